@@ -1,0 +1,122 @@
+"""A checkpoint is a folder: config.json, model.safetensors, and, where known, tokenizer.json.
+
+`held_out.txt` is the beginning of the validation text, from which export takes its golden prompts.
+What only training needs (optimizer, last weights) lies apart, in the subfolder `train/`.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from edgegpt.runtime.files import write_file
+
+from .errors import CheckpointError, InvalidInputError
+from .model import GPT, GPTConfig
+
+__all__ = ["Checkpoint", "load_checkpoint", "save_config", "save_weights"]
+
+FORMAT_VERSION = 1
+HELD_OUT_CHARACTERS = 8192
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint folder holds, in memory. The model is in float32 and in eval mode."""
+
+    model: GPT
+    tokenizer_json: str | None
+    held_out: str | None
+
+
+def save_config(folder: Path, config: GPTConfig) -> None:
+    """Write config.json."""
+    document = {"format_version": FORMAT_VERSION, "model": config.to_dict()}
+    write_file(folder / "config.json", (json.dumps(document, indent=2) + "\n").encode())
+
+
+def save_weights(folder: Path, model: GPT, dtype: torch.dtype) -> None:
+    """Write model.safetensors with floating-point weights as `dtype`; a tied head is not repeated."""
+    tensors = {
+        name: tensor.detach().to("cpu", dtype).contiguous()
+        for name, tensor in model.state_dict().items()
+        if not (model.config.tie_embeddings and name == "head.weight")
+    }
+    write_file(folder / "model.safetensors", save(tensors))
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint folder; every defect is a `CheckpointError` that names it."""
+    model = GPT(_load_config(folder))
+    _load_weights(folder, model)
+    return Checkpoint(
+        model=model.float().eval(),
+        tokenizer_json=_read_text(folder / "tokenizer.json", required=False),
+        held_out=_read_text(folder / "held_out.txt", required=False),
+    )
+
+
+def _load_config(folder: Path) -> GPTConfig:
+    if not folder.is_dir():
+        raise CheckpointError(f"no checkpoint folder at {folder}")
+    path = folder / "config.json"
+    try:
+        document: Any = json.loads(_read_text(path, required=True) or "")
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if not isinstance(document, dict) or not isinstance(document.get("model"), dict):
+        raise CheckpointError(f"{path} has no table 'model'; it is not a checkpoint of edgegpt")
+    version = document.get("format_version")
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format version {version!r}; this edgegpt reads {FORMAT_VERSION}"
+        )
+    try:
+        return GPTConfig.from_dict(document["model"])
+    except InvalidInputError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _load_weights(folder: Path, model: GPT) -> None:
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise CheckpointError(f"{folder} has no model.safetensors: nothing was trained in it yet")
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    if model.config.tie_embeddings and "token_embedding.weight" in tensors:
+        tensors["head.weight"] = tensors["token_embedding.weight"]
+    check_state(tensors, model.state_dict(), path)
+    model.load_state_dict(tensors)
+
+
+def check_state(found: dict[str, Tensor], expected: dict[str, Tensor], source: Path) -> None:
+    """Refuse a state dict with a missing or left-over key or a wrong shape, by name."""
+    missing, surplus = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    if missing:
+        raise CheckpointError(f"{source} lacks {', '.join(missing)}")
+    if surplus:
+        raise CheckpointError(f"{source} has keys that the model does not know: {', '.join(surplus)}")
+    for name, tensor in found.items():
+        if tensor.shape != expected[name].shape:
+            raise CheckpointError(
+                f"{source}: {name} has shape {list(tensor.shape)}, "
+                f"the model needs {list(expected[name].shape)}"
+            )
+
+
+def _read_text(path: Path, *, required: bool) -> str | None:
+    try:
+        return path.read_bytes().decode("utf-8")  # read_text would rewrite line ends
+    except FileNotFoundError:
+        if not required:
+            return None
+        raise CheckpointError(f"{path} is missing") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from error

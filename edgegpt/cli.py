@@ -1,0 +1,102 @@
+"""The `edgegpt` command: finds the subcommand's module and turns errors into exit codes.
+
+Each subcommand is one module in `edgegpt/commands/`, imported only when it is used, so that
+`edgegpt --help` needs neither PyTorch nor an engine.
+"""
+
+import importlib
+import sys
+import warnings
+from typing import Any
+
+import click
+
+from . import __version__
+from .errors import EdgeGPTError
+
+__all__ = ["cli", "main"]
+
+# name -> (module in edgegpt.commands, line for --help)
+COMMANDS = {
+    "train": ("train", "Train a model on a text file."),
+    "import": ("import_", "Read a checkpoint of another layout."),
+    "export": ("export", "Turn a checkpoint into a bundle, and prove it."),
+    "verify": ("verify", "Compare a bundle's engine with its golden vectors."),
+    "generate": ("generate", "Continue a prompt."),
+}
+EXIT_FAILURE = 1
+EXIT_INTERRUPTED = 130
+# Which extra brings the package that a command could not import.
+EXTRA_OF_PACKAGE = {
+    "torch": "train,export",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnx_ir": "export",
+    "onnxruntime": "cpu",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose help comes from the table above and whose commands load on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the work: train, export, prove, run."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the subcommand's module and return its `command`."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"edgegpt.commands.{COMMANDS[cmd_name][0]}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="edgegpt")
+def cli() -> None:
+    """Train it, export it, prove it, run it: transformers on edge devices."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 success, 1 failure, 2 wrong usage, 130 interrupted."""
+    warnings.showwarning = _show_warning
+    try:
+        status = cli.main(arguments, prog_name="edgegpt", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except EdgeGPTError as error:
+        _fail(str(error))
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output left; nothing can be told to anyone
+        sys.exit(EXIT_FAILURE)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRA_OF_PACKAGE:
+            raise
+        extra = EXTRA_OF_PACKAGE[package]
+        _fail(
+            f"this command needs {package}, which is not installed: "
+            f'pip install "edgegpt-toolkit[{extra}]"'
+        )
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str) -> None:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(EXIT_FAILURE)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """Print our own warnings as one line; libraries' warnings are for developers."""
+    if category.__module__.startswith("edgegpt."):
+        click.echo(f"warning: {message}", err=True)

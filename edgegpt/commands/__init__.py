@@ -1,0 +1,1 @@
+"""The subcommands of `edgegpt`, one module each, imported on use."""

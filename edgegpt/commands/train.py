@@ -1,0 +1,148 @@
+"""`edgegpt train`: a text file in, a checkpoint folder out."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import click
+
+from edgegpt.data import load_corpus
+from edgegpt.distributed import Processes, processes
+from edgegpt.errors import CheckpointError
+from edgegpt.model import GPTConfig
+from edgegpt.presets import DEFAULT_PRESET, load_preset, preset_names
+from edgegpt.train_config import TrainConfig
+from edgegpt.train_report import reporting
+from edgegpt.training import Trainer, read_settings
+
+__all__ = ["command"]
+
+# The corpus decides the size of the vocabulary.
+NOT_AN_OPTION = "vocab_size"
+
+
+def _setting_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add one option for each setting of the model and of the training."""
+    for config in (TrainConfig, GPTConfig):
+        hints = get_type_hints(config, include_extras=True)
+        for field in reversed(fields(config)):
+            if field.name != NOT_AN_OPTION:
+                hint, text = get_args(hints[field.name])
+                function = _option(field.name, hint, text)(function)
+    return function
+
+
+def _option(name: str, hint: Any, text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    flag = name.replace("_", "-")
+    if hint is bool:
+        return click.option(f"--{flag}/--no-{flag}", default=None, help=text)
+    if get_origin(hint) is Literal:
+        return click.option(f"--{flag}", type=click.Choice(get_args(hint)), help=text)
+    kind = next(part for part in (get_args(hint) or (hint,)) if part is not NoneType)
+    return click.option(f"--{flag}", type=kind, help=text)
+
+
+@click.command(
+    help="Train a character-level model on a text file.\n\n"
+    "Settings come from the preset; each can be overridden by its option. Under torchrun the "
+    "processes share each step's batch, --batch-size sequences per process."
+)
+@click.option("--data", help="UTF-8 text file, or 'tinyshakespeare'; default: CPython's help texts")
+@click.option("--preset", help=f"{' or '.join(preset_names())}; default: {DEFAULT_PRESET}")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="checkpoint folder")
+@click.option("--resume", is_flag=True, help="go on with the run in --out, with its settings")
+@click.option("--force", is_flag=True, help="replace an earlier checkpoint in --out")
+@click.option("--stop-at", type=click.IntRange(min=1), help="pause after this step, to --resume")
+@click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
+@_setting_options
+def command(
+    data: str | None,
+    preset: str | None,
+    out: Path,
+    resume: bool,
+    force: bool,
+    stop_at: int | None,
+    as_json: bool,
+    **settings: Any,
+) -> int:
+    """Run the training; exit code 0 when finished or paused as asked, 130 when interrupted."""
+    if resume and (preset or force):
+        raise click.UsageError("--resume keeps the run's settings: no --preset and no --force")
+    given = {name: value for name, value in settings.items() if value is not None}
+    with processes() as where:
+        if resume:
+            stored = read_settings(out)
+            model, train = stored["model"], stored["train"]
+            data = data or stored["data"]
+        else:
+            _prepare_folder(out, force, where)
+            model, train = load_preset(preset or DEFAULT_PRESET)
+        model_names = {field.name for field in fields(GPTConfig)}
+        model_config = GPTConfig.from_dict(
+            model | {name: given[name] for name in given if name in model_names}
+        )
+        train_config = TrainConfig.from_dict(
+            train | {name: given[name] for name in given if name not in model_names}
+        )
+        trainer = Trainer(model_config, train_config, load_corpus(data), data, out, where)
+        if resume:
+            trainer.resume()
+        else:
+            trainer.start()
+        with reporting(out / "metrics.jsonl" if where.is_first else None) as report:
+            _announce(trainer, report.note)
+            finished = trainer.run(report, stop_at)
+        if where.is_first:
+            _conclude(trainer, finished, as_json)
+        return 0 if finished or trainer.step == stop_at else 130
+
+
+def _prepare_folder(out: Path, force: bool, where: Processes) -> None:
+    """Make room for a new checkpoint; never in a folder that is something else."""
+    where.barrier()
+    if where.is_first and out.exists():
+        if not out.is_dir() or (any(out.iterdir()) and not (out / "config.json").exists()):
+            raise CheckpointError(f"{out} exists and is not a checkpoint; choose another --out")
+        if any(out.iterdir()):
+            if not force:
+                raise CheckpointError(
+                    f"{out} holds a checkpoint; go on with --resume or replace it with --force"
+                )
+            shutil.rmtree(out)
+    where.barrier()
+
+
+def _announce(trainer: Trainer, note: Callable[[str], None]) -> None:
+    precision = "bfloat16" if trainer.autocast_dtype else "float32"
+    note(
+        f"{trainer.corpus.name}: {len(trainer.train_ids):,} training and "
+        f"{len(trainer.validation_ids):,} validation tokens, "
+        f"{trainer.model_config.vocab_size} distinct"
+    )
+    note(
+        f"{trainer.model.parameter_count():,} parameters on {trainer.where.device.type} "
+        f"in {precision}, {trainer.where.world} process(es)"
+    )
+
+
+def _conclude(trainer: Trainer, finished: bool, as_json: bool) -> None:
+    result = {
+        "checkpoint": str(trainer.out),
+        "finished": finished,
+        "step": trainer.step,
+        "best_validation_loss": trainer.best_loss if trainer.step_of_best else None,
+        "parameters": trainer.model.parameter_count(),
+    }
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    if trainer.step_of_best:
+        click.echo(
+            f"{trainer.out}: validation loss {trainer.best_loss:.4f} at step {trainer.step_of_best}"
+        )
+    if not finished:
+        click.echo(f"paused at step {trainer.step}; go on with: --resume --out {trainer.out}")

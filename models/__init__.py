@@ -1,0 +1,1 @@
+"""The zoo: presets as TOML, read by `edgegpt.presets`, and the trained model of this repository."""
