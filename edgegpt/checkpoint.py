@@ -41,7 +41,7 @@ def save_config(folder: Path, config: GPTConfig) -> None:
 
 
 def save_weights(folder: Path, model: GPT, dtype: torch.dtype) -> None:
-    """Write model.safetensors with floating-point weights as `dtype`; a tied head is not repeated."""
+    """Write model.safetensors with the weights as `dtype`; a tied head is not repeated."""
     tensors = {
         name: tensor.detach().to("cpu", dtype).contiguous()
         for name, tensor in model.state_dict().items()
@@ -102,7 +102,9 @@ def check_state(found: dict[str, Tensor], expected: dict[str, Tensor], source: P
     if missing:
         raise CheckpointError(f"{source} lacks {', '.join(missing)}")
     if surplus:
-        raise CheckpointError(f"{source} has keys that the model does not know: {', '.join(surplus)}")
+        raise CheckpointError(
+            f"{source} has keys that the model does not know: {', '.join(surplus)}"
+        )
     for name, tensor in found.items():
         if tensor.shape != expected[name].shape:
             raise CheckpointError(

@@ -40,7 +40,7 @@ class Corpus:
 
 
 def load_corpus(source: str | None) -> Corpus:
-    """Return the corpus that `source` names: a path, "tinyshakespeare", or None for CPython's prose."""
+    """Return the corpus of a path, of "tinyshakespeare", or, for None, of CPython's prose."""
     if source is None:
         return _python_topics()
     path = Path(source)
@@ -62,8 +62,9 @@ def split(ids: NDArray[np.int32], block_size: int) -> tuple[NDArray[np.int32], N
     train, validation = ids[:cut], ids[cut:]
     if len(validation) <= block_size:
         raise DataError(
-            f"the corpus is too short: its validation part has {len(validation)} tokens, and a block "
-            f"of {block_size} needs {block_size + 1}. Use a longer text or a smaller --block-size."
+            f"the corpus is too short: its validation part has {len(validation)} tokens, and a "
+            f"block of {block_size} needs {block_size + 1}. Use a longer text or a smaller "
+            f"--block-size."
         )
     return train, validation
 

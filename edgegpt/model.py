@@ -268,7 +268,7 @@ class GPT(nn.Module):
             self.head.weight = self.token_embedding.weight
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Return float logits [B, T, V] for int64 `ids` [B, T], T <= block_size, without a cache."""
+        """Return float logits [B, T, V] for int64 `ids` [B, T], T <= block_size; no cache."""
         length = ids.shape[1]
         if length > self.config.block_size:
             raise InvalidInputError(
@@ -300,12 +300,12 @@ class GPT(nn.Module):
         x = self.token_embedding(ids)  # (B, T, C)
         if self.config.position == "learned":
             new = torch.arange(ids.shape[1], device=ids.device)  # (T,)
-            x = x + self.position_embedding(past_len[:, None] + new)  # (B, T, C)
+            x = x + self.position_embedding(past_len.unsqueeze(1) + new)  # (B, T, C)
         present = []
         for block, layer_past in zip(self.blocks, past, strict=True):
             x, layer_present = block.forward_cached(x, layer_past, past_len, self._rotary())
             present.append(layer_present)
-        index = logit_positions[:, :, None].expand(-1, -1, x.shape[-1])  # (B, P, C)
+        index = logit_positions.unsqueeze(2).expand(-1, -1, x.shape[-1])  # (B, P, C)
         return self.head(self.norm_final(x.gather(1, index))), present
 
     def parameter_count(self) -> int:
@@ -323,7 +323,9 @@ class GPT(nn.Module):
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
             elif parameter.dim() == 2:
-                joins_residual = name.endswith(("attention.proj.weight", "feed_forward.down.weight"))
+                joins_residual = name.endswith(
+                    ("attention.proj.weight", "feed_forward.down.weight")
+                )
                 shrink = (2 * self.config.n_layer) ** -0.5 if joins_residual else 1.0
                 nn.init.normal_(parameter, std=0.02 * shrink)
 

@@ -15,7 +15,9 @@ def preset_names() -> list[str]:
     """Return the names of all presets."""
     folder = resources.files("edgegpt.models")
     return sorted(
-        entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")
+        entry.name.removesuffix(".toml")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".toml")
     )
 
 

@@ -44,7 +44,9 @@ class TrainConfig:
             elif isinstance(value, bool) or not isinstance(
                 value, (int, float) if hint is float else int
             ):
-                raise InvalidInputError(f"{name} is {value!r}, which is not of type {hint.__name__}")
+                raise InvalidInputError(
+                    f"{name} is {value!r}, which is not of type {hint.__name__}"
+                )
             elif not (math.isfinite(value) and value >= 0):
                 raise InvalidInputError(f"{name} is {value}; it must be 0 or more")
         for name in ("batch_size", "max_steps", "eval_interval", "eval_windows", "log_interval"):

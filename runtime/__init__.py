@@ -1,0 +1,8 @@
+"""The torch-free runtime: opens a bundle, generates from it, and verifies it.
+
+Needs numpy, tokenizers, safetensors and one inference engine; never PyTorch, never onnx.
+"""
+
+from .language_model import LanguageModel, Result, Stream, Timings, load
+
+__all__ = ["LanguageModel", "Result", "Stream", "Timings", "load"]

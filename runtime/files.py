@@ -27,7 +27,7 @@ def write_file(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    _sync(path.parent)
 
 
 @contextmanager
@@ -44,17 +44,19 @@ def new_folder(path: Path) -> Iterator[Path]:
         os.chmod(temporary, 0o777 & ~_umask())
         yield temporary
         for file in temporary.rglob("*"):
-            _sync_folder(file)
-        _sync_folder(temporary)
+            if file.is_file():  # some libraries create files that only their owner may read
+                os.chmod(file, 0o666 & ~_umask())
+            _sync(file)
+        _sync(temporary)
         _swap(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _sync_folder(path.parent)
+    _sync(path.parent)
 
 
 def _swap(new: Path, path: Path) -> None:
-    """Rename `new` to `path`; a rename cannot replace a folder that has files, so that moves off."""
+    """Rename `new` to `path`; a folder that has files there moves off first."""
     if not path.exists():
         os.rename(new, path)
         return
@@ -75,7 +77,7 @@ def _umask() -> int:
     return mask
 
 
-def _sync_folder(path: Path) -> None:
+def _sync(path: Path) -> None:
     """Flush a file or a folder to the disk; folders cannot be opened on Windows."""
     if os.name == "nt" and path.is_dir():
         return

@@ -94,7 +94,7 @@ def choose(
 
 
 def _penalise(scores: NDArray[np.float64], seen: NDArray[np.int64], penalty: float) -> None:
-    """Divide positive and multiply negative scores of seen ids (Keskar et al. 2019, section 4.1)."""
+    """Divide positive, multiply negative scores of seen ids (Keskar et al. 2019, section 4.1)."""
     values = scores[seen]
     scores[seen] = np.where(values > 0, values / penalty, values * penalty)
 

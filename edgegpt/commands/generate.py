@@ -1,0 +1,79 @@
+"""`edgegpt generate`: continue a prompt, printing the text as it comes."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from edgegpt.runtime import Result
+
+__all__ = ["command"]
+
+
+@click.command(help="Continue a prompt with a bundle. The text goes to stdout as it comes.")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--prompt", help="text to continue")
+@click.option("--prompt-ids", help="token ids to continue, as 1,2,3; for bundles without tokenizer")
+@click.option("--max-new-tokens", type=int, default=200, show_default=True)
+@click.option("--temperature", type=float, default=0.0, show_default=True, help="0: most likely")
+@click.option("--top-k", type=int, help="sample among the k most likely")
+@click.option("--top-p", type=float, default=1.0, show_default=True, help="nucleus sampling")
+@click.option("--min-p", type=float, default=0.0, show_default=True, help="relative to the best")
+@click.option("--repetition-penalty", type=float, default=1.0, show_default=True)
+@click.option("--seed", type=int, help="of the random numbers; default: a new one")
+@click.option("--stop", multiple=True, help="end where this text appears; may be repeated")
+@click.option("--overflow", type=click.Choice(["slide", "stop"]), help="when the context is full")
+@click.option("--context", type=int, help="tokens the model sees; default: its block size")
+@click.option("--backend", default="auto", show_default=True, help="auto or cpu")
+@click.option("--threads", type=click.IntRange(min=1), help="default: the physical cores")
+@click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
+def command(
+    bundle: Path,
+    prompt: str | None,
+    prompt_ids: str | None,
+    context: int | None,
+    backend: str,
+    threads: int | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Generate; `settings` are the arguments of `LanguageModel.generate` by their own names."""
+    given = _prompt(prompt, prompt_ids)
+    import edgegpt
+
+    with edgegpt.load(bundle, backend=backend, context=context, threads=threads) as model:
+        if as_json or model.tokenizer is None:
+            result = model.generate(given, **settings)
+            output = result.token_ids if not as_json else asdict(result) | {"prompt": given}
+            click.echo(json.dumps(output))
+            return
+        stream = model.stream(given, **settings)
+        click.echo(given if isinstance(given, str) else model.tokenizer.decode(given), nl=False)
+        for piece in stream:
+            click.echo(piece, nl=False)
+        click.echo()
+        _tell_speed(stream.result)
+
+
+def _prompt(text: str | None, ids: str | None) -> str | list[int]:
+    if (text is None) == (ids is None):
+        raise click.UsageError("give either --prompt or --prompt-ids")
+    if text is not None:
+        return text
+    try:
+        return [int(part) for part in str(ids).split(",")]
+    except ValueError:
+        raise click.UsageError(f"--prompt-ids takes numbers as 1,2,3, not {ids!r}") from None
+
+
+def _tell_speed(result: "Result") -> None:
+    timings = result.timings
+    line = (
+        f"[{len(result.token_ids)} tokens, {timings.tokens_per_second:.0f} tokens/s, first after "
+        f"{timings.first_token_s * 1000:.0f} ms, ended by {result.finish_reason}, "
+        f"seed {result.seed}]"
+    )
+    click.echo(line, err=True)

@@ -1,0 +1,52 @@
+"""How a receipt looks in a terminal."""
+
+from rich.console import Console
+from rich.table import Table
+
+from edgegpt.runtime.receipt import Check, Receipt
+
+__all__ = ["print_receipt"]
+
+WIDTH = 100  # of the table where stdout is not a terminal
+
+
+def print_receipt(receipt: Receipt) -> None:
+    """Print one table, a row per check, and the verdict."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=WIDTH)
+    title = (
+        f"{receipt.graph} in {receipt.precision} on {receipt.engine} {receipt.engine_version} "
+        f"({receipt.device}) against PyTorch"
+    )
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for name in ("check", "positions", "max abs", "relative", "KL", "same top-1", "first other"):
+        table.add_column(name, justify="left" if name == "check" else "right")
+    table.add_column("allowed", justify="right")
+    table.add_column("result")
+    for check in receipt.checks:
+        table.add_row(*_cells(check), style=None if check.passed else "red")
+    console.print(table)
+    console.print(f"{_verdict(receipt.passed)}  bundle {receipt.bundle_id[:12]}")
+
+
+def _cells(check: Check) -> list[str]:
+    difference = check.difference
+    other = "-"
+    if check.first_difference is not None:
+        other = f"step {check.first_difference} (lead {check.margin:.1e})"
+    return [
+        check.name,
+        str(difference.positions),
+        f"{difference.max_abs:.1e}",
+        f"{difference.relative:.1e}",
+        f"{difference.kl:.1e}",
+        f"{difference.top1_agreement:.2%}",
+        other,
+        f"{check.tolerance:.0e}",
+        _verdict(check.passed),
+    ]
+
+
+def _verdict(passed: bool) -> str:
+    return "PASS" if passed else "FAIL"

@@ -1,0 +1,163 @@
+"""From a PyTorch model to a clean ONNX graph: trace, lower, simplify, check.
+
+Inputs and outputs, with B batch, T new tokens, S context, P wanted positions, K kv heads, D head
+width, V vocabulary:
+
+    ids int64 [B, T], past_len int64 [B], logit_positions int64 [B, P],
+    past_k.<layer>, past_v.<layer> float32 [B, K, S, D]
+    -> logits float32 [B, P, V], present_k.<layer>, present_v.<layer> float32 [B, K, S, D]
+"""
+
+import contextlib
+import io
+import logging
+import warnings
+from types import ModuleType
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+import torch
+from edgegpt.runtime.manifest import Graph, Port
+from onnxscript import optimizer
+from torch import Tensor, nn
+
+from edgegpt.errors import ExportError
+from edgegpt.model import GPT
+
+from .passes import FoldWeightTransposes, ShareDimensions
+
+__all__ = ["build_decoder_graph", "describe"]
+
+SYMBOLS = ("batch", "new_tokens", "context", "logit_positions")
+# Sizes to trace with: all different, and none of them 1, which torch.export would bake in.
+EXAMPLE = {"batch": 2, "new_tokens": 3, "context": 7, "logit_positions": 5}
+
+
+class _Decoder(nn.Module):
+    """The cached path with its cache as flat arguments and results."""
+
+    def __init__(self, model: GPT) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        ids: Tensor,
+        past_len: Tensor,
+        logit_positions: Tensor,
+        past: list[tuple[Tensor, Tensor]],
+    ) -> tuple[Tensor, ...]:
+        logits, present = self.model.forward_cached(ids, past_len, logit_positions, past)
+        return (logits, *(tensor for layer in present for tensor in layer))
+
+
+def build_decoder_graph(model: GPT, lowering: ModuleType) -> ir.Model:
+    """Return the ONNX graph of `model`'s cached path, lowered by a module of `lowerings`."""
+    program = _trace(model, lowering)
+    graph = program.model
+    _simplify(graph)
+    graph.ir_version = lowering.IR_VERSION
+    graph.producer_name, graph.producer_version = "edgegpt", None
+    graph.graph.name = f"decoder.{lowering.NAME}"
+    found = graph.opset_imports.get("")
+    if found != lowering.OPSET:  # the exporter raises the opset without a word where it must
+        raise ExportError(f"asked torch.onnx for opset {lowering.OPSET}, got {found}")
+    return graph
+
+
+def describe(model: ir.Model, lowering: ModuleType, file: str) -> Graph:
+    """Return what the manifest says about the graph: its ports by role."""
+    inputs = [_port(value) for value in model.graph.inputs]
+    outputs = [_port(value) for value in model.graph.outputs]
+    return Graph(
+        name=f"decoder.{lowering.NAME}",
+        file=file,
+        lowering=lowering.NAME,
+        opset=lowering.OPSET,
+        inputs=inputs,
+        outputs=outputs,
+    )
+
+
+def _trace(model: GPT, lowering: ModuleType) -> torch.onnx.ONNXProgram:
+    layers = range(model.config.n_layer)
+    cache = [kind + f".{layer}" for layer in layers for kind in ("past_k", "past_v")]
+    present = [name.replace("past", "present") for name in cache]
+    decoder = _Decoder(model).eval()
+    with _quiet():
+        program = torch.onnx.export(
+            decoder,
+            _example(model),
+            dynamo=True,
+            dynamic_shapes=_dynamic_shapes(model),
+            opset_version=lowering.OPSET,
+            custom_translation_table=lowering.translations(),
+            input_names=["ids", "past_len", "logit_positions", *cache],
+            output_names=["logits", *present],
+            optimize=False,  # its optimizer renames weights and merges those that are equal
+            verbose=False,
+        )
+    if program is None:
+        raise ExportError("torch.onnx.export gave no program")
+    return program
+
+
+def _example(model: GPT) -> tuple[object, ...]:
+    config, size = model.config, EXAMPLE
+    shape = (size["batch"], config.n_kv_head, size["context"], config.head_dim)
+    ids = torch.zeros(size["batch"], size["new_tokens"], dtype=torch.int64)
+    past_len = torch.ones(size["batch"], dtype=torch.int64)
+    positions = torch.zeros(size["batch"], size["logit_positions"], dtype=torch.int64)
+    past = [(torch.zeros(shape), torch.zeros(shape)) for _ in range(config.n_layer)]
+    return ids, past_len, positions, past
+
+
+def _dynamic_shapes(model: GPT) -> tuple[object, ...]:
+    batch, new_tokens, context, positions = (torch.export.Dim(name) for name in SYMBOLS)
+    cache = {0: batch, 2: context}
+    past = [(cache, cache) for _ in range(model.config.n_layer)]
+    return {0: batch, 1: new_tokens}, {0: batch}, {0: batch, 1: positions}, past
+
+
+def _simplify(model: ir.Model) -> None:
+    """Fold constants, share what is equal, and drop what is unused, traces of source code too."""
+    for name in list(model.graph.initializers):
+        value = model.graph.initializers[name]
+        value.name = name.removeprefix("model.")
+    ShareDimensions()(model)
+    FoldWeightTransposes()(model)
+    optimizer.fold_constants(model)
+    for simplification in (
+        common.IdentityEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.ClearMetadataAndDocStringPass(),
+        common.NameFixPass(),
+        common.TopologicalSortPass(),
+    ):
+        simplification(model)
+
+
+def _port(value: ir.Value) -> Port:
+    name = str(value.name)
+    shape = [size if isinstance(size, int) else str(size.value) for size in value.shape or ()]
+    is_cache = name.startswith(("past_k.", "past_v.", "present_k.", "present_v."))
+    present = name.replace("past", "present") if name.startswith(("past_k.", "past_v.")) else None
+    dtype = str(value.dtype.numpy()) if value.dtype else "float32"
+    return Port(name, "cache" if is_cache else name, dtype, shape, present)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Keep the exporter's progress notes and its warnings about itself from the user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

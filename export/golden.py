@@ -1,0 +1,105 @@
+"""Make the golden vectors: what PyTorch computes in float32, on the plain path without a cache.
+
+The plain path is not the one that is exported, so that a mistake in the cache operator shows, too.
+Prompts are cut from the checkpoint's held-out text; a checkpoint without one writes its own.
+"""
+
+import numpy as np
+import torch
+from edgegpt.runtime.golden import Continuation, Golden, Prompt
+from edgegpt.runtime.sampling import Sampling, choose
+from torch import Tensor
+
+from edgegpt.model import GPT
+
+__all__ = ["MAX_COVERED_VOCABULARY", "make_golden"]
+
+STEPS = 64  # of the greedy continuations
+MAX_COVERED_VOCABULARY = 4096  # up to here, every token id occurs in a prompt
+SAMPLING_SEED = 0
+
+
+def make_golden(model: GPT, held_out: list[int] | None) -> Golden:
+    """Return the golden vectors of a model in eval mode and float32.
+
+    Args:
+        model: the model.
+        held_out: ids of a text that the model was not trained on, or None.
+    """
+    block = model.config.block_size
+    text = held_out if held_out and len(held_out) >= 2 * block else _own_text(model, 2 * block)
+    lengths = sorted({1, min(2, block), max(1, block // 2), max(1, block - 1), block})
+    prompts = [_cut(text, index, length) for index, length in enumerate(lengths)]
+    prompts += _remaining_ids(model, prompts)
+
+    steps = min(STEPS, max(1, block // 2))
+    row_lengths = [1, min(7, block - steps + 1), block // 2 or 1, block - steps + 1]
+    rows = [_cut(text, index + 1, length) for index, length in enumerate(row_lengths)]
+    # With `steps` tokens added, the last of which is never fed, the longest row fills the block.
+    rows = [row[: block - steps + 1] for row in rows]
+    chunked = _cut(text, len(lengths), block)
+    return Golden(
+        prefill=[_prompt(model, ids) for ids in prompts],
+        chunked=_prompt(model, chunked),
+        chunk_sizes=_chunk_sizes(block),
+        ragged=[_prompt(model, ids) for ids in rows],
+        continuations=[_continue(model, ids, steps) for ids in rows],
+    )
+
+
+def _chunk_sizes(block: int) -> list[int]:
+    """Return pieces of several sizes, one token included, that add up to the block."""
+    sizes, left = [], block
+    for size in (block // 2, 1, block // 8, 3):
+        if 0 < size < left:
+            sizes.append(size)
+            left -= size
+    return [*sizes, left]
+
+
+def _cut(text: list[int], index: int, length: int) -> list[int]:
+    """Return `length` ids, from another place for each index."""
+    start = (index * 97) % (len(text) - length + 1)
+    return text[start : start + length]
+
+
+def _remaining_ids(model: GPT, prompts: list[list[int]]) -> list[list[int]]:
+    """Return prompts with the ids that `prompts` lack, for vocabularies that can be covered."""
+    if model.config.vocab_size > MAX_COVERED_VOCABULARY:
+        return []
+    missing = sorted(set(range(model.config.vocab_size)).difference(*map(set, prompts)))
+    block = model.config.block_size
+    return [missing[start : start + block] for start in range(0, len(missing), block)]
+
+
+@torch.no_grad()
+def _prompt(model: GPT, ids: list[int]) -> Prompt:
+    logits = model(torch.tensor([ids]))[0]  # (T, V)
+    return Prompt(np.array(ids, dtype=np.int64), logits.numpy())
+
+
+@torch.no_grad()
+def _continue(model: GPT, ids: list[int], steps: int) -> Continuation:
+    text, chosen, rows = list(ids), [], []
+    for _ in range(steps):
+        logits: Tensor = model(torch.tensor([text]))[0, -1]  # (V,)
+        rows.append(logits)
+        chosen.append(int(logits.argmax()))
+        text.append(chosen[-1])
+    all_logits = torch.stack(rows)  # (steps, V)
+    best = all_logits.topk(min(2, all_logits.shape[1]), dim=-1).values
+    margins = best[:, 0] - best[:, -1]  # (steps,)
+    return Continuation(np.array(chosen, dtype=np.int64), all_logits.numpy(), margins.numpy())
+
+
+@torch.no_grad()
+def _own_text(model: GPT, length: int) -> list[int]:
+    """Return ids that the model itself writes, at temperature 1."""
+    text = [0]
+    while len(text) < length:
+        window = torch.tensor([text[-model.config.block_size :]])
+        logits = model(window)[0, -1].numpy()
+        step = len(text)
+        choice = choose(logits, Sampling(1.0), text, seed=SAMPLING_SEED, stream=0, step=step)
+        text.append(choice.token)
+    return text

@@ -1,0 +1,90 @@
+"""What every inference engine offers: weights that can be shared, and states that cannot.
+
+An `Engine` holds one graph and its weights and may be used from several threads. A `State` is one
+generation: its cache and its buffers, used by one thread at a time.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InvalidInputError
+from ..manifest import Graph
+
+__all__ = ["Engine", "EngineInfo", "State"]
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What a receipt records: which software ran the graph, and on which device."""
+
+    name: str
+    version: str
+    device: str
+    threads: int
+
+
+class State(ABC):
+    """One generation: a cache of `context` slots for each of `batch` rows.
+
+    Attributes:
+        batch: number of rows.
+        context: number of cache slots in a row.
+    """
+
+    def __init__(self, batch: int, context: int) -> None:
+        self.batch, self.context = batch, context
+
+    def step(self, ids: Ids, past_len: Ids, logit_positions: Ids) -> None:
+        """Run the model on new tokens; the results are fetched with `logits`.
+
+        Args:
+            ids: int64 [B, T], new tokens; shorter rows are padded on the right with any id.
+            past_len: int64 [B], how many slots of each row are filled: the new tokens take the
+                slots from there on.
+            logit_positions: int64 [B, P], which of the T new tokens logits are wanted for.
+
+        Raises:
+            InvalidInputError: if new tokens would not fit the cache. Not every engine would
+                notice: some write past the end.
+        """
+        batch, length = ids.shape
+        if batch != self.batch or past_len.shape != (batch,) or len(logit_positions) != batch:
+            raise InvalidInputError(f"the step has {batch} rows, the state {self.batch}")
+        if int(past_len.min()) < 0 or int(past_len.max()) + length > self.context:
+            raise InvalidInputError(
+                f"{length} new tokens after {int(past_len.max())} do not fit the cache of "
+                f"{self.context} tokens"
+            )
+        self._run(ids, past_len, logit_positions)
+
+    @abstractmethod
+    def logits(self) -> NDArray[np.float32]:
+        """Return the last step's logits, float32 [B, P, V]. Valid until the next step."""
+
+    @abstractmethod
+    def _run(self, ids: Ids, past_len: Ids, logit_positions: Ids) -> None:
+        """Run checked inputs."""
+
+
+class Engine(ABC):
+    """A loaded graph. `close` frees it; states made from it must no longer be used then."""
+
+    graph: Graph
+
+    @property
+    @abstractmethod
+    def info(self) -> EngineInfo:
+        """Name, version and device."""
+
+    @abstractmethod
+    def new_state(self, batch: int, context: int) -> State:
+        """Return an empty cache for `batch` rows of up to `context` tokens."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what the engine holds."""

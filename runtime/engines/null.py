@@ -1,0 +1,68 @@
+"""An engine for tests, with a cache of token ids and a Python function in place of a network.
+
+It obeys the same rules as a real engine: tokens are written into the slots from `past_len` on, and
+what a token sees is whatever the slots up to its own hold. A caller that gets positions, padding
+or rows wrong therefore gets wrong logits.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..manifest import Graph
+from .base import Engine, EngineInfo, Ids, State
+
+__all__ = ["NullEngine"]
+
+Network = Callable[[Sequence[int]], NDArray[np.float32]]
+EMPTY_SLOT = -1
+
+
+class NullEngine(Engine):
+    """Computes logits [V] of the next token by calling `network` with the visible ids."""
+
+    def __init__(self, network: Network, vocab_size: int) -> None:
+        self.network, self.vocab_size = network, vocab_size
+        self.graph = Graph("null", "", "null", 0, [], [])
+        self.steps = 0  # how often any state was run
+
+    @property
+    def info(self) -> EngineInfo:
+        """Name, version and device."""
+        return EngineInfo("null", "0", "cpu", 1)
+
+    def new_state(self, batch: int, context: int) -> "NullState":
+        """Return an empty cache for `batch` rows of up to `context` tokens."""
+        return NullState(self, batch, context)
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to free."""
+
+
+class NullState(State):
+    """A cache of ids, int64 [B, context]."""
+
+    def __init__(self, engine: NullEngine, batch: int, context: int) -> None:
+        super().__init__(batch, context)
+        self.engine = engine
+        self.slots = np.full((batch, context), EMPTY_SLOT, dtype=np.int64)
+        self.result = np.empty((batch, 0, engine.vocab_size), dtype=np.float32)
+
+    def logits(self) -> NDArray[np.float32]:
+        """Return the last step's logits, float32 [B, P, V]."""
+        return self.result
+
+    def _run(self, ids: Ids, past_len: Ids, logit_positions: Ids) -> None:
+        self.engine.steps += 1
+        for row, past in enumerate(past_len):
+            self.slots[row, past : past + ids.shape[1]] = ids[row]
+        self.result = np.stack(
+            [
+                np.stack([self._next(row, past + position) for position in logit_positions[row]])
+                for row, past in enumerate(past_len)
+            ]
+        )
+
+    def _next(self, row: int, last_slot: int) -> NDArray[np.float32]:
+        return self.engine.network([int(token) for token in self.slots[row, : last_slot + 1]])

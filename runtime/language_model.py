@@ -1,0 +1,410 @@
+"""The public face of the runtime: open a bundle, generate text, stream it, compute logits."""
+
+import hashlib
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import overload
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .bundle import TOKENIZER_NAME, Bundle
+from .compare import TOLERANCES
+from .engines import Engine, open_engine
+from .errors import BundleError, EngineError, InvalidInputError
+from .generate import FinishReason, Overflow, Text, generate_tokens
+from .prefill import all_logits
+from .sampling import Sampling
+from .tokenizer import TextStream, Tokenizer
+
+__all__ = ["LanguageModel", "Result", "Stream", "Timings", "load"]
+
+Prompt = str | Sequence[int]
+DEFAULT_NEW_TOKENS = 200
+LARGEST_SEED = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Wall-clock seconds of one call; rows of a batch share them.
+
+    Attributes:
+        first_token_s: from the call to the first token, the prompt included.
+        total_s: from the call to the last token.
+        new_tokens: how many tokens all rows of the call got together.
+    """
+
+    first_token_s: float
+    total_s: float
+    new_tokens: int
+
+    @property
+    def tokens_per_second(self) -> float:
+        """New tokens per second, over the whole call."""
+        return self.new_tokens / self.total_s if self.total_s > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was generated for one prompt, the prompt itself not included.
+
+    Attributes:
+        text: the new text up to a stop string; None if the bundle has no tokenizer.
+        token_ids: all new ids, those of a stop string included.
+        finish_reason: "length" (max_new_tokens), "stop" (a stop string), "context" (the text
+            outgrew the context and overflow is "stop").
+        timings: of the whole call.
+        seed: the seed used, so that the text can be had again.
+        first_near_tie: the first new token, counted from 0, whose lead over the runner-up was so
+            small that another engine may choose differently from there on; None if all were clear.
+    """
+
+    text: str | None
+    token_ids: list[int]
+    finish_reason: FinishReason
+    timings: Timings
+    seed: int
+    first_near_tie: int | None
+
+
+class Stream(Iterator[str]):
+    """Pieces of text, and when they have ended, the result."""
+
+    def __init__(self, run: "_Run") -> None:
+        self._run, self._pieces = run, run.pieces()
+        self._ended = False
+
+    def __next__(self) -> str:
+        try:
+            return next(self._pieces)
+        except StopIteration:
+            self._ended = True
+            raise
+
+    @property
+    def result(self) -> Result:
+        """The result; only once the pieces have ended."""
+        if not self._ended:
+            raise InvalidInputError("the stream has no result before its last piece")
+        return self._run.results()[0]
+
+
+class LanguageModel:
+    """A bundle opened for generation. Safe to use from several threads; also a context manager."""
+
+    def __init__(self, bundle: Bundle, engine: Engine, context: int | None = None) -> None:
+        """Wrap an open engine; most callers use `edgegpt.load`."""
+        self.bundle, self._engine = bundle, engine
+        self._closed = False
+        info = bundle.manifest.model_info()
+        self.vocab_size = info.vocab_size
+        self.context = _context(context, info.block_size)
+        self.default_overflow: Overflow = "slide" if info.position == "learned" else "stop"
+        self.tolerance = TOLERANCES[bundle.manifest.precision]
+        self.tokenizer: Tokenizer | None = None
+        if bundle.has(TOKENIZER_NAME):
+            self.tokenizer = Tokenizer(bundle.file(TOKENIZER_NAME).read_bytes().decode("utf-8"))
+            if self.tokenizer.vocab_size != self.vocab_size:
+                raise BundleError(
+                    f"{bundle.folder}: the tokenizer has {self.tokenizer.vocab_size} ids, "
+                    f"the model {self.vocab_size}"
+                )
+
+    @overload
+    def generate(self, prompt: Prompt, **settings: object) -> Result: ...
+    @overload
+    def generate(self, prompt: Sequence[Prompt], **settings: object) -> list[Result]: ...
+    def generate(
+        self,
+        prompt: Prompt | Sequence[Prompt],
+        *,
+        max_new_tokens: int = DEFAULT_NEW_TOKENS,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int | Sequence[int] | None = None,
+        stop: str | Sequence[str] | None = None,
+        overflow: Overflow | None = None,
+    ) -> Result | list[Result]:
+        """Continue one prompt or a batch of prompts.
+
+        Args:
+            prompt: text, or token ids; a list of texts or of lists of ids is a batch.
+            max_new_tokens: at most so many tokens are added; 0 adds none.
+            temperature: 0 takes the most likely token each time (ties: the lowest id); otherwise
+                logits are divided by it before sampling.
+            top_k: sample among the k most likely tokens only; None or 0: among all.
+            top_p: sample among the fewest tokens whose probabilities reach this sum.
+            min_p: sample among tokens at least this likely relative to the likeliest.
+            repetition_penalty: above 1, tokens of the text so far become less likely.
+            seed: of the random numbers, 0 to 2**64 - 1; None draws one, which the result names. A
+                prompt's draws depend on its seed and its own ids, not on its place in the batch:
+                the same prompt twice under one seed gives the same text twice. A list gives each
+                prompt its own seed.
+            stop: text, or several, that ends the generation where it first appears.
+            overflow: when the text outgrows the context, "slide" goes on with its last part (see
+                `edgegpt.runtime.generate`), "stop" ends it. Default: "slide" for models with
+                learned positions.
+
+        Returns:
+            One result, or a list of them in the order of the prompts.
+
+        Raises:
+            InvalidInputError: for an empty prompt, a character or an id that the vocabulary lacks,
+                a prompt longer than the context with overflow "stop", or an impossible setting.
+            NumericalError: if the model gives logits that are not numbers.
+        """
+        sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+        single = isinstance(prompt, str) or _is_ids(prompt)
+        prompts = [prompt] if single else list(prompt)
+        run = _Run(self, prompts, max_new_tokens, sampling, seed, stop, overflow)
+        for _ in run.pieces():
+            pass
+        results = run.results()
+        return results[0] if single else results
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        max_new_tokens: int = DEFAULT_NEW_TOKENS,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        overflow: Overflow | None = None,
+    ) -> "Stream":
+        """Continue one prompt; iterating yields the text in pieces as it is certain.
+
+        Joined, the pieces are the `text` that `generate` returns for the same arguments. A piece
+        never ends within a character. Arguments are checked at once, and the model runs as pieces
+        are asked for; afterwards `.result` is what `generate` would have returned.
+        """
+        if self.tokenizer is None:
+            raise InvalidInputError(
+                "this bundle has no tokenizer, so there is no text to stream; use generate"
+            )
+        if not (isinstance(prompt, str) or _is_ids(prompt)):
+            raise InvalidInputError("stream takes one prompt; generate takes a batch")
+        sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+        return Stream(_Run(self, [prompt], max_new_tokens, sampling, seed, stop, overflow))
+
+    def forward(self, ids: ArrayLike) -> NDArray[np.float32]:
+        """Return logits, float32 [B, T, vocab_size], for int64 `ids` [B, T], T <= context."""
+        array = np.asarray(ids)
+        if array.ndim != 2 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
+            raise InvalidInputError(
+                f"forward takes whole numbers of shape [batch, tokens], not {array.dtype} of shape "
+                f"{list(array.shape)}"
+            )
+        if array.shape[1] > self.context:
+            raise InvalidInputError(
+                f"{array.shape[1]} tokens do not fit the context of {self.context}"
+            )
+        self._check_ids(array)
+        state = self.engine.new_state(len(array), self.context)
+        return all_logits(state, array.astype(np.int64))
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, as long as the model is open."""
+        if self._closed:
+            raise EngineError("the model was closed")
+        return self._engine
+
+    def close(self) -> None:
+        """Free the engine. Closing twice does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._engine.close()
+
+    def __enter__(self) -> "LanguageModel":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def encode_prompt(self, prompt: Prompt) -> list[int]:
+        """Return the ids of a prompt, text or ids; an empty or impossible one is refused."""
+        if not isinstance(prompt, str):
+            ids = [int(token) for token in prompt]
+            if ids:
+                self._check_ids(np.asarray(ids))
+        elif self.tokenizer is None:
+            raise InvalidInputError("this bundle has no tokenizer; give the prompt as token ids")
+        else:
+            ids = self.tokenizer.encode(prompt)
+        if not ids:
+            raise InvalidInputError("the prompt is empty; the model needs at least one token")
+        return ids
+
+    def _check_ids(self, ids: NDArray[np.integer]) -> None:
+        bad = ids[(ids < 0) | (ids >= self.vocab_size)]
+        if bad.size:
+            raise InvalidInputError(
+                f"the token id {int(bad.flat[0])} is not in the vocabulary of {self.vocab_size}"
+            )
+
+
+class _Run:
+    """One call of generate or stream: checked arguments, the texts, and the clock."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        prompts: list[Prompt],
+        max_new_tokens: int,
+        sampling: Sampling,
+        seed: int | Sequence[int] | None,
+        stop: str | Sequence[str] | None,
+        overflow: Overflow | None,
+    ) -> None:
+        if not prompts:
+            raise InvalidInputError("there is no prompt")
+        if type(max_new_tokens) is not int or max_new_tokens < 0:
+            raise InvalidInputError(f"max_new_tokens is {max_new_tokens}; it must be 0 or more")
+        if overflow not in (None, "slide", "stop"):
+            raise InvalidInputError(f"overflow is {overflow!r}; it must be 'slide' or 'stop'")
+        self.model, self.sampling, self.max_new_tokens = model, sampling, max_new_tokens
+        self.engine = model.engine
+        self.overflow: Overflow = overflow or model.default_overflow
+        stops = _stop_strings(stop, model.tokenizer)
+        seeds = _seeds(seed, len(prompts))
+        self.texts = [self._text(p, s) for p, s in zip(prompts, seeds, strict=True)]
+        self.streams = [model.tokenizer and TextStream(model.tokenizer, stops) for _ in prompts]
+        self.written = [""] * len(prompts)
+        self.first_token_s = self.total_s = 0.0
+
+    def pieces(self) -> Iterator[str]:
+        """Generate everything; yield the pieces of text of all rows as they come."""
+        begin = time.perf_counter()
+        if self.max_new_tokens == 0:
+            for text in self.texts:
+                text.finish_reason = "length"
+            return
+        tokens = generate_tokens(
+            self.engine,
+            self.texts,
+            context=self.model.context,
+            max_new_tokens=self.max_new_tokens,
+            sampling=self.sampling,
+            overflow=self.overflow,
+            tolerance=self.model.tolerance,
+        )
+        for row, token in tokens:
+            self.total_s = time.perf_counter() - begin
+            self.first_token_s = self.first_token_s or self.total_s
+            stream = self.streams[row]
+            if stream is None:
+                continue
+            piece = stream.push(token)
+            if stream.stopped:
+                self.texts[row].finish_reason = "stop"
+            self.written[row] += piece
+            if piece:
+                yield piece
+        for row, stream in enumerate(self.streams):
+            piece = stream.finish() if stream is not None else ""
+            self.written[row] += piece
+            if piece:
+                yield piece
+
+    def results(self) -> list[Result]:
+        """Return the results; only after `pieces` has ended."""
+        new_tokens = sum(len(text.new_ids) for text in self.texts)
+        timings = Timings(self.first_token_s, self.total_s, new_tokens)
+        return [
+            Result(
+                text=written if self.model.tokenizer else None,
+                token_ids=text.new_ids,
+                finish_reason=text.finish_reason or "length",
+                timings=timings,
+                seed=text.seed,
+                first_near_tie=text.first_near_tie,
+            )
+            for text, written in zip(self.texts, self.written, strict=True)
+        ]
+
+    def _text(self, prompt: Prompt, seed: int) -> Text:
+        ids = self.model.encode_prompt(prompt)
+        if self.overflow == "stop" and len(ids) > self.model.context:
+            raise InvalidInputError(
+                f"the prompt has {len(ids)} tokens and the context {self.model.context}; "
+                f"shorten it, or let the context slide"
+            )
+        # The stream belongs to the prompt: its number is a hash of the prompt's ids.
+        digest = hashlib.sha256(np.asarray(ids, dtype="<i8").tobytes()).digest()
+        return Text(ids, seed=seed, stream=int.from_bytes(digest[:8], "little"))
+
+
+def load(
+    bundle: str | Path,
+    backend: str = "auto",
+    context: int | None = None,
+    *,
+    threads: int | None = None,
+) -> LanguageModel:
+    """Open a bundle for generation.
+
+    Args:
+        bundle: path of the folder that `edgegpt export` wrote.
+        backend: "cpu" is ONNX Runtime's CPU provider; "auto" is the best one there is.
+        context: tokens that the cache holds, at most the model's block size (the default).
+        threads: threads inside an operator; None leaves it to the engine.
+
+    Raises:
+        BundleError: if the bundle is missing, damaged or of another format version.
+        EngineError: if the backend is not installed or cannot run the bundle.
+    """
+    opened = Bundle.open(bundle)
+    return LanguageModel(opened, open_engine(opened, backend, threads), context)
+
+
+def _context(wanted: int | None, block_size: int) -> int:
+    if wanted is None:
+        return block_size
+    if type(wanted) is not int or not 1 <= wanted <= block_size:
+        raise InvalidInputError(f"context is {wanted}; the model can see 1 to {block_size} tokens")
+    return wanted
+
+
+def _is_ids(prompt: object) -> bool:
+    """Return whether this is one prompt of token ids (and not a batch)."""
+    if isinstance(prompt, np.ndarray):
+        return prompt.ndim == 1
+    return isinstance(prompt, Sequence) and all(isinstance(t, int | np.integer) for t in prompt)
+
+
+def _stop_strings(stop: str | Sequence[str] | None, tokenizer: Tokenizer | None) -> list[str]:
+    stops = [stop] if isinstance(stop, str) else list(stop or [])
+    if stops and tokenizer is None:
+        raise InvalidInputError("this bundle has no tokenizer, so stop strings cannot be found")
+    if "" in stops:
+        raise InvalidInputError("a stop string is empty")
+    return stops
+
+
+def _seeds(seed: int | Sequence[int] | None, count: int) -> list[int]:
+    if seed is None:
+        return [secrets.randbits(63) for _ in range(count)]
+    seeds = [seed] * count if isinstance(seed, int) else list(seed)
+    if len(seeds) != count:
+        raise InvalidInputError(f"there are {len(seeds)} seeds for {count} prompts")
+    for value in seeds:
+        if not isinstance(value, int) or not 0 <= value <= LARGEST_SEED:
+            raise InvalidInputError(f"the seed {value!r} is not a whole number from 0 to 2**64 - 1")
+    return seeds

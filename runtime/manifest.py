@@ -1,0 +1,266 @@
+"""`edgegpt.json`, the table of contents of a bundle: parsing, checking and writing it.
+
+Whatever is wrong with a manifest ends in a `BundleError` that names the place; nothing in it is
+trusted before its type was looked at.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
+from typing import Any, TypeVar
+
+from .errors import BundleError
+
+__all__ = [
+    "FORMAT_VERSION",
+    "MANIFEST_NAME",
+    "FileEntry",
+    "Graph",
+    "Manifest",
+    "ModelInfo",
+    "Port",
+    "WeightEntry",
+]
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "edgegpt.json"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Size in bytes and SHA-256 of one file of the bundle."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class WeightEntry:
+    """Where one weight lies in the weight file, and the SHA-256 of its bytes."""
+
+    dtype: str
+    shape: list[int]
+    offset: int
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output of a graph.
+
+    `role` is one of ids, past_len, logit_positions, cache, logits. Symbolic axes are strings. A
+    cache input names in `present` the output that holds it after the step.
+    """
+
+    name: str
+    role: str
+    dtype: str
+    shape: list[int | str]
+    present: str | None = None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One ONNX file: which lowering made it, and its inputs and outputs by role."""
+
+    name: str
+    file: str
+    lowering: str
+    opset: int
+    inputs: list[Port]
+    outputs: list[Port]
+
+    def caches(self) -> list[Port]:
+        """Return the cache inputs in the order of the layers, keys before values."""
+        return [port for port in self.inputs if port.role == "cache"]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a runtime must know of the model's config."""
+
+    vocab_size: int
+    block_size: int
+    n_layer: int
+    n_kv_head: int
+    head_dim: int
+    position: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The parsed table of contents. `model` is the whole config, as the exporter wrote it."""
+
+    model: dict[str, Any]
+    precision: str
+    graphs: list[Graph]
+    weights_file: str
+    weights: dict[str, WeightEntry]
+    files: dict[str, FileEntry]
+    versions: dict[str, str]
+
+    @property
+    def id(self) -> str:
+        """SHA-256 over everything else in the manifest, the table of file hashes included."""
+        canonical = json.dumps(self._body(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """Return the text of edgegpt.json."""
+        return json.dumps({**self._body(), "id": self.id}, indent=1) + "\n"
+
+    def model_info(self) -> ModelInfo:
+        """Return the part of the model's config that a runtime needs."""
+        where = f"{MANIFEST_NAME}: model"
+        n_embd, n_head = (_positive(self.model, key, where) for key in ("n_embd", "n_head"))
+        return ModelInfo(
+            vocab_size=_positive(self.model, "vocab_size", where),
+            block_size=_positive(self.model, "block_size", where),
+            n_layer=_positive(self.model, "n_layer", where),
+            n_kv_head=_positive(self.model, "n_kv_head", where),
+            head_dim=n_embd // n_head,
+            position=_take(self.model, "position", str, where),
+        )
+
+    def _body(self) -> dict[str, Any]:
+        return {"format_version": FORMAT_VERSION, **asdict(self)}
+
+    @classmethod
+    def parse(cls, text: str | bytes) -> "Manifest":
+        """Read and check the text of edgegpt.json."""
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise BundleError(f"{MANIFEST_NAME} is not JSON: {error}") from error
+        if not isinstance(document, dict):
+            raise BundleError(f"{MANIFEST_NAME} is not a JSON object")
+        version = document.get("format_version")
+        if type(version) is not int or version != FORMAT_VERSION:
+            raise BundleError(
+                f"{MANIFEST_NAME} has format version {version!r}; this edgegpt reads "
+                f"{FORMAT_VERSION}: export the model again, or use the edgegpt that wrote it"
+            )
+        manifest = cls._from_document(document)
+        if manifest.id != document.get("id"):
+            raise BundleError(
+                f"{MANIFEST_NAME} was changed after the export: its id does not match its content"
+            )
+        return manifest
+
+    @classmethod
+    def _from_document(cls, document: dict[str, Any]) -> "Manifest":
+        where = MANIFEST_NAME
+        files = {
+            _relative(path): _file_entry(entry, f"{where}: files: {path}")
+            for path, entry in _take(document, "files", dict, where).items()
+        }
+        graphs = [
+            _graph(entry, f"{where}: graphs[{index}]")
+            for index, entry in enumerate(_take(document, "graphs", list, where))
+        ]
+        weights_file = _take(document, "weights_file", str, where)
+        for name in [weights_file, *(graph.file for graph in graphs)]:
+            if name not in files:
+                raise BundleError(f"{where} uses {name}, which its table of files lacks")
+        if not graphs:
+            raise BundleError(f"{where} lists no graph")
+        manifest = cls(
+            model=_take(document, "model", dict, where),
+            precision=_take(document, "precision", str, where),
+            graphs=graphs,
+            weights_file=weights_file,
+            weights={
+                name: _weight_entry(entry, f"{where}: weights: {name}")
+                for name, entry in _take(document, "weights", dict, where).items()
+            },
+            files=files,
+            versions=_take(document, "versions", dict, where),
+        )
+        manifest.model_info()  # refuses a config that no runtime could use
+        return manifest
+
+
+def _take(table: Any, key: str, kind: type[T], where: str) -> T:
+    """Return table[key], which must be of type `kind`; bool does not pass for int."""
+    if not isinstance(table, dict):
+        raise BundleError(f"{where} is not a table")
+    if key not in table:
+        raise BundleError(f"{where} lacks {key!r}")
+    value = table[key]
+    if type(value) is not kind:
+        raise BundleError(f"{where}: {key} is {_kind(value)}, not {_NAMES[kind]}")
+    return value
+
+
+_NAMES = {str: "a string", int: "a whole number", dict: "a table", list: "a list"}
+
+
+def _kind(value: Any) -> str:
+    return _NAMES.get(type(value), repr(value)[:40])
+
+
+def _positive(table: Any, key: str, where: str) -> int:
+    value = _take(table, key, int, where)
+    if value < 1:
+        raise BundleError(f"{where}: {key} is {value}; it must be at least 1")
+    return value
+
+
+def _relative(path: str) -> str:
+    """Refuse a path that could leave the bundle's folder."""
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path or ":" in path:
+        raise BundleError(f"{MANIFEST_NAME} names the file {path!r}, which leaves the bundle")
+    return path
+
+
+def _file_entry(entry: Any, where: str) -> FileEntry:
+    return FileEntry(_take(entry, "size", int, where), _take(entry, "sha256", str, where))
+
+
+def _weight_entry(entry: Any, where: str) -> WeightEntry:
+    return WeightEntry(
+        dtype=_take(entry, "dtype", str, where),
+        shape=[_whole(size, where) for size in _take(entry, "shape", list, where)],
+        offset=_whole(_take(entry, "offset", int, where), where),
+        size=_whole(_take(entry, "size", int, where), where),
+        sha256=_take(entry, "sha256", str, where),
+    )
+
+
+def _graph(entry: Any, where: str) -> Graph:
+    return Graph(
+        name=_take(entry, "name", str, where),
+        file=_take(entry, "file", str, where),
+        lowering=_take(entry, "lowering", str, where),
+        opset=_take(entry, "opset", int, where),
+        inputs=[_port(port, f"{where}: inputs") for port in _take(entry, "inputs", list, where)],
+        outputs=[_port(port, f"{where}: outputs") for port in _take(entry, "outputs", list, where)],
+    )
+
+
+def _port(entry: Any, where: str) -> Port:
+    shape = _take(entry, "shape", list, where)
+    for size in shape:
+        if type(size) is not str:
+            _whole(size, where)
+    present = entry.get("present")
+    if present is not None and type(present) is not str:
+        raise BundleError(f"{where}: present is {_kind(present)}, not a string")
+    return Port(
+        name=_take(entry, "name", str, where),
+        role=_take(entry, "role", str, where),
+        dtype=_take(entry, "dtype", str, where),
+        shape=shape,
+        present=present,
+    )
+
+
+def _whole(value: Any, where: str) -> int:
+    if type(value) is not int or value < 0:
+        raise BundleError(f"{where} has {_kind(value)} where a whole number of 0 or more belongs")
+    return value

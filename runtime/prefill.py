@@ -1,0 +1,62 @@
+"""Feeding prompts: rows of different length as one batch, in pieces that bound the memory.
+
+Rows are padded on the right. What padding writes to the cache lies behind the row's own tokens and
+is overwritten before a later token can see it.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .engines.base import State
+
+__all__ = ["PREFILL_CHUNK", "all_logits", "last_logits", "pad"]
+
+# Tokens of a row that are fed at once: attention scores need chunk * context floats per head.
+PREFILL_CHUNK = 512
+
+Ids = NDArray[np.int64]
+Logits = NDArray[np.float32]
+
+
+def pad(rows: Sequence[Sequence[int] | Ids]) -> tuple[Ids, Ids]:
+    """Return rows as one array [B, longest], padded on the right with id 0, and lengths [B]."""
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    ids = np.zeros((len(rows), int(lengths.max())), dtype=np.int64)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = row
+    return ids, lengths
+
+
+def last_logits(state: State, ids: Ids, lengths: Ids, chunk: int = PREFILL_CHUNK) -> Logits:
+    """Fill an empty cache with `ids` [B, T]; return the logits of each row's last token [B, V]."""
+    rows: list[Logits | None] = [None] * len(ids)
+    for start, end in _pieces([chunk] * -(-ids.shape[1] // chunk), ids.shape[1]):
+        last = (lengths - 1 - start).clip(0, end - start - 1)
+        past_len = np.full(len(ids), start, dtype=np.int64)
+        state.step(ids[:, start:end], past_len, last[:, None])
+        logits = state.logits()  # (B, 1, V)
+        for row in np.flatnonzero((lengths > start) & (lengths <= end)):
+            rows[row] = logits[row, 0].copy()
+    return np.stack([row for row in rows if row is not None])
+
+
+def all_logits(state: State, ids: Ids, sizes: Sequence[int] | None = None) -> Logits:
+    """Fill an empty cache with `ids` [B, T], in pieces of `sizes`; return all logits [B, T, V]."""
+    length = ids.shape[1]
+    parts = []
+    for start, end in _pieces(sizes or [PREFILL_CHUNK] * -(-length // PREFILL_CHUNK), length):
+        positions = np.tile(np.arange(end - start), (len(ids), 1))  # (B, end - start)
+        past_len = np.full(len(ids), start, dtype=np.int64)
+        state.step(ids[:, start:end], past_len, positions)
+        parts.append(state.logits().copy())
+    return np.concatenate(parts, axis=1)
+
+
+def _pieces(sizes: Sequence[int], length: int) -> Iterator[tuple[int, int]]:
+    start = 0
+    for size in sizes:
+        end = min(start + size, length)
+        yield start, end
+        start = end

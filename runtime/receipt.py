@@ -1,0 +1,52 @@
+"""The receipt: what an engine computed from a bundle's golden vectors, check by check."""
+
+import json
+from dataclasses import asdict, dataclass
+
+from .compare import Difference
+
+__all__ = ["RECEIPT_VERSION", "Check", "Receipt"]
+
+RECEIPT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row of the receipt.
+
+    `first_difference` is the first decoding step at which the engine would choose another token
+    than PyTorch, and `margin` the reference's lead there; both None where no token differed.
+    """
+
+    name: str
+    difference: Difference
+    tolerance: float
+    passed: bool
+    first_difference: int | None = None
+    margin: float | None = None
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """All checks of one graph on one engine."""
+
+    bundle_id: str
+    graph: str
+    lowering: str
+    precision: str
+    engine: str
+    engine_version: str
+    device: str
+    machine: str
+    date: str
+    checks: list[Check]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed; an empty receipt has proved nothing."""
+        return bool(self.checks) and all(check.passed for check in self.checks)
+
+    def to_json(self) -> str:
+        """Return the receipt as JSON text."""
+        body = {"receipt_version": RECEIPT_VERSION, "passed": self.passed, **asdict(self)}
+        return json.dumps(body, indent=1) + "\n"
