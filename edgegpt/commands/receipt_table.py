@@ -1,5 +1,6 @@
 """How a receipt looks in a terminal."""
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -7,7 +8,18 @@ from edgegpt.runtime.receipt import Check, Receipt
 
 __all__ = ["print_receipt"]
 
-WIDTH = 100  # of the table where stdout is not a terminal
+COLUMNS = (
+    "check",
+    "positions",
+    "max abs",
+    "relative",
+    "allowed",
+    "KL",
+    "same top-1",
+    "first other token",
+    "result",
+)
+WIDTH = 110  # of the table where stdout is not a terminal
 
 
 def print_receipt(receipt: Receipt) -> None:
@@ -19,11 +31,9 @@ def print_receipt(receipt: Receipt) -> None:
         f"{receipt.graph} in {receipt.precision} on {receipt.engine} {receipt.engine_version} "
         f"({receipt.device}) against PyTorch"
     )
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for name in ("check", "positions", "max abs", "relative", "KL", "same top-1", "first other"):
-        table.add_column(name, justify="left" if name == "check" else "right")
-    table.add_column("allowed", justify="right")
-    table.add_column("result")
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for name in COLUMNS:
+        table.add_column(name, justify="left" if name in ("check", "result") else "right")
     for check in receipt.checks:
         table.add_row(*_cells(check), style=None if check.passed else "red")
     console.print(table)
@@ -40,10 +50,10 @@ def _cells(check: Check) -> list[str]:
         str(difference.positions),
         f"{difference.max_abs:.1e}",
         f"{difference.relative:.1e}",
+        f"{check.tolerance:.0e}",
         f"{difference.kl:.1e}",
         f"{difference.top1_agreement:.2%}",
         other,
-        f"{check.tolerance:.0e}",
         _verdict(check.passed),
     ]
 
