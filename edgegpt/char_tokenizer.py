@@ -37,4 +37,5 @@ def encode_corpus(tokenizer: Tokenizer, text: str) -> NDArray[np.int32]:
     if not known.all():
         index = int((~known).argmax())
         raise DataError(f"the character {text[index]!r} at {index} is not in the vocabulary")
-    return ids[order][place]
+    encoded: NDArray[np.int32] = ids[order][place]
+    return encoded

@@ -123,7 +123,7 @@ def _download_tinyshakespeare() -> bytes:
             return raw
     try:
         with urllib.request.urlopen(TINYSHAKESPEARE_URL, timeout=30) as response:
-            raw = response.read()
+            raw = bytes(response.read())
     except (urllib.error.URLError, TimeoutError, OSError) as error:
         reason = getattr(error, "reason", error)
         raise DataError(

@@ -238,7 +238,9 @@ class StopRequest:
         self.requested = False
 
     def __enter__(self) -> "StopRequest":
-        self.previous = {number: signal.signal(number, self._request) for number in self.SIGNALS}
+        self.previous: dict[int, Any] = {
+            number: signal.signal(number, self._request) for number in self.SIGNALS
+        }
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -3,6 +3,7 @@
 Needs numpy, tokenizers, safetensors and one inference engine; never PyTorch, never onnx.
 """
 
-from .language_model import LanguageModel, Result, Stream, Timings, load
+from .language_model import LanguageModel, load
+from .run import Result, Stream, Timings
 
 __all__ = ["LanguageModel", "Result", "Stream", "Timings", "load"]

@@ -11,6 +11,7 @@ Written by `edgegpt.export.golden`, read by `verify`. The file is a safetensors 
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +55,7 @@ class Golden:
 
     def save(self, path: Path) -> None:
         """Write the file."""
-        tensors: dict[str, NDArray[np.generic]] = {
+        tensors: dict[str, NDArray[Any]] = {
             "chunked.ids": self.chunked.ids,
             "chunked.logits": self.chunked.logits,
             "chunked.sizes": np.array(self.chunk_sizes, dtype=np.int64),
@@ -92,12 +93,12 @@ class Golden:
             raise BundleError(f"{path} is damaged: {error}") from error
 
 
-def _prompts(tensors: dict[str, NDArray[np.generic]], group: str) -> list[Prompt]:
+def _prompts(tensors: dict[str, NDArray[Any]], group: str) -> list[Prompt]:
     return [
         Prompt(tensors[f"{group}.{index}.ids"], tensors[f"{group}.{index}.logits"])
         for index in range(_count(tensors, group))
     ]
 
 
-def _count(tensors: dict[str, NDArray[np.generic]], group: str) -> int:
+def _count(tensors: dict[str, NDArray[Any]], group: str) -> int:
     return sum(name.startswith(f"{group}.") and name.endswith(".ids") for name in tensors)

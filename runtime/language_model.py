@@ -2,12 +2,10 @@
 
 import hashlib
 import secrets
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import overload
+from typing import TypeGuard, cast, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,81 +14,17 @@ from .bundle import TOKENIZER_NAME, Bundle
 from .compare import TOLERANCES
 from .engines import Engine, open_engine
 from .errors import BundleError, EngineError, InvalidInputError
-from .generate import FinishReason, Overflow, Text, generate_tokens
+from .generate import Overflow, Text
 from .prefill import all_logits
+from .run import Result, Run, Settings, Stream
 from .sampling import Sampling
-from .tokenizer import TextStream, Tokenizer
+from .tokenizer import Tokenizer
 
-__all__ = ["LanguageModel", "Result", "Stream", "Timings", "load"]
+__all__ = ["LanguageModel", "load"]
 
 Prompt = str | Sequence[int]
 DEFAULT_NEW_TOKENS = 200
 LARGEST_SEED = 2**64 - 1
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Wall-clock seconds of one call; rows of a batch share them.
-
-    Attributes:
-        first_token_s: from the call to the first token, the prompt included.
-        total_s: from the call to the last token.
-        new_tokens: how many tokens all rows of the call got together.
-    """
-
-    first_token_s: float
-    total_s: float
-    new_tokens: int
-
-    @property
-    def tokens_per_second(self) -> float:
-        """New tokens per second, over the whole call."""
-        return self.new_tokens / self.total_s if self.total_s > 0 else 0.0
-
-
-@dataclass(frozen=True)
-class Result:
-    """What was generated for one prompt, the prompt itself not included.
-
-    Attributes:
-        text: the new text up to a stop string; None if the bundle has no tokenizer.
-        token_ids: all new ids, those of a stop string included.
-        finish_reason: "length" (max_new_tokens), "stop" (a stop string), "context" (the text
-            outgrew the context and overflow is "stop").
-        timings: of the whole call.
-        seed: the seed used, so that the text can be had again.
-        first_near_tie: the first new token, counted from 0, whose lead over the runner-up was so
-            small that another engine may choose differently from there on; None if all were clear.
-    """
-
-    text: str | None
-    token_ids: list[int]
-    finish_reason: FinishReason
-    timings: Timings
-    seed: int
-    first_near_tie: int | None
-
-
-class Stream(Iterator[str]):
-    """Pieces of text, and when they have ended, the result."""
-
-    def __init__(self, run: "_Run") -> None:
-        self._run, self._pieces = run, run.pieces()
-        self._ended = False
-
-    def __next__(self) -> str:
-        try:
-            return next(self._pieces)
-        except StopIteration:
-            self._ended = True
-            raise
-
-    @property
-    def result(self) -> Result:
-        """The result; only once the pieces have ended."""
-        if not self._ended:
-            raise InvalidInputError("the stream has no result before its last piece")
-        return self._run.results()[0]
 
 
 class LanguageModel:
@@ -115,9 +49,37 @@ class LanguageModel:
                 )
 
     @overload
-    def generate(self, prompt: Prompt, **settings: object) -> Result: ...
+    def generate(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
+        self,
+        prompt: Prompt,
+        *,
+        max_new_tokens: int = ...,
+        temperature: float = ...,
+        top_k: int | None = ...,
+        top_p: float = ...,
+        min_p: float = ...,
+        repetition_penalty: float = ...,
+        seed: int | Sequence[int] | None = ...,
+        stop: str | Sequence[str] | None = ...,
+        overflow: Overflow | None = ...,
+    ) -> Result: ...
+
     @overload
-    def generate(self, prompt: Sequence[Prompt], **settings: object) -> list[Result]: ...
+    def generate(
+        self,
+        prompt: Sequence[Prompt],
+        *,
+        max_new_tokens: int = ...,
+        temperature: float = ...,
+        top_k: int | None = ...,
+        top_p: float = ...,
+        min_p: float = ...,
+        repetition_penalty: float = ...,
+        seed: int | Sequence[int] | None = ...,
+        stop: str | Sequence[str] | None = ...,
+        overflow: Overflow | None = ...,
+    ) -> list[Result]: ...
+
     def generate(
         self,
         prompt: Prompt | Sequence[Prompt],
@@ -161,13 +123,12 @@ class LanguageModel:
             NumericalError: if the model gives logits that are not numbers.
         """
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-        single = isinstance(prompt, str) or _is_ids(prompt)
-        prompts = [prompt] if single else list(prompt)
-        run = _Run(self, prompts, max_new_tokens, sampling, seed, stop, overflow)
+        prompts = [prompt] if _is_single(prompt) else cast(Sequence[Prompt], prompt)
+        run = self._run(prompts, max_new_tokens, sampling, seed, stop, overflow)
         for _ in run.pieces():
             pass
         results = run.results()
-        return results[0] if single else results
+        return results[0] if _is_single(prompt) else results
 
     def stream(
         self,
@@ -182,7 +143,7 @@ class LanguageModel:
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
         overflow: Overflow | None = None,
-    ) -> "Stream":
+    ) -> Stream:
         """Continue one prompt; iterating yields the text in pieces as it is certain.
 
         Joined, the pieces are the `text` that `generate` returns for the same arguments. A piece
@@ -193,10 +154,10 @@ class LanguageModel:
             raise InvalidInputError(
                 "this bundle has no tokenizer, so there is no text to stream; use generate"
             )
-        if not (isinstance(prompt, str) or _is_ids(prompt)):
+        if not _is_single(prompt):
             raise InvalidInputError("stream takes one prompt; generate takes a batch")
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-        return Stream(_Run(self, [prompt], max_new_tokens, sampling, seed, stop, overflow))
+        return Stream(self._run([prompt], max_new_tokens, sampling, seed, stop, overflow))
 
     def forward(self, ids: ArrayLike) -> NDArray[np.float32]:
         """Return logits, float32 [B, T, vocab_size], for int64 `ids` [B, T], T <= context."""
@@ -259,96 +220,43 @@ class LanguageModel:
                 f"the token id {int(bad.flat[0])} is not in the vocabulary of {self.vocab_size}"
             )
 
-
-class _Run:
-    """One call of generate or stream: checked arguments, the texts, and the clock."""
-
-    def __init__(
+    def _run(
         self,
-        model: LanguageModel,
-        prompts: list[Prompt],
+        prompts: Sequence[Prompt],
         max_new_tokens: int,
         sampling: Sampling,
         seed: int | Sequence[int] | None,
         stop: str | Sequence[str] | None,
         overflow: Overflow | None,
-    ) -> None:
+    ) -> Run:
+        """Check the arguments of a call and get it ready to run."""
         if not prompts:
             raise InvalidInputError("there is no prompt")
         if type(max_new_tokens) is not int or max_new_tokens < 0:
             raise InvalidInputError(f"max_new_tokens is {max_new_tokens}; it must be 0 or more")
         if overflow not in (None, "slide", "stop"):
             raise InvalidInputError(f"overflow is {overflow!r}; it must be 'slide' or 'stop'")
-        self.model, self.sampling, self.max_new_tokens = model, sampling, max_new_tokens
-        self.engine = model.engine
-        self.overflow: Overflow = overflow or model.default_overflow
-        stops = _stop_strings(stop, model.tokenizer)
-        seeds = _seeds(seed, len(prompts))
-        self.texts = [self._text(p, s) for p, s in zip(prompts, seeds, strict=True)]
-        self.streams = [model.tokenizer and TextStream(model.tokenizer, stops) for _ in prompts]
-        self.written = [""] * len(prompts)
-        self.first_token_s = self.total_s = 0.0
-
-    def pieces(self) -> Iterator[str]:
-        """Generate everything; yield the pieces of text of all rows as they come."""
-        begin = time.perf_counter()
-        if self.max_new_tokens == 0:
-            for text in self.texts:
-                text.finish_reason = "length"
-            return
-        tokens = generate_tokens(
-            self.engine,
-            self.texts,
-            context=self.model.context,
-            max_new_tokens=self.max_new_tokens,
-            sampling=self.sampling,
-            overflow=self.overflow,
-            tolerance=self.model.tolerance,
+        settings = Settings(
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            stop=_stop_strings(stop, self.tokenizer),
+            overflow=overflow or self.default_overflow,
+            context=self.context,
+            tolerance=self.tolerance,
         )
-        for row, token in tokens:
-            self.total_s = time.perf_counter() - begin
-            self.first_token_s = self.first_token_s or self.total_s
-            stream = self.streams[row]
-            if stream is None:
-                continue
-            piece = stream.push(token)
-            if stream.stopped:
-                self.texts[row].finish_reason = "stop"
-            self.written[row] += piece
-            if piece:
-                yield piece
-        for row, stream in enumerate(self.streams):
-            piece = stream.finish() if stream is not None else ""
-            self.written[row] += piece
-            if piece:
-                yield piece
-
-    def results(self) -> list[Result]:
-        """Return the results; only after `pieces` has ended."""
-        new_tokens = sum(len(text.new_ids) for text in self.texts)
-        timings = Timings(self.first_token_s, self.total_s, new_tokens)
-        return [
-            Result(
-                text=written if self.model.tokenizer else None,
-                token_ids=text.new_ids,
-                finish_reason=text.finish_reason or "length",
-                timings=timings,
-                seed=text.seed,
-                first_near_tie=text.first_near_tie,
-            )
-            for text, written in zip(self.texts, self.written, strict=True)
+        seeds = _seeds(seed, len(prompts))
+        encoded = [self.encode_prompt(prompt) for prompt in prompts]
+        for ids in encoded:
+            if settings.overflow == "stop" and len(ids) > self.context:
+                raise InvalidInputError(
+                    f"the prompt has {len(ids)} tokens and the context {self.context}; "
+                    f"shorten it, or let the context slide"
+                )
+        texts = [
+            Text(ids, seed=own_seed, stream=_stream_of(ids))
+            for ids, own_seed in zip(encoded, seeds, strict=True)
         ]
-
-    def _text(self, prompt: Prompt, seed: int) -> Text:
-        ids = self.model.encode_prompt(prompt)
-        if self.overflow == "stop" and len(ids) > self.model.context:
-            raise InvalidInputError(
-                f"the prompt has {len(ids)} tokens and the context {self.model.context}; "
-                f"shorten it, or let the context slide"
-            )
-        # The stream belongs to the prompt: its number is a hash of the prompt's ids.
-        digest = hashlib.sha256(np.asarray(ids, dtype="<i8").tobytes()).digest()
-        return Text(ids, seed=seed, stream=int.from_bytes(digest[:8], "little"))
+        return Run(self.engine, self.tokenizer, texts, settings)
 
 
 def load(
@@ -382,11 +290,17 @@ def _context(wanted: int | None, block_size: int) -> int:
     return wanted
 
 
-def _is_ids(prompt: object) -> bool:
-    """Return whether this is one prompt of token ids (and not a batch)."""
+def _is_single(prompt: Prompt | Sequence[Prompt]) -> TypeGuard[Prompt]:
+    """Return whether this is one prompt, text or token ids, and not a batch."""
     if isinstance(prompt, np.ndarray):
         return prompt.ndim == 1
-    return isinstance(prompt, Sequence) and all(isinstance(t, int | np.integer) for t in prompt)
+    return isinstance(prompt, str) or all(isinstance(part, int | np.integer) for part in prompt)
+
+
+def _stream_of(ids: list[int]) -> int:
+    """Return the number of a prompt's random stream: it is a hash of the prompt's ids."""
+    digest = hashlib.sha256(np.asarray(ids, dtype="<i8").tobytes()).digest()
+    return int.from_bytes(digest[:8], "little")
 
 
 def _stop_strings(stop: str | Sequence[str] | None, tokenizer: Tokenizer | None) -> list[str]:

@@ -1,0 +1,49 @@
+# make demo       export the shipped model, prove it, let it write
+# make test       install and run the tests
+# make test-long  campaigns: fuzzing, kills, soaks
+# make test-gpu   what needs a GPU
+#
+# PIP_ARGS goes to pip, for a mirror or for another build of PyTorch; see the README.
+
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BUNDLE := build/shakespeare-char
+EDGEGPT := $(VENV)/bin/edgegpt
+PYTEST := $(VENV)/bin/python -m pytest
+
+.PHONY: demo test test-long test-gpu lint types clean
+
+demo: $(VENV)/.installed-demo
+	$(EDGEGPT) export models/shakespeare-char --out $(BUNDLE) --force
+	$(EDGEGPT) generate $(BUNDLE) --prompt "ROMEO:" --max-new-tokens 300 --temperature 0.8 --seed 1
+
+test: $(VENV)/.installed-test
+	$(PYTEST) -q
+
+test-long: $(VENV)/.installed-test
+	$(PYTEST) -q -m long
+
+test-gpu: $(VENV)/.installed-test
+	$(PYTEST) -q -rs tests/gpu
+
+lint: $(VENV)/.installed-test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+# mypy cannot follow the folder map of pyproject.toml in the source tree, so it reads the wheel.
+types: $(VENV)/.installed-test
+	rm -rf build/lib build/types
+	$(VENV)/bin/pip wheel -q --no-deps --no-build-isolation --wheel-dir build/types .
+	$(VENV)/bin/python -m zipfile -e build/types/*.whl build/types
+	cd build/types && ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml -p edgegpt
+
+clean:
+	rm -rf $(VENV) build
+
+$(VENV)/.installed-demo: EXTRAS := cpu,export
+$(VENV)/.installed-test: EXTRAS := cpu,train,export,dev
+$(VENV)/.installed-%: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[$(EXTRAS)]"
+	touch $@

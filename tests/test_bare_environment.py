@@ -1,0 +1,109 @@
+"""A device without PyTorch: a virtual environment with the `cpu` extra's packages and no others.
+
+The environment is put together offline: the project as a wheel, and, for each requirement that the
+wheel declares, the files of the distribution that is installed here. A requirement that is not
+declared is therefore missing in it.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+
+
+def _closure(requirements: list[str], extra: str) -> set[str]:
+    """Return the names of all distributions that the requirements need, themselves included."""
+    found: set[str] = set()
+    todo = [Requirement(line) for line in requirements]
+    while todo:
+        requirement = todo.pop()
+        if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        if requirement.name not in found:
+            found.add(requirement.name)
+            todo += [Requirement(line) for line in metadata.requires(requirement.name) or []]
+    return found
+
+
+def _link(distribution: str, site: Path) -> None:
+    """Make the top-level files and folders of an installed distribution visible in `site`."""
+    files = metadata.distribution(distribution)
+    for file in files.files or []:
+        top = file.parts[0]
+        if top not in ("..", "__pycache__") and not (site / top).exists():
+            (site / top).symlink_to(Path(str(files.locate_file(top))))
+
+
+@pytest.fixture(scope="session")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bare")
+    source = folder / "source"  # a copy, because building leaves files in the source tree
+    unwanted = shutil.ignore_patterns(".*", "build", "tests", "benchmarks", "*.egg-info")
+    shutil.copytree(ROOT, source, ignore=unwanted)
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*build, "--no-index", "-w", folder, source], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
+    python = folder / "venv" / "bin" / "python"
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = Path(subprocess.check_output([python, "-c", code], text=True).strip())
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    for distribution in _closure(["edgegpt-toolkit[cpu]"], "cpu") - {"edgegpt-toolkit"}:
+        _link(distribution, site)
+    return python
+
+
+def _run(python: Path, *arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [python, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=python.parent, check=False)
+    assert done.returncode == status, done.stderr
+    return done
+
+
+@pytest.mark.parametrize("package", ["torch", "onnx", "onnxscript", "onnx_ir"])
+def test_the_environment_is_bare(bare_python: Path, package: str) -> None:
+    assert "ModuleNotFoundError" in _run(bare_python, "-c", f"import {package}", status=1).stderr
+
+
+def test_every_runtime_module_can_be_imported(bare_python: Path) -> None:
+    names = [
+        "edgegpt." + ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in (ROOT / "runtime").rglob("*.py")
+    ]
+    _run(bare_python, "-c", "\n".join(f"import {n.removesuffix('.__init__')}" for n in names))
+
+
+def test_verify_passes(bare_python: Path, small_bundle: Path) -> None:
+    done = _run(bare_python, "-m", "edgegpt", "verify", small_bundle, "--json")
+    receipt = json.loads(done.stdout)
+    assert receipt["passed"] is True
+    assert len(receipt["checks"]) == 5
+
+
+def test_generate_writes_the_same_text_as_here(bare_python: Path, small_bundle: Path) -> None:
+    arguments = ["-m", "edgegpt", "generate", small_bundle, "--prompt", "The wind", "--json"]
+    there = json.loads(_run(bare_python, *arguments).stdout)
+    here = json.loads(_run(Path(sys.executable), *arguments).stdout)
+    assert there["token_ids"] == here["token_ids"]
+    assert len(there["token_ids"]) == 200
+
+
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [(["export", "nowhere", "--out", "b"], "export"), (["train", "--help"], "train,export")],
+)
+def test_what_needs_pytorch_says_how_to_get_it(
+    bare_python: Path, command: list[str], extra: str
+) -> None:
+    done = _run(bare_python, "-m", "edgegpt", *command, status=1)
+    assert f"edgegpt-toolkit[{extra}]" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,117 @@
+"""The walls between the layers: what may import what, and what a start-up may load."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = {"edgegpt": "edgegpt", "export": "edgegpt.export", "runtime": "edgegpt.runtime"}
+HEAVY = ("torch", "onnx", "onnxscript", "onnx_ir")
+
+
+def _modules(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Yield the absolute name of everything that a source file imports."""
+    folder, *inner = path.relative_to(ROOT).with_suffix("").parts
+    package = [*FOLDERS[folder].split("."), *inner][:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            yield ".".join([*base, *([node.module] if node.module else [])])
+
+
+def _is_in(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+@pytest.mark.parametrize("path", _modules("runtime"), ids=str)
+def test_the_runtime_imports_neither_torch_nor_another_layer(path: Path) -> None:
+    for name in _imports(path):
+        assert not any(_is_in(name, heavy) for heavy in HEAVY), name
+        assert not _is_in(name, "edgegpt") or _is_in(name, "edgegpt.runtime"), name
+
+
+@pytest.mark.parametrize("path", _modules("edgegpt"), ids=str)
+def test_the_core_does_not_import_the_exporter(path: Path) -> None:
+    if path.parent.name != "commands":
+        assert not any(_is_in(name, "edgegpt.export") for name in _imports(path))
+        assert not any(_is_in(name, "edgegpt.commands") for name in _imports(path))
+
+
+@pytest.mark.parametrize("path", _modules("export"), ids=str)
+def test_the_exporter_does_not_import_the_command_line(path: Path) -> None:
+    for name in _imports(path):
+        assert not _is_in(name, "edgegpt.commands")
+        assert not _is_in(name, "edgegpt.cli")
+
+
+def test_the_import_scanner_sees_relative_imports() -> None:
+    names = set(_imports(ROOT / "runtime" / "engines" / "ort.py"))
+    assert {"edgegpt.runtime.bundle", "edgegpt.runtime.engines.base", "onnxruntime"} <= names
+
+
+def _loaded_after(code: str) -> set[str]:
+    """Return the top-level modules in a fresh interpreter after running `code`."""
+    script = (
+        f"{code}\nimport sys\nprint(*{{n.split('.')[0] for n in sys.modules}}, file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return set(done.stderr.split())
+
+
+def test_importing_edgegpt_loads_no_framework_and_no_engine() -> None:
+    loaded = _loaded_after("import edgegpt")
+    assert not loaded & {*HEAVY, "onnxruntime", "numpy", "tokenizers"}
+
+
+def test_help_loads_no_framework_and_no_engine() -> None:
+    code = (
+        "from edgegpt.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as error: assert error.code == 0"
+    )
+    assert not _loaded_after(code) & {*HEAVY, "onnxruntime", "numpy", "tokenizers", "rich"}
+
+
+def test_opening_a_bundle_loads_no_framework(small_bundle: Path) -> None:
+    loaded = _loaded_after(f"import edgegpt; edgegpt.load({str(small_bundle)!r}).generate('The')")
+    assert "onnxruntime" in loaded
+    assert not loaded & set(HEAVY)
+
+
+def test_no_layer_is_a_top_level_module() -> None:
+    loaded = _loaded_after("import edgegpt.export, edgegpt.runtime")
+    assert not loaded & {"export", "runtime", "models"}
+    assert not {"export", "runtime", "models"} & set(sys.modules)
+
+
+def test_all_names_exist_and_are_sorted() -> None:
+    for folder, package in FOLDERS.items():
+        for path in _modules(folder):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            names = [
+                ast.literal_eval(node.value)
+                for node in tree.body
+                if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+            ]
+            if path.name != "__main__.py" and len(tree.body) > 1:
+                assert names, f"{path} ({package}) has no __all__"
+                defined = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+                defined |= {getattr(n, "name", "") for n in tree.body}
+                defined |= {
+                    alias.asname or alias.name
+                    for n in ast.walk(tree)
+                    if isinstance(n, ast.ImportFrom)
+                    for alias in n.names
+                }
+                assert set(names[0]) <= defined, f"{path}: {set(names[0]) - defined}"
