@@ -3,19 +3,27 @@
 `import edgegpt` loads neither PyTorch nor an engine; `edgegpt.load` opens a bundle for generation.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgegpt.runtime import LanguageModel, load
+    from edgegpt.runtime.language_model import LanguageModel, load
+    from edgegpt.runtime.run import Result, Stream, Timings
 
-__all__ = ["LanguageModel", "__version__", "load"]
+__all__ = ["LanguageModel", "Result", "Stream", "Timings", "__version__", "load"]
 
 __version__ = "0.1.0"
 
+_HOME = {
+    "LanguageModel": "edgegpt.runtime.language_model",
+    "load": "edgegpt.runtime.language_model",
+    "Result": "edgegpt.runtime.run",
+    "Stream": "edgegpt.runtime.run",
+    "Timings": "edgegpt.runtime.run",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name in ("LanguageModel", "load"):
-        from edgegpt import runtime  # noqa: PLC0415 - keeps `import edgegpt` instant
-
-        return getattr(runtime, name)
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module 'edgegpt' has no attribute {name!r}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from edgegpt.runtime import Result
+    from edgegpt import Result
 
 __all__ = ["command"]
 
