@@ -20,7 +20,7 @@ from edgegpt.runtime.verify import verify
 
 import edgegpt
 from edgegpt.checkpoint import Checkpoint, load_checkpoint
-from edgegpt.errors import ExportError, VerificationError
+from edgegpt.errors import CheckpointError, ExportError, InvalidInputError, VerificationError
 
 from .decoder_graph import build_decoder_graph, describe
 from .golden import make_golden
@@ -95,9 +95,11 @@ def _write_files(source: Checkpoint, folder: Path, progress: Callable[[str], Non
     make_golden(source.model, _held_out_ids(source)).save(folder / GOLDEN_NAME)
 
     progress("tracing and lowering the graph")
-    model = build_decoder_graph(source.model, standard)
+    torch_model = source.model
+    model = build_decoder_graph(torch_model, standard)
     graph = describe(model, standard, f"decoder.{standard.NAME}.onnx")
-    weights = move_weights(model, folder / WEIGHTS_NAME)
+    names = {name for name, _ in (*torch_model.named_parameters(), *torch_model.named_buffers())}
+    weights = move_weights(model, names, folder / WEIGHTS_NAME)
     ir.save(model, folder / graph.file)
     onnx.checker.check_model(folder / graph.file, full_check=True)
 
@@ -124,4 +126,7 @@ def _write_files(source: Checkpoint, folder: Path, progress: Callable[[str], Non
 def _held_out_ids(source: Checkpoint) -> list[int] | None:
     if source.tokenizer_json is None or source.held_out is None:
         return None
-    return Tokenizer(source.tokenizer_json).encode(source.held_out)
+    try:
+        return Tokenizer(source.tokenizer_json).encode(source.held_out)
+    except InvalidInputError as error:
+        raise CheckpointError(f"the checkpoint's held_out.txt does not fit: {error}") from error

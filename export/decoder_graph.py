@@ -55,6 +55,7 @@ def build_decoder_graph(model: GPT, lowering: ModuleType) -> ir.Model:
     """Return the ONNX graph of `model`'s cached path, lowered by a module of `lowerings`."""
     program = _trace(model, lowering)
     graph = program.model
+    _rename_weights(graph.graph, model.config.tie_embeddings)
     _simplify(graph)
     graph.ir_version = lowering.IR_VERSION
     graph.producer_name, graph.producer_version = "edgegpt", None
@@ -119,14 +120,21 @@ def _dynamic_shapes(model: GPT) -> tuple[object, ...]:
     return {0: batch, 1: new_tokens}, {0: batch}, {0: batch, 1: positions}, past
 
 
+def _rename_weights(graph: ir.Graph, tied: bool) -> None:
+    """Give the weights the names of the model's parameters; tied ones go by the embedding's."""
+    for name, value in list(graph.initializers.items()):
+        own = name.removeprefix("model.")
+        value.name = "token_embedding.weight" if tied and own == "head.weight" else own
+
+
 def _simplify(model: ir.Model) -> None:
     """Fold constants, share what is equal, and drop what is unused, traces of source code too."""
-    for name in list(model.graph.initializers):
-        value = model.graph.initializers[name]
-        value.name = name.removeprefix("model.")
+    weights = set(model.graph.initializers.values())
     ShareDimensions()(model)
     FoldWeightTransposes()(model)
-    optimizer.fold_constants(model)
+    optimizer.fold_constants(
+        model, should_fold=lambda node: False if weights.intersection(node.inputs) else None
+    )
     for simplification in (
         common.IdentityEliminationPass(),
         common.RemoveUnusedNodesPass(),

@@ -14,17 +14,18 @@ from safetensors.numpy import save_file
 
 __all__ = ["move_weights"]
 
-# Smaller tensors (shapes, indices, scalars) stay in the graph.
-SMALLEST_WEIGHT = 64
 HEADER_LENGTH = 8
 
 
-def move_weights(model: ir.Model, path: Path) -> dict[str, WeightEntry]:
-    """Write the weights of `model` to `path`, let its initializers point there, and list them."""
+def move_weights(model: ir.Model, names: set[str], path: Path) -> dict[str, WeightEntry]:
+    """Write the weights `names` to `path`, let the graph's initializers point there, list them.
+
+    Other initializers are constants of the graph (shapes, indices) and stay in it.
+    """
     weights = {
-        str(value.name): value.const_value.numpy()
-        for value in model.graph.initializers.values()
-        if value.const_value is not None and value.const_value.size >= SMALLEST_WEIGHT
+        name: value.const_value.numpy()
+        for name, value in model.graph.initializers.items()
+        if name in names
     }
     save_file(weights, path)
     entries = _read_header(path)

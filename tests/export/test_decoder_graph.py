@@ -1,0 +1,76 @@
+"""The decoder's ONNX graph: its operators, its ports, and what must not be in it."""
+
+from collections import Counter
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import pytest
+from edgegpt.runtime.bundle import Bundle
+from edgegpt.runtime.manifest import Port
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def graph(small_bundle: Path) -> onnx.GraphProto:
+    path = small_bundle / "decoder.standard.onnx"
+    return onnx.load(path, load_external_data=False).graph
+
+
+def test_the_full_checker_passes(small_bundle: Path) -> None:
+    onnx.checker.check_model(small_bundle / "decoder.standard.onnx", full_check=True)
+
+
+def test_the_versions_are_pinned(small_bundle: Path) -> None:
+    model = onnx.load(small_bundle / "decoder.standard.onnx", load_external_data=False)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 24)]
+    assert model.ir_version == 10
+
+
+def test_each_layer_has_one_attention_and_two_scatters(graph: onnx.GraphProto) -> None:
+    kinds = Counter(node.op_type for node in graph.node)
+    assert kinds["Attention"] == 2
+    assert kinds["TensorScatter"] == 4
+
+
+def test_the_mask_is_computed_once_for_all_layers(graph: onnx.GraphProto) -> None:
+    masks = {node.input[3] for node in graph.node if node.op_type == "Attention"}
+    assert len(masks) == 1
+    assert sum(node.op_type == "LessOrEqual" for node in graph.node) == 1
+
+
+def test_no_weight_is_transposed_at_run_time(graph: onnx.GraphProto) -> None:
+    weights = {initializer.name for initializer in graph.initializer}
+    turned = [n for n in graph.node if n.op_type == "Transpose" and n.input[0] in weights]
+    assert not turned
+
+
+def test_weights_keep_their_names_and_lie_outside(graph: onnx.GraphProto) -> None:
+    outside = {
+        tensor.name
+        for tensor in graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+    }
+    assert "blocks.1.feed_forward.down.weight" in outside
+    assert "token_embedding.weight" in outside
+    assert not any(name.startswith("val_") for name in outside)
+
+
+def test_nothing_in_the_bundle_tells_where_it_was_made(small_bundle: Path) -> None:
+    for file in small_bundle.iterdir():
+        assert str(CHECKOUT).encode() not in file.read_bytes(), file.name
+    model = ir.load(small_bundle / "decoder.standard.onnx")
+    assert not any(node.metadata_props or node.doc_string for node in model.graph)
+
+
+def test_the_manifest_describes_the_ports_by_role(small_bundle: Path) -> None:
+    (graph,) = Bundle.open(small_bundle).manifest.graphs
+    by_name = {port.name: port for port in [*graph.inputs, *graph.outputs]}
+    assert by_name["ids"] == Port("ids", "ids", "int64", ["batch", "new_tokens"])
+    assert by_name["past_len"] == Port("past_len", "past_len", "int64", ["batch"])
+    cache = ["batch", 2, "context", 16]
+    assert by_name["past_k.1"] == Port("past_k.1", "cache", "float32", cache, "present_k.1")
+    assert by_name["present_v.0"] == Port("present_v.0", "cache", "float32", cache)
+    assert by_name["logits"].shape[:2] == ["batch", "logit_positions"]
+    assert len(graph.caches()) == 4

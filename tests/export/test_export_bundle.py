@@ -1,0 +1,183 @@
+"""Exporting: what a bundle contains, that the proof guards it, and that failures leave nothing."""
+
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from edgegpt.export import bundle as bundle_module
+from edgegpt.export import export_bundle
+from edgegpt.export.lowerings import standard
+from edgegpt.runtime.bundle import Bundle
+
+import edgegpt
+from edgegpt.checkpoint import save_config, save_weights
+from edgegpt.errors import CheckpointError, ExportError, VerificationError
+from edgegpt.model import GPT, GPTConfig
+
+SIZES = {"vocab_size": 40, "block_size": 16, "n_layer": 2, "n_head": 4, "n_embd": 32}
+FAMILIES = {
+    "gpt2": {"activation": "gelu_tanh", "qkv_bias": True, "tie_embeddings": True},
+    "llama": {
+        "n_kv_head": 2,
+        "norm": "rmsnorm",
+        "position": "rope",
+        "activation": "swiglu",
+        "bias": False,
+        "n_ff": 48,
+        "tie_embeddings": True,
+    },
+    "multi-query": {"n_kv_head": 1, "activation": "gelu", "head_bias": True},
+    "scaled by n_embd": {"attention_scale": "n_embd"},
+    "one layer, block of 2": {"n_layer": 1, "block_size": 2},
+}
+
+
+def checkpoint(folder: Path, **changes: object) -> Path:
+    """Write an untrained checkpoint without a tokenizer, its weights spread out."""
+    torch.manual_seed(0)
+    model = GPT(GPTConfig.from_dict(SIZES | changes)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    folder.mkdir()
+    save_config(folder, model.config)
+    save_weights(folder, model, torch.float32)
+    return folder
+
+
+def test_the_bundle_has_what_the_design_names(small_bundle: Path) -> None:
+    assert {file.name for file in small_bundle.iterdir()} == {
+        "edgegpt.json",
+        "decoder.standard.onnx",
+        "weights.safetensors",
+        "golden.safetensors",
+        "tokenizer.json",
+        "receipt.json",
+    }
+    manifest = Bundle.open(small_bundle).manifest
+    assert set(manifest.files) == {
+        "decoder.standard.onnx",
+        "weights.safetensors",
+        "golden.safetensors",
+        "tokenizer.json",
+    }
+    assert manifest.precision == "float32"
+    assert manifest.versions["torch"] == torch.__version__
+
+
+def test_the_receipt_in_the_bundle_is_of_this_bundle_and_passed(small_bundle: Path) -> None:
+    receipt = json.loads((small_bundle / "receipt.json").read_text())
+    assert receipt["passed"] is True
+    assert receipt["bundle_id"] == Bundle.open(small_bundle).manifest.id
+    names = [check["name"] for check in receipt["checks"]]
+    assert names == ["prefill", "chunked", "ragged", "decode", "continuation"]
+
+
+def test_the_same_checkpoint_gives_the_same_bundle(
+    small_checkpoint: Path, small_bundle: Path, tmp_path: Path
+) -> None:
+    export_bundle(small_checkpoint, tmp_path / "again")
+    assert Bundle.open(tmp_path / "again").manifest.id == Bundle.open(small_bundle).manifest.id
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_of_models_passes_its_proof(tmp_path: Path, family: str) -> None:
+    source = checkpoint(tmp_path / "ckpt", **FAMILIES[family])
+    receipt = export_bundle(source, tmp_path / "bundle")
+    assert receipt.passed
+    assert max(check.difference.relative for check in receipt.checks) < 1e-5
+    assert not (tmp_path / "bundle" / "tokenizer.json").exists()
+
+
+def test_tied_weights_are_stored_once(tmp_path: Path) -> None:
+    source = checkpoint(tmp_path / "ckpt", tie_embeddings=True)
+    export_bundle(source, tmp_path / "bundle")
+    weights = Bundle.open(tmp_path / "bundle").manifest.weights
+    assert [name for name, entry in weights.items() if entry.shape == [40, 32]] == [
+        "token_embedding.weight"
+    ]
+
+
+def test_forward_of_the_bundle_is_pytorch_s(small_bundle: Path, small_model: GPT) -> None:
+    ids = torch.randint(0, small_model.config.vocab_size, (3, 32))
+    with torch.no_grad():
+        wanted = small_model(ids).numpy()
+    with edgegpt.load(small_bundle) as model:
+        found = model.forward(ids.numpy())
+    assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+class WrongLowering(ModuleType):
+    """The standard lowering with one mistake in it."""
+
+    NAME, OPSET, IR_VERSION = standard.NAME, standard.OPSET, standard.IR_VERSION
+
+    @staticmethod
+    def translations() -> dict[object, object]:
+        def scaled_wrongly(*tensors: object, scale: float, **sizes: int) -> object:
+            return standard._cached_attention(*tensors, scale=scale * 1.001, **sizes)
+
+        return {torch.ops.edgegpt.cached_attention.default: scaled_wrongly}
+
+
+def test_a_graph_that_computes_something_else_is_not_shipped(
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle_module, "standard", WrongLowering("wrong"))
+    with pytest.raises(VerificationError, match="prefill is off by"):
+        export_bundle(small_checkpoint, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_export_keeps_the_bundle_that_was_there(
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export_bundle(small_checkpoint, tmp_path / "bundle")
+    before = (tmp_path / "bundle" / "edgegpt.json").read_bytes()
+    monkeypatch.setattr(bundle_module, "standard", WrongLowering("wrong"))
+    with pytest.raises(VerificationError):
+        export_bundle(small_checkpoint, tmp_path / "bundle", force=True)
+    assert (tmp_path / "bundle" / "edgegpt.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_an_existing_bundle_is_replaced_only_by_force(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "bundle"
+    out.mkdir()  # an empty folder is in nobody's way
+    export_bundle(small_checkpoint, out)
+    with pytest.raises(ExportError, match="--force"):
+        export_bundle(small_checkpoint, out)
+    export_bundle(small_checkpoint, out, force=True)
+    assert Bundle.open(out)
+
+
+def test_a_folder_that_is_no_bundle_is_never_replaced(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "letters.txt").write_text("dear")
+    with pytest.raises(ExportError, match="not a bundle"):
+        export_bundle(small_checkpoint, tmp_path, force=True)
+    assert (tmp_path / "letters.txt").read_text() == "dear"
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nowhere"):
+        export_bundle(tmp_path / "nowhere", tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_held_out_text_that_the_tokenizer_does_not_know_is_refused(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "ckpt"
+    copy.mkdir()
+    for file in small_checkpoint.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    (copy / "held_out.txt").write_text("naïve " * 20)
+    with pytest.raises(CheckpointError, match=r"held_out\.txt.*'ï'"):
+        export_bundle(copy, tmp_path / "bundle")

@@ -1,0 +1,108 @@
+"""The golden vectors: what they cover, and that they are what PyTorch's plain path computes."""
+
+import numpy as np
+import pytest
+import torch
+from edgegpt.export.golden import make_golden
+from edgegpt.runtime.golden import Golden
+from safetensors.numpy import save_file
+
+from edgegpt.errors import BundleError
+from edgegpt.model import GPT, GPTConfig
+
+
+def text_of(model: GPT, length: int) -> list[int]:
+    """Return a text that lacks some ids."""
+    return [index * 7 % (model.config.vocab_size // 2) for index in range(length)]
+
+
+@pytest.fixture(scope="module")
+def golden(small_model: GPT) -> Golden:
+    return make_golden(small_model, text_of(small_model, 500))
+
+
+def test_prompts_have_the_lengths_that_matter(golden: Golden) -> None:
+    lengths = [len(prompt.ids) for prompt in golden.prefill]
+    assert {1, 2, 16, 31, 32} <= set(lengths)
+    assert max(lengths) == 32
+
+
+def test_every_token_id_occurs_in_a_prompt(golden: Golden, small_model: GPT) -> None:
+    seen = set(np.concatenate([prompt.ids for prompt in golden.prefill]))
+    assert seen == set(range(small_model.config.vocab_size))
+
+
+def test_prompts_are_cut_from_the_held_out_text(golden: Golden, small_model: GPT) -> None:
+    text = ",".join(map(str, text_of(small_model, 500)))
+    for prompt in [golden.chunked, *golden.ragged, *golden.prefill[:5]]:
+        assert ",".join(map(str, prompt.ids)) in text
+
+
+def test_the_batch_is_ragged_and_decoding_reaches_the_end_of_the_block(golden: Golden) -> None:
+    lengths = [len(row.ids) for row in golden.ragged]
+    assert len(lengths) >= 4
+    assert len(set(lengths)) >= 3
+    steps = len(golden.continuations[0].ids)
+    assert max(lengths) + steps - 1 == 32
+
+
+def test_pieces_add_up_and_differ_in_size(golden: Golden) -> None:
+    assert sum(golden.chunk_sizes) == len(golden.chunked.ids) == 32
+    assert 1 in golden.chunk_sizes
+    assert len(golden.chunk_sizes) >= 4
+
+
+def test_logits_and_margins_are_those_of_the_plain_path(golden: Golden, small_model: GPT) -> None:
+    for row, added in zip(golden.ragged, golden.continuations, strict=True):
+        whole = np.concatenate([row.ids, added.ids])
+        with torch.no_grad():
+            logits = small_model(torch.from_numpy(whole[:-1])[None])[0].numpy()
+        np.testing.assert_allclose(row.logits, logits[: len(row.ids)], atol=1e-5)
+        np.testing.assert_allclose(added.logits, logits[len(row.ids) - 1 :], atol=1e-5)
+        np.testing.assert_array_equal(added.ids, added.logits.argmax(-1))
+        best = np.sort(added.logits, axis=-1)
+        np.testing.assert_allclose(added.margins, best[:, -1] - best[:, -2], rtol=1e-6)
+
+
+def test_a_long_block_gets_64_steps() -> None:
+    sizes = {"vocab_size": 9, "n_layer": 1, "n_head": 1, "n_embd": 8}
+    model = GPT(GPTConfig(block_size=256, **sizes)).eval()
+    golden = make_golden(model, None)
+    assert len(golden.continuations[0].ids) == 64
+    assert max(len(row.ids) for row in golden.ragged) + 63 == 256
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 5, 8])
+def test_tiny_blocks_work(block: int) -> None:
+    sizes = {"vocab_size": 5, "n_layer": 1, "n_head": 1, "n_embd": 4}
+    golden = make_golden(GPT(GPTConfig(block_size=block, **sizes)).eval(), None)
+    assert sum(golden.chunk_sizes) == block
+    assert all(len(row.ids) >= 1 for row in golden.ragged)
+
+
+def test_without_a_text_the_model_writes_its_own_and_always_the_same(small_model: GPT) -> None:
+    first, second = make_golden(small_model, None), make_golden(small_model, None)
+    np.testing.assert_array_equal(first.chunked.ids, second.chunked.ids)
+    assert len(set(first.chunked.ids)) > 4
+
+
+def test_a_file_round_trip_changes_nothing(golden: Golden, tmp_path) -> None:
+    golden.save(tmp_path / "golden.safetensors")
+    back = Golden.load(tmp_path / "golden.safetensors")
+    assert back.chunk_sizes == golden.chunk_sizes
+    for old, new in zip(golden.prefill, back.prefill, strict=True):
+        np.testing.assert_array_equal(old.logits, new.logits)
+        np.testing.assert_array_equal(old.ids, new.ids)
+    for old, new in zip(golden.continuations, back.continuations, strict=True):
+        np.testing.assert_array_equal(old.margins, new.margins)
+
+
+@pytest.mark.parametrize("damage", ["missing array", "not safetensors"])
+def test_a_damaged_file_is_named(tmp_path, damage: str) -> None:
+    path = tmp_path / "golden.safetensors"
+    if damage == "missing array":
+        save_file({"chunked.ids": np.zeros(1)}, path)
+    else:
+        path.write_bytes(b"nothing of the kind")
+    with pytest.raises(BundleError, match=r"golden\.safetensors is damaged"):
+        Golden.load(path)
