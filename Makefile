@@ -1,7 +1,6 @@
 # make demo       export the shipped model, prove it, let it write
 # make test       install and run the tests
 # make test-long  campaigns: fuzzing, kills, soaks
-# make test-gpu   what needs a GPU
 #
 # PIP_ARGS goes to pip, for a mirror or for another build of PyTorch; see the README.
 
@@ -12,7 +11,7 @@ BUNDLE := build/shakespeare-char
 EDGEGPT := $(VENV)/bin/edgegpt
 PYTEST := $(VENV)/bin/python -m pytest
 
-.PHONY: demo test test-long test-gpu lint types clean
+.PHONY: demo test test-long lint types clean
 
 demo: $(VENV)/.installed-demo
 	$(EDGEGPT) export models/shakespeare-char --out $(BUNDLE) --force
@@ -23,9 +22,6 @@ test: $(VENV)/.installed-test
 
 test-long: $(VENV)/.installed-test
 	$(PYTEST) -q -m long
-
-test-gpu: $(VENV)/.installed-test
-	$(PYTEST) -q -rs tests/gpu
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .

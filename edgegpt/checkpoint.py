@@ -19,7 +19,7 @@ from edgegpt.runtime.files import write_file
 from .errors import CheckpointError, InvalidInputError
 from .model import GPT, GPTConfig
 
-__all__ = ["Checkpoint", "load_checkpoint", "save_config", "save_weights"]
+__all__ = ["Checkpoint", "is_checkpoint", "load_checkpoint", "save_config", "save_weights"]
 
 FORMAT_VERSION = 1
 HELD_OUT_CHARACTERS = 8192
@@ -48,6 +48,15 @@ def save_weights(folder: Path, model: GPT, dtype: torch.dtype) -> None:
         if not (model.config.tie_embeddings and name == "head.weight")
     }
     write_file(folder / "model.safetensors", save(tensors))
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Return whether `folder` has a config.json of ours, whatever else may be wrong with it."""
+    try:
+        document = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(document, dict) and {"format_version", "model"} <= set(document)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:

@@ -4,9 +4,9 @@ A corpus is a file of UTF-8 text, the well-known tiny Shakespeare, or, when noth
 English prose that CPython ships for its `help()`, so that training works on any machine.
 """
 
+import contextlib
 import hashlib
-import os
-import urllib.error
+import http.client
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgegpt.runtime.files import write_file
+from edgegpt.runtime.user_folders import cache_folder
 
 from .errors import DataError
 
@@ -115,7 +116,7 @@ def _python_topics() -> Corpus:
 
 
 def _download_tinyshakespeare() -> bytes:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgegpt"
+    cache = cache_folder()
     path = cache / "tinyshakespeare.txt"
     if path.exists():
         raw = path.read_bytes()
@@ -124,7 +125,7 @@ def _download_tinyshakespeare() -> bytes:
     try:
         with urllib.request.urlopen(TINYSHAKESPEARE_URL, timeout=30) as response:
             raw = bytes(response.read())
-    except (urllib.error.URLError, TimeoutError, OSError) as error:
+    except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise DataError(
             f"cannot download tinyshakespeare from {TINYSHAKESPEARE_URL} ({reason}). "
@@ -136,6 +137,7 @@ def _download_tinyshakespeare() -> bytes:
             f"what {TINYSHAKESPEARE_URL} sent is not tinyshakespeare: its sha256 is {found}, "
             f"expected {TINYSHAKESPEARE_SHA256}"
         )
-    cache.mkdir(parents=True, exist_ok=True)
-    write_file(path, raw)
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs the next download
+        cache.mkdir(parents=True, exist_ok=True)
+        write_file(path, raw)
     return raw

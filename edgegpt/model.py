@@ -10,6 +10,7 @@ Shapes: B batch, T new tokens, S cache slots, C = n_embd, H = n_head, K = n_kv_h
 V = vocab_size, P = positions whose logits are wanted.
 """
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -78,10 +79,10 @@ class GPTConfig:
                 raise InvalidInputError(f"{name} is {value!r}, which is not of type {expected}")
 
     def _check_values(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if type(value) is int and value < 1:
-                raise InvalidInputError(f"{field.name} is {value}; it must be at least 1")
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if hint is not float and type(value) is int and value < 1:
+                raise InvalidInputError(f"{name} is {value}; it must be at least 1")
         if self.n_embd % self.n_head:
             raise InvalidInputError(
                 f"n_embd ({self.n_embd}) is not a multiple of n_head ({self.n_head})"
@@ -94,8 +95,10 @@ class GPTConfig:
             raise InvalidInputError(f"rope needs an even head width, not {self.head_dim}")
         if not 0.0 <= self.dropout < 1.0:
             raise InvalidInputError(f"dropout is {self.dropout}; it must be in [0, 1)")
-        if self.norm_eps <= 0 or self.rope_theta <= 0:
-            raise InvalidInputError("norm_eps and rope_theta must be greater than 0")
+        for name in ("norm_eps", "rope_theta"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise InvalidInputError(f"{name} is {value}; it must be greater than 0")
 
     @property
     def head_dim(self) -> int:

@@ -8,6 +8,8 @@ from .errors import InvalidInputError
 
 __all__ = ["TrainConfig", "learning_rate_at"]
 
+LARGEST_SEED = 2**63 - 1
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -17,7 +19,7 @@ class TrainConfig:
     batch_size: Annotated[int, "sequences per step and process"] = 64
     max_steps: Annotated[int, "steps until the learning rate has come down"] = 5000
     learning_rate: Annotated[float, "peak learning rate"] = 1e-3
-    min_learning_rate: Annotated[float, "learning rate of the last step"] = 1e-4
+    min_learning_rate: Annotated[float, "learning rate that the cosine ends at"] = 1e-4
     warmup_steps: Annotated[int, "steps until the peak"] = 100
     weight_decay: Annotated[float, "AdamW's decay of matrices and embeddings"] = 0.1
     beta1: Annotated[float, "AdamW's decay of the mean"] = 0.9
@@ -52,6 +54,12 @@ class TrainConfig:
         for name in ("batch_size", "max_steps", "eval_interval", "eval_windows", "log_interval"):
             if getattr(self, name) < 1:
                 raise InvalidInputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.seed > LARGEST_SEED:
+            raise InvalidInputError(f"seed is {self.seed}; it must be at most {LARGEST_SEED}")
+        if self.min_learning_rate > self.learning_rate:
+            raise InvalidInputError("min_learning_rate is above learning_rate")
+        if self.grad_clip == 0:
+            raise InvalidInputError("grad_clip is 0, which would stop all learning; try 1.0")
         if not (self.beta1 < 1 and self.beta2 < 1):
             raise InvalidInputError("beta1 and beta2 must be below 1")
 

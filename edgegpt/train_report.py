@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from tokenizers import Tokenizer
 
+from edgegpt.runtime.files import write_file
 from edgegpt.runtime.sampling import Sampling, choose
 
 from .model import GPT
@@ -54,7 +55,7 @@ class Report:
             self.progress.update(self.task, completed=step)
 
     def evaluated(self, step: int, loss: float, improved: bool) -> None:
-        """Tell the validation loss; the clock restarts so that speed means training only."""
+        """Tell the validation loss."""
         self._write(step=step, validation_loss=loss, best=improved)
         self.note(f"step {step}: validation loss {loss:.4f}" + (" (best, saved)" * improved))
 
@@ -64,12 +65,15 @@ class Report:
             text = write_sample(model, tokenizer, config.sample_tokens, config.seed)
             self._write(step=step, sample=text)
             self.note(text, style="dim")
+
+    def resume_clock(self) -> None:
+        """Start measuring anew: speed means training, not evaluating and saving."""
         self.mark, self.tokens = time.monotonic(), 0
 
     def note(self, message: str, style: str | None = None) -> None:
         """Print one message on stderr."""
         if self.path is not None:
-            self.console.print(message, style=style, markup=False, highlight=False)
+            self.console.print(message, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def _write(self, **values: Any) -> None:
         if self.path is not None:
@@ -113,7 +117,9 @@ def write_sample(model: GPT, tokenizer: Tokenizer, count: int, seed: int) -> str
 
 
 def _truncate(path: Path, step: int) -> None:
-    """Keep the lines up to `step` of an earlier, interrupted run."""
+    """Keep the lines up to `step` of an earlier run; a killed run may leave half a line."""
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+        whole = [line for line in lines if line.endswith("\n")]
+        kept = [line for line in whole if json.loads(line)["step"] <= step]
+        write_file(path, "".join(kept).encode())

@@ -1,13 +1,15 @@
 """The training loop: batches in, a checkpoint folder out.
 
 Every random choice of a step is a function of (seed, step, process), so the state to resume from
-is just the weights, the optimizer and the step number; nothing about generators is saved. What the
+is the weights, the optimizer, the step, and which step was best; nothing about generators. What the
 user sees while it runs is in `train_report.py`.
 """
 
 import io
 import json
+import math
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from .char_tokenizer import build_char_tokenizer, encode_corpus
 from .checkpoint import HELD_OUT_CHARACTERS, save_config, save_weights
 from .data import Corpus, random_batch, split, windows
 from .distributed import Processes
-from .errors import CheckpointError, InvalidInputError
+from .errors import CheckpointError, InvalidInputError, NumericalError
 from .model import GPT, GPTConfig
 from .train_config import TrainConfig, learning_rate_at
 from .train_report import Report
@@ -68,6 +70,7 @@ class Trainer:
         self.step = 0
         self.best_loss = float("inf")
         self.step_of_best = 0
+        self.interrupted = False
 
     def start(self) -> None:
         """Begin a new checkpoint folder; only the first process writes."""
@@ -82,6 +85,11 @@ class Trainer:
     def resume(self) -> None:
         """Take up the run that `out` holds; a different model or corpus is refused."""
         settings = read_settings(self.out)
+        if settings["corpus_sha256"] != self.corpus.sha256:
+            raise InvalidInputError(
+                f"a resumed run keeps its corpus; {self.out} was trained on another text "
+                f"({settings['corpus']}, sha256 {settings['corpus_sha256'][:8]}...)"
+            )
         if settings["model"] != self.model_config.to_dict():
             changed = [
                 name
@@ -90,11 +98,6 @@ class Trainer:
             ]
             raise InvalidInputError(
                 f"a resumed run keeps its model; {', '.join(changed)} would change"
-            )
-        if settings["corpus_sha256"] != self.corpus.sha256:
-            raise InvalidInputError(
-                f"a resumed run keeps its corpus; {self.out} was trained on another text "
-                f"({settings['corpus']}, sha256 {settings['corpus_sha256'][:8]}...)"
             )
         path = self.out / "train" / STATE_FILE
         try:
@@ -110,8 +113,8 @@ class Trainer:
         if self.where.is_first:
             self._save_settings()
 
-    def run(self, report: Report, stop_at: int | None = None) -> bool:
-        """Train to `max_steps`, or to `stop_at` or Ctrl-C. Returns whether the run is finished."""
+    def run(self, report: Report, stop_at: int | None = None) -> None:
+        """Train to `max_steps`, to `stop_at`, or to Ctrl-C, of which `interrupted` tells."""
         last = self.config.max_steps if stop_at is None else min(stop_at, self.config.max_steps)
         report.begin(self.step, self.config.max_steps)
         with StopRequest() as stop:
@@ -120,8 +123,13 @@ class Trainer:
                 due = self.step % self.config.eval_interval == 0
                 if due or self.step == self.config.max_steps:
                     self._evaluate_and_save(report)
-        if self.step < self.config.max_steps:
+        self.interrupted = stop.requested
+        if not self.finished:
             self._save_state()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps were taken."""
         return self.step >= self.config.max_steps
 
     def validation_loss(self) -> float:
@@ -190,6 +198,11 @@ class Trainer:
 
     def _evaluate_and_save(self, report: Report) -> None:
         loss = self.validation_loss()
+        if not math.isfinite(loss):
+            raise NumericalError(
+                f"the validation loss at step {self.step} is {loss}: the training has diverged. "
+                f"Start again with a lower --learning-rate than {self.config.learning_rate}"
+            )
         improved = loss < self.best_loss
         if improved:
             self.best_loss, self.step_of_best = loss, self.step
@@ -199,6 +212,7 @@ class Trainer:
             report.evaluated(self.step, loss, improved)
             report.sample(self.model, self.tokenizer, self.step, self.config)
         self._save_state()
+        report.resume_clock()
 
     def _save_state(self) -> None:
         if self.where.is_first:
@@ -227,15 +241,19 @@ class Trainer:
 
 
 class StopRequest:
-    """Turns Ctrl-C and SIGTERM into a wish to stop after the current step; a second one kills.
+    """Turns Ctrl-C and SIGTERM into a wish to stop after the current step; a later one kills.
 
-    A step must never be cut in half: the weights and the optimizer would not belong together.
+    A step must never be cut in half: the weights and the optimizer would not belong together. Under
+    torchrun one Ctrl-C arrives twice, from the terminal and from the launcher, so that repeats
+    within two seconds count as one.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SAME_REQUEST_SECONDS = 2.0
 
     def __init__(self) -> None:
         self.requested = False
+        self.since = 0.0
 
     def __enter__(self) -> "StopRequest":
         self.previous: dict[int, Any] = {
@@ -248,8 +266,12 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _request(self, number: int, _: object) -> None:
-        self.requested = True
-        signal.signal(number, self.previous[number])
+        now = time.monotonic()
+        if self.requested and now - self.since > self.SAME_REQUEST_SECONDS:
+            signal.signal(number, self.previous[number])
+            signal.raise_signal(number)
+        elif not self.requested:
+            self.requested, self.since = True, now
 
 
 def read_settings(out: Path) -> dict[str, Any]:
@@ -259,7 +281,7 @@ def read_settings(out: Path) -> dict[str, Any]:
         settings: dict[str, Any] = json.loads(path.read_bytes())
         if {"model", "train", "data", "corpus", "corpus_sha256"} - set(settings):
             raise ValueError("it lacks a table")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"nothing to resume: {path} is missing") from None
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error

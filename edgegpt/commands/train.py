@@ -10,8 +10,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 
+from edgegpt.checkpoint import is_checkpoint
 from edgegpt.data import load_corpus
-from edgegpt.distributed import Processes, processes
+from edgegpt.distributed import processes
 from edgegpt.errors import CheckpointError
 from edgegpt.model import GPTConfig
 from edgegpt.presets import DEFAULT_PRESET, load_preset, preset_names
@@ -23,6 +24,7 @@ __all__ = ["command"]
 
 # The corpus decides the size of the vocabulary.
 NOT_AN_OPTION = "vocab_size"
+EXIT_INTERRUPTED = 130
 
 
 def _setting_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -79,7 +81,7 @@ def command(
             model, train = stored["model"], stored["train"]
             data = data or stored["data"]
         else:
-            _prepare_folder(out, force, where)
+            _check_folder(out, force)
             model, train = load_preset(preset or DEFAULT_PRESET)
         model_names = {field.name for field in fields(GPTConfig)}
         model_config = GPTConfig.from_dict(
@@ -92,28 +94,41 @@ def command(
         if resume:
             trainer.resume()
         else:
+            if where.is_first:
+                _clear_folder(out)
+            where.barrier()
             trainer.start()
         with reporting(out / "metrics.jsonl" if where.is_first else None) as report:
             _announce(trainer, report.note)
-            finished = trainer.run(report, stop_at)
+            trainer.run(report, stop_at)
         if where.is_first:
-            _conclude(trainer, finished, as_json)
-        return 0 if finished or trainer.step == stop_at else 130
+            _conclude(trainer, as_json)
+        return EXIT_INTERRUPTED if trainer.interrupted and not trainer.finished else 0
 
 
-def _prepare_folder(out: Path, force: bool, where: Processes) -> None:
-    """Make room for a new checkpoint; never in a folder that is something else."""
-    where.barrier()
-    if where.is_first and out.exists():
-        if not out.is_dir() or (any(out.iterdir()) and not (out / "config.json").exists()):
-            raise CheckpointError(f"{out} exists and is not a checkpoint; choose another --out")
-        if any(out.iterdir()):
-            if not force:
-                raise CheckpointError(
-                    f"{out} holds a checkpoint; go on with --resume or replace it with --force"
-                )
+def _check_folder(out: Path, force: bool) -> None:
+    """Refuse an --out that is something else than a new or an earlier checkpoint of ours."""
+    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    if not parent.is_dir() or out.is_symlink():
+        raise CheckpointError(f"{out} cannot be made a folder; choose another --out")
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not is_checkpoint(out):
+        raise CheckpointError(f"{out} exists and is not a checkpoint; choose another --out")
+    if not force:
+        raise CheckpointError(
+            f"{out} holds a checkpoint; go on with --resume or replace it with --force"
+        )
+
+
+def _clear_folder(out: Path) -> None:
+    """Remove an earlier checkpoint; called only once the new run is known to start."""
+    try:
+        if out.exists():
             shutil.rmtree(out)
-    where.barrier()
+        out.mkdir(parents=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot write to {out}: {error.strerror}") from error
 
 
 def _announce(trainer: Trainer, note: Callable[[str], None]) -> None:
@@ -129,10 +144,10 @@ def _announce(trainer: Trainer, note: Callable[[str], None]) -> None:
     )
 
 
-def _conclude(trainer: Trainer, finished: bool, as_json: bool) -> None:
+def _conclude(trainer: Trainer, as_json: bool) -> None:
     result = {
         "checkpoint": str(trainer.out),
-        "finished": finished,
+        "finished": trainer.finished,
         "step": trainer.step,
         "best_validation_loss": trainer.best_loss if trainer.step_of_best else None,
         "parameters": trainer.model.parameter_count(),
@@ -144,5 +159,5 @@ def _conclude(trainer: Trainer, finished: bool, as_json: bool) -> None:
         click.echo(
             f"{trainer.out}: validation loss {trainer.best_loss:.4f} at step {trainer.step_of_best}"
         )
-    if not finished:
+    if not trainer.finished:
         click.echo(f"paused at step {trainer.step}; go on with: --resume --out {trainer.out}")

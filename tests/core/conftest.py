@@ -52,7 +52,7 @@ def edgegpt(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """A text file of about 2,000 characters, easy to learn, of 17 distinct characters."""
+    """A text file of about 2,000 characters, easy to learn, of 16 distinct characters."""
     path = tmp_path / "corpus.txt"
     path.write_text("the quay was wet, the wind was high\n" * 60, encoding="utf-8")
     return path
@@ -69,10 +69,11 @@ def tiny_settings() -> list[str]:
 
 
 @pytest.fixture
-def one_core_environment() -> dict[str, str]:
-    """Variables for a subprocess: no GPU, one thread, nothing buffered."""
+def one_core_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Variables for a subprocess: no GPU, one thread, nothing buffered, no litter in /tmp."""
     return os.environ | {
         "CUDA_VISIBLE_DEVICES": "",
         "OMP_NUM_THREADS": "1",
         "PYTHONUNBUFFERED": "1",
+        "TMPDIR": str(tmp_path_factory.mktemp("litter")),
     }

@@ -176,16 +176,17 @@ def test_more_tokens_than_the_block_holds_are_refused():
 def test_the_first_loss_is_that_of_guessing(changes: dict):
     model = GPT(small(vocab_size=65, **changes))
     ids = torch.randint(0, 65, (32, 17))
-    loss = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+    with torch.no_grad():
+        loss = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
     assert float(loss) == pytest.approx(math.log(65), abs=0.05)
 
 
 def test_weights_that_join_the_residual_stream_begin_narrower():
     model = GPT(small(n_embd=64))  # 2 layers: narrower by sqrt(4)
     for block in model.blocks:
-        assert float(block.attention.qkv.weight.std()) == pytest.approx(0.02, rel=0.05)
-        assert float(block.attention.proj.weight.std()) == pytest.approx(0.01, rel=0.05)
-        assert float(block.feed_forward.down.weight.std()) == pytest.approx(0.01, rel=0.05)
+        assert block.attention.qkv.weight.std().item() == pytest.approx(0.02, rel=0.05)
+        assert block.attention.proj.weight.std().item() == pytest.approx(0.01, rel=0.05)
+        assert block.feed_forward.down.weight.std().item() == pytest.approx(0.01, rel=0.05)
 
 
 def test_dropout_is_random_while_training_only():
@@ -201,6 +202,16 @@ def test_dropout_reaches_the_attention_weights_too():
     for module in model.modules():  # silence every other dropout
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+    ids = torch.randint(0, 11, (2, 16))
+    assert not torch.equal(model(ids), model(ids))
+
+
+@pytest.mark.parametrize(
+    "place", ["dropout", "blocks.1.attention.dropout", "blocks.1.feed_forward.dropout"]
+)
+def test_dropout_follows_the_embedding_the_attention_and_the_feed_forward(place: str):
+    model = spread_weights(GPT(small()))
+    model.get_submodule(place).p = 0.5
     ids = torch.randint(0, 11, (2, 16))
     assert not torch.equal(model(ids), model(ids))
 

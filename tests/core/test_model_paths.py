@@ -38,9 +38,11 @@ def model(request: pytest.FixtureRequest) -> GPT:
 
 def naive_norm(x: Tensor, weights: dict[str, Tensor], name: str, config: GPTConfig) -> Tensor:
     if config.norm == "rmsnorm":
-        return x / (x.square().mean(-1, keepdim=True) + config.norm_eps).sqrt() * weights[
-            f"{name}.weight"
-        ]
+        return (
+            x
+            / (x.square().mean(-1, keepdim=True) + config.norm_eps).sqrt()
+            * weights[f"{name}.weight"]
+        )
     centred = x - x.mean(-1, keepdim=True)
     x = centred / (centred.square().mean(-1, keepdim=True) + config.norm_eps).sqrt()
     return x * weights[f"{name}.weight"] + weights.get(f"{name}.bias", 0.0)

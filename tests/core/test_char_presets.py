@@ -1,0 +1,67 @@
+"""The presets by name, and the character tokenizer that training builds from its text."""
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from edgegpt.char_tokenizer import build_char_tokenizer, encode_corpus
+from edgegpt.errors import DataError, InvalidInputError
+from edgegpt.model import GPTConfig
+from edgegpt.presets import DEFAULT_PRESET, load_preset, preset_names
+from edgegpt.train_config import TrainConfig
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
+
+
+def test_the_default_preset_is_among_the_names():
+    assert DEFAULT_PRESET == "shakespeare-char"
+    assert DEFAULT_PRESET in preset_names()
+    assert preset_names() == sorted(preset_names())
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_is_a_model_and_a_training_run(name: str):
+    model, train = load_preset(name)
+    GPTConfig.from_dict(model)
+    TrainConfig.from_dict(train)
+
+
+@pytest.mark.parametrize("name", ["gpt-5", "", "Shakespeare-Char", "../shakespeare-char", "*"])
+def test_an_unknown_preset_is_refused_with_the_known_ones(name: str):
+    with pytest.raises(InvalidInputError) as refusal:
+        load_preset(name)
+    assert repr(name) in str(refusal.value)
+    assert all(known in str(refusal.value) for known in preset_names())
+
+
+def test_ids_number_the_distinct_characters_by_code_point():
+    tokenizer = build_char_tokenizer("hello\n ü😀")
+    assert tokenizer.get_vocab() == {c: i for i, c in enumerate("\n ehloü😀")}
+
+
+@given(text=TEXTS)
+@example(text="one\n\n\ntwo\r\n\r\n  \t\x00\u2028e\u0301")
+def test_decoding_gives_back_every_character(text: str):
+    tokenizer = Tokenizer.from_str(build_char_tokenizer(text).to_str())
+    ids = tokenizer.encode(text).ids
+    assert len(ids) == len(text)
+    assert tokenizer.decode(ids, skip_special_tokens=False) == text
+
+
+@given(text=TEXTS)
+def test_the_fast_encoding_is_the_tokenizers_own(text: str):
+    tokenizer = build_char_tokenizer(text + "some more")
+    ids = encode_corpus(tokenizer, text)
+    assert ids.dtype == np.int32
+    assert ids.tolist() == tokenizer.encode(text).ids
+
+
+@pytest.mark.parametrize("stranger", ["\x00", "b", "é", "😀"])
+def test_a_character_out_of_the_vocabulary_is_an_error_with_its_place(stranger: str):
+    tokenizer = build_char_tokenizer("acd")
+    with pytest.raises(DataError, match=r"at 2 is not in the vocabulary"):
+        encode_corpus(tokenizer, f"ac{stranger}d")
+    with pytest.raises(Exception, match="UNK"):
+        tokenizer.encode(f"ac{stranger}d")

@@ -1,0 +1,215 @@
+"""Checkpoint folders: what is saved comes back, and every defect is refused by name."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from edgegpt.checkpoint import load_checkpoint, save_config, save_weights
+from edgegpt.errors import CheckpointError
+from edgegpt.model import GPT, GPTConfig
+
+SIZES = {"vocab_size": 7, "block_size": 16, "n_layer": 1, "n_head": 2, "n_embd": 16}
+VARIANTS = {
+    "char": {"head_bias": True},
+    "tied": {"tie_embeddings": True, "qkv_bias": True},
+    "llama": {"norm": "rmsnorm", "position": "rope", "activation": "swiglu", "n_kv_head": 1},
+}
+
+
+def write(folder: Path, dtype: torch.dtype = torch.float32, **changes: object) -> GPT:
+    """Write a checkpoint of a random model and return the model."""
+    torch.manual_seed(0)
+    model = GPT(GPTConfig.from_dict(SIZES | changes))
+    folder.mkdir()
+    save_config(folder, model.config)
+    save_weights(folder, model, dtype)
+    return model
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A checkpoint in good order."""
+    write(tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+def change_config(folder: Path, change: Callable[[dict], object]) -> None:
+    document = json.loads((folder / "config.json").read_text())
+    change(document)
+    (folder / "config.json").write_text(json.dumps(document))
+
+
+def change_weights(folder: Path, change: Callable[[dict], object]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_float32_comes_back_exactly(tmp_path: Path, variant: str):
+    model = write(tmp_path / "c", **VARIANTS[variant])
+    loaded = load_checkpoint(tmp_path / "c").model
+    assert loaded.config == model.config
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    ids = torch.randint(0, 7, (2, 16))
+    assert torch.equal(loaded(ids), model.eval()(ids))
+
+
+def test_float16_comes_back_as_the_nearest_half(tmp_path: Path):
+    model = write(tmp_path / "c", torch.float16)
+    stored = load_file(tmp_path / "c" / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    for name, tensor in load_checkpoint(tmp_path / "c").model.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, model.state_dict()[name].half().float()), name
+
+
+def test_a_loaded_model_is_in_eval_mode(tmp_path: Path):
+    write(tmp_path / "c", dropout=0.5)
+    assert not load_checkpoint(tmp_path / "c").model.training
+
+
+def test_a_tied_head_is_not_repeated_and_still_tied_afterwards(tmp_path: Path):
+    write(tmp_path / "c", tie_embeddings=True, head_bias=True)
+    stored = load_file(tmp_path / "c" / "model.safetensors")
+    assert "head.weight" not in stored
+    assert "head.bias" in stored
+    loaded = load_checkpoint(tmp_path / "c").model
+    assert loaded.head.weight is loaded.token_embedding.weight
+    assert torch.equal(loaded.head.weight, stored["token_embedding.weight"])
+
+
+def test_texts_come_back_with_their_line_ends(folder: Path):
+    (folder / "tokenizer.json").write_bytes(b'{"a":\r\n 1}\r')
+    (folder / "held_out.txt").write_bytes("größer\r\nals\n\r\n".encode())
+    checkpoint = load_checkpoint(folder)
+    assert checkpoint.tokenizer_json == '{"a":\r\n 1}\r'
+    assert checkpoint.held_out == "größer\r\nals\n\r\n"
+
+
+def test_a_checkpoint_without_texts_is_good(folder: Path):
+    checkpoint = load_checkpoint(folder)
+    assert checkpoint.tokenizer_json is None
+    assert checkpoint.held_out is None
+
+
+def test_saving_leaves_no_other_files(folder: Path):
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path):
+    with pytest.raises(CheckpointError, match=f"no checkpoint folder at {tmp_path / 'none'}"):
+        load_checkpoint(tmp_path / "none")
+
+
+def test_a_file_in_place_of_the_folder_is_refused(folder: Path):
+    with pytest.raises(CheckpointError, match="no checkpoint folder"):
+        load_checkpoint(folder / "config.json")
+
+
+def test_a_folder_without_config_is_refused(folder: Path):
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"config\.json is missing"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"not JSON", b'{"model": }'])
+def test_a_config_that_is_not_json_is_refused(folder: Path, raw: bytes):
+    (folder / "config.json").write_bytes(raw)
+    with pytest.raises(CheckpointError, match=r"config\.json is not JSON"):
+        load_checkpoint(folder)
+
+
+def test_a_config_that_is_not_text_is_refused(folder: Path):
+    (folder / "config.json").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(CheckpointError, match=r"cannot read .*config\.json"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("raw", ["[]", "3", "{}", '{"format_version": 1, "model": 5}'])
+def test_a_config_of_something_else_is_refused(folder: Path, raw: str):
+    (folder / "config.json").write_text(raw)
+    with pytest.raises(CheckpointError, match="not a checkpoint of edgegpt"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_an_unknown_format_version_is_refused(folder: Path, version: object):
+    change_config(folder, lambda document: document.update(format_version=version))
+    with pytest.raises(CheckpointError, match=f"format version {version!r}; this edgegpt reads 1"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda model: model.update(n_experts=8), "unknown model setting: n_experts"),
+        (lambda model: model.pop("n_head"), "missing model setting: n_head"),
+        (lambda model: model.update(n_head=3), r"n_embd \(16\) is not a multiple of n_head \(3\)"),
+        (lambda model: model.update(n_layer="1"), "n_layer is '1'"),
+    ],
+)
+def test_a_wrong_model_setting_is_refused_with_the_file(folder: Path, change: Callable, named: str):
+    change_config(folder, lambda document: change(document["model"]))
+    with pytest.raises(CheckpointError, match=rf"config\.json: {named}"):
+        load_checkpoint(folder)
+
+
+def test_a_folder_without_weights_is_refused(folder: Path):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"has no model\.safetensors"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("left", [0, 4, 8, 100, -2000, -1])
+def test_truncated_weights_are_refused(folder: Path, left: int):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
+        load_checkpoint(folder)
+
+
+def test_weights_with_bytes_behind_them_are_refused(folder: Path):
+    with (folder / "model.safetensors").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
+        load_checkpoint(folder)
+
+
+def test_a_missing_tensor_is_refused_by_name(folder: Path):
+    change_weights(folder, lambda tensors: tensors.pop("blocks.0.norm_2.bias"))
+    with pytest.raises(CheckpointError, match=r"lacks blocks\.0\.norm_2\.bias$"):
+        load_checkpoint(folder)
+
+
+def test_a_missing_embedding_of_a_tied_model_is_refused_by_name(tmp_path: Path):
+    write(tmp_path / "c", tie_embeddings=True)
+    change_weights(tmp_path / "c", lambda tensors: tensors.pop("token_embedding.weight"))
+    with pytest.raises(CheckpointError, match=r"token_embedding\.weight"):
+        load_checkpoint(tmp_path / "c")
+
+
+def test_a_surplus_tensor_is_refused_by_name(folder: Path):
+    change_weights(folder, lambda tensors: tensors.update({"head.bias": torch.zeros(7)}))
+    with pytest.raises(CheckpointError, match=r"does not know: head\.bias$"):
+        load_checkpoint(folder)
+
+
+def test_a_misshapen_tensor_is_refused_by_name(folder: Path):
+    change_weights(folder, lambda tensors: tensors.update({"head.weight": torch.zeros(16, 7)}))
+    with pytest.raises(
+        CheckpointError, match=r"head\.weight has shape \[16, 7\], the model needs \[7, 16\]"
+    ):
+        load_checkpoint(folder)
+
+
+def test_a_tokenizer_that_is_not_text_is_refused(folder: Path):
+    (folder / "tokenizer.json").write_bytes(b"\xff")
+    with pytest.raises(CheckpointError, match=r"cannot read .*tokenizer\.json"):
+        load_checkpoint(folder)

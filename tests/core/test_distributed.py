@@ -1,0 +1,113 @@
+"""Two processes under torchrun train as one process with the double batch does."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+TIME_LIMIT = 120  # seconds; each run needs about ten
+
+
+def start_torchrun(environment: dict[str, str], *arguments: object) -> subprocess.Popen:
+    """Start `edgegpt ARGUMENTS...` in two processes on this machine; rendezvous on a free port."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.Popen(
+        [*launcher, "--nproc-per-node", "2", "-m", "edgegpt", *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(launcher: subprocess.Popen) -> tuple[int, str, str]:
+    """Wait for the launcher and return its exit code, stdout and stderr; kill it if it hangs."""
+    try:
+        out, errors = launcher.communicate(timeout=TIME_LIMIT)
+    except subprocess.TimeoutExpired:
+        launcher.terminate()  # it takes its workers along
+        pytest.fail(f"the processes hang: {launcher.communicate()[1]}")
+    return launcher.returncode, out, errors
+
+
+def last_worker(launcher: subprocess.Popen) -> int:
+    """Return the process id of the worker that was started last, by Linux's own table."""
+    return int(Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()[-1])
+
+
+def wait_for(file: Path, launcher: subprocess.Popen) -> None:
+    limit = time.monotonic() + TIME_LIMIT
+    while not file.exists() and launcher.poll() is None and time.monotonic() < limit:
+        time.sleep(0.02)
+
+
+def metrics_of(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_give_the_losses_of_one_with_the_double_batch(
+    edgegpt: Callable,
+    corpus: Path,
+    tiny_settings: list[str],
+    one_core_environment: dict,
+    tmp_path: Path,
+):
+    options = "--max-steps 8 --eval-interval 3 --dropout 0 --precision float32 --eval-windows 11"
+    common = ["train", "--data", corpus, *tiny_settings, *options.split(), "--json"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert edgegpt(*common, "--out", one, "--batch-size", 6).code == 0
+    launcher = start_torchrun(one_core_environment, *common, "--out", two, "--batch-size", 3)
+    code, out, errors = end(launcher)
+    assert code == 0, errors
+
+    expected, found = metrics_of(one), metrics_of(two)
+    steps = [(line["step"], sorted(line)) for line in expected]
+    assert [(line["step"], sorted(line)) for line in found] == steps  # one process writes
+    for key, count in (("loss", 8), ("validation_loss", 3)):
+        ours = [line[key] for line in found if key in line]
+        theirs = [line[key] for line in expected if key in line]
+        assert len(ours) == count
+        assert ours == pytest.approx(theirs, rel=0, abs=1e-5)
+    assert len(out.splitlines()) == 1  # one process talks
+    assert json.loads(out)["finished"] is True
+    assert "2 process(es)" in errors
+    weights, reference = (load_file(run / "model.safetensors") for run in (two, one))
+    for name, tensor in reference.items():
+        assert weights[name].numpy() == pytest.approx(tensor.numpy(), abs=1e-4), name
+
+
+def test_two_processes_that_are_refused_end_instead_of_waiting_for_each_other(
+    corpus: Path, one_core_environment: dict, tmp_path: Path
+):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("years of work")
+    out = tmp_path / "out"
+    launcher = start_torchrun(one_core_environment, "train", "--data", corpus, "--out", out)
+    code, _, errors = end(launcher)
+    assert code != 0
+    assert "is not a checkpoint" in errors
+    assert [path.name for path in out.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the worker in /proc")
+def test_ctrl_c_in_one_process_stops_both_after_the_same_step(
+    corpus: Path, tiny_settings: list[str], one_core_environment: dict, tmp_path: Path
+):
+    out, options = tmp_path / "out", ["--max-steps", 100000, "--eval-interval", 100000]
+    arguments = ["train", "--data", corpus, "--out", out, *tiny_settings, *options]
+    launcher = start_torchrun(one_core_environment, *arguments)
+    wait_for(out / "metrics.jsonl", launcher)
+    os.kill(last_worker(launcher), signal.SIGINT)
+    code, _, errors = end(launcher)
+    assert code != 0
+    assert "exitcode: 130" in " ".join(errors.split()).replace("exitcode :", "exitcode:")
+    state = torch.load(out / "train" / "state.pt", weights_only=True)
+    assert metrics_of(out)[-1]["step"] == state["step"]

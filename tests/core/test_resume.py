@@ -1,0 +1,164 @@
+"""`edgegpt train --resume` and Ctrl-C as the user meets them: what is kept, what is refused."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def train(edgegpt: Callable, corpus: Path, tiny_settings: list[str], tmp_path: Path) -> Callable:
+    """Return a function that runs `edgegpt train` on the corpus with tiny settings, two steps."""
+
+    def run(out: Path | None = None, options: str = ""):
+        out = out or tmp_path / "out"
+        return edgegpt(
+            *("train", "--data", corpus, "--out", out, *tiny_settings),
+            *("--max-steps", 2, *options.split()),
+        )
+
+    return run
+
+
+@pytest.fixture
+def resume(edgegpt: Callable, tmp_path: Path) -> Callable:
+    def run(options: str = "", out: Path | None = None):
+        return edgegpt("train", "--resume", "--out", out or tmp_path / "out", *options.split())
+
+    return run
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("there", [None, "file"])
+def test_a_run_that_is_not_there_cannot_be_resumed(
+    resume: Callable, tmp_path: Path, there: str | None
+):
+    if there:
+        (tmp_path / "out").write_text("no folder")
+    outcome = resume()
+    assert outcome.code == 1
+    assert f"nothing to resume: {tmp_path / 'out' / 'train' / 'settings.json'}" in outcome.err
+
+
+def test_a_run_without_its_state_cannot_be_resumed(
+    train: Callable, resume: Callable, tmp_path: Path
+):
+    train(None, "--stop-at 1")
+    (tmp_path / "out" / "train" / "state.pt").unlink()
+    outcome = resume()
+    assert outcome.code == 1
+    assert "nothing to resume" in outcome.err
+    assert "state.pt is missing" in outcome.err
+
+
+@pytest.mark.parametrize("file", ["state.pt", "settings.json"])
+def test_a_damaged_run_is_refused_by_file(
+    train: Callable, resume: Callable, tmp_path: Path, file: str
+):
+    train(None, "--stop-at 1")
+    path = tmp_path / "out" / "train" / file
+    path.write_bytes(path.read_bytes()[:-40])
+    outcome = resume()
+    assert outcome.code == 1
+    assert f"{file} is damaged" in outcome.err
+
+
+@pytest.mark.parametrize("text", ["high the wind was\n", "Other Characters: ÄÖÜ\n"])
+def test_a_resumed_run_keeps_its_corpus(
+    train: Callable, resume: Callable, corpus: Path, tmp_path: Path, text: str
+):
+    train(None, "--stop-at 1")
+    before = contents(tmp_path / "out")
+    other = tmp_path / "other.txt"
+    other.write_text(corpus.read_text() + text, encoding="utf-8")
+    outcome = resume(f"--data {other}")
+    assert outcome.code == 1
+    assert "keeps its corpus" in outcome.err
+    assert "(corpus.txt, sha256" in outcome.err
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_resumed_run_keeps_its_model(train: Callable, resume: Callable, tmp_path: Path):
+    train(None, "--stop-at 1")
+    before = contents(tmp_path / "out")
+    outcome = resume("--n-layer 2 --dropout 0.5")
+    assert outcome.code == 1
+    assert "keeps its model; n_layer, dropout would change" in outcome.err
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_moved_copy_of_the_corpus_can_go_on(
+    train: Callable, resume: Callable, corpus: Path, tmp_path: Path
+):
+    train(None, "--stop-at 1")
+    corpus.rename(tmp_path / "moved.txt")
+    assert "no corpus at" in resume().err
+    assert resume(f"--data {tmp_path / 'moved.txt'}").code == 0
+
+
+def test_a_resumed_run_takes_new_training_settings(
+    train: Callable, resume: Callable, tmp_path: Path
+):
+    train()
+    assert resume("--max-steps 4 --save-dtype float16").code == 0
+    assert torch.load(tmp_path / "out" / "train" / "state.pt", weights_only=True)["step"] == 4
+
+
+def test_stopping_where_the_run_has_passed_already_is_no_interruption(
+    train: Callable, resume: Callable
+):
+    train(None, "--max-steps 5 --stop-at 3")
+    assert resume("--stop-at 2").code != 130
+
+
+def wait_for_line(file: Path, process: subprocess.Popen) -> None:
+    """Wait until `file` has a line; the process must live that long."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end and process.poll() is None:
+        if file.exists() and "\n" in file.read_text():
+            return
+        time.sleep(0.02)
+    process.kill()
+    pytest.fail(f"no metrics; stderr: {process.communicate()[1]}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_a_run_to_resume_and_exit_code_130(
+    one_core_environment: dict,
+    corpus: Path,
+    tiny_settings: list[str],
+    tmp_path: Path,
+    resume: Callable,
+    number: signal.Signals,
+):
+    out = tmp_path / "out"
+    options = [*tiny_settings, "--max-steps", "1000000", "--eval-interval", "1000000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgegpt", "train", "--data", corpus, "--out", out, *options],
+        env=one_core_environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for_line(out / "metrics.jsonl", process)
+    process.send_signal(number)
+    told, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    step = torch.load(out / "train" / "state.pt", weights_only=True)["step"]
+    assert f"paused at step {step}; go on with: --resume" in told
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == step  # every step is logged, none was cut in half
+    assert resume(f"--stop-at {step + 2}").code == 0
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, step + 3))

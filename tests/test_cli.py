@@ -1,0 +1,187 @@
+"""The command line: what it prints where, its exit codes, and bad input without tracebacks."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import edgegpt
+from edgegpt.cli import COMMANDS, main
+from edgegpt.model import GPT
+
+PROMPT = "The wind"
+
+
+class Outcome:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]):
+    def invoke(*arguments: object) -> Outcome:
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Outcome(int(stop.value.code or 0), captured.out, captured.err)
+
+    return invoke
+
+
+def test_help_lists_every_command(run) -> None:
+    outcome = run("--help")
+    assert outcome.code == 0
+    assert all(name in outcome.out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_and_json(run, name: str) -> None:
+    outcome = run(name, "--help")
+    assert outcome.code == 0
+    assert "--json" in outcome.out
+
+
+def test_the_version_is_printed(run) -> None:
+    assert edgegpt.__version__ in run("--version").out
+
+
+@pytest.mark.parametrize("arguments", [["sing"], ["generate"], ["generate", "b", "--loud"]])
+def test_wrong_usage_exits_with_2(run, arguments: list[str]) -> None:
+    outcome = run(*arguments)
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert "Usage" in outcome.err
+
+
+def test_generate_prints_the_prompt_and_the_text(run, small_bundle: Path) -> None:
+    outcome = run("generate", small_bundle, "--prompt", PROMPT, "--max-new-tokens", 40)
+    with edgegpt.load(small_bundle) as model:
+        expected = model.generate(PROMPT, max_new_tokens=40).text
+    assert outcome.out == f"{PROMPT}{expected}\n"
+    assert "tokens/s" in outcome.err
+
+
+def test_generate_passes_every_setting_on(run, small_bundle: Path) -> None:
+    settings = {
+        "max_new_tokens": 60,
+        "temperature": 1.5,
+        "top_k": 20,
+        "top_p": 0.9,
+        "min_p": 0.01,
+        "repetition_penalty": 1.3,
+        "seed": 7,
+        "stop": "e",
+        "overflow": "stop",
+    }
+    options = [
+        part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", value)
+    ]
+    found = json.loads(run("generate", small_bundle, "--prompt", PROMPT, "--json", *options).out)
+    with edgegpt.load(small_bundle) as model:
+        expected = model.generate(PROMPT, **settings)
+        plain = model.generate(PROMPT, max_new_tokens=60, temperature=1.5, seed=7)
+    assert found["token_ids"] == expected.token_ids != plain.token_ids
+    assert found["finish_reason"] == expected.finish_reason
+    assert found["seed"] == 7
+    assert found["prompt"] == PROMPT
+
+
+def test_generate_by_ids_is_generate_by_text(run, small_bundle: Path) -> None:
+    with edgegpt.load(small_bundle) as model:
+        ids = ",".join(map(str, model.encode_prompt(PROMPT)))
+    by_text = run("generate", small_bundle, "--prompt", PROMPT, "--max-new-tokens", 20)
+    by_ids = run("generate", small_bundle, "--prompt-ids", ids, "--max-new-tokens", 20)
+    assert by_text.out == by_ids.out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--prompt", ""], "the prompt is empty"),
+        (["--prompt", "naïve"], "'ï' (U+00EF) at position 2"),
+        (["--prompt-ids", "1,999"], "token id 999"),
+        (["--prompt", "a", "--temperature", "-1"], "temperature is -1.0"),
+        (["--prompt", "a", "--temperature", "nan"], "temperature is nan"),
+        (["--prompt", "a", "--top-p", "0"], "top_p is 0.0"),
+        (["--prompt", "a", "--seed", "-3"], "seed -3"),
+        (["--prompt", "a", "--max-new-tokens", "-1"], "max_new_tokens is -1"),
+        (["--prompt", "a", "--context", "33"], "context is 33"),
+        (["--prompt", "a", "--backend", "abacus"], "no backend 'abacus'; there are: auto, cpu"),
+        (["--prompt", "a" * 33, "--overflow", "stop"], "the prompt has 33 tokens"),
+        (["--prompt", "a", "--stop", ""], "a stop string is empty"),
+    ],
+)
+def test_bad_settings_end_in_one_sentence(run, small_bundle: Path, options, words: str) -> None:
+    outcome = run("generate", small_bundle, *options)
+    assert outcome.code == 1
+    assert outcome.out == ""
+    assert outcome.err.startswith("error: ")
+    assert words in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("options", [[], ["--prompt", "a", "--prompt-ids", "1"]])
+def test_exactly_one_kind_of_prompt_is_needed(run, small_bundle: Path, options) -> None:
+    assert run("generate", small_bundle, *options).code == 2
+
+
+@pytest.mark.parametrize("command", ["verify", "generate"])
+@pytest.mark.parametrize("path", ["nowhere", "empty", "file"])
+def test_what_is_no_bundle_is_named(run, tmp_path: Path, command: str, path: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("{}")
+    options = ["--prompt", "a"] if command == "generate" else []
+    outcome = run(command, tmp_path / path, *options)
+    assert outcome.code == 1
+    assert path in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_export_prints_the_receipt(run, small_checkpoint: Path, tmp_path: Path) -> None:
+    outcome = run("export", small_checkpoint, "--out", tmp_path / "bundle")
+    assert outcome.code == 0
+    assert "PASS" in outcome.out
+    assert str(tmp_path / "bundle") in outcome.out
+
+
+def test_export_json_is_the_receipt(run, small_checkpoint: Path, tmp_path: Path) -> None:
+    outcome = run("export", small_checkpoint, "--out", tmp_path / "bundle", "--json")
+    assert json.loads(outcome.out)["passed"] is True
+    assert json.loads(outcome.out) == json.loads((tmp_path / "bundle/receipt.json").read_text())
+
+
+def test_a_checkpoint_without_text_goes_the_whole_way(
+    run, small_model: GPT, tmp_path: Path
+) -> None:
+    from edgegpt.checkpoint import save_config, save_weights  # after torch
+
+    (tmp_path / "ckpt").mkdir()
+    import torch
+
+    save_config(tmp_path / "ckpt", small_model.config)
+    save_weights(tmp_path / "ckpt", small_model, torch.float32)
+    bundle = tmp_path / "bundle"
+    assert run("export", tmp_path / "ckpt", "--out", bundle).code == 0
+    assert run("verify", bundle).code == 0
+    outcome = run("generate", bundle, "--prompt-ids", "1,2,3", "--max-new-tokens", 5)
+    assert len(json.loads(outcome.out)) == 5
+    refused = run("generate", bundle, "--prompt", "The")
+    assert refused.code == 1
+    assert "no tokenizer" in refused.err
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly(small_bundle: Path) -> None:
+    command = [sys.executable, "-m", "edgegpt", "generate", str(small_bundle), "--prompt", PROMPT]
+    process = subprocess.Popen(
+        [*command, "--max-new-tokens", "3000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.read(10)
+    process.stdout.close()
+    error = process.stderr.read().decode()
+    assert process.wait(timeout=60) != 0
+    assert "Traceback" not in error
+    assert "Exception" not in error
