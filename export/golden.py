@@ -6,11 +6,10 @@ Prompts are cut from the checkpoint's held-out text; a checkpoint without one wr
 
 import numpy as np
 import torch
-from edgegpt.runtime.golden import Continuation, Golden, Prompt
-from edgegpt.runtime.sampling import Sampling, choose
-from torch import Tensor
 
 from edgegpt.model import GPT
+from edgegpt.runtime.golden import Continuation, Golden, Prompt
+from edgegpt.runtime.sampling import Sampling, choose
 
 __all__ = ["MAX_COVERED_VOCABULARY", "make_golden"]
 
@@ -80,16 +79,40 @@ def _prompt(model: GPT, ids: list[int]) -> Prompt:
 
 @torch.no_grad()
 def _continue(model: GPT, ids: list[int], steps: int) -> Continuation:
-    text, chosen, rows = list(ids), [], []
-    for _ in range(steps):
-        logits: Tensor = model(torch.tensor([text]))[0, -1]  # (V,)
-        rows.append(logits)
-        chosen.append(int(logits.argmax()))
-        text.append(chosen[-1])
-    all_logits = torch.stack(rows)  # (steps, V)
-    best = all_logits.topk(min(2, all_logits.shape[1]), dim=-1).values
+    """Decode greedily on the plain path.
+
+    The cached path guesses the tokens, since it is fast, and one pass of the plain path over the
+    whole text says what they must be. From the first wrong guess on, guessing starts again.
+    """
+    chosen: list[int] = []
+    while True:
+        chosen += _guess(model, ids + chosen, steps - len(chosen))
+        logits = model(torch.tensor([ids + chosen[:-1]]))[0, len(ids) - 1 :]  # (steps, V)
+        right = logits.argmax(dim=-1).tolist()
+        if right == chosen:
+            break
+        wrong = next(n for n in range(steps) if right[n] != chosen[n])
+        chosen = right[: wrong + 1]
+    best = logits.topk(min(2, logits.shape[1]), dim=-1).values
     margins = best[:, 0] - best[:, -1]  # (steps,)
-    return Continuation(np.array(chosen, dtype=np.int64), all_logits.numpy(), margins.numpy())
+    return Continuation(np.array(chosen, dtype=np.int64), logits.numpy(), margins.numpy())
+
+
+def _guess(model: GPT, ids: list[int], count: int) -> list[int]:
+    """Return `count` greedy tokens after `ids`, decoded with the cache."""
+    config = model.config
+    shape = (1, config.n_kv_head, config.block_size, config.head_dim)
+    cache = [(torch.zeros(shape), torch.zeros(shape)) for _ in range(config.n_layer)]
+    fresh, done, tokens = ids, 0, []
+    while len(tokens) < count:
+        last = torch.tensor([[len(fresh) - 1]])
+        logits, cache = model.forward_cached(
+            torch.tensor([fresh]), torch.tensor([done]), last, cache
+        )
+        done += len(fresh)
+        fresh = [int(logits[0, 0].argmax())]
+        tokens += fresh
+    return tokens
 
 
 @torch.no_grad()

@@ -1,0 +1,55 @@
+"""The trained model of this repository, through the whole way."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import edgegpt
+from edgegpt.checkpoint import Checkpoint, load_checkpoint
+from edgegpt.export import export_bundle
+from edgegpt.runtime.generate import window_start
+from edgegpt.runtime.tokenizer import Tokenizer
+
+FOLDER = Path(__file__).parents[1] / "models" / "shakespeare-char"
+PROMPT = "ROMEO:"
+LENGTH = 300  # longer than the block: the window slides
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    return load_checkpoint(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shipped") / "bundle"
+    receipt = export_bundle(FOLDER, out)
+    assert receipt.passed
+    return out
+
+
+def test_it_has_the_preset_s_size(checkpoint: Checkpoint) -> None:
+    assert checkpoint.model.parameter_count() == 10_788_929
+    assert (FOLDER / "model.safetensors").stat().st_size < 22_000_000
+
+
+def test_greedy_text_from_the_bundle_is_pytorch_s(bundle: Path, checkpoint: Checkpoint) -> None:
+    tokenizer = Tokenizer(checkpoint.tokenizer_json or "")
+    ids = tokenizer.encode(PROMPT)
+    block = checkpoint.model.config.block_size
+    with torch.no_grad():
+        for _ in range(LENGTH):
+            window = ids[window_start(len(ids), block) :]
+            ids.append(int(checkpoint.model(torch.tensor([window]))[0, -1].argmax()))
+    with edgegpt.load(bundle) as model:
+        result = model.generate(PROMPT, max_new_tokens=LENGTH)
+    assert result.text == tokenizer.decode(ids)[len(PROMPT) :]
+    assert result.first_near_tie is None
+
+
+def test_it_writes_words_of_the_play(bundle: Path) -> None:
+    with edgegpt.load(bundle) as model:
+        text = model.generate(PROMPT, max_new_tokens=LENGTH, temperature=0.8, seed=1).text
+    words = {word.strip(".,;:!?'").lower() for word in text.split()}
+    assert len(words & {"the", "and", "i", "to", "you", "my", "that", "not", "is", "of"}) >= 5
