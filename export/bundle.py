@@ -11,16 +11,16 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 import torch
+
+import edgegpt
+from edgegpt.checkpoint import Checkpoint, load_checkpoint
+from edgegpt.errors import CheckpointError, ExportError, InvalidInputError, VerificationError
 from edgegpt.runtime.bundle import GOLDEN_NAME, RECEIPT_NAME, TOKENIZER_NAME, Bundle, sha256_of
 from edgegpt.runtime.files import new_folder
 from edgegpt.runtime.manifest import MANIFEST_NAME, FileEntry, Manifest
 from edgegpt.runtime.receipt import Receipt
 from edgegpt.runtime.tokenizer import Tokenizer
 from edgegpt.runtime.verify import verify
-
-import edgegpt
-from edgegpt.checkpoint import Checkpoint, load_checkpoint
-from edgegpt.errors import CheckpointError, ExportError, InvalidInputError, VerificationError
 
 from .decoder_graph import build_decoder_graph, describe
 from .golden import make_golden

@@ -17,12 +17,12 @@ from types import ModuleType
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 import torch
-from edgegpt.runtime.manifest import Graph, Port
 from onnxscript import optimizer
 from torch import Tensor, nn
 
 from edgegpt.errors import ExportError
 from edgegpt.model import GPT
+from edgegpt.runtime.manifest import Graph, Port
 
 from .passes import FoldWeightTransposes, ShareDimensions
 

@@ -9,8 +9,9 @@ import json
 from pathlib import Path
 
 import onnx_ir as ir
-from edgegpt.runtime.manifest import WeightEntry
 from safetensors.numpy import save_file
+
+from edgegpt.runtime.manifest import WeightEntry
 
 __all__ = ["move_weights"]
 

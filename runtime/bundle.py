@@ -50,7 +50,11 @@ class Bundle:
         if name not in self.manifest.files:
             raise BundleError(f"{self.folder} has no file {name}")
         path = self.folder / name
-        if not path.resolve().is_relative_to(self.folder.resolve()):
+        try:
+            inside = path.resolve().is_relative_to(self.folder.resolve())
+        except (OSError, RuntimeError) as error:  # links in a circle
+            raise BundleError(f"{name} in {self.folder} cannot be followed: {error}") from error
+        if not inside:
             raise BundleError(f"{name} in {self.folder} is a link that leaves the bundle")
         return path
 

@@ -48,7 +48,7 @@ def compare(found: Logits, reference: Logits) -> Difference:
     with the same most likely token. Anything not finite makes the errors infinite.
     """
     agreement = float(np.mean(found.argmax(axis=-1) == reference.argmax(axis=-1)))
-    if not np.isfinite(found).all():
+    if not (np.isfinite(found).all() and np.isfinite(reference).all()):
         return Difference(np.inf, np.inf, np.inf, agreement, len(reference))
     wide, wide_reference = found.astype(np.float64), reference.astype(np.float64)
     max_abs = float(np.abs(wide - wide_reference).max())

@@ -4,6 +4,7 @@ Everything is first written beside its destination, flushed to the disk, and the
 file system does in one step.
 """
 
+import errno
 import os
 import shutil
 import tempfile
@@ -60,12 +61,16 @@ def _swap(new: Path, path: Path) -> None:
     if not path.exists():
         os.rename(new, path)
         return
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old-"))
-    os.rename(path, old)
     try:
+        os.rename(path, old)
         os.rename(new, path)
     except BaseException:
-        os.rename(old, path)
+        if not path.exists():
+            os.rename(old, path)
+        shutil.rmtree(old, ignore_errors=True)
         raise
     shutil.rmtree(old, ignore_errors=True)
 

@@ -106,7 +106,8 @@ def generate_tokens(
             choice = choose(
                 logits[row], sampling, text.ids, seed=text.seed, stream=text.stream, step=new
             )
-            reach = 2 * tolerance * float(np.abs(logits[row]).max())
+            finite = logits[row][np.isfinite(logits[row])]
+            reach = 2 * tolerance * float(np.abs(finite).max(initial=0.0))
             text.add(choice, reach / (sampling.temperature or 1.0))
             yield row, choice.token
             if text.finish_reason is None and new + 1 == max_new_tokens:

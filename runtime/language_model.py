@@ -5,13 +5,12 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TypeGuard, cast, overload
+from typing import Any, TypeGuard, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .bundle import TOKENIZER_NAME, Bundle
-from .compare import TOLERANCES
 from .engines import Engine, open_engine
 from .errors import BundleError, EngineError, InvalidInputError
 from .generate import Overflow, Text
@@ -19,6 +18,7 @@ from .prefill import all_logits
 from .run import Result, Run, Settings, Stream
 from .sampling import Sampling
 from .tokenizer import Tokenizer
+from .verify import tolerance_of
 
 __all__ = ["LanguageModel", "load"]
 
@@ -38,10 +38,10 @@ class LanguageModel:
         self.vocab_size = info.vocab_size
         self.context = _context(context, info.block_size)
         self.default_overflow: Overflow = "slide" if info.position == "learned" else "stop"
-        self.tolerance = TOLERANCES[bundle.manifest.precision]
+        self.tolerance = tolerance_of(bundle)
         self.tokenizer: Tokenizer | None = None
         if bundle.has(TOKENIZER_NAME):
-            self.tokenizer = Tokenizer(bundle.file(TOKENIZER_NAME).read_bytes().decode("utf-8"))
+            self.tokenizer = Tokenizer(bundle.file(TOKENIZER_NAME).read_bytes())
             if self.tokenizer.vocab_size != self.vocab_size:
                 raise BundleError(
                     f"{bundle.folder}: the tokenizer has {self.tokenizer.vocab_size} ids, "
@@ -123,12 +123,12 @@ class LanguageModel:
             NumericalError: if the model gives logits that are not numbers.
         """
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-        prompts = [prompt] if _is_single(prompt) else cast(Sequence[Prompt], prompt)
+        prompts, single = _as_batch(prompt)
         run = self._run(prompts, max_new_tokens, sampling, seed, stop, overflow)
         for _ in run.pieces():
             pass
         results = run.results()
-        return results[0] if _is_single(prompt) else results
+        return results[0] if single else results
 
     def stream(
         self,
@@ -154,14 +154,18 @@ class LanguageModel:
             raise InvalidInputError(
                 "this bundle has no tokenizer, so there is no text to stream; use generate"
             )
-        if not _is_single(prompt):
+        prompts, single = _as_batch(prompt)
+        if not single:
             raise InvalidInputError("stream takes one prompt; generate takes a batch")
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-        return Stream(self._run([prompt], max_new_tokens, sampling, seed, stop, overflow))
+        return Stream(self._run(prompts, max_new_tokens, sampling, seed, stop, overflow))
 
     def forward(self, ids: ArrayLike) -> NDArray[np.float32]:
         """Return logits, float32 [B, T, vocab_size], for int64 `ids` [B, T], T <= context."""
-        array = np.asarray(ids)
+        try:
+            array = np.asarray(ids)
+        except ValueError as error:
+            raise InvalidInputError("forward takes rows of equal length") from error
         if array.ndim != 2 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
             raise InvalidInputError(
                 f"forward takes whole numbers of shape [batch, tokens], not {array.dtype} of shape "
@@ -290,11 +294,33 @@ def _context(wanted: int | None, block_size: int) -> int:
     return wanted
 
 
-def _is_single(prompt: Prompt | Sequence[Prompt]) -> TypeGuard[Prompt]:
-    """Return whether this is one prompt, text or token ids, and not a batch."""
-    if isinstance(prompt, np.ndarray):
-        return prompt.ndim == 1
-    return isinstance(prompt, str) or all(isinstance(part, int | np.integer) for part in prompt)
+def _as_batch(prompt: object) -> tuple[list[Prompt], bool]:
+    """Return the prompts of a call, and whether it was a single one."""
+    prompt = _listed(prompt)
+    if isinstance(prompt, str) or _are_ids(prompt):
+        return [prompt], True
+    if not isinstance(prompt, list):
+        raise InvalidInputError(f"a prompt is text or a list of token ids, not {prompt!r:.60}")
+    prompts = [_listed(part) for part in prompt]
+    for part in prompts:
+        if not (isinstance(part, str) or _are_ids(part)):
+            raise InvalidInputError(f"a prompt is text or a list of token ids, not {part!r:.60}")
+    return prompts, False
+
+
+def _listed(value: object) -> Any:
+    """Return arrays and tensors, tuples and other sequences as lists; all else as it is."""
+    if isinstance(value, np.ndarray) or hasattr(value, "tolist"):
+        return value.tolist()  # type: ignore[union-attr,unused-ignore]
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return list(value)
+    return value
+
+
+def _are_ids(value: object) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(
+        isinstance(part, int | np.integer) and not isinstance(part, bool) for part in value
+    )
 
 
 def _stream_of(ids: list[int]) -> int:
@@ -304,7 +330,11 @@ def _stream_of(ids: list[int]) -> int:
 
 
 def _stop_strings(stop: str | Sequence[str] | None, tokenizer: Tokenizer | None) -> list[str]:
+    if stop is not None and not isinstance(stop, str | Sequence):
+        raise InvalidInputError(f"stop is {stop!r}; it must be a text or several")
     stops = [stop] if isinstance(stop, str) else list(stop or [])
+    if not all(isinstance(text, str) for text in stops):
+        raise InvalidInputError(f"stop is {stop!r}; it must be a text or several")
     if stops and tokenizer is None:
         raise InvalidInputError("this bundle has no tokenizer, so stop strings cannot be found")
     if "" in stops:
@@ -315,10 +345,10 @@ def _stop_strings(stop: str | Sequence[str] | None, tokenizer: Tokenizer | None)
 def _seeds(seed: int | Sequence[int] | None, count: int) -> list[int]:
     if seed is None:
         return [secrets.randbits(63) for _ in range(count)]
-    seeds = [seed] * count if isinstance(seed, int) else list(seed)
+    seeds = list(seed) if isinstance(seed, Sequence) else [seed] * count
     if len(seeds) != count:
         raise InvalidInputError(f"there are {len(seeds)} seeds for {count} prompts")
     for value in seeds:
-        if not isinstance(value, int) or not 0 <= value <= LARGEST_SEED:
+        if type(value) is not int or not 0 <= value <= LARGEST_SEED:
             raise InvalidInputError(f"the seed {value!r} is not a whole number from 0 to 2**64 - 1")
     return seeds

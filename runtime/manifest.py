@@ -6,8 +6,8 @@ trusted before its type was looked at.
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
-from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from .errors import BundleError
@@ -25,6 +25,10 @@ __all__ = [
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "edgegpt.json"
+
+# Parts of letters, digits, dots, dashes and underscores that do not begin with a dot.
+PLAIN_PATH = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+LONGEST_PATH = 200
 
 T = TypeVar("T")
 
@@ -133,8 +137,15 @@ class Manifest:
     def parse(cls, text: str | bytes) -> "Manifest":
         """Read and check the text of edgegpt.json."""
         try:
+            return cls._parse(text)
+        except RecursionError as error:
+            raise BundleError(f"{MANIFEST_NAME} is nested too deeply") from error
+
+    @classmethod
+    def _parse(cls, text: str | bytes) -> "Manifest":
+        try:
             document = json.loads(text)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise BundleError(f"{MANIFEST_NAME} is not JSON: {error}") from error
         if not isinstance(document, dict):
             raise BundleError(f"{MANIFEST_NAME} is not a JSON object")
@@ -178,7 +189,10 @@ class Manifest:
                 for name, entry in _take(document, "weights", dict, where).items()
             },
             files=files,
-            versions=_take(document, "versions", dict, where),
+            versions={
+                name: _take(document["versions"], name, str, f"{where}: versions")
+                for name in _take(document, "versions", dict, where)
+            },
         )
         manifest.model_info()  # refuses a config that no runtime could use
         return manifest
@@ -211,10 +225,12 @@ def _positive(table: Any, key: str, where: str) -> int:
 
 
 def _relative(path: str) -> str:
-    """Refuse a path that could leave the bundle's folder."""
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or "\\" in path or ":" in path:
-        raise BundleError(f"{MANIFEST_NAME} names the file {path!r}, which leaves the bundle")
+    """Refuse a path that could leave the bundle's folder, or that some file system cannot hold."""
+    if not PLAIN_PATH.fullmatch(path) or len(path) > LONGEST_PATH:
+        raise BundleError(
+            f"{MANIFEST_NAME} names the file {path[:80]!r}, which is not a plain path inside the "
+            f"bundle"
+        )
     return path
 
 

@@ -60,8 +60,8 @@ def gumbel(seed: int, stream: int, step: int, ids: NDArray[np.int64]) -> NDArray
     counter[2] = stream & MASK
     counter[3] = (stream >> 32) & MASK
     words = philox4x32(counter, (seed & MASK, (seed >> 32) & MASK))
-    # 53 random bits, centred in their interval: never 0 and never 1.
-    bits = (words[0] >> np.uint64(5)) * np.uint64(1 << 26) + (words[1] >> np.uint64(6))
-    uniform = (bits.astype(np.float64) + 0.5) * 2.0**-53
+    # 52 random bits, centred in their interval: never 0 and, as 53 would round to, never 1.
+    bits = (words[0] >> np.uint64(6)) * np.uint64(1 << 26) + (words[1] >> np.uint64(6))
+    uniform = (bits.astype(np.float64) + 0.5) * 2.0**-52
     noise: NDArray[np.float64] = -np.log(-np.log(uniform))
     return noise

@@ -1,7 +1,7 @@
 """The receipt: what an engine computed from a bundle's golden vectors, check by check."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from .compare import Difference
 
@@ -16,6 +16,8 @@ class Check:
 
     `first_difference` is the first decoding step at which the engine would choose another token
     than PyTorch, and `margin` the reference's lead there; both None where no token differed.
+    `by_position` is the largest error at each position of the text, relative to max |reference
+    logit|; 0 where nothing was compared.
     """
 
     name: str
@@ -24,6 +26,7 @@ class Check:
     passed: bool
     first_difference: int | None = None
     margin: float | None = None
+    by_position: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,7 @@ class Run:
             self.streams = [TextStream(tokenizer, settings.stop) for _ in texts]
         self.written = [""] * len(texts)
         self.first_token_s = self.total_s = 0.0
+        self.ended = False
 
     def pieces(self) -> Iterator[str]:
         """Generate everything; yield the pieces of text of all rows as they come."""
@@ -94,6 +95,7 @@ class Run:
                     self.texts[row].finish_reason = "stop"
         for row, stream in enumerate(self.streams):
             yield from self._write(row, stream.finish())
+        self.ended = True
 
     def results(self) -> list[Result]:
         """Return the results; only after `pieces` has ended."""
@@ -136,18 +138,13 @@ class Stream(Iterator[str]):
 
     def __init__(self, run: Run) -> None:
         self._run, self._pieces = run, run.pieces()
-        self._ended = False
 
     def __next__(self) -> str:
-        try:
-            return next(self._pieces)
-        except StopIteration:
-            self._ended = True
-            raise
+        return next(self._pieces)
 
     @property
     def result(self) -> Result:
         """The result; only once the pieces have ended."""
-        if not self._ended:
+        if not self._run.ended:
             raise InvalidInputError("the stream has no result before its last piece")
         return self._run.results()[0]

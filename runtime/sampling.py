@@ -7,7 +7,7 @@ that two engines which agree within the tolerance of a receipt almost always wri
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,21 +31,14 @@ class Sampling:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        _require(
-            math.isfinite(self.temperature) and self.temperature >= 0,
-            "temperature",
-            self.temperature,
-            "a number of 0 or more",
-        )
-        _require(self.top_k is None or self.top_k >= 0, "top_k", self.top_k, "0 (off) or more")
-        _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
-        _require(0 <= self.min_p <= 1, "min_p", self.min_p, "from 0 to 1")
-        _require(
-            math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0,
-            "repetition_penalty",
-            self.repetition_penalty,
-            "above 0",
-        )
+        _require(self.temperature, "temperature", "0 or more", lambda t: t >= 0)
+        _require(self.top_p, "top_p", "above 0 and at most 1", lambda p: 0 < p <= 1)
+        _require(self.min_p, "min_p", "from 0 to 1", lambda p: 0 <= p <= 1)
+        _require(self.repetition_penalty, "repetition_penalty", "above 0", lambda p: p > 0)
+        if self.top_k is not None and (type(self.top_k) is not int or self.top_k < 0):
+            raise InvalidInputError(
+                f"top_k is {self.top_k!r}; it must be a whole number of 0 (off) or more"
+            )
 
 
 class Choice(NamedTuple):
@@ -88,7 +81,7 @@ def choose(
         _penalise(scores, np.unique(np.asarray(history)), sampling.repetition_penalty)
     if sampling.temperature == 0.0:
         return _first_and_gap(scores, np.arange(len(scores)))
-    scores /= sampling.temperature
+    scores = (scores - scores.max()) / sampling.temperature  # at most 0: a tiny divisor is safe
     kept = _candidates(scores, sampling)
     return _first_and_gap(scores[kept] + gumbel(seed, stream, step, kept), kept)
 
@@ -133,6 +126,7 @@ def _bad_kind(logits: NDArray[np.float32]) -> str:
     return "+inf" if np.isposinf(logits).any() else "nothing but -inf"
 
 
-def _require(condition: bool, name: str, value: object, expected: str) -> None:
-    if not condition:
-        raise InvalidInputError(f"{name} is {value}; it must be {expected}")
+def _require(value: float, name: str, expected: str, holds: Callable[[float], bool]) -> None:
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not holds(value):
+        raise InvalidInputError(f"{name} is {value!r}; it must be a number {expected}")

@@ -5,21 +5,26 @@ naming it; here such a character is an error that says which one and where.
 """
 
 from tokenizers import Tokenizer as Backend
-from tokenizers.decoders import DecodeStream
 
 from .errors import BundleError, InvalidInputError
 
 __all__ = ["TextStream", "Tokenizer"]
 
+REPLACEMENT = "\ufffd"  # how bytes that are not (yet) a character are decoded
+
 
 class Tokenizer:
     """A tokenizer in Hugging Face's `tokenizers` JSON format."""
 
-    def __init__(self, json_text: str) -> None:
+    def __init__(self, text: str | bytes) -> None:
+        """Read the JSON text of a tokenizer.json."""
         try:
-            self.backend: Backend = Backend.from_str(json_text)
+            text = text.decode("utf-8") if isinstance(text, bytes) else text
+            self.backend: Backend = Backend.from_str(text)
         except Exception as error:  # the library raises plain Exception
             raise BundleError(f"tokenizer.json cannot be read: {error}") from error
+        unknown = getattr(self.backend.model, "unk_token", None)
+        self.unknown_id = None if unknown is None else self.backend.token_to_id(unknown)
 
     @property
     def vocab_size(self) -> int:
@@ -29,20 +34,21 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`; an unknown character raises `InvalidInputError`."""
         try:
-            encoding = self.backend.encode(text, add_special_tokens=False)
+            ids: list[int] | None = self.backend.encode(text, add_special_tokens=False).ids
         except Exception as error:  # a WordLevel model without an unknown token
-            position = self._first_unknown(text)
-            if position is None:
-                raise InvalidInputError(f"the text cannot be tokenized: {error}") from error
-            raise _unknown(text, position) from error
-        ids: list[int] = encoding.ids
-        covered = 0
-        for start, end in encoding.offsets:
-            if start > covered:
-                break
-            covered = max(covered, end)
-        if covered < len(text) and self.decode(ids) != text:
-            raise _unknown(text, covered)
+            reason: Exception | None = error
+            ids = None
+        else:
+            reason = None
+        if ids is not None and self.unknown_id not in ids and self.decode(ids) == text:
+            return ids
+        # Something got lost. A tokenizer may change text on purpose (case, Unicode forms); a
+        # character without any id of its own is what must not pass.
+        position = self._first_unknown(text)
+        if position is not None:
+            raise _unknown(text, position) from reason
+        if ids is None:
+            raise InvalidInputError(f"the text cannot be tokenized: {reason}") from reason
         return ids
 
     def decode(self, ids: list[int]) -> str:
@@ -56,7 +62,8 @@ class Tokenizer:
         for index, character in enumerate(text):
             if character not in known:
                 try:
-                    known[character] = bool(self.backend.encode(character).ids)
+                    ids = self.backend.encode(character, add_special_tokens=False).ids
+                    known[character] = bool(ids) and self.unknown_id not in ids
                 except Exception:  # as above
                     known[character] = False
             if not known[character]:
@@ -74,13 +81,14 @@ class TextStream:
 
     def __init__(self, tokenizer: Tokenizer, stop: list[str]) -> None:
         self.tokenizer, self.stop = tokenizer, stop
-        self.stream = DecodeStream(skip_special_tokens=False)
+        self.ids: list[int] = []
+        self.context = self.done = 0  # ids[context:done] were shown and say how the next ones read
         self.pending = ""
         self.stopped = False
 
     def push(self, token: int) -> str:
         """Take one id and return the text that is now certain, perhaps none."""
-        self.pending += self.stream.step(self.tokenizer.backend, token) or ""
+        self.pending += self._decoded(token)
         found = [place for place in (self.pending.find(text) for text in self.stop) if place >= 0]
         if found:
             self.stopped = True
@@ -94,9 +102,24 @@ class TextStream:
         return piece
 
     def finish(self) -> str:
-        """Return what was held back for a stop string that did not come."""
+        """Return what was held back for a stop string or a character that did not come."""
+        if self.stopped:
+            return ""
+        shown = self.tokenizer.decode(self.ids[self.context : self.done])
+        text = self.tokenizer.decode(self.ids[self.context :])
         piece, self.pending = self.pending, ""
-        return piece
+        return piece + text[len(shown) :].rstrip(REPLACEMENT) * (self.done < len(self.ids))
+
+    def _decoded(self, token: int) -> str:
+        """Return the text that `token` completes; how it reads may depend on those before it."""
+        self.ids.append(token)
+        shown = self.tokenizer.decode(self.ids[self.context : self.done])
+        text = self.tokenizer.decode(self.ids[self.context :])
+        own = self.tokenizer.backend.id_to_token(token) or ""
+        if text.endswith(REPLACEMENT) and REPLACEMENT not in own:
+            return ""  # part of a character
+        self.context, self.done = self.done, len(self.ids)
+        return text[len(shown) :]
 
     def _possible_stop(self) -> int:
         """Return how many characters at the end could be the beginning of a stop string."""

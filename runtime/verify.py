@@ -22,7 +22,7 @@ from .golden import Golden
 from .prefill import all_logits, last_logits, pad
 from .receipt import Check, Receipt
 
-__all__ = ["verify", "verify_engine"]
+__all__ = ["tolerance_of", "verify", "verify_engine"]
 
 Logits = NDArray[np.float32]
 
@@ -50,12 +50,17 @@ def verify(
         engine.close()
 
 
-def verify_engine(bundle: Bundle, engine: Engine) -> Receipt:
-    """Replay the golden vectors of `bundle` on an open engine."""
+def tolerance_of(bundle: Bundle) -> float:
+    """Return the largest error, relative to max |logit|, that the bundle's precision allows."""
     precision = bundle.manifest.precision
     if precision not in TOLERANCES:
         raise BundleError(f"no tolerance is known for the precision {precision!r}")
-    replay = Replay(bundle, engine, TOLERANCES[precision])
+    return TOLERANCES[precision]
+
+
+def verify_engine(bundle: Bundle, engine: Engine) -> Receipt:
+    """Replay the golden vectors of `bundle` on an open engine."""
+    replay = Replay(bundle, engine, tolerance_of(bundle))
     checks = [
         replay.prefill(),
         replay.chunked(),
@@ -67,7 +72,7 @@ def verify_engine(bundle: Bundle, engine: Engine) -> Receipt:
         bundle_id=bundle.manifest.id,
         graph=engine.graph.name,
         lowering=engine.graph.lowering,
-        precision=precision,
+        precision=bundle.manifest.precision,
         engine=engine.info.name,
         engine_version=engine.info.version,
         device=engine.info.device,

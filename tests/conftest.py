@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from edgegpt.export import export_bundle
 
 from edgegpt.char_tokenizer import build_char_tokenizer
 from edgegpt.checkpoint import save_config, save_weights
+from edgegpt.export import export_bundle
 from edgegpt.model import GPT, GPTConfig
 
 TEXT = (

@@ -26,8 +26,8 @@ def open_engine(bundle: Bundle, backend: str = "auto", threads: int | None = Non
     """
     if backend not in BACKENDS:
         raise InvalidInputError(f"no backend {backend!r}; there are: {', '.join(BACKENDS)}")
-    if threads is not None and threads < 1:
-        raise InvalidInputError(f"threads is {threads}; it must be at least 1")
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise InvalidInputError(f"threads is {threads!r}; it must be a whole number of 1 or more")
     for lowering in ORT_LOWERINGS:
         for graph in bundle.manifest.graphs:
             if graph.lowering == lowering:

@@ -54,11 +54,13 @@ class OrtEngine(Engine):
 
     def new_state(self, batch: int, context: int) -> "OrtState":
         """Return an empty cache for `batch` rows of up to `context` tokens."""
+        if self.session is None:
+            raise EngineError("the model was closed")
         return OrtState(self.session, self.graph, batch, context)
 
     def close(self) -> None:
         """Drop the session, which frees the weights."""
-        del self.session
+        self.session = None
 
 
 class OrtState(State):

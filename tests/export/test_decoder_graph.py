@@ -6,6 +6,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 import pytest
+
 from edgegpt.runtime.bundle import Bundle
 from edgegpt.runtime.manifest import Port
 

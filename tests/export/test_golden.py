@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from edgegpt.export.golden import make_golden
-from edgegpt.runtime.golden import Golden
 from safetensors.numpy import save_file
 
 from edgegpt.errors import BundleError
+from edgegpt.export.golden import make_golden
 from edgegpt.model import GPT, GPTConfig
+from edgegpt.runtime.golden import Golden
 
 
 def text_of(model: GPT, length: int) -> list[int]:

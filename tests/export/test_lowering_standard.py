@@ -7,10 +7,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from edgegpt.export.lowerings import standard
 from numpy.typing import NDArray
 
 from edgegpt.cached_attention import cached_attention
+from edgegpt.export.lowerings import standard
 from edgegpt.model import rotary_table
 
 BATCH, HEADS, WIDTH, SLOTS = 3, 4, 8, 24

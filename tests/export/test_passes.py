@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx_ir as ir
+
 from edgegpt.export.passes import FoldWeightTransposes, ShareDimensions
 
 

@@ -11,18 +11,18 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from edgegpt.runtime.bundle import Bundle
-from edgegpt.runtime.compare import TOLERANCES
-from edgegpt.runtime.engines.ort import OrtState
-from edgegpt.runtime.golden import Golden
-from edgegpt.runtime.manifest import FileEntry, Manifest
-from edgegpt.runtime.verify import verify
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from edgegpt.cli import main
 from edgegpt.errors import BundleError, InvalidInputError
 from edgegpt.model import GPT
+from edgegpt.runtime.bundle import Bundle
+from edgegpt.runtime.compare import TOLERANCES
+from edgegpt.runtime.engines.ort import OrtState
+from edgegpt.runtime.golden import Golden
+from edgegpt.runtime.manifest import FileEntry, Manifest
+from edgegpt.runtime.verify import verify
 
 TOLERANCE = TOLERANCES["float32"]
 GRAPH = "decoder.standard.onnx"

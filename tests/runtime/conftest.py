@@ -1,0 +1,43 @@
+"""What several of the runtime's test modules need: bundles with a known defect."""
+
+import dataclasses
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgegpt.runtime.bundle import Bundle
+from edgegpt.runtime.manifest import MANIFEST_NAME, FileEntry
+
+Alter = Callable[..., Path]
+
+
+@pytest.fixture
+def bundle_copy(small_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the small bundle that a test may damage."""
+    return Path(shutil.copytree(small_bundle, tmp_path / "copy"))
+
+
+@pytest.fixture
+def altered_bundle(bundle_copy: Path) -> Alter:
+    """Return a function that gives the copy other files or manifest fields, ids and hashes fitting.
+
+    `files` maps a name to its new bytes, or to None to drop it from the bundle.
+    """
+
+    def alter(files: dict[str, bytes | None] | None = None, **fields: object) -> Path:
+        manifest = Bundle.open(bundle_copy).manifest
+        table = dict(manifest.files)
+        for name, data in (files or {}).items():
+            if data is None:
+                del table[name]
+                continue
+            (bundle_copy / name).write_bytes(data)
+            table[name] = FileEntry(len(data), hashlib.sha256(data).hexdigest())
+        manifest = dataclasses.replace(manifest, files=table, **fields)
+        (bundle_copy / MANIFEST_NAME).write_text(manifest.to_json())
+        return bundle_copy
+
+    return alter
