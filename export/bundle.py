@@ -6,6 +6,7 @@ has passed: a failed export leaves nothing.
 
 import platform
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -72,6 +73,8 @@ def export_bundle(
                 )
                 + ". Nothing was written."
             )
+        # The bundle goes to others: it tells the kind of machine, not the machine's name.
+        receipt = replace(receipt, machine=f"{platform.system()} {platform.machine()}")
         (folder / RECEIPT_NAME).write_text(receipt.to_json(), encoding="utf-8")
     return receipt
 

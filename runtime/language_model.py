@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,9 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from .bundle import TOKENIZER_NAME, Bundle
 from .engines import Engine, open_engine
-from .errors import BundleError, EngineError, InvalidInputError
+from .errors import BundleError, EdgeGPTWarning, EngineError, InvalidInputError
 from .generate import Overflow, Text
 from .prefill import all_logits
+from .receipts import missing_proof
 from .run import Result, Run, Settings, Stream
 from .sampling import Sampling
 from .tokenizer import Tokenizer
@@ -272,6 +274,9 @@ def load(
 ) -> LanguageModel:
     """Open a bundle for generation.
 
+    Warns with `EdgeGPTWarning` if no receipt says that this version of the engine computes the
+    bundle rightly, or if one says that it does not.
+
     Args:
         bundle: path of the folder that `edgegpt export` wrote.
         backend: "cpu" is ONNX Runtime's CPU provider; "auto" is the best one there is.
@@ -283,7 +288,11 @@ def load(
         EngineError: if the backend is not installed or cannot run the bundle.
     """
     opened = Bundle.open(bundle)
-    return LanguageModel(opened, open_engine(opened, backend, threads), context)
+    engine = open_engine(opened, backend, threads)
+    warning = missing_proof(opened, engine.graph.name, engine.info)
+    if warning is not None:
+        warnings.warn(warning, EdgeGPTWarning, stacklevel=2)
+    return LanguageModel(opened, engine, context)
 
 
 def _context(wanted: int | None, block_size: int) -> int:

@@ -18,7 +18,7 @@ from .compare import TOLERANCES, Difference, compare, is_tie
 from .engines import Engine, open_engine
 from .engines.base import State
 from .errors import BundleError, InvalidInputError
-from .golden import Golden
+from .golden import Continuation, Golden
 from .prefill import all_logits, last_logits, pad
 from .receipt import Check, Receipt
 
@@ -76,10 +76,28 @@ def verify_engine(bundle: Bundle, engine: Engine) -> Receipt:
         engine=engine.info.name,
         engine_version=engine.info.version,
         device=engine.info.device,
-        machine=f"{platform.system()} {platform.machine()}",
+        machine=f"{platform.node()} ({platform.system()} {platform.machine()})",
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         checks=checks,
     )
+
+
+class Errors:
+    """What one check found so far: figures over all positions, and the error at each."""
+
+    def __init__(self, context: int) -> None:
+        self.difference: Difference | None = None
+        self.by_position = np.zeros(context)
+
+    def add(self, first: int, found: Logits, reference: Logits) -> None:
+        """Compare logits [N, V] with the reference's, at positions `first` and following."""
+        difference = compare(found, reference)
+        joined = self.difference.join(difference) if self.difference else difference
+        self.difference = joined
+        with np.errstate(invalid="ignore"):
+            error = np.abs(found - reference).max(axis=-1) / np.abs(reference).max()
+        here = self.by_position[first : first + len(error)]
+        np.maximum(here, np.nan_to_num(error, nan=np.inf, posinf=np.inf), out=here)
 
 
 class Replay:
@@ -93,64 +111,60 @@ class Replay:
     def prefill(self) -> Check:
         """Whole prompts, the longest first: the others meet a cache that is not clean."""
         state = self.engine.new_state(1, self.context)
-        prompts = sorted(self.golden.prefill, key=lambda prompt: -len(prompt.ids))
-        found = [all_logits(state, prompt.ids[None])[0] for prompt in prompts]
-        return self._logits_check("prefill", found, [prompt.logits for prompt in prompts])
+        errors = Errors(self.context)
+        for prompt in sorted(self.golden.prefill, key=lambda prompt: -len(prompt.ids)):
+            errors.add(0, all_logits(state, prompt.ids[None])[0], prompt.logits)
+        return self._check("prefill", errors)
 
     def chunked(self) -> Check:
         """One prompt in pieces."""
         prompt, sizes = self.golden.chunked, self.golden.chunk_sizes
         state = self.engine.new_state(1, self.context)
-        found = all_logits(state, prompt.ids[None], sizes)[0]
-        return self._logits_check("chunked", [found], [prompt.logits])
+        errors = Errors(self.context)
+        errors.add(0, all_logits(state, prompt.ids[None], sizes)[0], prompt.logits)
+        return self._check("chunked", errors)
 
     def ragged(self) -> Check:
         """Rows of different length in one batch."""
         rows = self.golden.ragged
         ids, _ = pad([row.ids for row in rows])
         found = all_logits(self.engine.new_state(len(rows), self.context), ids)
-        own = [logits[: len(row.ids)] for logits, row in zip(found, rows, strict=True)]
-        return self._logits_check("ragged", own, [row.logits for row in rows])
+        errors = Errors(self.context)
+        for logits, row in zip(found, rows, strict=True):
+            errors.add(0, logits[: len(row.ids)], row.logits)
+        return self._check("ragged", errors)
 
     def decode(self) -> Check:
         """One token at a time on top of the ragged batch, always feeding the reference's token."""
         state, lengths, logits = self._ragged_start()
         reference = self.golden.continuations
-        steps = len(reference[0].ids)
-        found = np.empty((len(reference), steps, logits.shape[-1]), dtype=np.float32)
-        for step in range(steps):
-            found[:, step] = logits
-            if step + 1 < steps:
-                tokens = np.array([row.ids[step] for row in reference])
-                logits = _decode_step(state, tokens, lengths + step)
-        difference = _join([compare(found[i], row.logits) for i, row in enumerate(reference)])
-        first, margin, tokens_agree = self._tokens(found)
-        within = difference.relative <= self.tolerance
-        return Check("decode", difference, self.tolerance, within and tokens_agree, first, margin)
+        errors, tokens = Errors(self.context), Tokens(self.tolerance)
+        for step in range(len(reference[0].ids)):
+            if step:
+                fed = np.array([row.ids[step - 1] for row in reference])
+                logits = _decode_step(state, fed, lengths + step - 1)
+            for row, golden in enumerate(reference):
+                position = int(lengths[row]) + step - 1
+                errors.add(position, logits[row][None], golden.logits[step][None])
+                tokens.add(golden, step, int(logits[row].argmax()))
+        return self._check("decode", errors, tokens)
 
     def continuation(self) -> Check:
-        """Greedy decoding on its own tokens, each row up to its first excused difference."""
+        """Greedy decoding on its own tokens, each row up to its first difference."""
         state, lengths, logits = self._ragged_start()
         reference = self.golden.continuations
-        steps = len(reference[0].ids)
+        errors, tokens = Errors(self.context), Tokens(self.tolerance)
         same = np.ones(len(reference), dtype=bool)  # rows that still follow the reference
-        differences: list[Difference] = []
-        first, margin, passed = None, None, True
-        for step in range(steps):
-            tokens = logits.argmax(axis=-1)
+        chosen = logits.argmax(axis=-1)
+        for step in range(len(reference[0].ids)):
+            if step:
+                logits = _decode_step(state, chosen, lengths + step - 1)
+            chosen = logits.argmax(axis=-1)
             for row in np.flatnonzero(same):
-                golden = reference[row]
-                differences.append(compare(logits[row][None], golden.logits[step][None]))
-                if tokens[row] != golden.ids[step]:
-                    same[row] = False
-                    passed &= is_tie(golden.logits[step], golden.margins[step], self.tolerance)
-                    if first is None:
-                        first, margin = step, float(golden.margins[step])
-            if step + 1 < steps:
-                logits = _decode_step(state, tokens, lengths + step)
-        difference = _join(differences)
-        passed &= difference.relative <= self.tolerance
-        return Check("continuation", difference, self.tolerance, bool(passed), first, margin)
+                golden, position = reference[row], int(lengths[row]) + step - 1
+                errors.add(position, logits[row][None], golden.logits[step][None])
+                same[row] = tokens.add(golden, step, int(chosen[row]))
+        return self._check("continuation", errors, tokens)
 
     def _ragged_start(self) -> tuple[State, NDArray[np.int64], Logits]:
         """Return a state filled with the ragged batch, the lengths, and the last logits [B, V]."""
@@ -158,29 +172,41 @@ class Replay:
         state = self.engine.new_state(len(ids), self.context)
         return state, lengths, last_logits(state, ids, lengths)
 
-    def _logits_check(self, name: str, found: list[Logits], reference: list[Logits]) -> Check:
-        difference = _join([compare(f, r) for f, r in zip(found, reference, strict=True)])
-        return Check(name, difference, self.tolerance, difference.relative <= self.tolerance)
+    def _check(self, name: str, errors: Errors, tokens: "Tokens | None" = None) -> Check:
+        difference = errors.difference
+        assert difference is not None  # golden files have at least one prompt
+        passed = difference.relative <= self.tolerance and (tokens is None or tokens.agree)
+        return Check(
+            name=name,
+            difference=difference,
+            tolerance=self.tolerance,
+            passed=bool(passed),
+            first_difference=tokens.first if tokens else None,
+            margin=tokens.margin if tokens else None,
+            by_position=[float(f"{error:.3g}") for error in errors.by_position],
+        )
 
-    def _tokens(self, found: Logits) -> tuple[int | None, float | None, bool]:
-        """Return first differing step, its margin, and whether all differences are ties."""
-        first, margin, agree = None, None, True
-        for row, golden in enumerate(self.golden.continuations):
-            for step in np.flatnonzero(found[row].argmax(axis=-1) != golden.ids):
-                agree &= is_tie(golden.logits[step], golden.margins[step], self.tolerance)
-                if first is None or step < first:
-                    first, margin = int(step), float(golden.margins[step])
-        return first, margin, bool(agree)
+
+class Tokens:
+    """Whether an engine chose the reference's tokens, or could be excused where it did not."""
+
+    def __init__(self, tolerance: float) -> None:
+        self.tolerance, self.agree = tolerance, True
+        self.first: int | None = None
+        self.margin: float | None = None
+
+    def add(self, golden: Continuation, step: int, token: int) -> bool:
+        """Note the token chosen at `step` of a row; return whether it is the reference's."""
+        if token == golden.ids[step]:
+            return True
+        margin = float(golden.margins[step])
+        self.agree &= is_tie(golden.logits[step], margin, self.tolerance)
+        if self.first is None or step < self.first:
+            self.first, self.margin = step, margin
+        return False
 
 
 def _decode_step(state: State, tokens: NDArray[np.int64], past_len: NDArray[np.int64]) -> Logits:
     """Feed one token to each row and return its logits [B, V]."""
     state.step(tokens[:, None], past_len, np.zeros((len(tokens), 1), dtype=np.int64))
     return state.logits()[:, 0].copy()
-
-
-def _join(differences: list[Difference]) -> Difference:
-    result = differences[0]
-    for difference in differences[1:]:
-        result = result.join(difference)
-    return result

@@ -1,5 +1,6 @@
 """Small models, checkpoints and bundles that the tests share; each is made once a session."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,15 @@ def write_checkpoint(folder: Path, model: GPT, text: str | None = TEXT) -> Path:
         (folder / "tokenizer.json").write_text(build_char_tokenizer(text).to_str())
         (folder / "held_out.txt").write_text(text)
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_user_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep downloads and receipts of the tests out of the user's own folders."""
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ("XDG_CACHE_HOME", "XDG_STATE_HOME"):
+            patch.setenv(variable, str(tmp_path_factory.mktemp(variable.lower())))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -25,13 +25,21 @@ __all__ = ["command"]
     show_default=True,
     help="how to check the files' bytes first",
 )
+@click.option("--report", type=click.Path(path_type=Path), help="write an HTML page, too")
 @click.option("--threads", type=click.IntRange(min=1), help="default: the physical cores")
 @click.option("--json", "as_json", is_flag=True, help="print the receipt as JSON")
 def command(
-    bundle: Path, backend: str, check: Literal["hash", "size"], threads: int | None, as_json: bool
+    bundle: Path,
+    backend: str,
+    check: Literal["hash", "size"],
+    report: Path | None,
+    threads: int | None,
+    as_json: bool,
 ) -> int:
     """Verify; exit code 0 if everything passed, 1 otherwise."""
     from edgegpt.runtime.bundle import Bundle
+    from edgegpt.runtime.receipts import keep
+    from edgegpt.runtime.report import write_html
     from edgegpt.runtime.verify import verify
 
     try:
@@ -41,6 +49,10 @@ def command(
         if as_json:
             click.echo(json.dumps({"passed": False, "error": str(error)}))
         raise
+    if check == "hash":  # a receipt vouches for the bytes, too
+        keep(receipt)
+    if report is not None:
+        write_html(receipt, report)
     if as_json:
         click.echo(receipt.to_json(), nl=False)
     else:

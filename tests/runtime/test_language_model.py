@@ -179,6 +179,13 @@ def test_a_long_prompt_is_seen_by_its_last_part_only(model):
     assert found == model.generate(visible, max_new_tokens=5).token_ids
 
 
+def test_draws_depend_on_all_ids_of_a_prompt_not_on_the_visible_ones_alone(model):
+    long = "No answer came but " + "rain on tin roofs. " * 3
+    visible = long[window_start(len(long), BLOCK) :]
+    found = model.generate(long, max_new_tokens=20, **WARM).token_ids
+    assert found != model.generate(visible, max_new_tokens=20, **WARM).token_ids
+
+
 def test_with_overflow_stop_a_text_ends_where_the_context_does(model):
     result = model.generate(PROMPT, overflow="stop")
     assert result.finish_reason == "context"

@@ -239,6 +239,16 @@ def test_a_stop_string_across_tokens_ends_the_text(data):
     assert stopped
 
 
+@given(st.lists(st.integers(0, 299), max_size=12), st.data())
+@settings(deadline=None)
+def test_no_ids_let_a_stop_string_through(ids, data):
+    ids = [token % byte_tokenizer().vocab_size for token in ids]
+    whole = byte_tokenizer().decode(ids).rstrip(REPLACEMENT) or "x"
+    begin = data.draw(st.integers(0, len(whole) - 1))
+    stop = whole[begin : data.draw(st.integers(begin + 1, len(whole)))]
+    assert stop not in "".join(pieces_of(byte_tokenizer(), ids, [stop])[0])
+
+
 def test_a_token_that_runs_past_the_stop_string_is_cut_there():
     tokenizer = Tokenizer(bpe_without_unknown().to_str())
     assert pieces_of(tokenizer, [0, 2, 1], ["a", "b"]) == (["", ""], True)

@@ -1,0 +1,116 @@
+"""`edgegpt inspect`: what is inside a bundle."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from edgegpt.runtime.manifest import Port
+
+__all__ = ["command"]
+
+WIDTH = 110  # of tables where stdout is not a terminal
+
+
+@click.command(help="Show what is inside a bundle, and the memory that it needs.")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--batch", type=int, default=1, show_default=True, help="rows of the memory estimate")
+@click.option("--context", type=int, help="tokens of a row; default: the block size")
+@click.option("--json", "as_json", is_flag=True, help="print everything as JSON")
+def command(bundle: Path, batch: int, context: int | None, as_json: bool) -> None:
+    """Print the manifest's content, sizes, memory, and known receipts."""
+    from edgegpt.runtime.bundle import Bundle
+    from edgegpt.runtime.inspection import memory_needed
+    from edgegpt.runtime.receipts import known
+
+    opened = Bundle.open(bundle)
+    manifest, memory = opened.manifest, memory_needed(opened, batch, context)
+    facts: dict[str, Any] = {
+        "id": manifest.id,
+        "precision": manifest.precision,
+        "model": manifest.model,
+        "parameters": sum(_count(entry.shape) for entry in manifest.weights.values()),
+        "graphs": [asdict(graph) for graph in manifest.graphs],
+        "files": {name: entry.size for name, entry in manifest.files.items()},
+        "memory": {
+            "batch": batch,
+            "context": context or manifest.model_info().block_size,
+            **asdict(memory),
+            "total": memory.total,
+        },
+        "versions": manifest.versions,
+        "receipts": [asdict(receipt) for receipt in known(opened)],
+    }
+    if as_json:
+        click.echo(json.dumps(facts, indent=1))
+        return
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(highlight=False, width=WIDTH)
+    _print_facts(console, facts)
+    for graph in manifest.graphs:
+        _print_ports(console, f"{graph.name} (opset {graph.opset})", graph.inputs, graph.outputs)
+    _print_receipts(console, facts["receipts"])
+
+
+def _count(shape: list[int]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+def _print_facts(console: Console, facts: dict[str, Any]) -> None:
+    memory = facts["memory"]
+    settings = ", ".join(f"{name} {value}" for name, value in facts["model"].items())
+    files = ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in facts["files"].items())
+    rows = {
+        "id": facts["id"],
+        "precision": facts["precision"],
+        "parameters": f"{facts['parameters']:,}",
+        "model": settings,
+        "files": files,
+        "memory": (
+            f"{memory['total'] / 1e6:.1f} MB for batch {memory['batch']} and context "
+            f"{memory['context']}: weights {memory['weights'] / 1e6:.1f}, cache "
+            f"{memory['cache'] / 1e6:.1f}, workspace up to {memory['workspace'] / 1e6:.1f}"
+        ),
+        "made with": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
+    }
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(table)
+
+
+def _print_ports(console: Console, title: str, inputs: "list[Port]", outputs: "list[Port]") -> None:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for name in ("", "name", "role", "dtype", "shape"):
+        table.add_column(name)
+    for kind, ports in (("input", inputs), ("output", outputs)):
+        for port in ports:
+            shape = "[" + ", ".join(map(str, port.shape)) + "]"
+            name = port.name if port.present is None else f"{port.name} -> {port.present}"
+            table.add_row(kind, name, port.role, port.dtype, shape)
+    console.print(table, markup=False)
+
+
+def _print_receipts(console: Console, receipts: list[dict[str, Any]]) -> None:
+    table = Table(title="Receipts", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for name in ("result", "engine", "device", "graph", "machine", "date"):
+        table.add_column(name)
+    for receipt in receipts:
+        table.add_row(
+            "PASS" if receipt["passed"] else "FAIL",
+            f"{receipt['engine']} {receipt['engine_version']}",
+            receipt["device"],
+            receipt["graph"],
+            receipt["machine"],
+            receipt["date"],
+        )
+    console.print(table)

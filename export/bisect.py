@@ -1,0 +1,210 @@
+"""Find the first place in an exported graph that computes something else than PyTorch.
+
+The residual stream after every block, and the normalisations, the attention and the feed-forward
+inside, are compared between the plain path of the PyTorch model and the graph, over one golden
+prompt that is fed in pieces, so that the cache takes part. Extra outputs are added to a temporary
+copy of the graph, never to the bundle.
+
+Places are found through the weights' names: the node that reads `blocks.3.norm_1.weight` takes the
+residual stream before block 3, and so on. This works on damaged graphs, too.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgegpt.errors import BundleError, CheckpointError
+from edgegpt.model import GPT
+from edgegpt.runtime.bundle import GOLDEN_NAME, Bundle
+from edgegpt.runtime.compare import TOLERANCES
+from edgegpt.runtime.golden import Golden
+from edgegpt.runtime.manifest import Graph
+
+__all__ = ["Place", "bisect"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """One tensor of the model: its name, and how far the graph's is from PyTorch's.
+
+    `error` is max |difference| / max |reference|; infinite if anything is not finite.
+    """
+
+    name: str
+    error: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within the tolerance."""
+        return self.error <= self.tolerance
+
+
+def bisect(bundle: Bundle, model: GPT, graph: Graph) -> list[Place]:
+    """Return all places in the order of computation; the first that did not pass is the culprit.
+
+    Raises:
+        CheckpointError: if `model` is not of the shape that was exported.
+    """
+    if model.config.to_dict() != bundle.manifest.model:
+        raise CheckpointError("the checkpoint's model is not the one of the bundle: they differ")
+    golden = Golden.load(bundle.file(GOLDEN_NAME))
+    ids, sizes = golden.chunked.ids, golden.chunk_sizes
+    reference = _reference(model, ids)
+    with _probed_graph(bundle, graph, model.config.n_layer) as (path, probes):
+        found = _run(path, bundle, graph, probes, ids, sizes)
+    tolerance = TOLERANCES[bundle.manifest.precision]
+    return [Place(name, _error(found[name], reference[name]), tolerance) for name in reference]
+
+
+def place_names(n_layer: int) -> list[str]:
+    """Return the names of all places in the order of computation."""
+    parts = ("norm_1", "attention", "norm_2", "feed_forward")
+    names = ["embedding"]
+    for i in range(n_layer):
+        names += [*(f"blocks.{i}.{part}" for part in parts), f"blocks.{i}"]
+    return [*names, "norm_final", "logits"]
+
+
+@torch.no_grad()
+def _reference(model: GPT, ids: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+    """Return each place's tensor [T, width] in PyTorch, in the order of computation."""
+    names = place_names(model.config.n_layer)
+    values: dict[str, NDArray[np.float32]] = {}
+    handles = [model.blocks[0].register_forward_pre_hook(_keeper(values, "embedding"))]
+    handles += [
+        model.get_submodule(name).register_forward_hook(_keeper(values, name))
+        for name in names
+        if name not in ("embedding", "logits")
+    ]
+    try:
+        values["logits"] = model(torch.from_numpy(ids)[None])[0].numpy()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: values[name] for name in names}
+
+
+def _keeper(values: dict[str, NDArray[np.float32]], name: str):
+    """Return a hook that stores the first input (before) or the output (after) of a module."""
+
+    def keep(_: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor | None = None) -> None:
+        tensor = inputs[0] if output is None else output
+        values[name] = tensor[0].numpy().copy()  # (T, width)
+
+    return keep
+
+
+@contextmanager
+def _probed_graph(
+    bundle: Bundle, graph: Graph, n_layer: int
+) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Yield a copy of the graph with an output for each place, and place -> output name."""
+    with tempfile.TemporaryDirectory(prefix="edgegpt-bisect-") as folder:
+        copy = Path(folder) / "probed.onnx"
+        shutil.copyfile(
+            bundle.file(bundle.manifest.weights_file), copy.parent / bundle.manifest.weights_file
+        )
+        model = ir.load(bundle.file(graph.file))
+        probes = _find_places(model, n_layer)
+        outputs = {value.name for value in model.graph.outputs}
+        for value in probes.values():
+            if value.name not in outputs:
+                value.dtype = value.dtype or ir.DataType.FLOAT
+                model.graph.outputs.append(value)
+                outputs.add(value.name)
+        ir.save(model, copy)
+        yield copy, {name: str(value.name) for name, value in probes.items()}
+
+
+def _find_places(model: ir.Model, n_layer: int) -> dict[str, ir.Value]:
+    """Return the value of each place, found through the weights of the normalisations."""
+    norms = [f"blocks.{i}.{part}" for i in range(n_layer) for part in ("norm_1", "norm_2")]
+    norms.append("norm_final")
+    nodes = {name: _reader(model, f"{name}.weight") for name in norms}
+    places = {name: node.outputs[0] for name, node in nodes.items()}
+    streams = [nodes[name].inputs[0] for name in norms[:-1]]  # before each sub-layer
+    last = nodes["norm_final"].inputs[0]
+    if (
+        last is not None
+        and last.producer() is not None
+        and last.producer().op_type.startswith("Ga")
+    ):
+        last = last.producer().inputs[0]  # the wanted positions were gathered before the norm
+    streams.append(last)
+    places["embedding"] = streams[0]
+    for i in range(n_layer):
+        before, middle, after = streams[2 * i : 2 * i + 3]
+        places[f"blocks.{i}"] = after
+        places[f"blocks.{i}.attention"] = _added(middle, before)
+        places[f"blocks.{i}.feed_forward"] = _added(after, middle)
+    (places["logits"],) = [value for value in model.graph.outputs if value.name == "logits"]
+    return places
+
+
+def _reader(model: ir.Model, weight: str) -> ir.Node:
+    """Return the normalisation node that reads `weight`."""
+    value = model.graph.initializers.get(weight)
+    users = [] if value is None else [use.node for use in value.uses()]
+    readers = [node for node in users if node.op_type.endswith("Normalization")]
+    if len(readers) != 1:
+        raise BundleError(f"cannot bisect: the graph has {len(readers)} norms that read {weight}")
+    return readers[0]
+
+
+def _added(total: ir.Value, stream: ir.Value) -> ir.Value:
+    """Return what was added to `stream` to make `total`."""
+    node = total.producer()
+    others = [] if node is None else [value for value in node.inputs if value is not stream]
+    if node is None or node.op_type != "Add" or len(others) != 1 or others[0] is None:
+        raise BundleError(f"cannot bisect: {total.name} is not the sum of two streams")
+    return others[0]
+
+
+def _run(
+    path: Path,
+    bundle: Bundle,
+    graph: Graph,
+    probes: dict[str, str],
+    ids: NDArray[np.int64],
+    sizes: list[int],
+) -> dict[str, NDArray[np.float32]]:
+    """Feed the prompt in pieces; return each place's tensor [T, width]."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    context = bundle.manifest.model_info().block_size
+    cache = {}
+    for port in graph.caches():
+        shape = [{"batch": 1, "context": context}.get(str(size), size) for size in port.shape]
+        cache[port.name] = np.zeros(shape, dtype=port.dtype)
+    pieces: dict[str, list[NDArray[np.float32]]] = {name: [] for name in probes}
+    start = 0
+    for size in sizes:
+        feeds = {
+            "ids": ids[None, start : start + size],
+            "past_len": np.array([start]),
+            "logit_positions": np.arange(size)[None],
+            **cache,
+        }
+        names = [*probes.values(), *(str(port.present) for port in graph.caches())]
+        results = dict(zip(names, session.run(names, feeds), strict=True))
+        for name, output in probes.items():
+            pieces[name].append(results[output][0])
+        cache = {port.name: results[str(port.present)] for port in graph.caches()}
+        start += size
+    return {name: np.concatenate(parts) for name, parts in pieces.items()}
+
+
+def _error(found: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
+    if not np.isfinite(found).all():
+        return float("inf")
+    return float(np.abs(found - reference).max() / np.abs(reference).max())
