@@ -93,9 +93,12 @@ def _print_ports(console: Console, title: str, inputs: "list[Port]", outputs: "l
     for name in ("", "name", "role", "dtype", "shape"):
         table.add_column(name)
     for kind, ports in (("input", inputs), ("output", outputs)):
-        for port in ports:
+        caches = [port for port in ports if port.role == "cache"]
+        for port in [port for port in ports if port.role != "cache"] + caches[:1]:
             shape = "[" + ", ".join(map(str, port.shape)) + "]"
-            name = port.name if port.present is None else f"{port.name} -> {port.present}"
+            name = port.name
+            if port is (caches or [None])[0]:
+                name = f"{port.name} ... {caches[-1].name} ({len(caches)})"
             table.add_row(kind, name, port.role, port.dtype, shape)
     console.print(table, markup=False)
 
