@@ -30,7 +30,7 @@ from edgegpt.runtime.compare import TOLERANCES
 from edgegpt.runtime.golden import Golden
 from edgegpt.runtime.manifest import Graph
 
-__all__ = ["Place", "bisect"]
+__all__ = ["Place", "bisect", "first_wrong"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,11 @@ def bisect(bundle: Bundle, model: GPT, graph: Graph) -> list[Place]:
         found = _run(path, bundle, graph, probes, ids, sizes)
     tolerance = TOLERANCES[bundle.manifest.precision]
     return [Place(name, _error(found[name], reference[name]), tolerance) for name in reference]
+
+
+def first_wrong(places: list[Place]) -> str | None:
+    """Return the name of the first place out of tolerance, or None."""
+    return next((place.name for place in places if not place.passed), None)
 
 
 def place_names(n_layer: int) -> list[str]:

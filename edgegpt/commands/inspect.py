@@ -96,9 +96,8 @@ def _print_ports(console: Console, title: str, inputs: "list[Port]", outputs: "l
         caches = [port for port in ports if port.role == "cache"]
         for port in [port for port in ports if port.role != "cache"] + caches[:1]:
             shape = "[" + ", ".join(map(str, port.shape)) + "]"
-            name = port.name
-            if port is (caches or [None])[0]:
-                name = f"{port.name} ... {caches[-1].name} ({len(caches)})"
+            is_cache = port.role == "cache"
+            name = f"{port.name} ... {caches[-1].name} ({len(caches)})" if is_cache else port.name
             table.add_row(kind, name, port.role, port.dtype, shape)
     console.print(table, markup=False)
 

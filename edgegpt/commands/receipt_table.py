@@ -1,4 +1,6 @@
-"""How a receipt looks in a terminal."""
+"""How a receipt, and a search for the first wrong place, look in a terminal."""
+
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -6,7 +8,10 @@ from rich.table import Table
 
 from edgegpt.runtime.receipt import Check, Receipt
 
-__all__ = ["print_receipt"]
+if TYPE_CHECKING:
+    from edgegpt.export.bisect import Place
+
+__all__ = ["print_places", "print_receipt"]
 
 COLUMNS = (
     "check",
@@ -24,9 +29,7 @@ WIDTH = 110  # of the table where stdout is not a terminal
 
 def print_receipt(receipt: Receipt) -> None:
     """Print one table, a row per check, and the verdict."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=WIDTH)
+    console = _console()
     title = (
         f"{receipt.graph} in {receipt.precision} on {receipt.engine} {receipt.engine_version} "
         f"({receipt.device}) against PyTorch"
@@ -38,6 +41,26 @@ def print_receipt(receipt: Receipt) -> None:
         table.add_row(*_cells(check), style=None if check.passed else "red")
     console.print(table)
     console.print(f"{_verdict(receipt.passed)}  bundle {receipt.bundle_id[:12]}")
+
+
+def print_places(graph: str, places: "list[Place]") -> None:
+    """Print a row for each place in the graph, and which one is wrong first."""
+    console = _console()
+    title = f"{graph} against PyTorch, in the order of computation"
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for name in ("place", "relative", "allowed", "result"):
+        table.add_column(name, justify="left" if name in ("place", "result") else "right")
+    for place in places:
+        cells = (place.name, f"{place.error:.1e}", f"{place.tolerance:.0e}")
+        table.add_row(*cells, _verdict(place.passed), style=None if place.passed else "red")
+    console.print(table)
+    wrong = [place.name for place in places if not place.passed]
+    console.print(f"first wrong place: {wrong[0]}" if wrong else "no place is wrong")
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDTH)
 
 
 def _cells(check: Check) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from edgegpt.errors import BundleError
 
-from .receipt_table import print_receipt
+from .receipt_table import print_places, print_receipt
 
 __all__ = ["command"]
 
@@ -26,6 +27,13 @@ __all__ = ["command"]
     help="how to check the files' bytes first",
 )
 @click.option("--report", type=click.Path(path_type=Path), help="write an HTML page, too")
+@click.option(
+    "--bisect",
+    "checkpoint",
+    type=click.Path(path_type=Path),
+    metavar="CKPT",
+    help="find the first wrong place, comparing with this checkpoint; needs PyTorch",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="default: the physical cores")
 @click.option("--json", "as_json", is_flag=True, help="print the receipt as JSON")
 def command(
@@ -33,10 +41,13 @@ def command(
     backend: str,
     check: Literal["hash", "size"],
     report: Path | None,
+    checkpoint: Path | None,
     threads: int | None,
     as_json: bool,
 ) -> int:
     """Verify; exit code 0 if everything passed, 1 otherwise."""
+    if checkpoint is not None:
+        return _bisect(bundle, checkpoint, as_json)
     from edgegpt.runtime.bundle import Bundle
     from edgegpt.runtime.receipts import keep
     from edgegpt.runtime.report import write_html
@@ -58,3 +69,26 @@ def command(
     else:
         print_receipt(receipt)
     return 0 if receipt.passed else 1
+
+
+def _bisect(path: Path, checkpoint: Path, as_json: bool) -> int:
+    """Print every place with its error; exit code 1 if one is out of tolerance."""
+    with Console(file=sys.stderr).status("comparing the graph with PyTorch, place by place"):
+        from edgegpt.checkpoint import load_checkpoint
+        from edgegpt.export.bisect import bisect, first_wrong
+        from edgegpt.runtime.bundle import Bundle
+
+        bundle = Bundle.open(path)
+        model = load_checkpoint(checkpoint).model
+        results = {graph.name: bisect(bundle, model, graph) for graph in bundle.manifest.graphs}
+    wrong = {name: first_wrong(places) for name, places in results.items()}
+    if as_json:
+        body = {
+            name: {"first_wrong": wrong[name], "places": [asdict(place) for place in places]}
+            for name, places in results.items()
+        }
+        click.echo(json.dumps(body, indent=1))
+    else:
+        for name, places in results.items():
+            print_places(name, places)
+    return 1 if any(wrong.values()) else 0

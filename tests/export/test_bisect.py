@@ -1,0 +1,163 @@
+"""Bisect names the first wrong place, in the graph or in the weights, and touches no file."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from edgegpt.checkpoint import load_checkpoint, save_config, save_weights
+from edgegpt.cli import main
+from edgegpt.errors import CheckpointError
+from edgegpt.export import export_bundle
+from edgegpt.export.bisect import Place, bisect, first_wrong, place_names
+from edgegpt.model import GPT, GPTConfig
+from edgegpt.runtime.bundle import Bundle
+from edgegpt.runtime.manifest import FileEntry
+
+GRAPH = "decoder.standard.onnx"
+
+
+@pytest.fixture
+def bundle(small_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small_bundle, tmp_path / "bundle"))
+
+
+def places_of(folder: Path, model: GPT) -> list[Place]:
+    opened = Bundle.open(folder)
+    return bisect(opened, model, opened.manifest.graphs[0])
+
+
+def change_graph(folder: Path, change: Callable[[onnx.GraphProto], None]) -> None:
+    """Edit the graph, and the manifest with it: opening a bundle checks the size."""
+    old = Bundle.open(folder).manifest
+    model = onnx.load(folder / GRAPH, load_external_data=False)
+    change(model.graph)
+    raw = model.SerializeToString()
+    (folder / GRAPH).write_bytes(raw)
+    entry = FileEntry(len(raw), hashlib.sha256(raw).hexdigest())
+    (folder / "edgegpt.json").write_text(replace(old, files=old.files | {GRAPH: entry}).to_json())
+
+
+def change_weight(folder: Path, name: str, change: Callable[[np.ndarray], None]) -> None:
+    entry = Bundle.open(folder).manifest.weights[name]
+    raw = bytearray((folder / "weights.safetensors").read_bytes())
+    change(np.frombuffer(raw, np.float32, entry.size // 4, entry.offset).reshape(entry.shape))
+    (folder / "weights.safetensors").write_bytes(raw)
+
+
+def test_a_clean_bundle_has_no_wrong_place(small_bundle: Path, small_model: GPT) -> None:
+    places = places_of(small_bundle, small_model)
+    assert first_wrong(places) is None
+    assert [place.name for place in places] == place_names(2)
+    assert 0 < max(place.error for place in places) < 1e-5
+
+
+def swap_q_and_k(array: np.ndarray) -> None:
+    array[:, :32], array[:, 32:64] = array[:, 32:64].copy(), array[:, :32].copy()
+
+
+WEIGHT_FAULTS = {
+    "position_embedding.weight": (np.negative, "embedding"),
+    "blocks.0.norm_1.bias": (np.negative, "blocks.0.norm_1"),
+    "blocks.1.attention.qkv.weight": (None, "blocks.1.attention"),
+    "blocks.1.attention.proj.bias": (np.negative, "blocks.1.attention"),
+    "blocks.0.norm_2.weight": (np.negative, "blocks.0.norm_2"),
+    "blocks.1.feed_forward.down.weight": (np.negative, "blocks.1.feed_forward"),
+    "norm_final.weight": (np.negative, "norm_final"),
+    "head.bias": (np.negative, "logits"),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHT_FAULTS)
+def test_a_damaged_weight_is_found_where_it_is_used(
+    bundle: Path, small_model: GPT, name: str
+) -> None:
+    function, place = WEIGHT_FAULTS[name]
+    damage = swap_q_and_k if function is None else lambda array: function(array, out=array)
+    change_weight(bundle, name, damage)
+    before = {file.name: file.read_bytes() for file in bundle.iterdir()}
+    places = places_of(bundle, small_model)
+    assert first_wrong(places) == place
+    errors = [p.error for p in places]
+    wrong = next(index for index, p in enumerate(places) if not p.passed)
+    assert max(errors[:wrong], default=0) < 1e-5
+    assert {file.name: file.read_bytes() for file in bundle.iterdir()} == before
+
+
+def wrong_scale_in_block_1(graph: onnx.GraphProto) -> None:
+    node = [node for node in graph.node if node.op_type == "Attention"][1]
+    next(a for a in node.attribute if a.name == "scale").f *= 1.01
+
+
+def wrong_epsilon_in_block_0(graph: onnx.GraphProto) -> None:
+    node = [node for node in graph.node if node.op_type == "LayerNormalization"][1]
+    next(a for a in node.attribute if a.name == "epsilon").f = 1e-3
+
+
+def relu_left_out_of_block_1(graph: onnx.GraphProto) -> None:
+    [node for node in graph.node if node.op_type == "Relu"][1].op_type = "Tanh"
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        (wrong_scale_in_block_1, "blocks.1.attention"),
+        (wrong_epsilon_in_block_0, "blocks.0.norm_2"),
+        (relu_left_out_of_block_1, "blocks.1.feed_forward"),
+    ],
+)
+def test_a_damaged_graph_is_found_at_its_node(
+    bundle: Path, small_model: GPT, change: Callable[[onnx.GraphProto], None], place: str
+) -> None:
+    change_graph(bundle, change)
+    assert first_wrong(places_of(bundle, small_model)) == place
+
+
+def test_a_llama_like_model_can_be_bisected(tmp_path: Path) -> None:
+    sizes = {"vocab_size": 20, "block_size": 16, "n_layer": 2, "n_head": 4, "n_embd": 32}
+    kind = {"n_kv_head": 2, "norm": "rmsnorm", "position": "rope", "activation": "swiglu"}
+    torch.manual_seed(0)
+    model = GPT(GPTConfig.from_dict(sizes | kind | {"bias": False})).eval()
+    (tmp_path / "ckpt").mkdir()
+    save_config(tmp_path / "ckpt", model.config)
+    save_weights(tmp_path / "ckpt", model, torch.float32)
+    export_bundle(tmp_path / "ckpt", tmp_path / "bundle")
+    assert first_wrong(places_of(tmp_path / "bundle", model)) is None
+    damage = "blocks.1.feed_forward.gate.weight"
+    change_weight(tmp_path / "bundle", damage, lambda array: np.negative(array, out=array))
+    assert first_wrong(places_of(tmp_path / "bundle", model)) == "blocks.1.feed_forward"
+
+
+def test_a_checkpoint_of_another_model_is_refused(small_bundle: Path) -> None:
+    other = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4))
+    with pytest.raises(CheckpointError, match="not the one of the bundle"):
+        places_of(small_bundle, other)
+
+
+def test_the_command_names_the_place_and_exits_with_1(
+    bundle: Path, small_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert load_checkpoint(small_checkpoint)
+    change_weight(bundle, "blocks.0.attention.proj.weight", lambda a: np.negative(a, out=a))
+    with pytest.raises(SystemExit) as stop:
+        main(["verify", str(bundle), "--bisect", str(small_checkpoint)])
+    assert stop.value.code == 1
+    assert "first wrong place: blocks.0.attention" in capsys.readouterr().out
+
+
+def test_the_command_exits_with_0_when_nothing_is_wrong(
+    small_bundle: Path, small_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["verify", str(small_bundle), "--bisect", str(small_checkpoint), "--json"])
+    assert stop.value.code == 0
+    body = json.loads(capsys.readouterr().out)["decoder.standard"]
+    assert body["first_wrong"] is None
+    assert len(body["places"]) == 13
