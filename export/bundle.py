@@ -18,6 +18,7 @@ from edgegpt.checkpoint import Checkpoint, load_checkpoint
 from edgegpt.errors import CheckpointError, ExportError, InvalidInputError, VerificationError
 from edgegpt.runtime.bundle import GOLDEN_NAME, RECEIPT_NAME, TOKENIZER_NAME, Bundle, sha256_of
 from edgegpt.runtime.files import new_folder
+from edgegpt.runtime.golden import Golden
 from edgegpt.runtime.manifest import MANIFEST_NAME, FileEntry, Manifest
 from edgegpt.runtime.receipt import Receipt
 from edgegpt.runtime.tokenizer import Tokenizer
@@ -95,7 +96,7 @@ def _write_files(source: Checkpoint, folder: Path, progress: Callable[[str], Non
     if source.tokenizer_json is not None:
         (folder / TOKENIZER_NAME).write_bytes(source.tokenizer_json.encode())
     progress("computing golden vectors in PyTorch")
-    make_golden(source.model, _held_out_ids(source)).save(folder / GOLDEN_NAME)
+    _golden(source).save(folder / GOLDEN_NAME)
 
     progress("tracing and lowering the graph")
     torch_model = source.model
@@ -126,10 +127,10 @@ def _write_files(source: Checkpoint, folder: Path, progress: Callable[[str], Non
     )
 
 
-def _held_out_ids(source: Checkpoint) -> list[int] | None:
-    if source.tokenizer_json is None or source.held_out is None:
-        return None
+def _golden(source: Checkpoint) -> Golden:
+    if source.tokenizer_json is None:
+        return make_golden(source.model)
     try:
-        return Tokenizer(source.tokenizer_json).encode(source.held_out)
+        return make_golden(source.model, Tokenizer(source.tokenizer_json), source.held_out)
     except InvalidInputError as error:
         raise CheckpointError(f"the checkpoint's held_out.txt does not fit: {error}") from error

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from edgegpt.model import GPT
-from edgegpt.runtime.golden import Continuation, Golden, Prompt
+from edgegpt.runtime.golden import Continuation, Golden, Prompt, TokenizerSample
 from edgegpt.runtime.sampling import Sampling, choose
+from edgegpt.runtime.tokenizer import Tokenizer
 
 __all__ = ["MAX_COVERED_VOCABULARY", "make_golden"]
 
@@ -18,15 +19,21 @@ MAX_COVERED_VOCABULARY = 4096  # up to here, every token id occurs in a prompt
 SAMPLING_SEED = 0
 
 
-def make_golden(model: GPT, held_out: list[int] | None) -> Golden:
+def make_golden(
+    model: GPT, tokenizer: Tokenizer | None = None, held_out: str | None = None
+) -> Golden:
     """Return the golden vectors of a model in eval mode and float32.
 
     Args:
         model: the model.
-        held_out: ids of a text that the model was not trained on, or None.
+        tokenizer: its tokenizer, if it has one.
+        held_out: a text that the model was not trained on; None, or one shorter than two blocks,
+            lets the model write its own.
     """
     block = model.config.block_size
-    text = held_out if held_out and len(held_out) >= 2 * block else _own_text(model, 2 * block)
+    text = tokenizer.encode(held_out) if tokenizer and held_out else []
+    if len(text) < 2 * block:
+        text = _own_text(model, 2 * block)
     lengths = sorted({1, min(2, block), max(1, block // 2), max(1, block - 1), block})
     prompts = [_cut(text, index, length) for index, length in enumerate(lengths)]
     prompts += _remaining_ids(model, prompts)
@@ -43,7 +50,15 @@ def make_golden(model: GPT, held_out: list[int] | None) -> Golden:
         chunk_sizes=_chunk_sizes(block),
         ragged=[_prompt(model, ids) for ids in rows],
         continuations=[_continue(model, ids, steps) for ids in rows],
+        tokenizer=_sample(tokenizer, text) if tokenizer else None,
     )
+
+
+def _sample(tokenizer: Tokenizer, ids: list[int]) -> TokenizerSample:
+    """Return what the tokenizer does with the text of `ids`, and with every id it has."""
+    text = tokenizer.decode(ids)
+    vocabulary = tokenizer.decode(list(range(tokenizer.vocab_size)))
+    return TokenizerSample(text, np.array(tokenizer.encode(text), dtype=np.int64), vocabulary)
 
 
 def _chunk_sizes(block: int) -> list[int]:

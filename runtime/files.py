@@ -1,9 +1,11 @@
 """Files and folders that are either wholly there or not there at all.
 
-Everything is first written beside its destination, flushed to the disk, and then renamed, which a
-file system does in one step.
+Everything is first written beside its destination, flushed to the disk, and then renamed. A new
+folder or file appears in one step; a folder that replaces another takes two, and a kill between
+them leaves the old one beside, under a name that begins with a dot.
 """
 
+import contextlib
 import errno
 import os
 import shutil
@@ -68,9 +70,11 @@ def _swap(new: Path, path: Path) -> None:
         os.rename(path, old)
         os.rename(new, path)
     except BaseException:
-        if not path.exists():
+        if path.exists():
+            with contextlib.suppress(OSError):  # removes only an empty folder
+                os.rmdir(old)
+        else:
             os.rename(old, path)
-        shutil.rmtree(old, ignore_errors=True)
         raise
     shutil.rmtree(old, ignore_errors=True)
 

@@ -8,8 +8,8 @@ S - S // 2, a text of n tokens is seen from
                       stride * ceil((n - S) / stride)      otherwise
 
 so that a full window gives way to its last S // 2 tokens, which are fed again from position 0.
-Generating in two calls, the second one with the first one's text as its prompt, therefore
-continues exactly as one longer call would.
+Greedy generation in two calls, the second one with the first one's text as its prompt, therefore
+sees the same windows as one longer call does.
 """
 
 from collections.abc import Iterator
@@ -58,9 +58,9 @@ class Text:
         """Ids after the prompt."""
         return self.ids[self.prompt_length :]
 
-    def add(self, choice: Choice, close: float) -> None:
-        """Append a token; a lead of at most `close` counts as a near tie."""
-        if self.first_near_tie is None and choice.gap <= close:
+    def add(self, choice: Choice) -> None:
+        """Append a token, and remember the first near tie."""
+        if self.first_near_tie is None and choice.near_tie:
             self.first_near_tie = len(self.ids) - self.prompt_length
         self.ids.append(choice.token)
 
@@ -104,11 +104,15 @@ def generate_tokens(
                 continue
             new = len(text.ids) - text.prompt_length
             choice = choose(
-                logits[row], sampling, text.ids, seed=text.seed, stream=text.stream, step=new
+                logits[row],
+                sampling,
+                text.ids,
+                seed=text.seed,
+                stream=text.stream,
+                step=new,
+                tolerance=tolerance,
             )
-            finite = logits[row][np.isfinite(logits[row])]
-            reach = 2 * tolerance * float(np.abs(finite).max(initial=0.0))
-            text.add(choice, reach / (sampling.temperature or 1.0))
+            text.add(choice)
             yield row, choice.token
             if text.finish_reason is None and new + 1 == max_new_tokens:
                 text.finish_reason = "length"

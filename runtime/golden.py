@@ -7,6 +7,9 @@ Written by `edgegpt.export.golden`, read by `verify`. The file is a safetensors 
     ragged.<row>.ids [T_row], .logits [T_row, V]       rows of one batch, of different length
     continuation.<row>.ids [steps], .logits [steps, V], .margins [steps]
                                                        what greedy decoding adds to each row
+    tokenizer.text, tokenizer.ids, tokenizer.vocabulary
+                                                       a text (UTF-8 bytes), its ids, and what all
+                                                       ids in order decode to; absent without one
 """
 
 from dataclasses import dataclass
@@ -20,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 
 from .errors import BundleError
 
-__all__ = ["Continuation", "Golden", "Prompt"]
+__all__ = ["Continuation", "Golden", "Prompt", "TokenizerSample"]
 
 Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
@@ -44,6 +47,15 @@ class Continuation:
 
 
 @dataclass(frozen=True)
+class TokenizerSample:
+    """What the tokenizer did at export: a text, its ids, and the text of all ids in order."""
+
+    text: str
+    ids: Ids
+    vocabulary: str
+
+
+@dataclass(frozen=True)
 class Golden:
     """All golden vectors. `ragged` and `continuations` have one entry per row, in order."""
 
@@ -52,6 +64,7 @@ class Golden:
     chunk_sizes: list[int]
     ragged: list[Prompt]
     continuations: list[Continuation]
+    tokenizer: TokenizerSample | None = None
 
     def save(self, path: Path) -> None:
         """Write the file."""
@@ -68,6 +81,10 @@ class Golden:
             tensors[f"continuation.{row}.ids"] = continuation.ids
             tensors[f"continuation.{row}.logits"] = continuation.logits
             tensors[f"continuation.{row}.margins"] = continuation.margins
+        if self.tokenizer is not None:
+            tensors["tokenizer.ids"] = self.tokenizer.ids
+            tensors["tokenizer.text"] = _bytes_of(self.tokenizer.text)
+            tensors["tokenizer.vocabulary"] = _bytes_of(self.tokenizer.vocabulary)
         save_file(tensors, path)
 
     @classmethod
@@ -88,9 +105,21 @@ class Golden:
                     )
                     for row in range(_count(tensors, "continuation"))
                 ],
+                tokenizer=_tokenizer_sample(tensors),
             )
-        except (SafetensorError, OSError, KeyError) as error:
+        except (SafetensorError, OSError, KeyError, UnicodeDecodeError) as error:
             raise BundleError(f"{path} is damaged: {error}") from error
+
+
+def _bytes_of(text: str) -> NDArray[np.uint8]:
+    return np.frombuffer(text.encode(), dtype=np.uint8)
+
+
+def _tokenizer_sample(tensors: dict[str, NDArray[Any]]) -> TokenizerSample | None:
+    if "tokenizer.ids" not in tensors:
+        return None
+    text, vocabulary = (tensors[f"tokenizer.{name}"].tobytes() for name in ("text", "vocabulary"))
+    return TokenizerSample(text.decode(), tensors["tokenizer.ids"], vocabulary.decode())
 
 
 def _prompts(tensors: dict[str, NDArray[Any]], group: str) -> list[Prompt]:

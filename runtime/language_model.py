@@ -13,7 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from .bundle import TOKENIZER_NAME, Bundle
 from .engines import Engine, open_engine
-from .errors import BundleError, EdgeGPTWarning, EngineError, InvalidInputError
+from .errors import (
+    BundleError,
+    EdgeGPTError,
+    EdgeGPTWarning,
+    EngineError,
+    InvalidInputError,
+)
 from .generate import Overflow, Text
 from .prefill import all_logits
 from .receipts import missing_proof
@@ -111,7 +117,7 @@ class LanguageModel:
                 prompt's draws depend on its seed and its own ids, not on its place in the batch:
                 the same prompt twice under one seed gives the same text twice. A list gives each
                 prompt its own seed.
-            stop: text, or several, that ends the generation where it first appears.
+            stop: text, or several, that ends the generation where the first of them is complete.
             overflow: when the text outgrows the context, "slide" goes on with its last part (see
                 `edgegpt.runtime.generate`), "stop" ends it. Default: "slide" for models with
                 learned positions.
@@ -123,6 +129,7 @@ class LanguageModel:
             InvalidInputError: for an empty prompt, a character or an id that the vocabulary lacks,
                 a prompt longer than the context with overflow "stop", or an impossible setting.
             NumericalError: if the model gives logits that are not numbers.
+            EngineError: if the engine fails, or the model was closed.
         """
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
         prompts, single = _as_batch(prompt)
@@ -239,7 +246,9 @@ class LanguageModel:
         if not prompts:
             raise InvalidInputError("there is no prompt")
         if type(max_new_tokens) is not int or max_new_tokens < 0:
-            raise InvalidInputError(f"max_new_tokens is {max_new_tokens}; it must be 0 or more")
+            raise InvalidInputError(
+                f"max_new_tokens is {max_new_tokens!r}; it must be an int of 0 or more"
+            )
         if overflow not in (None, "slide", "stop"):
             raise InvalidInputError(f"overflow is {overflow!r}; it must be 'slide' or 'stop'")
         settings = Settings(
@@ -286,13 +295,19 @@ def load(
     Raises:
         BundleError: if the bundle is missing, damaged or of another format version.
         EngineError: if the backend is not installed or cannot run the bundle.
+        InvalidInputError: if there is no such backend, or a number is impossible.
     """
     opened = Bundle.open(bundle)
     engine = open_engine(opened, backend, threads)
+    try:
+        model = LanguageModel(opened, engine, context)
+    except EdgeGPTError:
+        engine.close()
+        raise
     warning = missing_proof(opened, engine.graph.name, engine.info)
     if warning is not None:
         warnings.warn(warning, EdgeGPTWarning, stacklevel=2)
-    return LanguageModel(opened, engine, context)
+    return model
 
 
 def _context(wanted: int | None, block_size: int) -> int:

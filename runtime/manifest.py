@@ -7,7 +7,7 @@ trusted before its type was looked at.
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
 from .errors import BundleError
@@ -155,6 +155,9 @@ class Manifest:
                 f"{MANIFEST_NAME} has format version {version!r}; this edgegpt reads "
                 f"{FORMAT_VERSION}: export the model again, or use the edgegpt that wrote it"
             )
+        surplus = sorted(set(document) - {f.name for f in fields(cls)} - {"format_version", "id"})
+        if surplus:
+            raise BundleError(f"{MANIFEST_NAME} has the unknown key {surplus[0]!r:.60}")
         manifest = cls._from_document(document)
         if manifest.id != document.get("id"):
             raise BundleError(

@@ -42,10 +42,15 @@ class Sampling:
 
 
 class Choice(NamedTuple):
-    """A token, and how far its score was ahead of the runner-up's (inf if there was none)."""
+    """A token; how far its score was ahead of the runner-up's; and whether that was too close.
+
+    `gap` is infinite if there was no other candidate. `near_tie` says that logits within the
+    tolerance of these could have led to another token.
+    """
 
     token: int
     gap: float
+    near_tie: bool
 
 
 def choose(
@@ -56,6 +61,7 @@ def choose(
     seed: int,
     stream: int,
     step: int,
+    tolerance: float = 0.0,
 ) -> Choice:
     """Pick the next token.
 
@@ -66,6 +72,7 @@ def choose(
         seed: 64-bit key of the random numbers.
         stream: 64-bit number that tells this text from others under the same seed.
         step: number of this token in its text, counted from 0.
+        tolerance: of the logits, relative to the largest; decides what a near tie is.
 
     Raises:
         NumericalError: if a logit is NaN or +inf, or if all are -inf.
@@ -77,13 +84,25 @@ def choose(
             f"broken; run `edgegpt verify` on the bundle"
         )
     scores = logits.astype(np.float64)  # (V,)
+    largest = np.abs(scores[np.isfinite(scores)]).max()
+    reach = 2 * tolerance * float(largest)  # two logits may come so much closer
     if sampling.repetition_penalty != 1.0 and len(history):
         _penalise(scores, np.unique(np.asarray(history)), sampling.repetition_penalty)
+        reach *= max(sampling.repetition_penalty, 1 / sampling.repetition_penalty)
     if sampling.temperature == 0.0:
-        return _first_and_gap(scores, np.arange(len(scores)))
-    scores = (scores - scores.max()) / sampling.temperature  # at most 0: a tiny divisor is safe
-    kept = _candidates(scores, sampling)
-    return _first_and_gap(scores[kept] + gumbel(seed, stream, step, kept), kept)
+        place = int(scores.argmax())
+        gap = _lead(scores, place)
+        return Choice(place, gap, gap <= reach)
+    with np.errstate(over="ignore"):  # a tiny temperature makes all but the best -inf
+        scores = (scores - scores.max()) / sampling.temperature
+        reach = float(np.float64(reach) / sampling.temperature)
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    surely, kept, perhaps = _limits(ranked, sampling, reach)
+    noisy = ranked[:perhaps] + gumbel(seed, stream, step, order[:perhaps])
+    place = int(noisy[:kept].argmax())
+    gap = _lead(noisy, place)
+    return Choice(int(order[place]), gap, gap <= reach or place >= surely)
 
 
 def _penalise(scores: NDArray[np.float64], seen: NDArray[np.int64], penalty: float) -> None:
@@ -92,32 +111,42 @@ def _penalise(scores: NDArray[np.float64], seen: NDArray[np.int64], penalty: flo
     scores[seen] = np.where(values > 0, values / penalty, values * penalty)
 
 
-def _candidates(scores: NDArray[np.float64], sampling: Sampling) -> NDArray[np.int64]:
-    """Return the ids, ascending, that top-k, top-p and min-p leave over; at least one.
+def _limits(ranked: NDArray[np.float64], sampling: Sampling, reach: float) -> tuple[int, int, int]:
+    """Return how many of the scores, sorted falling, the filters keep: surely, as it is, perhaps.
 
-    All three keep a prefix of the ids sorted by falling score, ties by id.
+    All filters keep a prefix of the ranking. Where scores that differ by up to `reach` could change
+    ranks across its end, or move its end, what is kept is not sure.
     """
-    order = np.argsort(-scores, kind="stable")
-    if sampling.top_k:
-        order = order[: sampling.top_k]
-    weights = np.exp(scores[order] - scores[order[0]])  # unnormalised, the best one is 1
+    kept = _prefix(ranked, sampling, 0.0)
+    if reach == 0.0:
+        return kept, kept, kept
+    surely, perhaps = _prefix(ranked, sampling, -reach), _prefix(ranked, sampling, reach)
+    if kept < len(ranked):
+        surely = min(surely, int(np.count_nonzero(ranked[:kept] >= ranked[kept] + reach)))
+        perhaps = max(perhaps, int(np.count_nonzero(ranked >= ranked[kept - 1] - reach)))
+    return surely, kept, perhaps
+
+
+def _prefix(ranked: NDArray[np.float64], sampling: Sampling, slack: float) -> int:
+    """Return how many of the sorted scores top-k, top-p and min-p leave over, at least one.
+
+    A positive `slack` (in units of the score; for top-p, of probability) loosens the limits of
+    top-p and min-p by so much, a negative one tightens them.
+    """
+    weights = np.exp(ranked[: sampling.top_k or None] - ranked[0])  # unnormalised, the best is 1
     if sampling.top_p < 1.0:
-        before = np.cumsum(weights) - weights  # mass of all better ids
-        count = int(np.count_nonzero(before < sampling.top_p * weights.sum()))
-        order, weights = order[: max(count, 1)], weights[: max(count, 1)]
+        better = np.cumsum(weights) - weights  # mass of all better ids
+        limit = (sampling.top_p + slack) * weights.sum()
+        weights = weights[: max(int(np.count_nonzero(better < limit)), 1)]
     if sampling.min_p > 0.0:
-        order = order[weights >= sampling.min_p]
-    kept: NDArray[np.int64] = np.sort(order)
-    return kept
+        weights = weights[weights >= sampling.min_p * math.exp(min(-slack, 1.0))]
+    return max(len(weights), 1)
 
 
-def _first_and_gap(scores: NDArray[np.float64], ids: NDArray[np.int64]) -> Choice:
-    """Return the id of the highest score, the lowest id in a tie, and its lead."""
-    place = int(scores.argmax())
-    if len(scores) == 1:
-        return Choice(int(ids[place]), math.inf)
-    runner_up = max(scores[:place].max(initial=-np.inf), scores[place + 1 :].max(initial=-np.inf))
-    return Choice(int(ids[place]), float(scores[place] - runner_up))
+def _lead(scores: NDArray[np.float64], place: int) -> float:
+    """Return how far scores[place] is ahead of the best other one."""
+    others = max(scores[:place].max(initial=-np.inf), scores[place + 1 :].max(initial=-np.inf))
+    return math.inf if others == -np.inf else float(scores[place] - others)
 
 
 def _bad_kind(logits: NDArray[np.float32]) -> str:

@@ -82,7 +82,8 @@ class TextStream:
     def __init__(self, tokenizer: Tokenizer, stop: list[str]) -> None:
         self.tokenizer, self.stop = tokenizer, stop
         self.ids: list[int] = []
-        self.context = self.done = 0  # ids[context:done] were shown and say how the next ones read
+        self.context = self.done = 0  # ids[context:done] say how the ones after them read
+        self.shown = ""  # the part of the text of ids[context:] that was given out
         self.pending = ""
         self.stopped = False
 
@@ -102,24 +103,23 @@ class TextStream:
         return piece
 
     def finish(self) -> str:
-        """Return what was held back for a stop string or a character that did not come."""
-        if self.stopped:
-            return ""
-        shown = self.tokenizer.decode(self.ids[self.context : self.done])
-        text = self.tokenizer.decode(self.ids[self.context :])
+        """Return what was held back for a stop string that did not come."""
         piece, self.pending = self.pending, ""
-        return piece + text[len(shown) :].rstrip(REPLACEMENT) * (self.done < len(self.ids))
+        return piece
 
     def _decoded(self, token: int) -> str:
         """Return the text that `token` completes; how it reads may depend on those before it."""
         self.ids.append(token)
-        shown = self.tokenizer.decode(self.ids[self.context : self.done])
         text = self.tokenizer.decode(self.ids[self.context :])
         own = self.tokenizer.backend.id_to_token(token) or ""
-        if text.endswith(REPLACEMENT) and REPLACEMENT not in own:
-            return ""  # part of a character
+        if text.endswith(REPLACEMENT) and REPLACEMENT not in own:  # ends within a character
+            piece = text.rstrip(REPLACEMENT)[len(self.shown) :]
+            self.shown += piece
+            return piece
+        piece = text[len(self.shown) :]
         self.context, self.done = self.done, len(self.ids)
-        return text[len(shown) :]
+        self.shown = self.tokenizer.decode(self.ids[self.context : self.done])
+        return piece
 
     def _possible_stop(self) -> int:
         """Return how many characters at the end could be the beginning of a stop string."""

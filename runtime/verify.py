@@ -1,19 +1,22 @@
 """Replaying a bundle's golden vectors on an engine of this machine, without PyTorch.
 
-Five checks: whole prompts, a prompt in pieces, a batch of rows of different length, decoding on top
-of that batch with the reference's tokens, and decoding freely. Logits must lie within the
-tolerance. A chosen token must be the reference's, unless the reference itself was so close to a
-tie that an engine within the tolerance may choose either; the report names the first such step.
+The tokenizer must give the ids that it gave at export. Then five checks of the engine: whole
+prompts, a prompt in pieces, a batch of rows of different length, decoding on top of that batch with
+the reference's tokens, and decoding freely. Logits must lie within the tolerance. A chosen token
+must be the reference's, unless the reference itself was so close to a tie that an engine within the
+tolerance may choose either; the report names the first such step.
 """
 
 import platform
+from collections.abc import Sequence
 from datetime import datetime, timezone
+from itertools import zip_longest
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle import GOLDEN_NAME, Bundle
+from .bundle import GOLDEN_NAME, TOKENIZER_NAME, Bundle
 from .compare import TOLERANCES, Difference, compare, is_tie
 from .engines import Engine, open_engine
 from .engines.base import State
@@ -21,6 +24,7 @@ from .errors import BundleError, InvalidInputError
 from .golden import Continuation, Golden
 from .prefill import all_logits, last_logits, pad
 from .receipt import Check, Receipt
+from .tokenizer import Tokenizer
 
 __all__ = ["tolerance_of", "verify", "verify_engine"]
 
@@ -62,6 +66,7 @@ def verify_engine(bundle: Bundle, engine: Engine) -> Receipt:
     """Replay the golden vectors of `bundle` on an open engine."""
     replay = Replay(bundle, engine, tolerance_of(bundle))
     checks = [
+        *_tokenizer_checks(bundle, replay.golden),
         replay.prefill(),
         replay.chunked(),
         replay.ragged(),
@@ -80,6 +85,36 @@ def verify_engine(bundle: Bundle, engine: Engine) -> Receipt:
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         checks=checks,
     )
+
+
+def _tokenizer_checks(bundle: Bundle, golden: Golden) -> list[Check]:
+    """Return the check of the tokenizer, if the golden vectors have one: ids must be the same.
+
+    Its "errors" are the numbers of ids and of characters that differ.
+    """
+    sample = golden.tokenizer
+    if sample is None:
+        return []
+    wrong = len(sample.ids)
+    if bundle.has(TOKENIZER_NAME):
+        tokenizer = Tokenizer(bundle.file(TOKENIZER_NAME).read_bytes())
+        wrong = _mismatches(_encode_or_nothing(tokenizer, sample.text), sample.ids.tolist())
+        known = tokenizer.decode(list(range(tokenizer.vocab_size)))
+        wrong += _mismatches(list(known), list(sample.vocabulary))
+    count = len(sample.ids) + len(sample.vocabulary)
+    difference = Difference(float(wrong), wrong / count, 0.0, 1 - wrong / count, count)
+    return [Check("tokenizer", difference, 0.0, wrong == 0)]
+
+
+def _encode_or_nothing(tokenizer: Tokenizer, text: str) -> list[int]:
+    try:
+        return tokenizer.encode(text)
+    except InvalidInputError:
+        return []
+
+
+def _mismatches(found: Sequence[object], expected: Sequence[object]) -> int:
+    return sum(a != b for a, b in zip_longest(found, expected))
 
 
 class Errors:

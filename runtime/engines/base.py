@@ -55,7 +55,11 @@ class State(ABC):
         batch, length = ids.shape
         if batch != self.batch or past_len.shape != (batch,) or len(logit_positions) != batch:
             raise InvalidInputError(f"the step has {batch} rows, the state {self.batch}")
-        if int(past_len.min()) < 0 or int(past_len.max()) + length > self.context:
+        if int(past_len.min()) < 0 or not (logit_positions >= 0).all():
+            raise InvalidInputError("past_len and logit_positions must not be negative")
+        if int(logit_positions.max()) >= length:
+            raise InvalidInputError(f"logit_positions must be below the {length} new tokens")
+        if int(past_len.max()) + length > self.context:
             raise InvalidInputError(
                 f"{length} new tokens after {int(past_len.max())} do not fit the cache of "
                 f"{self.context} tokens"

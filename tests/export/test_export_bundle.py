@@ -73,7 +73,7 @@ def test_the_receipt_in_the_bundle_is_of_this_bundle_and_passed(small_bundle: Pa
     assert receipt["passed"] is True
     assert receipt["bundle_id"] == Bundle.open(small_bundle).manifest.id
     names = [check["name"] for check in receipt["checks"]]
-    assert names == ["prefill", "chunked", "ragged", "decode", "continuation"]
+    assert names == ["tokenizer", "prefill", "chunked", "ragged", "decode", "continuation"]
 
 
 def test_the_same_checkpoint_gives_the_same_bundle(

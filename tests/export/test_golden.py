@@ -5,20 +5,22 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from edgegpt.char_tokenizer import build_char_tokenizer
 from edgegpt.errors import BundleError
 from edgegpt.export.golden import make_golden
 from edgegpt.model import GPT, GPTConfig
 from edgegpt.runtime.golden import Golden
+from edgegpt.runtime.tokenizer import Tokenizer
 
-
-def text_of(model: GPT, length: int) -> list[int]:
-    """Return a text that lacks some ids."""
-    return [index * 7 % (model.config.vocab_size // 2) for index in range(length)]
+# 34 distinct characters, as the small model has; the text proper lacks some of them.
+LETTERS = "".join(chr(ord("A") + number) for number in range(34))
+TEXT = "".join(LETTERS[index * 7 % 17] for index in range(500))
+TOKENIZER = Tokenizer(build_char_tokenizer(LETTERS).to_str())
 
 
 @pytest.fixture(scope="module")
 def golden(small_model: GPT) -> Golden:
-    return make_golden(small_model, text_of(small_model, 500))
+    return make_golden(small_model, TOKENIZER, TEXT)
 
 
 def test_prompts_have_the_lengths_that_matter(golden: Golden) -> None:
@@ -32,10 +34,16 @@ def test_every_token_id_occurs_in_a_prompt(golden: Golden, small_model: GPT) -> 
     assert seen == set(range(small_model.config.vocab_size))
 
 
-def test_prompts_are_cut_from_the_held_out_text(golden: Golden, small_model: GPT) -> None:
-    text = ",".join(map(str, text_of(small_model, 500)))
+def test_prompts_are_cut_from_the_held_out_text(golden: Golden) -> None:
     for prompt in [golden.chunked, *golden.ragged, *golden.prefill[:5]]:
-        assert ",".join(map(str, prompt.ids)) in text
+        assert TOKENIZER.decode(prompt.ids.tolist()) in TEXT
+
+
+def test_the_tokenizer_s_work_is_kept(golden: Golden) -> None:
+    assert golden.tokenizer is not None
+    assert golden.tokenizer.text == TEXT
+    assert golden.tokenizer.ids.tolist() == TOKENIZER.encode(TEXT)
+    assert golden.tokenizer.vocabulary == LETTERS
 
 
 def test_the_batch_is_ragged_and_decoding_reaches_the_end_of_the_block(golden: Golden) -> None:
@@ -67,7 +75,7 @@ def test_logits_and_margins_are_those_of_the_plain_path(golden: Golden, small_mo
 def test_a_long_block_gets_64_steps() -> None:
     sizes = {"vocab_size": 9, "n_layer": 1, "n_head": 1, "n_embd": 8}
     model = GPT(GPTConfig(block_size=256, **sizes)).eval()
-    golden = make_golden(model, None)
+    golden = make_golden(model)
     assert len(golden.continuations[0].ids) == 64
     assert max(len(row.ids) for row in golden.ragged) + 63 == 256
 
@@ -75,13 +83,13 @@ def test_a_long_block_gets_64_steps() -> None:
 @pytest.mark.parametrize("block", [1, 2, 3, 5, 8])
 def test_tiny_blocks_work(block: int) -> None:
     sizes = {"vocab_size": 5, "n_layer": 1, "n_head": 1, "n_embd": 4}
-    golden = make_golden(GPT(GPTConfig(block_size=block, **sizes)).eval(), None)
+    golden = make_golden(GPT(GPTConfig(block_size=block, **sizes)).eval())
     assert sum(golden.chunk_sizes) == block
     assert all(len(row.ids) >= 1 for row in golden.ragged)
 
 
 def test_without_a_text_the_model_writes_its_own_and_always_the_same(small_model: GPT) -> None:
-    first, second = make_golden(small_model, None), make_golden(small_model, None)
+    first, second = make_golden(small_model), make_golden(small_model)
     np.testing.assert_array_equal(first.chunked.ids, second.chunked.ids)
     assert len(set(first.chunked.ids)) > 4
 
@@ -90,6 +98,8 @@ def test_a_file_round_trip_changes_nothing(golden: Golden, tmp_path) -> None:
     golden.save(tmp_path / "golden.safetensors")
     back = Golden.load(tmp_path / "golden.safetensors")
     assert back.chunk_sizes == golden.chunk_sizes
+    assert back.tokenizer is not None
+    assert back.tokenizer.vocabulary == LETTERS
     for old, new in zip(golden.prefill, back.prefill, strict=True):
         np.testing.assert_array_equal(old.logits, new.logits)
         np.testing.assert_array_equal(old.ids, new.ids)

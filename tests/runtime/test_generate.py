@@ -233,9 +233,9 @@ def leads(*gaps: float, others: float = -3.0) -> NullEngine:
     return NullEngine(of_length, 3)
 
 
-def near_tie(engine: NullEngine, count: int) -> int | None:
+def near_tie(engine: NullEngine, count: int, sampling: Sampling = GREEDY) -> int | None:
     text = Text([1], seed=1, stream=2)
-    write([text], count=count, context=9, engine=engine)
+    write([text], count=count, context=9, engine=engine, sampling=sampling)
     return text.first_near_tie
 
 
@@ -259,6 +259,11 @@ def test_when_sampling_a_near_tie_is_judged_on_the_scale_of_the_scores(stream):
     write([text], count=8, context=20, sampling=sampling, tolerance=tolerance)
     assert text.ids == ids
     assert text.first_near_tie == (near.index(True) if any(near) else None)
+
+
+def test_a_near_tie_for_the_only_place_that_top_k_leaves_counts():
+    # An engine that ranks the two the other way round keeps, and so chooses, the other one.
+    assert near_tie(leads(1.0, 1e-5), 2, Sampling(temperature=1.0, top_k=1)) == 1
 
 
 def test_a_token_ruled_out_by_minus_infinity_makes_no_near_tie():

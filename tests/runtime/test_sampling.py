@@ -35,6 +35,11 @@ def pick(logits, step=0, history=(), **sampling):
     return choose(np.float32(logits), Sampling(**sampling), history, step=step, **PLACE)
 
 
+def token_and_gap(logits, **settings):
+    choice = pick(logits, **settings)
+    return choice.token, choice.gap
+
+
 def drawn(logits, history=(), draws=400, **sampling) -> set[int]:
     """Return all ids that come up in many draws."""
     return {pick(logits, step, history, **sampling).token for step in range(draws)}
@@ -82,19 +87,19 @@ def test_temperature_0_takes_the_highest_logit_and_in_a_tie_the_lowest_id(logits
 
 @pytest.mark.parametrize("order", [(1.0, 3.0, 3.0), (3.0, 1.0, 3.0), (1.0, 3.0, 2.0, 3.0)])
 def test_a_tie_goes_to_the_lowest_id_with_a_gap_of_0(order):
-    assert pick(order) == (order.index(3.0), 0.0)
+    assert token_and_gap(order) == (order.index(3.0), 0.0)
 
 
 def test_the_gap_at_temperature_0_is_the_lead_over_the_second_best():
-    assert pick([1.0, 4.0, 2.5, -7.0]) == (1, 1.5)
-    assert pick([1.0, 2.5, -7.0, 4.0]) == (3, 1.5)
-    assert pick([4.0, 1.0]) == (0, 3.0)
+    assert token_and_gap([1.0, 4.0, 2.5, -7.0]) == (1, 1.5)
+    assert token_and_gap([1.0, 2.5, -7.0, 4.0]) == (3, 1.5)
+    assert token_and_gap([4.0, 1.0]) == (0, 3.0)
 
 
 def test_a_token_without_a_rival_has_an_infinite_gap():
-    assert pick([5.0]) == (0, math.inf)
-    assert pick([5.0, 4.0], temperature=1.0, top_k=1) == (0, math.inf)
-    assert pick([-math.inf, 4.0]) == (1, math.inf)
+    assert token_and_gap([5.0]) == (0, math.inf)
+    assert token_and_gap([5.0, 4.0], temperature=1.0, top_k=1) == (0, math.inf)
+    assert token_and_gap([-math.inf, 4.0]) == (1, math.inf)
 
 
 @given(logit_lists, st.floats(0.05, 5), steps)
@@ -139,15 +144,15 @@ def test_min_p_keeps_tokens_at_least_so_likely_relative_to_the_likeliest():
 
 
 def test_a_penalty_divides_positive_logits_of_seen_ids():
-    assert pick([2.0, 1.5], history=[0], repetition_penalty=1.3) == (
+    assert token_and_gap([2.0, 1.5], history=[0], repetition_penalty=1.3) == (
         0,
         pytest.approx(2 / 1.3 - 1.5),
     )
-    assert pick([2.0, 1.5], history=[0], repetition_penalty=2.0) == (1, 0.5)
+    assert token_and_gap([2.0, 1.5], history=[0], repetition_penalty=2.0) == (1, 0.5)
 
 
 def test_a_penalty_multiplies_negative_logits_of_seen_ids():
-    assert pick([-1.0, -1.5], history=[0], repetition_penalty=2.0) == (1, 0.5)
+    assert token_and_gap([-1.0, -1.5], history=[0], repetition_penalty=2.0) == (1, 0.5)
 
 
 def test_a_penalty_counts_each_seen_id_once():
@@ -155,7 +160,7 @@ def test_a_penalty_counts_each_seen_id_once():
 
 
 def test_a_penalty_below_1_favours_seen_ids():
-    assert pick([2.0, 1.5], history=[1], repetition_penalty=0.5) == (1, 1.0)
+    assert token_and_gap([2.0, 1.5], history=[1], repetition_penalty=0.5) == (1, 1.0)
 
 
 def test_the_callers_logits_stay_as_they_were():
@@ -228,7 +233,7 @@ def test_ids_with_a_logit_of_minus_infinity_are_never_drawn():
     assert drawn(logits, temperature=1.0) == {1, 3}
     assert drawn(logits, temperature=1.0, top_k=3, top_p=0.999, min_p=0.01) == {1, 3}
     assert drawn(logits, [0, 1], temperature=1.0, repetition_penalty=1.5) == {1, 3}
-    assert pick(logits) == (3, 0.5)
+    assert token_and_gap(logits) == (3, 0.5)
 
 
 OUT_OF_RANGE = {
@@ -262,3 +267,28 @@ def test_a_setting_that_is_no_number_of_its_kind_is_refused_by_name(name, value)
 def test_settings_at_the_edge_of_their_range_are_accepted():
     edges = Sampling(temperature=0, top_k=0, top_p=1, min_p=1, repetition_penalty=1e-3)
     assert choose(row(1.0, 2.0), edges, [], step=0, **PLACE).token == 1
+
+
+@given(
+    st.integers(0, 2**32),
+    st.floats(0.0, 2.0),
+    st.integers(0, 8),
+    st.floats(0.05, 1.0),
+    st.floats(0.0, 0.5),
+    st.floats(0.5, 2.0),
+)
+@settings(deadline=None, max_examples=400)
+def test_logits_within_the_tolerance_choose_the_same_token_or_it_was_called_a_near_tie(
+    seed, temperature, top_k, top_p, min_p, penalty
+):
+    """The promise to users: same seed, same text on any engine up to the first near tie."""
+    sampling = Sampling(temperature, top_k, top_p, min_p, penalty)
+    tolerance, rng = 1e-3, np.random.default_rng(seed)
+    logits = rng.normal(size=12).round(2).astype(np.float32)  # rounding makes ties common
+    largest = float(np.abs(logits).max())
+    history = [3, 5]
+    choice = choose(logits, sampling, history, step=0, tolerance=tolerance, **PLACE)
+    for _ in range(10):
+        error = rng.choice([-1, 1, 0.5], size=12) * tolerance * largest * 0.999
+        other = choose((logits + error).astype(np.float32), sampling, history, step=0, **PLACE)
+        assert other.token == choice.token or choice.near_tie

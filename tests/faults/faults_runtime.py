@@ -1,0 +1,154 @@
+"""Faults of a runtime: each wraps an engine's state and breaks one of its rules."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from edgegpt.runtime.engines.base import Engine, EngineInfo, State
+
+__all__ = ["RUNTIME_FAULTS", "FaultyEngine"]
+
+
+class FaultyEngine(Engine):
+    """An engine whose states are all broken in the same way."""
+
+    def __init__(self, engine: Engine, fault: "type[FaultyState]") -> None:
+        self.inner, self.fault = engine, fault
+        self.graph = engine.graph
+
+    @property
+    def info(self) -> EngineInfo:
+        return self.inner.info
+
+    def new_state(self, batch: int, context: int) -> State:
+        return self.fault(self.inner.new_state(batch, context))
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+class FaultyState(State):
+    """Hands everything on to an honest state; a subclass changes one thing."""
+
+    def __init__(self, inner: State) -> None:
+        super().__init__(inner.batch, inner.context)
+        self.inner = inner
+        self.steps = 0
+
+    def logits(self):
+        return self.inner.logits()
+
+    def _run(self, ids, past_len, logit_positions) -> None:
+        ids, past_len, logit_positions = self.before(ids, past_len, logit_positions)
+        room = self.context - ids.shape[1]
+        past_len = np.clip(past_len, 0, room)
+        self.inner.step(ids, past_len, logit_positions)
+        self.after(past_len, ids.shape[1])
+        self.steps += 1
+
+    def before(self, ids, past_len, logit_positions):
+        """Return what the engine is given instead."""
+        return ids, past_len, logit_positions
+
+    def after(self, past_len, length: int) -> None:
+        """Damage the caches after a step."""
+
+
+class PositionsStuckAfterPrefill(FaultyState):
+    """Each new token is written over the one before."""
+
+    def before(self, ids, past_len, logit_positions):
+        if ids.shape[1] > 1:
+            self.start = None
+        elif getattr(self, "start", None) is None:
+            self.start = past_len.copy()
+        return ids, past_len if ids.shape[1] > 1 else self.start, logit_positions
+
+
+class PositionOneLow(FaultyState):
+    """Decoding begins one slot too early."""
+
+    def before(self, ids, past_len, logit_positions):
+        return ids, past_len - (ids.shape[1] == 1), logit_positions
+
+
+class PaddingCountsAsTokens(FaultyState):
+    """All rows are taken to be as long as the longest."""
+
+    def before(self, ids, past_len, logit_positions):
+        return ids, np.full_like(past_len, past_len.max()), logit_positions
+
+
+class PiecesOverlap(FaultyState):
+    """A later piece of a prompt is written one slot too early."""
+
+    def before(self, ids, past_len, logit_positions):
+        late = (ids.shape[1] > 1) & (past_len > 0)
+        return ids, past_len - late, logit_positions
+
+
+class StaleCacheAfterReset(FaultyState):
+    """A second prompt begins behind the first token of the one before."""
+
+    def before(self, ids, past_len, logit_positions):
+        fresh = (past_len == 0) & (self.steps > 0)
+        return ids, past_len + fresh, logit_positions
+
+
+class LogitsOfTheTokenBefore(FaultyState):
+    """The wanted position is off by one."""
+
+    def before(self, ids, past_len, logit_positions):
+        return ids, past_len, np.maximum(logit_positions - 1, 0)
+
+
+class RowsSwapped(FaultyState):
+    """The first two rows of a batch are fed to each other."""
+
+    def before(self, ids, past_len, logit_positions):
+        ids = ids.copy()
+        ids[:2] = ids[:2][::-1].copy()
+        return ids, past_len, logit_positions
+
+
+class CacheWrittenOneSlotLate(FaultyState):
+    """What belongs into slot p lands in slot p + 1."""
+
+    def after(self, past_len, length: int) -> None:
+        for cache in self.inner.caches:
+            for row, start in enumerate(past_len):
+                end = min(start + length, self.context - 1)
+                cache[row, :, start + 1 : end + 1] = cache[row, :, start:end].copy()
+                cache[row, :, start] = 0.0
+
+
+class CacheRowsMixed(FaultyState):
+    """After each step the first two rows of the cache change places."""
+
+    def after(self, past_len, length: int) -> None:
+        for cache in self.inner.caches:
+            cache[:2] = cache[:2][::-1].copy()
+
+
+class KeysNotWritten(FaultyState):
+    """The keys of decoded tokens are lost."""
+
+    def after(self, past_len, length: int) -> None:
+        if length == 1:
+            for keys in self.inner.caches[::2]:
+                for row, start in enumerate(past_len):
+                    keys[row, :, start] = 0.0
+
+
+RUNTIME_FAULTS: dict[str, Callable[[State], FaultyState]] = {
+    "positions not advanced after prefill": PositionsStuckAfterPrefill,
+    "decoding position off by one": PositionOneLow,
+    "padding counted as tokens": PaddingCountsAsTokens,
+    "pieces of a prompt overlap": PiecesOverlap,
+    "stale cache after reset": StaleCacheAfterReset,
+    "logits of the token before": LogitsOfTheTokenBefore,
+    "rows of a batch swapped": RowsSwapped,
+    "cache written one slot late": CacheWrittenOneSlotLate,
+    "cache row mixed between batch rows": CacheRowsMixed,
+    "keys of decoded tokens lost": KeysNotWritten,
+}
