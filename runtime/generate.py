@@ -12,6 +12,7 @@ Greedy generation in two calls, the second one with the first one's text as its 
 sees the same windows as one longer call does.
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -23,7 +24,7 @@ from .engines.base import Engine, State
 from .prefill import last_logits, pad
 from .sampling import Choice, Sampling, choose
 
-__all__ = ["FinishReason", "Overflow", "Text", "generate_tokens", "window_start"]
+__all__ = ["FinishReason", "Overflow", "Text", "generate_tokens", "stream_of", "window_start"]
 
 Overflow = Literal["slide", "stop"]
 FinishReason = Literal["length", "stop", "context"]
@@ -63,6 +64,12 @@ class Text:
         if self.first_near_tie is None and choice.near_tie:
             self.first_near_tie = len(self.ids) - self.prompt_length
         self.ids.append(choice.token)
+
+
+def stream_of(ids: list[int]) -> int:
+    """Return the number of a prompt's random stream: it is a hash of the prompt's ids."""
+    digest = hashlib.sha256(np.asarray(ids, dtype="<i8").tobytes()).digest()
+    return int.from_bytes(digest[:8], "little")
 
 
 def window_start(length: int, context: int) -> int:

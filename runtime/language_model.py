@@ -1,6 +1,5 @@
 """The public face of the runtime: open a bundle, generate text, stream it, compute logits."""
 
-import hashlib
 import secrets
 import warnings
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from .errors import (
     EngineError,
     InvalidInputError,
 )
-from .generate import Overflow, Text
+from .generate import Overflow, Text, stream_of
 from .prefill import all_logits
 from .receipts import missing_proof
 from .run import Result, Run, Settings, Stream
@@ -268,7 +267,7 @@ class LanguageModel:
                     f"shorten it, or let the context slide"
                 )
         texts = [
-            Text(ids, seed=own_seed, stream=_stream_of(ids))
+            Text(ids, seed=own_seed, stream=stream_of(ids))
             for ids, own_seed in zip(encoded, seeds, strict=True)
         ]
         return Run(self.engine, self.tokenizer, texts, settings)
@@ -345,12 +344,6 @@ def _are_ids(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(
         isinstance(part, int | np.integer) and not isinstance(part, bool) for part in value
     )
-
-
-def _stream_of(ids: list[int]) -> int:
-    """Return the number of a prompt's random stream: it is a hash of the prompt's ids."""
-    digest = hashlib.sha256(np.asarray(ids, dtype="<i8").tobytes()).digest()
-    return int.from_bytes(digest[:8], "little")
 
 
 def _stop_strings(stop: str | Sequence[str] | None, tokenizer: Tokenizer | None) -> list[str]:

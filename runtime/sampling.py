@@ -98,7 +98,8 @@ def choose(
         reach = float(np.float64(reach) / sampling.temperature)
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
-    surely, kept, perhaps = _limits(ranked, sampling, reach)
+    with np.errstate(invalid="ignore"):  # -inf and an infinite reach
+        surely, kept, perhaps = _limits(ranked, sampling, reach)
     noisy = ranked[:perhaps] + gumbel(seed, stream, step, order[:perhaps])
     place = int(noisy[:kept].argmax())
     gap = _lead(noisy, place)
