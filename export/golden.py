@@ -6,8 +6,11 @@ Prompts are cut from the checkpoint's held-out text; a checkpoint without one wr
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from edgegpt.model import GPT
+from edgegpt.runtime.compare import Top
 from edgegpt.runtime.golden import Continuation, Golden, Prompt, TokenizerSample
 from edgegpt.runtime.sampling import Sampling, choose
 from edgegpt.runtime.tokenizer import Tokenizer
@@ -16,6 +19,7 @@ __all__ = ["MAX_COVERED_VOCABULARY", "make_golden"]
 
 STEPS = 64  # of the greedy continuations
 MAX_COVERED_VOCABULARY = 4096  # up to here, every token id occurs in a prompt
+KEPT = 64  # logits of each position, for larger vocabularies
 SAMPLING_SEED = 0
 
 
@@ -88,8 +92,19 @@ def _remaining_ids(model: GPT, prompts: list[list[int]]) -> list[list[int]]:
 
 @torch.no_grad()
 def _prompt(model: GPT, ids: list[int]) -> Prompt:
-    logits = model(torch.tensor([ids]))[0]  # (T, V)
-    return Prompt(np.array(ids, dtype=np.int64), logits.numpy())
+    logits, top = _kept(model(torch.tensor([ids]))[0])  # (T, V)
+    return Prompt(np.array(ids, dtype=np.int64), logits, top)
+
+
+def _kept(logits: Tensor) -> tuple[NDArray[np.float32], Top | None]:
+    """Return all logits [N, V], or of a large vocabulary the best ones [N, K] and their ids."""
+    size = logits.shape[-1]
+    if size <= MAX_COVERED_VOCABULARY:
+        return logits.numpy(), None
+    best = logits.topk(KEPT, dim=-1)
+    kind = np.uint16 if size <= np.iinfo(np.uint16).max + 1 else np.int32
+    top = Top(best.indices.numpy().astype(kind), logits.logsumexp(dim=-1).numpy())
+    return best.values.numpy(), top
 
 
 @torch.no_grad()
@@ -110,7 +125,8 @@ def _continue(model: GPT, ids: list[int], steps: int) -> Continuation:
         chosen = right[: wrong + 1]
     best = logits.topk(min(2, logits.shape[1]), dim=-1).values
     margins = best[:, 0] - best[:, -1]  # (steps,)
-    return Continuation(np.array(chosen, dtype=np.int64), logits.numpy(), margins.numpy())
+    kept, top = _kept(logits)
+    return Continuation(np.array(chosen, dtype=np.int64), kept, margins.numpy(), top)
 
 
 def _guess(model: GPT, ids: list[int], count: int) -> list[int]:

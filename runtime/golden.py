@@ -7,6 +7,8 @@ Written by `edgegpt.export.golden`, read by `verify`. The file is a safetensors 
     ragged.<row>.ids [T_row], .logits [T_row, V]       rows of one batch, of different length
     continuation.<row>.ids [steps], .logits [steps, V], .margins [steps]
                                                        what greedy decoding adds to each row
+    <...>.top_ids [N, K], .log_sum_exp [N]             beside logits that are [N, K]: of a large
+                                                       vocabulary only the best K are kept
     tokenizer.text, tokenizer.ids, tokenizer.vocabulary
                                                        a text (UTF-8 bytes), its ids, and what all
                                                        ids in order decode to; absent without one
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from .compare import Top
 from .errors import BundleError
 
 __all__ = ["Continuation", "Golden", "Prompt", "TokenizerSample"]
@@ -31,19 +34,23 @@ Logits = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids [T] and PyTorch's logits for each of them [T, V]."""
+    """Token ids [T] and PyTorch's logits for each of them, [T, V] or, with `top`, [T, K]."""
 
     ids: Ids
     logits: Logits
+    top: Top | None = None
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """Greedy tokens after a prompt: ids [N]; the logits [N, V] that chose them; their leads [N]."""
+    """Greedy tokens after a prompt: ids [N]; the logits that chose them, [N, V] or, with `top`,
+    [N, K]; their leads over the second best [N].
+    """
 
     ids: Ids
     logits: Logits
     margins: NDArray[np.float32]
+    top: Top | None = None
 
 
 @dataclass(frozen=True)
@@ -69,18 +76,20 @@ class Golden:
     def save(self, path: Path) -> None:
         """Write the file."""
         tensors: dict[str, NDArray[Any]] = {
-            "chunked.ids": self.chunked.ids,
-            "chunked.logits": self.chunked.logits,
-            "chunked.sizes": np.array(self.chunk_sizes, dtype=np.int64),
+            "chunked.sizes": np.array(self.chunk_sizes, dtype=np.int64)
         }
-        for group, prompts in (("prefill", self.prefill), ("ragged", self.ragged)):
-            for index, prompt in enumerate(prompts):
-                tensors[f"{group}.{index}.ids"] = prompt.ids
-                tensors[f"{group}.{index}.logits"] = prompt.logits
-        for row, continuation in enumerate(self.continuations):
-            tensors[f"continuation.{row}.ids"] = continuation.ids
-            tensors[f"continuation.{row}.logits"] = continuation.logits
-            tensors[f"continuation.{row}.margins"] = continuation.margins
+        named: dict[str, Prompt | Continuation] = {"chunked": self.chunked}
+        named |= {f"prefill.{index}": prompt for index, prompt in enumerate(self.prefill)}
+        named |= {f"ragged.{row}": prompt for row, prompt in enumerate(self.ragged)}
+        named |= {f"continuation.{row}": added for row, added in enumerate(self.continuations)}
+        for name, part in named.items():
+            tensors[f"{name}.ids"] = part.ids
+            tensors[f"{name}.logits"] = part.logits
+            if part.top is not None:
+                tensors[f"{name}.top_ids"] = part.top.ids
+                tensors[f"{name}.log_sum_exp"] = part.top.log_sum_exp
+            if isinstance(part, Continuation):
+                tensors[f"{name}.margins"] = part.margins
         if self.tokenizer is not None:
             tensors["tokenizer.ids"] = self.tokenizer.ids
             tensors["tokenizer.text"] = _bytes_of(self.tokenizer.text)
@@ -94,7 +103,7 @@ class Golden:
             tensors = load_file(path)
             return cls(
                 prefill=_prompts(tensors, "prefill"),
-                chunked=Prompt(tensors["chunked.ids"], tensors["chunked.logits"]),
+                chunked=_prompt(tensors, "chunked"),
                 chunk_sizes=[int(size) for size in tensors["chunked.sizes"]],
                 ragged=_prompts(tensors, "ragged"),
                 continuations=[
@@ -102,6 +111,7 @@ class Golden:
                         tensors[f"continuation.{row}.ids"],
                         tensors[f"continuation.{row}.logits"],
                         tensors[f"continuation.{row}.margins"],
+                        _top(tensors, f"continuation.{row}"),
                     )
                     for row in range(_count(tensors, "continuation"))
                 ],
@@ -123,10 +133,17 @@ def _tokenizer_sample(tensors: dict[str, NDArray[Any]]) -> TokenizerSample | Non
 
 
 def _prompts(tensors: dict[str, NDArray[Any]], group: str) -> list[Prompt]:
-    return [
-        Prompt(tensors[f"{group}.{index}.ids"], tensors[f"{group}.{index}.logits"])
-        for index in range(_count(tensors, group))
-    ]
+    return [_prompt(tensors, f"{group}.{index}") for index in range(_count(tensors, group))]
+
+
+def _prompt(tensors: dict[str, NDArray[Any]], name: str) -> Prompt:
+    return Prompt(tensors[f"{name}.ids"], tensors[f"{name}.logits"], _top(tensors, name))
+
+
+def _top(tensors: dict[str, NDArray[Any]], name: str) -> Top | None:
+    if f"{name}.top_ids" not in tensors:
+        return None
+    return Top(tensors[f"{name}.top_ids"], tensors[f"{name}.log_sum_exp"])
 
 
 def _count(tensors: dict[str, NDArray[Any]], group: str) -> int:

@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from .engines.base import State
 
-__all__ = ["PREFILL_CHUNK", "all_logits", "last_logits", "pad"]
+__all__ = [
+    "PREFILL_CHUNK",
+    "all_logits",
+    "even_pieces",
+    "last_logits",
+    "logit_pieces",
+    "pad",
+]
 
 # Tokens of a row that are fed at once: attention scores need chunk * context floats per head.
 PREFILL_CHUNK = 512
@@ -32,7 +39,7 @@ def pad(rows: Sequence[Sequence[int] | Ids]) -> tuple[Ids, Ids]:
 def last_logits(state: State, ids: Ids, lengths: Ids, chunk: int = PREFILL_CHUNK) -> Logits:
     """Fill an empty cache with `ids` [B, T]; return the logits of each row's last token [B, V]."""
     rows: list[Logits | None] = [None] * len(ids)
-    for start, end in _pieces([chunk] * -(-ids.shape[1] // chunk), ids.shape[1]):
+    for start, end in _pieces(even_pieces(ids.shape[1], chunk), ids.shape[1]):
         last = (lengths - 1 - start).clip(0, end - start - 1)
         past_len = np.full(len(ids), start, dtype=np.int64)
         state.step(ids[:, start:end], past_len, last[:, None])
@@ -42,16 +49,26 @@ def last_logits(state: State, ids: Ids, lengths: Ids, chunk: int = PREFILL_CHUNK
     return np.stack([row for row in rows if row is not None])
 
 
-def all_logits(state: State, ids: Ids, sizes: Sequence[int] | None = None) -> Logits:
-    """Fill an empty cache with `ids` [B, T], in pieces of `sizes`; return all logits [B, T, V]."""
-    length = ids.shape[1]
-    parts = []
-    for start, end in _pieces(sizes or [PREFILL_CHUNK] * -(-length // PREFILL_CHUNK), length):
+def all_logits(state: State, ids: Ids) -> Logits:
+    """Fill an empty cache with `ids` [B, T]; return all logits [B, T, V]."""
+    pieces = logit_pieces(state, ids, even_pieces(ids.shape[1], PREFILL_CHUNK))
+    return np.concatenate([logits.copy() for _, logits in pieces], axis=1)
+
+
+def logit_pieces(state: State, ids: Ids, sizes: Sequence[int]) -> Iterator[tuple[int, Logits]]:
+    """Fill an empty cache with `ids` [B, T] in pieces of `sizes` tokens.
+
+    Yields each piece's first token and its logits [B, size, V], valid until the next piece.
+    """
+    for start, end in _pieces(sizes, ids.shape[1]):
         positions = np.tile(np.arange(end - start), (len(ids), 1))  # (B, end - start)
-        past_len = np.full(len(ids), start, dtype=np.int64)
-        state.step(ids[:, start:end], past_len, positions)
-        parts.append(state.logits().copy())
-    return np.concatenate(parts, axis=1)
+        state.step(ids[:, start:end], np.full(len(ids), start, dtype=np.int64), positions)
+        yield start, state.logits()
+
+
+def even_pieces(length: int, size: int) -> list[int]:
+    """Return how to cut `length` tokens into pieces of at most `size`."""
+    return [size] * -(-length // size)
 
 
 def _pieces(sizes: Sequence[int], length: int) -> Iterator[tuple[int, int]]:

@@ -17,18 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import GOLDEN_NAME, TOKENIZER_NAME, Bundle
-from .compare import TOLERANCES, Difference, compare, is_tie
+from .compare import TOLERANCES, Difference, columns, compare, is_tie
 from .engines import Engine, open_engine
 from .engines.base import State
 from .errors import BundleError, InvalidInputError
-from .golden import Continuation, Golden
-from .prefill import all_logits, last_logits, pad
+from .golden import Continuation, Golden, Prompt
+from .prefill import PREFILL_CHUNK, even_pieces, last_logits, logit_pieces, pad
 from .receipt import Check, Receipt
 from .tokenizer import Tokenizer
 
 __all__ = ["tolerance_of", "verify", "verify_engine"]
 
 Logits = NDArray[np.float32]
+LARGEST_LOGITS = 2**25  # numbers of a piece's logits, 128 MB: large vocabularies get small pieces
 
 
 def verify(
@@ -124,14 +125,18 @@ class Errors:
         self.difference: Difference | None = None
         self.by_position = np.zeros(context)
 
-    def add(self, first: int, found: Logits, reference: Logits) -> None:
-        """Compare logits [N, V] with the reference's, at positions `first` and following."""
-        difference = compare(found, reference)
-        joined = self.difference.join(difference) if self.difference else difference
-        self.difference = joined
+    def add(self, position: int, found: Logits, golden: Prompt | Continuation, first: int) -> None:
+        """Compare logits [N, V] at `position` and following with golden's, from its `first` on."""
+        end = first + len(found)
+        reference = golden.logits[first:end]
+        top = None if golden.top is None else golden.top.rows(first, end)
+        scale = float(np.abs(golden.logits).max())
+        difference = compare(found, reference, top, scale)
+        self.difference = self.difference.join(difference) if self.difference else difference
+        own, wanted = columns(found, reference, top)
         with np.errstate(invalid="ignore"):
-            error = np.abs(found - reference).max(axis=-1) / np.abs(reference).max()
-        here = self.by_position[first : first + len(error)]
+            error = np.abs(own - wanted).max(axis=-1) / scale
+        here = self.by_position[position : position + len(error)]
         np.maximum(here, np.nan_to_num(error, nan=np.inf, posinf=np.inf), out=here)
 
 
@@ -141,33 +146,43 @@ class Replay:
     def __init__(self, bundle: Bundle, engine: Engine, tolerance: float) -> None:
         self.golden = Golden.load(bundle.file(GOLDEN_NAME))
         self.engine, self.tolerance = engine, tolerance
-        self.context = bundle.manifest.model_info().block_size
+        info = bundle.manifest.model_info()
+        self.context, self.vocab_size = info.block_size, info.vocab_size
 
     def prefill(self) -> Check:
         """Whole prompts, the longest first: the others meet a cache that is not clean."""
         state = self.engine.new_state(1, self.context)
         errors = Errors(self.context)
         for prompt in sorted(self.golden.prefill, key=lambda prompt: -len(prompt.ids)):
-            errors.add(0, all_logits(state, prompt.ids[None])[0], prompt.logits)
+            self._feed(state, [prompt], errors)
         return self._check("prefill", errors)
 
     def chunked(self) -> Check:
         """One prompt in pieces."""
-        prompt, sizes = self.golden.chunked, self.golden.chunk_sizes
-        state = self.engine.new_state(1, self.context)
-        errors = Errors(self.context)
-        errors.add(0, all_logits(state, prompt.ids[None], sizes)[0], prompt.logits)
+        state, errors = self.engine.new_state(1, self.context), Errors(self.context)
+        self._feed(state, [self.golden.chunked], errors, self.golden.chunk_sizes)
         return self._check("chunked", errors)
 
     def ragged(self) -> Check:
         """Rows of different length in one batch."""
         rows = self.golden.ragged
-        ids, _ = pad([row.ids for row in rows])
-        found = all_logits(self.engine.new_state(len(rows), self.context), ids)
-        errors = Errors(self.context)
-        for logits, row in zip(found, rows, strict=True):
-            errors.add(0, logits[: len(row.ids)], row.logits)
+        state, errors = self.engine.new_state(len(rows), self.context), Errors(self.context)
+        self._feed(state, rows, errors)
         return self._check("ragged", errors)
+
+    def _feed(
+        self, state: State, rows: list[Prompt], errors: Errors, sizes: list[int] | None = None
+    ) -> None:
+        """Feed the rows as one batch and compare all their logits, a piece at a time."""
+        ids, lengths = pad([row.ids for row in rows])
+        if sizes is None:
+            fitting = max(1, LARGEST_LOGITS // (len(rows) * self.vocab_size))
+            sizes = even_pieces(ids.shape[1], min(PREFILL_CHUNK, fitting))
+        for start, logits in logit_pieces(state, ids, sizes):
+            for row, golden in enumerate(rows):
+                own = logits[row, : max(0, int(lengths[row]) - start)]
+                if len(own):
+                    errors.add(start, own, golden, start)
 
     def decode(self) -> Check:
         """One token at a time on top of the ragged batch, always feeding the reference's token."""
@@ -180,7 +195,7 @@ class Replay:
                 logits = _decode_step(state, fed, lengths + step - 1)
             for row, golden in enumerate(reference):
                 position = int(lengths[row]) + step - 1
-                errors.add(position, logits[row][None], golden.logits[step][None])
+                errors.add(position, logits[row][None], golden, step)
                 tokens.add(golden, step, int(logits[row].argmax()))
         return self._check("decode", errors, tokens)
 
@@ -197,7 +212,7 @@ class Replay:
             chosen = logits.argmax(axis=-1)
             for row in np.flatnonzero(same):
                 golden, position = reference[row], int(lengths[row]) + step - 1
-                errors.add(position, logits[row][None], golden.logits[step][None])
+                errors.add(position, logits[row][None], golden, step)
                 same[row] = tokens.add(golden, step, int(chosen[row]))
         return self._check("continuation", errors, tokens)
 

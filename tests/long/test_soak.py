@@ -1,5 +1,6 @@
 """Campaigns that take minutes: memory that must not grow, and arguments at random."""
 
+import json
 import resource
 from pathlib import Path
 
@@ -8,10 +9,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import edgegpt
-from edgegpt.errors import EdgeGPTError
+from edgegpt.errors import BundleError, EdgeGPTError
+from edgegpt.runtime.bundle import Bundle
+from edgegpt.runtime.manifest import Manifest
 
 pytestmark = pytest.mark.long
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
 KILOBYTES = 1024  # ru_maxrss counts these on Linux
 
 
@@ -48,3 +56,24 @@ def test_any_arguments_give_a_result_or_a_named_error(
             return  # any other exception fails the test
     assert len(result.token_ids) <= arguments["max_new_tokens"]
     assert not any(text in result.text for text in arguments["stop"])
+
+
+@settings(max_examples=10_000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_manifest_with_any_value_anywhere_is_itself_or_a_bundle_error(
+    small_bundle: Path, data: st.DataObject
+) -> None:
+    document = json.loads((small_bundle / "edgegpt.json").read_text())
+    place = document
+    while isinstance(place, dict | list) and place:
+        keys = sorted(place) if isinstance(place, dict) else range(len(place))
+        key = data.draw(st.sampled_from(keys))
+        if not isinstance(place[key], dict | list) or data.draw(st.booleans()):
+            break
+        place = place[key]
+    place[key] = data.draw(JSON)
+    try:
+        manifest = Manifest.parse(json.dumps(document))
+    except BundleError:
+        return  # any other exception fails the test
+    assert manifest == Bundle.open(small_bundle).manifest
