@@ -185,7 +185,9 @@ def _run(
     sizes: list[int],
 ) -> dict[str, NDArray[np.float32]]:
     """Feed the prompt in pieces; return each place's tensor [T, width]."""
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only: that caches are copied here is known
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     context = bundle.manifest.model_info().block_size
     cache = {}
     for port in graph.caches():

@@ -5,9 +5,25 @@ from dataclasses import asdict, dataclass, field
 
 from .compare import Difference
 
-__all__ = ["RECEIPT_VERSION", "Check", "Receipt"]
+__all__ = ["COLUMNS", "RECEIPT_VERSION", "Check", "Receipt", "verdict"]
 
 RECEIPT_VERSION = 1
+COLUMNS = (
+    "check",
+    "positions",
+    "max abs",
+    "relative",
+    "allowed",
+    "KL",
+    "same top-1",
+    "first other token",
+    "result",
+)
+
+
+def verdict(passed: bool) -> str:
+    """Return the word for a result."""
+    return "PASS" if passed else "FAIL"
 
 
 @dataclass(frozen=True)
@@ -27,6 +43,23 @@ class Check:
     first_difference: int | None = None
     margin: float | None = None
     by_position: list[float] = field(default_factory=list)
+
+    def cells(self) -> list[str]:
+        """Return what a table shows of the check, under `COLUMNS`."""
+        difference, other = self.difference, "-"
+        if self.first_difference is not None:
+            other = f"step {self.first_difference} (lead {self.margin:.1e})"
+        return [
+            self.name,
+            str(difference.positions),
+            f"{difference.max_abs:.1e}",
+            f"{difference.relative:.1e}",
+            f"{self.tolerance:.0e}",
+            f"{difference.kl:.1e}",
+            f"{difference.top1_agreement:.2%}",
+            other,
+            verdict(self.passed),
+        ]
 
 
 @dataclass(frozen=True)

@@ -9,23 +9,12 @@ from pathlib import Path
 
 from .errors import InvalidInputError
 from .files import write_file
-from .receipt import Check, Receipt
+from .receipt import COLUMNS, Check, Receipt, verdict
 
 __all__ = ["render_html", "write_html"]
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 860, 360, 70, 40, 16, 150
 COLOURS = ("#1b6ca8", "#c8553d", "#3f7d20", "#7b4fa3", "#b58900")
-COLUMNS = (
-    "check",
-    "positions",
-    "max abs",
-    "relative",
-    "allowed",
-    "KL",
-    "same top-1",
-    "first other token",
-    "result",
-)
 SMALLEST = 1e-9  # of the plot; smaller errors are drawn here
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
@@ -50,7 +39,7 @@ def write_html(receipt: Receipt, path: Path) -> None:
 
 def render_html(receipt: Receipt) -> str:
     """Return the page."""
-    verdict = _verdict(receipt.passed)
+    result = verdict(receipt.passed)
     facts = {
         "bundle": receipt.bundle_id,
         "graph": f"{receipt.graph} ({receipt.lowering}, {receipt.precision})",
@@ -62,8 +51,8 @@ def render_html(receipt: Receipt) -> str:
     header = "".join(f"<th>{name}</th>" for name in COLUMNS)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>edgegpt receipt: {verdict}</title><style>{STYLE}</style></head><body>"
-        f'<h1>Receipt: <span class="{verdict}">{verdict}</span></h1><dl>{items}</dl>'
+        f"<title>edgegpt receipt: {result}</title><style>{STYLE}</style></head><body>"
+        f'<h1>Receipt: <span class="{result}">{result}</span></h1><dl>{items}</dl>'
         f"<table><thead><tr>{header}</tr></thead><tbody>"
         + "".join(_row(check) for check in receipt.checks)
         + "</tbody></table><h2>Error by position</h2>"
@@ -75,26 +64,9 @@ def render_html(receipt: Receipt) -> str:
 
 
 def _row(check: Check) -> str:
-    difference, verdict = check.difference, _verdict(check.passed)
-    other = "-"
-    if check.first_difference is not None:
-        other = f"step {check.first_difference}, lead {check.margin:.1e}"
-    cells = (
-        check.name,
-        f"{difference.positions}",
-        f"{difference.max_abs:.1e}",
-        f"{difference.relative:.1e}",
-        f"{check.tolerance:.0e}",
-        f"{difference.kl:.1e}",
-        f"{difference.top1_agreement:.2%}",
-        other,
-    )
+    *cells, result = check.cells()
     body = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-    return f'<tr>{body}<td class="{verdict}">{verdict}</td></tr>'
-
-
-def _verdict(passed: bool) -> str:
-    return "PASS" if passed else "FAIL"
+    return f'<tr>{body}<td class="{result}">{result}</td></tr>'
 
 
 def _plot(checks: list[Check]) -> str:

@@ -6,24 +6,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from edgegpt.runtime.receipt import Check, Receipt
+from edgegpt.runtime.receipt import COLUMNS, Receipt, verdict
 
 if TYPE_CHECKING:
     from edgegpt.export.bisect import Place
 
 __all__ = ["print_places", "print_receipt"]
 
-COLUMNS = (
-    "check",
-    "positions",
-    "max abs",
-    "relative",
-    "allowed",
-    "KL",
-    "same top-1",
-    "first other token",
-    "result",
-)
 WIDTH = 110  # of the table where stdout is not a terminal
 
 
@@ -38,9 +27,9 @@ def print_receipt(receipt: Receipt) -> None:
     for name in COLUMNS:
         table.add_column(name, justify="left" if name in ("check", "result") else "right")
     for check in receipt.checks:
-        table.add_row(*_cells(check), style=None if check.passed else "red")
+        table.add_row(*check.cells(), style=None if check.passed else "red")
     console.print(table)
-    console.print(f"{_verdict(receipt.passed)}  bundle {receipt.bundle_id[:12]}")
+    console.print(f"{verdict(receipt.passed)}  bundle {receipt.bundle_id[:12]}")
 
 
 def print_places(graph: str, places: "list[Place]") -> None:
@@ -52,7 +41,7 @@ def print_places(graph: str, places: "list[Place]") -> None:
         table.add_column(name, justify="left" if name in ("place", "result") else "right")
     for place in places:
         cells = (place.name, f"{place.error:.1e}", f"{place.tolerance:.0e}")
-        table.add_row(*cells, _verdict(place.passed), style=None if place.passed else "red")
+        table.add_row(*cells, verdict(place.passed), style=None if place.passed else "red")
     console.print(table)
     wrong = [place.name for place in places if not place.passed]
     console.print(f"first wrong place: {wrong[0]}" if wrong else "no place is wrong")
@@ -61,25 +50,3 @@ def print_places(graph: str, places: "list[Place]") -> None:
 def _console() -> Console:
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=WIDTH)
-
-
-def _cells(check: Check) -> list[str]:
-    difference = check.difference
-    other = "-"
-    if check.first_difference is not None:
-        other = f"step {check.first_difference} (lead {check.margin:.1e})"
-    return [
-        check.name,
-        str(difference.positions),
-        f"{difference.max_abs:.1e}",
-        f"{difference.relative:.1e}",
-        f"{check.tolerance:.0e}",
-        f"{difference.kl:.1e}",
-        f"{difference.top1_agreement:.2%}",
-        other,
-        _verdict(check.passed),
-    ]
-
-
-def _verdict(passed: bool) -> str:
-    return "PASS" if passed else "FAIL"

@@ -62,12 +62,12 @@ def command(
         raise
     if check == "hash":  # a receipt vouches for the bytes, too
         keep(receipt)
-    if report is not None:
-        write_html(receipt, report)
     if as_json:
         click.echo(receipt.to_json(), nl=False)
     else:
         print_receipt(receipt)
+    if report is not None:
+        write_html(receipt, report)
     return 0 if receipt.passed else 1
 
 
