@@ -4,6 +4,8 @@ The plain path is not the one that is exported, so that a mistake in the cache o
 Prompts are cut from the checkpoint's held-out text; a checkpoint without one writes its own.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -131,6 +133,28 @@ def _continue(model: GPT, ids: list[int], steps: int) -> Continuation:
 
 def _guess(model: GPT, ids: list[int], count: int) -> list[int]:
     """Return `count` greedy tokens after `ids`, decoded with the cache."""
+    return _decoded(model, ids, count, lambda logits, _: int(logits.argmax()))
+
+
+@torch.no_grad()
+def _own_text(model: GPT, length: int) -> list[int]:
+    """Return ids that the model itself writes, a block at a time, at temperature 1."""
+
+    def pick(logits: NDArray[np.float32], step: int) -> int:
+        place = len(text) + step
+        return choose(logits, Sampling(1.0), [], seed=SAMPLING_SEED, stream=0, step=place).token
+
+    text: list[int] = []
+    while len(text) < length:
+        first = len(text) % model.config.vocab_size
+        text += [first, *_decoded(model, [first], model.config.block_size - 1, pick)]
+    return text[:length]
+
+
+def _decoded(
+    model: GPT, ids: list[int], count: int, pick: Callable[[NDArray[np.float32], int], int]
+) -> list[int]:
+    """Return `count` tokens after `ids`, decoded with the cache; `pick` chooses at each step."""
     config = model.config
     shape = (1, config.n_kv_head, config.block_size, config.head_dim)
     cache = [(torch.zeros(shape), torch.zeros(shape)) for _ in range(config.n_layer)]
@@ -141,19 +165,6 @@ def _guess(model: GPT, ids: list[int], count: int) -> list[int]:
             torch.tensor([fresh]), torch.tensor([done]), last, cache
         )
         done += len(fresh)
-        fresh = [int(logits[0, 0].argmax())]
+        fresh = [pick(logits[0, 0].numpy(), len(tokens))]
         tokens += fresh
     return tokens
-
-
-@torch.no_grad()
-def _own_text(model: GPT, length: int) -> list[int]:
-    """Return ids that the model itself writes, at temperature 1."""
-    text = [0]
-    while len(text) < length:
-        window = torch.tensor([text[-model.config.block_size :]])
-        logits = model(window)[0, -1].numpy()
-        step = len(text)
-        choice = choose(logits, Sampling(1.0), text, seed=SAMPLING_SEED, stream=0, step=step)
-        text.append(choice.token)
-    return text
