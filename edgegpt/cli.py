@@ -23,6 +23,7 @@ COMMANDS = {
     "export": ("export", "Turn a checkpoint into a bundle, and prove it."),
     "verify": ("verify", "Compare a bundle's engine with its golden vectors."),
     "generate": ("generate", "Continue a prompt."),
+    "bench": ("bench", "Measure how fast a bundle runs here."),
     "inspect": ("inspect", "Show what is inside a bundle."),
     "pack": ("pack", "Write a bundle as one file."),
     "unpack": ("unpack", "Write a packed bundle to a folder."),

@@ -26,7 +26,7 @@ from edgegpt.runtime.verify import verify
 
 from .decoder_graph import build_decoder_graph, describe
 from .golden import make_golden
-from .lowerings import standard
+from .lowerings import ort
 from .weights import move_weights
 
 __all__ = ["export_bundle"]
@@ -100,8 +100,8 @@ def _write_files(source: Checkpoint, folder: Path, progress: Callable[[str], Non
 
     progress("tracing and lowering the graph")
     torch_model = source.model
-    model = build_decoder_graph(torch_model, standard)
-    graph = describe(model, standard, f"decoder.{standard.NAME}.onnx")
+    model = build_decoder_graph(torch_model, ort)
+    graph = describe(model, ort, f"decoder.{ort.NAME}.onnx")
     names = {name for name, _ in (*torch_model.named_parameters(), *torch_model.named_buffers())}
     weights = move_weights(model, names, folder / WEIGHTS_NAME)
     ir.save(model, folder / graph.file)

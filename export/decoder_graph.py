@@ -57,6 +57,9 @@ def build_decoder_graph(model: GPT, lowering: ModuleType) -> ir.Model:
     graph = program.model
     _rename_weights(graph.graph, model.config.tie_embeddings)
     _simplify(graph)
+    for edit in lowering.PASSES:
+        edit()(graph)
+    _clean(graph)
     graph.ir_version = lowering.IR_VERSION
     graph.producer_name, graph.producer_version = "edgegpt", None
     graph.graph.name = f"decoder.{lowering.NAME}"
@@ -135,10 +138,14 @@ def _simplify(model: ir.Model) -> None:
     optimizer.fold_constants(
         model, should_fold=lambda node: False if weights.intersection(node.inputs) else None
     )
+    common.IdentityEliminationPass()(model)
+    common.RemoveUnusedNodesPass()(model)
+    common.CommonSubexpressionEliminationPass()(model)
+
+
+def _clean(model: ir.Model) -> None:
+    """Drop what no output needs, and what tells of the way the graph was made."""
     for simplification in (
-        common.IdentityEliminationPass(),
-        common.RemoveUnusedNodesPass(),
-        common.CommonSubexpressionEliminationPass(),
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedOpsetsPass(),
         common.ClearMetadataAndDocStringPass(),
@@ -146,6 +153,11 @@ def _simplify(model: ir.Model) -> None:
         common.TopologicalSortPass(),
     ):
         simplification(model)
+    wanted = set(model.graph.outputs)
+    for node in model.graph:
+        for value in node.outputs:
+            if not value.uses() and value not in wanted:
+                value.name = ""  # an output that is optional
 
 
 def _port(value: ir.Value) -> Port:

@@ -23,7 +23,7 @@ __all__ = [
     "WeightEntry",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "edgegpt.json"
 
 # Parts of letters, digits, dots, dashes and underscores that do not begin with a dot.
@@ -56,8 +56,10 @@ class WeightEntry:
 class Port:
     """One input or output of a graph.
 
-    `role` is one of ids, past_len, logit_positions, cache, logits. Symbolic axes are strings. A
-    cache input names in `present` the output that holds it after the step.
+    `role` is one of ids, past_len, logit_positions, cache, logits, or, in the `ort` lowering,
+    seqlens_k, total_sequence_length, position_ids (see `edgegpt.export.passes.FeedPositions`).
+    Symbolic axes are strings. A cache input names in `present` the output that holds it after the
+    step.
     """
 
     name: str
@@ -69,10 +71,15 @@ class Port:
 
 @dataclass(frozen=True)
 class Graph:
-    """One ONNX file: which lowering made it, and its inputs and outputs by role."""
+    """One ONNX file: which lowering made it, and its inputs and outputs by role.
+
+    `part` is "decoder" for a graph that can do everything, "prefill" for a faster one of the same
+    lowering and inputs that only long steps are meant for.
+    """
 
     name: str
     file: str
+    part: str
     lowering: str
     opset: int
     inputs: list[Port]
@@ -255,6 +262,7 @@ def _graph(entry: Any, where: str) -> Graph:
     return Graph(
         name=_take(entry, "name", str, where),
         file=_take(entry, "file", str, where),
+        part=_take(entry, "part", str, where),
         lowering=_take(entry, "lowering", str, where),
         opset=_take(entry, "opset", int, where),
         inputs=[_port(port, f"{where}: inputs") for port in _take(entry, "inputs", list, where)],

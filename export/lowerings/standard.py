@@ -13,12 +13,12 @@ from onnxscript.onnx_opset import opset24 as op
 
 import edgegpt.cached_attention  # noqa: F401 - registers the operator named below
 
-__all__ = ["IR_VERSION", "NAME", "OPSET", "translations"]
+__all__ = ["IR_VERSION", "NAME", "OPSET", "PASSES", "translations"]
 
 NAME = "standard"
 OPSET = 24
 IR_VERSION = 10  # onnx's own default is newer than what ONNX Runtime 1.31 accepts
-INT64_MAX = 2**63 - 1
+PASSES = ()
 
 
 def translations() -> dict[Any, Callable[..., Any]]:

@@ -1,6 +1,10 @@
 """Edits of an ONNX graph: one class a file, an `onnx_ir` pass that says if it changed anything."""
 
+from .feed_positions import FeedPositions
 from .fold_weight_transposes import FoldWeightTransposes
+from .fuse_skip_norms import FuseSkipNorms
+from .quantize_activations import QuantizeActivations
+from .quantize_weights import QuantizeWeights
 from .share_dimensions import ShareDimensions
 
-__all__ = ["FoldWeightTransposes", "ShareDimensions"]
+__all__ = ["FeedPositions", "FoldWeightTransposes", "FuseSkipNorms", "QuantizeActivations", "QuantizeWeights", "ShareDimensions"]

@@ -34,7 +34,12 @@ class State(ABC):
     Attributes:
         batch: number of rows.
         context: number of cache slots in a row.
+        next_ids: int64 [B, 1], what `decode` feeds; the caller writes into it.
+        past_len: int64 [B], where `decode` puts it; the caller writes into it.
     """
+
+    next_ids: Ids
+    past_len: Ids
 
     def __init__(self, batch: int, context: int) -> None:
         self.batch, self.context = batch, context
@@ -66,6 +71,17 @@ class State(ABC):
             )
         self._run(ids, past_len, logit_positions)
 
+    def decode(self) -> None:
+        """Run the model on `next_ids` at `past_len`: as `step` with one token a row, but lighter.
+
+        Raises:
+            InvalidInputError: if the cache is full.
+        """
+        longest = max(self.past_len.tolist())
+        if longest >= self.context:
+            raise InvalidInputError(f"the cache of {self.context} tokens is full")
+        self._decode(longest)
+
     @abstractmethod
     def logits(self) -> NDArray[np.float32]:
         """Return the last step's logits, float32 [B, P, V]. Valid until the next step."""
@@ -73,6 +89,10 @@ class State(ABC):
     @abstractmethod
     def _run(self, ids: Ids, past_len: Ids, logit_positions: Ids) -> None:
         """Run checked inputs."""
+
+    @abstractmethod
+    def _decode(self, longest: int) -> None:
+        """Run `next_ids` at `past_len`, whose largest number is `longest`."""
 
 
 class Engine(ABC):

@@ -24,7 +24,7 @@ class NullEngine(Engine):
 
     def __init__(self, network: Network, vocab_size: int) -> None:
         self.network, self.vocab_size = network, vocab_size
-        self.graph = Graph("null", "", "null", 0, [], [])
+        self.graph = Graph("null", "", "decoder", "null", 0, [], [])
         self.steps = 0  # how often any state was run
 
     @property
@@ -46,6 +46,8 @@ class NullState(State):
     def __init__(self, engine: NullEngine, batch: int, context: int) -> None:
         super().__init__(batch, context)
         self.engine = engine
+        self.next_ids = np.zeros((batch, 1), dtype=np.int64)
+        self.past_len = np.zeros(batch, dtype=np.int64)
         self.slots = np.full((batch, context), EMPTY_SLOT, dtype=np.int64)
         self.result = np.empty((batch, 0, engine.vocab_size), dtype=np.float32)
 
@@ -63,6 +65,9 @@ class NullState(State):
                 for row, past in enumerate(past_len)
             ]
         )
+
+    def _decode(self, longest: int) -> None:
+        self._run(self.next_ids, self.past_len, np.zeros_like(self.next_ids))
 
     def _next(self, row: int, last_slot: int) -> NDArray[np.float32]:
         return self.engine.network([int(token) for token in self.slots[row, : last_slot + 1]])

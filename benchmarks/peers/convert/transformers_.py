@@ -1,0 +1,74 @@
+"""Make a Hugging Face checkpoint with seeded random weights; all other formats come from it.
+
+python convert/transformers_.py SHAPE OUT
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from shapes import SHAPES, Shape
+
+SEED = 1
+
+
+def random_model(shape: Shape) -> PreTrainedModel:
+    """Return a float32 model; no dropout, so that eval mode changes nothing."""
+    torch.manual_seed(SEED)
+    common = {
+        "vocab_size": shape.vocab,
+        "tie_word_embeddings": shape.tied,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+    if shape.family == "gpt2":
+        return GPT2LMHeadModel(
+            GPT2Config(
+                n_layer=shape.layers,
+                n_head=shape.heads,
+                n_embd=shape.width,
+                n_inner=shape.feed_forward,
+                n_positions=shape.context,
+                activation_function=shape.activation,
+                **common,
+            )
+        )
+    return LlamaForCausalLM(
+        LlamaConfig(
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.kv_heads,
+            hidden_size=shape.width,
+            intermediate_size=shape.feed_forward,
+            max_position_embeddings=shape.context,
+            hidden_act=shape.activation,
+            rms_norm_eps=1e-5,
+            **common,
+        )
+    )
+
+
+def placeholder_tokenizer(shape: Shape) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of words t0, t1, ...: some converters insist on one."""
+    words = models.WordLevel({f"t{token}": token for token in range(shape.vocab)}, unk_token="t0")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(words), bos_token="t0", eos_token="t0", unk_token="t0"
+    )
+
+
+if __name__ == "__main__":
+    shape, out = SHAPES[sys.argv[1]], Path(sys.argv[2])
+    random_model(shape).save_pretrained(out)
+    placeholder_tokenizer(shape).save_pretrained(out)

@@ -1,0 +1,167 @@
+"""Measure edgegpt beside its peers, in turn A B C A B C: python peers/run.py --help.
+
+A cell is one shape at one number of bits. All its workers are alive at once, and all but one are
+paused. Each round asks every worker for each measurement, so that what disturbs the machine for a
+while disturbs all of them; ratios are taken within a round.
+"""
+
+import argparse
+import datetime
+import json
+import platform
+import signal
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+from client import Client, WorkerError
+from contestants import BITS, PEERS, Contestant, contestants
+from machine import describe
+from make_models import HERE, MODELS, python_of
+from report import markdown
+from shapes import DECODE_PROMPT, DECODE_TOKENS, SHAPES, Shape
+
+FORMAT_VERSION = 1
+RESULTS = HERE.parent / "results"
+TURN_AT_LEAST_S = 0.5
+
+
+def measurements(shape: Shape) -> list[tuple[str, dict, int]]:
+    """Return title, request, and how many tokens a call stands for."""
+    decode = {"measure": "decode", "prompt": DECODE_PROMPT, "tokens": DECODE_TOKENS}
+    return [
+        ("decode, batch 1", {**decode, "batch": 1}, DECODE_TOKENS),
+        ("decode, batch 4", {**decode, "batch": 4}, 4 * DECODE_TOKENS),
+        (
+            f"prefill, {shape.prefill} tokens",
+            {"measure": "prefill", "prompt": shape.prefill},
+            shape.prefill,
+        ),
+    ]
+
+
+class Cell:
+    """The workers of one shape at one number of bits, and what they answered."""
+
+    def __init__(self, shape: Shape, bits: int, present: list[Contestant], absent: dict) -> None:
+        self.shape, self.bits, self.present, self.absent = shape, bits, present, dict(absent)
+        self.clients: dict[Contestant, Client] = {}
+        self.seconds: dict[tuple[str, Contestant], list[float]] = {}
+        self.ids: dict[tuple[str, Contestant], list[int]] = {}
+
+    def start(self, stack: ExitStack, logs: Path, threads: int, python_edgegpt: str) -> None:
+        """Start every worker; one that cannot start is absent, with its reason."""
+        for one in self.present:
+            folder = MODELS / self.shape.name / one.peer / one.folder
+            if not folder.is_dir():
+                self.absent[one.label] = "not made yet; run make_models.py"
+                continue
+            command = [
+                *(python_of(one.peer, python_edgegpt), str(HERE / "workers" / f"{one.peer}_.py")),
+                *(str(folder), one.format, str(threads), self.shape.name),
+            ]
+            try:
+                client = Client(command, logs / f"{one.label}.log")
+            except (WorkerError, OSError) as error:
+                self.absent[one.label] = str(error)
+                continue
+            stack.callback(client.close)
+            self.clients[one] = client
+
+    def round(self, keep: bool) -> None:
+        """Ask every worker for every measurement; `keep` is false for the warm-up."""
+        for title, request, _ in measurements(self.shape):
+            for one in list(self.clients):
+                try:
+                    at_least = TURN_AT_LEAST_S if keep else 0.0
+                    answer = self.clients[one].ask({**request, "at_least_s": at_least})
+                except WorkerError as error:
+                    self.clients.pop(one).close()
+                    self.absent[one.label] = str(error)
+                    continue
+                print(f"  {title}: {one.label}: {answer['seconds']:.3f} s", file=sys.stderr)
+                if keep:
+                    self.seconds.setdefault((title, one), []).append(answer["seconds"])
+                self.ids[title, one] = answer["ids"]
+
+    def results(self) -> list[dict]:
+        """Return one entry a measurement, of the workers that lasted to the end."""
+        return [
+            {
+                "model": self.shape.name,
+                "bits": self.bits,
+                "title": title,
+                "request": request,
+                "tokens": tokens,
+                "contestants": [
+                    {
+                        "peer": one.peer,
+                        "label": one.label,
+                        "seconds": self.seconds[title, one],
+                        "ids": self.ids[title, one],
+                    }
+                    for one in self.clients
+                ],
+                "absent": self.absent,
+            }
+            for title, request, tokens in measurements(self.shape)
+        ]
+
+
+def run_cell(shape: Shape, bits: int, args: argparse.Namespace, results: dict) -> None:
+    """Measure one cell and append it to `results`."""
+    cell = Cell(shape, bits, *contestants(shape, bits, args.peers))
+    with ExitStack() as stack:
+        logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        cell.start(stack, logs, args.threads, args.python_edgegpt)
+        for number in range(args.repeats + 1):
+            print(f"{shape.name}, {bits} bits: round {number} of {args.repeats}", file=sys.stderr)
+            cell.round(keep=number > 0)
+        for client in cell.clients.values():
+            results["versions"].update(client.versions)
+    results["cells"] += cell.results()
+
+
+def arguments() -> argparse.Namespace:
+    """Return what the command line asks for."""
+    today = datetime.date.today().isoformat()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--bits", nargs="+", type=int, choices=BITS, default=list(BITS))
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--repeats", type=int, default=5, help="rounds after the warm-up")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--python-edgegpt", default=sys.executable, metavar="PATH")
+    parser.add_argument("--out", type=Path, default=RESULTS / f"peers-{today}.json")
+    args = parser.parse_args()
+    if args.repeats < 1 or args.threads < 1:
+        parser.error("--repeats and --threads are at least 1")
+    return args
+
+
+def main() -> None:
+    """Measure the cells, writing the file anew after each one."""
+    args = arguments()
+    # Ended politely, leave by an exception, so that no paused worker stays behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))
+    results: dict = {
+        "format_version": FORMAT_VERSION,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": describe(),
+        "threads": args.threads,
+        "repeats": args.repeats,
+        "versions": {"python": platform.python_version()},
+        "cells": [],
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    for name in args.models:
+        for bits in args.bits:
+            run_cell(SHAPES[name], bits, args, results)
+            args.out.write_text(json.dumps(results, indent=1) + "\n")
+            args.out.with_suffix(".md").write_text(markdown(results))
+    print(markdown(results), end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""Worker: edgegpt through its public interface, sampling and bookkeeping included."""
+
+from pathlib import Path
+
+from worker import serve
+
+import edgegpt
+
+
+class EdgeGPT:
+    def __init__(self, folder: Path, format_name: str, threads: int) -> None:
+        self.lm = edgegpt.load(folder, threads=threads)
+
+    def decode(self, prompts: list[list[int]], tokens: int) -> tuple[float, list[int]]:
+        # The first token comes out of the prompt's step, so `tokens` more steps follow it.
+        results = self.lm.generate(prompts, max_new_tokens=tokens + 1, temperature=0)
+        timings = results[0].timings
+        return timings.total_s - timings.first_token_s, list(results[0].token_ids)
+
+    def prefill(self, prompt: list[int]) -> tuple[float, list[int]]:
+        result = self.lm.generate(prompt, max_new_tokens=1, temperature=0)
+        return result.timings.total_s, list(result.token_ids)
+
+
+if __name__ == "__main__":
+    serve(EdgeGPT, ["edgegpt-toolkit", "onnxruntime", "numpy"])

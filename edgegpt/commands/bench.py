@@ -1,0 +1,203 @@
+"""`edgegpt bench`: how fast is this bundle on this machine, and how near to what memory allows?"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from edgegpt import __version__
+from edgegpt.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from edgegpt.runtime.bench import BenchResult, Plan
+    from edgegpt.runtime.bench.measure import Progress as Report
+
+__all__ = ["command"]
+
+WIDTH = 140  # of tables where stdout is not a terminal
+OUTPUT = click.Path(path_type=Path, dir_okay=False)
+
+
+def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> list[int] | None:
+    """Read whole numbers of at least 1, separated by commas."""
+    if value is None:
+        return None
+    try:
+        numbers = [int(part) for part in value.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a list of numbers such as 1,4") from None
+    if min(numbers) < 1:
+        raise click.BadParameter(f"{min(numbers)} is below 1")
+    return numbers
+
+
+@click.command(
+    help="Measure how fast a bundle runs here: load, first token, decoding, memory; or compare two "
+    "results of earlier runs."
+)
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option("--tokens", type=click.IntRange(min=1), help="decoded in each repeat; default: 64")
+@click.option(
+    "--depths", callback=_numbers, metavar="N,N,...", help="prompt lengths; default: a spread"
+)
+@click.option(
+    "--batches",
+    callback=_numbers,
+    metavar="N,N,...",
+    default="1,4",
+    show_default=True,
+    help="numbers of rows",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="default: the physical cores")
+@click.option("--context", type=int, help="tokens the model sees; default: its block size")
+@click.option("--backend", default="auto", show_default=True, help="auto or cpu")
+@click.option("--temperature", type=float, default=0.0, show_default=True, help="0: most likely")
+@click.option("--top-k", type=int, help="sample among the k most likely")
+@click.option("--top-p", type=float, default=1.0, show_default=True, help="nucleus sampling")
+@click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
+@click.option("--out", type=OUTPUT, help="write the result as JSON, for --compare")
+@click.option("--html", type=OUTPUT, help="write a page with plots")
+@click.option(
+    "--compare",
+    type=(click.Path(path_type=Path), click.Path(path_type=Path)),
+    metavar="A.json B.json",
+    help="print B / A of two results; takes no BUNDLE",
+)
+def command(
+    bundle: Path | None,
+    repeats: int,
+    tokens: int | None,
+    depths: list[int] | None,
+    batches: list[int],
+    threads: int | None,
+    context: int | None,
+    backend: str,
+    temperature: float,
+    top_k: int | None,
+    top_p: float,
+    as_json: bool,
+    out: Path | None,
+    html: Path | None,
+    compare: tuple[Path, Path] | None,
+) -> None:
+    """Measure, or compare."""
+    if (bundle is None) == (compare is None):
+        raise click.UsageError("give either BUNDLE or --compare A.json B.json")
+    if compare is not None:
+        if out is not None or html is not None:
+            raise click.UsageError("--compare prints only; it takes neither --out nor --html")
+        _compare(*compare, as_json)
+        return
+    if out is not None and out == html:
+        raise click.UsageError("--out and --html name the same file")
+    from edgegpt.runtime.bench import Plan
+    from edgegpt.runtime.sampling import Sampling
+
+    sampling = Sampling(temperature, top_k, top_p)
+    plan = Plan(repeats, tokens, depths, batches, threads, context, backend, sampling)
+    assert bundle is not None
+    _measure(bundle, plan, as_json, out, html)
+
+
+def _measure(
+    bundle: Path, plan: "Plan", as_json: bool, out: Path | None, html: Path | None
+) -> None:
+    from edgegpt.runtime.bench import measure, to_json, write_page, write_result
+
+    for path in (out, html):
+        if path is not None:
+            _check_writable(path)
+    with _progress() as progress:
+        result = measure(bundle, plan, __version__, progress)
+    if out is not None:
+        write_result(result, out)
+    if html is not None:
+        write_page(result, html)
+    if as_json:
+        click.echo(to_json(result), nl=False)
+    else:
+        _print_result(result)
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse a place that cannot be written to before minutes are spent on measuring."""
+    if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
+        raise InvalidInputError(f"cannot write {path}: its folder is missing or not writable")
+
+
+@contextmanager
+def _progress() -> "Iterator[Report]":
+    """Yield a function that shows progress on stderr, where that is a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    console = Console(file=sys.stderr)
+    with Progress(
+        *columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda what, done, total: bar.update(
+            task, description=what, completed=done, total=total
+        )
+
+
+def _print_result(result: "BenchResult") -> None:
+    """Print the facts, and a row for each batch and depth: medians, and ranges below them."""
+    from edgegpt.runtime.bench.result import METRICS
+    from edgegpt.runtime.bench.words import EXPLANATION, facts
+
+    console = _console()
+    grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, value in facts(result).items():
+        grid.add_row(name, escape(value))
+    console.print(grid)
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("batch", "depth", *(metric.heading for metric in METRICS)):
+        table.add_column(heading, justify="right", overflow="fold")
+    for cell in result.cells:
+        spreads = (result.spread(cell, metric).text(metric.digits) for metric in METRICS)
+        cells = (f"{median}\n[dim]{range_}[/]" for median, range_ in spreads)
+        table.add_row(str(cell.batch), str(cell.depth), *cells)
+    console.print(table)
+    console.print(f"Median over the repeats; below it, the range. {EXPLANATION}", markup=False)
+
+
+def _compare(a: Path, b: Path, as_json: bool) -> None:
+    from edgegpt.runtime.bench import compare, read_result
+    from edgegpt.runtime.bench.compare import COMPARED
+
+    comparison = compare(read_result(a), read_result(b))
+    if as_json:
+        click.echo(json.dumps(asdict(comparison), indent=1))
+        return
+    console = _console()
+    for note in comparison.notes:
+        console.print(f"note: {note}", markup=False)
+    title = escape(f"{b} / {a}")
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for heading in ("batch", "depth", *(metric.heading for metric in COMPARED)):
+        table.add_column(heading.removesuffix(" ms"), justify="right")
+    for cell in comparison.cells:
+        spreads = [cell.ratios[metric.key].text(2) for metric in COMPARED]
+        cells = [f"{median} ({range_})" for median, range_ in spreads]
+        table.add_row(str(cell.batch), str(cell.depth), *cells)
+    console.print(table)
+    console.print(
+        "Ratios of the medians: B is faster where those of tokens/s are above 1 and those of times "
+        "below 1. In brackets: from B's least over A's most to B's most over A's least."
+    )
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDTH)

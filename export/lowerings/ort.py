@@ -1,0 +1,99 @@
+"""The lowering for ONNX Runtime: its own fused operators, as few nodes as they allow.
+
+GroupQueryAttention takes the packed projection, rotates it, and writes keys and values into the
+cache in place; passes then fuse residual additions into the norms. What depends only on the lengths
+of the rows is computed once by the host and fed, since on a small model each node of a step costs
+as much as a thousandth of its time. Rows of different length are fine, but new tokens of several
+rows on top of filled caches are not: the engine feeds those row by row.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import onnx
+import onnxscript
+import torch
+from onnxscript.onnx_opset import opset23 as op
+
+import edgegpt.cached_attention  # noqa: F401 - registers the operator named below
+
+from ..passes import FeedPositions, FuseSkipNorms
+
+__all__ = ["DOMAIN", "IR_VERSION", "NAME", "OPSET", "PASSES", "translations"]
+
+NAME = "ort"
+OPSET = 23
+IR_VERSION = 10
+DOMAIN = "com.microsoft"
+PASSES = (FeedPositions, FuseSkipNorms)
+
+
+def translations() -> dict[Any, Callable[..., Any]]:
+    """Return what `torch.onnx.export` takes as `custom_translation_table`."""
+    return {torch.ops.edgegpt.cached_attention.default: _cached_attention}
+
+
+def _attention_operator() -> onnxscript.values.Op:
+    """Return GroupQueryAttention with as much of its schema as onnxscript needs to call it."""
+    schema = onnx.defs.OpSchema
+    types = ["tensor(float)", "tensor(int32)"]
+    inputs = ["query", "key", "value", "past_key", "past_value", "seqlens_k"]
+    inputs += ["total_sequence_length", "cos_cache", "sin_cache"]
+    optional = schema.FormalParameterOption.Optional
+    return onnxscript.values.Op(
+        onnxscript.values.Opset(DOMAIN, 1),
+        "GroupQueryAttention",
+        schema(
+            "GroupQueryAttention",
+            DOMAIN,
+            1,
+            inputs=[schema.FormalParameter(n, "T", param_option=optional) for n in inputs],
+            outputs=[
+                schema.FormalParameter(n, "T") for n in ("output", "present_key", "present_value")
+            ],
+            type_constraints=[("T", types, "")],
+            attributes=[
+                schema.Attribute("num_heads", schema.AttrType.INT, required=True),
+                schema.Attribute("kv_num_heads", schema.AttrType.INT, required=True),
+                schema.Attribute("scale", schema.AttrType.FLOAT, required=True),
+                schema.Attribute("do_rotary", schema.AttrType.INT, required=True),
+            ],
+        ),
+    )
+
+
+GROUP_QUERY_ATTENTION = _attention_operator()
+
+
+def _cached_attention(
+    qkv: Any,
+    past_k: Any,
+    past_v: Any,
+    past_len: Any,
+    cos: Any = None,
+    sin: Any = None,
+    *,
+    n_head: int,
+    n_kv_head: int,
+    scale: float,
+) -> tuple[Any, Any, Any]:
+    """Emit one layer's attention; arguments and results as `edgegpt.cached_attention`.
+
+    `past_len` stands where the operator wants the last slot of each row and the longest length:
+    `FeedPositions` puts the inputs there that the host fills.
+    """
+    return GROUP_QUERY_ATTENTION(
+        qkv,
+        None,
+        None,
+        past_k,
+        past_v,
+        op.Cast(past_len, to=onnx.TensorProto.INT32),
+        op.Cast(past_len, to=onnx.TensorProto.INT32),
+        cos,
+        sin,
+        num_heads=n_head,
+        kv_num_heads=n_kv_head,
+        scale=scale,
+        do_rotary=int(cos is not None),
+    )

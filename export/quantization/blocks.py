@@ -1,0 +1,136 @@
+"""A weight matrix as small unsigned integers with one scale a block, and rounding to nearest.
+
+The layout is that of ONNX Runtime's `com.microsoft::MatMulNBits`: the weight [N, K] (outputs,
+inputs) is cut along K into blocks, the last one padded with zeros, and each block has a float32
+scale and, where the grid is not symmetric, a zero point: weight = (value - zero point) * scale.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import pad
+
+__all__ = ["BlockQuantized", "fit_grid", "round_to_nearest"]
+
+# Scales that are tried, as multiples of the one at which a block's extreme value just fits. Of the
+# shipped model's blocks 99% have their best between these ends; at 8/7 the extreme is 7, not -8.
+SCALE_FACTORS = torch.linspace(0.8, 1.15, 15).tolist()
+ROWS = 512  # searched at once, so that the temporaries stay in the processor's cache
+
+
+@dataclass(frozen=True, eq=False)
+class BlockQuantized:
+    """A quantised weight [N, K] in G = ceil(K / block) blocks a row.
+
+    `values` uint8 [N, G, block], one value a byte whatever `bits` is; `scales` float32 [N, G];
+    `zero_points` uint8 [N, G], or None where all are 2^(bits - 1).
+    """
+
+    bits: int
+    block: int
+    shape: tuple[int, int]
+    values: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+    zero_points: NDArray[np.uint8] | None
+
+    @property
+    def size(self) -> int:
+        """Bytes that values, scales and zero points take in a file."""
+        zero_points = 0 if self.zero_points is None else self.packed_zero_points().nbytes
+        return self.values.size * self.bits // 8 + self.scales.nbytes + zero_points
+
+    def dequantized(self) -> NDArray[np.float32]:
+        """Return the weight [N, K] that the integers stand for."""
+        if self.zero_points is None:
+            zero = np.float32(2 ** (self.bits - 1))
+        else:
+            zero = self.zero_points[:, :, None].astype(np.float32)
+        weight = (self.values.astype(np.float32) - zero) * self.scales[:, :, None]  # (N, G, block)
+        return np.ascontiguousarray(weight.reshape(self.shape[0], -1)[:, : self.shape[1]])
+
+    def packed(self) -> NDArray[np.uint8]:
+        """Return MatMulNBits' input B: uint8 [N, G, block * bits / 8], low nibble first."""
+        return self.values if self.bits == 8 else _nibbles(self.values)
+
+    def packed_zero_points(self) -> NDArray[np.uint8] | None:
+        """Return MatMulNBits' zero points: uint8 [N, ceil(G * bits / 8)], or None."""
+        if self.zero_points is None or self.bits == 8:
+            return self.zero_points
+        return _nibbles(np.pad(self.zero_points, ((0, 0), (0, self.zero_points.shape[1] % 2))))
+
+
+def _nibbles(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return two values a byte along the last axis, which is even, the first in the low half."""
+    return values[..., 0::2] | (values[..., 1::2] << 4)
+
+
+def round_to_nearest(weight: Tensor, bits: int, block: int, *, symmetric: bool) -> BlockQuantized:
+    """Quantise `weight` float [N, K], each value by itself, on the best grid of its block."""
+    rows, width = weight.shape
+    blocks = pad(weight.detach().float(), (0, -width % block)).view(
+        rows, -1, block
+    )  # (N, G, block)
+    pieces = []
+    for piece in blocks.split(ROWS):
+        scale, zero = fit_grid(piece, bits, symmetric=symmetric)
+        pieces.append((round_on_grid(piece, scale, zero, bits), scale[..., 0], zero[..., 0]))
+    values, scale, zero = (torch.cat(part) for part in zip(*pieces, strict=True))
+    return from_grid(bits, (rows, width), values, scale, None if symmetric else zero)
+
+
+def from_grid(
+    bits: int, shape: tuple[int, int], values: Tensor, scale: Tensor, zero: Tensor | None
+) -> BlockQuantized:
+    """Gather `values` [N, G, block], `scale` and `zero` [N, G], all float32, of a weight."""
+    return BlockQuantized(
+        bits=bits,
+        block=values.shape[2],
+        shape=shape,
+        values=values.to(torch.uint8).numpy(),
+        scales=scale.contiguous().numpy(),
+        zero_points=None if zero is None else zero.to(torch.uint8).contiguous().numpy(),
+    )
+
+
+def round_on_grid(weight: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
+    """Return the nearest values 0 ... 2^bits - 1, as floats, for float32 `weight` [..., block]."""
+    return (weight / scale).round().add(zero).clamp(0, 2**bits - 1)
+
+
+def fit_grid(weight: Tensor, bits: int, *, symmetric: bool) -> tuple[Tensor, Tensor]:
+    """Return scale and zero point, float32 [..., 1], for blocks `weight` float32 [..., block].
+
+    Several scales are tried. Each gives integers d, and for these the best scale is known in
+    closed form, sum(w d) / sum(d d), with the squared error sum(w w) - sum(w d)^2 / sum(d d); the
+    scale of least error wins (the search of llama.cpp's `make_qx_quants`, without its weights).
+
+    A symmetric grid runs from -2^(bits - 1) to 2^(bits - 1) - 1. Its long side is turned to the
+    block's extreme value, so a scale may be negative (as in llama.cpp's Q4_0).
+    """
+    lowest, highest = weight.amin(-1, keepdim=True), weight.amax(-1, keepdim=True)
+    if symmetric:
+        zero = torch.full_like(lowest, 2 ** (bits - 1))
+        extreme = torch.where(-lowest > highest, lowest, highest)
+        base = -extreme / 2 ** (bits - 1)
+    else:
+        lowest, highest = lowest.clamp(max=0.0), highest.clamp(min=0.0)
+        base = (highest - lowest) / (2**bits - 1)
+        zero = (-lowest / torch.where(base == 0, 1.0, base)).round()
+    base = torch.where(base == 0, 1.0, base)  # a block of zeros
+    return _best_scale(weight, base, zero, bits), zero
+
+
+def _best_scale(weight: Tensor, base: Tensor, zero: Tensor, bits: int) -> Tensor:
+    best_scale, best_gain = base, torch.zeros_like(base)
+    for factor in SCALE_FACTORS:
+        steps = round_on_grid(weight, base * factor, zero, bits).sub_(zero)  # (..., block)
+        product = (weight * steps).sum(-1, keepdim=True)
+        square = steps.square_().sum(-1, keepdim=True).clamp_(min=1.0)
+        gain = product.square() / square  # by how much the squared error is below sum(w w)
+        better = gain > best_gain
+        best_scale = torch.where(better, product / square, best_scale)
+        best_gain = torch.where(better, gain, best_gain)
+    return best_scale

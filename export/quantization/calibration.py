@@ -1,0 +1,77 @@
+"""The inputs that a calibration text gives each Linear, gathered as Hessians, and such a text."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from edgegpt.errors import InvalidInputError
+from edgegpt.model import GPT
+
+__all__ = ["cut_windows", "gram", "input_hessians", "own_windows"]
+
+OWN_WINDOWS = 32
+OWN_LENGTH = 256
+SEED = 0
+
+
+def cut_windows(ids: list[int], length: int) -> Tensor:
+    """Return the full, non-overlapping windows of `ids`, int64 [N, length].
+
+    To score predictions, ask for one token more than the model is to see.
+    """
+    if len(ids) < length:
+        raise InvalidInputError(
+            f"a text of {len(ids)} tokens has no window of {length}; give a longer text"
+        )
+    return torch.tensor(ids[: len(ids) // length * length]).view(-1, length)  # (N, length)
+
+
+@torch.no_grad()
+def own_windows(model: GPT, count: int = OWN_WINDOWS, length: int = OWN_LENGTH) -> Tensor:
+    """Return int64 [count, length], at most the block, that the model writes at temperature 1.
+
+    Where no text is at hand, the model's own is close to what it was trained on. All windows are
+    written at once, with the cache, each from a first token of its own.
+    """
+    config = model.config
+    length = min(length, config.block_size)
+    shape = (count, config.n_kv_head, length, config.head_dim)
+    cache = [(torch.zeros(shape), torch.zeros(shape)) for _ in range(config.n_layer)]
+    generator = torch.Generator().manual_seed(SEED)
+    fresh = torch.randint(config.vocab_size, (count, 1), generator=generator)
+    written, only = [fresh], torch.zeros(count, 1, dtype=torch.int64)
+    for step in range(length - 1):
+        logits, cache = model.forward_cached(fresh, torch.full((count,), step), only, cache)
+        probabilities = logits[:, 0].softmax(-1)  # (count, V)
+        fresh = torch.multinomial(probabilities, 1, generator=generator)
+        written.append(fresh)
+    return torch.cat(written, dim=1)
+
+
+def input_hessians(linears: dict[str, nn.Linear], run: Callable[[], object]) -> dict[str, Tensor]:
+    """Return each Linear's sum of x x^T over its inputs x while `run` runs, float64 [K, K]."""
+    hessians = {
+        name: torch.zeros(linear.in_features, linear.in_features, dtype=torch.float64)
+        for name, linear in linears.items()
+    }
+
+    def collect(name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor]) -> None:
+            hessians[name] += gram(inputs[0])
+
+        return hook
+
+    handles = [linear.register_forward_pre_hook(collect(name)) for name, linear in linears.items()]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return hessians
+
+
+def gram(x: Tensor) -> Tensor:
+    """Return the sum of x x^T over the rows of `x` float32 [..., K], float64 [K, K]."""
+    flat = x.reshape(-1, x.shape[-1])  # (rows, K)
+    return (flat.T @ flat).double()

@@ -1,0 +1,78 @@
+"""GPTQ: round one column after another, and let the columns still to come repair the error.
+
+Frantar et al. 2022, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
+Transformers" (arXiv 2210.17323), algorithm 1: columns in their natural order, inverse Hessian as a
+Cholesky factor, updates of far columns gathered into one matrix product. The grid of a block is
+fitted when its first column is reached, to the weights as they then are (section 4, "grouping").
+"""
+
+import torch
+from torch import Tensor
+
+from .blocks import BlockQuantized, fit_grid, from_grid, round_on_grid
+
+__all__ = ["gptq"]
+
+DAMPING = 0.01  # of the mean diagonal, added to the diagonal; the paper's value
+
+
+def gptq(
+    weight: Tensor, hessian: Tensor, bits: int, block: int, *, symmetric: bool
+) -> BlockQuantized:
+    """Quantise `weight` [N, K] so that its products with the calibration inputs change least.
+
+    Args:
+        weight: float [N, K].
+        hessian: float64 [K, K], the sum of x x^T over the layer's inputs x [K].
+        bits: 4 or 8.
+        block: width of a block along K.
+        symmetric: whether all zero points are 2^(bits - 1).
+    """
+    rows, width = weight.shape
+    n_blocks = -(-width // block)
+    left = weight.detach().float().clone()  # (N, K), what is not rounded yet, repaired so far
+    factor = _inverse_factor(hessian).float()  # (K, K)
+    values = torch.empty(rows, n_blocks * block)
+    scales, zeros = torch.empty(rows, n_blocks), torch.empty(rows, n_blocks)
+    for index in range(n_blocks):
+        start, end = index * block, min((index + 1) * block, width)
+        scale, zero = fit_grid(left[:, start:end], bits, symmetric=symmetric)
+        values[:, start : start + block] = zero  # the padding stands for 0
+        rounded, errors = _round_columns(
+            left[:, start:end], factor[start:end, start:end], scale, zero, bits
+        )
+        values[:, start:end] = rounded
+        scales[:, index], zeros[:, index] = scale[:, 0], zero[:, 0]
+        left[:, end:] -= errors @ factor[start:end, end:]
+    blocks = values.view(rows, n_blocks, block)
+    return from_grid(bits, (rows, width), blocks, scales, None if symmetric else zeros)
+
+
+def _round_columns(
+    weight: Tensor, factor: Tensor, scale: Tensor, zero: Tensor, bits: int
+) -> tuple[Tensor, Tensor]:
+    """Return the values [N, B] of one block's columns, and each column's error [N, B].
+
+    The error is divided by the factor's diagonal: that is what repairs the later columns.
+    """
+    columns = weight.T.contiguous()  # (B, N): a column lies in one piece
+    values, errors = torch.empty_like(columns), torch.empty_like(columns)
+    scale, zero = scale[:, 0].contiguous(), zero[:, 0].contiguous()
+    for index, column in enumerate(columns):
+        values[index] = round_on_grid(column, scale, zero, bits)
+        rounded = (values[index] - zero) * scale
+        errors[index] = (column - rounded) / factor[index, index]
+        columns[index + 1 :] -= torch.outer(factor[index, index + 1 :], errors[index])
+    return values.T, errors.T
+
+
+def _inverse_factor(hessian: Tensor) -> Tensor:
+    """Return the upper Cholesky factor of the damped Hessian's inverse, float64 [K, K].
+
+    An input that is always zero would leave the Hessian singular. Damping covers it, unless all
+    inputs are zero; then any positive diagonal gives plain rounding.
+    """
+    mean = hessian.diagonal().mean().item() or 1.0
+    damped = hessian.double() + DAMPING * mean * torch.eye(len(hessian), dtype=torch.float64)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    return torch.linalg.cholesky(inverse, upper=True)

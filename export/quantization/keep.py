@@ -1,0 +1,64 @@
+"""Which weights hurt most when quantised, and which few to leave in float32."""
+
+import math
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from edgegpt.model import GPT
+
+from .blocks import BlockQuantized
+from .quality import measure, with_weights
+
+__all__ = ["keep_enough", "layer_costs"]
+
+FLOAT_BYTES = 4
+
+
+def layer_costs(
+    reference: GPT, weights: Mapping[str, BlockQuantized], windows: Tensor
+) -> dict[str, float]:
+    """Return the KL when only this one weight is quantised, by name, worst first.
+
+    One pass over `windows` int64 [N, T + 1] for each weight: a few windows are enough to rank.
+    """
+    costs = {
+        name: measure(reference, with_weights(reference, {name: weight}), windows).kl
+        for name, weight in weights.items()
+    }
+    return dict(sorted(costs.items(), key=lambda item: item[1], reverse=True))
+
+
+def keep_enough(
+    reference: GPT,
+    weights: Mapping[str, BlockQuantized],
+    costs: Mapping[str, float],
+    windows: Tensor,
+    budget: float,
+) -> frozenset[str]:
+    """Return names to leave in float32, so that all others quantised stay within the KL budget.
+
+    Weights are ranked by what keeping one gains for each byte that it adds, `costs` (from
+    `layer_costs`) over bytes. The shortest head of that ranking that passes is found by bisection,
+    since KL falls as more is kept; each set that it looks at is measured, none is predicted, and
+    so is the one that it returns. The others keep their integers: GPTQ need not run again.
+    """
+
+    def gain(name: str) -> float:
+        weight = weights[name]
+        return costs[name] / (math.prod(weight.shape) * FLOAT_BYTES - weight.size)
+
+    ranking = sorted(weights, key=gain, reverse=True)
+
+    def passes(kept: int) -> bool:
+        left = {name: weights[name] for name in ranking[kept:]}
+        return measure(reference, with_weights(reference, left), windows).kl <= budget
+
+    fewest, enough = 0, len(ranking)  # everything in float32 has a KL of 0
+    while fewest < enough:
+        middle = (fewest + enough) // 2
+        if passes(middle):
+            enough = middle
+        else:
+            fewest = middle + 1
+    return frozenset(ranking[:enough])

@@ -1,0 +1,89 @@
+"""How fast this machine reads memory, and how many bytes a token must read at least.
+
+Decoding at batch 1 touches every weight once for each token and does little with it, so that the
+time per token cannot fall below bytes / bandwidth (the memory roof of Williams, Waterman and
+Patterson 2009, "Roofline").
+"""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle import Bundle
+from ..machine import Machine
+from ..manifest import Graph
+
+__all__ = ["cache_bytes_per_slot", "read_bandwidth", "weight_bytes_per_token"]
+
+Words = NDArray[np.int64]
+# Tables of which a step gathers one row a token, which is next to nothing.
+GATHERED = ("position_embedding.", "rotary_cos", "rotary_sin")
+EMBEDDING, HEAD, HEAD_BIAS = "token_embedding.", "head.", "head.bias"
+
+CACHE_IF_UNKNOWN = 32 << 20  # bytes
+TIMES_CACHE = (4, 8)  # sizes to read, well past the largest cache
+LARGEST_SHARE = 8  # of the memory: reading never takes more than this part of it
+LARGEST = 1 << 30  # bytes
+READS = 4  # of each size
+
+
+def read_bandwidth(machine: Machine, threads: int) -> float:
+    """Return bytes per second read by `threads` threads at once, the best of several readings.
+
+    Each thread ORs the 64-bit words of a block of its own: one vector instruction for each load,
+    which numpy runs without the interpreter's lock.
+    """
+    best = 0.0
+    with ThreadPoolExecutor(threads) as pool:
+        for size in _sizes(machine):
+            words = max(size // threads // 8, 1)
+            # Written, not only reserved: pages that were never touched all read the same zeros.
+            blocks = list(pool.map(_filled, [words] * threads))
+            for _ in range(READS):
+                best = max(best, threads * words * 8 / _seconds(pool, blocks))
+            del blocks
+    return best
+
+
+def _sizes(machine: Machine) -> list[int]:
+    """Return the sizes to read in bytes, the same ones if there is little memory."""
+    most = min(machine.memory_bytes // LARGEST_SHARE or LARGEST, LARGEST)
+    cache = machine.cache_bytes or CACHE_IF_UNKNOWN
+    return sorted({min(times * cache, most) for times in TIMES_CACHE})
+
+
+def _filled(words: int) -> Words:
+    return np.full(words, 1, dtype=np.int64)
+
+
+def _seconds(pool: ThreadPoolExecutor, blocks: list[Words]) -> float:
+    read: Callable[[Words], np.int64] = np.bitwise_or.reduce
+    begin = time.perf_counter()
+    for _ in pool.map(read, blocks):
+        pass
+    return time.perf_counter() - begin
+
+
+def weight_bytes_per_token(bundle: Bundle) -> int:
+    """Return the bytes of all weights that one decoding step reads, whatever its batch.
+
+    Embedding tables do not count, since only a row of them is gathered, unless the output head is
+    tied to the token embedding and reads all of it. What lies in the weight file for the sake of
+    another lowering does count: the manifest does not tell such weights apart.
+    """
+    weights = bundle.manifest.weights
+    own_head = any(name.startswith(HEAD) and name != HEAD_BIAS for name in weights)
+    gathered = (*GATHERED, EMBEDDING) if own_head else GATHERED
+    return sum(entry.size for name, entry in weights.items() if not name.startswith(gathered))
+
+
+def cache_bytes_per_slot(graph: Graph) -> int:
+    """Return the bytes of keys and values of one token of one row, all layers together."""
+    total = 0
+    for port in graph.caches():
+        sizes = [size for size in port.shape if isinstance(size, int)]  # batch, context: symbols
+        total += int(np.prod(sizes, dtype=np.int64)) * np.dtype(port.dtype).itemsize
+    return total

@@ -1,0 +1,82 @@
+"""Two results side by side: B / A for every cell that both have, and what else differs."""
+
+from dataclasses import dataclass
+
+from ..errors import InvalidInputError
+from .result import METRICS, BenchResult, Spread
+
+__all__ = ["COMPARED", "Comparison", "Ratios", "compare"]
+
+KEYS = ("first_token_ms", "prefill_tokens_per_s", "decode_tokens_per_s", "p50_ms", "p99_ms")
+# The columns, in order.
+COMPARED = [metric for metric in METRICS if metric.key in KEYS]
+# Facts that make a ratio say something else than it seems to, if they differ.
+FACTS = (
+    "bundle",
+    "precision",
+    "lowering",
+    "graph",
+    "engine",
+    "threads",
+    "context",
+    "tokens",
+    "sampling",
+    "prompts",
+)
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """One cell: B / A for some metrics.
+
+    The median is the ratio of the medians. The rounds of two files were not run side by side, so
+    the range goes from B's least over A's most to B's most over A's least.
+    """
+
+    batch: int
+    depth: int
+    ratios: dict[str, Spread]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All cells that both files have, and one sentence for each thing that differs."""
+
+    cells: list[Ratios]
+    notes: list[str]
+
+
+def compare(a: BenchResult, b: BenchResult) -> Comparison:
+    """Compare two results; refuse those that have no cell in common."""
+    others = {(cell.batch, cell.depth): cell for cell in b.cells}
+    cells = []
+    for cell in a.cells:
+        other = others.pop((cell.batch, cell.depth), None)
+        if other is not None:
+            ratios = {
+                metric.key: _ratio(a.spread(cell, metric), b.spread(other, metric))
+                for metric in COMPARED
+            }
+            cells.append(Ratios(cell.batch, cell.depth, ratios))
+    if not cells:
+        raise InvalidInputError("the two files have no batch and depth in common")
+    return Comparison(cells, _differences(a, b, len(cells)))
+
+
+def _ratio(a: Spread, b: Spread) -> Spread:
+    return Spread(b.median / a.median, b.low / a.high, b.high / a.low)
+
+
+def _differences(a: BenchResult, b: BenchResult, shared: int) -> list[str]:
+    pairs = [(name, getattr(a, name), getattr(b, name)) for name in FACTS]
+    pairs += [
+        (f"machine: {name}", value, getattr(b.machine, name))
+        for name, value in vars(a.machine).items()
+    ]
+    for name in sorted({*a.versions, *b.versions}):
+        pairs.append((f"version of {name}", a.versions.get(name), b.versions.get(name)))
+    notes = [f"{name} differs: A has {x}, B has {y}" for name, x, y in pairs if x != y]
+    only = len(a.cells) + len(b.cells) - 2 * shared
+    if only:
+        notes.append(f"{only} cells are in one file only and not shown")
+    return notes

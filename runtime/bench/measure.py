@@ -1,0 +1,141 @@
+"""Running the bench: every batch and depth once to warm up, then round after round of all of them.
+
+Interleaving the cells lets a slow spell of the machine fall on all of them, and the spread over the
+rounds show it.
+"""
+
+import datetime
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InvalidInputError
+from ..inspection import memory_needed
+from ..language_model import LanguageModel, load
+from ..machine import Machine, peak_memory, physical_cores
+from .bandwidth import cache_bytes_per_slot, read_bandwidth, weight_bytes_per_token
+from .plan import Plan
+from .prompts import Prompts, prompts_for
+from .repeat import Runner
+from .result import BenchResult, Cell, Repeat
+
+__all__ = ["Progress", "measure"]
+
+LOADS = 3
+
+# Takes what is being done, how many runs are done, and how many there will be.
+Progress = Callable[[str, int, int], None]
+
+
+def measure(path: str | Path, plan: Plan, version: str, progress: Progress) -> BenchResult:
+    """Run the whole bench in this process.
+
+    Args:
+        path: folder of the bundle.
+        plan: what to measure.
+        version: edgegpt's own, for the record.
+        progress: called before each run.
+
+    Raises:
+        BundleError: as `edgegpt.load` does.
+        EngineError: as `edgegpt.load` does.
+        InvalidInputError: for what the bundle's context cannot hold.
+    """
+    machine, threads = Machine.here(), plan.threads or physical_cores()
+    progress("loading", 0, 1)
+    model, load_s = _load(path, plan, threads)
+    with model:
+        cells = plan.cells(model.context)
+        _check_memory(model, cells, machine)
+        prompts = prompts_for(model.bundle, model.tokenizer, model.vocab_size)
+        rounds = _Rounds(model, plan, prompts, progress)
+        rounds.run()  # to warm up
+        peak = peak_memory()  # before the bandwidth is measured, which takes much memory
+        bandwidths, timed = [], []
+        for _ in range(plan.repeats):
+            bandwidths.append(read_bandwidth(machine, threads))
+            timed.append(rounds.run())
+        manifest, graph, engine = model.bundle.manifest, model.engine.graph, model.engine.info
+        return BenchResult(
+            date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            machine=machine,
+            versions={"edgegpt": version, engine.name: engine.version, "numpy": np.__version__},
+            threads=threads,
+            bundle=manifest.id,
+            precision=manifest.precision,
+            graph=graph.name,
+            lowering=graph.lowering,
+            engine=f"{engine.name} ({engine.device})",
+            context=model.context,
+            tokens=plan.steps(model.context),
+            sampling=_in_words(plan),
+            prompts=prompts.kind,
+            weight_bytes=weight_bytes_per_token(model.bundle),
+            slot_bytes=cache_bytes_per_slot(graph),
+            load_s=load_s,
+            bandwidths=bandwidths,
+            peak_memory=peak,
+            cells=[
+                Cell(*cell, [results[index] for results in timed])
+                for index, cell in enumerate(cells)
+            ],
+        )
+
+
+class _Rounds:
+    """All cells of a plan, ready to be run one round after the other."""
+
+    def __init__(
+        self, model: LanguageModel, plan: Plan, prompts: Prompts, progress: Progress
+    ) -> None:
+        self.cells = plan.cells(model.context)
+        self.rows = [prompts.rows(batch, depth) for batch, depth in self.cells]
+        self.runner = Runner(model, plan.sampling, plan.steps(model.context))
+        self.progress, self.done = progress, 0
+        self.total = len(self.cells) * (1 + plan.repeats)
+
+    def run(self) -> list[Repeat]:
+        """Run every cell once, in order."""
+        results = []
+        for (batch, depth), rows in zip(self.cells, self.rows, strict=True):
+            what = "warming up" if self.done < len(self.cells) else "measuring"
+            self.progress(f"{what}: batch {batch}, depth {depth}", self.done, self.total)
+            results.append(self.runner.run(rows, depth))
+            self.done += 1
+        self.progress("done", self.done, self.total)
+        return results
+
+
+def _check_memory(model: LanguageModel, cells: list[tuple[int, int]], machine: Machine) -> None:
+    """Refuse a batch that would make the machine swap, or the system end the process."""
+    batch = max(batch for batch, _ in cells)
+    needed = memory_needed(model.bundle, batch, model.context).total
+    if needed > machine.memory_bytes > 0:
+        raise InvalidInputError(
+            f"a batch of {batch} with a context of {model.context} needs about "
+            f"{needed / 1e9:.1f} GB and this machine has {machine.memory_bytes / 1e9:.1f} GB; "
+            f"choose a smaller batch or context"
+        )
+
+
+def _load(path: str | Path, plan: Plan, threads: int) -> tuple[LanguageModel, list[float]]:
+    """Open the bundle several times, one after the other; return the last one and the seconds."""
+    seconds: list[float] = []
+    while True:
+        begin = time.perf_counter()
+        model = load(path, plan.backend, plan.context, threads=threads)
+        seconds.append(time.perf_counter() - begin)
+        if len(seconds) == LOADS:
+            return model, seconds
+        model.close()
+
+
+def _in_words(plan: Plan) -> str:
+    sampling = plan.sampling
+    if sampling.temperature == 0:
+        return "greedy"
+    limits = f", top-k {sampling.top_k}" if sampling.top_k else ""
+    limits += f", top-p {sampling.top_p:g}" if sampling.top_p < 1 else ""
+    return f"temperature {sampling.temperature:g}{limits}"

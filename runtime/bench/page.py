@@ -1,0 +1,80 @@
+"""A bench's result as one self-contained HTML page with plots."""
+
+from html import escape
+from pathlib import Path
+
+from ..errors import InvalidInputError
+from ..files import write_file
+from ..report import STYLE
+from .chart import Line, dot_chart, line_chart
+from .result import METRICS, BenchResult, Metric
+from .words import EXPLANATION, facts
+
+__all__ = ["render_page", "write_page"]
+
+OWN_STYLE = (
+    "td small { display: block; color: #5b6570; white-space: nowrap; } th { font-size: 90%; }"
+)
+PERCENTILES = ("p50_ms", "p90_ms", "p99_ms")
+
+
+def write_page(result: BenchResult, path: Path) -> None:
+    """Write the page to `path`, atomically."""
+    try:
+        write_file(path, render_page(result).encode())
+    except OSError as error:
+        raise InvalidInputError(f"cannot write the page {path}: {error.strerror}") from error
+
+
+def render_page(result: BenchResult) -> str:
+    """Return the page."""
+    items = "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts(result).items()
+    )
+    latency = [
+        (cell.name, [result.spread(cell, _metric(key)).median for key in PERCENTILES])
+        for cell in result.cells
+    ]
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f"<title>edgegpt bench</title><style>{STYLE}{OWN_STYLE}</style></head><body>"
+        f"<h1>Bench of {escape(result.bundle[:12])}</h1><dl>{items}</dl>"
+        f"{_table(result)}<p>{escape(EXPLANATION)}</p>"
+        "<h2>Decoding: tokens per second, all rows together</h2>"
+        + line_chart(_by_depth(result, "decode_tokens_per_s"), "tokens of the prompt", "tokens/s")
+        + "<h2>Time per output token: percentiles</h2>"
+        + dot_chart(latency, ["p50", "p90", "p99"], "milliseconds")
+        + "<h2>Share of the roofline, in percent</h2>"
+        + line_chart(_by_depth(result, "roofline_percent"), "tokens of the prompt", "percent")
+        + "<p>Dots are medians over the repeats, bars reach from the least to the most.</p>"
+        "</body></html>\n"
+    )
+
+
+def _table(result: BenchResult) -> str:
+    headings = ("batch", "depth", *(metric.heading for metric in METRICS))
+    header = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
+    body = ""
+    for cell in result.cells:
+        body += f"<tr><td>{cell.batch}</td><td>{cell.depth}</td>"
+        for metric in METRICS:
+            median, range_ = result.spread(cell, metric).text(metric.digits)
+            body += f"<td>{median}<small>{range_}</small></td>"
+        body += "</tr>"
+    return f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _by_depth(result: BenchResult, key: str) -> list[Line]:
+    """Return a line for each batch."""
+    metric = _metric(key)
+    return [
+        Line(
+            f"batch {batch}",
+            [(c.depth, result.spread(c, metric)) for c in result.cells if c.batch == batch],
+        )
+        for batch in sorted({cell.batch for cell in result.cells})
+    ]
+
+
+def _metric(key: str) -> Metric:
+    return next(metric for metric in METRICS if metric.key == key)

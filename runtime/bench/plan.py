@@ -1,0 +1,71 @@
+"""What to measure: which batches and depths, how often, with which settings."""
+
+from dataclasses import dataclass, field
+
+from ..errors import InvalidInputError
+from ..sampling import Sampling
+
+__all__ = ["Plan"]
+
+DEFAULT_TOKENS = 64
+SHORT_PROMPT = 32  # tokens; the least of the default depths
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure.
+
+    Attributes:
+        repeats: timed rounds, after one round to warm up.
+        tokens: decoding steps of a repeat; None is 64, or half the context if that is less.
+        depths: prompt lengths; None is 32, a quarter and half of the context, and nearly all of it.
+        batches: numbers of rows.
+        threads: None is one for each physical core.
+        context: tokens of the cache; None is the model's block size.
+        backend: see `edgegpt.load`.
+        sampling: how to choose tokens.
+    """
+
+    repeats: int = 5
+    tokens: int | None = None
+    depths: list[int] | None = None
+    batches: list[int] = field(default_factory=lambda: [1, 4])
+    threads: int | None = None
+    context: int | None = None
+    backend: str = "auto"
+    sampling: Sampling = field(default_factory=Sampling)
+
+    def __post_init__(self) -> None:
+        for name in ("repeats", "tokens", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidInputError(f"{name} is {value}; it must be at least 1")
+        for name in ("depths", "batches"):
+            values = getattr(self, name)
+            if values is not None and (not values or min(values) < 1):
+                raise InvalidInputError(f"{name} must be numbers of at least 1, not {values}")
+
+    def steps(self, context: int) -> int:
+        """Return the decoding steps of a repeat."""
+        return self.tokens or max(min(DEFAULT_TOKENS, context // 2), 1)
+
+    def cells(self, context: int) -> list[tuple[int, int]]:
+        """Return every batch and depth; refuse what the context cannot hold."""
+        most = context - self.steps(context)
+        if most < 1:
+            raise InvalidInputError(
+                f"the context of {context} tokens has no room for a prompt and "
+                f"{self.steps(context)} decoded tokens"
+            )
+        depths = self.depths
+        if depths is None:
+            spread = (SHORT_PROMPT, context // 4, context // 2, most)
+            depths = [depth for depth in spread if 1 <= depth <= most]
+        if max(depths) > most:
+            raise InvalidInputError(
+                f"a prompt of {max(depths)} tokens and {self.steps(context)} decoded ones do not "
+                f"fit the context of {context}; choose depths of at most {most}"
+            )
+        return [
+            (batch, depth) for batch in sorted(set(self.batches)) for depth in sorted(set(depths))
+        ]

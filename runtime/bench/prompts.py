@@ -1,0 +1,94 @@
+"""What the bench feeds: prompts of an exact number of tokens.
+
+A bundle with a tokenizer carries a sample of text in its golden file; prompts are pieces of it, and
+turning them into ids is part of what is measured. Without one they are random ids.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from ..bundle import GOLDEN_NAME, Bundle
+from ..errors import BundleError
+from ..tokenizer import Tokenizer
+
+__all__ = ["Prompts", "RandomPrompts", "TextPrompts", "prompts_for"]
+
+SEED = 4
+
+
+class Prompts(Protocol):
+    """A source of prompts; `kind` says in words what they are."""
+
+    kind: str
+
+    def rows(self, batch: int, depth: int) -> "list[Row]":
+        """Return `batch` different prompts of `depth` tokens, always the same ones."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prompt: its ids, or the text of which they are the first `depth`."""
+
+    ids: list[int]
+    text: str | None = None
+
+
+class RandomPrompts:
+    """Ids drawn from the whole vocabulary."""
+
+    kind = "random ids"
+
+    def __init__(self, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+
+    def rows(self, batch: int, depth: int) -> list[Row]:
+        """Return `batch` different prompts of `depth` tokens, always the same ones."""
+        ids = np.random.default_rng(SEED).integers(self.vocab_size, size=(batch, depth))
+        return [Row(row) for row in ids.tolist()]
+
+
+class TextPrompts:
+    """Pieces of a text, repeated where it is short, each beginning at another character."""
+
+    kind = "text of the golden file"
+
+    def __init__(self, tokenizer: Tokenizer, text: str) -> None:
+        self.tokenizer, self.text = tokenizer, text
+
+    def rows(self, batch: int, depth: int) -> list[Row]:
+        """Return `batch` different prompts of `depth` tokens, always the same ones."""
+        return [self._row(row * len(self.text) // batch, depth) for row in range(batch)]
+
+    def _row(self, start: int, depth: int) -> Row:
+        """Take characters from `start` on, as many more as needed until they make enough ids."""
+        turned = self.text[start:] + self.text[:start]
+        length = depth
+        while True:
+            text = (turned * -(-length // len(turned)))[:length]
+            ids = self.tokenizer.encode(text)
+            if len(ids) >= depth:
+                return Row(ids[:depth], text)
+            length += max(length // 4, 1)
+
+
+def prompts_for(bundle: Bundle, tokenizer: Tokenizer | None, vocab_size: int) -> Prompts:
+    """Return the prompts that fit a bundle."""
+    text = _sample(bundle) if tokenizer is not None else ""
+    if tokenizer is None or not text:
+        return RandomPrompts(vocab_size)
+    return TextPrompts(tokenizer, text)
+
+
+def _sample(bundle: Bundle) -> str:
+    """Return the golden file's sample of text; the large arrays beside it are not read."""
+    path = bundle.file(GOLDEN_NAME)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            if "tokenizer.text" not in file.keys():  # noqa: SIM118 - it is no dictionary
+                return ""
+            return bytes(file.get_tensor("tokenizer.text").tobytes()).decode()
+    except (SafetensorError, OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path} is damaged: {error}") from error

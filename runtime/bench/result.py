@@ -1,0 +1,200 @@
+"""What a bench measured, and the numbers that are computed from it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import InvalidInputError
+from ..machine import Machine
+
+__all__ = ["BENCH_VERSION", "METRICS", "BenchResult", "Cell", "Metric", "Repeat", "Spread"]
+
+BENCH_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """One generation for a whole batch, in seconds.
+
+    Attributes:
+        first_token_s: from the prompts' text to the first token of the last row: tokenizing,
+            making the cache, prefill, sampling.
+        tokenize_s: the part of it that turned text into ids; 0 without a tokenizer.
+        prefill_engine_s: the part of it spent inside the engine.
+        step_s: of each decoding step after that, which gives every row one token.
+        engine_s: the part of each step spent inside the engine.
+        text_s: the part of each step that turned ids into text; 0 without a tokenizer.
+    """
+
+    first_token_s: float
+    tokenize_s: float
+    prefill_engine_s: float
+    step_s: list[float]
+    engine_s: list[float]
+    text_s: list[float]
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.step_s), len(self.engine_s), len(self.text_s)}
+        _require(len(lengths) == 1 and 0 not in lengths, "the lists of steps do not match")
+        _require(self.first_token_s > 0 and min(self.step_s) > 0, "a time is not above 0")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """All repeats with `batch` rows of a prompt of `depth` tokens."""
+
+    batch: int
+    depth: int
+    repeats: list[Repeat]
+
+    def __post_init__(self) -> None:
+        _require(self.batch > 0 and self.depth > 0, "a batch or a depth is not above 0")
+        _require(bool(self.repeats), "a cell has no repeats")
+
+    @property
+    def name(self) -> str:
+        """How messages and plots call the cell."""
+        return f"batch {self.batch}, depth {self.depth}"
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """Everything a bench measured, and on what.
+
+    Attributes:
+        date: UTC, ISO 8601.
+        machine: where.
+        versions: of edgegpt, the engine and numpy.
+        threads: threads inside an operator, and of the reading of memory.
+        bundle: the bundle's id.
+        precision: of its weights.
+        graph: name of the graph that ran.
+        lowering: of that graph.
+        engine: name and device of the engine.
+        context: tokens that the cache held.
+        tokens: decoding steps of a repeat, the first token not counted.
+        sampling: its settings in words.
+        prompts: what they were, in words.
+        weight_bytes: that a decoding step must read, whatever its batch.
+        slot_bytes: of keys and values of one token of one row.
+        load_s: seconds to open the bundle, time after time. The first one includes importing the
+            engine's library, and reading the disk where the system had not cached the files.
+        bandwidths: bytes per second, as measured before each round of repeats.
+        peak_memory: resident bytes of the whole process after loading and one run of each cell;
+            None where the system does not tell. See `edgegpt.runtime.machine.peak_memory`.
+        cells: every batch and depth.
+    """
+
+    date: str
+    machine: Machine
+    versions: dict[str, str]
+    threads: int
+    bundle: str
+    precision: str
+    graph: str
+    lowering: str
+    engine: str
+    context: int
+    tokens: int
+    sampling: str
+    prompts: str
+    weight_bytes: int
+    slot_bytes: int
+    load_s: list[float]
+    bandwidths: list[float]
+    peak_memory: int | None
+    cells: list[Cell]
+
+    def __post_init__(self) -> None:
+        _require(bool(self.cells and self.load_s), "nothing was measured")
+        _require(min(self.bandwidths, default=0.0) > 0, "a bandwidth is not above 0")
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes per second that the machine reads: the best of all readings."""
+        return max(self.bandwidths)
+
+    def bytes_per_step(self, cell: Cell) -> float:
+        """Return the bytes that a decoding step of `cell` must read, on average over its steps.
+
+        The first of n steps sees depth + 1 tokens, its own included, the last one depth + n.
+        """
+        seen = cell.depth + (self.tokens + 1) / 2
+        return self.weight_bytes + cell.batch * seen * self.slot_bytes
+
+    def spread(self, cell: Cell, metric: "Metric") -> "Spread":
+        """Return a metric over the cell's repeats."""
+        return Spread.of([metric.value(self, cell, repeat) for repeat in cell.repeats])
+
+
+def _require(condition: bool, otherwise: str) -> None:
+    """Refuse numbers that nothing could be computed from, as a damaged file may have them."""
+    if not condition:
+        raise InvalidInputError(otherwise)
+
+
+class Spread(NamedTuple):
+    """A number that was measured several times."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Return median, minimum and maximum of at least one value."""
+        return cls(float(np.median(values)), min(values), max(values))
+
+    def text(self, digits: int) -> tuple[str, str]:
+        """Return the median, and the range as "low-high"."""
+        return f"{self.median:,.{digits}f}", f"{self.low:,.{digits}f}-{self.high:,.{digits}f}"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column: its key in JSON, its heading with the unit, and how to compute it for a repeat."""
+
+    key: str
+    heading: str
+    digits: int
+    value: Callable[[BenchResult, Cell, Repeat], float]
+
+
+def _percentile(percent: int) -> Callable[[BenchResult, Cell, Repeat], float]:
+    def value(_: BenchResult, __: Cell, repeat: Repeat) -> float:
+        return float(np.percentile(repeat.step_s, percent)) * 1e3
+
+    return value
+
+
+def _prefill_rate(_: BenchResult, cell: Cell, repeat: Repeat) -> float:
+    return cell.batch * cell.depth / repeat.first_token_s
+
+
+def _decode_rate(_: BenchResult, cell: Cell, repeat: Repeat) -> float:
+    return cell.batch * len(repeat.step_s) / sum(repeat.step_s)
+
+
+def _host(_: BenchResult, __: Cell, repeat: Repeat) -> float:
+    """Return the median of the steps: a mean would count interruptions by other processes."""
+    return float(np.median(np.subtract(repeat.step_s, repeat.engine_s))) * 1e6
+
+
+def _roofline(result: BenchResult, cell: Cell, repeat: Repeat) -> float:
+    floor = result.bytes_per_step(cell) / result.bandwidth
+    return 100 * floor * len(repeat.step_s) / sum(repeat.step_s)
+
+
+METRICS = (
+    Metric("first_token_ms", "first token ms", 1, lambda _, __, r: r.first_token_s * 1e3),
+    Metric("prefill_tokens_per_s", "prefill tokens/s", 0, _prefill_rate),
+    Metric("decode_tokens_per_s", "decode tokens/s", 0, _decode_rate),
+    Metric("p50_ms", "p50 ms", 2, _percentile(50)),
+    Metric("p90_ms", "p90 ms", 2, _percentile(90)),
+    Metric("p99_ms", "p99 ms", 2, _percentile(99)),
+    Metric("host_us", "host µs", 0, _host),
+    Metric("text_us", "of it text", 0, lambda _, __, r: float(np.median(r.text_s)) * 1e6),
+    Metric("roofline_percent", "roofline %", 1, _roofline),
+)

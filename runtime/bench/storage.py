@@ -1,0 +1,94 @@
+"""A bench's result as a JSON file: everything measured, raw, and a summary for readers.
+
+A file is read back for comparisons. It may come from anywhere, so every field is looked at first.
+"""
+
+import json
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from ..errors import InvalidInputError
+from ..files import write_file
+from .result import BENCH_VERSION, METRICS, BenchResult
+
+__all__ = ["read_result", "to_json", "write_result"]
+
+LARGEST_NUMBER = 2.0**63  # of bytes, seconds, counts: none comes near it; NaN and inf do not pass
+
+
+def to_json(result: BenchResult) -> str:
+    """Return the result as JSON text."""
+    summary = [
+        {
+            "batch": cell.batch,
+            "depth": cell.depth,
+            **{metric.key: result.spread(cell, metric)._asdict() for metric in METRICS},
+        }
+        for cell in result.cells
+    ]
+    body = {
+        "bench_version": BENCH_VERSION,
+        "summary": summary,
+        "bandwidth": result.bandwidth,
+        **asdict(result),
+    }
+    return json.dumps(body, indent=1) + "\n"
+
+
+def write_result(result: BenchResult, path: Path) -> None:
+    """Write the JSON text to `path`, atomically."""
+    try:
+        write_file(path, to_json(result).encode())
+    except OSError as error:
+        raise InvalidInputError(f"cannot write the result {path}: {error.strerror}") from error
+
+
+def read_result(path: Path) -> BenchResult:
+    """Read a file that `write_result` wrote; one of another version or kind is refused."""
+    try:
+        body: Any = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InvalidInputError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"{path} is not a JSON file of edgegpt bench: {error}") from error
+    version = body.get("bench_version") if isinstance(body, dict) else None
+    if version is None:
+        raise InvalidInputError(f"{path} is not a file of edgegpt bench: it has no bench_version")
+    if type(version) is not int or version != BENCH_VERSION:
+        raise InvalidInputError(
+            f"{path} has bench_version {version!r:.20}, and this edgegpt compares version "
+            f"{BENCH_VERSION} only: measure again with this one"
+        )
+    try:
+        result: BenchResult = _decode(BenchResult, body, "the file")
+        return result
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{path} is damaged: {error}") from error
+
+
+def _decode(kind: Any, value: Any, where: str) -> Any:
+    """Return `value`, as JSON has it, as a `kind`: a type that a field of `BenchResult` has."""
+    if isinstance(kind, type) and is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return kind(
+            **{name: _decode(hint, _take(value, name, where), name) for name, hint in hints.items()}
+        )
+    if get_origin(kind) is UnionType:  # of something and None
+        return None if value is None else _decode(get_args(kind)[0], value, where)
+    if get_origin(kind) is list and type(value) is list:
+        return [_decode(get_args(kind)[0], part, where) for part in value]
+    if get_origin(kind) is dict and type(value) is dict:
+        return {name: _decode(get_args(kind)[1], part, where) for name, part in value.items()}
+    if kind is float and type(value) in (int, float) and abs(value) < LARGEST_NUMBER:
+        return float(value)
+    if kind in (int, str) and type(value) is kind and (kind is str or abs(value) < LARGEST_NUMBER):
+        return value
+    raise InvalidInputError(f"{where} is {value!r:.40}")
+
+
+def _take(table: Any, key: str, where: str) -> Any:
+    if type(table) is not dict or key not in table:
+        raise InvalidInputError(f"{where} lacks {key!r}")
+    return table[key]

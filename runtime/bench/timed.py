@@ -1,0 +1,78 @@
+"""An engine around another one that adds up the time spent inside it.
+
+What a token takes beyond that time is the host's share: checking inputs, choosing tokens, the
+generation loop, text. Setting the engine's buffers up for a step counts as the engine's.
+"""
+
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..engines.base import Engine, EngineInfo, Ids, State
+
+__all__ = ["TimedEngine"]
+
+
+class Clock:
+    """Seconds spent inside an engine so far; a context manager."""
+
+    def __init__(self) -> None:
+        self.seconds, self.begin = 0.0, 0.0
+
+    def __enter__(self) -> None:
+        self.begin = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self.begin
+
+
+class TimedEngine(Engine):
+    """Hands everything on to `inner`. For one thread: its states share one clock."""
+
+    def __init__(self, inner: Engine) -> None:
+        self.inner, self.graph = inner, inner.graph
+        self.clock = Clock()
+
+    @property
+    def info(self) -> EngineInfo:
+        """Name, version and device."""
+        return self.inner.info
+
+    @property
+    def seconds(self) -> float:
+        """Time spent inside the states of this engine so far."""
+        return self.clock.seconds
+
+    def new_state(self, batch: int, context: int) -> "TimedState":
+        """Return an empty cache for `batch` rows of up to `context` tokens."""
+        return TimedState(self.inner.new_state(batch, context), self.clock)
+
+    def close(self) -> None:
+        """Close the inner engine."""
+        self.inner.close()
+
+
+class TimedState(State):
+    """Hands everything on to `inner`, whose buffers are its own, and times what computes or copies.
+
+    The checks of `step` and `decode` are inherited, and run outside the clock.
+    """
+
+    def __init__(self, inner: State, clock: Clock) -> None:
+        super().__init__(inner.batch, inner.context)
+        self.next_ids, self.past_len = inner.next_ids, inner.past_len
+        self.inner, self.clock = inner, clock
+
+    def logits(self) -> NDArray[np.float32]:
+        """Return the last step's logits, float32 [B, P, V]."""
+        with self.clock:  # an engine with a memory of its own copies, or waits, here
+            return self.inner.logits()
+
+    def _run(self, ids: Ids, past_len: Ids, logit_positions: Ids) -> None:
+        with self.clock:
+            self.inner._run(ids, past_len, logit_positions)
+
+    def _decode(self, longest: int) -> None:
+        with self.clock:
+            self.inner._decode(longest)

@@ -1,0 +1,127 @@
+"""What machine this is: processor, cores, caches, memory; and how much memory this process took.
+
+Linux tells these things in /proc and /sys. Elsewhere the standard library's answers must do, and
+what it cannot tell is 0 or None.
+"""
+
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Machine", "peak_memory", "physical_cores"]
+
+CPUS = Path("/sys/devices/system/cpu")
+PROC = Path("/proc")
+# The kernel's list of the logical processors of one core; the second name is the older one.
+SIBLING_LISTS = ("core_cpus_list", "thread_siblings_list")
+UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The machine of a measurement.
+
+    Attributes:
+        cpu: the processor's name as the system gives it.
+        physical_cores: those that this process may use.
+        cache_bytes: the largest cache of the first processor; 0 if unknown.
+        memory_bytes: 0 if unknown.
+        system: operating system, its version, and the architecture.
+        python: version of the interpreter.
+    """
+
+    cpu: str
+    physical_cores: int
+    cache_bytes: int
+    memory_bytes: int
+    system: str
+    python: str
+
+    @classmethod
+    def here(cls) -> "Machine":
+        """Describe this machine."""
+        return cls(
+            cpu=_cpu_name(),
+            physical_cores=physical_cores(),
+            cache_bytes=_largest_cache(),
+            memory_bytes=_memory_bytes(),
+            system=f"{platform.system()} {platform.release()} {platform.machine()}",
+            python=platform.python_version(),
+        )
+
+
+def physical_cores() -> int:
+    """Return how many cores this process may use; two hyperthreads of one core count once.
+
+    Where the system does not tell which logical processors share a core, each counts as one.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    return _distinct_cores(os.sched_getaffinity(0))
+
+
+def peak_memory() -> int | None:
+    """Return the most memory that this process has had resident so far, in bytes.
+
+    That is Linux's VmHWM, or elsewhere getrusage's ru_maxrss: the interpreter, all libraries,
+    weights (pages of a mapped weight file too, once they were read), caches and workspace. None
+    where the system tells neither.
+    """
+    for line in _read(PROC / "self/status").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * UNITS["K"]
+    if sys.platform == "win32":
+        return None
+    import resource  # noqa: PLC0415 - Windows has no such module
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * UNITS["K"]
+
+
+def _distinct_cores(processors: Iterable[int]) -> int:
+    """Count the cores that the logical `processors` belong to."""
+    cores = set()
+    for processor in processors:
+        topology = CPUS / f"cpu{processor}" / "topology"
+        lists = (_read(topology / name).strip() for name in SIBLING_LISTS)
+        cores.add(next((siblings for siblings in lists if siblings), f"only {processor}"))
+    return len(cores)
+
+
+def _cpu_name() -> str:
+    """Return /proc/cpuinfo's name of the processor (x86), or of the board (ARM)."""
+    for key in ("model name", "Model", "Hardware"):
+        match = re.search(rf"^{key}\s*:\s*(.+)$", _read(PROC / "cpuinfo"), re.MULTILINE)
+        if match:
+            return match[1].strip()
+    return platform.processor() or platform.machine() or "unknown"
+
+
+def _largest_cache() -> int:
+    sizes = [_read(path).strip() for path in (CPUS / "cpu0/cache").glob("index*/size")]
+    return max((_size(text) for text in sizes), default=0)
+
+
+def _size(text: str) -> int:
+    """Return the bytes of a size such as 32768K; 0 if it is not one."""
+    match = re.fullmatch(r"(\d+)([KMG]?)", text)
+    return int(match[1]) * UNITS.get(match[2], 1) if match else 0
+
+
+def _memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows; systems without these names
+        return 0
+
+
+def _read(path: Path) -> str:
+    """Return the text of a system file; nothing if this system has none such."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,319 @@
+"""GPTQ, the inputs it is calibrated on, the quality it is judged by, and what is kept."""
+
+import importlib
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgegpt.errors import InvalidInputError, NumericalError
+from edgegpt.export.quantization import (
+    cut_windows,
+    gptq,
+    keep_enough,
+    layer_costs,
+    measure,
+    own_windows,
+    quantize,
+    round_to_nearest,
+    weight_names,
+    with_weights,
+)
+from edgegpt.export.quantization.calibration import gram, input_hessians
+from edgegpt.model import GPT, GPTConfig
+
+LLAMA = {
+    "norm": "rmsnorm",
+    "position": "rope",
+    "activation": "swiglu",
+    "n_kv_head": 2,
+    "bias": False,
+    "tie_embeddings": True,
+}
+
+
+def small_gpt(seed: int = 0, **changes: object) -> GPT:
+    """Return an untrained model with widths that are no multiple of 32, and peaked logits."""
+    settings = {"vocab_size": 50, "block_size": 24, "n_layer": 2, "n_head": 4, "n_embd": 40}
+    torch.manual_seed(seed)
+    model = GPT(GPTConfig.from_dict(settings | changes)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.normal_(std=0.3)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model() -> GPT:
+    return small_gpt()
+
+
+@pytest.fixture(scope="module")
+def windows(model: GPT) -> Tensor:
+    return own_windows(model, 12)
+
+
+@pytest.fixture(scope="module")
+def held_out(model: GPT) -> Tensor:
+    return torch.randint(model.config.vocab_size, (4, 17), generator=torch.manual_seed(1))
+
+
+def correlated_inputs(count: int, width: int) -> Tensor:
+    torch.manual_seed(2)
+    return torch.randn(count, width // 4) @ torch.randn(width // 4, width) + 0.1 * torch.randn(
+        count, width
+    )
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("width", [64, 56])
+def test_gptq_keeps_the_products_better_than_rounding(width: int, symmetric: bool) -> None:
+    inputs = correlated_inputs(600, width)
+    calibration, unseen = inputs[:500], inputs[500:]
+    weight = torch.randn(30, width)
+
+    def error(quantised) -> float:
+        change = unseen @ (torch.from_numpy(quantised.dequantized()) - weight).T
+        return change.square().mean().item()
+
+    rounded = error(round_to_nearest(weight, 4, 16, symmetric=symmetric))
+    repaired = error(gptq(weight, gram(calibration), 4, 16, symmetric=symmetric))
+    assert repaired < 0.5 * rounded
+
+
+def test_gptq_on_uncorrelated_inputs_is_rounding() -> None:
+    weight = torch.randn(20, 64)
+    quantised = gptq(weight, torch.eye(64, dtype=torch.float64), 4, 16, symmetric=True)
+    expected = round_to_nearest(weight, 4, 16, symmetric=True)
+    np.testing.assert_array_equal(quantised.values, expected.values)
+    np.testing.assert_array_equal(quantised.scales, expected.scales)
+
+
+def test_gptq_follows_the_paper_s_plain_recurrence() -> None:
+    """One column at a time: round, then move all later columns by the error times H^-1 (eq. 2, 3).
+
+    H^-1 shrinks by Gaussian elimination, as the paper has it before its Cholesky form.
+    """
+    hessian = gram(correlated_inputs(300, 32))
+    weight = torch.randn(6, 32)
+    quantised = gptq(weight, hessian, 4, 32, symmetric=True)
+    scale = torch.from_numpy(quantised.scales).double()[:, 0]
+    left = weight.double()
+    damping = 0.01 * hessian.diagonal().mean() * torch.eye(32, dtype=torch.float64)
+    inverse = torch.linalg.inv(hessian + damping)
+    for column in range(32):
+        steps = (left[:, column] / scale).round().clamp(-8, 7)
+        # Rounding differences of float32 could only matter at a tie, and none is near one here.
+        np.testing.assert_array_equal(quantised.values[:, 0, column], steps + 8)
+        error = (left[:, column] - steps * scale) / inverse[column, column]
+        left = left - torch.outer(error, inverse[column])
+        inverse = (
+            inverse - torch.outer(inverse[:, column], inverse[column]) / (inverse[column, column])
+        )
+
+
+def test_inputs_that_are_always_zero_do_no_harm() -> None:
+    inputs = correlated_inputs(100, 32)
+    inputs[:, 5] = 0.0
+    for hessian in (gram(inputs), torch.zeros(32, 32, dtype=torch.float64)):
+        quantised = gptq(torch.randn(4, 32), hessian, 4, 16, symmetric=True)
+        assert np.isfinite(quantised.dequantized()).all()
+
+
+def test_hessians_are_sums_over_all_inputs_and_hooks_are_removed() -> None:
+    linear = nn.Linear(3, 2)
+    inputs = torch.randn(2, 5, 3)
+    hessian = input_hessians({"it": linear}, lambda: [linear(part) for part in inputs])["it"]
+    flat = inputs.reshape(10, 3).double()
+    torch.testing.assert_close(hessian, flat.T @ flat, rtol=1e-5, atol=1e-5)
+    linear(inputs)
+    torch.testing.assert_close(hessian, flat.T @ flat, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{}, LLAMA], ids=["gpt", "llama"])
+def test_all_weights_are_covered_by_name_and_shape(changes: dict) -> None:
+    model = small_gpt(**changes)
+    names = weight_names(model)
+    matrices = {name for name, value in model.named_parameters() if value.dim() == 2}
+    if not changes:
+        matrices -= {"token_embedding.weight", "position_embedding.weight"}
+    assert set(names) == matrices
+    for method in ("rtn", "gptq"):
+        weights = quantize(model, 4, block=16, symmetric=True, method=method)
+        assert set(weights) == matrices
+        for name, weight in weights.items():
+            assert weight.shape == tuple(model.get_parameter(name).shape)
+
+
+@pytest.mark.parametrize("changes", [{}, LLAMA], ids=["gpt", "llama"])
+def test_the_stream_that_gptq_sees_is_the_model_s(
+    changes: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With rounding switched off, the last Hessian must be that of the whole model's own pass."""
+    model, seen = small_gpt(**(changes | {"tie_embeddings": False})), {}
+
+    class Unchanged:
+        def __init__(self, weight: Tensor) -> None:
+            self.weight = weight
+
+        def dequantized(self) -> np.ndarray:
+            return self.weight.detach().numpy().copy()
+
+    def spy(weight: Tensor, hessian: Tensor, *_: object, **__: object) -> Unchanged:
+        seen[tuple(weight.shape), weight.sum().item()] = hessian
+        return Unchanged(weight)
+
+    # The package's own name `quantize` is the function.
+    module = importlib.import_module("edgegpt.export.quantization.quantize")
+    monkeypatch.setattr(module, "gptq", spy)
+    ids = own_windows(model, 12)
+    quantize(model, 4, block=16, symmetric=True, method="gptq", calibration=ids)
+    linears = {name: part for name, part in model.named_modules() if isinstance(part, nn.Linear)}
+    with torch.no_grad():
+        expected = input_hessians(linears, lambda: model(ids))
+    for name, linear in linears.items():
+        hessian = seen[tuple(linear.weight.shape), linear.weight.sum().item()]
+        torch.testing.assert_close(hessian, expected[name], rtol=1e-4, atol=1e-2)
+
+
+def test_later_parts_see_what_earlier_ones_became(model: GPT, windows: Tensor) -> None:
+    """Keeping the first block changes how the head is quantised: its inputs are others."""
+    settings = {"block": 16, "symmetric": True, "method": "gptq", "calibration": windows}
+    first = frozenset(name for name in weight_names(model) if name.startswith("blocks.0."))
+    everything = quantize(model, 4, **settings)["head.weight"]
+    without_first = quantize(model, 4, **settings, keep=first)["head.weight"]
+    assert (everything.values != without_first.values).any()
+
+
+def test_the_model_itself_is_left_alone(windows: Tensor) -> None:
+    model = small_gpt()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    quantize(model, 4, block=16, symmetric=True, method="gptq", calibration=windows)
+    with_weights(model, quantize(model, 4, block=16, symmetric=True, method="rtn"))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_kept_weights_are_not_quantised(model: GPT) -> None:
+    kept = frozenset({"head.weight", "blocks.1.attention.proj.weight"})
+    for method in ("rtn", "gptq"):
+        weights = quantize(model, 4, block=16, symmetric=True, method=method, keep=kept)
+        assert set(weights) == set(weight_names(model)) - kept
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"bits": 3}, "3 bits"),
+        ({"block": 48}, "48"),
+        ({"block": 8}, "8"),
+        ({"method": "hqq"}, "hqq"),
+        ({"keep": frozenset({"blocks.9.attention.qkv.weight"})}, r"blocks\.9\.attention"),
+        ({"calibration": torch.zeros(1, 25, dtype=torch.int64)}, r"\[1, 25\]"),
+        ({"calibration": torch.zeros(5, dtype=torch.int64)}, r"\[5\]"),
+    ],
+)
+def test_what_cannot_be_is_refused(model: GPT, change: dict, reason: str) -> None:
+    settings = {"bits": 4, "block": 16, "symmetric": True, "method": "gptq"} | change
+    with pytest.raises(InvalidInputError, match=reason):
+        quantize(model, **settings)
+
+
+def test_a_weight_that_is_not_finite_is_named() -> None:
+    model = small_gpt()
+    model.get_parameter("blocks.1.feed_forward.up.weight").data[3, 4] = math.nan
+    for method in ("rtn", "gptq"):
+        with pytest.raises(NumericalError, match=r"blocks\.1\.feed_forward\.up\.weight"):
+            quantize(model, 4, block=16, symmetric=True, method=method)
+
+
+def test_windows_are_cut_from_the_start_without_overlap() -> None:
+    assert cut_windows(list(range(11)), 4).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    with pytest.raises(InvalidInputError, match="3 tokens"):
+        cut_windows([1, 2, 3], 4)
+
+
+def test_a_model_writes_from_its_own_distribution() -> None:
+    """A bigram model (blocks that add nothing) must write its transitions as often as they are."""
+    model = small_gpt(vocab_size=3, n_layer=1)
+    with torch.no_grad():
+        model.blocks[0].attention.proj.weight.zero_()
+        model.blocks[0].feed_forward.down.weight.zero_()
+        model.position_embedding.weight.zero_()
+        expected = model(torch.arange(3)[:, None])[:, 0].softmax(-1)
+    written = own_windows(model, 300)
+    assert written.shape == (300, 24)
+    assert torch.equal(written, own_windows(model, 300))
+    pairs = torch.zeros(3, 3)
+    pairs.index_put_((written[:, :-1].flatten(), written[:, 1:].flatten()), torch.ones(()), True)
+    shares = pairs / pairs.sum(1, keepdim=True)
+    torch.testing.assert_close(shares, expected, rtol=0, atol=0.06)
+
+
+def test_quality_of_a_model_beside_itself_is_perfect(model: GPT, held_out: Tensor) -> None:
+    quality = measure(model, model, held_out)
+    assert (quality.kl, quality.top1_agreement, quality.tokens) == (0.0, 1.0, 64)
+    assert quality.perplexity == quality.reference_perplexity
+
+
+def test_quality_is_what_the_definitions_say(model: GPT, held_out: Tensor) -> None:
+    other = small_gpt(seed=7)
+    with torch.no_grad():
+        p = model(held_out[:, :-1]).double().softmax(-1)
+        q = other(held_out[:, :-1]).double().softmax(-1)
+    quality = measure(model, other, held_out)
+    right = held_out[:, 1:, None]
+    assert quality.kl == pytest.approx((p * (p / q).log()).sum(-1).mean().item())
+    assert quality.kl != pytest.approx((q * (q / p).log()).sum(-1).mean().item())  # direction
+    agree = (p.argmax(-1) == q.argmax(-1)).double().mean().item()
+    assert quality.top1_agreement == pytest.approx(agree)
+    loss, reference_loss = (-(s.gather(-1, right)).log().mean().item() for s in (q, p))
+    assert quality.perplexity == pytest.approx(math.exp(loss))
+    assert quality.reference_perplexity == pytest.approx(math.exp(reference_loss))
+
+
+def test_quality_needs_a_target_for_every_token(model: GPT) -> None:
+    with pytest.raises(InvalidInputError, match="windows"):
+        measure(model, model, torch.zeros(3, 1, dtype=torch.int64))
+
+
+def test_a_damaged_weight_costs_most_and_is_kept_first(model: GPT, held_out: Tensor) -> None:
+    weights = quantize(model, 8, block=16, symmetric=True, method="rtn")
+    victim = "blocks.0.feed_forward.up.weight"
+    weights[victim].scales[:] *= 1.5
+    costs = layer_costs(model, weights, held_out)
+    assert set(costs) == set(weights)
+    assert next(iter(costs)) == victim
+    assert list(costs.values()) == sorted(costs.values(), reverse=True)
+    rest = {name: weight for name, weight in weights.items() if name != victim}
+    budget = 1.1 * measure(model, with_weights(model, rest), held_out).kl
+    assert keep_enough(model, weights, costs, held_out, budget) == {victim}
+
+
+def test_what_is_kept_passes_and_one_less_would_not(model: GPT, held_out: Tensor) -> None:
+    weights = quantize(model, 4, block=16, symmetric=True, method="rtn")
+    costs = layer_costs(model, weights, held_out)
+    kl = measure(model, with_weights(model, weights), held_out).kl
+
+    def kl_without(kept: frozenset[str]) -> float:
+        left = {name: weight for name, weight in weights.items() if name not in kept}
+        return measure(model, with_weights(model, left), held_out).kl
+
+    assert keep_enough(model, weights, costs, held_out, 2 * kl) == frozenset()
+    assert keep_enough(model, weights, costs, held_out, 0.0) == set(weights)
+    kept = keep_enough(model, weights, costs, held_out, kl / 3)
+    assert 0 < len(kept) < len(weights)
+    assert kl_without(kept) <= kl / 3
+    assert any(kl_without(kept - {name}) > kl / 3 for name in kept)
+
+
+def test_a_tied_table_changes_the_embedding_and_the_head() -> None:
+    model = small_gpt(**LLAMA)
+    weights = quantize(model, 4, block=16, symmetric=True, method="rtn")
+    changed = with_weights(model, {"token_embedding.weight": weights["token_embedding.weight"]})
+    expected = torch.from_numpy(weights["token_embedding.weight"].dequantized())
+    assert torch.equal(changed.token_embedding.weight, expected)
+    assert torch.equal(changed.head.weight, expected)

@@ -1,0 +1,123 @@
+"""What the machine is said to be, read from made-up system files."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgegpt.runtime import machine
+from edgegpt.runtime.machine import Machine, peak_memory, physical_cores
+
+
+def _system(folder: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str]) -> None:
+    """Put `files` in place of /sys/devices/system/cpu and /proc."""
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setattr(machine, "CPUS", folder / "cpus")
+    monkeypatch.setattr(machine, "PROC", folder / "proc")
+
+
+def _allow(monkeypatch: pytest.MonkeyPatch, processors: set[int]) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: processors, raising=False)
+
+
+@pytest.mark.parametrize("name", ["core_cpus_list", "thread_siblings_list"])
+@pytest.mark.parametrize(
+    ("allowed", "cores"), [({0, 1, 2, 3}, 2), ({0, 2}, 1), ({0, 1}, 2), ({3}, 1)]
+)
+def test_hyperthreads_of_a_core_count_once_and_only_where_the_process_may_run(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    allowed: set[int],
+    cores: int,
+) -> None:
+    siblings = {0: "0,2", 1: "1,3", 2: "0,2", 3: "1,3"}
+    files = {f"cpus/cpu{n}/topology/{name}": f"{text}\n" for n, text in siblings.items()}
+    _system(tmp_path, monkeypatch, files)
+    _allow(monkeypatch, allowed)
+    assert physical_cores() == cores
+
+
+def test_without_a_topology_each_processor_is_a_core(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _system(tmp_path, monkeypatch, {})
+    _allow(monkeypatch, {1, 4, 5})
+    assert physical_cores() == 3
+
+
+def test_without_an_affinity_the_whole_machine_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert physical_cores() == 6
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert physical_cores() == 1
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "name"),
+    [
+        ("processor\t: 0\nmodel\t\t: 17\nmodel name\t: Fast CPU\nprocessor\t: 1\n", "Fast CPU"),
+        ("processor\t: 0\nCPU part\t: 0xd08\n\nModel\t\t: Small Board 4\n", "Small Board 4"),
+    ],
+)
+def test_the_processor_is_named_as_the_system_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpuinfo: str, name: str
+) -> None:
+    _system(tmp_path, monkeypatch, {"proc/cpuinfo": cpuinfo})
+    assert Machine.here().cpu == name
+
+
+def test_the_largest_cache_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {0: "32K", 1: "1024K", 2: "4M", 3: "odd"}
+    files = {f"cpus/cpu0/cache/index{n}/size": f"{text}\n" for n, text in sizes.items()}
+    _system(tmp_path, monkeypatch, files)
+    assert Machine.here().cache_bytes == 4 << 20
+
+
+def test_a_system_that_tells_nothing_is_still_described(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _system(tmp_path, monkeypatch, {})
+    monkeypatch.setattr(os, "sysconf", _unknown_name)
+    here = Machine.here()
+    assert (here.cache_bytes, here.memory_bytes) == (0, 0)
+    assert here.cpu
+
+
+def _unknown_name(_: str) -> int:
+    raise ValueError("unrecognized configuration name")
+
+
+def test_peak_memory_is_read_in_kibibytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _system(tmp_path, monkeypatch, {"proc/self/status": "VmPeak:\t 9 kB\nVmHWM:\t  3000 kB\n"})
+    assert peak_memory() == 3000 * 1024
+
+
+def test_peak_memory_stays_when_the_memory_is_given_back() -> None:
+    code = (
+        "from edgegpt.runtime.machine import peak_memory\n"
+        "before = peak_memory()\n"
+        "block = bytearray(b'x') * 100_000_000\n"
+        "del block\n"
+        "print(peak_memory() - before)"
+    )
+    grown = int(subprocess.check_output([sys.executable, "-c", code]))
+    assert 90_000_000 < grown < 200_000_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="compares Linux's two sources")
+def test_without_proc_peak_memory_comes_from_getrusage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = peak_memory()
+    _system(tmp_path, monkeypatch, {})
+    other = peak_memory()
+    assert usual is not None
+    assert other is not None
+    assert 0.9 * usual < other < 100 * usual  # the right unit; a parent's peak may be inherited
