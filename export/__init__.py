@@ -1,5 +1,6 @@
-"""From a PyTorch checkpoint to an ONNX bundle, lowered for a target, with its proof."""
+"""From a PyTorch model to a proved ONNX bundle."""
 
 from .bundle import export_bundle
+from .quantization import QuantizationSettings
 
-__all__ = ["export_bundle"]
+__all__ = ["QuantizationSettings", "export_bundle"]

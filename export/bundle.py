@@ -1,4 +1,4 @@
-"""Write a bundle: graph, weights, golden vectors, tokenizer, manifest, and the proof.
+"""Write a bundle: graphs, weights, golden vectors, tokenizer, manifest, and the proof.
 
 Everything is built in a folder beside the destination and takes its place only after the proof
 has passed: a failed export leaves nothing.
@@ -6,33 +6,48 @@ has passed: a failed export leaves nothing.
 
 import platform
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
 
 import onnx
 import onnx_ir as ir
 import torch
+from torch import Tensor
 
 import edgegpt
 from edgegpt.checkpoint import Checkpoint, load_checkpoint
 from edgegpt.errors import CheckpointError, ExportError, InvalidInputError, VerificationError
+from edgegpt.model import GPT
 from edgegpt.runtime.bundle import GOLDEN_NAME, RECEIPT_NAME, TOKENIZER_NAME, Bundle, sha256_of
 from edgegpt.runtime.files import new_folder
 from edgegpt.runtime.golden import Golden
-from edgegpt.runtime.manifest import MANIFEST_NAME, FileEntry, Manifest
+from edgegpt.runtime.manifest import MANIFEST_NAME, FileEntry, Graph, Manifest, Quantization
 from edgegpt.runtime.receipt import Receipt
 from edgegpt.runtime.tokenizer import Tokenizer
 from edgegpt.runtime.verify import verify
 
 from .decoder_graph import build_decoder_graph, describe
-from .golden import make_golden
-from .lowerings import ort
+from .golden import make_golden, quality_windows
+from .lowerings import ort, standard
+from .passes import QuantizeActivations, QuantizeWeights, UseFloatActivations
+from .quantization import (
+    BlockQuantized,
+    QuantizationSettings,
+    cut_windows,
+    own_windows,
+    quantize_within_budget,
+    with_weights,
+)
 from .weights import move_weights
 
 __all__ = ["export_bundle"]
 
 WEIGHTS_NAME = "weights.safetensors"
-PRECISION = "float32"
+CALIBRATION_WINDOWS = 128
+
+T = TypeVar("T")
 
 
 def export_bundle(
@@ -40,44 +55,60 @@ def export_bundle(
     out: str | Path,
     *,
     force: bool = False,
+    quantization: QuantizationSettings | None = None,
+    calibration: str | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Receipt:
     """Export the checkpoint folder to a new bundle folder and return the receipt of its proof.
+
+    A float32 bundle holds the `ort` and the `standard` lowering over the same weights; a quantised
+    one holds the `ort` lowering, with a second graph for long prompts.
 
     Args:
         checkpoint: folder that `edgegpt train` or `edgegpt import` wrote.
         out: folder to create. An existing bundle is replaced only if `force` is true.
         force: see `out`.
+        quantization: how to quantise; None leaves the weights in float32.
+        calibration: text for the quantiser, none of which should be held-out text; None lets the
+            model write its own.
         progress: is told each stage as it begins.
 
     Raises:
         CheckpointError: if the checkpoint cannot be read.
-        ExportError: if `out` exists, or the model cannot be exported.
+        ExportError: if `out` exists, or the model cannot be exported or quantised well enough.
         VerificationError: if the graph does not compute what PyTorch computes. Nothing is written.
     """
     destination = Path(out)
     _check_destination(destination, force)
-    source = load_checkpoint(Path(checkpoint))
+    exported = _quantised(load_checkpoint(Path(checkpoint)), quantization, calibration, progress)
     with new_folder(destination) as folder:
-        manifest = _write_files(source, folder, progress)
+        manifest = exported.write(folder, progress)
         (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
         progress("proving: replaying the golden vectors without PyTorch")
         receipt = verify(Bundle.open(folder), check="size")
         if not receipt.passed:
-            failed = [check for check in receipt.checks if not check.passed]
-            raise VerificationError(
-                "the exported graph does not compute what PyTorch computes: "
-                + "; ".join(
-                    f"{check.name} is off by {check.difference.relative:.1e} of the largest logit "
-                    f"(allowed: {check.tolerance:.0e})"
-                    for check in failed
-                )
-                + ". Nothing was written."
-            )
+            raise VerificationError(_failure(receipt))
         # The bundle goes to others: it tells the kind of machine, not the machine's name.
         receipt = replace(receipt, machine=f"{platform.system()} {platform.machine()}")
         (folder / RECEIPT_NAME).write_text(receipt.to_json(), encoding="utf-8")
     return receipt
+
+
+def _failure(receipt: Receipt) -> str:
+    """Return what is wrong, as one sentence."""
+    wrong = [
+        f"{check.name} is off by {check.difference.relative:.1e} of the largest logit "
+        f"(allowed: {check.tolerance:.0e})"
+        for check in receipt.checks
+        if not check.passed
+    ]
+    if receipt.quality is not None and not receipt.quality.passed:
+        wrong.append(receipt.quality.sentence())
+    return (
+        "the exported graph does not compute what PyTorch computes: "
+        + "; ".join(wrong)
+        + ". Nothing was written."
+    )
 
 
 def _check_destination(out: Path, force: bool) -> None:
@@ -91,46 +122,119 @@ def _check_destination(out: Path, force: bool) -> None:
         raise ExportError(f"{out} holds a bundle already; replace it with --force")
 
 
-def _write_files(source: Checkpoint, folder: Path, progress: Callable[[str], None]) -> Manifest:
-    """Write all files but the manifest, which is returned."""
-    if source.tokenizer_json is not None:
-        (folder / TOKENIZER_NAME).write_bytes(source.tokenizer_json.encode())
-    progress("computing golden vectors in PyTorch")
-    _golden(source).save(folder / GOLDEN_NAME)
-
-    progress("tracing and lowering the graph")
-    torch_model = source.model
-    model = build_decoder_graph(torch_model, ort)
-    graph = describe(model, ort, f"decoder.{ort.NAME}.onnx")
-    names = {name for name, _ in (*torch_model.named_parameters(), *torch_model.named_buffers())}
-    weights = move_weights(model, names, folder / WEIGHTS_NAME)
-    ir.save(model, folder / graph.file)
-    onnx.checker.check_model(folder / graph.file, full_check=True)
-
-    files = {
-        path.name: FileEntry(path.stat().st_size, sha256_of(path))
-        for path in sorted(folder.iterdir())
-    }
-    return Manifest(
-        model=source.model.config.to_dict(),
-        precision=PRECISION,
-        graphs=[graph],
-        weights_file=WEIGHTS_NAME,
-        weights=weights,
-        files=files,
-        versions={
-            "edgegpt": edgegpt.__version__,
-            "torch": torch.__version__,
-            "onnx": onnx.__version__,
-            "python": platform.python_version(),
-        },
+def _quantised(
+    source: Checkpoint,
+    settings: QuantizationSettings | None,
+    calibration: str | None,
+    progress: Callable[[str], None],
+) -> "_Exported":
+    if settings is None:
+        return _Exported(source, source.model, "float32", {}, None, None)
+    tokenizer = None if source.tokenizer_json is None else Tokenizer(source.tokenizer_json)
+    block = source.model.config.block_size
+    windows, examples = _held_out_windows(source, tokenizer), None
+    if calibration is not None:
+        if tokenizer is None:
+            raise InvalidInputError("a calibration text needs a tokenizer; the model has none")
+        examples = cut_windows(tokenizer.encode(calibration), block)[:CALIBRATION_WINDOWS]
+    weights, report = quantize_within_budget(
+        source.model, windows, examples, settings, progress
     )
+    model = with_weights(source.model, weights)
+    return _Exported(source, model, settings.precision, weights, report, windows)
 
 
-def _golden(source: Checkpoint) -> Golden:
-    if source.tokenizer_json is None:
-        return make_golden(source.model)
+def _held_out_windows(source: Checkpoint, tokenizer: Tokenizer | None) -> Tensor:
+    """Return windows of the held-out text, int64 [N, T + 1], or of the model's own writing."""
+    length = source.model.config.block_size + 1
+    if tokenizer is not None and source.held_out is not None:
+        ids = _of_checkpoint(lambda: tokenizer.encode(source.held_out or ""))
+        if len(ids) >= length:
+            return cut_windows(ids, length)
+    return own_windows(source.model)
+
+
+@dataclass(frozen=True)
+class _Exported:
+    """What goes into the bundle: the checkpoint, and the model that its graphs compute."""
+
+    source: Checkpoint
+    model: GPT
+    precision: str
+    weights: dict[str, BlockQuantized]
+    quantization: Quantization | None
+    windows: Tensor | None
+
+    def write(self, folder: Path, progress: Callable[[str], None]) -> Manifest:
+        """Write all files but the manifest, which is returned."""
+        if self.source.tokenizer_json is not None:
+            (folder / TOKENIZER_NAME).write_bytes(self.source.tokenizer_json.encode())
+        progress("computing golden vectors in PyTorch")
+        self.golden().save(folder / GOLDEN_NAME)
+
+        progress("tracing and lowering the graphs")
+        graphs = self.graphs()
+        parts = (*self.model.named_parameters(), *self.model.named_buffers())
+        models = [model for _, model in graphs]
+        weights = move_weights(models, {name for name, _ in parts}, folder / WEIGHTS_NAME)
+        for graph, model in graphs:
+            ir.save(model, folder / graph.file)
+            onnx.checker.check_model(folder / graph.file, full_check=True)
+
+        files = {
+            path.name: FileEntry(path.stat().st_size, sha256_of(path))
+            for path in sorted(folder.iterdir())
+        }
+        return Manifest(
+            model=self.model.config.to_dict(),
+            precision=self.precision,
+            graphs=[graph for graph, _ in graphs],
+            weights_file=WEIGHTS_NAME,
+            weights=weights,
+            files=files,
+            versions={
+                "edgegpt": edgegpt.__version__,
+                "torch": torch.__version__,
+                "onnx": onnx.__version__,
+                "python": platform.python_version(),
+            },
+            quantization=self.quantization,
+        )
+
+    def graphs(self) -> list[tuple[Graph, ir.Model]]:
+        """Return all graphs, the one that generates first."""
+        decoder = build_decoder_graph(self.model, ort)
+        if self.quantization is None:
+            other = build_decoder_graph(self.model, standard)
+            return [_named(decoder, ort, "decoder"), _named(other, standard, "decoder")]
+        QuantizeWeights(self.weights)(decoder)
+        prefill, exact = decoder.clone(), decoder.clone()
+        QuantizeActivations()(prefill)
+        UseFloatActivations()(exact)
+        parts = {"decoder": decoder, "prefill": prefill, "exact": exact}
+        return [_named(model, ort, part) for part, model in parts.items()]
+
+    def golden(self) -> Golden:
+        """Compute the golden vectors."""
+        source = self.source
+        if source.tokenizer_json is None:
+            golden = make_golden(self.model)
+        else:
+            tokenizer = Tokenizer(source.tokenizer_json)
+            golden = _of_checkpoint(lambda: make_golden(self.model, tokenizer, source.held_out))
+        if self.windows is None:
+            return golden
+        return replace(golden, quality=quality_windows(source.model, self.windows))
+
+
+def _named(model: ir.Model, lowering: ModuleType, part: str) -> tuple[Graph, ir.Model]:
+    model.graph.name = f"{part}.{lowering.NAME}"
+    return describe(model, lowering, part), model
+
+
+def _of_checkpoint(read: Callable[[], T]) -> T:
+    """Return what `read` gives; what it finds wrong is the held-out text of the checkpoint."""
     try:
-        return make_golden(source.model, Tokenizer(source.tokenizer_json), source.held_out)
+        return read()
     except InvalidInputError as error:
         raise CheckpointError(f"the checkpoint's held_out.txt does not fit: {error}") from error

@@ -62,20 +62,21 @@ def build_decoder_graph(model: GPT, lowering: ModuleType) -> ir.Model:
     _clean(graph)
     graph.ir_version = lowering.IR_VERSION
     graph.producer_name, graph.producer_version = "edgegpt", None
-    graph.graph.name = f"decoder.{lowering.NAME}"
     found = graph.opset_imports.get("")
     if found != lowering.OPSET:  # the exporter raises the opset without a word where it must
         raise ExportError(f"asked torch.onnx for opset {lowering.OPSET}, got {found}")
     return graph
 
 
-def describe(model: ir.Model, lowering: ModuleType, file: str) -> Graph:
+def describe(model: ir.Model, lowering: ModuleType, part: str) -> Graph:
     """Return what the manifest says about the graph: its ports by role."""
+    name = f"{part}.{lowering.NAME}"
     inputs = [_port(value) for value in model.graph.inputs]
     outputs = [_port(value) for value in model.graph.outputs]
     return Graph(
-        name=f"decoder.{lowering.NAME}",
-        file=file,
+        name=name,
+        file=f"{name}.onnx",
+        part=part,
         lowering=lowering.NAME,
         opset=lowering.OPSET,
         inputs=inputs,

@@ -17,12 +17,13 @@ from edgegpt.runtime.golden import Continuation, Golden, Prompt, TokenizerSample
 from edgegpt.runtime.sampling import Sampling, choose
 from edgegpt.runtime.tokenizer import Tokenizer
 
-__all__ = ["MAX_COVERED_VOCABULARY", "make_golden"]
+__all__ = ["MAX_COVERED_VOCABULARY", "make_golden", "quality_windows"]
 
 STEPS = 64  # of the greedy continuations
 MAX_COVERED_VOCABULARY = 4096  # up to here, every token id occurs in a prompt
 KEPT = 64  # logits of each position, for larger vocabularies
 SAMPLING_SEED = 0
+QUALITY_TOKENS = 2048  # of held-out text in the golden file of a quantised model, at most
 
 
 def make_golden(
@@ -58,6 +59,17 @@ def make_golden(
         continuations=[_continue(model, ids, steps) for ids in rows],
         tokenizer=_sample(tokenizer, text) if tokenizer else None,
     )
+
+
+def quality_windows(reference: GPT, windows: Tensor) -> list[Prompt]:
+    """Return the first of `windows` int64 [N, T + 1] with the float32 model's logits."""
+    count = max(1, QUALITY_TOKENS // (windows.shape[1] - 1))
+    prompts = []
+    for window in windows[:count]:
+        with torch.no_grad():
+            logits, top = _kept(reference(window[None, :-1])[0])
+        prompts.append(Prompt(window.numpy(), logits, top))
+    return prompts
 
 
 def _sample(tokenizer: Tokenizer, ids: list[int]) -> TokenizerSample:

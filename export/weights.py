@@ -1,47 +1,71 @@
-"""Weights beside the graph: one safetensors file that all graphs of a bundle point into.
+"""The weights of a bundle, each once, as external data of its graphs.
 
-ONNX external data is (file, offset, length), and so is a tensor in a safetensors file: the same
-bytes serve ONNX engines and anyone who wants to read the weights by name.
+A safetensors file starts with a header and then holds the plain bytes of each tensor, so an ONNX
+initializer can point at a tensor in one: the same bytes serve all graphs, and anyone who wants to
+read the weights by name.
 """
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 from safetensors.numpy import save_file
 
+from edgegpt.errors import ExportError
 from edgegpt.runtime.manifest import WeightEntry
+
+from .passes import ROWS_SUFFIX
 
 __all__ = ["move_weights"]
 
 HEADER_LENGTH = 8
 
 
-def move_weights(model: ir.Model, names: set[str], path: Path) -> dict[str, WeightEntry]:
-    """Write the weights `names` to `path`, let the graph's initializers point there, list them.
+def move_weights(
+    models: Sequence[ir.Model], names: set[str], path: Path
+) -> dict[str, WeightEntry]:
+    """Write the weights of all graphs to `path`, let their initializers point there, list them.
 
-    Other initializers are constants of the graph (shapes, indices) and stay in it.
+    Weights are `names`, and what a quantised one has besides (`<name>.scales` ...); one that
+    several graphs have is stored once. A second name for the same bytes in another shape, which
+    ends in `ROWS_SUFFIX`, is not stored at all. Other initializers are constants of the graph
+    (shapes, indices) and stay in it.
     """
-    weights = {
-        name: value.const_value.numpy()
-        for name, value in model.graph.initializers.items()
-        if name in names
-    }
+    weights: dict[str, np.ndarray] = {}
+    for name, value in _initializers(models, names):
+        array = value.const_value.numpy()
+        if name.endswith(ROWS_SUFFIX):
+            continue
+        if not np.array_equal(weights.setdefault(name, array), array):
+            raise ExportError(f"two graphs of the bundle have different weights named {name}")
     save_file(weights, path)
     entries = _read_header(path)
-    for name, entry in entries.items():
-        value = model.graph.initializers[name]
+    for name, value in _initializers(models, names):
+        entry = entries[name.removesuffix(ROWS_SUFFIX)]
         value.const_value = ir.ExternalTensor(
             location=path.name,
             offset=entry.offset,
             length=entry.size,
             dtype=value.const_value.dtype,
-            shape=ir.Shape(entry.shape),
+            shape=value.const_value.shape,
             name=name,
             base_dir=path.parent,
         )
     return entries
+
+
+def _initializers(
+    models: Sequence[ir.Model], names: set[str]
+) -> list[tuple[str, ir.Value]]:
+    return [
+        (name, value)
+        for model in models
+        for name, value in model.graph.initializers.items()
+        if name in names or name.rpartition(".")[0] in names
+    ]
 
 
 def _read_header(path: Path) -> dict[str, WeightEntry]:

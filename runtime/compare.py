@@ -10,10 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TOLERANCES", "Difference", "Top", "columns", "compare", "is_tie"]
+__all__ = [
+    "TOLERANCES",
+    "Difference",
+    "Top",
+    "columns",
+    "compare",
+    "divergence",
+    "is_tie",
+    "log_sum_exp",
+]
 
 # Largest error relative to max |reference logit|, by precision of the bundle.
-TOLERANCES = {"float32": 1e-5}
+TOLERANCES = {"float32": 1e-5, "int8": 5e-2, "int4": 5e-2}
 
 TINY = 1e-9  # probability that is left to the ids that were not kept, at least
 
@@ -65,7 +74,7 @@ def columns(found: Logits, reference: Logits, top: Top | None) -> tuple[Logits, 
     if top is None:
         return found, reference
     own = np.take_along_axis(found, top.ids.astype(np.int64), axis=-1)  # (N, K)
-    own_sum = _log_sum_exp(found.astype(np.float64)).astype(np.float32)  # (N, 1)
+    own_sum = log_sum_exp(found.astype(np.float64)).astype(np.float32)  # (N, 1)
     return (
         np.concatenate([own, own_sum], axis=-1),
         np.concatenate([reference, top.log_sum_exp[:, None]], axis=-1),
@@ -90,12 +99,22 @@ def compare(
         return Difference(np.inf, np.inf, np.inf, agreement, len(reference))
     wide, wide_reference = (part.astype(np.float64) for part in columns(found, reference, top))
     max_abs = float(np.abs(wide - wide_reference).max())
-    log_p, log_q = _log_probabilities(wide_reference, top), _log_probabilities(wide, top)
-    kl = float((np.exp(log_p) * (log_p - log_q)).sum(axis=-1).max())
+    kl = float(divergence(found, reference, top).max())
     if scale is None:
         scale = float(np.abs(reference).max())
     relative = max_abs / scale if scale > 0 else (0.0 if max_abs == 0 else np.inf)
-    return Difference(max_abs, relative, max(kl, 0.0), agreement, len(reference))
+    return Difference(max_abs, relative, kl, agreement, len(reference))
+
+
+def divergence(found: Logits, reference: Logits, top: Top | None = None) -> NDArray[np.float64]:
+    """Return KL(softmax(reference) || softmax(found)) of each position, float64 [N], in nats.
+
+    Arguments as for `compare`; logits that were not kept count as one outcome.
+    """
+    wide, wide_reference = (part.astype(np.float64) for part in columns(found, reference, top))
+    log_p, log_q = _log_probabilities(wide_reference, top), _log_probabilities(wide, top)
+    kl: NDArray[np.float64] = (np.exp(log_p) * (log_p - log_q)).sum(axis=-1)
+    return kl.clip(min=0.0)
 
 
 def is_tie(reference: Logits, margin: float, tolerance: float) -> bool:
@@ -110,14 +129,14 @@ def is_tie(reference: Logits, margin: float, tolerance: float) -> bool:
 def _log_probabilities(values: NDArray[np.float64], top: Top | None) -> NDArray[np.float64]:
     """Return log-probabilities of columns: of all ids, or of the kept ones and of all the rest."""
     if top is None:
-        shares: NDArray[np.float64] = values - _log_sum_exp(values)
+        shares: NDArray[np.float64] = values - log_sum_exp(values)
         return shares
     kept = values[:, :-1] - values[:, -1:]
     rest = np.log1p(-np.exp(kept).sum(axis=-1, keepdims=True).clip(max=1 - TINY))
     return np.concatenate([kept, rest], axis=-1)
 
 
-def _log_sum_exp(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def log_sum_exp(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return log(sum(exp(values))) over the last axis, which stays as one of size 1."""
     largest = values.max(axis=-1, keepdims=True)
     result: NDArray[np.float64] = largest + np.log(

@@ -9,12 +9,14 @@ Written by `edgegpt.export.golden`, read by `verify`. The file is a safetensors 
                                                        what greedy decoding adds to each row
     <...>.top_ids [N, K], .log_sum_exp [N]             beside logits that are [N, K]: of a large
                                                        vocabulary only the best K are kept
+    quality.<i>.ids [T + 1], .logits [T, V]            a held-out text, and the logits of the model
+                                                       before it was quantised; absent in float32
     tokenizer.text, tokenizer.ids, tokenizer.vocabulary
                                                        a text (UTF-8 bytes), its ids, and what all
                                                        ids in order decode to; absent without one
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +66,11 @@ class TokenizerSample:
 
 @dataclass(frozen=True)
 class Golden:
-    """All golden vectors. `ragged` and `continuations` have one entry per row, in order."""
+    """All golden vectors. `ragged` and `continuations` have one entry per row, in order.
+
+    `quality` has windows of held-out text whose last id is only predicted, with the logits of the
+    model before it was quantised; all else is of the model as it was exported.
+    """
 
     prefill: list[Prompt]
     chunked: Prompt
@@ -72,6 +78,7 @@ class Golden:
     ragged: list[Prompt]
     continuations: list[Continuation]
     tokenizer: TokenizerSample | None = None
+    quality: list[Prompt] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
         """Write the file."""
@@ -82,6 +89,7 @@ class Golden:
         named |= {f"prefill.{index}": prompt for index, prompt in enumerate(self.prefill)}
         named |= {f"ragged.{row}": prompt for row, prompt in enumerate(self.ragged)}
         named |= {f"continuation.{row}": added for row, added in enumerate(self.continuations)}
+        named |= {f"quality.{index}": window for index, window in enumerate(self.quality)}
         for name, part in named.items():
             tensors[f"{name}.ids"] = part.ids
             tensors[f"{name}.logits"] = part.logits
@@ -116,6 +124,7 @@ class Golden:
                     for row in range(_count(tensors, "continuation"))
                 ],
                 tokenizer=_tokenizer_sample(tensors),
+                quality=_prompts(tensors, "quality"),
             )
         except (SafetensorError, OSError, KeyError, UnicodeDecodeError) as error:
             raise BundleError(f"{path} is damaged: {error}") from error

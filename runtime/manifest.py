@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
 from .errors import BundleError
+from .quality import Quality
 
 __all__ = [
     "FORMAT_VERSION",
@@ -20,6 +21,7 @@ __all__ = [
     "Manifest",
     "ModelInfo",
     "Port",
+    "Quantization",
     "WeightEntry",
 ]
 
@@ -73,8 +75,9 @@ class Port:
 class Graph:
     """One ONNX file: which lowering made it, and its inputs and outputs by role.
 
-    `part` is "decoder" for a graph that can do everything, "prefill" for a faster one of the same
-    lowering and inputs that only long steps are meant for.
+    `part` is "decoder" for a graph that can do everything; a quantised bundle also has, with the
+    same inputs and outputs, "prefill", which is faster for long steps, and "exact", which does not
+    round activations and is there to be compared with.
     """
 
     name: str
@@ -88,6 +91,22 @@ class Graph:
     def caches(self) -> list[Port]:
         """Return the cache inputs in the order of the layers, keys before values."""
         return [port for port in self.inputs if port.role == "cache"]
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How the weights were quantised, and what that cost before any engine rounded anything.
+
+    `kept` are weights that stayed float32; `quality` is against the float32 model in PyTorch, and
+    `reference_perplexity` that model's own, on the same text; `max_kl` is the budget of the export.
+    """
+
+    method: str
+    block: int
+    kept: list[str]
+    quality: Quality
+    reference_perplexity: float
+    max_kl: float
 
 
 @dataclass(frozen=True)
@@ -113,6 +132,7 @@ class Manifest:
     weights: dict[str, WeightEntry]
     files: dict[str, FileEntry]
     versions: dict[str, str]
+    quantization: Quantization | None = None
 
     @property
     def id(self) -> str:
@@ -203,6 +223,7 @@ class Manifest:
                 name: _take(document["versions"], name, str, f"{where}: versions")
                 for name in _take(document, "versions", dict, where)
             },
+            quantization=_quantization(document.get("quantization"), f"{where}: quantization"),
         )
         manifest.model_info()  # refuses a config that no runtime could use
         return manifest
@@ -220,7 +241,7 @@ def _take(table: Any, key: str, kind: type[T], where: str) -> T:
     return value
 
 
-_NAMES = {str: "a string", int: "a whole number", dict: "a table", list: "a list"}
+_NAMES = {str: "a string", float: "a number", int: "a whole number", dict: "a table", list: "a list"}
 
 
 def _kind(value: Any) -> str:
@@ -256,6 +277,31 @@ def _weight_entry(entry: Any, where: str) -> WeightEntry:
         size=_whole(_take(entry, "size", int, where), where),
         sha256=_take(entry, "sha256", str, where),
     )
+
+
+def _quantization(entry: Any, where: str) -> Quantization | None:
+    if entry is None:
+        return None
+    quality = _take(entry, "quality", dict, where)
+    return Quantization(
+        method=_take(entry, "method", str, where),
+        block=_positive(entry, "block", where),
+        kept=[_text(name, where) for name in _take(entry, "kept", list, where)],
+        quality=Quality(
+            kl=_take(quality, "kl", float, where),
+            top1_agreement=_take(quality, "top1_agreement", float, where),
+            perplexity=_take(quality, "perplexity", float, where),
+            tokens=_positive(quality, "tokens", where),
+        ),
+        reference_perplexity=_take(entry, "reference_perplexity", float, where),
+        max_kl=_take(entry, "max_kl", float, where),
+    )
+
+
+def _text(value: Any, where: str) -> str:
+    if type(value) is not str:
+        raise BundleError(f"{where} has {_kind(value)} where a string belongs")
+    return value
 
 
 def _graph(entry: Any, where: str) -> Graph:

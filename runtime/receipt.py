@@ -4,10 +4,11 @@ import json
 from dataclasses import asdict, dataclass, field
 
 from .compare import Difference
+from .quality import Quality
 
-__all__ = ["COLUMNS", "RECEIPT_VERSION", "Check", "Receipt", "verdict"]
+__all__ = ["COLUMNS", "RECEIPT_VERSION", "Check", "QualityCheck", "Receipt", "verdict"]
 
-RECEIPT_VERSION = 1
+RECEIPT_VERSION = 2
 COLUMNS = (
     "check",
     "positions",
@@ -63,8 +64,34 @@ class Check:
 
 
 @dataclass(frozen=True)
+class QualityCheck:
+    """A quantised model, as this engine runs it, against the float32 model."""
+
+    quality: Quality
+    max_kl: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the mean KL is within the budget of the export."""
+        return self.quality.kl <= self.max_kl
+
+    def sentence(self) -> str:
+        """Return the figures in words."""
+        quality = self.quality
+        return (
+            f"against float32, over {quality.tokens:,} held-out tokens: KL {quality.kl:.1e} "
+            f"(allowed: {self.max_kl:.1e}), same top-1 {quality.top1_agreement:.2%}, "
+            f"perplexity {quality.perplexity:.4g}"
+        )
+
+
+@dataclass(frozen=True)
 class Receipt:
-    """All checks of one graph on one engine."""
+    """All checks of a bundle on one engine.
+
+    `graph` and `lowering` are what the engine generates with; checks whose names begin with
+    another lowering, or with "exact", are of the bundle's other ways to compute the same.
+    """
 
     bundle_id: str
     graph: str
@@ -76,11 +103,13 @@ class Receipt:
     machine: str
     date: str
     checks: list[Check]
+    quality: QualityCheck | None = None
 
     @property
     def passed(self) -> bool:
         """Whether every check passed; an empty receipt has proved nothing."""
-        return bool(self.checks) and all(check.passed for check in self.checks)
+        good = self.quality is None or self.quality.passed
+        return bool(self.checks) and all(check.passed for check in self.checks) and good
 
     def to_json(self) -> str:
         """Return the receipt as JSON text."""

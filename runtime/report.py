@@ -48,6 +48,8 @@ def render_html(receipt: Receipt) -> str:
         "date": receipt.date,
     }
     items = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts.items())
+    if receipt.quality is not None:
+        facts["quality"] = f"{verdict(receipt.quality.passed)} {receipt.quality.sentence()}"
     header = "".join(f"<th>{name}</th>" for name in COLUMNS)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'

@@ -5,10 +5,17 @@ prompts, a prompt in pieces, a batch of rows of different length, decoding on to
 the reference's tokens, and decoding freely. Logits must lie within the tolerance. A chosen token
 must be the reference's, unless the reference itself was so close to a tie that an engine within the
 tolerance may choose either; the report names the first such step.
+
+All lowerings that an engine here can run are checked. A quantised bundle is checked twice: once with
+float32 activations, where it must compute what its integers stand for as exactly as a float32 bundle
+does, and once as it runs, within the tolerance of its precision. So a kernel's error and the
+quantiser's loss, which is measured against the float32 model, are told apart.
 """
 
 import platform
 from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
 from datetime import datetime, timezone
 from itertools import zip_longest
 from typing import Literal
@@ -18,12 +25,14 @@ from numpy.typing import NDArray
 
 from .bundle import GOLDEN_NAME, TOKENIZER_NAME, Bundle
 from .compare import TOLERANCES, Difference, columns, compare, is_tie
-from .engines import Engine, open_engine
+from .engines import Engine, local_lowerings, open_engine
 from .engines.base import State
 from .errors import BundleError, InvalidInputError
 from .golden import Continuation, Golden, Prompt
+from .manifest import Quantization
 from .prefill import PREFILL_CHUNK, even_pieces, last_logits, logit_pieces, pad
-from .receipt import Check, Receipt
+from .quality import QualitySum
+from .receipt import Check, QualityCheck, Receipt
 from .tokenizer import Tokenizer
 
 __all__ = ["tolerance_of", "verify", "verify_engine"]
@@ -48,11 +57,16 @@ def verify(
         raise InvalidInputError(f"check is {check!r}; it must be 'hash' or 'size'")
     if check == "hash":
         bundle.check_hashes()
-    engine = open_engine(bundle, backend, threads)
-    try:
-        return verify_engine(bundle, engine)
-    finally:
-        engine.close()
+    others: list[Check] = []
+    if bundle.manifest.quantization is not None:
+        with closing(open_engine(bundle, backend, threads, exact=True)) as engine:
+            others += Replay(bundle, engine, TOLERANCES["float32"], "exact ").checks()
+    for lowering in local_lowerings(bundle)[1:]:
+        with closing(open_engine(bundle, backend, threads, lowering=lowering)) as engine:
+            others += Replay(bundle, engine, tolerance_of(bundle), f"{lowering} ").checks()
+    with closing(open_engine(bundle, backend, threads)) as engine:
+        receipt = verify_engine(bundle, engine)
+    return replace(receipt, checks=receipt.checks + others)
 
 
 def tolerance_of(bundle: Bundle) -> float:
@@ -66,14 +80,7 @@ def tolerance_of(bundle: Bundle) -> float:
 def verify_engine(bundle: Bundle, engine: Engine) -> Receipt:
     """Replay the golden vectors of `bundle` on an open engine."""
     replay = Replay(bundle, engine, tolerance_of(bundle))
-    checks = [
-        *_tokenizer_checks(bundle, replay.golden),
-        replay.prefill(),
-        replay.chunked(),
-        replay.ragged(),
-        replay.decode(),
-        replay.continuation(),
-    ]
+    checks = [*_tokenizer_checks(bundle, replay.golden), *replay.checks()]
     return Receipt(
         bundle_id=bundle.manifest.id,
         graph=engine.graph.name,
@@ -85,6 +92,7 @@ def verify_engine(bundle: Bundle, engine: Engine) -> Receipt:
         machine=f"{platform.node()} ({platform.system()} {platform.machine()})",
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         checks=checks,
+        quality=replay.quality(bundle.manifest.quantization),
     )
 
 
@@ -143,11 +151,36 @@ class Errors:
 class Replay:
     """The golden vectors of one bundle against one engine."""
 
-    def __init__(self, bundle: Bundle, engine: Engine, tolerance: float) -> None:
+    def __init__(self, bundle: Bundle, engine: Engine, tolerance: float, label: str = "") -> None:
+        """Read the vectors; the names of all checks begin with `label`."""
+        self.label = label
         self.golden = Golden.load(bundle.file(GOLDEN_NAME))
         self.engine, self.tolerance = engine, tolerance
         info = bundle.manifest.model_info()
         self.context, self.vocab_size = info.block_size, info.vocab_size
+
+    def checks(self) -> list[Check]:
+        """Return all five checks."""
+        return [
+            self.prefill(),
+            self.chunked(),
+            self.ragged(),
+            self.decode(),
+            self.continuation(),
+        ]
+
+    def quality(self, quantization: Quantization | None) -> QualityCheck | None:
+        """Compare with the model as it was before it was quantised, if it was."""
+        if quantization is None:
+            return None
+        state, found = self.engine.new_state(1, self.context), QualitySum()
+        for window in self.golden.quality:
+            ids = window.ids[None, :-1]  # (1, T)
+            for start, logits in logit_pieces(state, ids, self._pieces(ids)):
+                part = slice(start, start + logits.shape[1])
+                top = None if window.top is None else window.top.rows(part.start, part.stop)
+                found.add(logits[0], window.logits[part], window.ids[1:][part], top)
+        return QualityCheck(found.result(), quantization.max_kl)
 
     def prefill(self) -> Check:
         """Whole prompts, the longest first: the others meet a cache that is not clean."""
@@ -176,13 +209,17 @@ class Replay:
         """Feed the rows as one batch and compare all their logits, a piece at a time."""
         ids, lengths = pad([row.ids for row in rows])
         if sizes is None:
-            fitting = max(1, LARGEST_LOGITS // (len(rows) * self.vocab_size))
-            sizes = even_pieces(ids.shape[1], min(PREFILL_CHUNK, fitting))
+            sizes = self._pieces(ids)
         for start, logits in logit_pieces(state, ids, sizes):
             for row, golden in enumerate(rows):
                 own = logits[row, : max(0, int(lengths[row]) - start)]
                 if len(own):
                     errors.add(start, own, golden, start)
+
+    def _pieces(self, ids: NDArray[np.int64]) -> list[int]:
+        """Return how to cut ids [B, T] so that no piece has too many logits."""
+        fitting = max(1, LARGEST_LOGITS // (len(ids) * self.vocab_size))
+        return even_pieces(ids.shape[1], min(PREFILL_CHUNK, fitting))
 
     def decode(self) -> Check:
         """One token at a time on top of the ragged batch, always feeding the reference's token."""
@@ -227,7 +264,7 @@ class Replay:
         assert difference is not None  # golden files have at least one prompt
         passed = difference.relative <= self.tolerance and (tokens is None or tokens.agree)
         return Check(
-            name=name,
+            name=self.label + name,
             difference=difference,
             tolerance=self.tolerance,
             passed=bool(passed),

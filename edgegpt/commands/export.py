@@ -2,29 +2,101 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import click
 from rich.console import Console
 
+from edgegpt.errors import InvalidInputError
+
 from .receipt_table import print_receipt
 
+if TYPE_CHECKING:
+    from edgegpt.export import QuantizationSettings
+
 __all__ = ["command"]
+
+FLOAT = "float32"
 
 
 @click.command(help="Turn a checkpoint folder into a bundle, and prove that it computes the same.")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="bundle folder")
 @click.option("--force", is_flag=True, help="replace an earlier bundle in --out")
+@click.option(
+    "--precision",
+    type=click.Choice([FLOAT, "int8", "int4"]),
+    default=FLOAT,
+    show_default=True,
+    help="of the weights",
+)
+@click.option("--method", type=click.Choice(["rtn", "gptq"]), help="default: rtn; for int4, gptq")
+@click.option("--calibration", type=click.Path(path_type=Path), help="a text for gptq")
+@click.option(
+    "--max-kl",
+    type=click.FloatRange(min=0),
+    help="budget of the loss: KL to float32; default: 0.002 for int8, 0.05 for int4",
+)
+@click.option(
+    "--keep-fp32",
+    metavar="LAYERS",
+    help="layers to leave in float32, as blocks.0,head; auto: as few as the budget needs",
+)
 @click.option("--json", "as_json", is_flag=True, help="print the receipt as JSON")
-def command(checkpoint: Path, out: Path, force: bool, as_json: bool) -> None:
+def command(
+    checkpoint: Path,
+    out: Path,
+    force: bool,
+    precision: str,
+    method: Literal["rtn", "gptq"] | None,
+    calibration: Path | None,
+    max_kl: float | None,
+    keep_fp32: str | None,
+    as_json: bool,
+) -> None:
     """Export; fails, and leaves nothing behind, if the proof fails."""
+    if precision == FLOAT and (method or calibration or max_kl is not None or keep_fp32):
+        raise click.UsageError(
+            "--method, --calibration, --max-kl and --keep-fp32 need --precision int8 or int4"
+        )
+    text = None if calibration is None else _read(calibration)
     with Console(file=sys.stderr).status("loading PyTorch") as status:
         from edgegpt.export import export_bundle
 
-        receipt = export_bundle(checkpoint, out, force=force, progress=status.update)
+        receipt = export_bundle(
+            checkpoint,
+            out,
+            force=force,
+            quantization=_settings(precision, method, max_kl, keep_fp32),
+            calibration=text,
+            progress=status.update,
+        )
     if as_json:
         click.echo(receipt.to_json(), nl=False)
         return
     print_receipt(receipt)
     size = sum(file.stat().st_size for file in out.iterdir())
     click.echo(f"{out}: {size / 1e6:.1f} MB")
+
+
+def _settings(
+    precision: str,
+    method: Literal["rtn", "gptq"] | None,
+    max_kl: float | None,
+    keep_fp32: str | None,
+) -> "QuantizationSettings | None":
+    if precision == FLOAT:
+        return None
+    from edgegpt.export import QuantizationSettings
+
+    keep: str | tuple[str, ...] = keep_fp32 or ()
+    if keep_fp32 and keep_fp32 != "auto":
+        keep = tuple(name.strip() for name in keep_fp32.split(","))
+    return QuantizationSettings(precision, method, max_kl, keep)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"cannot read the calibration text {path}: {error}") from error

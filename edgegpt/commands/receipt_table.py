@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["print_places", "print_receipt"]
 
-WIDTH = 110  # of the table where stdout is not a terminal
+WIDTH = 120  # of the table where stdout is not a terminal
 
 
 def print_receipt(receipt: Receipt) -> None:
@@ -25,10 +25,15 @@ def print_receipt(receipt: Receipt) -> None:
     )
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for name in COLUMNS:
-        table.add_column(name, justify="left" if name in ("check", "result") else "right")
+        left = name in ("check", "result")
+        table.add_column(name, justify="left" if left else "right", no_wrap=left)
     for check in receipt.checks:
         table.add_row(*check.cells(), style=None if check.passed else "red")
     console.print(table)
+    if receipt.quality is not None:
+        quality = receipt.quality
+        style = None if quality.passed else "red"
+        console.print(f"{verdict(quality.passed)}  {quality.sentence()}", style=style)
     console.print(f"{verdict(receipt.passed)}  bundle {receipt.bundle_id[:12]}")
 
 

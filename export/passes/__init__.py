@@ -4,7 +4,17 @@ from .feed_positions import FeedPositions
 from .fold_weight_transposes import FoldWeightTransposes
 from .fuse_skip_norms import FuseSkipNorms
 from .quantize_activations import QuantizeActivations
-from .quantize_weights import QuantizeWeights
+from .quantize_weights import ROWS_SUFFIX, QuantizeWeights
 from .share_dimensions import ShareDimensions
+from .use_float_activations import UseFloatActivations
 
-__all__ = ["FeedPositions", "FoldWeightTransposes", "FuseSkipNorms", "QuantizeActivations", "QuantizeWeights", "ShareDimensions"]
+__all__ = [
+    "ROWS_SUFFIX",
+    "FeedPositions",
+    "FoldWeightTransposes",
+    "FuseSkipNorms",
+    "QuantizeActivations",
+    "QuantizeWeights",
+    "ShareDimensions",
+    "UseFloatActivations",
+]

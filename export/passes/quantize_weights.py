@@ -4,9 +4,10 @@ import onnx_ir as ir
 
 from ..quantization import BlockQuantized
 
-__all__ = ["DOMAIN", "QuantizeWeights", "add_initializer"]
+__all__ = ["DOMAIN", "ROWS_SUFFIX", "QuantizeWeights", "add_initializer"]
 
 DOMAIN = "com.microsoft"
+ROWS_SUFFIX = ".rows"  # of a weight's second name, for lookups by the row
 # Activations are rounded to int8 block by block, too, which is what the fast kernels multiply;
 # `verify` runs the same graph with float32 activations as well.
 INT8_ACTIVATIONS = 4
@@ -104,7 +105,7 @@ def _replace_lookup(
 ) -> None:
     """Replace Gather(table, ids) by GatherBlockQuantized, which wants the same bytes as [N, ...]."""
     _, scales, zero_points = inputs
-    values = add_initializer(graph, f"{name}.rows", weight.packed().reshape(weight.shape[0], -1))
+    values = add_initializer(graph, name + ROWS_SUFFIX, weight.packed().reshape(weight.shape[0], -1))
     attributes = {
         "bits": weight.bits,
         "block_size": weight.block,

@@ -9,12 +9,13 @@ from .blocks import BlockQuantized, round_to_nearest
 from .calibration import cut_windows, own_windows
 from .gptq import gptq
 from .keep import keep_enough, layer_costs
-from .quality import Quality, measure, with_weights
+from .quality import measure, with_weights
 from .quantize import quantize, weight_names
+from .within_budget import QuantizationSettings, quantize_within_budget
 
 __all__ = [
     "BlockQuantized",
-    "Quality",
+    "QuantizationSettings",
     "cut_windows",
     "gptq",
     "keep_enough",
@@ -22,6 +23,7 @@ __all__ = [
     "measure",
     "own_windows",
     "quantize",
+    "quantize_within_budget",
     "round_to_nearest",
     "weight_names",
     "with_weights",

@@ -5,22 +5,34 @@ from ..errors import EngineError, InvalidInputError
 from .base import Engine, EngineInfo, State
 from .ort import OrtEngine
 
-__all__ = ["BACKENDS", "Engine", "EngineInfo", "State", "open_engine"]
+__all__ = ["BACKENDS", "Engine", "EngineInfo", "State", "local_lowerings", "open_engine"]
 
 BACKENDS = ("auto", "cpu")
 # Lowerings that ONNX Runtime can run, the best first.
 ORT_LOWERINGS = ("ort", "standard")
 
 
+def local_lowerings(bundle: Bundle) -> list[str]:
+    """Return the lowerings of `bundle` that an engine of this machine can run, the best first."""
+    have = {graph.lowering for graph in bundle.manifest.graphs if graph.part == "decoder"}
+    return [lowering for lowering in ORT_LOWERINGS if lowering in have]
+
+
 def open_engine(
-    bundle: Bundle, backend: str = "auto", threads: int | None = None, exact: bool = False
+    bundle: Bundle,
+    backend: str = "auto",
+    threads: int | None = None,
+    *,
+    lowering: str | None = None,
+    exact: bool = False,
 ) -> Engine:
-    """Load the graph of `bundle` that fits `backend` best.
+    """Load the graphs of `bundle` that fit `backend` best.
 
     Args:
         bundle: an opened bundle.
         backend: "cpu" is ONNX Runtime's CPU provider; "auto" is the best one there is.
         threads: threads inside an operator; None: the physical cores.
+        lowering: one of `local_lowerings(bundle)`; None: the best.
         exact: multiply quantised weights by float32 activations: slow, and what the quantised
             model is by definition. By default engines may round activations, too.
 
@@ -32,12 +44,12 @@ def open_engine(
         raise InvalidInputError(f"no backend {backend!r}; there are: {', '.join(BACKENDS)}")
     if threads is not None and (type(threads) is not int or threads < 1):
         raise InvalidInputError(f"threads is {threads!r}; it must be a whole number of 1 or more")
-    for lowering in ORT_LOWERINGS:
-        parts = {
-            graph.part: graph for graph in bundle.manifest.graphs if graph.lowering == lowering
-        }
-        if "decoder" in parts:
-            prefill = None if exact else parts.get("prefill")
-            return OrtEngine(bundle, parts["decoder"], prefill, threads, exact)
-    have = ", ".join(graph.lowering for graph in bundle.manifest.graphs)
-    raise EngineError(f"no graph of {bundle.folder} fits the backend {backend}; it has: {have}")
+    wanted = local_lowerings(bundle)[:1] if lowering is None else [lowering]
+    parts = {
+        graph.part: graph for graph in bundle.manifest.graphs if graph.lowering in wanted
+    }
+    decoder = parts.get("exact" if exact else "decoder")
+    if decoder is None:
+        have = ", ".join(graph.name for graph in bundle.manifest.graphs)
+        raise EngineError(f"no graph of {bundle.folder} fits the backend {backend}; it has: {have}")
+    return OrtEngine(bundle, decoder, None if exact else parts.get("prefill"), threads)

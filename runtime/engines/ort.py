@@ -41,7 +41,6 @@ class OrtEngine(Engine):
         graph: Graph,
         prefill: Graph | None = None,
         threads: int | None = None,
-        exact: bool = False,
     ) -> None:
         """Load the graphs.
 
@@ -50,12 +49,10 @@ class OrtEngine(Engine):
             graph: the decoder.
             prefill: a graph for long steps, or None if the decoder does these as well.
             threads: threads inside an operator; None: the physical cores.
-            exact: multiply quantised weights by float32 activations, not by rounded ones.
         """
         self.graph = graph
         self.runtime = _import_onnxruntime()
         self.threads = threads or physical_cores()
-        self.exact = exact
         self.session = self._load(bundle, graph)
         self.prefill = None if prefill is None else self._load(bundle, prefill)
 
@@ -80,8 +77,6 @@ class OrtEngine(Engine):
         options.intra_op_num_threads = self.threads
         options.log_severity_level = LOG_ERRORS_ONLY
         options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_MICROSECONDS)
-        if self.exact:
-            options.add_session_config_entry("mlas.qnbit.force_fp32", "1")
         try:
             return self.runtime.InferenceSession(
                 str(bundle.file(graph.file)), options, providers=[PROVIDER]

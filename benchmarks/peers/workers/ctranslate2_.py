@@ -36,6 +36,10 @@ class CTranslate2:
     def decode(self, prompts: list[list[int]], tokens: int) -> tuple[float, list[int]]:
         first, _ = self._generate(prompts, 1)
         total, ids = self._generate(prompts, tokens + 1)
+        if total <= first:
+            raise RuntimeError(
+                "one token took longer than many: the machine is too busy to measure"
+            )
         return total - first, ids
 
     def prefill(self, prompt: list[int]) -> tuple[float, list[int]]:

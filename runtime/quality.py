@@ -1,0 +1,71 @@
+"""What quantisation costs: KL divergence, top-1 agreement and perplexity on a held-out text.
+
+The reference is the float32 model's logits. They come from PyTorch at export, and with the golden
+vectors on a device, so that both places compute the same figures.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .compare import Top, divergence, log_sum_exp
+
+__all__ = ["BUDGETS", "Quality", "QualitySum"]
+
+# Largest mean KL(float32 || quantised) per token, in nats, that an export accepts by default.
+BUDGETS = {"int8": 0.002, "int4": 0.05}
+
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A quantised model beside its float32 reference, over `tokens` predicted tokens.
+
+    `kl` is the mean of KL(reference || quantised) per token, in nats; `top1_agreement` the share
+    of positions at which both think the same token the likeliest; `perplexity` is
+    exp(mean -log p(true next token)) of the quantised model.
+    """
+
+    kl: float
+    top1_agreement: float
+    perplexity: float
+    tokens: int
+
+
+class QualitySum:
+    """Adds up positions and says what they amount to."""
+
+    def __init__(self) -> None:
+        self.kl = self.agreeing = self.loss = 0.0
+        self.tokens = 0
+
+    def add(
+        self, found: Logits, reference: Logits, targets: NDArray[np.int64], top: Top | None = None
+    ) -> None:
+        """Add positions: logits [N, V] beside the reference's [N, V] (or [N, K] with `top`), and
+        the ids [N] that follow in the text.
+        """
+        self.kl += float(divergence(found, reference, top).sum())
+        best = reference.argmax(axis=-1)
+        if top is not None:
+            best = np.take_along_axis(top.ids, best[:, None], axis=-1)[:, 0]
+        self.agreeing += float((found.argmax(axis=-1) == best).sum())
+        wide = found.astype(np.float64)
+        right = np.take_along_axis(wide, targets[:, None], axis=-1)  # (N, 1)
+        self.loss += float((log_sum_exp(wide) - right).sum())
+        self.tokens += len(targets)
+
+    def result(self) -> Quality:
+        """Return the means; at least one position must have been added."""
+        count = self.tokens
+        loss = self.loss / count
+        return Quality(
+            kl=self.kl / count,
+            top1_agreement=self.agreeing / count,
+            perplexity=math.exp(loss) if loss < math.log(1e300) else math.inf,
+            tokens=count,
+        )
+

@@ -1,0 +1,202 @@
+"""From measured seconds to numbers, files, ratios and the page: everything on made-up results."""
+
+import dataclasses
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from edgegpt.runtime.bench import (
+    BenchResult,
+    Cell,
+    Repeat,
+    Spread,
+    compare,
+    read_result,
+    to_json,
+    write_page,
+    write_result,
+)
+from edgegpt.runtime.bench.chart import Line, line_chart
+from edgegpt.runtime.bench.page import render_page
+from edgegpt.runtime.bench.result import METRICS
+from edgegpt.runtime.errors import InvalidInputError
+from edgegpt.runtime.machine import Machine
+
+
+def _repeat(step: float) -> Repeat:
+    return Repeat(0.5, 0.1, 0.3, [step, step, 4 * step], [step / 2] * 2 + [step], [step / 10] * 3)
+
+
+def _result(*steps: float, **changes: object) -> BenchResult:
+    """Return a result with one cell, batch 2 and depth 4, of a repeat for each step time."""
+    settings: dict[str, object] = {
+        "date": "2026-01-01T00:00:00+00:00",
+        "machine": Machine("Fast CPU", 4, 1 << 25, 1 << 34, "Linux", "3.11"),
+        "versions": {"edgegpt": "1", "onnxruntime": "2", "numpy": "3"},
+        "threads": 4,
+        "bundle": "b" * 64,
+        "precision": "float32",
+        "graph": "decoder.standard",
+        "lowering": "standard",
+        "engine": "onnxruntime (cpu)",
+        "context": 16,
+        "tokens": 3,
+        "sampling": "greedy",
+        "prompts": "random ids",
+        "weight_bytes": 1000,
+        "slot_bytes": 10,
+        "load_s": [0.2, 0.1],
+        "bandwidths": [4e5, 1e6],
+        "peak_memory": 123_000_000,
+        "cells": [Cell(2, 4, [_repeat(step) for step in steps])],
+    }
+    return BenchResult(**(settings | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("first_token_ms", 500),
+        ("prefill_tokens_per_s", 2 * 4 / 0.5),
+        ("decode_tokens_per_s", 2 * 3 / 0.06),
+        ("p50_ms", 10),
+        ("p99_ms", 10 + 0.98 * 30),  # linear between the second and the third of three
+        ("host_us", 5000),  # the median of 5, 5 and 30 ms
+        ("text_us", 1000),
+        # the cache holds 4 + 2 tokens on average: 1000 + 2 * 6 * 10 bytes at 1e6 a second
+        ("roofline_percent", 100 * 1120 / 1e6 / 0.02),
+    ],
+)
+def test_metrics(key: str, expected: float) -> None:
+    result = _result(0.01)
+    metric = next(metric for metric in METRICS if metric.key == key)
+    assert result.spread(result.cells[0], metric) == pytest.approx([expected] * 3)
+
+
+def test_a_spread_is_median_least_and_most() -> None:
+    assert Spread.of([5.0, 1.0, 2.0]) == (2.0, 1.0, 5.0)
+
+
+def test_a_result_comes_back_from_its_file(tmp_path: Path) -> None:
+    for result in (_result(0.01, 0.03), _result(0.01, peak_memory=None)):
+        write_result(result, tmp_path / "r.json")
+        assert read_result(tmp_path / "r.json") == result
+    summary = json.loads((tmp_path / "r.json").read_text())["summary"][0]
+    assert summary["p50_ms"]["median"] == pytest.approx(10)
+
+
+DAMAGE = {
+    "another version": (lambda body: body.update(bench_version=2), "bench_version 2"),
+    "no version": (lambda body: body.pop("bench_version"), "no bench_version"),
+    "true for a version": (lambda body: body.update(bench_version=True), "bench_version True"),
+    "no cells": (lambda body: body.pop("cells"), "lacks 'cells'"),
+    "empty cells": (lambda body: body.update(cells=[]), "nothing was measured"),
+    "no repeats": (lambda body: body["cells"][0].update(repeats=[]), "no repeats"),
+    "text for a number": (lambda body: body.update(threads="4"), "threads is '4'"),
+    "a number for a table": (lambda body: body.update(machine=4), "machine lacks"),
+    "NaN": (lambda body: body["cells"][0]["repeats"][0].update(first_token_s=float("nan")), "nan"),
+    "a step of 0 s": (lambda body: _steps(body, "step_s", [0, 1, 1]), "not above 0"),
+    "missing steps": (lambda body: _steps(body, "engine_s", [1.0]), "do not match"),
+    "no steps": (
+        lambda body: [_steps(body, f"{n}_s", []) for n in ("step", "engine", "text")],
+        "d",
+    ),
+    "no bandwidth": (lambda body: body.update(bandwidths=[]), "bandwidth"),
+    "batch 0": (lambda body: body["cells"][0].update(batch=0), "batch"),
+}
+
+
+def _steps(body: dict, name: str, values: list[float]) -> None:
+    body["cells"][0]["repeats"][0][name] = values
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_file_is_refused_in_one_sentence(tmp_path: Path, name: str) -> None:
+    damage, said = DAMAGE[name]
+    body = json.loads(to_json(_result(0.01)))
+    damage(body)
+    (tmp_path / "r.json").write_text(json.dumps(body))
+    with pytest.raises(InvalidInputError, match=said) as caught:
+        read_result(tmp_path / "r.json")
+    assert "r.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "4", "{", "[" * 100_000, "\x00\xff"])
+def test_what_is_no_result_at_all_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(InvalidInputError, match=r"r\.json is not a"):
+        read_result(tmp_path / "r.json")
+
+
+def test_ratios_are_b_over_a_with_the_widest_range() -> None:
+    comparison = compare(_result(0.01, 0.02, 0.04), _result(0.02, 0.04, 0.16))
+    (cell,) = comparison.cells
+    assert (cell.batch, cell.depth) == (2, 4)
+    assert cell.ratios["p50_ms"] == pytest.approx([2, 20 / 40, 160 / 10])
+    assert cell.ratios["decode_tokens_per_s"] == pytest.approx([1 / 2, 10 / 160, 40 / 20])
+    assert comparison.notes == []
+
+
+def test_a_comparison_names_what_differs() -> None:
+    a = _result(0.01)
+    machine = dataclasses.replace(a.machine, cpu="Slow CPU")
+    versions = {**a.versions, "numpy": "4"}
+    b = _result(0.01, threads=2, machine=machine, versions=versions)
+    notes = compare(a, b).notes
+    assert len(notes) == 3
+    for said in (
+        "threads differs: A has 4, B has 2",
+        "Slow CPU",
+        "numpy differs: A has 3, B has 4",
+    ):
+        assert any(said in note for note in notes)
+
+
+def test_cells_of_one_file_only_are_counted_and_none_in_common_is_an_error() -> None:
+    a, repeats = _result(0.01), [_repeat(0.01)]
+    more = dataclasses.replace(a, cells=[*a.cells, Cell(1, 4, repeats)])
+    assert compare(a, more).notes == ["1 cells are in one file only and not shown"]
+    with pytest.raises(InvalidInputError, match="in common"):
+        compare(a, dataclasses.replace(a, cells=[Cell(1, 4, repeats)]))
+
+
+def test_the_page_is_self_contained_and_escaped(tmp_path: Path) -> None:
+    machine = dataclasses.replace(_result(0.01).machine, cpu="<script>alert(1)</script>")
+    result = _result(0.01, 0.02, machine=machine)
+    write_page(result, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page == render_page(result)
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert not any(word in page for word in ("http", "src=", "url(", "@import"))
+    charts = [f"<svg{part.partition('</svg>')[0]}</svg>" for part in page.split("<svg")[1:]]
+    assert len(charts) == 3
+    for chart in charts:
+        ElementTree.fromstring(chart)
+    assert "<td>15.00<small>10.00-20.00</small></td>" in page  # p50 in ms
+
+
+def test_a_chart_is_to_scale() -> None:
+    points = [(10, Spread(50.0, 25.0, 75.0)), (20, Spread(100.0, 100.0, 100.0))]
+    svg = ElementTree.fromstring(line_chart([Line("a", points)], "x", "y"))
+    line = svg.find("polyline")
+    assert line is not None
+    (x_1, y_1), (x_2, y_2) = (
+        map(float, point.split(",")) for point in line.attrib["points"].split()
+    )
+    texts = {text.text: text for text in svg.iter("text")}
+    zero = float(texts["0"].attrib["y"]) - 4
+    assert zero - y_2 == pytest.approx(2 * (zero - y_1), abs=0.2)
+    assert float(texts["10"].attrib["x"]) == x_1
+    assert float(texts["20"].attrib["x"]) == x_2
+    bar = next(path.attrib["d"] for path in svg.iter("path"))
+    assert f" {zero - (zero - y_1) / 2:.1f}h8" in bar  # the low end
+    assert f" {zero - (zero - y_1) * 1.5:.1f}h8" in bar
+
+
+@pytest.mark.parametrize("write", [write_result, write_page])
+def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path, write) -> None:
+    with pytest.raises(InvalidInputError, match="cannot write"):
+        write(_result(0.01), tmp_path / "missing" / "file")
