@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -31,6 +32,9 @@ from edgegpt.runtime.golden import Golden
 from edgegpt.runtime.manifest import Graph
 
 __all__ = ["Place", "bisect", "first_wrong"]
+
+# Where a skip-norm has the bias that it adds along with the stream.
+BIAS_PLACES = {"SkipLayerNormalization": 4, "SkipSimplifiedLayerNormalization": 3}
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,13 @@ def bisect(bundle: Bundle, model: GPT, graph: Graph) -> list[Place]:
 
     Raises:
         CheckpointError: if `model` is not of the shape that was exported.
+        BundleError: if the bundle is quantised: it does not compute what the checkpoint does.
     """
+    if bundle.manifest.quantization is not None:
+        raise BundleError(
+            f"cannot bisect a bundle in {bundle.manifest.precision}: its graphs do not compute "
+            f"what the checkpoint does; bisect a float32 export of the same checkpoint"
+        )
     if model.config.to_dict() != bundle.manifest.model:
         raise CheckpointError("the checkpoint's model is not the one of the bundle: they differ")
     golden = Golden.load(bundle.file(GOLDEN_NAME))
@@ -138,21 +148,13 @@ def _find_places(model: ir.Model, n_layer: int) -> dict[str, ir.Value]:
     norms.append("norm_final")
     nodes = {name: _reader(model, f"{name}.weight") for name in norms}
     places = {name: node.outputs[0] for name, node in nodes.items()}
-    streams = [nodes[name].inputs[0] for name in norms[:-1]]  # before each sub-layer
-    last = nodes["norm_final"].inputs[0]
-    if (
-        last is not None
-        and last.producer() is not None
-        and last.producer().op_type.startswith("Ga")
-    ):
-        last = last.producer().inputs[0]  # the wanted positions were gathered before the norm
-    streams.append(last)
+    streams = [_stream(nodes[name]) for name in norms]  # before each sub-layer, and the last one
     places["embedding"] = streams[0]
     for i in range(n_layer):
         before, middle, after = streams[2 * i : 2 * i + 3]
         places[f"blocks.{i}"] = after
-        places[f"blocks.{i}.attention"] = _added(middle, before)
-        places[f"blocks.{i}.feed_forward"] = _added(after, middle)
+        places[f"blocks.{i}.attention"] = _added(model.graph, middle, before)
+        places[f"blocks.{i}.feed_forward"] = _added(model.graph, after, middle)
     (places["logits"],) = [value for value in model.graph.outputs if value.name == "logits"]
     return places
 
@@ -167,13 +169,46 @@ def _reader(model: ir.Model, weight: str) -> ir.Node:
     return readers[0]
 
 
-def _added(total: ir.Value, stream: ir.Value) -> ir.Value:
+def _stream(norm: ir.Node) -> ir.Value:
+    """Return the residual stream that a norm reads; a skip-norm computes it as its last output."""
+    if norm.op_type.startswith("Skip"):
+        if len(norm.outputs) < 4:
+            norm.resize_outputs(4)  # what nothing reads is not in the file
+            norm.outputs[1].name = norm.outputs[2].name = ""
+        total = norm.outputs[3]
+        total.name = total.name or f"{norm.outputs[0].name}.sum"
+        return total
+    stream = norm.inputs[0]
+    producer = stream.producer()
+    if producer is not None and producer.op_type == "GatherElements":
+        return producer.inputs[0]  # the wanted positions were gathered before the norm
+    return stream
+
+
+def _added(graph: ir.Graph, total: ir.Value, stream: ir.Value) -> ir.Value:
     """Return what was added to `stream` to make `total`."""
     node = total.producer()
-    others = [] if node is None else [value for value in node.inputs if value is not stream]
-    if node is None or node.op_type != "Add" or len(others) != 1 or others[0] is None:
-        raise BundleError(f"cannot bisect: {total.name} is not the sum of two streams")
-    return others[0]
+    if node is not None and node.op_type in BIAS_PLACES:
+        added, other, bias = *node.inputs[:2], _input(node, BIAS_PLACES[node.op_type])
+        if other is stream:
+            return added if bias is None else _sum(graph, node, added, bias)
+    elif node is not None and node.op_type == "Add":
+        others = [value for value in node.inputs if value is not stream]
+        if len(others) == 1 and others[0] is not None:
+            return others[0]
+    raise BundleError(f"cannot bisect: {total.name} is not the sum of two streams")
+
+
+def _input(node: ir.Node, place: int) -> ir.Value | None:
+    return node.inputs[place] if len(node.inputs) > place else None
+
+
+def _sum(graph: ir.Graph, before: ir.Node, added: ir.Value, bias: ir.Value) -> ir.Value:
+    """Add a node that computes added + bias, as the skip-norm `before` does inside."""
+    node = ir.node("Add", [added, bias])
+    node.outputs[0].name = f"{added.name}.with_bias"
+    graph.insert_before(before, node)
+    return node.outputs[0]
 
 
 def _run(
@@ -196,12 +231,7 @@ def _run(
     pieces: dict[str, list[NDArray[np.float32]]] = {name: [] for name in probes}
     start = 0
     for size in sizes:
-        feeds = {
-            "ids": ids[None, start : start + size],
-            "past_len": np.array([start]),
-            "logit_positions": np.arange(size)[None],
-            **cache,
-        }
+        feeds = _feeds(graph, ids[None, start : start + size], start) | cache
         names = [*probes.values(), *(str(port.present) for port in graph.caches())]
         results = dict(zip(names, session.run(names, feeds), strict=True))
         for name, output in probes.items():
@@ -209,6 +239,26 @@ def _run(
         cache = {port.name: results[str(port.present)] for port in graph.caches()}
         start += size
     return {name: np.concatenate(parts) for name, parts in pieces.items()}
+
+
+def _feeds(graph: Graph, ids: NDArray[np.int64], past: int) -> dict[str, NDArray[Any]]:
+    """Return what the graph's inputs, caches apart, hold for `ids` [1, T] after `past` tokens."""
+    size = ids.shape[1]
+    by_role = {
+        "ids": ids,
+        "past_len": np.array([past]),
+        "seqlens_k": np.array([past + size - 1], dtype=np.int32),
+        "total_sequence_length": np.array([past + size], dtype=np.int32),
+        "position_ids": past + np.arange(size)[None],
+        "logit_positions": np.arange(size)[None],
+    }
+    ports = [port for port in graph.inputs if port.role != "cache"]
+    return {
+        port.name: by_role[port.role].reshape(*by_role[port.role].shape, 1)
+        if len(port.shape) > by_role[port.role].ndim
+        else by_role[port.role]
+        for port in ports
+    }
 
 
 def _error(found: NDArray[np.float32], reference: NDArray[np.float32]) -> float:

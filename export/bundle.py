@@ -137,9 +137,7 @@ def _quantised(
         if tokenizer is None:
             raise InvalidInputError("a calibration text needs a tokenizer; the model has none")
         examples = cut_windows(tokenizer.encode(calibration), block)[:CALIBRATION_WINDOWS]
-    weights, report = quantize_within_budget(
-        source.model, windows, examples, settings, progress
-    )
+    weights, report = quantize_within_budget(source.model, windows, examples, settings, progress)
     model = with_weights(source.model, weights)
     return _Exported(source, model, settings.precision, weights, report, windows)
 

@@ -24,9 +24,7 @@ __all__ = ["move_weights"]
 HEADER_LENGTH = 8
 
 
-def move_weights(
-    models: Sequence[ir.Model], names: set[str], path: Path
-) -> dict[str, WeightEntry]:
+def move_weights(models: Sequence[ir.Model], names: set[str], path: Path) -> dict[str, WeightEntry]:
     """Write the weights of all graphs to `path`, let their initializers point there, list them.
 
     Weights are `names`, and what a quantised one has besides (`<name>.scales` ...); one that
@@ -57,9 +55,7 @@ def move_weights(
     return entries
 
 
-def _initializers(
-    models: Sequence[ir.Model], names: set[str]
-) -> list[tuple[str, ir.Value]]:
+def _initializers(models: Sequence[ir.Model], names: set[str]) -> list[tuple[str, ir.Value]]:
     return [
         (name, value)
         for model in models

@@ -13,6 +13,7 @@ sees the same windows as one longer call does.
 """
 
 import hashlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -23,8 +24,13 @@ from numpy.typing import NDArray
 from .engines.base import Engine, State
 from .prefill import last_logits, pad
 from .sampling import Choice, Sampling, choose
+from .speculation import Drafts, Pace
 
 __all__ = ["FinishReason", "Overflow", "Text", "generate_tokens", "stream_of", "window_start"]
+
+# How far logits, relative to the largest, depend on how many tokens a step has: up to 1.5e-6 in
+# float32, where the tolerance is the limit, and 7e-3 where activations are rounded to int8.
+ROUNDING = 1e-2
 
 Overflow = Literal["slide", "stop"]
 FinishReason = Literal["length", "stop", "context"]
@@ -80,6 +86,38 @@ def window_start(length: int, context: int) -> int:
     return stride * -((context - length) // stride)
 
 
+@dataclass(frozen=True)
+class Rules:
+    """What holds for all texts of a call; see `generate_tokens`."""
+
+    context: int
+    max_new_tokens: int
+    sampling: Sampling
+    overflow: Overflow
+    tolerance: float
+
+    def choose(self, text: Text, logits: NDArray[np.float32]) -> Choice:
+        """Choose the next token of `text` from its logits [V]."""
+        return choose(
+            logits,
+            self.sampling,
+            text.ids,
+            seed=text.seed,
+            stream=text.stream,
+            step=len(text.ids) - text.prompt_length,
+            tolerance=self.tolerance,
+        )
+
+    def end(self, text: Text) -> None:
+        """End the text if its newest token has to be its last."""
+        if text.finish_reason is not None:
+            return
+        if len(text.ids) - text.prompt_length == self.max_new_tokens:
+            text.finish_reason = "length"
+        elif self.overflow == "stop" and len(text.ids) > self.context:
+            text.finish_reason = "context"
+
+
 def generate_tokens(
     engine: Engine,
     texts: list[Text],
@@ -89,6 +127,7 @@ def generate_tokens(
     sampling: Sampling,
     overflow: Overflow,
     tolerance: float,
+    speculate: int = 0,
 ) -> Iterator[tuple[int, int]]:
     """Write all texts to their end; yield (row, token) for each new token, row by row.
 
@@ -102,32 +141,62 @@ def generate_tokens(
         sampling: how to choose.
         overflow: what to do when a text outgrows the context; see the module's docstring.
         tolerance: of logits, relative to the largest; decides what a near tie is.
+        speculate: how many tokens to draft at most (see `speculation`); only for a single text at
+            temperature 0, and 0 for none.
     """
+    rules = Rules(context, max_new_tokens, sampling, overflow, tolerance)
     window = Window(engine.new_state(len(texts), context), texts)
+    if speculate and len(texts) == 1 and sampling.temperature == 0.0:
+        yield from _with_drafts(window, rules, speculate)
+        return
     logits = window.fill()
     while True:
         for row, text in enumerate(texts):
             if text.finish_reason is not None:
                 continue
-            new = len(text.ids) - text.prompt_length
-            choice = choose(
-                logits[row],
-                sampling,
-                text.ids,
-                seed=text.seed,
-                stream=text.stream,
-                step=new,
-                tolerance=tolerance,
-            )
+            choice = rules.choose(text, logits[row])
             text.add(choice)
             yield row, choice.token
-            if text.finish_reason is None and new + 1 == max_new_tokens:
-                text.finish_reason = "length"
-            elif text.finish_reason is None and overflow == "stop" and len(text.ids) > context:
-                text.finish_reason = "context"
+            rules.end(text)
         if all(text.finish_reason for text in texts):
             return
         logits = window.advance()
+
+
+def _with_drafts(window: "Window", rules: Rules, count: int) -> Iterator[tuple[int, int]]:
+    """Write the only text of `window`, checking up to `count` drafted tokens in one step.
+
+    A step over several tokens rounds differently from one over a single token. Where that could
+    decide, the drafted step's logits are not used, and a single step decides.
+    """
+    (text,) = window.texts
+    drafts, pace = Drafts(), Pace()
+    draft: list[int] = []
+    rows, seconds = window.fill(), 0.0  # (tokens of the step, V)
+    while True:
+        gained = 0
+        for place, logits in enumerate(rows):
+            choice = rules.choose(text, logits)
+            if draft and choice.gap <= 2 * min(rules.tolerance, ROUNDING) * np.abs(logits).max():
+                break
+            text.add(choice)
+            gained += 1
+            yield 0, choice.token
+            rules.end(text)
+            if text.finish_reason is not None:
+                return
+            if place < len(draft) and choice.token != draft[place]:
+                break
+        if seconds > 0.0:  # not for the prompt
+            pace.note(seconds, gained, was_drafted=bool(draft))
+        stuck = bool(draft) and gained == 0
+        room = min(count, window.room(), rules.max_new_tokens - len(text.new_ids) - 1)
+        draft = []
+        if room > 0 and not stuck and pace.wants_drafts():
+            draft = drafts.propose(text.ids, room)
+        begin = time.perf_counter()
+        rows = window.advance_over(draft) if draft else window.advance()
+        seconds = time.perf_counter() - begin
 
 
 class Window:
@@ -136,9 +205,6 @@ class Window:
     def __init__(self, state: State, texts: list[Text]) -> None:
         self.state, self.texts = state, texts
         self.starts = [0] * len(texts)
-        self.ids = np.zeros((len(texts), 1), dtype=np.int64)
-        self.past_len = np.zeros(len(texts), dtype=np.int64)
-        self.only_position = np.zeros((len(texts), 1), dtype=np.int64)
 
     def fill(self) -> NDArray[np.float32]:
         """Feed every text's window from position 0; return the last logits of each row [B, V]."""
@@ -154,13 +220,30 @@ class Window:
 
         When a window has to slide, all rows are fed again.
         """
+        state = self.state
         for row, text in enumerate(self.texts):
             if text.finish_reason is not None:
-                self.past_len[row] = 0  # a finished row's cache is free to be overwritten
+                state.past_len[row] = 0  # a finished row's cache is free to be overwritten
                 continue
-            if window_start(len(text.ids), self.state.context) != self.starts[row]:
+            past = len(text.ids) - self.starts[row] - 1
+            if past >= state.context:
                 return self.fill()
-            self.ids[row, 0] = text.ids[-1]
-            self.past_len[row] = len(text.ids) - self.starts[row] - 1
-        self.state.step(self.ids, self.past_len, self.only_position)
-        return self.state.logits()[:, 0]
+            state.next_ids[row, 0] = text.ids[-1]
+            state.past_len[row] = past
+        state.decode()
+        return state.logits()[:, 0]
+
+    def room(self) -> int:
+        """Return how many tokens the cache takes behind the newest one of the first row."""
+        return self.state.context - (len(self.texts[0].ids) - self.starts[0])
+
+    def advance_over(self, draft: list[int]) -> NDArray[np.float32]:
+        """Feed the newest token of the only row and `draft` after it; return all logits [T, V].
+
+        The cache must have `room` for the draft.
+        """
+        (text,) = self.texts
+        ids = np.array([[text.ids[-1], *draft]])  # (1, T)
+        past_len = np.array([len(text.ids) - self.starts[0] - 1])
+        self.state.step(ids, past_len, np.arange(ids.shape[1])[None])
+        return self.state.logits()[0]

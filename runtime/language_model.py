@@ -24,6 +24,7 @@ from .prefill import all_logits
 from .receipts import missing_proof
 from .run import Result, Run, Settings, Stream
 from .sampling import Sampling
+from .speculation import MAX_DRAFT
 from .tokenizer import Tokenizer
 from .verify import tolerance_of
 
@@ -69,6 +70,7 @@ class LanguageModel:
         seed: int | Sequence[int] | None = ...,
         stop: str | Sequence[str] | None = ...,
         overflow: Overflow | None = ...,
+        speculate: int = ...,
     ) -> Result: ...
 
     @overload
@@ -85,6 +87,7 @@ class LanguageModel:
         seed: int | Sequence[int] | None = ...,
         stop: str | Sequence[str] | None = ...,
         overflow: Overflow | None = ...,
+        speculate: int = ...,
     ) -> list[Result]: ...
 
     def generate(
@@ -100,6 +103,7 @@ class LanguageModel:
         seed: int | Sequence[int] | None = None,
         stop: str | Sequence[str] | None = None,
         overflow: Overflow | None = None,
+        speculate: int = 0,
     ) -> Result | list[Result]:
         """Continue one prompt or a batch of prompts.
 
@@ -120,6 +124,10 @@ class LanguageModel:
             overflow: when the text outgrows the context, "slide" goes on with its last part (see
                 `edgegpt.runtime.generate`), "stop" ends it. Default: "slide" for models with
                 learned positions.
+            speculate: draft up to so many tokens, at most 15, from earlier parts of the text, and
+                check them in one step: faster where the text repeats itself, and where it does not
+                pay it stops by itself. Only for one prompt at temperature 0. In float32 the text is
+                the same; int8 and int4 may part at a near tie.
 
         Returns:
             One result, or a list of them in the order of the prompts.
@@ -132,7 +140,7 @@ class LanguageModel:
         """
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
         prompts, single = _as_batch(prompt)
-        run = self._run(prompts, max_new_tokens, sampling, seed, stop, overflow)
+        run = self._run(prompts, max_new_tokens, sampling, seed, stop, overflow, speculate)
         for _ in run.pieces():
             pass
         results = run.results()
@@ -151,6 +159,7 @@ class LanguageModel:
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
         overflow: Overflow | None = None,
+        speculate: int = 0,
     ) -> Stream:
         """Continue one prompt; iterating yields the text in pieces as it is certain.
 
@@ -166,7 +175,7 @@ class LanguageModel:
         if not single:
             raise InvalidInputError("stream takes one prompt; generate takes a batch")
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-        return Stream(self._run(prompts, max_new_tokens, sampling, seed, stop, overflow))
+        return Stream(self._run(prompts, max_new_tokens, sampling, seed, stop, overflow, speculate))
 
     def forward(self, ids: ArrayLike) -> NDArray[np.float32]:
         """Return logits, float32 [B, T, vocab_size], for int64 `ids` [B, T], T <= context."""
@@ -240,6 +249,7 @@ class LanguageModel:
         seed: int | Sequence[int] | None,
         stop: str | Sequence[str] | None,
         overflow: Overflow | None,
+        speculate: int,
     ) -> Run:
         """Check the arguments of a call and get it ready to run."""
         if not prompts:
@@ -250,6 +260,12 @@ class LanguageModel:
             )
         if overflow not in (None, "slide", "stop"):
             raise InvalidInputError(f"overflow is {overflow!r}; it must be 'slide' or 'stop'")
+        if type(speculate) is not int or not 0 <= speculate <= MAX_DRAFT:
+            raise InvalidInputError(
+                f"speculate is {speculate!r}; it must be a whole number from 0 to {MAX_DRAFT}"
+            )
+        if speculate and (sampling.temperature != 0.0 or len(prompts) != 1):
+            raise InvalidInputError("speculate needs temperature 0 and a single prompt")
         settings = Settings(
             max_new_tokens=max_new_tokens,
             sampling=sampling,
@@ -257,6 +273,7 @@ class LanguageModel:
             overflow=overflow or self.default_overflow,
             context=self.context,
             tolerance=self.tolerance,
+            speculate=speculate,
         )
         seeds = _seeds(seed, len(prompts))
         encoded = [self.encode_prompt(prompt) for prompt in prompts]

@@ -241,7 +241,13 @@ def _take(table: Any, key: str, kind: type[T], where: str) -> T:
     return value
 
 
-_NAMES = {str: "a string", float: "a number", int: "a whole number", dict: "a table", list: "a list"}
+_NAMES = {
+    str: "a string",
+    float: "a number",
+    int: "a whole number",
+    dict: "a table",
+    list: "a list",
+}
 
 
 def _kind(value: Any) -> str:

@@ -6,23 +6,30 @@ number that belongs to (seed, stream, step, token id) is the same on every engin
 a batch, and whatever was drawn before.
 """
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["gumbel", "philox4x32"]
 
-MULTIPLIER_0 = np.uint64(0xD2511F53)
-MULTIPLIER_1 = np.uint64(0xCD9E8D57)
+MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], dtype=np.uint64)
 KEY_STEP_0 = 0x9E3779B9  # golden ratio
 KEY_STEP_1 = 0xBB67AE85  # sqrt(3) - 1
 ROUNDS = 10
 MASK = 0xFFFFFFFF
 LOW_WORD = np.uint64(MASK)
 WORD_BITS = np.uint64(32)
+SMALL_VOCABULARY = 1024
+TABLE_SIZE = 4096  # numbers that are computed at once
+UNUSED_BITS = np.uint64(6)  # of a word, so that two make 52
 
 
 def philox4x32(counter: NDArray[np.uint64], key: tuple[int, int]) -> NDArray[np.uint64]:
     """Return four random 32-bit words for each counter.
+
+    Both products of a round are one array operation, since for a few dozen counters it is the
+    number of operations that takes the time.
 
     Args:
         counter: uint64 [4, N], each number a 32-bit word.
@@ -31,21 +38,35 @@ def philox4x32(counter: NDArray[np.uint64], key: tuple[int, int]) -> NDArray[np.
     Returns:
         uint64 [4, N], each number a 32-bit word.
     """
-    c0, c1, c2, c3 = counter
-    for round_number in range(ROUNDS):
-        k0 = np.uint64((key[0] + round_number * KEY_STEP_0) & MASK)
-        k1 = np.uint64((key[1] + round_number * KEY_STEP_1) & MASK)
-        product_0, product_1 = c0 * MULTIPLIER_0, c2 * MULTIPLIER_1
-        c0, c1, c2, c3 = (
-            (product_1 >> WORD_BITS) ^ c1 ^ k0,
-            product_1 & LOW_WORD,
-            (product_0 >> WORD_BITS) ^ c3 ^ k1,
-            product_0 & LOW_WORD,
-        )
-    return np.stack([c0, c1, c2, c3])
+    even, odd = counter[0::2].copy(), counter[1::2]  # (2, N): words 0 and 2, words 1 and 3
+    high, swapped = np.empty_like(even), np.empty_like(even)
+    low, kept = np.empty_like(even), np.empty_like(even)
+    high_swapped = high[::-1]
+    for round_key in _round_keys(key):  # results go to the third argument: nothing is allocated
+        np.multiply(even, MULTIPLIERS, even)
+        np.right_shift(even, WORD_BITS, high)
+        np.bitwise_and(even, LOW_WORD, low)
+        np.bitwise_xor(high_swapped, odd, swapped)
+        np.bitwise_xor(swapped, round_key, even)
+        odd, low, kept = low[::-1], kept, low
+    words = np.empty_like(counter)
+    words[0::2], words[1::2] = even, odd
+    return words
 
 
-def gumbel(seed: int, stream: int, step: int, ids: NDArray[np.int64]) -> NDArray[np.float64]:
+@lru_cache(maxsize=64)
+def _round_keys(key: tuple[int, int]) -> NDArray[np.uint64]:
+    """Return the keys of all rounds, uint64 [ROUNDS, 2, 1]."""
+    keys = [
+        [[(key[0] + n * KEY_STEP_0) & MASK], [(key[1] + n * KEY_STEP_1) & MASK]]
+        for n in range(ROUNDS)
+    ]
+    return np.array(keys, dtype=np.uint64)
+
+
+def gumbel(
+    seed: int, stream: int, step: int, ids: NDArray[np.int64], vocab_size: int | None = None
+) -> NDArray[np.float64]:
     """Return standard Gumbel noise, float64 [N], one number for each token id.
 
     Args:
@@ -53,15 +74,37 @@ def gumbel(seed: int, stream: int, step: int, ids: NDArray[np.int64]) -> NDArray
         stream: 64-bit number of the text that is being generated.
         step: 32-bit number of the token within that text.
         ids: int64 [N], token ids whose noise is wanted.
+        vocab_size: number of ids that there are; of a small vocabulary, the noise of several steps
+            is computed at once. The numbers are the same.
     """
+    if vocab_size is None or vocab_size > SMALL_VOCABULARY:
+        return _gumbel(seed, stream, np.full(len(ids), step & MASK), ids)
+    steps = TABLE_SIZE // vocab_size
+    row: NDArray[np.float64] = _table(seed, stream, step // steps, vocab_size)[step % steps]
+    return row[ids]
+
+
+@lru_cache(maxsize=32)  # texts that are generated side by side
+def _table(seed: int, stream: int, part: int, vocab_size: int) -> NDArray[np.float64]:
+    """Return the noise of all ids in `part`, counted from 0, of the steps [steps, vocab_size]."""
+    steps = TABLE_SIZE // vocab_size
+    step = np.repeat(np.arange(part * steps, (part + 1) * steps) & MASK, vocab_size)
+    noise = _gumbel(seed, stream, step, np.tile(np.arange(vocab_size), steps))
+    return noise.reshape(steps, vocab_size)
+
+
+def _gumbel(
+    seed: int, stream: int, step: NDArray[np.int64], ids: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the noise of pairs of a step [N] and an id [N]."""
     counter = np.empty((4, len(ids)), dtype=np.uint64)
     counter[0] = ids
-    counter[1] = step & MASK
+    counter[1] = step
     counter[2] = stream & MASK
     counter[3] = (stream >> 32) & MASK
     words = philox4x32(counter, (seed & MASK, (seed >> 32) & MASK))
     # 52 random bits, centred in their interval: never 0 and, as 53 would round to, never 1.
-    bits = (words[0] >> np.uint64(6)) * np.uint64(1 << 26) + (words[1] >> np.uint64(6))
-    uniform = (bits.astype(np.float64) + 0.5) * 2.0**-52
+    top = words[:2] >> UNUSED_BITS
+    uniform = (top[0] * 2.0**26 + top[1] + 0.5) * 2.0**-52
     noise: NDArray[np.float64] = -np.log(-np.log(uniform))
     return noise

@@ -68,4 +68,3 @@ class QualitySum:
             perplexity=math.exp(loss) if loss < math.log(1e300) else math.inf,
             tokens=count,
         )
-

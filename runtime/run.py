@@ -23,6 +23,7 @@ class Settings:
     overflow: Overflow
     context: int
     tolerance: float
+    speculate: int
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ class Run:
             sampling=settings.sampling,
             overflow=settings.overflow,
             tolerance=settings.tolerance,
+            speculate=settings.speculate,
         )
 
     def _write(self, row: int, piece: str) -> Iterator[str]:

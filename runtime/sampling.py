@@ -9,7 +9,7 @@ that two engines which agree within the tolerance of a receipt almost always wri
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from .errors import InvalidInputError, NumericalError
 from .philox import gumbel
 
 __all__ = ["Choice", "Sampling", "choose"]
+
+FEW = 64  # rows into which a vocabulary is cut to find its best ids
+NOTHING = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -77,33 +80,76 @@ def choose(
     Raises:
         NumericalError: if a logit is NaN or +inf, or if all are -inf.
     """
-    best = logits.max()
-    if not np.isfinite(best):
+    place = int(logits.argmax())  # of NaN, if there is one
+    best = float(logits[place])
+    if not math.isfinite(best):
         raise NumericalError(
             f"the logits for token {step} hold {_bad_kind(logits)}: the model or the engine is "
             f"broken; run `edgegpt verify` on the bundle"
         )
-    scores = logits.astype(np.float64)  # (V,)
-    largest = np.abs(scores[np.isfinite(scores)]).max()
-    reach = 2 * tolerance * float(largest)  # two logits may come so much closer
-    if sampling.repetition_penalty != 1.0 and len(history):
-        _penalise(scores, np.unique(np.asarray(history)), sampling.repetition_penalty)
+    reach = 2 * tolerance * _largest(logits, best)  # two logits may come so much closer
+    penalised = sampling.repetition_penalty != 1.0 and len(history) > 0
+    if sampling.temperature == 0.0 and not penalised:
+        gap = _lead(logits, place)
+        return Choice(place, gap, gap <= reach)
+    seen = np.unique(np.asarray(history)) if penalised else NOTHING
+    if penalised:
         reach *= max(sampling.repetition_penalty, 1 / sampling.repetition_penalty)
+    ids, scores = _candidates(logits, seen, sampling, reach)
     if sampling.temperature == 0.0:
         place = int(scores.argmax())
         gap = _lead(scores, place)
-        return Choice(place, gap, gap <= reach)
-    with np.errstate(over="ignore"):  # a tiny temperature makes all but the best -inf
+        return Choice(int(ids[place]), gap, gap <= reach)
+    with np.errstate(over="ignore", invalid="ignore"):
+        # A tiny temperature makes all but the best -inf, and the reach infinite.
         scores = (scores - scores.max()) / sampling.temperature
         reach = float(np.float64(reach) / sampling.temperature)
-    order = np.argsort(-scores, kind="stable")
-    ranked = scores[order]
-    with np.errstate(invalid="ignore"):  # -inf and an infinite reach
+        order = np.argsort(-scores, kind="stable")
+        ranked = scores[order]
         surely, kept, perhaps = _limits(ranked, sampling, reach)
-    noisy = ranked[:perhaps] + gumbel(seed, stream, step, order[:perhaps])
+    order = ids[order[:perhaps]]
+    noisy = ranked[:perhaps] + gumbel(seed, stream, step, order, len(logits))
     place = int(noisy[:kept].argmax())
     gap = _lead(noisy, place)
     return Choice(int(order[place]), gap, gap <= reach or place >= surely)
+
+
+def _largest(logits: NDArray[np.float32], best: float) -> float:
+    """Return the largest finite |logit|; `best` is the largest logit."""
+    lowest = float(logits.min())
+    if lowest == -math.inf:
+        lowest = float(logits[logits > -np.inf].min())
+    return max(best, -lowest)
+
+
+def _candidates(
+    logits: NDArray[np.float32], seen: NDArray[np.int64], sampling: Sampling, reach: float
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return ids that could be chosen, in rising order, and their scores after the penalty.
+
+    With top-k, that is no more than the best k, what is within `reach` of them, and all `seen` ids:
+    to find these in a large vocabulary takes one pass over it in columns and one comparison.
+    """
+    size = len(logits)
+    if sampling.top_k and size >= FEW * sampling.top_k:
+        unseen = logits
+        if len(seen):
+            unseen = logits.copy()
+            unseen[seen] = -np.inf
+        width = size // FEW
+        # The k-th largest of the columns' maxima is at most the k-th largest of all.
+        best = unseen[: width * FEW].reshape(FEW, width).max(axis=0)  # (width,)
+        place = max(width - sampling.top_k, 0)
+        limit = float(np.partition(best, place)[place]) - reach
+        ids = (unseen >= np.float32(np.nextafter(limit, -np.inf, dtype=np.float32))).nonzero()[0]
+        if len(seen):
+            ids = np.union1d(ids, seen)
+    else:
+        ids = np.arange(size)
+    scores = logits[ids].astype(np.float64)
+    if len(seen):
+        _penalise(scores, np.searchsorted(ids, seen), sampling.repetition_penalty)
+    return ids, scores
 
 
 def _penalise(scores: NDArray[np.float64], seen: NDArray[np.int64], penalty: float) -> None:
@@ -118,36 +164,46 @@ def _limits(ranked: NDArray[np.float64], sampling: Sampling, reach: float) -> tu
     All filters keep a prefix of the ranking. Where scores that differ by up to `reach` could change
     ranks across its end, or move its end, what is kept is not sure.
     """
-    kept = _prefix(ranked, sampling, 0.0)
-    if reach == 0.0:
-        return kept, kept, kept
-    surely, perhaps = _prefix(ranked, sampling, -reach), _prefix(ranked, sampling, reach)
-    if kept < len(ranked):
+    surely, kept, perhaps = _prefixes(ranked, sampling, (-reach, 0.0, reach))
+    if reach > 0.0 and kept < len(ranked):
         surely = min(surely, int(np.count_nonzero(ranked[:kept] >= ranked[kept] + reach)))
         perhaps = max(perhaps, int(np.count_nonzero(ranked >= ranked[kept - 1] - reach)))
     return surely, kept, perhaps
 
 
-def _prefix(ranked: NDArray[np.float64], sampling: Sampling, slack: float) -> int:
+def _prefixes(
+    ranked: NDArray[np.float64], sampling: Sampling, slacks: Sequence[float]
+) -> list[int]:
     """Return how many of the sorted scores top-k, top-p and min-p leave over, at least one.
 
-    A positive `slack` (in units of the score; for top-p, of probability) loosens the limits of
+    A positive slack (in units of the score; for top-p, of probability) loosens the limits of
     top-p and min-p by so much, a negative one tightens them.
     """
+    if sampling.top_p == 1.0 and sampling.min_p == 0.0:
+        return [len(ranked[: sampling.top_k or None])] * len(slacks)
     weights = np.exp(ranked[: sampling.top_k or None] - ranked[0])  # unnormalised, the best is 1
-    if sampling.top_p < 1.0:
-        better = np.cumsum(weights) - weights  # mass of all better ids
-        limit = (sampling.top_p + slack) * weights.sum()
-        weights = weights[: max(int(np.count_nonzero(better < limit)), 1)]
-    if sampling.min_p > 0.0:
-        weights = weights[weights >= sampling.min_p * math.exp(min(-slack, 1.0))]
-    return max(len(weights), 1)
+    better = np.cumsum(weights) - weights  # mass of all better ids
+    whole = float(better[-1] + weights[-1])
+    counts = []
+    for slack in slacks:
+        kept = len(weights)
+        if sampling.top_p < 1.0:
+            kept = int(better.searchsorted((sampling.top_p + slack) * whole))
+        if sampling.min_p > 0.0:
+            limit = sampling.min_p * math.exp(min(-slack, 1.0))
+            kept = min(kept, int(np.count_nonzero(weights >= limit)))
+        counts.append(max(kept, 1))
+    return counts
 
 
-def _lead(scores: NDArray[np.float64], place: int) -> float:
+def _lead(scores: NDArray[np.floating[Any]], place: int) -> float:
     """Return how far scores[place] is ahead of the best other one."""
-    others = max(scores[:place].max(initial=-np.inf), scores[place + 1 :].max(initial=-np.inf))
-    return math.inf if others == -np.inf else float(scores[place] - others)
+    before, after = scores[:place], scores[place + 1 :]
+    others = max(
+        float(before.max()) if len(before) else -math.inf,
+        float(after.max()) if len(after) else -math.inf,
+    )
+    return float(scores[place]) - others
 
 
 def _bad_kind(logits: NDArray[np.float32]) -> str:

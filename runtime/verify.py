@@ -6,9 +6,9 @@ the reference's tokens, and decoding freely. Logits must lie within the toleranc
 must be the reference's, unless the reference itself was so close to a tie that an engine within the
 tolerance may choose either; the report names the first such step.
 
-All lowerings that an engine here can run are checked. A quantised bundle is checked twice: once with
-float32 activations, where it must compute what its integers stand for as exactly as a float32 bundle
-does, and once as it runs, within the tolerance of its precision. So a kernel's error and the
+All lowerings that an engine here can run are checked. A quantised bundle is checked twice: once
+with float32 activations, where it must compute what its integers stand for as exactly as a float32
+bundle does, and once as it runs, within the tolerance of its precision. So a kernel's error and the
 quantiser's loss, which is measured against the float32 model, are told apart.
 """
 

@@ -26,6 +26,9 @@ __all__ = ["command"]
 @click.option("--seed", type=int, help="of the random numbers; default: a new one")
 @click.option("--stop", multiple=True, help="end where this text appears; may be repeated")
 @click.option("--overflow", type=click.Choice(["slide", "stop"]), help="when the context is full")
+@click.option(
+    "--speculate", type=int, default=0, help="draft so many tokens from the text; for temperature 0"
+)
 @click.option("--context", type=int, help="tokens the model sees; default: its block size")
 @click.option("--backend", default="auto", show_default=True, help="auto or cpu")
 @click.option("--threads", type=click.IntRange(min=1), help="default: the physical cores")

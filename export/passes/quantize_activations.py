@@ -51,11 +51,10 @@ class _Emitter:
         bias = node.inputs[5] if len(node.inputs) > 5 else None
         rounded, largest = self.quantized_rows(node.inputs[0])
         weight, scale = self.columns(node)
+        step = self.constant("step", np.float32(1 / LARGEST))
+        middle = self.constant("middle", np.uint8(MIDDLE))
         product = self.node(
-            "MatMulIntegerToFloat",
-            [rounded, weight, self.constant("step", np.float32(1 / LARGEST)), scale]
-            + [self.constant("middle", np.uint8(MIDDLE))],
-            domain=DOMAIN,
+            "MatMulIntegerToFloat", [rounded, weight, step, scale, middle], domain=DOMAIN
         )
         out = self.node("Mul", [product, largest])
         if bias is not None:
@@ -107,11 +106,8 @@ class _Emitter:
         else:
             if bits == 4:
                 zero_points = self.nibbles(zero_points, [rows, -1])
-                zero_points = self.node(
-                    "Slice",
-                    [zero_points]
-                    + [self.constant(f"to{n}", np.array([n])) for n in (0, blocks, 1)],
-                )
+                ends = [self.constant(f"to{n}", np.array([n])) for n in (0, blocks, 1)]
+                zero_points = self.node("Slice", [zero_points, *ends])
             zero = self.node("Unsqueeze", [self.as_float(zero_points), last])
         steps = self.node("Sub", [self.as_float(values), zero])
         weight = self.node("Mul", [steps, self.node("Unsqueeze", [scales, last])])

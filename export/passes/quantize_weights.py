@@ -62,9 +62,7 @@ def _initializers(graph: ir.Graph, name: str, weight: BlockQuantized) -> list[ir
     return [
         add_initializer(graph, name, weight.packed()),
         add_initializer(graph, f"{name}.scales", weight.scales),
-        None
-        if zero_points is None
-        else add_initializer(graph, f"{name}.zero_points", zero_points),
+        None if zero_points is None else add_initializer(graph, f"{name}.zero_points", zero_points),
     ]
 
 
@@ -103,9 +101,11 @@ def _replace_lookup(
     inputs: list[ir.Value | None],
     weight: BlockQuantized,
 ) -> None:
-    """Replace Gather(table, ids) by GatherBlockQuantized, which wants the same bytes as [N, ...]."""
+    """Replace Gather(table, ids) by GatherBlockQuantized, which wants the bytes as [N, ...]."""
     _, scales, zero_points = inputs
-    values = add_initializer(graph, name + ROWS_SUFFIX, weight.packed().reshape(weight.shape[0], -1))
+    values = add_initializer(
+        graph, name + ROWS_SUFFIX, weight.packed().reshape(weight.shape[0], -1)
+    )
     attributes = {
         "bits": weight.bits,
         "block_size": weight.block,

@@ -16,6 +16,7 @@ __all__ = ["measure", "with_weights"]
 
 ROWS = 256  # positions whose distributions are in memory at once, in float64
 
+
 def with_weights(model: GPT, weights: Mapping[str, BlockQuantized]) -> GPT:
     """Return a copy of `model` with these weights replaced by what their integers stand for."""
     changed = copy.deepcopy(model)

@@ -45,9 +45,7 @@ def open_engine(
     if threads is not None and (type(threads) is not int or threads < 1):
         raise InvalidInputError(f"threads is {threads!r}; it must be a whole number of 1 or more")
     wanted = local_lowerings(bundle)[:1] if lowering is None else [lowering]
-    parts = {
-        graph.part: graph for graph in bundle.manifest.graphs if graph.lowering in wanted
-    }
+    parts = {graph.part: graph for graph in bundle.manifest.graphs if graph.lowering in wanted}
     decoder = parts.get("exact" if exact else "decoder")
     if decoder is None:
         have = ", ".join(graph.name for graph in bundle.manifest.graphs)

@@ -27,7 +27,7 @@ LOG_ERRORS_ONLY = 3
 # How long idle threads wait for the next operator before they sleep. The default, some 40 ms, keeps
 # all cores busy after each call, and two sessions out of each other's way only if one is alone.
 SPIN_MICROSECONDS = "1000"
-# Up to so many new tokens the decoder graph is used, so that short steps, the verification of drafts
+# Up to so many new tokens the decoder graph is used, so that short steps, those that check drafts
 # among them, compute what single steps do; beyond, the prefill graph is the faster one.
 SHORT_STEP = 16
 
@@ -88,20 +88,19 @@ class OrtEngine(Engine):
 
 
 class OrtState(State):
-    """The cache of one generation, and the bindings for its decode steps and its last other step.
+    """The cache of one generation, and the bindings of its steps, each made when first needed.
 
     A cache input and its output are one buffer, so that the operators write the new slots in place.
     """
 
-    def __init__(
-        self, session: Any, prefill: Any, graph: Graph, batch: int, context: int
-    ) -> None:
+    def __init__(self, session: Any, prefill: Any, graph: Graph, batch: int, context: int) -> None:
         super().__init__(batch, context)
         self.session, self.prefill, self.graph = session, prefill or session, graph
         self.caches = [_cache(port, batch, context) for port in graph.caches()]
         self.single = BoundStep(session, graph, self.caches, 1, 1)
         self.next_ids, self.past_len = self.single.ids, self.single.past_len
-        self.last = self.other = self.single
+        self.last = self.single
+        self.bound: dict[tuple[int, int], BoundStep] = {}
         # GroupQueryAttention takes several tokens on a filled cache for one row only.
         self.row_by_row = batch > 1 and _has_role(graph, "seqlens_k")
 
@@ -118,10 +117,14 @@ class OrtState(State):
         if self.row_by_row and length > 1 and past_len.any():
             self.last = self._run_rows(ids, past_len, logit_positions)
             return
-        if (self.other.length, self.other.positions) != (length, positions):
-            self.other = self._bound(self.caches, length, positions)
-        self.last = self.other
-        self.other.run(ids, past_len, logit_positions)
+        step = self.bound.get((length, positions))
+        if step is None:
+            step = self._bound(self.caches, length, positions)
+            if length > SHORT_STEP:  # buffers of long steps are large: keep one
+                self.bound = {key: old for key, old in self.bound.items() if key[0] <= SHORT_STEP}
+            self.bound[length, positions] = step
+        self.last = step
+        step.run(ids, past_len, logit_positions)
 
     def _run_rows(self, ids: Ids, past_len: Ids, logit_positions: Ids) -> "BoundStep":
         """Run each row by itself, on its part of the cache."""
@@ -213,9 +216,7 @@ class BoundStep:
             if port.present is not None:
                 self.binding.bind_output(port.present, *where)
         logits = self.logits
-        self.binding.bind_output(
-            "logits", "cpu", 0, logits.dtype, logits.shape, logits.ctypes.data
-        )
+        self.binding.bind_output("logits", "cpu", 0, logits.dtype, logits.shape, logits.ctypes.data)
 
 
 def _import_onnxruntime() -> ModuleType:

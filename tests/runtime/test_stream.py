@@ -24,13 +24,18 @@ def model(small_bundle):
 def run_steps(monkeypatch) -> list[int]:
     """A list that grows with each step of an engine."""
     steps: list[int] = []
-    run = OrtState._run
+    run, decode = OrtState._run, OrtState._decode
 
     def counting(state, ids, *rest):
         steps.append(ids.shape[1])
         run(state, ids, *rest)
 
+    def counting_one(state, longest):
+        steps.append(1)
+        decode(state, longest)
+
     monkeypatch.setattr(OrtState, "_run", counting)
+    monkeypatch.setattr(OrtState, "_decode", counting_one)
     return steps
 
 
