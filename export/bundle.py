@@ -61,8 +61,9 @@ def export_bundle(
 ) -> Receipt:
     """Export the checkpoint folder to a new bundle folder and return the receipt of its proof.
 
-    A float32 bundle holds the `ort` and the `standard` lowering over the same weights; a quantised
-    one holds the `ort` lowering, with a second graph for long prompts.
+    A float32 bundle holds the `ort` lowering, if the model's shape allows it, and the `standard`
+    one over the same weights; a quantised bundle holds the `ort` lowering, with a second graph for
+    long prompts.
 
     Args:
         checkpoint: folder that `edgegpt train` or `edgegpt import` wrote.
@@ -201,10 +202,16 @@ class _Exported:
 
     def graphs(self) -> list[tuple[Graph, ir.Model]]:
         """Return all graphs, the one that generates first."""
-        decoder = build_decoder_graph(self.model, ort)
+        obstacle = ort.obstacle(self.model.config)
         if self.quantization is None:
-            other = build_decoder_graph(self.model, standard)
-            return [_named(decoder, ort, "decoder"), _named(other, standard, "decoder")]
+            lowerings = (ort, standard) if obstacle is None else (standard,)
+            return [
+                _named(build_decoder_graph(self.model, lowering), lowering, "decoder")
+                for lowering in lowerings
+            ]
+        if obstacle is not None:
+            raise ExportError(f"no {self.precision} export of this model: {obstacle}")
+        decoder = build_decoder_graph(self.model, ort)
         QuantizeWeights(self.weights)(decoder)
         prefill, exact = decoder.clone(), decoder.clone()
         QuantizeActivations()(prefill)

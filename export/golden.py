@@ -4,8 +4,6 @@ The plain path is not the one that is exported, so that a mistake in the cache o
 Prompts are cut from the checkpoint's held-out text; a checkpoint without one writes its own.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,15 +12,16 @@ from torch import Tensor
 from edgegpt.model import GPT
 from edgegpt.runtime.compare import Top
 from edgegpt.runtime.golden import Continuation, Golden, Prompt, TokenizerSample
-from edgegpt.runtime.sampling import Sampling, choose
 from edgegpt.runtime.tokenizer import Tokenizer
+
+from .quantization import own_windows
 
 __all__ = ["MAX_COVERED_VOCABULARY", "make_golden", "quality_windows"]
 
 STEPS = 64  # of the greedy continuations
 MAX_COVERED_VOCABULARY = 4096  # up to here, every token id occurs in a prompt
 KEPT = 64  # logits of each position, for larger vocabularies
-SAMPLING_SEED = 0
+OWN_LENGTH = 256  # of the pieces of a text that the model writes itself
 QUALITY_TOKENS = 2048  # of held-out text in the golden file of a quantised model, at most
 
 
@@ -143,30 +142,9 @@ def _continue(model: GPT, ids: list[int], steps: int) -> Continuation:
     return Continuation(np.array(chosen, dtype=np.int64), kept, margins.numpy(), top)
 
 
+@torch.no_grad()
 def _guess(model: GPT, ids: list[int], count: int) -> list[int]:
     """Return `count` greedy tokens after `ids`, decoded with the cache."""
-    return _decoded(model, ids, count, lambda logits, _: int(logits.argmax()))
-
-
-@torch.no_grad()
-def _own_text(model: GPT, length: int) -> list[int]:
-    """Return ids that the model itself writes, a block at a time, at temperature 1."""
-
-    def pick(logits: NDArray[np.float32], step: int) -> int:
-        place = len(text) + step
-        return choose(logits, Sampling(1.0), [], seed=SAMPLING_SEED, stream=0, step=place).token
-
-    text: list[int] = []
-    while len(text) < length:
-        first = len(text) % model.config.vocab_size
-        text += [first, *_decoded(model, [first], model.config.block_size - 1, pick)]
-    return text[:length]
-
-
-def _decoded(
-    model: GPT, ids: list[int], count: int, pick: Callable[[NDArray[np.float32], int], int]
-) -> list[int]:
-    """Return `count` tokens after `ids`, decoded with the cache; `pick` chooses at each step."""
     config = model.config
     shape = (1, config.n_kv_head, config.block_size, config.head_dim)
     cache = [(torch.zeros(shape), torch.zeros(shape)) for _ in range(config.n_layer)]
@@ -177,6 +155,13 @@ def _decoded(
             torch.tensor([fresh]), torch.tensor([done]), last, cache
         )
         done += len(fresh)
-        fresh = [pick(logits[0, 0].numpy(), len(tokens))]
+        fresh = [int(logits.argmax())]
         tokens += fresh
     return tokens
+
+
+def _own_text(model: GPT, length: int) -> list[int]:
+    """Return ids that the model itself writes: windows written side by side, in a row."""
+    width = min(OWN_LENGTH, model.config.block_size)
+    ids: list[int] = own_windows(model, -(-length // width), width).flatten().tolist()
+    return ids[:length]

@@ -246,4 +246,5 @@ class Window:
         ids = np.array([[text.ids[-1], *draft]])  # (1, T)
         past_len = np.array([len(text.ids) - self.starts[0] - 1])
         self.state.step(ids, past_len, np.arange(ids.shape[1])[None])
-        return self.state.logits()[0]
+        logits: NDArray[np.float32] = self.state.logits()[0]
+        return logits

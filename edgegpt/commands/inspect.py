@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from edgegpt.runtime.manifest import Port
+    from edgegpt.runtime.manifest import Manifest, Port
 
 __all__ = ["command"]
 
@@ -35,7 +35,8 @@ def command(bundle: Path, batch: int, context: int | None, as_json: bool) -> Non
         "id": manifest.id,
         "precision": manifest.precision,
         "model": manifest.model,
-        "parameters": sum(_count(entry.shape) for entry in manifest.weights.values()),
+        "parameters": _parameters(manifest),
+        "quantization": manifest.quantization and asdict(manifest.quantization),
         "graphs": [asdict(graph) for graph in manifest.graphs],
         "files": {name: entry.size for name, entry in manifest.files.items()},
         "memory": {
@@ -58,6 +59,17 @@ def command(bundle: Path, batch: int, context: int | None, as_json: bool) -> Non
     _print_receipts(console, facts["receipts"])
 
 
+def _parameters(manifest: "Manifest") -> int:
+    """Return how many numbers the model has; two of 4 bits share a byte, blocks may be padded."""
+    packed = 2 if manifest.precision == "int4" else 1
+    total = 0
+    for name, entry in manifest.weights.items():
+        if not name.endswith((".scales", ".zero_points")):
+            quantised = f"{name}.scales" in manifest.weights
+            total += _count(entry.shape) * (packed if quantised else 1)
+    return total
+
+
 def _count(shape: list[int]) -> int:
     total = 1
     for size in shape:
@@ -77,15 +89,30 @@ def _print_facts(console: Console, facts: dict[str, Any]) -> None:
         "files": files,
         "memory": (
             f"{memory['total'] / 1e6:.1f} MB for batch {memory['batch']} and context "
-            f"{memory['context']}: weights {memory['weights'] / 1e6:.1f}, cache "
+            f"{memory['context']}: weights {memory['weights'] / 1e6:.1f}, their int8 form for "
+            f"prompts {memory['prefill_weights'] / 1e6:.1f}, cache "
             f"{memory['cache'] / 1e6:.1f}, workspace up to {memory['workspace'] / 1e6:.1f}"
         ),
+        "quantised": _loss(facts["quantization"]),
         "made with": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
     }
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table)
+
+
+def _loss(quantization: dict[str, Any] | None) -> str:
+    if quantization is None:
+        return "no"
+    quality, kept = quantization["quality"], quantization["kept"]
+    return (
+        f"{quantization['method']}, blocks of {quantization['block']}, "
+        f"{', '.join(kept) or 'nothing'} kept in float32; on {quality['tokens']:,} held-out tokens: "
+        f"KL {quality['kl']:.1e} (budget {quantization['max_kl']:.1e}), same top-1 "
+        f"{quality['top1_agreement']:.2%}, perplexity {quality['perplexity']:.4g} (float32 "
+        f"{quantization['reference_perplexity']:.4g})"
+    )
 
 
 def _print_ports(console: Console, title: str, inputs: "list[Port]", outputs: "list[Port]") -> None:

@@ -16,16 +16,28 @@ import torch
 from onnxscript.onnx_opset import opset23 as op
 
 import edgegpt.cached_attention  # noqa: F401 - registers the operator named below
+from edgegpt.model import GPTConfig
 
 from ..passes import FeedPositions, FuseSkipNorms
 
-__all__ = ["DOMAIN", "IR_VERSION", "NAME", "OPSET", "PASSES", "translations"]
+__all__ = ["IR_VERSION", "NAME", "OPSET", "PASSES", "obstacle", "translations"]
 
 NAME = "ort"
 OPSET = 23
 IR_VERSION = 10
 DOMAIN = "com.microsoft"
 PASSES = (FeedPositions, FuseSkipNorms)
+ROTARY_STEP = 16
+
+
+def obstacle(config: GPTConfig) -> str | None:
+    """Return why a model of this shape cannot be lowered, or None if it can."""
+    if config.position == "rope" and config.head_dim % ROTARY_STEP:
+        return (
+            f"ONNX Runtime's GroupQueryAttention rotates heads whose width is a multiple of "
+            f"{ROTARY_STEP} only, and this model's are {config.head_dim} wide"
+        )
+    return None
 
 
 def translations() -> dict[Any, Callable[..., Any]]:

@@ -21,7 +21,8 @@ class QuantizeActivations(ir.passes.InPlacePass):
     are computed from the blocks by constant nodes, which ONNX Runtime folds when it loads the
     graph: the file holds each weight once.
 
-    Precondition: weights are quantised. The head, which sees few rows, stays as it is.
+    Precondition: weights are quantised without zero points. The head, which sees few rows, stays as
+    it is.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -51,7 +52,7 @@ class _Emitter:
         bias = node.inputs[5] if len(node.inputs) > 5 else None
         rounded, largest = self.quantized_rows(node.inputs[0])
         weight, scale = self.columns(node)
-        step = self.constant("step", np.float32(1 / LARGEST))
+        step = self.constant("step", 1 / LARGEST)
         middle = self.constant("middle", np.uint8(MIDDLE))
         product = self.node(
             "MatMulIntegerToFloat", [rounded, weight, step, scale, middle], domain=DOMAIN
@@ -73,50 +74,39 @@ class _Emitter:
             largest = self.node("ReduceMax", [magnitude, axes])  # (B, T, 1)
             largest = self.node("Max", [largest, self.constant("smallest", SMALLEST_ROW)])
             unit = self.node("Div", [x, largest])
-            step, middle = (
-                self.constant("step", np.float32(1 / LARGEST)),
-                self.constant("middle", np.uint8(MIDDLE)),
-            )
+            step = self.constant("step", 1 / LARGEST)
+            middle = self.constant("middle", np.uint8(MIDDLE))
             self.rows[x] = self.node("QuantizeLinear", [unit, step, middle]), largest
         return self.rows[x]
 
     def columns(self, node: ir.Node) -> tuple[ir.Value, ir.Value]:
-        """Return the weight of a MatMulNBits as int8 [K, N], and its scales [N]."""
-        weight = self.dequantized(node)  # (N, K)
-        axes = self.constant("last_axis", np.array([-1]))
-        largest = self.node("ReduceMax", [self.node("Abs", [weight]), axes])  # (N, 1)
-        largest = self.node("Max", [largest, self.constant("smallest", SMALLEST_ROW)])
-        scale = self.node("Div", [largest, self.constant("largest", np.float32(LARGEST))])
-        rounded = self.node("Round", [self.node("Div", [weight, scale])])
-        integers = self.node("Cast", [rounded], {"to": ir.DataType.INT8})
-        transposed = self.node("Transpose", [integers], {"perm": [1, 0]})  # (K, N)
-        return transposed, self.node("Squeeze", [scale, axes])
+        """Return the weight of a MatMulNBits as int8 [K, N], and its scales [N].
 
-    def dequantized(self, node: ir.Node) -> ir.Value:
-        """Return the float32 weight [N, K] of a MatMulNBits."""
-        values, scales = node.inputs[1:3]
-        zero_points = node.inputs[3] if len(node.inputs) > 3 else None
+        A column's scale follows from its blocks' scales alone, as if some block used its grid to
+        the end; so the weights themselves are passed over only a few times.
+        """
+        values, scales = node.inputs[1:3]  # (N, G, block), (N, G)
         bits, rows, width = (node.attributes[name].as_int() for name in ("bits", "N", "K"))
+        middle = 2.0 ** (bits - 1)
         last = self.constant("last_axis", np.array([-1]))
-        blocks = values.shape[1]
         if bits == 4:
-            values = self.nibbles(values, [rows, blocks, -1])
-        if zero_points is None:
-            zero = self.constant(f"zero{bits}", np.float32(2 ** (bits - 1)))
-        else:
-            if bits == 4:
-                zero_points = self.nibbles(zero_points, [rows, -1])
-                ends = [self.constant(f"to{n}", np.array([n])) for n in (0, blocks, 1)]
-                zero_points = self.node("Slice", [zero_points, *ends])
-            zero = self.node("Unsqueeze", [self.as_float(zero_points), last])
-        steps = self.node("Sub", [self.as_float(values), zero])
-        weight = self.node("Mul", [steps, self.node("Unsqueeze", [scales, last])])
+            values = self.nibbles(values, [rows, scales.shape[1], -1])
+        largest = self.node("ReduceMax", [self.node("Abs", [scales]), last])  # (N, 1)
+        largest = self.node("Max", [largest, self.constant("smallest", SMALLEST_ROW)])
+        scale = self.node("Mul", [largest, self.constant(f"steps{bits}", middle / LARGEST)])
+        ratio = self.node("Unsqueeze", [self.node("Div", [scales, scale]), last])  # (N, G, 1)
+        steps = self.node("Cast", [values], {"to": ir.DataType.FLOAT})
+        steps = self.node("Sub", [steps, self.constant(f"zero{bits}", middle)])
+        steps = self.node("Round", [self.node("Mul", [steps, ratio])])
+        integers = self.node("Cast", [steps], {"to": ir.DataType.INT8})
         shape = self.constant(f"rows{rows}", np.array([rows, -1]))
-        weight = self.node("Reshape", [weight, shape])
-        if node.attributes["block_size"].as_int() * blocks == width:
-            return weight
-        cut = [self.constant(f"to{n}", np.array([n])) for n in (0, width, 1)]
-        return self.node("Slice", [weight, *cut])
+        integers = self.node("Reshape", [integers, shape])
+        ends = [self.constant(f"to{n}", np.array([n])) for n in (0, width, 1)]
+        integers = self.node("Slice", [integers, *ends])  # (N, K): padding is cut off
+        return (
+            self.node("Transpose", [integers], {"perm": [1, 0]}),
+            self.node("Squeeze", [scale, last]),
+        )
 
     def nibbles(self, packed: ir.Value, shape: list[int]) -> ir.Value:
         """Return the two values of each byte, the low half first, reshaped to `shape`."""
@@ -128,9 +118,6 @@ class _Emitter:
         both = self.node("Concat", pairs, {"axis": -1})
         name = "shape" + "x".join(map(str, shape))
         return self.node("Reshape", [both, self.constant(name, np.array(shape))])
-
-    def as_float(self, value: ir.Value) -> ir.Value:
-        return self.node("Cast", [value], {"to": ir.DataType.FLOAT})
 
     def node(
         self, kind: str, inputs: list[ir.Value], attributes: dict | None = None, domain: str = ""

@@ -195,7 +195,7 @@ class BoundStep:
             raise EngineError(f"onnxruntime failed while running the model: {error}") from error
 
     def _bind(self, graph: Graph) -> None:
-        by_role = {
+        by_role: dict[str, NDArray[Any]] = {
             "ids": self.ids,
             "past_len": self.past_len,
             "logit_positions": self.logit_positions,

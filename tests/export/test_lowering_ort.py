@@ -1,0 +1,133 @@
+"""The ort lowering: few nodes, a cache written in place, and PyTorch's logits however it is fed."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from small_models import random_model, small_config, write_checkpoint
+
+from edgegpt.errors import ExportError
+from edgegpt.export import QuantizationSettings, export_bundle
+from edgegpt.model import GPT
+from edgegpt.runtime.bundle import Bundle
+from edgegpt.runtime.engines import local_lowerings, open_engine
+
+LLAMA = {
+    "norm": "rmsnorm",
+    "position": "rope",
+    "activation": "swiglu",
+    "bias": False,
+    "head_bias": False,
+    "n_embd": 64,
+    "n_head": 4,
+    "tie_embeddings": True,
+}
+POISON = 1e4
+
+
+def exported(folder: Path, **changes: object) -> tuple[GPT, Bundle]:
+    model = random_model(small_config(**changes))
+    export_bundle(write_checkpoint(folder / "ckpt", model, text=None), folder / "bundle")
+    return model, Bundle.open(folder / "bundle")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"n_embd": 64, "n_head": 4, "n_kv_head": 2}, LLAMA | {"n_kv_head": 1}, LLAMA],
+    ids=["char", "grouped", "llama one kv head", "llama"],
+)
+def test_rows_of_different_length_in_pieces_match_pytorch(tmp_path: Path, changes: dict) -> None:
+    """Pieces of several tokens on filled caches, for several rows at once: the operator cannot."""
+    model, bundle = exported(tmp_path, **changes)
+    engine = open_engine(bundle, threads=1)
+    assert engine.graph.lowering == "ort"
+    state = engine.new_state(3, 32)
+    for cache in state.caches:
+        cache[:] = POISON
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, model.config.vocab_size, (3, 32))
+    done = np.zeros(3, dtype=np.int64)
+    for fresh in ([4, 1, 7], [3, 3, 3], [1, 1, 1], [2, 5, 1], [1, 1, 1]):
+        size = max(fresh)
+        ids = rng.integers(0, model.config.vocab_size, (3, size))  # padding is noise
+        for row, count in enumerate(fresh):
+            ids[row, :count] = rows[row, done[row] : done[row] + count]
+        state.step(ids, done, np.tile(np.arange(size), (3, 1)))
+        logits = state.logits()
+        for row, count in enumerate(fresh):
+            with torch.no_grad():
+                wanted = model(torch.tensor(rows[row, : done[row] + count])[None])[0, done[row] :]
+            limit = 1e-5 * float(wanted.abs().max())
+            np.testing.assert_allclose(logits[row, :count], wanted.numpy(), atol=limit)
+        done = done + fresh
+
+
+def test_single_steps_through_the_bound_buffers_are_ordinary_steps(tmp_path: Path) -> None:
+    _, bundle = exported(tmp_path)
+    engine = open_engine(bundle, threads=1)
+    bound, ordinary = engine.new_state(2, 32), engine.new_state(2, 32)
+    ids = np.random.default_rng(0).integers(0, 40, (2, 12)) % bundle.manifest.model["vocab_size"]
+    for step in range(12):
+        past_len = np.array([step, max(step - 1, 0)])
+        bound.next_ids[:, 0], bound.past_len[:] = ids[:, step], past_len
+        bound.decode()
+        ordinary.step(ids[:, step, None], past_len, np.zeros((2, 1), dtype=np.int64))
+        np.testing.assert_array_equal(bound.logits(), ordinary.logits())
+
+
+def test_a_layer_of_the_character_gpt_is_ten_nodes(tmp_path: Path) -> None:
+    _, bundle = exported(tmp_path, n_layer=3)
+    kinds = Counter(
+        node.op_type for node in onnx.load(bundle.folder / "decoder.ort.onnx").graph.node
+    )
+    assert kinds == {
+        "Gather": 2,
+        "SkipLayerNormalization": 7,
+        "GroupQueryAttention": 3,
+        "MatMul": 13,
+        "Add": 4,  # the bias of `up`, and of the head
+        "Relu": 3,
+        "GatherND": 1,
+    }
+
+
+def test_no_node_copies_the_cache(tmp_path: Path) -> None:
+    """Bound in place, ONNX Runtime writes the new slots and leaves all others untouched."""
+    _, bundle = exported(tmp_path)
+    engine = open_engine(bundle, threads=1)
+    state = engine.new_state(1, 32)
+    addresses = [cache.ctypes.data for cache in state.caches]
+    for cache in state.caches:
+        cache[:] = POISON
+    state.step(np.zeros((1, 5), dtype=np.int64), np.array([0]), np.array([[4]]))
+    assert [cache.ctypes.data for cache in state.caches] == addresses
+    for cache in state.caches:
+        assert (abs(cache[:, :, :5]) < POISON).all()
+        assert (cache[:, :, 5:] == POISON).all()
+
+
+def test_heads_that_the_operator_cannot_rotate_are_left_to_the_standard_lowering(
+    tmp_path: Path,
+) -> None:
+    _, bundle = exported(tmp_path, **(LLAMA | {"n_embd": 32}))
+    assert local_lowerings(bundle) == ["standard"]
+    with pytest.raises(ExportError, match="multiple of 16 only"):
+        export_bundle(
+            tmp_path / "ckpt",
+            tmp_path / "int8",
+            quantization=QuantizationSettings("int8", max_kl=1e9),
+        )
+    assert not (tmp_path / "int8").exists()
+
+
+def test_onnxruntime_still_has_every_operator_of_the_lowering(tmp_path: Path) -> None:
+    """The graph loads without its optimizers, too: nothing relies on a fusion."""
+    _, bundle = exported(tmp_path)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    path = bundle.folder / "decoder.ort.onnx"
+    assert onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
