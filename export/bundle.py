@@ -46,6 +46,7 @@ __all__ = ["export_bundle"]
 
 WEIGHTS_NAME = "weights.safetensors"
 CALIBRATION_WINDOWS = 128
+OWN_WINDOWS = 8  # that a model without held-out text writes, to measure the loss on
 
 T = TypeVar("T")
 
@@ -150,7 +151,7 @@ def _held_out_windows(source: Checkpoint, tokenizer: Tokenizer | None) -> Tensor
         ids = _of_checkpoint(lambda: tokenizer.encode(source.held_out or ""))
         if len(ids) >= length:
             return cut_windows(ids, length)
-    return own_windows(source.model)
+    return own_windows(source.model, OWN_WINDOWS)
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 __all__ = [
     "TOLERANCES",
     "Difference",
+    "Rows",
     "Top",
-    "columns",
     "compare",
-    "divergence",
+    "compare_rows",
     "is_tie",
     "log_sum_exp",
 ]
@@ -66,7 +66,7 @@ class Top:
         return Top(self.ids[first:end], self.log_sum_exp[first:end])
 
 
-def columns(found: Logits, reference: Logits, top: Top | None) -> tuple[Logits, Logits]:
+def _columns(found: Logits, reference: Logits, top: Top | None) -> tuple[Logits, Logits]:
     """Return what is compared, column by column: all logits, or the best ones and the sum of all.
 
     `found` is [N, V]; `reference` is [N, V], or [N, K] with `top`. Returns two of [N, V or K + 1].
@@ -74,11 +74,29 @@ def columns(found: Logits, reference: Logits, top: Top | None) -> tuple[Logits, 
     if top is None:
         return found, reference
     own = np.take_along_axis(found, top.ids.astype(np.int64), axis=-1)  # (N, K)
-    own_sum = log_sum_exp(found.astype(np.float64)).astype(np.float32)  # (N, 1)
+    own_sum = log_sum_exp(found).astype(np.float32)  # (N, 1)
     return (
         np.concatenate([own, own_sum], axis=-1),
         np.concatenate([reference, top.log_sum_exp[:, None]], axis=-1),
     )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Position by position: max |found - reference|, KL divergence in nats, and whether both have
+    the same most likely token; three arrays [N].
+    """
+
+    max_abs: NDArray[np.float64]
+    kl: NDArray[np.float64]
+    agree: NDArray[np.bool_]
+
+    def summary(self, scale: float) -> Difference:
+        """Return the figures over all positions, the error also relative to `scale`."""
+        max_abs = float(self.max_abs.max())
+        relative = max_abs / scale if 0 < scale < np.inf else (0.0 if max_abs == 0 else np.inf)
+        kl = float(self.kl.max())
+        return Difference(max_abs, relative, kl, float(self.agree.mean()), len(self.agree))
 
 
 def compare(
@@ -91,30 +109,23 @@ def compare(
     logits that were not kept as one; and the share of positions with the same most likely token.
     Anything not finite makes the errors infinite.
     """
+    largest = float(np.abs(reference).max()) if scale is None else scale
+    return compare_rows(found, reference, top).summary(largest)
+
+
+def compare_rows(found: Logits, reference: Logits, top: Top | None = None) -> Rows:
+    """Return what `compare` summarises, for each position."""
     best = reference.argmax(axis=-1)
     if top is not None:
         best = np.take_along_axis(top.ids, best[:, None], axis=-1)[:, 0]
-    agreement = float(np.mean(found.argmax(axis=-1) == best))
+    agree = found.argmax(axis=-1) == best
     if not (np.isfinite(found).all() and np.isfinite(reference).all()):
-        return Difference(np.inf, np.inf, np.inf, agreement, len(reference))
-    wide, wide_reference = (part.astype(np.float64) for part in columns(found, reference, top))
-    max_abs = float(np.abs(wide - wide_reference).max())
-    kl = float(divergence(found, reference, top).max())
-    if scale is None:
-        scale = float(np.abs(reference).max())
-    relative = max_abs / scale if scale > 0 else (0.0 if max_abs == 0 else np.inf)
-    return Difference(max_abs, relative, kl, agreement, len(reference))
-
-
-def divergence(found: Logits, reference: Logits, top: Top | None = None) -> NDArray[np.float64]:
-    """Return KL(softmax(reference) || softmax(found)) of each position, float64 [N], in nats.
-
-    Arguments as for `compare`; logits that were not kept count as one outcome.
-    """
-    wide, wide_reference = (part.astype(np.float64) for part in columns(found, reference, top))
-    log_p, log_q = _log_probabilities(wide_reference, top), _log_probabilities(wide, top)
-    kl: NDArray[np.float64] = (np.exp(log_p) * (log_p - log_q)).sum(axis=-1)
-    return kl.clip(min=0.0)
+        infinite = np.full(len(reference), np.inf)
+        return Rows(infinite, infinite, agree)
+    own, wanted = (part.astype(np.float64) for part in _columns(found, reference, top))
+    log_p, log_q = _log_probabilities(wanted, top), _log_probabilities(own, top)
+    kl = (np.exp(log_p) * (log_p - log_q)).sum(axis=-1).clip(min=0.0)
+    return Rows(np.abs(own - wanted).max(axis=-1), kl, agree)
 
 
 def is_tie(reference: Logits, margin: float, tolerance: float) -> bool:
@@ -136,12 +147,14 @@ def _log_probabilities(values: NDArray[np.float64], top: Top | None) -> NDArray[
     return np.concatenate([kept, rest], axis=-1)
 
 
-def log_sum_exp(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return log(sum(exp(values))) over the last axis, which stays as one of size 1."""
+def log_sum_exp(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Return log(sum(exp(values))) over the last axis, which stays as one of size 1.
+
+    Exponentials are taken in the precision of `values`, and added up in float64.
+    """
     largest = values.max(axis=-1, keepdims=True)
-    result: NDArray[np.float64] = largest + np.log(
-        np.exp(values - largest).sum(axis=-1, keepdims=True)
-    )
+    total = np.exp(values - largest).sum(axis=-1, keepdims=True, dtype=np.float64)
+    result: NDArray[np.float64] = largest + np.log(total)
     return result
 
 

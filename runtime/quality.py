@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .compare import Top, divergence, log_sum_exp
+from .compare import Top, compare_rows, log_sum_exp
 
 __all__ = ["BUDGETS", "Quality", "QualitySum"]
 
@@ -48,14 +48,11 @@ class QualitySum:
         """Add positions: logits [N, V] beside the reference's [N, V] (or [N, K] with `top`), and
         the ids [N] that follow in the text.
         """
-        self.kl += float(divergence(found, reference, top).sum())
-        best = reference.argmax(axis=-1)
-        if top is not None:
-            best = np.take_along_axis(top.ids, best[:, None], axis=-1)[:, 0]
-        self.agreeing += float((found.argmax(axis=-1) == best).sum())
-        wide = found.astype(np.float64)
-        right = np.take_along_axis(wide, targets[:, None], axis=-1)  # (N, 1)
-        self.loss += float((log_sum_exp(wide) - right).sum())
+        rows = compare_rows(found, reference, top)
+        self.kl += float(rows.kl.sum())
+        self.agreeing += float(rows.agree.sum())
+        right = np.take_along_axis(found, targets[:, None], axis=-1)  # (N, 1)
+        self.loss += float((log_sum_exp(found) - right).sum())
         self.tokens += len(targets)
 
     def result(self) -> Quality:

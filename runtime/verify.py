@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import GOLDEN_NAME, TOKENIZER_NAME, Bundle
-from .compare import TOLERANCES, Difference, columns, compare, is_tie
+from .compare import TOLERANCES, Difference, compare_rows, is_tie
 from .engines import Engine, local_lowerings, open_engine
 from .engines.base import State
 from .errors import BundleError, InvalidInputError
@@ -139,12 +139,12 @@ class Errors:
         reference = golden.logits[first:end]
         top = None if golden.top is None else golden.top.rows(first, end)
         scale = float(np.abs(golden.logits).max())
-        difference = compare(found, reference, top, scale)
+        rows = compare_rows(found, reference, top)
+        difference = rows.summary(scale)
         self.difference = self.difference.join(difference) if self.difference else difference
-        own, wanted = columns(found, reference, top)
-        with np.errstate(invalid="ignore"):
-            error = np.abs(own - wanted).max(axis=-1) / scale
-        here = self.by_position[position : position + len(error)]
+        here = self.by_position[position : position + len(found)]
+        with np.errstate(invalid="ignore"):  # a damaged file may hold what is not finite
+            error = rows.max_abs / scale
         np.maximum(here, np.nan_to_num(error, nan=np.inf, posinf=np.inf), out=here)
 
 
