@@ -128,6 +128,7 @@ def generate_tokens(
     overflow: Overflow,
     tolerance: float,
     speculate: int = 0,
+    pace: Pace | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Write all texts to their end; yield (row, token) for each new token, row by row.
 
@@ -143,11 +144,12 @@ def generate_tokens(
         tolerance: of logits, relative to the largest; decides what a near tie is.
         speculate: how many tokens to draft at most (see `speculation`); only for a single text at
             temperature 0, and 0 for none.
+        pace: what earlier texts of this model found out about drafting; it is added to.
     """
     rules = Rules(context, max_new_tokens, sampling, overflow, tolerance)
     window = Window(engine.new_state(len(texts), context), texts)
     if speculate and len(texts) == 1 and sampling.temperature == 0.0:
-        yield from _with_drafts(window, rules, speculate)
+        yield from _with_drafts(window, rules, speculate, pace or Pace())
         return
     logits = window.fill()
     while True:
@@ -163,14 +165,16 @@ def generate_tokens(
         logits = window.advance()
 
 
-def _with_drafts(window: "Window", rules: Rules, count: int) -> Iterator[tuple[int, int]]:
+def _with_drafts(
+    window: "Window", rules: Rules, count: int, pace: Pace
+) -> Iterator[tuple[int, int]]:
     """Write the only text of `window`, checking up to `count` drafted tokens in one step.
 
     A step over several tokens rounds differently from one over a single token. Where that could
     decide, the drafted step's logits are not used, and a single step decides.
     """
     (text,) = window.texts
-    drafts, pace = Drafts(), Pace()
+    drafts = Drafts()
     draft: list[int] = []
     rows, seconds = window.fill(), 0.0  # (tokens of the step, V)
     while True:

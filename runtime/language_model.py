@@ -24,7 +24,7 @@ from .prefill import all_logits
 from .receipts import missing_proof
 from .run import Result, Run, Settings, Stream
 from .sampling import Sampling
-from .speculation import MAX_DRAFT
+from .speculation import MAX_DRAFT, Pace
 from .tokenizer import Tokenizer
 from .verify import tolerance_of
 
@@ -42,6 +42,7 @@ class LanguageModel:
         """Wrap an open engine; most callers use `edgegpt.load`."""
         self.bundle, self._engine = bundle, engine
         self._closed = False
+        self._pace = Pace()
         info = bundle.manifest.model_info()
         self.vocab_size = info.vocab_size
         self.context = _context(context, info.block_size)
@@ -274,6 +275,7 @@ class LanguageModel:
             context=self.context,
             tolerance=self.tolerance,
             speculate=speculate,
+            pace=self._pace,
         )
         seeds = _seeds(seed, len(prompts))
         encoded = [self.encode_prompt(prompt) for prompt in prompts]

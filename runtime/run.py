@@ -8,6 +8,7 @@ from .engines import Engine
 from .errors import InvalidInputError
 from .generate import FinishReason, Overflow, Text, generate_tokens
 from .sampling import Sampling
+from .speculation import Pace
 from .tokenizer import TextStream, Tokenizer
 
 __all__ = ["Result", "Run", "Settings", "Stream", "Timings"]
@@ -24,6 +25,7 @@ class Settings:
     context: int
     tolerance: float
     speculate: int
+    pace: Pace
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ class Run:
             overflow=settings.overflow,
             tolerance=settings.tolerance,
             speculate=settings.speculate,
+            pace=settings.pace,
         )
 
     def _write(self, row: int, piece: str) -> Iterator[str]:

@@ -17,8 +17,8 @@ __all__ = ["MAX_DRAFT", "Drafts", "Pace"]
 MAX_DRAFT = 15  # with the token before it, as many as the engines take for a short step
 
 LONGEST_MATCH, SHORTEST_MATCH = 4, 2  # tokens at the end of the text that must have occurred before
-TRIES = 4  # drafted steps before they are judged
-FIRST_PAUSE = 16  # plain steps without drafts after the first bad judgement; doubles each time
+TRIES = 3  # drafted steps before they are judged
+FIRST_PAUSE = 48  # plain steps without drafts after the first bad judgement; doubles each time
 
 
 class Drafts:
@@ -46,11 +46,14 @@ class Drafts:
 
 
 class Pace:
-    """Says whether drafting pays, from the time that both kinds of steps took per token."""
+    """Says whether drafting pays, from the time that both kinds of steps took per token.
+
+    One is kept for all texts of a model, so that what one text found out spares the next the try.
+    """
 
     def __init__(self) -> None:
         self.pause, self.next_pause = 0, FIRST_PAUSE
-        self.drafted_steps = 0
+        self.drafted_steps = -1  # the first one sets buffers up: it is not judged
         self.plain = _Mean()
         self.drafted = _Mean()
 
@@ -65,12 +68,17 @@ class Pace:
 
     def note(self, seconds: float, tokens: int, was_drafted: bool) -> None:
         """Take note of a step that took `seconds` and gave `tokens`."""
-        (self.drafted if was_drafted else self.plain).add(seconds, tokens)
         self.drafted_steps += was_drafted
+        if not was_drafted:
+            self.plain.add(seconds, tokens)
+        elif self.drafted_steps > 0:
+            self.drafted.add(seconds, tokens)
         if self.drafted_steps < TRIES:
             return
         if self.drafted.per_token() > self.plain.per_token():
             self.pause, self.next_pause = self.next_pause, 2 * self.next_pause
+        else:
+            self.next_pause = FIRST_PAUSE
         self.drafted_steps = 0
         self.drafted = _Mean()
 

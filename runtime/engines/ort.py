@@ -22,7 +22,7 @@ __all__ = ["OrtEngine"]
 PROVIDER = "CPUExecutionProvider"
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 # Older versions lack the operators of the lowering, or compute them wrongly.
-MINIMUM_VERSION = {"standard": (1, 25), "ort": (1, 23)}
+MINIMUM_VERSION = {"standard": (1, 25), "ort": (1, 25)}
 LOG_ERRORS_ONLY = 3
 # How long idle threads wait for the next operator before they sleep. The default, some 40 ms, keeps
 # all cores busy after each call, and two sessions out of each other's way only if one is alone.
