@@ -251,7 +251,7 @@ _NAMES = {
 
 
 def _kind(value: Any) -> str:
-    return _NAMES.get(type(value), repr(value)[:40])
+    return repr(value)[:40] if type(value) is float else _NAMES.get(type(value), repr(value)[:40])
 
 
 def _positive(table: Any, key: str, where: str) -> int:

@@ -294,6 +294,8 @@ class Tokens:
 
 
 def _decode_step(state: State, tokens: NDArray[np.int64], past_len: NDArray[np.int64]) -> Logits:
-    """Feed one token to each row and return its logits [B, V]."""
-    state.step(tokens[:, None], past_len, np.zeros((len(tokens), 1), dtype=np.int64))
+    """Feed one token to each row, as generation does, and return its logits [B, V]."""
+    state.next_ids[:, 0] = tokens
+    state.past_len[:] = past_len
+    state.decode()
     return state.logits()[:, 0].copy()

@@ -86,7 +86,7 @@ def test_verify_passes(bare_python: Path, small_bundle: Path) -> None:
     done = _run(bare_python, "-m", "edgegpt", "verify", small_bundle, "--json")
     receipt = json.loads(done.stdout)
     assert receipt["passed"] is True
-    assert len(receipt["checks"]) == 6
+    assert len(receipt["checks"]) == 11
 
 
 def test_generate_writes_the_same_text_as_here(bare_python: Path, small_bundle: Path) -> None:

@@ -109,7 +109,8 @@ def _loss(quantization: dict[str, Any] | None) -> str:
     return (
         f"{quantization['method']}, blocks of {quantization['block']}, "
         f"{', '.join(kept) or 'nothing'} kept in float32; "
-        f"on {quality['tokens']:,} held-out tokens: KL {quality['kl']:.1e} (budget {quantization['max_kl']:.1e}), same top-1 "
+        f"on {quality['tokens']:,} held-out tokens: KL {quality['kl']:.1e} (budget "
+        f"{quantization['max_kl']:.1e}), same top-1 "
         f"{quality['top1_agreement']:.2%}, perplexity {quality['perplexity']:.4g} (float32 "
         f"{quantization['reference_perplexity']:.4g})"
     )

@@ -14,14 +14,14 @@ import torch
 
 from edgegpt.checkpoint import load_checkpoint, save_config, save_weights
 from edgegpt.cli import main
-from edgegpt.errors import CheckpointError
-from edgegpt.export import export_bundle
+from edgegpt.errors import BundleError, CheckpointError
+from edgegpt.export import QuantizationSettings, export_bundle
 from edgegpt.export.bisect import Place, bisect, first_wrong, place_names
 from edgegpt.model import GPT, GPTConfig
 from edgegpt.runtime.bundle import Bundle
 from edgegpt.runtime.manifest import FileEntry
 
-GRAPH = "decoder.standard.onnx"
+GRAPHS = ["decoder.ort", "decoder.standard"]
 
 
 @pytest.fixture
@@ -29,20 +29,21 @@ def bundle(small_bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(small_bundle, tmp_path / "bundle"))
 
 
-def places_of(folder: Path, model: GPT) -> list[Place]:
+def places_of(folder: Path, model: GPT, name: str) -> list[Place]:
     opened = Bundle.open(folder)
-    return bisect(opened, model, opened.manifest.graphs[0])
+    (graph,) = [graph for graph in opened.manifest.graphs if graph.name == name]
+    return bisect(opened, model, graph)
 
 
-def change_graph(folder: Path, change: Callable[[onnx.GraphProto], None]) -> None:
+def change_graph(folder: Path, name: str, change: Callable[[onnx.GraphProto], None]) -> None:
     """Edit the graph, and the manifest with it: opening a bundle checks the size."""
-    old = Bundle.open(folder).manifest
-    model = onnx.load(folder / GRAPH, load_external_data=False)
+    old, file = Bundle.open(folder).manifest, f"{name}.onnx"
+    model = onnx.load(folder / file, load_external_data=False)
     change(model.graph)
     raw = model.SerializeToString()
-    (folder / GRAPH).write_bytes(raw)
+    (folder / file).write_bytes(raw)
     entry = FileEntry(len(raw), hashlib.sha256(raw).hexdigest())
-    (folder / "edgegpt.json").write_text(replace(old, files=old.files | {GRAPH: entry}).to_json())
+    (folder / "edgegpt.json").write_text(replace(old, files=old.files | {file: entry}).to_json())
 
 
 def change_weight(folder: Path, name: str, change: Callable[[np.ndarray], None]) -> None:
@@ -52,8 +53,11 @@ def change_weight(folder: Path, name: str, change: Callable[[np.ndarray], None])
     (folder / "weights.safetensors").write_bytes(raw)
 
 
-def test_a_clean_bundle_has_no_wrong_place(small_bundle: Path, small_model: GPT) -> None:
-    places = places_of(small_bundle, small_model)
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_a_clean_bundle_has_no_wrong_place(
+    small_bundle: Path, small_model: GPT, graph: str
+) -> None:
+    places = places_of(small_bundle, small_model, graph)
     assert first_wrong(places) is None
     assert [place.name for place in places] == place_names(2)
     assert 0 < max(place.error for place in places) < 1e-5
@@ -75,15 +79,16 @@ WEIGHT_FAULTS = {
 }
 
 
+@pytest.mark.parametrize("graph", GRAPHS)
 @pytest.mark.parametrize("name", WEIGHT_FAULTS)
 def test_a_damaged_weight_is_found_where_it_is_used(
-    bundle: Path, small_model: GPT, name: str
+    bundle: Path, small_model: GPT, name: str, graph: str
 ) -> None:
     function, place = WEIGHT_FAULTS[name]
     damage = swap_q_and_k if function is None else lambda array: function(array, out=array)
     change_weight(bundle, name, damage)
     before = {file.name: file.read_bytes() for file in bundle.iterdir()}
-    places = places_of(bundle, small_model)
+    places = places_of(bundle, small_model, graph)
     assert first_wrong(places) == place
     errors = [p.error for p in places]
     wrong = next(index for index, p in enumerate(places) if not p.passed)
@@ -92,12 +97,12 @@ def test_a_damaged_weight_is_found_where_it_is_used(
 
 
 def wrong_scale_in_block_1(graph: onnx.GraphProto) -> None:
-    node = [node for node in graph.node if node.op_type == "Attention"][1]
+    node = [node for node in graph.node if node.op_type.endswith("Attention")][1]
     next(a for a in node.attribute if a.name == "scale").f *= 1.01
 
 
 def wrong_epsilon_in_block_0(graph: onnx.GraphProto) -> None:
-    node = [node for node in graph.node if node.op_type == "LayerNormalization"][1]
+    node = [node for node in graph.node if node.op_type.endswith("LayerNormalization")][1]
     next(a for a in node.attribute if a.name == "epsilon").f = 1e-3
 
 
@@ -105,6 +110,7 @@ def relu_left_out_of_block_1(graph: onnx.GraphProto) -> None:
     [node for node in graph.node if node.op_type == "Relu"][1].op_type = "Tanh"
 
 
+@pytest.mark.parametrize("graph", GRAPHS)
 @pytest.mark.parametrize(
     ("change", "place"),
     [
@@ -114,14 +120,18 @@ def relu_left_out_of_block_1(graph: onnx.GraphProto) -> None:
     ],
 )
 def test_a_damaged_graph_is_found_at_its_node(
-    bundle: Path, small_model: GPT, change: Callable[[onnx.GraphProto], None], place: str
+    bundle: Path,
+    small_model: GPT,
+    change: Callable[[onnx.GraphProto], None],
+    place: str,
+    graph: str,
 ) -> None:
-    change_graph(bundle, change)
-    assert first_wrong(places_of(bundle, small_model)) == place
+    change_graph(bundle, graph, change)
+    assert first_wrong(places_of(bundle, small_model, graph)) == place
 
 
 def test_a_llama_like_model_can_be_bisected(tmp_path: Path) -> None:
-    sizes = {"vocab_size": 20, "block_size": 16, "n_layer": 2, "n_head": 4, "n_embd": 32}
+    sizes = {"vocab_size": 20, "block_size": 16, "n_layer": 2, "n_head": 4, "n_embd": 64}
     kind = {"n_kv_head": 2, "norm": "rmsnorm", "position": "rope", "activation": "swiglu"}
     torch.manual_seed(0)
     model = GPT(GPTConfig.from_dict(sizes | kind | {"bias": False})).eval()
@@ -129,16 +139,28 @@ def test_a_llama_like_model_can_be_bisected(tmp_path: Path) -> None:
     save_config(tmp_path / "ckpt", model.config)
     save_weights(tmp_path / "ckpt", model, torch.float32)
     export_bundle(tmp_path / "ckpt", tmp_path / "bundle")
-    assert first_wrong(places_of(tmp_path / "bundle", model)) is None
+    for graph in GRAPHS:
+        assert first_wrong(places_of(tmp_path / "bundle", model, graph)) is None
     damage = "blocks.1.feed_forward.gate.weight"
     change_weight(tmp_path / "bundle", damage, lambda array: np.negative(array, out=array))
-    assert first_wrong(places_of(tmp_path / "bundle", model)) == "blocks.1.feed_forward"
+    for graph in GRAPHS:
+        places = places_of(tmp_path / "bundle", model, graph)
+        assert first_wrong(places) == "blocks.1.feed_forward"
+
+
+def test_a_quantised_bundle_is_refused(
+    small_checkpoint: Path, small_model: GPT, tmp_path: Path
+) -> None:
+    settings = QuantizationSettings("int8", max_kl=1e9)
+    export_bundle(small_checkpoint, tmp_path / "bundle", quantization=settings)
+    with pytest.raises(BundleError, match="cannot bisect a bundle in int8"):
+        places_of(tmp_path / "bundle", small_model, "decoder.ort")
 
 
 def test_a_checkpoint_of_another_model_is_refused(small_bundle: Path) -> None:
     other = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4))
     with pytest.raises(CheckpointError, match="not the one of the bundle"):
-        places_of(small_bundle, other)
+        places_of(small_bundle, other, "decoder.ort")
 
 
 def test_the_command_names_the_place_and_exits_with_1(
@@ -158,6 +180,8 @@ def test_the_command_exits_with_0_when_nothing_is_wrong(
     with pytest.raises(SystemExit) as stop:
         main(["verify", str(small_bundle), "--bisect", str(small_checkpoint), "--json"])
     assert stop.value.code == 0
-    body = json.loads(capsys.readouterr().out)["decoder.standard"]
-    assert body["first_wrong"] is None
-    assert len(body["places"]) == 13
+    body = json.loads(capsys.readouterr().out)
+    assert list(body) == GRAPHS
+    for graph in GRAPHS:
+        assert body[graph]["first_wrong"] is None
+        assert len(body[graph]["places"]) == 13

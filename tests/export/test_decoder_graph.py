@@ -66,7 +66,16 @@ def test_nothing_in_the_bundle_tells_where_it_was_made(small_bundle: Path) -> No
 
 
 def test_the_manifest_describes_the_ports_by_role(small_bundle: Path) -> None:
-    (graph,) = Bundle.open(small_bundle).manifest.graphs
+    fused, graph = Bundle.open(small_bundle).manifest.graphs
+    assert [(fused.name, fused.part), (graph.name, graph.part)] == [
+        ("decoder.ort", "decoder"),
+        ("decoder.standard", "decoder"),
+    ]
+    by_name = {port.name: port for port in fused.inputs}
+    assert "past_len" not in by_name
+    assert by_name["seqlens_k"] == Port("seqlens_k", "seqlens_k", "int32", ["batch"])
+    rows = ["batch", "logit_positions", 1]
+    assert by_name["logit_positions"] == Port("logit_positions", "logit_positions", "int64", rows)
     by_name = {port.name: port for port in [*graph.inputs, *graph.outputs]}
     assert by_name["ids"] == Port("ids", "ids", "int64", ["batch", "new_tokens"])
     assert by_name["past_len"] == Port("past_len", "past_len", "int64", ["batch"])

@@ -51,6 +51,7 @@ def checkpoint(folder: Path, **changes: object) -> Path:
 def test_the_bundle_has_what_the_design_names(small_bundle: Path) -> None:
     assert {file.name for file in small_bundle.iterdir()} == {
         "edgegpt.json",
+        "decoder.ort.onnx",
         "decoder.standard.onnx",
         "weights.safetensors",
         "golden.safetensors",
@@ -59,6 +60,7 @@ def test_the_bundle_has_what_the_design_names(small_bundle: Path) -> None:
     }
     manifest = Bundle.open(small_bundle).manifest
     assert set(manifest.files) == {
+        "decoder.ort.onnx",
         "decoder.standard.onnx",
         "weights.safetensors",
         "golden.safetensors",
@@ -73,7 +75,8 @@ def test_the_receipt_in_the_bundle_is_of_this_bundle_and_passed(small_bundle: Pa
     assert receipt["passed"] is True
     assert receipt["bundle_id"] == Bundle.open(small_bundle).manifest.id
     names = [check["name"] for check in receipt["checks"]]
-    assert names == ["tokenizer", "prefill", "chunked", "ragged", "decode", "continuation"]
+    checks = ["prefill", "chunked", "ragged", "decode", "continuation"]
+    assert names == ["tokenizer", *checks, *(f"standard {name}" for name in checks)]
 
 
 def test_the_same_checkpoint_gives_the_same_bundle(
@@ -114,6 +117,7 @@ class WrongLowering(ModuleType):
     """The standard lowering with one mistake in it."""
 
     NAME, OPSET, IR_VERSION = standard.NAME, standard.OPSET, standard.IR_VERSION
+    PASSES = standard.PASSES
 
     @staticmethod
     def translations() -> dict[object, object]:
@@ -127,7 +131,7 @@ def test_a_graph_that_computes_something_else_is_not_shipped(
     small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bundle_module, "standard", WrongLowering("wrong"))
-    with pytest.raises(VerificationError, match="prefill is off by"):
+    with pytest.raises(VerificationError, match="PyTorch computes: standard prefill is off by"):
         export_bundle(small_checkpoint, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
 

@@ -34,6 +34,8 @@ class FaultyState(State):
         super().__init__(inner.batch, inner.context)
         self.inner = inner
         self.steps = 0
+        self.next_ids = np.zeros((inner.batch, 1), dtype=np.int64)
+        self.past_len = np.zeros(inner.batch, dtype=np.int64)
 
     def logits(self):
         return self.inner.logits()
@@ -45,6 +47,9 @@ class FaultyState(State):
         self.inner.step(ids, past_len, logit_positions)
         self.after(past_len, ids.shape[1])
         self.steps += 1
+
+    def _decode(self, longest: int) -> None:
+        self._run(self.next_ids, self.past_len, np.zeros_like(self.next_ids))
 
     def before(self, ids, past_len, logit_positions):
         """Return what the engine is given instead."""

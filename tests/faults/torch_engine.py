@@ -16,7 +16,7 @@ class TorchEngine(Engine):
 
     def __init__(self, model: GPT) -> None:
         self.model = model
-        self.graph = Graph("torch", "", "torch", 0, [], [])
+        self.graph = Graph("torch", "", "decoder", "torch", 0, [], [])
 
     @property
     def info(self) -> EngineInfo:
@@ -39,6 +39,8 @@ class TorchState(State):
         self.model = model
         self.caches = [np.zeros(shape, dtype=np.float32) for _ in range(2 * config.n_layer)]
         self.result = np.zeros((batch, 0, config.vocab_size), dtype=np.float32)
+        self.next_ids = np.zeros((batch, 1), dtype=np.int64)
+        self.past_len = np.zeros(batch, dtype=np.int64)
 
     def logits(self) -> NDArray[np.float32]:
         return self.result
@@ -56,3 +58,6 @@ class TorchState(State):
         for cache, tensor in zip(self.caches, (t for kv in present for t in kv), strict=True):
             cache[...] = tensor.numpy()
         self.result = logits.numpy()
+
+    def _decode(self, longest: int) -> None:
+        self._run(self.next_ids, self.past_len, np.zeros_like(self.next_ids))

@@ -227,6 +227,7 @@ def test_a_tokenizer_of_long_tokens_gets_enough_text() -> None:
     assert row.ids == [7] * 50
 
 
+@pytest.mark.filterwarnings("ignore::edgegpt.runtime.errors.EdgeGPTWarning")
 def test_without_a_tokenizer_prompts_are_random_ids_of_the_vocabulary(altered_bundle) -> None:
     with edgegpt.load(altered_bundle({TOKENIZER_NAME: None})) as model:
         prompts = prompts_for(model.bundle, model.tokenizer, model.vocab_size)
@@ -237,6 +238,7 @@ def test_without_a_tokenizer_prompts_are_random_ids_of_the_vocabulary(altered_bu
     assert rows == prompts.rows(2, 1000)
 
 
+@pytest.mark.filterwarnings("ignore::edgegpt.runtime.errors.EdgeGPTWarning")
 def test_a_damaged_golden_file_is_named(altered_bundle) -> None:
     bundle = altered_bundle({GOLDEN_NAME: b"not safetensors"})
     with pytest.raises(BundleError, match=GOLDEN_NAME):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from edgegpt.runtime.bundle import Bundle
 from edgegpt.runtime.errors import BundleError
-from edgegpt.runtime.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest
+from edgegpt.runtime.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, Quantization
+from edgegpt.runtime.quality import Quality
 
 FUZZ = settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -172,10 +173,19 @@ def test_an_edited_manifest_is_refused_when_its_bundle_is_opened(bundle_copy):
         Bundle.open(bundle_copy)
 
 
+QUANTIZATION = Quantization("rtn", 32, ["head.weight"], Quality(1e-3, 0.5, 2.0, 7), 1.5, 0.1)
+
+
+def test_what_quantisation_cost_is_read_back(manifest):
+    quantised = dataclasses.replace(manifest, quantization=QUANTIZATION)
+    assert Manifest.parse(quantised.to_json()).quantization == QUANTIZATION
+
+
 def test_every_field_counts_for_the_id(manifest):
     for field in dataclasses.fields(Manifest):
         value = getattr(manifest, field.name)
         other = value + "x" if isinstance(value, str) else type(value)()
+        other = QUANTIZATION if value is None else other
         assert dataclasses.replace(manifest, **{field.name: other}).id != manifest.id
 
 

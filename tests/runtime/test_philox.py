@@ -70,6 +70,32 @@ def test_a_number_does_not_depend_on_which_other_ids_are_asked_for(seed, stream,
     assert together.tolist() == backwards[::-1].tolist() == alone
 
 
+@given(
+    words64,
+    words64,
+    st.integers(0, 300) | words32,
+    st.integers(1, philox.SMALL_VOCABULARY + 5),
+    st.data(),
+)
+@settings(deadline=None)
+def test_a_known_vocabulary_gives_the_same_bits(seed, stream, step, vocab_size, data):
+    """Of a small one, many steps are computed at once and kept; of a large one, none."""
+    ids = np.array(data.draw(st.lists(st.integers(0, vocab_size - 1), max_size=20)), dtype=np.int64)
+    for near in (step, step + 1, max(step - 1, 0)):  # within one table and across its end
+        expected = gumbel(seed, stream, near, ids)
+        assert gumbel(seed, stream, near, ids, vocab_size).tobytes() == expected.tobytes()
+
+
+def test_tables_of_noise_are_not_mixed_up():
+    """More texts than tables are kept, in turn, over more steps than one table has."""
+    ids = np.arange(1000)
+    steps = philox.TABLE_SIZE // len(ids)
+    for step in (0, steps - 1, steps, 3 * steps + 1):
+        for stream in range(40):
+            expected = gumbel(5, stream, step, ids)
+            np.testing.assert_array_equal(gumbel(5, stream, step, ids, len(ids)), expected)
+
+
 def test_no_ids_give_no_numbers():
     assert gumbel(1, 2, 3, np.array([], dtype=np.int64)).shape == (0,)
 

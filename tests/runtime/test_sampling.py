@@ -10,9 +10,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from edgegpt.runtime import sampling as sampling_module
 from edgegpt.runtime.errors import InvalidInputError, NumericalError
 from edgegpt.runtime.philox import gumbel
-from edgegpt.runtime.sampling import Sampling, choose
+from edgegpt.runtime.sampling import FEW, Choice, Sampling, choose
 
 PLACE = {"seed": 11, "stream": 22}
 # Half floats, so that logits of the same sign and size stay apart in every order of arithmetic.
@@ -292,3 +293,61 @@ def test_logits_within_the_tolerance_choose_the_same_token_or_it_was_called_a_ne
         error = rng.choice([-1, 1, 0.5], size=12) * tolerance * largest * 0.999
         other = choose((logits + error).astype(np.float32), sampling, history, step=0, **PLACE)
         assert other.token == choice.token or choice.near_tie
+
+
+def by_full_ranking(*arguments: object, **settings: object) -> Choice:
+    """Choose as `choose` does for small vocabularies: with every id a candidate."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling_module, "FEW", 10**9)
+        return choose(*arguments, **settings)
+
+
+def many_logits(seed: int, size: int, digits: int, share_of_nothing: float) -> np.ndarray:
+    """Return random logits: the fewer digits, the more ties; near ties by the last bit, too."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=size, scale=3).round(digits).astype(np.float32)
+    nudged = rng.random(size) < 0.2
+    logits[nudged] = np.nextafter(logits[nudged], np.float32(rng.choice([-9, 9])))
+    logits[rng.random(size) < share_of_nothing] = -np.inf
+    logits[rng.integers(size)] = 1.0  # not all are nothing
+    return logits
+
+
+@given(
+    st.builds(
+        Sampling,
+        temperature=st.just(0.0) | st.floats(0.05, 5),
+        top_k=st.integers(1, 6),
+        top_p=st.just(1.0) | st.floats(0.05, 1),
+        min_p=st.just(0.0) | st.floats(0, 0.5),
+        repetition_penalty=st.sampled_from([1.0, 0.4, 1.0001, 1.3, 4.0]),
+    ),
+    st.integers(0, 2**32),
+    st.integers(0, 200),
+    st.integers(0, 4),
+    st.sampled_from([0.0, 0.5, 0.995]),
+    st.sampled_from([0.0, 1e-5, 1e-2]),
+    st.lists(st.integers(0, FEW - 1), max_size=12),
+)
+@settings(deadline=None, max_examples=500)
+def test_the_search_for_candidates_chooses_what_a_full_ranking_does(
+    sampling, seed, more, digits, share_of_nothing, tolerance, history
+):
+    """From 64 ids for each of the top k on, only the best columns' ids and the seen are ranked."""
+    logits = many_logits(seed, FEW * sampling.top_k + more, digits, share_of_nothing)
+    for step in range(4):
+        case = {"step": step, "tolerance": tolerance, **PLACE}
+        found = choose(logits, sampling, history, **case)
+        expected = by_full_ranking(logits, sampling, history, **case)
+        assert (found.token, found.near_tie) == (expected.token, expected.near_tie)
+        # Greedy choices far ahead of all candidates may not know how far ahead of the others.
+        assert found.gap == expected.gap or sampling.temperature == 0.0
+
+
+def test_the_search_looks_at_few_ids_and_at_all_that_could_be_chosen():
+    logits = many_logits(0, 49_152, 6, 0.0)
+    ids, scores = sampling_module._candidates(
+        logits, np.array([7, 4000]), Sampling(1.0, top_k=50, repetition_penalty=1.2), 1e-4
+    )
+    assert {7, 4000, *np.argsort(-logits)[:50].tolist()} <= set(ids.tolist())
+    assert len(ids) == len(scores) < 500

@@ -1,0 +1,193 @@
+"""int8 and int4 bundles: proved twice, within a budget of loss or not at all."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_models import TEXT, random_model, small_config, write_checkpoint
+
+import edgegpt
+from edgegpt.cli import main
+from edgegpt.errors import ExportError, InvalidInputError
+from edgegpt.export import QuantizationSettings, export_bundle
+from edgegpt.runtime.bundle import Bundle
+from edgegpt.runtime.engines import open_engine
+from edgegpt.runtime.engines.ort import SHORT_STEP
+from edgegpt.runtime.verify import verify
+
+ANY_LOSS = 1e9  # untrained models lose more than the default budgets allow
+MODELS = {
+    "char": {},
+    "gelu, tied": {"activation": "gelu_tanh", "qkv_bias": True, "tie_embeddings": True}
+    | {"head_bias": False},
+    "llama, tied": {
+        "norm": "rmsnorm",
+        "position": "rope",
+        "activation": "swiglu",
+        "n_kv_head": 1,
+        "bias": False,
+        "tie_embeddings": True,
+        "head_bias": False,
+    },
+    "odd width": {"n_embd": 48, "n_head": 3, "n_ff": 90},
+}
+
+
+def exported(folder: Path, precision: str, name: str = "char", **settings: object) -> Path:
+    model = random_model(small_config(**MODELS[name]))
+    write_checkpoint(folder / "ckpt", model)
+    wanted = QuantizationSettings(precision, **{"method": "rtn", "max_kl": ANY_LOSS} | settings)
+    export_bundle(folder / "ckpt", folder / "bundle", quantization=wanted)
+    return folder / "bundle"
+
+
+@pytest.fixture(scope="module")
+def int8_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported(tmp_path_factory.mktemp("int8"), "int8")
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_family_passes_its_proof_exactly_and_as_it_runs(
+    tmp_path: Path, name: str, precision: str
+) -> None:
+    bundle = Bundle.open(exported(tmp_path, precision, name))
+    receipt = verify(bundle)
+    assert receipt.passed
+    exact = [check for check in receipt.checks if check.name.startswith("exact ")]
+    assert len(exact) == 5
+    assert max(check.difference.relative for check in exact) < 1e-5
+    assert receipt.quality.quality.tokens == 704
+    limit = {"int8": 3e-3, "int4": 0.2}[precision]
+    assert 0 < receipt.quality.quality.kl < limit
+    quantization = bundle.manifest.quantization
+    assert 0 < quantization.quality.kl < limit
+    assert quantization.kept == []
+    if MODELS[name].get("tie_embeddings"):
+        assert "head.weight" not in bundle.manifest.weights
+        assert bundle.manifest.weights["token_embedding.weight"].dtype == "U8"
+    with edgegpt.load(bundle.folder) as model:
+        single = model.generate("The wind", max_new_tokens=20)
+        batch = model.generate(["The wind", "No answer"], max_new_tokens=20)
+        assert (
+            batch[0].token_ids[: single.first_near_tie] == single.token_ids[: single.first_near_tie]
+        )
+
+
+def test_int4_takes_half_the_bytes_of_int8(tmp_path: Path) -> None:
+    sizes = {}
+    for precision in ("int8", "int4"):
+        bundle = Bundle.open(exported(tmp_path / precision, precision))
+        sizes[precision] = bundle.manifest.weights["blocks.0.feed_forward.up.weight"].size
+    assert sizes["int4"] * 2 == sizes["int8"] == 32 * 128
+
+
+def test_past_the_budget_nothing_is_written_and_the_worst_layers_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"int4 moves the model too far.*weight \(.*--keep-fp32"):
+        exported(tmp_path, "int4", max_kl=1e-4)
+    assert [path.name for path in tmp_path.iterdir()] == ["ckpt"]
+
+
+def test_auto_keeps_just_enough_layers_to_pass(tmp_path: Path) -> None:
+    some = Bundle.open(exported(tmp_path / "a", "int4", max_kl=0.01, keep_fp32="auto"))
+    fewer = Bundle.open(exported(tmp_path / "b", "int4", max_kl=0.02, keep_fp32="auto"))
+    for bundle, limit in ((some, 0.01), (fewer, 0.02)):
+        assert bundle.manifest.quantization.quality.kl <= limit
+        for name in bundle.manifest.quantization.kept:
+            assert bundle.manifest.weights[name].dtype == "F32"
+    assert len(some.manifest.quantization.kept) > len(fewer.manifest.quantization.kept) > 0
+
+
+def test_layers_are_kept_by_name_or_by_its_beginning(tmp_path: Path) -> None:
+    bundle = Bundle.open(exported(tmp_path, "int8", keep_fp32=("head", "blocks.1.attention")))
+    assert bundle.manifest.quantization.kept == [
+        "blocks.1.attention.proj.weight",
+        "blocks.1.attention.qkv.weight",
+        "head.weight",
+    ]
+
+
+@pytest.mark.parametrize("layer", ["blocks.7", "hea", "blocks.1.attention.qkv.weight.x", ""])
+def test_a_layer_that_the_model_does_not_have_is_refused(tmp_path: Path, layer: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"no layer '{layer}'"):
+        exported(tmp_path, "int8", keep_fp32=(layer,))
+
+
+def test_a_row_of_a_long_prompt_does_not_depend_on_its_neighbours(int8_bundle: Path) -> None:
+    """The prefill graph rounds activations, each row by its own scale: to the same bits."""
+    engine = open_engine(Bundle.open(int8_bundle), threads=1)
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 30, (3, SHORT_STEP + 4))
+    positions = np.tile(np.arange(ids.shape[1]), (3, 1))
+    together = engine.new_state(3, 32)
+    together.step(ids, np.zeros(3, dtype=np.int64), positions)
+    for row in range(3):
+        alone = engine.new_state(1, 32)
+        alone.step(ids[row, None], np.zeros(1, dtype=np.int64), positions[:1])
+        np.testing.assert_array_equal(alone.logits()[0], together.logits()[row])
+
+
+def test_long_prompts_run_on_the_graph_that_is_made_for_them(int8_bundle: Path) -> None:
+    bundle = Bundle.open(int8_bundle)
+    quick, exact = open_engine(bundle, threads=1), open_engine(bundle, threads=1, exact=True)
+    assert exact.prefill is None
+    ids = np.random.default_rng(0).integers(0, 30, (1, SHORT_STEP + 4))
+    for length in (SHORT_STEP, SHORT_STEP + 1):
+        states = [engine.new_state(1, 32) for engine in (quick, exact)]
+        for state in states:
+            state.step(ids[:, :length], np.array([0]), np.array([[length - 1]]))
+        used = [state.last.session for state in states]
+        assert used[0] is (quick.prefill if length > SHORT_STEP else quick.session)
+        difference = abs(states[0].logits() - states[1].logits()).max()
+        assert 0 < difference < 0.2 * abs(states[1].logits()).max()
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return stop.value.code
+
+
+def test_the_command_takes_the_settings(
+    small_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    settings = ["--method", "gptq", "--calibration", tmp_path / "text.txt", "--max-kl", "0.02"]
+    settings += ["--keep-fp32", "auto", "--json"]
+    code = run(
+        "export", small_checkpoint, "--out", tmp_path / "b", "--precision", "int4", *settings
+    )
+    assert code == 0
+    receipt = json.loads(capsys.readouterr().out)
+    assert receipt["precision"] == "int4"
+    assert receipt["quality"]["max_kl"] == 0.02
+    quantization = Bundle.open(tmp_path / "b").manifest.quantization
+    assert (quantization.method, quantization.block) == ("gptq", 32)
+    assert run("inspect", tmp_path / "b") == 0
+    assert "gptq, blocks of 32" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--max-kl", "0.1"], 2, "need --precision int8 or int4"),
+        (["--keep-fp32", "auto"], 2, "need --precision int8 or int4"),
+        (["--precision", "int3"], 2, "'int3' is not one of"),
+        (["--precision", "int4", "--max-kl", "-1"], 2, "-1"),
+        (["--precision", "int4", "--max-kl", "1e-9"], 1, "The layers that cost most"),
+        (["--precision", "int8", "--keep-fp32", "blocks.9"], 1, "no layer 'blocks.9'"),
+        (["--precision", "int4", "--calibration", "nowhere.txt"], 1, "cannot read the calibration"),
+    ],
+)
+def test_bad_settings_are_one_sentence(
+    small_checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
+    assert run("export", small_checkpoint, "--out", tmp_path / "b", *arguments) == code
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "b").exists()
