@@ -18,15 +18,17 @@ OVERFLOWING = 1e5  # times a value above 0.66 is more than float16 can hold
 
 @dataclass(frozen=True)
 class GraphFault:
-    """The same damage twice. `activation` says which model it needs."""
+    """The same damage twice. `activation` says which model it needs, `lowering` which graph."""
 
     graph: Callable[[onnx.GraphProto], None]
     model: Callable[[GPT, "object"], None]
     activation: str = "relu"
+    lowering: str = "standard"
 
 
 def nodes(graph: onnx.GraphProto, kind: str) -> list[onnx.NodeProto]:
-    return [node for node in graph.node if node.op_type == kind]
+    """Return the operators of a kind; ONNX Runtime's fused ones have longer names."""
+    return [node for node in graph.node if node.op_type.endswith(kind)]
 
 
 def attribute(node: onnx.NodeProto, name: str) -> onnx.AttributeProto:
@@ -203,6 +205,17 @@ def overflow_model(model: GPT, patch) -> None:
     model.blocks[1].feed_forward.dropout = Overflow()
 
 
+def forgotten_bias_graph(graph: onnx.GraphProto) -> None:
+    """A skip-norm adds the stream, but not the bias of the projection before it."""
+    node = next(n for n in graph.node if "blocks.1.attention.proj.bias" in n.input)
+    del node.input[list(node.input).index("blocks.1.attention.proj.bias") :]
+
+
+def forgotten_bias_model(model: GPT, patch) -> None:
+    with torch.no_grad():
+        model.blocks[1].attention.proj.bias.zero_()
+
+
 def residual_graph(graph: onnx.GraphProto) -> None:
     """The feed-forward layer of block 1 no longer joins the residual stream."""
     inner = feed_forward_out(graph).output[0]
@@ -232,4 +245,13 @@ GRAPH_FAULTS: dict[str, GraphFault] = {
     "dropout left on": GraphFault(dropout_graph, dropout_model),
     "float16 overflow in one layer": GraphFault(overflow_graph, overflow_model),
     "a residual connection lost": GraphFault(residual_graph, residual_model),
+    "ort: attention scale wrong by 1%": GraphFault(scale_graph, scale_model, lowering="ort"),
+    "ort: LayerNorm eps 1e-3": GraphFault(epsilon_graph, epsilon_model, lowering="ort"),
+    "ort: ReLU replaced by GELU": GraphFault(gelu_graph, set_activation("gelu"), lowering="ort"),
+    "ort: tanh-GELU for erf-GELU": GraphFault(
+        tanh_graph, set_activation("gelu_tanh"), "gelu", lowering="ort"
+    ),
+    "ort: a skip-norm forgets the bias": GraphFault(
+        forgotten_bias_graph, forgotten_bias_model, lowering="ort"
+    ),
 }

@@ -1,0 +1,148 @@
+"""Faults of quantised bundles: PyTorch with the damaged integers says how far they move."""
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from small_models import random_model, small_config, write_checkpoint
+
+from edgegpt.export import QuantizationSettings, export_bundle
+from edgegpt.export.quantization import BlockQuantized
+from edgegpt.model import GPT
+from edgegpt.runtime.bundle import Bundle
+from edgegpt.runtime.compare import TOLERANCES
+from edgegpt.runtime.golden import Golden
+from edgegpt.runtime.manifest import FileEntry, Manifest
+from edgegpt.runtime.verify import verify
+
+WEIGHT = "blocks.1.feed_forward.up.weight"
+EXACT = TOLERANCES["float32"]
+BITS = {"int8": 8, "int4": 4}
+
+
+@pytest.fixture(scope="module", params=["int8", "int4"])
+def specimen(request, tmp_path_factory: pytest.TempPathFactory) -> tuple[GPT, Path]:
+    """The float32 model, and its quantised bundle."""
+    folder = tmp_path_factory.mktemp(request.param)
+    model = random_model(small_config())
+    write_checkpoint(folder / "ckpt", model)
+    settings = QuantizationSettings(request.param, "rtn", max_kl=1e9)
+    export_bundle(folder / "ckpt", folder / "bundle", quantization=settings)
+    return model, folder / "bundle"
+
+
+def reseal(bundle: Path) -> None:
+    """Bring the manifest in line with changed files."""
+    old = Manifest.parse((bundle / "edgegpt.json").read_bytes())
+    files = {
+        name: FileEntry(len(raw), hashlib.sha256(raw).hexdigest())
+        for name in old.files
+        for raw in [(bundle / name).read_bytes()]
+    }
+    (bundle / "edgegpt.json").write_text(replace(old, files=files).to_json())
+
+
+def array_of(bundle: Path, raw: bytearray, name: str) -> NDArray:
+    entry = Bundle.open(bundle).manifest.weights[name]
+    kind = {"U8": np.uint8, "F32": np.float32}[entry.dtype]
+    flat = np.frombuffer(raw, np.uint8, entry.size, entry.offset).view(kind)
+    return flat.reshape(entry.shape)
+
+
+def dequantised(bundle: Path, model: GPT) -> GPT:
+    """Return the model that the integers in the weight file stand for."""
+    manifest = Bundle.open(bundle).manifest
+    raw = bytearray((bundle / manifest.weights_file).read_bytes())
+    bits, block = BITS[manifest.precision], manifest.quantization.block
+    model = random_model(model.config)
+    for name, parameter in model.named_parameters():
+        if f"{name}.scales" not in manifest.weights:
+            continue
+        packed, scales = (array_of(bundle, raw, part) for part in (name, f"{name}.scales"))
+        values = packed if bits == 8 else np.stack([packed & 15, packed >> 4], -1)
+        values = values.reshape(*scales.shape, block)
+        weight = BlockQuantized(bits, block, tuple(parameter.shape), values, scales, None)
+        with torch.no_grad():
+            parameter.copy_(torch.from_numpy(weight.dequantized()))
+    return model
+
+
+def movement_of(bundle: Path, model: GPT) -> float:
+    golden = Golden.load(bundle / "golden.safetensors")
+    with torch.no_grad():
+        logits = model(torch.from_numpy(golden.chunked.ids)[None])[0].numpy()
+    return float(abs(logits - golden.chunked.logits).max() / abs(golden.chunked.logits).max())
+
+
+def test_the_golden_vectors_are_of_the_dequantised_weights(specimen) -> None:
+    model, bundle = specimen
+    assert movement_of(bundle, dequantised(bundle, model)) < EXACT
+    assert movement_of(bundle, model) > 10 * EXACT
+
+
+def one_scale_doubled(values: NDArray, scales: NDArray) -> None:
+    scales[3, 0] *= 2
+
+
+def one_percent_off(values: NDArray, scales: NDArray) -> None:
+    scales *= 1.01
+
+
+def halves_of_bytes_swapped(values: NDArray, scales: NDArray) -> None:
+    values[:] = (values << 4) | (values >> 4)
+
+
+def one_step_up(values: NDArray, scales: NDArray) -> None:
+    values[5] ^= 1
+
+
+@pytest.mark.parametrize(
+    "damage", [one_scale_doubled, one_percent_off, halves_of_bytes_swapped, one_step_up]
+)
+def test_damaged_integers_and_scales_fail_the_exact_checks(
+    specimen, tmp_path: Path, damage: Callable[[NDArray, NDArray], None]
+) -> None:
+    model, clean = specimen
+    bundle = Path(shutil.copytree(clean, tmp_path / "bundle"))
+    raw = bytearray((bundle / "weights.safetensors").read_bytes())
+    damage(array_of(bundle, raw, WEIGHT), array_of(bundle, raw, f"{WEIGHT}.scales"))
+    (bundle / "weights.safetensors").write_bytes(raw)
+    reseal(bundle)
+    assert movement_of(bundle, dequantised(bundle, model)) > 3 * EXACT
+    receipt = verify(Bundle.open(bundle), check="size")
+    failed = {check.name for check in receipt.checks if not check.passed}
+    assert "exact chunked" in failed
+
+
+def test_a_prefill_graph_that_mixes_up_layers_fails_as_it_runs(specimen, tmp_path: Path) -> None:
+    """The exact checks do not run this graph: the others, and the quality, must notice."""
+    _, clean = specimen
+    bundle = Path(shutil.copytree(clean, tmp_path / "bundle"))
+    proto = onnx.load(bundle / "prefill.ort.onnx", load_external_data=False)
+    products = [node for node in proto.graph.node if node.op_type == "MatMulIntegerToFloat"]
+    first, second = products[0], products[4]  # qkv of both blocks
+    for place in (1, 3):  # weight and scale
+        first.input[place], second.input[place] = second.input[place], first.input[place]
+    # The second block's weights are now computed behind their first use.
+    onnx.save(sorted_by_need(proto), bundle / "prefill.ort.onnx")
+    reseal(bundle)
+    receipt = verify(Bundle.open(bundle), check="size")
+    failed = {check.name for check in receipt.checks if not check.passed}
+    assert "prefill" in failed
+    assert not any(name.startswith("exact") for name in failed)
+
+
+def sorted_by_need(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with its nodes in an order in which each finds its inputs computed."""
+    import onnx_ir as ir
+
+    model = ir.from_proto(proto)
+    model.graph.sort()
+    return ir.to_proto(model)
