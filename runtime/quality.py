@@ -17,6 +17,8 @@ __all__ = ["BUDGETS", "Quality", "QualitySum"]
 # Largest mean KL(float32 || quantised) per token, in nats, that an export accepts by default.
 BUDGETS = {"int8": 0.002, "int4": 0.05}
 
+LARGEST_LOSS = 700.0  # nats; exp of more is no float
+
 Logits = NDArray[np.float32]
 
 
@@ -62,6 +64,6 @@ class QualitySum:
         return Quality(
             kl=self.kl / count,
             top1_agreement=self.agreeing / count,
-            perplexity=math.exp(loss) if loss < math.log(1e300) else math.inf,
+            perplexity=math.exp(min(loss, LARGEST_LOSS)),
             tokens=count,
         )

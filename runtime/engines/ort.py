@@ -25,7 +25,7 @@ DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 MINIMUM_VERSION = {"standard": (1, 25), "ort": (1, 25)}
 LOG_ERRORS_ONLY = 3
 # How long idle threads wait for the next operator before they sleep. The default, some 40 ms, keeps
-# all cores busy after each call, and two sessions out of each other's way only if one is alone.
+# all cores busy after each call; then a decode that follows a prefill has to share them.
 SPIN_MICROSECONDS = "1000"
 # Up to so many new tokens the decoder graph is used, so that short steps, those that check drafts
 # among them, compute what single steps do; beyond, the prefill graph is the faster one.

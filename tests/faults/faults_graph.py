@@ -18,11 +18,11 @@ OVERFLOWING = 1e5  # times a value above 0.66 is more than float16 can hold
 
 @dataclass(frozen=True)
 class GraphFault:
-    """The same damage twice. `activation` says which model it needs, `lowering` which graph."""
+    """The same damage twice. `specimen` says which model it needs, `lowering` which graph."""
 
     graph: Callable[[onnx.GraphProto], None]
     model: Callable[[GPT, "object"], None]
-    activation: str = "relu"
+    specimen: str = "relu"
     lowering: str = "standard"
 
 
@@ -216,6 +216,33 @@ def forgotten_bias_model(model: GPT, patch) -> None:
         model.blocks[1].attention.proj.bias.zero_()
 
 
+def interleaved_graph(graph: onnx.GraphProto) -> None:
+    """Numbers side by side are rotated together, in place of numbers half a head apart."""
+    for node in nodes(graph, "GroupQueryAttention"):
+        node.attribute.append(helper.make_attribute("rotary_interleaved", 1))
+
+
+def interleaved_model(model: GPT, patch) -> None:
+    def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        first, second = x[..., 0::2], x[..., 1::2]
+        turned = [first * cos - second * sin, second * cos + first * sin]
+        return torch.stack(turned, dim=-1).flatten(-2)
+
+    patch.setattr("edgegpt.model.rotate", rotate)
+
+
+def unrotated_graph(graph: onnx.GraphProto) -> None:
+    last = nodes(graph, "GroupQueryAttention")[-1]
+    attribute(last, "do_rotary").i = 0
+    del last.input[7:]  # cos and sin
+
+
+def unrotated_model(model: GPT, patch) -> None:
+    attention = model.blocks[-1].attention
+    forward = attention.forward
+    patch.setattr(attention, "forward", lambda x, _: forward(x, None))
+
+
 def residual_graph(graph: onnx.GraphProto) -> None:
     """The feed-forward layer of block 1 no longer joins the residual stream."""
     inner = feed_forward_out(graph).output[0]
@@ -253,5 +280,11 @@ GRAPH_FAULTS: dict[str, GraphFault] = {
     ),
     "ort: a skip-norm forgets the bias": GraphFault(
         forgotten_bias_graph, forgotten_bias_model, lowering="ort"
+    ),
+    "ort: rotary pairs interleaved": GraphFault(
+        interleaved_graph, interleaved_model, "rotary", lowering="ort"
+    ),
+    "ort: rotation left out of one layer": GraphFault(
+        unrotated_graph, unrotated_model, "rotary", lowering="ort"
     ),
 }

@@ -1,4 +1,7 @@
-"""Faults of a runtime: each wraps an engine's state and breaks one of its rules."""
+"""Faults of a runtime: each wraps an engine's state and breaks one of its rules.
+
+A state is run in two ways, and each may be broken while the other one is right.
+"""
 
 from collections.abc import Callable
 
@@ -6,14 +9,14 @@ import numpy as np
 
 from edgegpt.runtime.engines.base import Engine, EngineInfo, State
 
-__all__ = ["RUNTIME_FAULTS", "FaultyEngine"]
+__all__ = ["DECODING_FAULTS", "RUNTIME_FAULTS", "FaultyEngine"]
 
 
 class FaultyEngine(Engine):
-    """An engine whose states are all broken in the same way."""
+    """An engine whose states are all broken in the same way; `step` may be left honest."""
 
-    def __init__(self, engine: Engine, fault: "type[FaultyState]") -> None:
-        self.inner, self.fault = engine, fault
+    def __init__(self, engine: Engine, fault: "type[FaultyState]", *, in_step: bool = True) -> None:
+        self.inner, self.fault, self.in_step = engine, fault, in_step
         self.graph = engine.graph
 
     @property
@@ -21,7 +24,9 @@ class FaultyEngine(Engine):
         return self.inner.info
 
     def new_state(self, batch: int, context: int) -> State:
-        return self.fault(self.inner.new_state(batch, context))
+        state = self.fault(self.inner.new_state(batch, context))
+        state.in_step = self.in_step
+        return state
 
     def close(self) -> None:
         self.inner.close()
@@ -33,7 +38,7 @@ class FaultyState(State):
     def __init__(self, inner: State) -> None:
         super().__init__(inner.batch, inner.context)
         self.inner = inner
-        self.steps = 0
+        self.steps, self.in_step = 0, True
         self.next_ids = np.zeros((inner.batch, 1), dtype=np.int64)
         self.past_len = np.zeros(inner.batch, dtype=np.int64)
 
@@ -41,15 +46,22 @@ class FaultyState(State):
         return self.inner.logits()
 
     def _run(self, ids, past_len, logit_positions) -> None:
+        if not self.in_step:
+            self.inner.step(ids, past_len, logit_positions)
+            return
         ids, past_len, logit_positions = self.before(ids, past_len, logit_positions)
-        room = self.context - ids.shape[1]
-        past_len = np.clip(past_len, 0, room)
+        past_len = np.clip(past_len, 0, self.context - ids.shape[1])
         self.inner.step(ids, past_len, logit_positions)
         self.after(past_len, ids.shape[1])
         self.steps += 1
 
     def _decode(self, longest: int) -> None:
-        self._run(self.next_ids, self.past_len, np.zeros_like(self.next_ids))
+        ids, past_len, _ = self.before(self.next_ids, self.past_len, np.zeros_like(self.next_ids))
+        past_len = np.clip(past_len, 0, self.context - 1)
+        self.inner.next_ids[:], self.inner.past_len[:] = ids, past_len
+        self.inner.decode()
+        self.after(past_len, 1)
+        self.steps += 1
 
     def before(self, ids, past_len, logit_positions):
         """Return what the engine is given instead."""
@@ -157,3 +169,13 @@ RUNTIME_FAULTS: dict[str, Callable[[State], FaultyState]] = {
     "cache row mixed between batch rows": CacheRowsMixed,
     "keys of decoded tokens lost": KeysNotWritten,
 }
+# Those that single tokens can show.
+DECODING_FAULTS = [
+    "positions not advanced after prefill",
+    "decoding position off by one",
+    "padding counted as tokens",
+    "rows of a batch swapped",
+    "cache written one slot late",
+    "cache row mixed between batch rows",
+    "keys of decoded tokens lost",
+]

@@ -19,7 +19,7 @@ import onnx
 import pytest
 import torch
 from faults_graph import GRAPH_FAULTS
-from faults_runtime import RUNTIME_FAULTS, FaultyEngine
+from faults_runtime import DECODING_FAULTS, RUNTIME_FAULTS, FaultyEngine
 from faults_weights import WEIGHT_FAULTS, Weights
 from torch_engine import TorchEngine
 
@@ -52,12 +52,17 @@ class Specimen:
 
 @pytest.fixture(scope="module")
 def specimens(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Specimen]:
-    """One model with ReLU, one with GELU. All weights are large enough to matter."""
+    """Models with ReLU, with GELU, and with rotary positions. All weights are large enough."""
     result = {}
-    for activation in ("relu", "gelu"):
-        folder = tmp_path_factory.mktemp(activation)
+    kinds: dict[str, dict[str, object]] = {
+        "relu": {"activation": "relu"},
+        "gelu": {"activation": "gelu"},
+        "rotary": {"activation": "relu", "position": "rope", "n_kv_head": 1},
+    }
+    for kind, settings in kinds.items():
+        folder = tmp_path_factory.mktemp(kind)
         sizes = {"vocab_size": len(set(TEXT)), "block_size": 32, "n_layer": 2, "n_head": 2}
-        config = GPTConfig(n_embd=32, activation=activation, head_bias=True, **sizes)
+        config = GPTConfig.from_dict({"n_embd": 32, "head_bias": True} | sizes | settings)
         torch.manual_seed(0)
         model = GPT(config).eval()
         with torch.no_grad():
@@ -69,7 +74,7 @@ def specimens(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Specimen]:
         (folder / "ckpt" / "tokenizer.json").write_text(build_char_tokenizer(TEXT).to_str())
         (folder / "ckpt" / "held_out.txt").write_text(TEXT)
         export_bundle(folder / "ckpt", folder / "bundle")
-        result[activation] = Specimen(model, folder / "bundle")
+        result[kind] = Specimen(model, folder / "bundle")
     return result
 
 
@@ -174,7 +179,7 @@ def test_a_wrong_graph_is_caught(
     specimens: dict[str, Specimen], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     planted = GRAPH_FAULTS[fault]
-    specimen = specimens[planted.activation]
+    specimen = specimens[planted.specimen]
     bundle = Path(shutil.copytree(specimen.bundle, tmp_path / "bundle"))
     file = f"decoder.{planted.lowering}.onnx"
     proto = onnx.load(bundle / file, load_external_data=False)
@@ -200,6 +205,23 @@ def test_a_wrong_runtime_is_caught(specimens: dict[str, Specimen], fault: str) -
     receipt = verify_engine(bundle, FaultyEngine(open_engine(bundle, "cpu"), wrap))
     judge(fault, movement, receipt)
     assert movement > 3 * TOLERANCE  # or this gallery would show nothing
+
+
+@pytest.mark.parametrize("fault", DECODING_FAULTS)
+def test_a_runtime_that_is_wrong_in_decode_alone_is_caught(
+    specimens: dict[str, Specimen], fault: str
+) -> None:
+    """Prompts are fed rightly; `decode`, which writes the text, has the fault."""
+    specimen, wrap = specimens["relu"], RUNTIME_FAULTS[fault]
+    bundle = Bundle.open(specimen.bundle)
+    in_torch = verify_engine(bundle, FaultyEngine(TorchEngine(specimen.model), wrap, in_step=False))
+    movement = max(check.difference.relative for check in in_torch.checks)
+    engine = FaultyEngine(open_engine(bundle, "cpu"), wrap, in_step=False)
+    receipt = verify_engine(bundle, engine)
+    judge(f"in decode: {fault}", movement, receipt)
+    assert movement > 3 * TOLERANCE
+    failed = {check.name for check in receipt.checks if not check.passed}
+    assert failed == {"decode", "continuation"}
 
 
 def test_an_honest_torch_engine_passes(specimens: dict[str, Specimen]) -> None:

@@ -121,6 +121,70 @@ def test_damaged_integers_and_scales_fail_the_exact_checks(
     assert "exact chunked" in failed
 
 
+def edit_graph(bundle: Path, part: str, change: Callable[[onnx.GraphProto], None]) -> None:
+    path = bundle / f"{part}.ort.onnx"
+    proto = onnx.load(path, load_external_data=False)
+    change(proto.graph)
+    onnx.save(proto, path)
+
+
+def test_a_zero_point_where_there_is_none_fails_the_exact_checks(specimen, tmp_path: Path) -> None:
+    model, clean = specimen
+    bundle = Path(shutil.copytree(clean, tmp_path / "bundle"))
+    manifest = Bundle.open(bundle).manifest
+    scales = array_of(
+        bundle, bytearray((bundle / manifest.weights_file).read_bytes()), f"{WEIGHT}.scales"
+    )
+    assert scales.shape[1] == 1  # one block a row: a byte holds its zero point
+    one_more = np.full(scales.shape, 2 ** (BITS[manifest.precision] - 1) + 1, dtype=np.uint8)
+
+    def add(graph: onnx.GraphProto) -> None:
+        graph.initializer.append(onnx.numpy_helper.from_array(one_more, "zero_points"))
+        (node,) = [node for node in graph.node if WEIGHT in node.input]
+        node.input[3] = "zero_points"
+
+    for part in ("decoder", "exact"):
+        edit_graph(bundle, part, add)
+    reseal(bundle)
+    damaged = dequantised(bundle, model)
+    with torch.no_grad():
+        damaged.get_parameter(WEIGHT).sub_(torch.from_numpy(scales))
+    assert movement_of(bundle, damaged) > 3 * EXACT
+    receipt = verify(Bundle.open(bundle), check="size")
+    failed = {check.name for check in receipt.checks if not check.passed}
+    assert "exact chunked" in failed
+
+
+def test_a_prefill_graph_with_a_quarter_of_the_step_fails_as_it_runs(
+    specimen, tmp_path: Path
+) -> None:
+    """Activations above a quarter of their row's largest are cut off there."""
+    model, clean = specimen
+    bundle = Path(shutil.copytree(clean, tmp_path / "bundle"))
+
+    def shrink(graph: onnx.GraphProto) -> None:
+        (step,) = [constant for constant in graph.initializer if constant.name == "int8.step"]
+        value = onnx.numpy_helper.to_array(step) / np.float32(4)
+        step.CopyFrom(onnx.numpy_helper.from_array(value, step.name))
+
+    def cut_off(_: torch.nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
+        limit = inputs[0].abs().amax(-1, keepdim=True) / 4
+        return inputs[0].clamp(-limit, limit)
+
+    edit_graph(bundle, "prefill", shrink)
+    reseal(bundle)
+    damaged = dequantised(bundle, model)
+    for part in damaged.blocks.modules():
+        if isinstance(part, torch.nn.Linear):
+            part.register_forward_pre_hook(cut_off)
+    precision = Bundle.open(bundle).manifest.precision
+    assert movement_of(bundle, damaged) > 3 * TOLERANCES[precision]
+    receipt = verify(Bundle.open(bundle), check="size")
+    failed = {check.name for check in receipt.checks if not check.passed}
+    assert "prefill" in failed
+    assert not any(name.startswith("exact") for name in failed)
+
+
 def test_a_prefill_graph_that_mixes_up_layers_fails_as_it_runs(specimen, tmp_path: Path) -> None:
     """The exact checks do not run this graph: the others, and the quality, must notice."""
     _, clean = specimen

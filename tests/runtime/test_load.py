@@ -17,7 +17,7 @@ from edgegpt.export import export_bundle
 from edgegpt.model import GPT, GPTConfig
 from edgegpt.runtime import prefill
 from edgegpt.runtime.bundle import TOKENIZER_NAME, Bundle
-from edgegpt.runtime.engines import ort
+from edgegpt.runtime.engines import local_lowerings, open_engine, ort
 from edgegpt.runtime.errors import BundleError, EngineError, InvalidInputError
 from edgegpt.runtime.language_model import LanguageModel
 
@@ -125,6 +125,22 @@ def test_a_graph_that_no_engine_here_can_run_is_refused(altered_bundle, small_bu
     foreign = type(graph)(**vars(graph) | {"lowering": "abacus", "name": "decoder.abacus"})
     with pytest.raises(EngineError, match=r"fits the backend auto; it has: decoder\.abacus"):
         edgegpt.load(altered_bundle(graphs=[foreign]))
+
+
+def test_the_fused_graph_is_preferred_and_every_lowering_can_be_asked_for(small_bundle, model):
+    bundle = Bundle.open(small_bundle)
+    assert local_lowerings(bundle) == ["ort", "standard"]
+    assert model.engine.graph.name == "decoder.ort"
+    for lowering in local_lowerings(bundle):
+        engine = open_engine(bundle, lowering=lowering)
+        assert engine.graph.name == f"decoder.{lowering}"
+        engine.close()
+
+
+@pytest.mark.parametrize("wanted", [{"exact": True}, {"lowering": "abacus"}])
+def test_a_graph_that_the_bundle_does_not_have_is_refused(small_bundle, wanted):
+    with pytest.raises(EngineError, match=r"it has: decoder\.ort, decoder\.standard"):
+        open_engine(Bundle.open(small_bundle), **wanted)
 
 
 def test_a_graph_that_is_no_onnx_is_an_engine_error(altered_bundle):

@@ -181,6 +181,27 @@ def test_what_quantisation_cost_is_read_back(manifest):
     assert Manifest.parse(quantised.to_json()).quantization == QUANTIZATION
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ((), [], "not a table"),
+        (("method",), 1, "method is a whole number"),
+        (("block",), 0, "block is 0"),
+        (("kept",), [None], "has None where a string belongs"),
+        (("quality",), None, "quality is None"),
+        (("quality", "kl"), "small", "kl is a string"),
+        (("quality", "tokens"), 0, "tokens is 0"),
+        (("max_kl",), True, "max_kl is True"),
+    ],
+)
+def test_a_wrong_value_in_what_quantisation_cost_is_refused(manifest, path, value, named):
+    document = json.loads(dataclasses.replace(manifest, quantization=QUANTIZATION).to_json())
+    put(document, ("quantization", *path), value)
+    message = refusal(sealed(document))
+    assert "quantization" in message
+    assert named in message
+
+
 def test_every_field_counts_for_the_id(manifest):
     for field in dataclasses.fields(Manifest):
         value = getattr(manifest, field.name)
