@@ -63,8 +63,8 @@ def export_bundle(
     """Export the checkpoint folder to a new bundle folder and return the receipt of its proof.
 
     A float32 bundle holds the `ort` lowering, if the model's shape allows it, and the `standard`
-    one over the same weights; a quantised bundle holds the `ort` lowering, with a second graph for
-    long prompts.
+    one over the same weights; a quantised bundle holds the `ort` lowering, with a second graph and
+    a second copy of the weights for long prompts, unless the settings leave them out.
 
     Args:
         checkpoint: folder that `edgegpt train` or `edgegpt import` wrote.
@@ -141,7 +141,8 @@ def _quantised(
         examples = cut_windows(tokenizer.encode(calibration), block)[:CALIBRATION_WINDOWS]
     weights, report = quantize_within_budget(source.model, windows, examples, settings, progress)
     model = with_weights(source.model, weights)
-    return _Exported(source, model, settings.precision, weights, report, windows)
+    fast = settings.fast_prefill
+    return _Exported(source, model, settings.precision, weights, report, windows, fast)
 
 
 def _held_out_windows(source: Checkpoint, tokenizer: Tokenizer | None) -> Tensor:
@@ -164,6 +165,7 @@ class _Exported:
     weights: dict[str, BlockQuantized]
     quantization: Quantization | None
     windows: Tensor | None
+    fast_prefill: bool = False
 
     def write(self, folder: Path, progress: Callable[[str], None]) -> Manifest:
         """Write all files but the manifest, which is returned."""
@@ -214,10 +216,11 @@ class _Exported:
             raise ExportError(f"no {self.precision} export of this model: {obstacle}")
         decoder = build_decoder_graph(self.model, ort)
         QuantizeWeights(self.weights)(decoder)
-        prefill, exact = decoder.clone(), decoder.clone()
-        QuantizeActivations()(prefill)
-        UseFloatActivations()(exact)
-        parts = {"decoder": decoder, "prefill": prefill, "exact": exact}
+        parts = {"decoder": decoder, "exact": decoder.clone()}
+        UseFloatActivations()(parts["exact"])
+        if self.fast_prefill:
+            parts["prefill"] = decoder.clone()
+            QuantizeActivations(self.weights)(parts["prefill"])
         return [_named(model, ort, part) for part, model in parts.items()]
 
     def golden(self) -> Golden:

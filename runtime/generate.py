@@ -28,10 +28,6 @@ from .speculation import Drafts, Pace
 
 __all__ = ["FinishReason", "Overflow", "Text", "generate_tokens", "stream_of", "window_start"]
 
-# How far logits, relative to the largest, depend on how many tokens a step has: up to 1.5e-6 in
-# float32, where the tolerance is the limit, and 7e-3 where activations are rounded to int8.
-ROUNDING = 1e-2
-
 Overflow = Literal["slide", "stop"]
 FinishReason = Literal["length", "stop", "context"]
 
@@ -181,7 +177,7 @@ def _with_drafts(
         gained = 0
         for place, logits in enumerate(rows):
             choice = rules.choose(text, logits)
-            if draft and choice.gap <= 2 * min(rules.tolerance, ROUNDING) * np.abs(logits).max():
+            if draft and choice.near_tie:
                 break
             text.add(choice)
             gained += 1

@@ -6,13 +6,11 @@ import numpy as np
 
 from .bundle import Bundle
 from .errors import InvalidInputError
-from .manifest import Manifest
 from .prefill import PREFILL_CHUNK
 
 __all__ = ["Memory", "memory_needed"]
 
 FLOAT32 = 4  # bytes
-BITS = {"int8": 8, "int4": 4}
 # Values of the width n_ff that are alive at once in a feed-forward layer: before and after the
 # non-linearity, and the gate where there is one.
 WIDE_VALUES = 3
@@ -22,20 +20,18 @@ WIDE_VALUES = 3
 class Memory:
     """Bytes that one generation needs, the engine's own code not included.
 
-    `weights` and `cache` are exact; `prefill_weights` is the second form, a byte each, in which
-    quantised weights are held for long prompts; `workspace` is the largest set of activations of
-    one layer during prefill, as a plain reading of the graph has it. Engines may fuse some away.
+    `weights` and `cache` are exact; `workspace` is the largest set of activations of one layer
+    during prefill, as a plain reading of the graph has it. Engines may fuse some away.
     """
 
     weights: int
-    prefill_weights: int
     cache: int
     workspace: int
 
     @property
     def total(self) -> int:
-        """Sum of all parts."""
-        return self.weights + self.prefill_weights + self.cache + self.workspace
+        """Sum of the three."""
+        return self.weights + self.cache + self.workspace
 
 
 def memory_needed(bundle: Bundle, batch: int = 1, context: int | None = None) -> Memory:
@@ -59,16 +55,4 @@ def memory_needed(bundle: Bundle, batch: int = 1, context: int | None = None) ->
     wide = WIDE_VALUES * batch * tokens * n_ff * FLOAT32
     logits = batch * info.vocab_size * FLOAT32
     weights = sum(entry.size for entry in manifest.weights.values())
-    return Memory(weights, _prefill_weights(manifest), cache, max(scores, wide) + logits)
-
-
-def _prefill_weights(manifest: Manifest) -> int:
-    """Return the bytes of the int8 copies that the prefill graph computes when it is loaded."""
-    if all(graph.part != "prefill" for graph in manifest.graphs):
-        return 0
-    values_in_byte = 8 // BITS[manifest.precision]
-    return sum(
-        entry.size * values_in_byte
-        for name, entry in manifest.weights.items()
-        if name.startswith("blocks.") and f"{name}.scales" in manifest.weights
-    )
+    return Memory(weights, cache, max(scores, wide) + logits)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .bundle import TOKENIZER_NAME, Bundle
+from .compare import USUAL
 from .engines import Engine, open_engine
 from .errors import (
     BundleError,
@@ -47,7 +48,7 @@ class LanguageModel:
         self.vocab_size = info.vocab_size
         self.context = _context(context, info.block_size)
         self.default_overflow: Overflow = "slide" if info.position == "learned" else "stop"
-        self.tolerance = tolerance_of(bundle)
+        self.tolerance = min(tolerance_of(bundle), USUAL[bundle.manifest.precision])
         self.tokenizer: Tokenizer | None = None
         if bundle.has(TOKENIZER_NAME):
             self.tokenizer = Tokenizer(bundle.file(TOKENIZER_NAME).read_bytes())

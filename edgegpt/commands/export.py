@@ -42,6 +42,12 @@ FLOAT = "float32"
     metavar="LAYERS",
     help="layers to leave in float32, as blocks.0,head; auto: as few as the budget needs",
 )
+@click.option(
+    "--fast-prefill/--no-fast-prefill",
+    default=True,
+    show_default=True,
+    help="add an int8 copy of the weights that feeds prompts faster; not for float32",
+)
 @click.option("--json", "as_json", is_flag=True, help="print the receipt as JSON")
 def command(
     checkpoint: Path,
@@ -52,6 +58,7 @@ def command(
     calibration: Path | None,
     max_kl: float | None,
     keep_fp32: str | None,
+    fast_prefill: bool,
     as_json: bool,
 ) -> None:
     """Export; fails, and leaves nothing behind, if the proof fails."""
@@ -67,7 +74,7 @@ def command(
             checkpoint,
             out,
             force=force,
-            quantization=_settings(precision, method, max_kl, keep_fp32),
+            quantization=_settings(precision, method, max_kl, keep_fp32, fast_prefill),
             calibration=text,
             progress=status.update,
         )
@@ -84,6 +91,7 @@ def _settings(
     method: Literal["rtn", "gptq"] | None,
     max_kl: float | None,
     keep_fp32: str | None,
+    fast_prefill: bool,
 ) -> "QuantizationSettings | None":
     if precision == FLOAT:
         return None
@@ -92,7 +100,7 @@ def _settings(
     keep: str | tuple[str, ...] = keep_fp32 or ()
     if keep_fp32 and keep_fp32 != "auto":
         keep = tuple(name.strip() for name in keep_fp32.split(","))
-    return QuantizationSettings(precision, method, max_kl, keep)
+    return QuantizationSettings(precision, method, max_kl, keep, fast_prefill)
 
 
 def _read(path: Path) -> str:

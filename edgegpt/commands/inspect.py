@@ -64,7 +64,7 @@ def _parameters(manifest: "Manifest") -> int:
     packed = 2 if manifest.precision == "int4" else 1
     total = 0
     for name, entry in manifest.weights.items():
-        if not name.endswith((".scales", ".zero_points")):
+        if not name.endswith((".scales", ".columns", ".column_scales")):
             quantised = f"{name}.scales" in manifest.weights
             total += _count(entry.shape) * (packed if quantised else 1)
     return total
@@ -89,8 +89,7 @@ def _print_facts(console: Console, facts: dict[str, Any]) -> None:
         "files": files,
         "memory": (
             f"{memory['total'] / 1e6:.1f} MB for batch {memory['batch']} and context "
-            f"{memory['context']}: weights {memory['weights'] / 1e6:.1f}, their int8 form for "
-            f"prompts {memory['prefill_weights'] / 1e6:.1f}, cache "
+            f"{memory['context']}: weights {memory['weights'] / 1e6:.1f}, cache "
             f"{memory['cache'] / 1e6:.1f}, workspace up to {memory['workspace'] / 1e6:.1f}"
         ),
         "quantised": _loss(facts["quantization"]),

@@ -3,6 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
+from ..quantization import BlockQuantized
 from .quantize_weights import DOMAIN, add_initializer
 
 __all__ = ["QuantizeActivations"]
@@ -17,18 +18,22 @@ class QuantizeActivations(ir.passes.InPlacePass):
 
     Each row of activations is divided by its largest magnitude and rounded to 255 steps; the
     product is multiplied by the same number again. So a token's result is its own: neither its
-    neighbours nor a range from calibration have a part in it. Weights get one scale a column. They
-    are computed from the blocks by constant nodes, which ONNX Runtime folds when it loads the
-    graph: the file holds each weight once.
+    neighbours nor a range from calibration have a part in it. Weights get one scale a column, as
+    a second copy of a byte each: computing it from the blocks when the graph is loaded would need
+    many times that memory.
 
-    Precondition: weights are quantised without zero points. The head, which sees few rows, stays as
+    Precondition: the products are by `quantized` weights. The head, which sees few rows, stays as
     it is.
     """
+
+    def __init__(self, quantized: dict[str, BlockQuantized]) -> None:
+        super().__init__()
+        self.quantized = quantized
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Edit `model` in place."""
         graph = model.graph
-        emit = _Emitter(graph)
+        emit = _Emitter(graph, self.quantized)
         last = graph.outputs[0].producer()
         modified = False
         for node in list(graph):
@@ -41,8 +46,8 @@ class QuantizeActivations(ir.passes.InPlacePass):
 class _Emitter:
     """Adds nodes to a graph; constants and quantised activations that are equal are shared."""
 
-    def __init__(self, graph: ir.Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: ir.Graph, quantized: dict[str, BlockQuantized]) -> None:
+        self.graph, self.quantized = graph, quantized
         self.constants: dict[str, ir.Value] = {}
         self.rows: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
 
@@ -51,7 +56,7 @@ class _Emitter:
         self.place = node
         bias = node.inputs[5] if len(node.inputs) > 5 else None
         rounded, largest = self.quantized_rows(node.inputs[0])
-        weight, scale = self.columns(node)
+        weight, scale = self.columns(str(node.inputs[1].name))
         step = self.constant("step", 1 / LARGEST)
         middle = self.constant("middle", np.uint8(MIDDLE))
         product = self.node(
@@ -79,45 +84,14 @@ class _Emitter:
             self.rows[x] = self.node("QuantizeLinear", [unit, step, middle]), largest
         return self.rows[x]
 
-    def columns(self, node: ir.Node) -> tuple[ir.Value, ir.Value]:
-        """Return the weight of a MatMulNBits as int8 [K, N], and its scales [N].
-
-        A column's scale follows from its blocks' scales alone, as if some block used its grid to
-        the end; so the weights themselves are passed over only a few times.
-        """
-        values, scales = node.inputs[1:3]  # (N, G, block), (N, G)
-        bits, rows, width = (node.attributes[name].as_int() for name in ("bits", "N", "K"))
-        middle = 2.0 ** (bits - 1)
-        last = self.constant("last_axis", np.array([-1]))
-        if bits == 4:
-            values = self.nibbles(values, [rows, scales.shape[1], -1])
-        largest = self.node("ReduceMax", [self.node("Abs", [scales]), last])  # (N, 1)
-        largest = self.node("Max", [largest, self.constant("smallest", SMALLEST_ROW)])
-        scale = self.node("Mul", [largest, self.constant(f"steps{bits}", middle / LARGEST)])
-        ratio = self.node("Unsqueeze", [self.node("Div", [scales, scale]), last])  # (N, G, 1)
-        steps = self.node("Cast", [values], {"to": ir.DataType.FLOAT})
-        steps = self.node("Sub", [steps, self.constant(f"zero{bits}", middle)])
-        steps = self.node("Round", [self.node("Mul", [steps, ratio])])
-        integers = self.node("Cast", [steps], {"to": ir.DataType.INT8})
-        shape = self.constant(f"rows{rows}", np.array([rows, -1]))
-        integers = self.node("Reshape", [integers, shape])
-        ends = [self.constant(f"to{n}", np.array([n])) for n in (0, width, 1)]
-        integers = self.node("Slice", [integers, *ends])  # (N, K): padding is cut off
-        return (
-            self.node("Transpose", [integers], {"perm": [1, 0]}),
-            self.node("Squeeze", [scale, last]),
-        )
-
-    def nibbles(self, packed: ir.Value, shape: list[int]) -> ir.Value:
-        """Return the two values of each byte, the low half first, reshaped to `shape`."""
-        last = self.constant("last_axis", np.array([-1]))
-        low = self.node("BitwiseAnd", [packed, self.constant("low", np.uint8(15))])
-        four = self.constant("four", np.uint8(4))
-        high = self.node("BitShift", [packed, four], {"direction": "RIGHT"})
-        pairs = [self.node("Unsqueeze", [half, last]) for half in (low, high)]
-        both = self.node("Concat", pairs, {"axis": -1})
-        name = "shape" + "x".join(map(str, shape))
-        return self.node("Reshape", [both, self.constant(name, np.array(shape))])
+    def columns(self, name: str) -> tuple[ir.Value, ir.Value]:
+        """Return the weight `name` as int8 [K, N] with one scale a column [N]."""
+        weight = self.quantized[name].dequantized()  # (N, K)
+        scale = np.maximum(np.abs(weight).max(axis=1), SMALLEST_ROW) / LARGEST  # (N,)
+        integers = np.rint(weight / scale[:, None]).astype(np.int8)
+        columns = add_initializer(self.graph, f"{name}.columns", np.ascontiguousarray(integers.T))
+        scales = scale.astype(np.float32)
+        return columns, add_initializer(self.graph, f"{name}.column_scales", scales)
 
     def node(
         self, kind: str, inputs: list[ir.Value], attributes: dict | None = None, domain: str = ""

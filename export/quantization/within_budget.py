@@ -37,12 +37,14 @@ class QuantizationSettings:
         max_kl: largest mean KL to float32 per token, in nats; None: `BUDGETS`.
         keep_fp32: layers to leave in float32, by name or by the beginning of it, up to a dot; or
             "auto" for the fewest that the budget needs.
+        fast_prefill: add a graph, and an int8 copy of the weights, that feed prompts faster.
     """
 
     precision: str
     method: Literal["rtn", "gptq"] | None = None
     max_kl: float | None = None
     keep_fp32: str | tuple[str, ...] = ()
+    fast_prefill: bool = True
 
 
 def quantize_within_budget(

@@ -20,6 +20,7 @@ __all__ = ["cache_bytes_per_slot", "read_bandwidth", "weight_bytes_per_token"]
 
 Words = NDArray[np.int64]
 # Tables of which a step gathers one row a token, which is next to nothing.
+PREFILL_ONLY = (".columns", ".column_scales")
 GATHERED = ("position_embedding.", "rotary_cos", "rotary_sin")
 EMBEDDING, HEAD, HEAD_BIAS = "token_embedding.", "head.", "head.bias"
 
@@ -71,13 +72,17 @@ def weight_bytes_per_token(bundle: Bundle) -> int:
     """Return the bytes of all weights that one decoding step reads, whatever its batch.
 
     Embedding tables do not count, since only a row of them is gathered, unless the output head is
-    tied to the token embedding and reads all of it. What lies in the weight file for the sake of
-    another lowering does count: the manifest does not tell such weights apart.
+    tied to the token embedding and reads all of it; nor do the copies of weights that only prompts
+    are fed with.
     """
     weights = bundle.manifest.weights
     own_head = any(name.startswith(HEAD) and name != HEAD_BIAS for name in weights)
     gathered = (*GATHERED, EMBEDDING) if own_head else GATHERED
-    return sum(entry.size for name, entry in weights.items() if not name.startswith(gathered))
+    return sum(
+        entry.size
+        for name, entry in weights.items()
+        if not name.startswith(gathered) and not name.endswith(PREFILL_ONLY)
+    )
 
 
 def cache_bytes_per_slot(graph: Graph) -> int:

@@ -199,3 +199,13 @@ def test_bad_settings_are_one_sentence(
     assert run("export", small_checkpoint, "--out", tmp_path / "b", *arguments) == code
     assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "b").exists()
+
+
+def test_the_copy_for_prompts_can_be_left_out(tmp_path: Path, int8_bundle: Path) -> None:
+    small = Bundle.open(exported(tmp_path, "int8", fast_prefill=False))
+    assert [graph.part for graph in small.manifest.graphs] == ["decoder", "exact"]
+    assert not any(name.endswith(".columns") for name in small.manifest.weights)
+    assert open_engine(small, threads=1).prefill is None
+    whole = Bundle.open(int8_bundle).manifest.weights
+    copies = [entry for name, entry in whole.items() if name.endswith(".columns")]
+    assert sum(entry.size for entry in copies) == 2 * (32 * 96 + 32 * 32 + 2 * 32 * 128)
