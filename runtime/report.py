@@ -81,6 +81,7 @@ def _plot(checks: list[Check]) -> str:
     parts = [_axes(low, high, length)]
     for index, check in enumerate(checks):
         colour = COLOURS[index % len(COLOURS)]
+        dashes = ' stroke-dasharray="2 3"' * (index >= len(COLOURS))  # of another graph
         points = [
             f"{_x(position, length):.1f},{_y(error, low, high):.1f}"
             for position, error in enumerate(check.by_position)
@@ -88,7 +89,7 @@ def _plot(checks: list[Check]) -> str:
         ]
         row = TOP + 16 * (index + 1)
         parts.append(
-            f'<polyline fill="none" stroke="{colour}" points="{" ".join(points)}"/>'
+            f'<polyline fill="none" stroke="{colour}"{dashes} points="{" ".join(points)}"/>'
             f'<text x="{WIDTH - RIGHT + 12}" y="{row}" style="fill:{colour}">'
             f"{escape(check.name)}</text>"
         )

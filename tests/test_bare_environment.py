@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from edgegpt.runtime.bundle import Bundle
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -95,6 +97,12 @@ def test_generate_writes_the_same_text_as_here(bare_python: Path, small_bundle: 
     here = json.loads(_run(Path(sys.executable), *arguments).stdout)
     assert there["token_ids"] == here["token_ids"]
     assert len(there["token_ids"]) == 200
+
+
+def test_bench_measures(bare_python: Path, small_bundle: Path) -> None:
+    settings = ["--repeats", "1", "--tokens", "2", "--depths", "4", "--batches", "1", "--json"]
+    done = _run(bare_python, "-m", "edgegpt", "bench", small_bundle, *settings)
+    assert json.loads(done.stdout)["bundle"] == Bundle.open(small_bundle).manifest.id
 
 
 @pytest.mark.parametrize(
