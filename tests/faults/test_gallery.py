@@ -7,11 +7,10 @@ movement is above 3 x tolerance. `pytest tests/faults -s` prints the table.
 """
 
 import copy
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ import torch
 from faults_graph import GRAPH_FAULTS
 from faults_runtime import DECODING_FAULTS, RUNTIME_FAULTS, FaultyEngine
 from faults_weights import WEIGHT_FAULTS, Weights
+from reseal import reseal
 from torch_engine import TorchEngine
 
 from edgegpt.char_tokenizer import build_char_tokenizer
@@ -32,7 +32,6 @@ from edgegpt.runtime.bundle import Bundle
 from edgegpt.runtime.compare import TOLERANCES
 from edgegpt.runtime.engines import open_engine
 from edgegpt.runtime.golden import Golden
-from edgegpt.runtime.manifest import FileEntry, Manifest
 from edgegpt.runtime.receipt import Receipt
 from edgegpt.runtime.verify import verify, verify_engine
 
@@ -113,17 +112,6 @@ def movement_of(bundle: Path, model: GPT) -> float:
         error = np.abs(logits - prompt.logits).max() / np.abs(prompt.logits).max()
         moved = max(moved, float(np.nan_to_num(error, nan=np.inf, posinf=np.inf)))
     return moved
-
-
-def reseal(bundle: Path) -> None:
-    """Bring the manifest in line with changed files."""
-    old = Manifest.parse((bundle / "edgegpt.json").read_bytes())
-    files = {
-        name: FileEntry(len(raw), hashlib.sha256(raw).hexdigest())
-        for name in old.files
-        for raw in [(bundle / name).read_bytes()]
-    }
-    (bundle / "edgegpt.json").write_text(replace(old, files=files).to_json())
 
 
 def refused(bundle: Path) -> None:

@@ -1,9 +1,7 @@
 """Faults of quantised bundles: PyTorch with the damaged integers says how far they move."""
 
-import hashlib
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
+from reseal import reseal
 from small_models import random_model, small_config, write_checkpoint
 
 from edgegpt.export import QuantizationSettings, export_bundle
@@ -19,7 +18,6 @@ from edgegpt.model import GPT
 from edgegpt.runtime.bundle import Bundle
 from edgegpt.runtime.compare import TOLERANCES
 from edgegpt.runtime.golden import Golden
-from edgegpt.runtime.manifest import FileEntry, Manifest
 from edgegpt.runtime.verify import verify
 
 WEIGHT = "blocks.1.feed_forward.up.weight"
@@ -36,17 +34,6 @@ def specimen(request, tmp_path_factory: pytest.TempPathFactory) -> tuple[GPT, Pa
     settings = QuantizationSettings(request.param, "rtn", max_kl=1e9)
     export_bundle(folder / "ckpt", folder / "bundle", quantization=settings)
     return model, folder / "bundle"
-
-
-def reseal(bundle: Path) -> None:
-    """Bring the manifest in line with changed files."""
-    old = Manifest.parse((bundle / "edgegpt.json").read_bytes())
-    files = {
-        name: FileEntry(len(raw), hashlib.sha256(raw).hexdigest())
-        for name in old.files
-        for raw in [(bundle / name).read_bytes()]
-    }
-    (bundle / "edgegpt.json").write_text(replace(old, files=files).to_json())
 
 
 def array_of(bundle: Path, raw: bytearray, name: str) -> NDArray:

@@ -1,6 +1,5 @@
 """Verify: a clean bundle passes; damaged weights, graphs and engines do not."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -12,6 +11,7 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
+from reseal import reseal
 from safetensors.numpy import load_file
 
 from edgegpt.cli import main
@@ -21,7 +21,6 @@ from edgegpt.runtime.bundle import Bundle
 from edgegpt.runtime.compare import TOLERANCES
 from edgegpt.runtime.engines.ort import OrtState
 from edgegpt.runtime.golden import Golden
-from edgegpt.runtime.manifest import FileEntry, Manifest
 from edgegpt.runtime.verify import verify
 
 TOLERANCE = TOLERANCES["float32"]
@@ -41,17 +40,6 @@ def run(*arguments: object) -> int:
     code = stop.value.code
     assert isinstance(code, int)
     return code
-
-
-def reseal(bundle: Path) -> None:
-    """Bring the manifest in line with changed files: what is left is the computation."""
-    old = Manifest.parse((bundle / "edgegpt.json").read_bytes())
-    files = {
-        name: FileEntry(len(raw), hashlib.sha256(raw).hexdigest())
-        for name in old.files
-        for raw in [(bundle / name).read_bytes()]
-    }
-    (bundle / "edgegpt.json").write_text(replace(old, files=files).to_json())
 
 
 def change_weight(bundle: Path, name: str, change: Callable[[NDArray[np.float32]], None]) -> None:
