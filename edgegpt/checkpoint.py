@@ -19,7 +19,14 @@ from edgegpt.runtime.files import write_file
 from .errors import CheckpointError, InvalidInputError
 from .model import GPT, GPTConfig
 
-__all__ = ["Checkpoint", "is_checkpoint", "load_checkpoint", "save_config", "save_weights"]
+__all__ = [
+    "Checkpoint",
+    "check_state",
+    "is_checkpoint",
+    "load_checkpoint",
+    "save_config",
+    "save_weights",
+]
 
 FORMAT_VERSION = 1
 HELD_OUT_CHARACTERS = 8192

@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from edgegpt.runtime.files import write_file
 
 from .char_tokenizer import build_char_tokenizer, encode_corpus
-from .checkpoint import HELD_OUT_CHARACTERS, save_config, save_weights
+from .checkpoint import HELD_OUT_CHARACTERS, Checkpoint, check_state, save_config, save_weights
 from .data import Corpus, random_batch, split, windows
 from .distributed import Processes
 from .errors import CheckpointError, InvalidInputError, NumericalError
@@ -112,6 +112,19 @@ class Trainer:
             raise CheckpointError(f"{path} is damaged: {error}") from error
         if self.where.is_first:
             self._save_settings()
+
+    def take_weights(self, origin: Checkpoint, folder: Path) -> None:
+        """Begin from the weights of the checkpoint `origin`, which was read from `folder`."""
+        if origin.tokenizer_json is None:
+            raise InvalidInputError(f"{folder} has no tokenizer.json: what its ids mean is unknown")
+        known = Tokenizer.from_str(origin.tokenizer_json).get_vocab()
+        if known != self.tokenizer.get_vocab():
+            raise InvalidInputError(
+                f"{folder} has another vocabulary than {self.corpus.name}: a run that begins from "
+                f"it needs a text of exactly its {len(known)} characters"
+            )
+        check_state(origin.model.state_dict(), self.model.state_dict(), folder)
+        self.model.load_state_dict(origin.model.state_dict())
 
     def run(self, report: Report, stop_at: int | None = None) -> None:
         """Train to `max_steps`, to `stop_at`, or to Ctrl-C, of which `interrupted` tells."""

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 
-from edgegpt.checkpoint import is_checkpoint
+from edgegpt.checkpoint import is_checkpoint, load_checkpoint
 from edgegpt.data import load_corpus
 from edgegpt.distributed import processes
 from edgegpt.errors import CheckpointError
@@ -55,6 +55,11 @@ def _option(name: str, hint: Any, text: str) -> Callable[[Callable[..., Any]], C
 )
 @click.option("--data", help="UTF-8 text file, or 'tinyshakespeare'; default: CPython's help texts")
 @click.option("--preset", help=f"{' or '.join(preset_names())}; default: {DEFAULT_PRESET}")
+@click.option(
+    "--init-from",
+    type=click.Path(path_type=Path),
+    help="checkpoint folder whose weights and model settings the run begins with",
+)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="checkpoint folder")
 @click.option("--resume", is_flag=True, help="go on with the run in --out, with its settings")
 @click.option("--force", is_flag=True, help="replace an earlier checkpoint in --out")
@@ -64,6 +69,7 @@ def _option(name: str, hint: Any, text: str) -> Callable[[Callable[..., Any]], C
 def command(
     data: str | None,
     preset: str | None,
+    init_from: Path | None,
     out: Path,
     resume: bool,
     force: bool,
@@ -72,9 +78,13 @@ def command(
     **settings: Any,
 ) -> int:
     """Run the training; exit code 0 when finished or paused as asked, 130 when interrupted."""
-    if resume and (preset or force):
-        raise click.UsageError("--resume keeps the run's settings: no --preset and no --force")
+    if resume and (preset or force or init_from):
+        raise click.UsageError(
+            "--resume keeps the run's settings: no --preset, no --init-from and no --force"
+        )
     given = {name: value for name, value in settings.items() if value is not None}
+    # Read before --force clears --out, which may be the same folder.
+    origin = None if init_from is None else load_checkpoint(init_from)
     with processes() as where:
         if resume:
             stored = read_settings(out)
@@ -83,6 +93,8 @@ def command(
         else:
             _check_folder(out, force)
             model, train = load_preset(preset or DEFAULT_PRESET)
+            if origin is not None:
+                model = origin.model.config.to_dict()
         model_names = {field.name for field in fields(GPTConfig)}
         model_config = GPTConfig.from_dict(
             model | {name: given[name] for name in given if name in model_names}
@@ -91,6 +103,8 @@ def command(
             train | {name: given[name] for name in given if name not in model_names}
         )
         trainer = Trainer(model_config, train_config, load_corpus(data), data, out, where)
+        if origin is not None and init_from is not None:
+            trainer.take_weights(origin, init_from)
         if resume:
             trainer.resume()
         else:
