@@ -22,6 +22,7 @@ COMMANDS = {
     "import": ("import_", "Read a checkpoint of another layout."),
     "export": ("export", "Turn a checkpoint into a bundle, and prove it."),
     "verify": ("verify", "Compare a bundle's engine with its golden vectors."),
+    "eval": ("eval", "Measure a model's loss on a text."),
     "generate": ("generate", "Continue a prompt."),
     "bench": ("bench", "Measure how fast a bundle runs here."),
     "inspect": ("inspect", "Show what is inside a bundle."),

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgegpt.runtime.evaluate import TRAIN_FRACTION
 from edgegpt.runtime.files import write_file
 from edgegpt.runtime.user_folders import cache_folder
 
@@ -28,7 +29,6 @@ TINYSHAKESPEARE_URL = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 )
 TINYSHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-TRAIN_FRACTION = 0.9
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ from .quantization import (
     cut_windows,
     own_windows,
     quantize_within_budget,
+    scored_windows,
     with_weights,
 )
 from .weights import move_weights
@@ -146,12 +147,15 @@ def _quantised(
 
 
 def _held_out_windows(source: Checkpoint, tokenizer: Tokenizer | None) -> Tensor:
-    """Return windows of the held-out text, int64 [N, T + 1], or of the model's own writing."""
-    length = source.model.config.block_size + 1
+    """Return windows of the held-out text, int64 [N, T + 1], or of the model's own writing.
+
+    They are the whole windows of `edgegpt eval`.
+    """
+    block = source.model.config.block_size
     if tokenizer is not None and source.held_out is not None:
         ids = _of_checkpoint(lambda: tokenizer.encode(source.held_out or ""))
-        if len(ids) >= length:
-            return cut_windows(ids, length)
+        if len(ids) > block:
+            return scored_windows(ids, block)
     return own_windows(source.model, OWN_WINDOWS)
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "compare",
     "compare_rows",
     "is_tie",
+    "log_loss",
     "log_sum_exp",
 ]
 
@@ -150,6 +151,13 @@ def _log_probabilities(values: NDArray[np.float64], top: Top | None) -> NDArray[
     kept = values[:, :-1] - values[:, -1:]
     rest = np.log1p(-np.exp(kept).sum(axis=-1, keepdims=True).clip(max=1 - TINY))
     return np.concatenate([kept, rest], axis=-1)
+
+
+def log_loss(logits: Logits, targets: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return -log p(target), in nats, of each row of logits [N, V] and its target [N]."""
+    right = np.take_along_axis(logits, targets[:, None], axis=-1)  # (N, 1)
+    loss: NDArray[np.float64] = (log_sum_exp(logits) - right)[:, 0]
+    return loss
 
 
 def log_sum_exp(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

@@ -18,10 +18,12 @@ __all__ = [
     "last_logits",
     "logit_pieces",
     "pad",
+    "pieces_that_fit",
 ]
 
 # Tokens of a row that are fed at once: attention scores need chunk * context floats per head.
 PREFILL_CHUNK = 512
+LARGEST_LOGITS = 2**25  # numbers of a piece's logits, 128 MB: large vocabularies get small pieces
 
 Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
@@ -69,6 +71,12 @@ def logit_pieces(state: State, ids: Ids, sizes: Sequence[int]) -> Iterator[tuple
 def even_pieces(length: int, size: int) -> list[int]:
     """Return how to cut `length` tokens into pieces of at most `size`."""
     return [size] * -(-length // size)
+
+
+def pieces_that_fit(rows: int, length: int, vocab_size: int) -> list[int]:
+    """Return how to cut `rows` of `length` tokens so that no piece has too many logits."""
+    fitting = max(1, LARGEST_LOGITS // (rows * vocab_size))
+    return even_pieces(length, min(PREFILL_CHUNK, fitting))
 
 
 def _pieces(sizes: Sequence[int], length: int) -> Iterator[tuple[int, int]]:

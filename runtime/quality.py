@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .compare import Top, compare_rows, log_sum_exp
+from .compare import Top, compare_rows, log_loss
 
-__all__ = ["BUDGETS", "Quality", "QualitySum"]
+__all__ = ["BUDGETS", "LARGEST_LOSS", "Quality", "QualitySum"]
 
 # Largest mean KL(float32 || quantised) per token, in nats, that an export accepts by default.
 BUDGETS = {"int8": 0.002, "int4": 0.05}
@@ -53,8 +53,7 @@ class QualitySum:
         rows = compare_rows(found, reference, top)
         self.kl += float(rows.kl.sum())
         self.agreeing += float(rows.agree.sum())
-        right = np.take_along_axis(found, targets[:, None], axis=-1)  # (N, 1)
-        self.loss += float((log_sum_exp(found) - right).sum())
+        self.loss += float(log_loss(found, targets).sum())
         self.tokens += len(targets)
 
     def result(self) -> Quality:

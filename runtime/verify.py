@@ -30,7 +30,7 @@ from .engines.base import State
 from .errors import BundleError, InvalidInputError
 from .golden import Continuation, Golden, Prompt
 from .manifest import Quantization
-from .prefill import PREFILL_CHUNK, even_pieces, last_logits, logit_pieces, pad
+from .prefill import last_logits, logit_pieces, pad, pieces_that_fit
 from .quality import QualitySum
 from .receipt import Check, QualityCheck, Receipt
 from .tokenizer import Tokenizer
@@ -38,7 +38,6 @@ from .tokenizer import Tokenizer
 __all__ = ["tolerance_of", "verify", "verify_engine"]
 
 Logits = NDArray[np.float32]
-LARGEST_LOGITS = 2**25  # numbers of a piece's logits, 128 MB: large vocabularies get small pieces
 
 
 def verify(
@@ -218,8 +217,7 @@ class Replay:
 
     def _pieces(self, ids: NDArray[np.int64]) -> list[int]:
         """Return how to cut ids [B, T] so that no piece has too many logits."""
-        fitting = max(1, LARGEST_LOGITS // (len(ids) * self.vocab_size))
-        return even_pieces(ids.shape[1], min(PREFILL_CHUNK, fitting))
+        return pieces_that_fit(*ids.shape, self.vocab_size)
 
     def decode(self) -> Check:
         """One token at a time on top of the ragged batch, always feeding the reference's token."""

@@ -6,7 +6,7 @@ chooses what to leave in float32 where the loss is too large.
 """
 
 from .blocks import BlockQuantized, round_to_nearest
-from .calibration import cut_windows, own_windows
+from .calibration import cut_windows, own_windows, scored_windows
 from .gptq import gptq
 from .keep import keep_enough, layer_costs
 from .quality import measure, with_weights
@@ -25,6 +25,7 @@ __all__ = [
     "quantize",
     "quantize_within_budget",
     "round_to_nearest",
+    "scored_windows",
     "weight_names",
     "with_weights",
 ]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from edgegpt.errors import InvalidInputError
 from edgegpt.model import GPT
 
-__all__ = ["cut_windows", "gram", "input_hessians", "own_windows"]
+__all__ = ["cut_windows", "gram", "input_hessians", "own_windows", "scored_windows"]
 
 OWN_WINDOWS = 32
 OWN_LENGTH = 256
@@ -16,15 +16,24 @@ SEED = 0
 
 
 def cut_windows(ids: list[int], length: int) -> Tensor:
-    """Return the full, non-overlapping windows of `ids`, int64 [N, length].
-
-    To score predictions, ask for one token more than the model is to see.
-    """
+    """Return the full, non-overlapping windows of `ids`, int64 [N, length]."""
     if len(ids) < length:
         raise InvalidInputError(
             f"a text of {len(ids)} tokens has no window of {length}; give a longer text"
         )
     return torch.tensor(ids[: len(ids) // length * length]).view(-1, length)  # (N, length)
+
+
+def scored_windows(ids: list[int], block: int) -> Tensor:
+    """Return windows of `block` predictions each, int64 [N, block + 1].
+
+    A window's last token is the first one of the next, so that each token is predicted once.
+    """
+    if len(ids) <= block:
+        raise InvalidInputError(
+            f"a text of {len(ids)} tokens has no window of {block + 1}; give a longer text"
+        )
+    return torch.tensor(ids).unfold(0, block + 1, block)  # (N, block + 1)
 
 
 @torch.no_grad()

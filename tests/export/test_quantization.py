@@ -18,6 +18,7 @@ from edgegpt.export.quantization import (
     own_windows,
     quantize,
     round_to_nearest,
+    scored_windows,
     weight_names,
     with_weights,
 )
@@ -234,6 +235,12 @@ def test_windows_are_cut_from_the_start_without_overlap() -> None:
     assert cut_windows(list(range(11)), 4).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
     with pytest.raises(InvalidInputError, match="3 tokens"):
         cut_windows([1, 2, 3], 4)
+
+
+def test_scored_windows_share_the_token_between_them():
+    assert scored_windows(list(range(11)), 3).tolist() == [[0, 1, 2, 3], [3, 4, 5, 6], [6, 7, 8, 9]]
+    with pytest.raises(InvalidInputError, match="3 tokens"):
+        scored_windows([1, 2, 3], 3)
 
 
 def test_a_model_writes_from_its_own_distribution() -> None:

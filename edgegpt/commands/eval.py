@@ -1,0 +1,168 @@
+"""`edgegpt eval`: how well does a model predict a text? For bundles, and for checkpoints."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from edgegpt.errors import CheckpointError, DataError, InvalidInputError
+
+if TYPE_CHECKING:
+    from edgegpt.runtime.evaluate import Evaluation
+
+__all__ = ["command"]
+
+Report = Callable[[int, int], None]
+
+
+@click.command(
+    help="Measure a model's cross-entropy on a text: every token but the first is predicted once, "
+    "in full windows of the context. MODEL is a bundle, or a checkpoint (with PyTorch installed)."
+)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="UTF-8 text file")
+@click.option(
+    "--split",
+    type=click.Choice(["all", "validation"]),
+    default="all",
+    show_default=True,
+    help="validation: the last tenth, which `edgegpt train` does not train on",
+)
+@click.option("--context", type=int, help="tokens in a window; default: the model's block size")
+@click.option("--backend", default="auto", show_default=True, help="auto or cpu; for bundles")
+@click.option("--threads", type=click.IntRange(min=1), help="default: the physical cores")
+@click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
+def command(
+    model: Path,
+    data: Path,
+    split: str,
+    context: int | None,
+    backend: str,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Evaluate and print cross-entropy, perplexity and bits per character."""
+    raw = _read(data)
+    corpus = _Corpus(raw.decode(), split)
+    with _progress() as report:
+        if _is_checkpoint(model):
+            ran, result = _evaluate_checkpoint(model, corpus, context, threads, report)
+        else:
+            ran, result = _evaluate_bundle(model, corpus, context, backend, threads, report)
+    if as_json:
+        about = {"model": str(model), **ran, "data": str(data), "split": split}
+        about["data_sha256"] = hashlib.sha256(raw).hexdigest()
+        click.echo(json.dumps({**about, **asdict(result)}, indent=1))
+        return
+    click.echo(f"cross-entropy       {result.loss:.5f} nats per token")
+    click.echo(f"perplexity          {result.perplexity:.4f}")
+    click.echo(f"bits per character  {result.bits_per_character:.5f}")
+    click.echo(
+        f"{result.tokens:,} tokens of {data} ({split}) in windows of {result.context}; "
+        f"{ran['precision']} on {ran['engine']}"
+    )
+
+
+@dataclass(frozen=True)
+class _Corpus:
+    """A text and which part of it is wanted."""
+
+    text: str
+    split: str
+
+    def ids(self, encode: Callable[[str], list[int]]) -> list[int]:
+        """Return the ids of the wanted part."""
+        from edgegpt.runtime.evaluate import validation_part
+
+        ids = encode(self.text)
+        return ids if self.split == "all" else validation_part(ids)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        raw = path.read_bytes()
+        raw.decode()
+    except OSError as error:
+        raise DataError(f"cannot read the text {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text: byte {error.start} is wrong") from error
+    if not raw:
+        raise DataError(f"{path} is empty")
+    return raw
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    from edgegpt.runtime.manifest import MANIFEST_NAME
+
+    return (folder / "config.json").is_file() and not (folder / MANIFEST_NAME).is_file()
+
+
+def _evaluate_bundle(
+    path: Path,
+    corpus: _Corpus,
+    context: int | None,
+    backend: str,
+    threads: int | None,
+    report: Report,
+) -> "tuple[dict[str, str], Evaluation]":
+    import edgegpt
+    from edgegpt.runtime.evaluate import evaluate_model
+
+    with edgegpt.load(path, backend=backend, context=context, threads=threads) as model:
+        if model.tokenizer is None:
+            raise InvalidInputError(f"{path} has no tokenizer, so it cannot read a text")
+        result = evaluate_model(model, corpus.ids(model.tokenizer.encode), report)
+        info = model.engine.info
+        ran = {
+            "precision": model.bundle.manifest.precision,
+            "engine": f"{info.name} {info.version} ({info.device})",
+        }
+    return ran, result
+
+
+def _evaluate_checkpoint(
+    path: Path, corpus: _Corpus, context: int | None, threads: int | None, report: Report
+) -> "tuple[dict[str, str], Evaluation]":
+    """Evaluate in PyTorch, on the path that training uses, in float32 on the CPU."""
+    import torch
+
+    from edgegpt.checkpoint import load_checkpoint
+    from edgegpt.runtime.evaluate import evaluate
+    from edgegpt.runtime.tokenizer import Tokenizer
+
+    checkpoint = load_checkpoint(path)
+    model, block = checkpoint.model, checkpoint.model.config.block_size
+    if checkpoint.tokenizer_json is None:
+        raise CheckpointError(f"{path} has no tokenizer.json, so it cannot read a text")
+    if context is not None and not 1 <= context <= block:
+        raise InvalidInputError(f"context is {context}; the model can see 1 to {block} tokens")
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+    @torch.no_grad()
+    def logits_of(windows: Any) -> Iterator[tuple[int, Any]]:
+        yield 0, model(torch.from_numpy(windows)).numpy()  # (B, T, V)
+
+    tokenizer = Tokenizer(checkpoint.tokenizer_json)
+    ids = corpus.ids(tokenizer.encode)
+    characters = len(tokenizer.decode(ids[1:]))
+    result = evaluate(logits_of, ids, characters, context or block, progress=report)
+    return {"precision": "float32", "engine": f"PyTorch {torch.__version__} (cpu)"}, result
+
+
+@contextmanager
+def _progress() -> Iterator[Report]:
+    """Yield a function that shows progress on stderr, where that is a terminal."""
+    console = Console(file=sys.stderr)
+    columns = (TextColumn("{task.completed:,} tokens"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
