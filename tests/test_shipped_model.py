@@ -1,5 +1,6 @@
 """The trained model of this repository, through the whole way."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 import edgegpt
 from edgegpt.checkpoint import Checkpoint, load_checkpoint
+from edgegpt.cli import main
 from edgegpt.export import export_bundle
 from edgegpt.runtime.generate import window_start
 from edgegpt.runtime.tokenizer import Tokenizer
@@ -14,6 +16,7 @@ from edgegpt.runtime.tokenizer import Tokenizer
 FOLDER = Path(__file__).parents[1] / "models" / "shakespeare-char"
 PROMPT = "ROMEO:"
 LENGTH = 300  # longer than the block: the window slides
+WORST_LOSS = 1.6  # nats per character of held_out.txt
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +49,19 @@ def test_greedy_text_from_the_bundle_is_pytorch_s(bundle: Path, checkpoint: Chec
         result = model.generate(PROMPT, max_new_tokens=LENGTH)
     assert result.text == tokenizer.decode(ids)[len(PROMPT) :]
     assert result.first_near_tie is None
+
+
+def test_the_bundle_s_loss_on_held_out_text_is_pytorch_s(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    losses = []
+    for model in (bundle, FOLDER):
+        with pytest.raises(SystemExit) as stop:
+            main(["eval", str(model), "--data", str(FOLDER / "held_out.txt"), "--json"])
+        assert not stop.value.code
+        losses.append(json.loads(capsys.readouterr().out)["loss"])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    assert losses[0] < WORST_LOSS
 
 
 def test_it_writes_words_of_the_play(bundle: Path) -> None:

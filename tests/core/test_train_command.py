@@ -250,3 +250,44 @@ def test_a_run_whose_loss_is_no_number_ends_with_an_error_about_that(train: Call
     told = outcome.err.partition("error: ")[2]
     assert "loss" in told
     assert "edgegpt verify" not in told  # there is no bundle yet
+
+
+def test_a_run_can_begin_with_another_one_s_weights(train: Callable, tmp_path: Path):
+    train(tmp_path / "first", "--norm rmsnorm --dropout 0.1")
+    options = f"--init-from {tmp_path / 'first'} --dropout 0.0 --learning-rate 0"
+    outcome = train(tmp_path / "second", f"{options} --min-learning-rate 0")
+    assert outcome.code == 0, outcome.err
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert contents(first)["model.safetensors"] == contents(second)["model.safetensors"]
+    configs = [json.loads((folder / "config.json").read_text()) for folder in (first, second)]
+    assert configs[0]["model"] | {"dropout": 0.0} == configs[1]["model"]
+
+
+def test_weights_can_be_taken_from_the_folder_that_is_replaced(train: Callable, tmp_path: Path):
+    train()
+    before = contents(tmp_path / "out")["model.safetensors"]
+    options = "--learning-rate 0 --min-learning-rate 0"
+    outcome = train(None, f"--init-from {tmp_path / 'out'} --force {options}")
+    assert outcome.code == 0, outcome.err
+    assert contents(tmp_path / "out")["model.safetensors"] == before
+
+
+def test_weights_of_another_model_or_vocabulary_are_refused(
+    train: Callable, edgegpt: Callable, tmp_path: Path, tiny_settings: list[str]
+):
+    train()
+    outcome = train(tmp_path / "next", f"--init-from {tmp_path / 'out'} --n-ff 8")
+    assert outcome.code == 1
+    assert "feed_forward" in outcome.err
+    assert not (tmp_path / "next").exists()
+    (tmp_path / "other.txt").write_text("a different alphabet 0123456789\n" * 60)
+    outcome = edgegpt(
+        *("train", "--data", tmp_path / "other.txt", "--out", tmp_path / "next", *tiny_settings),
+        *("--init-from", tmp_path / "out"),
+    )
+    assert outcome.code == 1
+    assert "vocabulary" in outcome.err
+    assert not (tmp_path / "next").exists()
+    outcome = train(tmp_path / "next", f"--init-from {tmp_path / 'nowhere'}")
+    assert outcome.code == 1
+    assert "nowhere" in outcome.err
