@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from small_models import TEXT
 
 from edgegpt.runtime.bundle import Bundle
 
@@ -97,6 +98,16 @@ def test_generate_writes_the_same_text_as_here(bare_python: Path, small_bundle: 
     here = json.loads(_run(Path(sys.executable), *arguments).stdout)
     assert there["token_ids"] == here["token_ids"]
     assert len(there["token_ids"]) == 200
+
+
+def test_eval_measures(bare_python: Path, small_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    arguments = ["-m", "edgegpt", "eval", small_bundle, "--data", tmp_path / "text.txt", "--json"]
+    there, here = (
+        json.loads(_run(python, *arguments).stdout)["loss"]
+        for python in (bare_python, Path(sys.executable))
+    )
+    assert there == here
 
 
 def test_bench_measures(bare_python: Path, small_bundle: Path) -> None:
