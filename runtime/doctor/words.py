@@ -1,0 +1,26 @@
+"""Numbers and messages, short enough for one line."""
+
+import re
+from collections.abc import Iterable
+
+__all__ = ["dotted", "first_sentence", "gigabytes"]
+
+LONGEST = 140
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def gigabytes(size: int) -> str:
+    """Return 23.7 GB of a number of bytes, below 1 GB megabytes."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def dotted(version: Iterable[int]) -> str:
+    """Return 8.9 of (8, 9)."""
+    return ".".join(map(str, version))
+
+
+def first_sentence(text: str) -> str:
+    """Return the first line that says something, without colours, cut if it is long."""
+    lines = [line.strip() for line in COLOURS.sub("", text).splitlines() if line.strip()]
+    line = lines[0] if lines else "no reason given"
+    return line if len(line) <= LONGEST else line[: LONGEST - 3] + "..."
