@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from edgegpt.runtime.doctor import BundleFit, Choice, Diagnosis, Fit
+    from edgegpt.runtime.doctor.diagnosis import Choice, Diagnosis
+    from edgegpt.runtime.doctor.fit import BundleFit, Fit
 
 __all__ = ["command"]
 
@@ -32,7 +33,10 @@ COLOURS = {"ok": "green", "limited": "yellow", "missing": "red", "broken": "bold
 def command(bundle: Path | None, backend: str, as_json: bool) -> int:
     """Examine this machine; exit code 0 if `backend` would work, 1 otherwise."""
     from edgegpt.runtime.bundle import Bundle
-    from edgegpt.runtime.doctor import LocalProbe, diagnose, examine, fit
+    from edgegpt.runtime.doctor.diagnosis import diagnose
+    from edgegpt.runtime.doctor.fit import fit
+    from edgegpt.runtime.doctor.probe import LocalProbe
+    from edgegpt.runtime.doctor.report import examine
 
     opened = None if bundle is None else Bundle.open(bundle)
     with Console(file=sys.stderr).status("looking at this machine"):
@@ -86,12 +90,17 @@ def _print_backends(console: Console, diagnosis: "Diagnosis") -> None:
 
 
 def _print_bundle(console: Console, found: "BundleFit") -> None:
-    table = _table("backend", "works", "graph", "needs", "of", "largest context", "batch", "")
+    from edgegpt.runtime.doctor.words import gigabytes
+
+    table = _table("backend", "works", "graph", "needs", "free", "largest context", "batch", "")
     for fit in found.backends:
         table.add_row(*_fit_cells(fit))
     console.print(table)
-    context = f"needs: for one row of {found.block_size} tokens, the engine's own memory included"
-    console.print(f"bundle {found.id[:12]}, {found.precision}; {context}")
+    console.print(
+        f"bundle {found.id[:12]}, {found.precision}: weights {gigabytes(found.weights)}, cache "
+        f"{found.cache_per_token / 1e3:.1f} kB a token"
+    )
+    console.print(f"needs: one row of {found.block_size} tokens, the engine itself included")
 
 
 def _fit_cells(fit: "Fit") -> list[str | Text]:

@@ -1,26 +1,5 @@
 """What is installed here, what of it works, and what mends the rest.
 
-`probe` reads the machine and `report` gathers what it says; `diagnosis` and `fit` judge that.
+`probe` asks the machine, `trial` what could crash, and `report` gathers the answers; `diagnosis`
+and `fit` judge them. This file imports nothing, so that a trial starts fast.
 """
-
-from .diagnosis import Choice, Diagnosis, Finding, diagnose
-from .fit import BundleFit, Fit, fit
-from .needs import BACKENDS
-from .probe import LocalProbe, Probe, Ran
-from .report import MachineReport, examine
-
-__all__ = [
-    "BACKENDS",
-    "BundleFit",
-    "Choice",
-    "Diagnosis",
-    "Finding",
-    "Fit",
-    "LocalProbe",
-    "MachineReport",
-    "Probe",
-    "Ran",
-    "diagnose",
-    "examine",
-    "fit",
-]

@@ -129,8 +129,17 @@ def _gpus(report: MachineReport) -> list[Finding]:
             "in a container: start it with --gpus all (NVIDIA Container Toolkit)",
         )
         return [Finding("broken", "GPU", text, remedy, CUDA_BACKENDS)]
+    if not report.gpus and report.gpu_on_bus:
+        text, remedy = (
+            "an NVIDIA GPU without its driver",
+            "sudo ubuntu-drivers install  # on Ubuntu",
+        )
+        return [
+            Finding("broken", "GPU", text, (f"install NVIDIA's driver: {remedy}",), CUDA_BACKENDS)
+        ]
     if not report.gpus:
-        return [Finding("missing", "GPU", "no NVIDIA GPU, or no driver for it", (), CUDA_BACKENDS)]
+        unsure = "" if report.system == "Linux" else ", or no driver for it"
+        return [Finding("missing", "GPU", f"no NVIDIA GPU{unsure}", (), CUDA_BACKENDS)]
     found = []
     for gpu in report.gpus:
         total, free = gpu.total, gpu.free
@@ -146,7 +155,7 @@ def _gpus(report: MachineReport) -> list[Finding]:
 
 def _runtimes(report: MachineReport) -> list[Finding]:
     subject, runtime = "ONNX Runtime", report.onnxruntime
-    installed = [name for name in RUNTIMES if name in report.distributions]
+    installed = _installed(report)
     wanted = "cuda" if report.gpus else "cpu"
     if len(installed) > 1:
         text = f"{' and '.join(installed)} overwrite each other's files"
@@ -172,6 +181,11 @@ def _runtimes(report: MachineReport) -> list[Finding]:
     return [Finding("limited", subject, f"{text}; only the legacy lowering runs", _newer(report))]
 
 
+def _installed(report: MachineReport) -> list[str]:
+    """Return the distributions of ONNX Runtime."""
+    return [name for name in RUNTIMES if name in report.distributions]
+
+
 def _newer(report: MachineReport) -> tuple[str, ...]:
     """Return how to get an ONNX Runtime that runs all lowerings."""
     if numbers(report.python) >= (3, 11):
@@ -188,9 +202,10 @@ def _cuda_provider(report: MachineReport) -> list[Finding]:
     """Judge ONNX Runtime's CUDA provider where there is a GPU, or where it was installed."""
     runtime, subject = report.onnxruntime, "CUDA provider"
     provider = runtime.provider(CUDA)
+    if not runtime.version or len(_installed(report)) > 1:
+        return []  # an ONNX Runtime that cannot be used was said already
     if provider is None:
-        # An ONNX Runtime that cannot be used at all has been said already.
-        if not report.gpus or not runtime.version:
+        if not report.gpus:
             return []
         text = f"onnxruntime {runtime.version} is built without it"
         return [Finding("missing", subject, text, _gpu_runtime(report), ("cuda",))]
@@ -227,12 +242,17 @@ def _runtime_cuda(report: MachineReport) -> int:
 
 def _gpu_runtime(report: MachineReport) -> tuple[str, ...]:
     """Return how to install an onnxruntime-gpu that this machine's driver can run."""
-    others = [name for name in RUNTIMES if name in report.distributions]
+    others = _installed(report)
     remove = (f"pip uninstall -y {' '.join(others)}",) if others else ()
-    old = bool(report.driver_cuda) and report.driver_cuda[0] < max(ORT_CUDA.values())
+    old = _old_driver(report)
     if report.jetson is not None and old:
         return (*remove, "take the wheel for this JetPack from NVIDIA's Jetson Zoo: PyPI has none")
     return (*remove, OLD_DRIVER_RUNTIME if old else extra("cuda"))
+
+
+def _old_driver(report: MachineReport) -> bool:
+    """Return whether the driver is older than the CUDA that PyPI's newest packages need."""
+    return bool(report.driver_cuda) and report.driver_cuda[0] < max(ORT_CUDA.values())
 
 
 def _brings(report: MachineReport, library: str, cuda: int) -> tuple[str, ...]:
@@ -284,6 +304,8 @@ def _flavour_remedy(report: MachineReport, module: str) -> tuple[str, ...]:
     if report.jetson is not None and module == "tensorrt":
         # JetPack's TensorRT belongs to the system's Python.
         return (JETPACK_TENSORRT, "in a virtual environment: make it with --system-site-packages")
+    if _old_driver(report):
+        return (f'pip install {module.replace("_", "-")}-cu12 "cuda-bindings==12.*"',)
     return (extra(FLAVOUR_BACKENDS[module]),)
 
 

@@ -125,7 +125,7 @@ class LocalProbe:
 
     def trial(self, *arguments: str) -> Ran:
         """Run with this interpreter."""
-        command = [sys.executable, "-c", TRIAL, *arguments]
+        command = [sys.executable or "", "-c", TRIAL, *arguments]
         return _run(command, self.trial_seconds) or Ran(1, "", "Python does not start")
 
 

@@ -103,7 +103,8 @@ class MachineReport:
 
     `driver` is the GPU driver's version and `driver_cuda` the newest CUDA that it can run;
     `gpu_error` says why GPUs that should be there could not be used, `bindings_error` the same
-    of the distribution cuda-bindings ("" if it works).
+    of the distribution cuda-bindings ("" if it works). `gpu_on_bus`: there is an NVIDIA GPU,
+    whatever the driver says; Linux only.
     """
 
     system: str
@@ -117,6 +118,7 @@ class MachineReport:
     driver: str
     driver_cuda: Version
     gpu_error: str
+    gpu_on_bus: bool
     distributions: dict[str, str]
     libraries: list[Library]
     onnxruntime: OnnxRuntime
@@ -149,6 +151,7 @@ def examine(probe: Probe) -> MachineReport:
         driver=driver,
         driver_cuda=driver_cuda,
         gpu_error=error,
+        gpu_on_bus=_gpu_on_bus(probe),
         distributions=distributions,
         libraries=libraries_of_distributions(distributions) + libraries_of_files(_files(probe)),
         onnxruntime=_onnxruntime(probe),
@@ -208,6 +211,15 @@ def _gpu_of_smi(gpu: SmiGpu) -> Gpu:
 def _cuda_of(driver: str) -> Version:
     major = (numbers(driver) or (0,))[0]
     return next(((cuda,) for oldest, cuda in CUDA_OF_DRIVER.items() if major >= oldest), ())
+
+
+def _gpu_on_bus(probe: Probe) -> bool:
+    """Look for a display controller (PCI class 03) of NVIDIA (vendor 10de)."""
+    for path in probe.glob("/sys/bus/pci/devices/*/vendor"):
+        kind = probe.read(path.removesuffix("vendor") + "class") or ""
+        if (probe.read(path) or "").strip() == "0x10de" and kind.startswith("0x03"):
+            return True
+    return False
 
 
 def _files(probe: Probe) -> list[str]:

@@ -42,9 +42,10 @@ def told(output: str) -> dict[str, Any]:
     for line in output.splitlines():
         if line.startswith(MARK):
             try:
-                found.update(json.loads(line[len(MARK) :]))
+                facts = json.loads(line[len(MARK) :])
             except ValueError:
                 continue
+            found.update(facts if isinstance(facts, dict) else {})
     return found
 
 
