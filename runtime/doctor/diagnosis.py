@@ -12,14 +12,16 @@ from .needs import (
     CUDA_BACKENDS,
     FLAVOUR_BACKENDS,
     LATER,
+    LOWERINGS,
     ORT_CUDA,
     RTX_CAPABILITIES,
     RUNTIMES,
     TENSORRT_RANGE,
     extra,
+    lowerings_of,
     wheel_of,
 )
-from .parse import missing_library, numbers
+from .parse import CUDA_OF_DRIVER, missing_library, numbers
 from .report import CPU, CUDA, Flavour, MachineReport
 from .words import dotted, first_sentence, gigabytes
 
@@ -28,8 +30,6 @@ __all__ = ["Choice", "Diagnosis", "Finding", "Status", "choose", "diagnose"]
 Status = Literal["ok", "limited", "missing", "broken"]
 NAMES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
 OLD_DRIVER_RUNTIME = 'pip install "onnxruntime-gpu[cuda,cudnn]>=1.25,<1.27"'
-# From this ONNX Runtime on the lowerings `ort` and `standard` run; Python 3.10 has none such.
-FULL_RUNTIME = (1, 25)
 JETPACK_TENSORRT = "sudo apt install python3-libnvinfer"
 
 
@@ -130,13 +130,9 @@ def _gpus(report: MachineReport) -> list[Finding]:
         )
         return [Finding("broken", "GPU", text, remedy, CUDA_BACKENDS)]
     if not report.gpus and report.gpu_on_bus:
-        text, remedy = (
-            "an NVIDIA GPU without its driver",
-            "sudo ubuntu-drivers install  # on Ubuntu",
-        )
-        return [
-            Finding("broken", "GPU", text, (f"install NVIDIA's driver: {remedy}",), CUDA_BACKENDS)
-        ]
+        text = "an NVIDIA GPU without its driver"
+        install = ("install NVIDIA's driver, on Ubuntu: sudo ubuntu-drivers install",)
+        return [Finding("broken", "GPU", text, install, CUDA_BACKENDS)]
     if not report.gpus:
         unsure = "" if report.system == "Linux" else ", or no driver for it"
         return [Finding("missing", "GPU", f"no NVIDIA GPU{unsure}", (), CUDA_BACKENDS)]
@@ -154,31 +150,34 @@ def _gpus(report: MachineReport) -> list[Finding]:
 
 
 def _runtimes(report: MachineReport) -> list[Finding]:
-    subject, runtime = "ONNX Runtime", report.onnxruntime
-    installed = _installed(report)
-    wanted = "cuda" if report.gpus else "cpu"
+    """Judge ONNX Runtime and its CPU provider."""
+    subject, runtime, installed = "ONNX Runtime", report.onnxruntime, _installed(report)
     if len(installed) > 1:
         text = f"{' and '.join(installed)} overwrite each other's files"
-        remedy = (f"pip uninstall -y {' '.join(installed)}", extra(wanted))
-        return [Finding("broken", subject, text, remedy, AUTO)]
+        return [Finding("broken", subject, text, _reinstall(report), AUTO)]
+    name = installed[0] if installed else "onnxruntime"
     if not runtime.version:
         if not installed and "No module named 'onnxruntime'" in runtime.error:
-            return [Finding("missing", subject, "not installed", (extra(wanted),), AUTO)]
-        name = installed[0] if installed else "onnxruntime"
+            return [Finding("missing", subject, "not installed", _reinstall(report), AUTO)]
         text = f"{name} cannot be imported: {first_sentence(runtime.error)}"
-        remedy = (f"pip uninstall -y {name}", extra(wanted))
-        return [Finding("broken", subject, text, remedy, AUTO)]
+        return [Finding("broken", subject, text, _reinstall(report), AUTO)]
     cpu = runtime.provider(CPU)
-    named = f"{installed[0] if installed else 'onnxruntime'} {runtime.version}"
-    loads = ", ".join(found.name for found in runtime.providers if found.works)
     if cpu is None or not cpu.works:
         said = first_sentence(cpu.error if cpu else runtime.error)
-        remedy = (f"pip uninstall -y {named.split()[0]}", extra(wanted))
-        return [Finding("broken", subject, f"{named} cannot compute: {said}", remedy, AUTO)]
-    text = f"{named}, loads {loads}"
-    if numbers(runtime.version) >= FULL_RUNTIME:
-        return [Finding("ok", subject, text)]
-    return [Finding("limited", subject, f"{text}; only the legacy lowering runs", _newer(report))]
+        text = f"{name} {runtime.version} cannot compute: {said}"
+        return [Finding("broken", subject, text, _reinstall(report), AUTO)]
+    loads = ", ".join(found.name for found in runtime.providers if found.works)
+    text, runs = f"{name} {runtime.version}, loads {loads}", _lowerings(report)
+    if not runs:
+        return [Finding("broken", subject, f"{text}; too old", _newer(report), AUTO)]
+    if len(runs) < len(LOWERINGS["cpu"]):
+        text = f"{text}; runs only the lowering {' and '.join(runs)}"
+        return [Finding("limited", subject, text, _newer(report))]
+    return [Finding("ok", subject, text)]
+
+
+def _lowerings(report: MachineReport) -> list[str]:
+    return lowerings_of("cpu", numbers(report.onnxruntime.version))
 
 
 def _installed(report: MachineReport) -> list[str]:
@@ -221,7 +220,10 @@ def _cuda_provider(report: MachineReport) -> list[Finding]:
             f"onnxruntime {runtime.version} needs CUDA {needs}; "
             f"driver {report.driver} offers CUDA {dotted(report.driver_cuda)}"
         )
-        remedy = (f"update the GPU driver, or: {OLD_DRIVER_RUNTIME}",)
+        remedy = (
+            f"update the GPU driver to {_driver_for(needs)} or later, or:",
+            OLD_DRIVER_RUNTIME,
+        )
         return [Finding("broken", subject, text, remedy, ("cuda",))]
     library = missing_library(provider.error)
     if library is None:
@@ -229,6 +231,11 @@ def _cuda_provider(report: MachineReport) -> list[Finding]:
         return [Finding("broken", subject, text, _gpu_runtime(report), ("cuda",))]
     text = f"does not load: {library} is missing ({built})"
     return [Finding("broken", subject, text, _brings(report, library, needs), ("cuda",))]
+
+
+def _driver_for(cuda: int) -> int:
+    """Return the oldest driver that runs programs of a CUDA major version."""
+    return next(driver for driver, major in CUDA_OF_DRIVER.items() if major <= cuda)
 
 
 def _runtime_cuda(report: MachineReport) -> int:
@@ -240,14 +247,29 @@ def _runtime_cuda(report: MachineReport) -> int:
     return next((cuda for oldest, cuda in ORT_CUDA.items() if version >= oldest), 0)
 
 
+def _reinstall(report: MachineReport) -> tuple[str, ...]:
+    """Return how to install the ONNX Runtime that is best here, without what is there."""
+    if report.gpus and not _needs_own_wheel(report):
+        return _gpu_runtime(report)
+    return (*_uninstall(report), extra("cpu"))
+
+
 def _gpu_runtime(report: MachineReport) -> tuple[str, ...]:
     """Return how to install an onnxruntime-gpu that this machine's driver can run."""
-    others = _installed(report)
-    remove = (f"pip uninstall -y {' '.join(others)}",) if others else ()
-    old = _old_driver(report)
-    if report.jetson is not None and old:
-        return (*remove, "take the wheel for this JetPack from NVIDIA's Jetson Zoo: PyPI has none")
-    return (*remove, OLD_DRIVER_RUNTIME if old else extra("cuda"))
+    install = OLD_DRIVER_RUNTIME if _old_driver(report) else extra("cuda")
+    if _needs_own_wheel(report):
+        install = "take the wheel for this JetPack from NVIDIA's Jetson Zoo: PyPI has none"
+    return (*_uninstall(report), install)
+
+
+def _uninstall(report: MachineReport) -> tuple[str, ...]:
+    installed = _installed(report)
+    return (f"pip uninstall -y {' '.join(installed)}",) if installed else ()
+
+
+def _needs_own_wheel(report: MachineReport) -> bool:
+    """Return whether PyPI has no onnxruntime-gpu: for Jetsons before JetPack 7."""
+    return report.jetson is not None and _old_driver(report)
 
 
 def _old_driver(report: MachineReport) -> bool:
@@ -259,7 +281,7 @@ def _brings(report: MachineReport, library: str, cuda: int) -> tuple[str, ...]:
     """Return what brings a missing library."""
     if report.jetson is not None:
         return ("sudo apt install nvidia-jetpack",)
-    package = wheel_of(library, cuda)
+    package = wheel_of(library, cuda) if cuda else None
     return (f"pip install {package}",) if package else (extra("cuda"),)
 
 

@@ -6,10 +6,17 @@ from dataclasses import dataclass
 from ..bundle import Bundle
 from ..inspection import memory_needed
 from .diagnosis import Choice, Diagnosis, choose
-from .needs import BACKENDS, CUDA_BACKENDS, FLAVOUR_BACKENDS, LOWERINGS, UNSUPPORTED_PRECISIONS
+from .needs import (
+    AUTO,
+    BACKENDS,
+    CUDA_BACKENDS,
+    FLAVOUR_BACKENDS,
+    UNSUPPORTED_PRECISIONS,
+    lowerings_of,
+)
 from .parse import Version, numbers
 from .report import MachineReport
-from .words import dotted, gigabytes
+from .words import gigabytes
 
 __all__ = ["BundleFit", "Fit", "fit"]
 
@@ -99,23 +106,19 @@ def _lowering(bundle: Bundle, backend: str, report: MachineReport) -> tuple[str 
     if manifest.precision in UNSUPPORTED_PRECISIONS.get(backend, ()):
         return None, f"does not compute in {manifest.precision}"
     have = {graph.lowering for graph in manifest.graphs if graph.part == "decoder"}
-    runs = LOWERINGS[backend]
-    for lowering, oldest in runs.items():
-        if lowering in have and version >= oldest:
-            return lowering, ""
-    wanted = next((name for name, oldest in runs.items() if version >= oldest), None)
-    if wanted is None:
-        oldest, found = dotted(min(runs.values())), dotted(version) or "none"
-        return None, f"it needs version {oldest} of its engine or later, not {found}"
+    runs = lowerings_of(backend, version)
+    lowering = next((name for name in runs if name in have), None)
+    if lowering is not None or not runs:  # an engine too old for any: the diagnosis says so
+        return lowering, ""
     has = ", ".join(sorted(have))
-    return None, f"its engine runs {wanted}, the bundle has {has}: export it with {wanted}"
+    return None, f"its engine runs {runs[0]}, the bundle has {has}: export it with {runs[0]}"
 
 
 def _engine_version(backend: str, report: MachineReport) -> Version:
-    for flavour in report.tensorrt:
-        if FLAVOUR_BACKENDS[flavour.module] == backend:
-            return numbers(flavour.version)
-    return numbers(report.onnxruntime.version)
+    if backend in AUTO:
+        return numbers(report.onnxruntime.version)
+    versions = {FLAVOUR_BACKENDS[found.module]: found.version for found in report.tensorrt}
+    return numbers(versions.get(backend, ""))
 
 
 def _memory(backend: str, report: MachineReport) -> int:

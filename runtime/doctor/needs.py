@@ -16,6 +16,7 @@ __all__ = [
     "TENSORRT_RANGE",
     "UNSUPPORTED_PRECISIONS",
     "extra",
+    "lowerings_of",
     "wheel_of",
 ]
 
@@ -69,6 +70,11 @@ PACKAGES = {
 def extra(name: str) -> str:
     """Return the command that installs this project with one of its extras."""
     return f'pip install "edgegpt-toolkit[{name}]"'
+
+
+def lowerings_of(backend: str, version: Version) -> list[str]:
+    """Return the lowerings that this version of a backend's engine runs, the best first."""
+    return [name for name, oldest in LOWERINGS[backend].items() if version >= oldest]
 
 
 def wheel_of(library: str, cuda: int) -> str | None:

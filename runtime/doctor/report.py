@@ -137,7 +137,7 @@ def examine(probe: Probe) -> MachineReport:
         if name.startswith(OF_INTEREST)
     }
     jetson = _jetson(probe)
-    gpus, driver, driver_cuda, error = _gpus(probe)
+    driver = _driver(probe)
     bindings = probe.trial("bindings")
     return MachineReport(
         system=platform["system"],
@@ -147,15 +147,16 @@ def examine(probe: Probe) -> MachineReport:
         memory=memory,
         free_memory=free,
         jetson=jetson,
-        gpus=gpus,
-        driver=driver,
-        driver_cuda=driver_cuda,
-        gpu_error=error,
+        gpus=driver.gpus,
+        driver=driver.version,
+        driver_cuda=driver.cuda,
+        gpu_error=driver.error,
         gpu_on_bus=_gpu_on_bus(probe),
         distributions=distributions,
         libraries=libraries_of_distributions(distributions) + libraries_of_files(_files(probe)),
-        onnxruntime=_onnxruntime(probe),
-        tensorrt=[_flavour(probe, module) for module in FLAVOURS],
+        # What uses the driver would hang with it, one after the other.
+        onnxruntime=_onnxruntime(probe, only_cpu=driver.hangs),
+        tensorrt=[] if driver.hangs else [_flavour(probe, module) for module in FLAVOURS],
         bindings_error=_failure(bindings, told(bindings.out), "imported"),
     )
 
@@ -177,26 +178,37 @@ def _jetson(probe: Probe) -> Jetson | None:
     return Jetson(l4t, jetpack_of(l4t), power_mode(ran.out) if ran else None)
 
 
-def _gpus(probe: Probe) -> tuple[list[Gpu], str, Version, str]:
-    """Return the GPUs, the driver's version, its CUDA version, and why GPUs cannot be used.
+@dataclass(frozen=True)
+class _Driver:
+    """The GPU driver: its version, the newest CUDA it can run, its GPUs, and what is wrong."""
 
-    The CUDA driver knows best; nvidia-smi knows the driver's version, and sees GPUs that the
-    driver's library in this process's reach does not.
+    version: str
+    cuda: Version
+    gpus: list[Gpu]
+    error: str
+    hangs: bool = False
+
+
+def _driver(probe: Probe) -> _Driver:
+    """Ask the CUDA driver and nvidia-smi.
+
+    The CUDA driver knows the GPUs best; nvidia-smi knows the driver's version, and sees GPUs that
+    the driver's library in this process's reach does not.
     """
     ran = probe.run(SMI, PROGRAM_SECONDS)
-    hangs = ran is not None and ran.code is None
+    if ran is not None and ran.code is None:
+        error = f"nvidia-smi did not answer in {PROGRAM_SECONDS:.0f} s: the driver hangs"
+        return _Driver("", (), [], error, hangs=True)
     seen = smi_gpus(ran.out) if ran is not None and ran.code == 0 else []
     driver = seen[0].driver if seen else ""
-    if hangs:  # then so would every CUDA program
-        return [], "", (), f"nvidia-smi did not answer in {PROGRAM_SECONDS:.0f} s: the driver hangs"
     trial = probe.trial("gpus")
     facts = told(trial.out)
     version = int(facts.get("cuda") or 0)  # 1000 * major + 10 * minor
     cuda = (version // 1000, version % 1000 // 10) if version else _cuda_of(driver)
     if facts.get("gpus"):
-        return [_gpu(entry) for entry in facts["gpus"]], driver, cuda, ""
+        return _Driver(driver, cuda, [_gpu(entry) for entry in facts["gpus"]], "")
     error = _failure(trial, facts, "gpus") if seen or "cuda" in facts else ""
-    return [_gpu_of_smi(gpu) for gpu in seen], driver, cuda, error
+    return _Driver(driver, cuda, [_gpu_of_smi(gpu) for gpu in seen], error, trial.code is None)
 
 
 def _gpu(entry: dict[str, Any]) -> Gpu:
@@ -239,12 +251,12 @@ def _files(probe: Probe) -> list[str]:
     return files
 
 
-def _onnxruntime(probe: Probe) -> OnnxRuntime:
-    """Try the CPU provider, which tells what else there is, then the others."""
+def _onnxruntime(probe: Probe, only_cpu: bool) -> OnnxRuntime:
+    """Try the CPU provider, which tells what else there is, then perhaps the others."""
     first = probe.trial("provider", CPU)
     facts = told(first.out)
     available = [str(name) for name in facts.get("available", [])]
-    others = [name for name in available if name not in (CPU, *REMOTE)]
+    others = [name for name in available if name not in (CPU, *REMOTE) and not only_cpu]
     trials = {CPU: first, **{name: probe.trial("provider", name) for name in others}}
     providers = [_provider(name, ran) for name, ran in trials.items()] if available else []
     return OnnxRuntime(

@@ -8,6 +8,7 @@ import ctypes
 import importlib
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ["GRAPH", "main", "told"]
@@ -28,10 +29,14 @@ NAME_LENGTH = 256
 
 def main(piece: str, *names: str) -> None:
     """Tell about one piece; whatever it raises is told as its `error`."""
+    pieces: dict[str, Callable[..., None]] = {
+        "provider": _provider,
+        "tensorrt": _tensorrt,
+        "bindings": _bindings,
+        "gpus": _gpus,
+    }
     try:
-        {"provider": _provider, "tensorrt": _tensorrt, "bindings": _bindings, "gpus": _gpus}[piece](
-            *names
-        )
+        pieces[piece](*names)
     except Exception as error:  # vendors raise anything
         _tell(error=f"{type(error).__name__}: {error}")
 

@@ -149,7 +149,7 @@ def test_a_jetson_names_its_jetpack_and_its_shared_memory() -> None:
 
 def test_the_old_runtime_of_jetpack_6_gets_a_newer_python_beside_it() -> None:
     finding = _finding(_diagnose(ORIN), "ONNX Runtime")
-    assert "only the legacy lowering runs" in finding.text
+    assert "runs only the lowering legacy" in finding.text
     assert "python3.11 -m venv ~/edgegpt" in finding.remedy[0]
     assert finding.remedy[1] == '~/edgegpt/bin/pip install "edgegpt-toolkit[cpu]"'
     assert finding.blocks == ()
@@ -197,7 +197,10 @@ def test_two_runtimes_are_uninstalled_and_the_right_one_installed() -> None:
 def test_a_runtime_for_cuda_13_on_a_driver_for_cuda_12_is_a_conflict() -> None:
     finding = _finding(_diagnose("cuda-12-desktop"), "CUDA provider")
     assert finding.text == "onnxruntime 1.31.1 needs CUDA 13; driver 550.144.03 offers CUDA 12.4"
-    assert '"onnxruntime-gpu[cuda,cudnn]>=1.25,<1.27"' in finding.remedy[0]
+    assert finding.remedy == (
+        "update the GPU driver to 580 or later, or:",
+        'pip install "onnxruntime-gpu[cuda,cudnn]>=1.25,<1.27"',
+    )
 
 
 def test_an_old_driver_gets_the_packages_for_its_cuda() -> None:
@@ -235,6 +238,21 @@ def test_a_machine_without_an_engine_is_told_what_to_install() -> None:
     assert (finding.status, finding.text) == ("missing", "not installed")
     assert finding.remedy == ('pip install "edgegpt-toolkit[cpu]"',)
     assert not found.works("auto")
+
+
+def test_a_runtime_that_is_too_old_for_every_lowering_does_not_work() -> None:
+    old = _trial(
+        {"version": "1.20.1", "available": ["CPUExecutionProvider"]},
+        {"loaded": ["CPUExecutionProvider"]},
+        {"computed": True},
+    )
+    found = _diagnose("no-gpu", trials={CPU: old})
+    finding = _finding(found, "ONNX Runtime")
+    assert (finding.status, finding.remedy) == (
+        "broken",
+        ('pip install --upgrade "onnxruntime>=1.25"',),
+    )
+    assert not found.works("cpu")
 
 
 def test_a_gpu_without_its_runtime_gets_the_commands_that_replace_the_cpu_one() -> None:
@@ -296,6 +314,14 @@ def test_a_driver_that_hangs_is_told_and_nothing_waits_for_it() -> None:
     finding = _finding(_diagnose("both-wheels", programs=hangs), "GPU")
     assert finding.status == "broken"
     assert "the driver hangs" in finding.text
+
+
+def test_nothing_else_is_asked_of_a_driver_that_hangs() -> None:
+    machine = RecordedMachine("jetson-thor-jetpack-7.2")
+    machine.facts["programs"]["nvidia-smi"] = {"code": None, "out": [], "err": []}
+    trials = machine.facts["trials"]
+    machine.facts["trials"] = {name: trials[name] for name in (CPU, "bindings")}
+    assert diagnose(examine(machine)).works("cpu")
 
 
 def test_the_driver_tells_its_cuda_where_cuda_does_not() -> None:
