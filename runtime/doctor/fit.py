@@ -111,7 +111,8 @@ def _lowering(bundle: Bundle, backend: str, report: MachineReport) -> tuple[str 
     if lowering is not None or not runs:  # an engine too old for any: the diagnosis says so
         return lowering, ""
     has = ", ".join(sorted(have))
-    return None, f"its engine runs {runs[0]}, the bundle has {has}: export it with {runs[0]}"
+    remedy = "export it again" if manifest.quantization is None else "export it in float32"
+    return None, f"its engine runs {runs[-1]}, the bundle has only {has}: {remedy}"
 
 
 def _engine_version(backend: str, report: MachineReport) -> Version:

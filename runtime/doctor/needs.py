@@ -30,10 +30,10 @@ FLAVOUR_BACKENDS = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 # Backend -> lowerings that it runs, the best first, with the oldest version of its engine that
 # computes them rightly: ONNX Runtime for cpu and cuda, else TensorRT.
 LOWERINGS: dict[str, dict[str, Version]] = {
-    "cpu": {"ort": (1, 25), "standard": (1, 25), "legacy": (1, 23)},
-    "cuda": {"ort": (1, 25), "standard": (1, 25), "legacy": (1, 23)},
+    "cpu": {"ort": (1, 25), "standard": (1, 25), "legacy": (1, 14)},
+    "cuda": {"ort": (1, 25), "standard": (1, 25), "legacy": (1, 14)},
     "tensorrt": {"standard": (10, 15), "legacy": (10, 3)},
-    "tensorrt-rtx": {"standard": (1, 0), "legacy": (1, 0)},
+    "tensorrt-rtx": {"standard": (1, 0)},
 }
 # ONNX Runtime has no bfloat16 kernels on the CPU.
 UNSUPPORTED_PRECISIONS = {"cpu": ("bf16", "bfloat16")}
@@ -73,8 +73,12 @@ def extra(name: str) -> str:
 
 
 def lowerings_of(backend: str, version: Version) -> list[str]:
-    """Return the lowerings that this version of a backend's engine runs, the best first."""
-    return [name for name, oldest in LOWERINGS[backend].items() if version >= oldest]
+    """Return the lowerings that this version of a backend's engine runs, the best first.
+
+    An engine of TensorRT is only ever built from the best.
+    """
+    runs = [name for name, oldest in LOWERINGS[backend].items() if version >= oldest]
+    return runs[:1] if backend in LATER else runs
 
 
 def wheel_of(library: str, cuda: int) -> str | None:

@@ -242,7 +242,7 @@ def test_a_machine_without_an_engine_is_told_what_to_install() -> None:
 
 def test_a_runtime_that_is_too_old_for_every_lowering_does_not_work() -> None:
     old = _trial(
-        {"version": "1.20.1", "available": ["CPUExecutionProvider"]},
+        {"version": "1.13.1", "available": ["CPUExecutionProvider"]},
         {"loaded": ["CPUExecutionProvider"]},
         {"computed": True},
     )

@@ -118,7 +118,7 @@ def test_a_bundle_that_the_machine_cannot_run_is_exit_code_1(run, on, small_bund
     assert run().code == 0
     outcome = run(small_bundle)
     assert outcome.code == 1
-    assert "export it with legacy" in " ".join(outcome.out.split())
+    assert "has only ort, standard: export it again" in " ".join(outcome.out.split())
 
 
 def test_commands_stand_on_lines_of_their_own_to_be_copied(run, on) -> None:

@@ -97,7 +97,7 @@ def test_without_a_gpu_its_memory_is_unknown(bundle: Bundle) -> None:
 def test_an_old_runtime_needs_a_bundle_with_the_legacy_lowering(bundle: Bundle) -> None:
     found = _fit(bundle, "jetson-orin-jetpack-6.2")
     assert _of(found, "cpu").obstacle == (
-        "its engine runs legacy, the bundle has ort, standard: export it with legacy"
+        "its engine runs legacy, the bundle has only ort, standard: export it again"
     )
     assert not found.works("auto")
     graphs = [dataclasses.replace(graph, lowering="legacy") for graph in bundle.manifest.graphs]
@@ -108,10 +108,19 @@ def test_an_old_runtime_needs_a_bundle_with_the_legacy_lowering(bundle: Bundle) 
 
 def test_a_runtime_that_is_too_old_for_every_lowering_points_at_the_finding(bundle: Bundle) -> None:
     report = examine(RecordedMachine("no-gpu"))
-    old = dataclasses.replace(report.onnxruntime, version="1.20.1")
+    old = dataclasses.replace(report.onnxruntime, version="1.13.1")
     report = dataclasses.replace(report, onnxruntime=old)
     found = fit(bundle, report, diagnose(report))
     assert (_of(found, "cpu").lowering, _of(found, "cpu").obstacle) == (None, "see ONNX Runtime")
+
+
+def test_tensorrt_reads_one_lowering_only(bundle: Bundle) -> None:
+    fused = [graph for graph in bundle.manifest.graphs if graph.lowering == "ort"]
+    found = _fit(_with(bundle, graphs=fused), "jetson-thor-jetpack-7.2")
+    assert _of(found, "tensorrt").obstacle == (
+        "its engine runs standard, the bundle has only ort: export it again"
+    )
+    assert (found.choice.backend, found.choice.later) == ("cuda", None)
 
 
 def test_bfloat16_is_nothing_for_the_cpu(bundle: Bundle) -> None:
@@ -129,5 +138,4 @@ def test_a_backend_that_the_machine_lacks_points_at_the_finding(bundle: Bundle) 
 def test_the_tables_agree_with_the_engines() -> None:
     for lowering, oldest in MINIMUM_VERSION.items():
         assert LOWERINGS["cpu"][lowering] == LOWERINGS["cuda"][lowering] == oldest
-    assert set(engines.ORT_LOWERINGS) <= set(LOWERINGS["cpu"])
     assert set(engines.BACKENDS) <= {"auto", *BACKENDS}
