@@ -23,7 +23,7 @@ from .needs import (
 )
 from .parse import CUDA_OF_DRIVER, missing_library, numbers
 from .report import CPU, CUDA, Flavour, MachineReport
-from .words import dotted, first_sentence, gigabytes
+from .words import dotted, first_sentence, gigabytes, session_trouble
 
 __all__ = ["Choice", "Diagnosis", "Finding", "Status", "choose", "diagnose"]
 
@@ -163,7 +163,7 @@ def _runtimes(report: MachineReport) -> list[Finding]:
         return [Finding("broken", subject, text, _reinstall(report), AUTO)]
     cpu = runtime.provider(CPU)
     if cpu is None or not cpu.works:
-        said = first_sentence(cpu.error if cpu else runtime.error)
+        said = session_trouble(cpu.error if cpu else runtime.error)
         text = f"{name} {runtime.version} cannot compute: {said}"
         return [Finding("broken", subject, text, _reinstall(report), AUTO)]
     loads = ", ".join(found.name for found in runtime.providers if found.works)
@@ -213,7 +213,7 @@ def _cuda_provider(report: MachineReport) -> list[Finding]:
     if provider.works:
         return [Finding("ok", subject, f"loads and computes, {built}")]
     if not report.gpus:
-        return [Finding("limited", subject, f"{built}; not tried: it needs a GPU", (), ("cuda",))]
+        return [Finding("limited", subject, f"{built}; it needs a GPU", (), ("cuda",))]
     offered = report.driver_cuda[0] if report.driver_cuda else needs
     if needs > offered:
         text = (
@@ -227,7 +227,7 @@ def _cuda_provider(report: MachineReport) -> list[Finding]:
         return [Finding("broken", subject, text, remedy, ("cuda",))]
     library = missing_library(provider.error)
     if library is None:
-        text = f"does not load: {first_sentence(provider.error)}"
+        text = f"does not load: {session_trouble(provider.error)}"
         return [Finding("broken", subject, text, _gpu_runtime(report), ("cuda",))]
     text = f"does not load: {library} is missing ({built})"
     return [Finding("broken", subject, text, _brings(report, library, needs), ("cuda",))]

@@ -18,7 +18,7 @@ from .parse import (
     smi_gpus,
 )
 from .probe import Probe, Ran
-from .trial import told
+from .trial import MARK, told
 
 __all__ = ["Flavour", "Gpu", "Jetson", "MachineReport", "OnnxRuntime", "Provider", "examine"]
 
@@ -292,7 +292,8 @@ def _failure(ran: Ran, facts: dict[str, Any], expected: str) -> str:
         return ""
     if ran.code is None:
         return "it did not end in time and was stopped"
-    said = [str(facts.get("error", "")), ran.err.strip()]
+    noise = "\n".join(line for line in ran.out.splitlines() if not line.startswith(MARK))
+    said = [str(facts.get("error", "")), noise.strip(), ran.err.strip()]
     if ran.code != 0:
         said.insert(0, f"it crashed with exit code {ran.code}")
     return "\n".join(part for part in said if part) or f"it does not tell {expected}"

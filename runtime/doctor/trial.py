@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["GRAPH", "main", "told"]
+__all__ = ["GRAPH", "MARK", "main", "told"]
 
 MARK = "edgegpt-trial:"
 # An ONNX model of one node, y = MatMul(x, x), float32 [2, 2], opset 13, IR version 7, as

@@ -93,6 +93,13 @@ STATUSES = {
         "cuda-bindings": "ok",
     },
     "no-gpu": {"machine": "ok", "GPU": "missing", "ONNX Runtime": "ok"},
+    "no-gpu-but-its-packages": {
+        "machine": "ok",
+        "GPU": "missing",
+        "ONNX Runtime": "ok",
+        "CUDA provider": "limited",
+        "TensorRT for RTX": "ok",
+    },
     "both-wheels": {
         "machine": "ok",
         "GPU": "ok",
@@ -116,6 +123,7 @@ WORKING = {
     THOR: ["cpu", "cuda", "tensorrt"],
     WINDOWS: ["cpu", "tensorrt-rtx"],
     "no-gpu": ["cpu"],
+    "no-gpu-but-its-packages": ["cpu"],
     "both-wheels": [],
     "cuda-12-desktop": ["cpu"],
 }
@@ -124,6 +132,7 @@ CHOICES = {
     THOR: ("cuda", "tensorrt"),
     WINDOWS: ("cpu", "tensorrt-rtx"),
     "no-gpu": ("cpu", None),
+    "no-gpu-but-its-packages": ("cpu", None),
     "both-wheels": (None, None),
     "cuda-12-desktop": ("cpu", None),
 }
@@ -286,6 +295,31 @@ def test_a_provider_works_only_if_its_session_has_it_and_computes(
     assert finding.remedy
     assert not found.works("cuda")
     assert found.choice.backend == "cpu"
+
+
+def test_what_a_real_runtime_says_names_the_missing_library() -> None:
+    said = RecordedMachine("no-gpu-but-its-packages").facts["trials"][CUDA]
+    finding = _finding(_diagnose(THOR, trials={CUDA: said}), "CUDA provider")
+    assert "libcublasLt.so.13 is missing (built for CUDA 13)" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (
+            ["EP Error cuda_call.cc CUDA failure 35: the driver is old ; GPU=-1"],
+            "the driver is old",
+        ),
+        (["[E] provider.cc [ONNXRuntimeError] : 1 : FAIL : no kernel image"], "no kernel image"),
+        ([], "no reason given"),
+    ],
+)
+def test_why_a_provider_fails_is_told_and_not_what_follows(said: list[str], reason: str) -> None:
+    answer = _trial({"error": "Fail: fallback to CPU EP has been explicitly disabled by the user"})
+    answer["out"] += ["*************** EP Error ***************", *said, "Falling back to ['CPU']"]
+    finding = _finding(_diagnose(THOR, trials={CUDA: answer}), "CUDA provider")
+    assert finding.text.startswith("does not load: ")
+    assert finding.text.endswith(reason)
 
 
 def test_a_missing_library_of_cuda_12_is_brought_by_the_package_for_cuda_12() -> None:
