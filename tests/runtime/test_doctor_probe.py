@@ -81,11 +81,11 @@ def test_a_program_that_hangs_is_killed_with_its_children(
     script = f"echo begun; sleep 60 & echo $! > {tmp_path}/child; wait"
     _program(tmp_path, "hangs", script, monkeypatch)
     begun = time.monotonic()
-    ran = LocalProbe().run(("hangs",), 0.5)
+    ran = LocalProbe().run(("hangs",), 3)
     assert ran is not None
     assert ran.code is None
     assert ran.out == "begun\n"
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 50
     child = int((tmp_path / "child").read_text())
     assert not _runs(child)
 
@@ -106,7 +106,7 @@ def _runs(process: int) -> bool:
 @posix
 def test_a_driver_that_hangs_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _program(tmp_path, "nvidia-smi", "sleep 60", monkeypatch)
-    monkeypatch.setattr(report, "PROGRAM_SECONDS", 0.5)
+    monkeypatch.setattr(report, "PROGRAM_SECONDS", 2)
     found = diagnose(examine(LocalProbe()))
     assert any("the driver hangs" in finding.text for finding in found.findings)
     assert found.works("cpu")
