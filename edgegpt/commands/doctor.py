@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from edgegpt.runtime.doctor.needs import BACKENDS
+
 if TYPE_CHECKING:
     from edgegpt.runtime.doctor.diagnosis import Choice, Diagnosis
     from edgegpt.runtime.doctor.fit import BundleFit, Fit
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 WIDTH = 120  # of tables where stdout is not a terminal
-BACKENDS = ["auto", "cpu", "cuda", "tensorrt", "tensorrt-rtx"]
 COLOURS = {"ok": "green", "limited": "yellow", "missing": "red", "broken": "bold red"}
 
 
@@ -28,7 +29,9 @@ COLOURS = {"ok": "green", "limited": "yellow", "missing": "red", "broken": "bold
     "whether it fits here. Exit code 0 if the backend would work, otherwise 1."
 )
 @click.argument("bundle", type=click.Path(path_type=Path), required=False)
-@click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True)
+@click.option(
+    "--backend", type=click.Choice(["auto", *BACKENDS]), default="auto", show_default=True
+)
 @click.option("--json", "as_json", is_flag=True, help="print everything as JSON")
 def command(bundle: Path | None, backend: str, as_json: bool) -> int:
     """Examine this machine; exit code 0 if `backend` would work, 1 otherwise."""
