@@ -169,6 +169,15 @@ def test_cuda_bindings_fit_the_cuda_of_the_driver() -> None:
     assert finding.remedy == ('pip install "cuda-bindings==12.*"',)
 
 
+def test_cuda_bindings_that_cannot_be_imported_block_tensorrt() -> None:
+    found = _diagnose(THOR, trials={"bindings": _trial({"error": "ImportError: libcuda.so.1"})})
+    finding = _finding(found, "cuda-bindings")
+    assert (finding.status, finding.remedy) == ("broken", ('pip install "cuda-bindings==13.*"',))
+    assert finding.text == "13.2.0 cannot be imported: ImportError: libcuda.so.1"
+    assert not found.works("tensorrt")
+    assert found.choice == diagnosis.Choice("cuda", None, "a GPU and its provider work")
+
+
 def test_jetpack_brings_its_own_tensorrt() -> None:
     missing = {
         "tensorrt tensorrt": _trial({"error": "ModuleNotFoundError: No module named 'tensorrt'"})
