@@ -26,6 +26,7 @@ COMMANDS = {
     "generate": ("generate", "Continue a prompt."),
     "bench": ("bench", "Measure how fast a bundle runs here."),
     "inspect": ("inspect", "Show what is inside a bundle."),
+    "doctor": ("doctor", "Show what works on this machine, and what mends the rest."),
     "pack": ("pack", "Write a bundle as one file."),
     "unpack": ("unpack", "Write a packed bundle to a folder."),
 }

@@ -46,23 +46,38 @@ def _link(distribution: str, site: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bare")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"  # a copy, because building leaves files in the source tree
     unwanted = shutil.ignore_patterns(".*", "build", "tests", "benchmarks", "*.egg-info")
     shutil.copytree(ROOT, source, ignore=unwanted)
     build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
     subprocess.run([*build, "--no-index", "-w", folder, source], check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def _environment(folder: Path, wheel: Path, extra: str) -> Path:
+    """Make an environment with the wheel and what it requires with `extra`; return its Python."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
     python = folder / "venv" / "bin" / "python"
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = Path(subprocess.check_output([python, "-c", code], text=True).strip())
-    (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
-    for distribution in _closure(["edgegpt-toolkit[cpu]"], "cpu") - {"edgegpt-toolkit"}:
+    for distribution in _closure(["edgegpt-toolkit"], extra) - {"edgegpt-toolkit"}:
         _link(distribution, site)
     return python
+
+
+@pytest.fixture(scope="session")
+def bare_python(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
+    return _environment(tmp_path_factory.mktemp("bare"), wheel, "cpu")
+
+
+@pytest.fixture(scope="session")
+def python_without_engine(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
+    return _environment(tmp_path_factory.mktemp("without"), wheel, "")
 
 
 def _run(python: Path, *arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
@@ -114,6 +129,24 @@ def test_bench_measures(bare_python: Path, small_bundle: Path) -> None:
     settings = ["--repeats", "1", "--tokens", "2", "--depths", "4", "--batches", "1", "--json"]
     done = _run(bare_python, "-m", "edgegpt", "bench", small_bundle, *settings)
     assert json.loads(done.stdout)["bundle"] == Bundle.open(small_bundle).manifest.id
+
+
+def test_doctor_finds_the_engine(bare_python: Path, small_bundle: Path) -> None:
+    done = _run(bare_python, "-m", "edgegpt", "doctor", small_bundle, "--json")
+    found = json.loads(done.stdout)
+    assert found["works"] is True
+    assert found["machine"]["onnxruntime"]["version"] == metadata.version("onnxruntime")
+    assert found["bundle"]["id"] == Bundle.open(small_bundle).manifest.id
+
+
+def test_doctor_works_without_an_engine_and_says_how_to_get_one(
+    python_without_engine: Path, small_bundle: Path
+) -> None:
+    for arguments in ([], [small_bundle]):
+        done = _run(python_without_engine, "-m", "edgegpt", "doctor", *arguments, status=1)
+        assert "ONNX Runtime missing not installed" in " ".join(done.stdout.split())
+        assert 'pip install "edgegpt-toolkit[c' in done.stdout  # cpu, or cuda where a GPU is
+        assert done.stderr == ""
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,142 @@
+"""`edgegpt doctor`: what is installed, what really works, and what mends the rest."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from edgegpt.runtime.doctor.needs import BACKENDS
+
+if TYPE_CHECKING:
+    from edgegpt.runtime.doctor.diagnosis import Choice, Diagnosis
+    from edgegpt.runtime.doctor.fit import BundleFit, Fit
+
+__all__ = ["command"]
+
+WIDTH = 120  # of tables where stdout is not a terminal
+COLOURS = {"ok": "green", "limited": "yellow", "missing": "red", "broken": "bold red"}
+
+
+@click.command(
+    help="Show what is installed and what really works, with what mends the rest; and with BUNDLE, "
+    "whether it fits here. Exit code 0 if the backend would work, otherwise 1."
+)
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--backend", type=click.Choice(["auto", *BACKENDS]), default="auto", show_default=True
+)
+@click.option("--json", "as_json", is_flag=True, help="print everything as JSON")
+def command(bundle: Path | None, backend: str, as_json: bool) -> int:
+    """Examine this machine; exit code 0 if `backend` would work, 1 otherwise."""
+    from edgegpt.runtime.bundle import Bundle
+    from edgegpt.runtime.doctor.diagnosis import diagnose
+    from edgegpt.runtime.doctor.fit import fit
+    from edgegpt.runtime.doctor.probe import LocalProbe
+    from edgegpt.runtime.doctor.report import examine
+
+    opened = None if bundle is None else Bundle.open(bundle)
+    with Console(file=sys.stderr).status("looking at this machine"):
+        report = examine(LocalProbe())
+    diagnosis = diagnose(report)
+    bundle_fit = None if opened is None else fit(opened, report, diagnosis)
+    works = (bundle_fit or diagnosis).works(backend)
+    if as_json:
+        facts = {
+            "backend": backend,
+            "works": works,
+            "findings": [asdict(finding) for finding in diagnosis.findings],
+            "backends": {
+                name: {"works": not subjects, "see": subjects}
+                for name, subjects in diagnosis.blocked.items()
+            },
+            "auto": asdict(diagnosis.choice),
+            "bundle": None if bundle_fit is None else asdict(bundle_fit),
+            "machine": asdict(report),
+        }
+        click.echo(json.dumps(facts, indent=1))
+        return 0 if works else 1
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(highlight=False, width=WIDTH)
+    _print_findings(console, diagnosis)
+    if bundle_fit is None:
+        _print_backends(console, diagnosis)
+    else:
+        _print_bundle(console, bundle_fit)
+    _print_verdict(console, backend, works, (bundle_fit or diagnosis).choice)
+    return 0 if works else 1
+
+
+def _print_findings(console: Console, diagnosis: "Diagnosis") -> None:
+    """Print a line a finding, what mends it below."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for finding in diagnosis.findings:
+        status = Text(finding.status, style=COLOURS[finding.status])
+        table.add_row(Text(finding.subject), status, Text(finding.text))
+        for line in finding.remedy:
+            table.add_row("", "", Text(f"  {line}", style="bold"))
+    console.print(table)
+
+
+def _print_backends(console: Console, diagnosis: "Diagnosis") -> None:
+    table = _table("backend", "works", "")
+    for backend, subjects in diagnosis.blocked.items():
+        why = f"see {', '.join(subjects)}" if subjects else ""
+        table.add_row(backend, _yes(not subjects), Text(why))
+    console.print(table)
+
+
+def _print_bundle(console: Console, found: "BundleFit") -> None:
+    from edgegpt.runtime.doctor.words import gigabytes
+
+    table = _table("backend", "works", "graph", "needs", "free", "largest context", "batch", "")
+    for fit in found.backends:
+        table.add_row(*_fit_cells(fit))
+    console.print(table)
+    console.print(
+        f"bundle {found.id[:12]}, {found.precision}: weights {gigabytes(found.weights)}, cache "
+        f"{found.cache_per_token / 1e3:.1f} kB a token"
+    )
+    console.print(f"needs: one row of {found.block_size} tokens, the engine itself included")
+
+
+def _fit_cells(fit: "Fit") -> list[str | Text]:
+    from edgegpt.runtime.doctor.words import gigabytes
+
+    unknown: dict[int | None, str] = {None: "unknown"}
+    return [
+        fit.backend,
+        _yes(not fit.obstacle),
+        fit.lowering or "-",
+        gigabytes(fit.needed),
+        gigabytes(fit.memory) if fit.memory else "unknown",
+        unknown.get(fit.largest_context, f"{fit.largest_context}"),
+        unknown.get(fit.largest_batch, f"{fit.largest_batch}"),
+        Text(fit.obstacle),
+    ]
+
+
+def _print_verdict(console: Console, backend: str, works: bool, choice: "Choice") -> None:
+    if choice.backend is None:
+        console.print(Text(f"auto would use nothing: {choice.why}"))
+    else:
+        console.print(Text(f"auto would use {choice.backend}: {choice.why}"))
+    if backend != "auto":
+        console.print(Text(f"{backend} {'would' if works else 'would not'} work"))
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in columns:
+        table.add_column(name)
+    return table
+
+
+def _yes(works: bool) -> Any:
+    return Text("yes", style="green") if works else Text("no", style="red")

@@ -1,0 +1,143 @@
+"""Whether a bundle fits a machine: which backend can run it, and how much context and batch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..bundle import Bundle
+from ..inspection import memory_needed
+from .diagnosis import Choice, Diagnosis, choose
+from .needs import (
+    AUTO,
+    BACKENDS,
+    CUDA_BACKENDS,
+    FLAVOUR_BACKENDS,
+    UNSUPPORTED_PRECISIONS,
+    lowerings_of,
+)
+from .parse import Version, numbers
+from .report import MachineReport
+from .words import gigabytes
+
+__all__ = ["BundleFit", "Fit", "fit"]
+
+# What a process takes besides weights, cache and workspace. On the CPU the peak of the resident
+# memory was 76 MB above these with 43 MB of float32 weights, and 79 MB with 228 MB of them. For
+# GPUs an assumption: a CUDA context and the libraries' own buffers; none was at hand to measure.
+RESERVE = {"cpu": 100_000_000, "cuda": 800_000_000}
+MOST_ROWS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What one backend can do with a bundle. Bytes; `memory` is 0 if unknown.
+
+    `largest_context` is for one row, up to the block size; `largest_batch` is rows of that
+    context. Both are None where the memory is unknown, and 0 where nothing fits. `obstacle` says
+    why it cannot run here, "" if it can.
+    """
+
+    backend: str
+    lowering: str | None
+    memory: int
+    needed: int
+    largest_context: int | None
+    largest_batch: int | None
+    obstacle: str
+
+
+@dataclass(frozen=True)
+class BundleFit:
+    """All backends with one bundle, and which of them `auto` would take.
+
+    `weights` are bytes, `cache_per_token` bytes for each token of each row.
+    """
+
+    id: str
+    precision: str
+    block_size: int
+    weights: int
+    cache_per_token: int
+    backends: list[Fit]
+    choice: Choice
+
+    def works(self, backend: str) -> bool:
+        """Return whether a backend, or auto, would run this bundle here."""
+        if backend == "auto":
+            return self.choice.backend is not None
+        return any(fit.backend == backend and not fit.obstacle for fit in self.backends)
+
+
+def fit(bundle: Bundle, report: MachineReport, diagnosis: Diagnosis) -> BundleFit:
+    """Judge a bundle on a machine."""
+    fits = [_fit(bundle, backend, report, diagnosis) for backend in BACKENDS]
+    choice = choose([found.backend for found in fits if not found.obstacle])
+    manifest, least = bundle.manifest, memory_needed(bundle, 1, 1)
+    block_size = manifest.model_info().block_size
+    return BundleFit(
+        manifest.id, manifest.precision, block_size, least.weights, least.cache, fits, choice
+    )
+
+
+def _fit(bundle: Bundle, backend: str, report: MachineReport, diagnosis: Diagnosis) -> Fit:
+    reserve = RESERVE["cuda" if backend in CUDA_BACKENDS else "cpu"]
+    block_size = bundle.manifest.model_info().block_size
+    needed = memory_needed(bundle).total + reserve
+    lowering, obstacle = _lowering(bundle, backend, report)
+    if not diagnosis.works(backend):
+        obstacle = f"see {', '.join(diagnosis.blocked[backend])}"
+    memory = _memory(backend, report)
+    if not memory:
+        return Fit(backend, lowering, memory, needed, None, None, obstacle)
+
+    def fits(batch: int, context: int) -> bool:
+        return memory_needed(bundle, batch, context).total + reserve <= memory
+
+    context = _largest(lambda tokens: fits(1, tokens), block_size)
+    batch = _largest(lambda rows: fits(rows, context), MOST_ROWS) if context else 0
+    if not obstacle and not context:
+        least = memory_needed(bundle, 1, 1).total + reserve
+        obstacle = f"needs {gigabytes(least)} at least; {gigabytes(memory)} are free"
+    return Fit(backend, lowering, memory, needed, context, batch, obstacle)
+
+
+def _lowering(bundle: Bundle, backend: str, report: MachineReport) -> tuple[str | None, str]:
+    """Return the best lowering that the backend's engine runs, and why there is none."""
+    manifest, version = bundle.manifest, _engine_version(backend, report)
+    if manifest.precision in UNSUPPORTED_PRECISIONS.get(backend, ()):
+        return None, f"does not compute in {manifest.precision}"
+    have = {graph.lowering for graph in manifest.graphs if graph.part == "decoder"}
+    runs = lowerings_of(backend, version)
+    lowering = next((name for name in runs if name in have), None)
+    if lowering is not None or not runs:  # an engine too old for any: the diagnosis says so
+        return lowering, ""
+    has = ", ".join(sorted(have))
+    remedy = "export it again" if manifest.quantization is None else "export it in float32"
+    return None, f"its engine runs {runs[-1]}, the bundle has only {has}: {remedy}"
+
+
+def _engine_version(backend: str, report: MachineReport) -> Version:
+    if backend in AUTO:
+        return numbers(report.onnxruntime.version)
+    versions = {FLAVOUR_BACKENDS[found.module]: found.version for found in report.tensorrt}
+    return numbers(versions.get(backend, ""))
+
+
+def _memory(backend: str, report: MachineReport) -> int:
+    """Return the bytes a backend may use: what is free, or all where only that is known."""
+    if backend not in CUDA_BACKENDS:
+        return report.free_memory or report.memory
+    if not report.gpus:
+        return 0
+    gpu = report.gpus[0]
+    if gpu.integrated:  # CUDA does not count what the system would give back
+        return report.free_memory or report.memory
+    return gpu.free or gpu.total
+
+
+def _largest(fits: Callable[[int], bool], limit: int) -> int:
+    """Return the largest number from 1 to `limit` that fits, 0 if none does; halving."""
+    low, high = 0, limit
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low

@@ -1,0 +1,299 @@
+"""What is installed on a machine and what of it works, gathered through a `Probe`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from .parse import (
+    CUDA_OF_DRIVER,
+    Library,
+    SmiGpu,
+    Version,
+    jetpack_of,
+    l4t_release,
+    libraries_of_distributions,
+    libraries_of_files,
+    meminfo,
+    numbers,
+    power_mode,
+    smi_gpus,
+)
+from .probe import Probe, Ran
+from .trial import MARK, told
+
+__all__ = ["Flavour", "Gpu", "Jetson", "MachineReport", "OnnxRuntime", "Provider", "examine"]
+
+SMI = (
+    "nvidia-smi",
+    "--query-gpu=name,compute_cap,memory.total,memory.free,driver_version",
+    "--format=csv,noheader,nounits",
+)
+PROGRAM_SECONDS = 15.0
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+# Providers that are not tried: it sends its work to a service.
+REMOTE = ("AzureExecutionProvider",)
+FLAVOURS = ("tensorrt", "tensorrt_rtx")
+# Distributions whose versions are of interest.
+OF_INTEREST = ("onnxruntime", "ort-nightly", "nvidia-", "tensorrt", "cuda-")
+LINUX_LIBRARIES = (
+    "/usr/local/cuda*/lib64/lib*.so.*",
+    "/usr/local/cuda*/targets/*/lib/lib*.so.*",
+    "/usr/lib/*-linux-gnu/lib*.so.*",
+    "/usr/lib64/lib*.so.*",
+)
+WINDOWS_LIBRARIES = "C:\\Program Files\\NVIDIA\\CUDNN\\v*\\bin\\*\\*.dll"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU. Memory in bytes, 0 if unknown; an integrated one has the machine's memory."""
+
+    name: str
+    compute_capability: Version
+    total: int
+    free: int
+    integrated: bool
+
+
+@dataclass(frozen=True)
+class Jetson:
+    """A Jetson's releases and its power mode, None if nvpmodel did not tell."""
+
+    l4t: str
+    jetpack: str
+    power_mode: str | None
+
+
+@dataclass(frozen=True)
+class Provider:
+    """What came of a session with one of ONNX Runtime's execution providers."""
+
+    name: str
+    works: bool
+    error: str
+
+
+@dataclass(frozen=True)
+class OnnxRuntime:
+    """The importable onnxruntime; `cuda` is the CUDA version that it was built with."""
+
+    version: str
+    cuda: Version
+    available: list[str]
+    providers: list[Provider]
+    error: str
+
+    def provider(self, name: str) -> Provider | None:
+        """Return what came of the provider `name`, None if it is not in this build."""
+        return next((found for found in self.providers if found.name == name), None)
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """A TensorRT module; `version` is "" if it cannot be imported."""
+
+    module: str
+    version: str
+    builds: bool
+    error: str
+
+
+@dataclass(frozen=True)
+class MachineReport:
+    """All that `doctor` found. Memory in bytes, 0 if unknown.
+
+    `driver` is the GPU driver's version and `driver_cuda` the newest CUDA that it can run;
+    `gpu_error` says why GPUs that should be there could not be used, `bindings_error` the same
+    of the distribution cuda-bindings ("" if it works). `gpu_on_bus`: there is an NVIDIA GPU,
+    whatever the driver says; Linux only.
+    """
+
+    system: str
+    release: str
+    architecture: str
+    python: str
+    memory: int
+    free_memory: int
+    jetson: Jetson | None
+    gpus: list[Gpu]
+    driver: str
+    driver_cuda: Version
+    gpu_error: str
+    gpu_on_bus: bool
+    distributions: dict[str, str]
+    libraries: list[Library]
+    onnxruntime: OnnxRuntime
+    tensorrt: list[Flavour]
+    bindings_error: str
+
+
+def examine(probe: Probe) -> MachineReport:
+    """Ask everything once."""
+    platform, text = probe.platform(), probe.read("/proc/meminfo")
+    memory, free = meminfo(text) if text else probe.memory()
+    free = _within_limit(probe, free)
+    distributions = {
+        name: version
+        for name, version in sorted(probe.distributions().items())
+        if name.startswith(OF_INTEREST)
+    }
+    jetson = _jetson(probe)
+    driver = _driver(probe)
+    bindings = probe.trial("bindings")
+    return MachineReport(
+        system=platform["system"],
+        release=platform["release"],
+        architecture=platform["machine"],
+        python=platform["python"],
+        memory=memory,
+        free_memory=free,
+        jetson=jetson,
+        gpus=driver.gpus,
+        driver=driver.version,
+        driver_cuda=driver.cuda,
+        gpu_error=driver.error,
+        gpu_on_bus=_gpu_on_bus(probe),
+        distributions=distributions,
+        libraries=libraries_of_distributions(distributions) + libraries_of_files(_files(probe)),
+        # What uses the driver would hang with it, one after the other.
+        onnxruntime=_onnxruntime(probe, only_cpu=driver.hangs),
+        tensorrt=[] if driver.hangs else [_flavour(probe, module) for module in FLAVOURS],
+        bindings_error=_failure(bindings, told(bindings.out), "imported"),
+    )
+
+
+def _within_limit(probe: Probe, free: int) -> int:
+    """Return what is free under the memory limit of a container (cgroup v2), too."""
+    limit = (probe.read("/sys/fs/cgroup/memory.max") or "").strip()
+    used = (probe.read("/sys/fs/cgroup/memory.current") or "").strip()
+    if not (limit.isdecimal() and used.isdecimal()):  # no limit is "max"
+        return free
+    return min(free, max(0, int(limit) - int(used)))
+
+
+def _jetson(probe: Probe) -> Jetson | None:
+    l4t = l4t_release(probe.read("/etc/nv_tegra_release") or "")
+    if l4t is None:
+        return None
+    ran = probe.run(("nvpmodel", "-q"), PROGRAM_SECONDS)
+    return Jetson(l4t, jetpack_of(l4t), power_mode(ran.out) if ran else None)
+
+
+@dataclass(frozen=True)
+class _Driver:
+    """The GPU driver: its version, the newest CUDA it can run, its GPUs, and what is wrong."""
+
+    version: str
+    cuda: Version
+    gpus: list[Gpu]
+    error: str
+    hangs: bool = False
+
+
+def _driver(probe: Probe) -> _Driver:
+    """Ask the CUDA driver and nvidia-smi.
+
+    The CUDA driver knows the GPUs best; nvidia-smi knows the driver's version, and sees GPUs that
+    the driver's library in this process's reach does not.
+    """
+    ran = probe.run(SMI, PROGRAM_SECONDS)
+    if ran is not None and ran.code is None:
+        error = f"nvidia-smi did not answer in {PROGRAM_SECONDS:.0f} s: the driver hangs"
+        return _Driver("", (), [], error, hangs=True)
+    seen = smi_gpus(ran.out) if ran is not None and ran.code == 0 else []
+    driver = seen[0].driver if seen else ""
+    trial = probe.trial("gpus")
+    facts = told(trial.out)
+    version = int(facts.get("cuda") or 0)  # 1000 * major + 10 * minor
+    cuda = (version // 1000, version % 1000 // 10) if version else _cuda_of(driver)
+    if facts.get("gpus"):
+        return _Driver(driver, cuda, [_gpu(entry) for entry in facts["gpus"]], "")
+    error = _failure(trial, facts, "gpus") if seen or "cuda" in facts else ""
+    return _Driver(driver, cuda, [_gpu_of_smi(gpu) for gpu in seen], error, trial.code is None)
+
+
+def _gpu(entry: dict[str, Any]) -> Gpu:
+    capability = tuple(int(part) for part in entry["compute_capability"])
+    return Gpu(entry["name"], capability, entry["total"], entry["free"], entry["integrated"])
+
+
+def _gpu_of_smi(gpu: SmiGpu) -> Gpu:
+    return Gpu(gpu.name, gpu.compute_capability, gpu.total, gpu.free, gpu.total == 0)
+
+
+def _cuda_of(driver: str) -> Version:
+    major = (numbers(driver) or (0,))[0]
+    return next(((cuda,) for oldest, cuda in CUDA_OF_DRIVER.items() if major >= oldest), ())
+
+
+def _gpu_on_bus(probe: Probe) -> bool:
+    """Look for a display controller (PCI class 03) of NVIDIA (vendor 10de)."""
+    for path in probe.glob("/sys/bus/pci/devices/*/vendor"):
+        kind = probe.read(path.removesuffix("vendor") + "class") or ""
+        if (probe.read(path) or "").strip() == "0x10de" and kind.startswith("0x03"):
+            return True
+    return False
+
+
+def _files(probe: Probe) -> list[str]:
+    """Return the files where the loader and people's CUDA installations keep libraries."""
+    if probe.platform()["system"] == "Windows":
+        folders = [*probe.environment("PATH").split(";"), probe.environment("CUDA_PATH") + "\\bin"]
+        patterns = [f"{folder}\\*_*.dll" for folder in folders if folder.strip("\\")]
+        patterns.append(WINDOWS_LIBRARIES)
+    else:
+        folders = probe.environment("LD_LIBRARY_PATH").split(":")
+        patterns = [f"{folder}/lib*.so.*" for folder in folders if folder]
+        patterns += LINUX_LIBRARIES
+    files = [path for pattern in patterns for path in probe.glob(pattern)]
+    cache = probe.run(("ldconfig", "-p"), PROGRAM_SECONDS)
+    if cache is not None:
+        files += [line.partition(" => ")[2] for line in cache.out.splitlines()]
+    return files
+
+
+def _onnxruntime(probe: Probe, only_cpu: bool) -> OnnxRuntime:
+    """Try the CPU provider, which tells what else there is, then perhaps the others."""
+    first = probe.trial("provider", CPU)
+    facts = told(first.out)
+    available = [str(name) for name in facts.get("available", [])]
+    others = [name for name in available if name not in (CPU, *REMOTE) and not only_cpu]
+    trials = {CPU: first, **{name: probe.trial("provider", name) for name in others}}
+    providers = [_provider(name, ran) for name, ran in trials.items()] if available else []
+    return OnnxRuntime(
+        version=str(facts.get("version", "")),
+        cuda=numbers(str(facts.get("cuda") or "")),
+        available=available,
+        providers=providers,
+        error="" if available else _failure(first, facts, "available"),
+    )
+
+
+def _provider(name: str, ran: Ran) -> Provider:
+    """Judge a trial: the session must have the provider that was asked for, and compute."""
+    facts = told(ran.out)
+    works = facts.get("loaded", [])[:1] == [name] and facts.get("computed") is True
+    if works:
+        return Provider(name, True, "")
+    if facts.get("computed") is False:
+        return Provider(name, False, "it computes wrong numbers")
+    return Provider(name, False, _failure(ran, facts, "computed"))
+
+
+def _flavour(probe: Probe, module: str) -> Flavour:
+    ran = probe.trial("tensorrt", module)
+    facts = told(ran.out)
+    builds = facts.get("builder") is True
+    return Flavour(module, str(facts.get("version", "")), builds, _failure(ran, facts, "builder"))
+
+
+def _failure(ran: Ran, facts: dict[str, Any], expected: str) -> str:
+    """Return why a trial did not tell `expected`: all that it and its libraries said."""
+    if facts.get(expected):
+        return ""
+    if ran.code is None:
+        return "it did not end in time and was stopped"
+    noise = "\n".join(line for line in ran.out.splitlines() if not line.startswith(MARK))
+    said = [str(facts.get("error", "")), noise.strip(), ran.err.strip()]
+    if ran.code != 0:
+        said.insert(0, f"it crashed with exit code {ran.code}")
+    return "\n".join(part for part in said if part) or f"it does not tell {expected}"
