@@ -28,9 +28,9 @@ from edgegpt.runtime.receipt import Receipt
 from edgegpt.runtime.tokenizer import Tokenizer
 from edgegpt.runtime.verify import verify
 
-from .decoder_graph import build_decoder_graph, describe
+from .decoder_graph import build_decoder_graph, describe, trace
 from .golden import make_golden, quality_windows
-from .lowerings import ort, standard
+from .lowerings import legacy, ort, standard
 from .passes import QuantizeActivations, QuantizeWeights, UseFloatActivations
 from .quantization import (
     BlockQuantized,
@@ -63,7 +63,7 @@ def export_bundle(
     """Export the checkpoint folder to a new bundle folder and return the receipt of its proof.
 
     A float32 bundle holds the `ort` lowering, if the model's shape allows it, and the `standard`
-    one over the same weights; a quantised bundle holds the `ort` lowering, with a second graph and
+    and `legacy` ones over the same weights; a quantised bundle holds the `ort` lowering, with a second graph and
     a second copy of the weights for long prompts, unless the settings leave them out.
 
     Args:
@@ -205,16 +205,16 @@ class _Exported:
 
     def graphs(self) -> list[tuple[Graph, ir.Model]]:
         """Return all graphs, the one that generates first."""
-        obstacle = ort.obstacle(self.model.config)
+        obstacle, traced = ort.obstacle(self.model.config), trace(self.model)
         if self.quantization is None:
-            lowerings = (ort, standard) if obstacle is None else (standard,)
+            lowerings = (*((ort,) if obstacle is None else ()), standard, legacy)
             return [
-                _named(build_decoder_graph(self.model, lowering), lowering, "decoder")
+                _named(build_decoder_graph(traced, lowering), lowering, "decoder")
                 for lowering in lowerings
             ]
         if obstacle is not None:
             raise ExportError(f"no {self.precision} export of this model: {obstacle}")
-        decoder = build_decoder_graph(self.model, ort)
+        decoder = build_decoder_graph(traced, ort)
         QuantizeWeights(self.weights)(decoder)
         parts = {"decoder": decoder, "exact": decoder.clone()}
         UseFloatActivations()(parts["exact"])

@@ -106,7 +106,7 @@ def test_the_html_report_is_self_contained_and_draws_every_check(
         main(["verify", str(small_bundle), "--report", str(tmp_path / "r.html")])
     assert stop.value.code == 0
     page = (tmp_path / "r.html").read_text()
-    assert page.count("<polyline") == 10
+    assert page.count("<polyline") == 15
     assert ">PASS<" in page
     assert ">FAIL<" not in page
     assert not any(word in page for word in ("http:", "https:", "<script", "<link", "src="))
