@@ -63,8 +63,9 @@ def export_bundle(
     """Export the checkpoint folder to a new bundle folder and return the receipt of its proof.
 
     A float32 bundle holds the `ort` lowering, if the model's shape allows it, and the `standard`
-    and `legacy` ones over the same weights; a quantised bundle holds the `ort` lowering, with a second graph and
-    a second copy of the weights for long prompts, unless the settings leave them out.
+    and `legacy` ones over the same weights; a quantised bundle holds the `ort` lowering, with a
+    second graph and a second copy of the weights for long prompts, unless the settings leave them
+    out.
 
     Args:
         checkpoint: folder that `edgegpt train` or `edgegpt import` wrote.

@@ -4,8 +4,8 @@ Inputs and outputs, with B batch, T new tokens, S context, P wanted positions, K
 width, V vocabulary:
 
     ids int64 [B, T], past_len int64 [B], logit_positions int64 [B, P],
-    past_k.<layer>, past_v.<layer> float32 [B, K, S, D]
-    -> logits float32 [B, P, V], present_k.<layer>, present_v.<layer> float32 [B, K, S, D]
+    past_k.<layer>, past_v.<layer> [B, K, S, D], in the type that the layer computes in
+    -> logits float32 [B, P, V], present_k.<layer>, present_v.<layer> [B, K, S, D]
 """
 
 import contextlib
@@ -127,10 +127,11 @@ def _lower(traced: Traced, lowering: ModuleType) -> torch.onnx.ONNXProgram:
 def _example(model: GPT) -> tuple[object, ...]:
     config, size = model.config, EXAMPLE
     shape = (size["batch"], config.n_kv_head, size["context"], config.head_dim)
+    dtypes = [block.attention.qkv.weight.dtype for block in model.blocks]
     ids = torch.zeros(size["batch"], size["new_tokens"], dtype=torch.int64)
     past_len = torch.ones(size["batch"], dtype=torch.int64)
     positions = torch.zeros(size["batch"], size["logit_positions"], dtype=torch.int64)
-    past = [(torch.zeros(shape), torch.zeros(shape)) for _ in range(config.n_layer)]
+    past = [(torch.zeros(shape, dtype=t), torch.zeros(shape, dtype=t)) for t in dtypes]
     return ids, past_len, positions, past
 
 

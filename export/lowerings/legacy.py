@@ -8,12 +8,13 @@ tokens, so that keys and values need not be repeated.
 from collections.abc import Callable
 from typing import Any
 
+import onnx_ir as ir
 import torch
 from onnxscript.onnx_opset import opset18 as op
 
 import edgegpt.cached_attention  # noqa: F401 - registers the operator named below
 
-from .parts import heads_of, range_of, rotated, scalar
+from .parts import heads_of, in_type_of, range_of, rotated, scalar
 
 __all__ = ["IR_VERSION", "NAME", "OPSET", "PASSES", "translations"]
 
@@ -47,6 +48,7 @@ def _cached_attention(
         op.Unsqueeze(past_len, op.Constant(value_ints=[1])), range_of(op, length)
     )
     if cos is not None:
+        cos, sin = in_type_of(op, cos, past_k), in_type_of(op, sin, past_k)
         q, k = rotated(op, q, cos, sin, position), rotated(op, k, cos, sin, position)
 
     present_k = _written(past_k, k, position, n_kv_head)  # (B, K, S, D)
@@ -63,13 +65,21 @@ def _cached_attention(
     q = op.Reshape(op.Mul(q, scalar(op, scale, past_k)), grouped)
     scores = op.MatMul(q, op.Transpose(present_k, perm=[0, 1, 3, 2]))  # (B, K, H / K * T, S)
     scores = op.Reshape(scores, single)  # (B, H, T, S)
-    weights = op.Softmax(op.Where(visible, scores, scalar(op, float("-inf"), past_k)), axis=-1)
-    weights = op.Reshape(weights, grouped)  # (B, K, H / K * T, S)
+    scores = op.Where(visible, scores, scalar(op, float("-inf"), past_k))
+    weights = op.Reshape(_softmax(scores, past_k), grouped)  # (B, K, H / K * T, S)
     # Unused slots may hold NaN: 0 * NaN would spread, so they are cleared before the product.
     values = op.Where(used, present_v, scalar(op, 0.0, past_k))  # (B, K, S, D)
     out = op.Reshape(op.MatMul(weights, values), single)  # (B, H, T, D)
     out = op.Transpose(out, perm=[0, 2, 1, 3])  # (B, T, H, D)
     return op.Reshape(out, op.Constant(value_ints=[0, 0, -1])), present_k, present_v
+
+
+def _softmax(scores: Any, like: Any) -> Any:
+    """Return the softmax of `scores`, of the type of `like`, with its sums in float32."""
+    if like.dtype == ir.DataType.FLOAT:
+        return op.Softmax(scores, axis=-1)
+    wide = op.Softmax(op.Cast(scores, to=ir.DataType.FLOAT), axis=-1)
+    return op.Cast(wide, to=like.dtype)
 
 
 def _written(past: Any, fresh: Any, position: Any, n_kv_head: int) -> Any:

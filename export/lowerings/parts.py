@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["heads_of", "range_of", "rotated", "scalar"]
+__all__ = ["heads_of", "in_type_of", "range_of", "rotated", "scalar"]
 
 
 def heads_of(op: Any, qkv: Any, n_head: int, n_kv_head: int) -> tuple[Any, Any, Any]:
@@ -46,6 +46,11 @@ def rotated(op: Any, x: Any, cos: Any, sin: Any, position: Any) -> Any:
         op.Add(op.Mul(second, row_cos), op.Mul(first, row_sin)),
         axis=-1,
     )
+
+
+def in_type_of(op: Any, table: Any, like: Any) -> Any:
+    """Return `table`, cast if `like` is of another type: a layer may be kept in float32."""
+    return table if table.dtype == like.dtype else op.Cast(table, to=like.dtype)
 
 
 def scalar(op: Any, value: float, like: Any) -> Any:

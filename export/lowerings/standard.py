@@ -13,7 +13,7 @@ from onnxscript.onnx_opset import opset24 as op
 
 import edgegpt.cached_attention  # noqa: F401 - registers the operator named below
 
-from .parts import heads_of, range_of, rotated
+from .parts import heads_of, in_type_of, range_of, rotated
 
 __all__ = ["IR_VERSION", "NAME", "OPSET", "PASSES", "translations"]
 
@@ -47,6 +47,7 @@ def _cached_attention(
         op.Unsqueeze(past_len, op.Constant(value_ints=[1])), range_of(op, length)
     )
     if cos is not None:
+        cos, sin = in_type_of(op, cos, past_k), in_type_of(op, sin, past_k)
         q, k = rotated(op, q, cos, sin, position), rotated(op, k, cos, sin, position)
 
     present_k = op.TensorScatter(past_k, k, past_len, axis=-2)  # (B, K, S, D)

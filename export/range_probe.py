@@ -1,0 +1,82 @@
+"""The largest values that a text brings about in each part of a model, and what float16 cannot hold.
+
+The model runs in float32, in PyTorch. What goes into and comes out of each layer is looked at; the
+products of queries and keys are bounded by their lengths (Cauchy and Schwarz).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from edgegpt.model import GPT
+
+from .half_precision import RESIDUAL, sub_layers
+
+__all__ = ["SAFE", "largest_values", "too_large"]
+
+LARGEST_FLOAT16 = 65504.0
+# A text is a sample: another one may bring about values this many times as large.
+HEADROOM = 8
+SAFE = LARGEST_FLOAT16 / HEADROOM
+
+
+def too_large(model: GPT, windows: Tensor) -> dict[str, float]:
+    """Return the parts of `model` that float16 cannot safely hold, and their largest values."""
+    largest = largest_values(model, windows)
+    return {name: value for name, value in largest.items() if not value <= SAFE}
+
+
+@torch.no_grad()
+def largest_values(model: GPT, windows: Tensor) -> dict[str, float]:
+    """Return max |value| inside each of `sub_layers(model)`, and in the residual stream.
+
+    Args:
+        model: in float32 and eval mode.
+        windows: ids of a text, int64 [N, T], T <= block_size.
+    """
+    largest = dict.fromkeys([*sub_layers(model), RESIDUAL], 0.0)
+
+    def note(name: str, tensor: Tensor) -> None:
+        value = float(tensor.abs().max())
+        # A NaN stays: `max` would drop it.
+        largest[name] = value if not value <= largest[name] else largest[name]
+
+    handles = list(_watch(model, note))
+    try:
+        for window in windows:
+            model(window[None])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return largest
+
+
+def _watch(model: GPT, note: Callable[[str, Tensor], None]):
+    """Register a hook on every layer; yield the handles."""
+    for name, norm in sub_layers(model).items():
+        layer = model.get_submodule(name)
+        for module in layer.modules():
+            if isinstance(module, nn.Linear):
+                yield module.register_forward_hook(
+                    lambda _, given, result, name=name: (note(name, given[0]), note(name, result))
+                    and None
+                )
+        yield model.get_submodule(norm).register_forward_pre_hook(
+            lambda _, given: note(RESIDUAL, given[0])
+        )
+    for index, block in enumerate(model.blocks):
+        yield block.attention.qkv.register_forward_hook(
+            lambda _, __, qkv, name=f"blocks.{index}.attention": note(name, _products(model, qkv))
+        )
+        # What is added to the stream has the stream's type.
+        for module in (block.attention.proj, block.feed_forward.down):
+            yield module.register_forward_hook(lambda _, __, result: note(RESIDUAL, result))
+
+
+def _products(model: GPT, qkv: Tensor) -> Tensor:
+    """Return a bound of the attention scores: the longest query times the longest key, scaled."""
+    config = model.config
+    heads = qkv.unflatten(-1, (-1, config.head_dim)).norm(dim=-1)  # (B, T, H + 2K)
+    queries, keys, _ = heads.split([config.n_head, config.n_kv_head, config.n_kv_head], dim=-1)
+    return queries.max() * keys.max() * config.scale
