@@ -6,14 +6,33 @@ from ..manifest import Graph
 from .base import Engine, EngineInfo, State
 from .ort import LOWERINGS, OrtEngine, obstacle
 
-__all__ = ["BACKENDS", "Engine", "EngineInfo", "State", "local_lowerings", "open_engine"]
+__all__ = [
+    "BACKENDS",
+    "Engine",
+    "EngineInfo",
+    "State",
+    "local_lowerings",
+    "missing_engine",
+    "open_engine",
+]
 
 BACKENDS = ("auto", "cpu")
 
 
 def local_lowerings(bundle: Bundle) -> list[str]:
     """Return the lowerings of `bundle` that an engine of this machine can run, the best first."""
-    return [graph.lowering for graph in _decoders(bundle) if obstacle(graph) is None]
+    return [graph.lowering for graph in _decoders(bundle) if _obstacle(bundle, graph) is None]
+
+
+def missing_engine(bundle: Bundle, backend: str = "auto") -> str | None:
+    """Return why no engine of this machine can run any graph of `bundle`, or None if one can.
+
+    Backends other than "auto" and "cpu" tell it by themselves when they are opened.
+    """
+    reasons = [_obstacle(bundle, graph) for graph in _decoders(bundle)]
+    if backend not in ("auto", "cpu") or not all(reasons):
+        return None
+    return reasons[0] if reasons else None
 
 
 def open_engine(
@@ -51,6 +70,10 @@ def open_engine(
         have = ", ".join(graph.name for graph in bundle.manifest.graphs)
         raise EngineError(f"no graph of {bundle.folder} fits the backend {backend}; it has: {have}")
     return OrtEngine(bundle, decoder, None if exact else parts.get("prefill"), threads)
+
+
+def _obstacle(bundle: Bundle, graph: Graph) -> str | None:
+    return obstacle(graph, bundle.manifest.precision)
 
 
 def _decoders(bundle: Bundle) -> list[Graph]:

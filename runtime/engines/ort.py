@@ -73,7 +73,7 @@ class OrtEngine(Engine):
         self.session = self.prefill = None
 
     def _load(self, bundle: Bundle, graph: Graph) -> Any:
-        reason = obstacle(graph)
+        reason = obstacle(graph, bundle.manifest.precision)
         if reason is not None:
             raise EngineError(reason)
         options = self.runtime.SessionOptions()
@@ -248,7 +248,7 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-def obstacle(graph: Graph) -> str | None:
+def obstacle(graph: Graph, precision: str) -> str | None:
     """Return why the installed onnxruntime cannot run `graph` on the CPU, or None if it can."""
     version = _import_onnxruntime().__version__
     needed = MINIMUM_VERSION.get(graph.lowering, (0, 0))
@@ -257,6 +257,8 @@ def obstacle(graph: Graph) -> str | None:
             f"the graph {graph.name} needs onnxruntime {needed[0]}.{needed[1]} or later; "
             f"{version} is installed"
         )
+    if precision == "bfloat16":
+        return f"onnxruntime runs no bfloat16 on a CPU, and {graph.name} is in bfloat16: use a GPU"
     return None
 
 
