@@ -1,19 +1,22 @@
-"""The largest values that a text brings about in each part of a model, and what float16 cannot hold.
+"""The largest values that a text brings about in each part of a model: can float16 hold them?
 
 The model runs in float32, in PyTorch. What goes into and comes out of each layer is looked at; the
 products of queries and keys are bounded by their lengths (Cauchy and Schwarz).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from edgegpt.model import GPT
 
 from .half_precision import RESIDUAL, sub_layers
 
 __all__ = ["SAFE", "largest_values", "too_large"]
+
+Note = Callable[[str, Tensor], None]
 
 LARGEST_FLOAT16 = 65504.0
 # A text is a sample: another one may bring about values this many times as large.
@@ -52,19 +55,13 @@ def largest_values(model: GPT, windows: Tensor) -> dict[str, float]:
     return largest
 
 
-def _watch(model: GPT, note: Callable[[str, Tensor], None]):
+def _watch(model: GPT, note: Note) -> Iterator[RemovableHandle]:
     """Register a hook on every layer; yield the handles."""
     for name, norm in sub_layers(model).items():
-        layer = model.get_submodule(name)
-        for module in layer.modules():
+        for module in model.get_submodule(name).modules():
             if isinstance(module, nn.Linear):
-                yield module.register_forward_hook(
-                    lambda _, given, result, name=name: (note(name, given[0]), note(name, result))
-                    and None
-                )
-        yield model.get_submodule(norm).register_forward_pre_hook(
-            lambda _, given: note(RESIDUAL, given[0])
-        )
+                yield module.register_forward_hook(_noting(note, name))
+        yield model.get_submodule(norm).register_forward_pre_hook(_noting(note, RESIDUAL))
     for index, block in enumerate(model.blocks):
         yield block.attention.qkv.register_forward_hook(
             lambda _, __, qkv, name=f"blocks.{index}.attention": note(name, _products(model, qkv))
@@ -72,6 +69,17 @@ def _watch(model: GPT, note: Callable[[str, Tensor], None]):
         # What is added to the stream has the stream's type.
         for module in (block.attention.proj, block.feed_forward.down):
             yield module.register_forward_hook(lambda _, __, result: note(RESIDUAL, result))
+
+
+def _noting(note: Note, name: str) -> Callable[..., None]:
+    """Return a hook, before or after a module, that notes all that it sees."""
+
+    def hook(_: nn.Module, given: tuple[Tensor, ...], result: Tensor | None = None) -> None:
+        note(name, given[0])
+        if result is not None:
+            note(name, result)
+
+    return hook
 
 
 def _products(model: GPT, qkv: Tensor) -> Tensor:

@@ -26,8 +26,8 @@ __all__ = [
 #
 # In float16 PyTorch itself is at 6e-4 on the shipped model and at 1e-3 to 6.4e-3 on small random
 # ones; an engine that sums in another order may be as far off on the other side, so the limit is
-# three times the worst. bfloat16 has three bits of mantissa less: eight times as much (PyTorch: 4e-3,
-# and 1e-2 to 5.7e-2).
+# three times the worst. bfloat16 has three bits of mantissa less: eight times as much (PyTorch:
+# 4e-3, and 1e-2 to 5.7e-2).
 TOLERANCES = {"float32": 1e-5, "float16": 2e-2, "bfloat16": 1.6e-1, "int8": 0.2, "int4": 0.2}
 
 # How far the logits of engines that are right usually lie apart; decides what a near tie is. With

@@ -1,5 +1,6 @@
 """What the lowerings to plain ONNX share, for any opset: `op` is onnxscript's module of one."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ def heads_of(op: Any, qkv: Any, n_head: int, n_kv_head: int) -> tuple[Any, Any, 
     split = op.Reshape(qkv, op.Constant(value_ints=[0, 0, n_head + 2 * n_kv_head, -1]))
     heads = op.Transpose(split, perm=[0, 2, 1, 3])  # (B, H + 2K, T, D)
     ends = (0, n_head, n_head + n_kv_head, n_head + 2 * n_kv_head)
-    q, k, v = (_between(op, heads, *pair) for pair in zip(ends, ends[1:], strict=False))
+    q, k, v = (_between(op, heads, *pair) for pair in pairwise(ends))
     return q, k, v
 
 

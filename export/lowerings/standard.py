@@ -61,4 +61,3 @@ def _cached_attention(
     out = op.Transpose(out, perm=[0, 2, 1, 3])  # (B, T, H, D)
     out = op.Reshape(out, op.Constant(value_ints=[0, 0, -1]))  # (B, T, H * D)
     return out, present_k, present_v
-

@@ -38,7 +38,9 @@ def test_prefill_chunk_and_decode_of_ragged_rows_match_float64(
     check_ragged_rows(session, layer, poison=float("nan"), in_place=True)
 
 
-@pytest.mark.parametrize("changes", [{}, LLAMA, {"activation": "gelu"}, {"activation": "gelu_tanh"}])
+@pytest.mark.parametrize(
+    "changes", [{}, LLAMA, {"activation": "gelu"}, {"activation": "gelu_tanh"}]
+)
 def test_the_graph_holds_plain_operators_of_opset_18_alone(changes: dict[str, object]) -> None:
     model = random_model(small_config(**changes))
     graph = build_decoder_graph(trace(model), legacy)
