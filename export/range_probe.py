@@ -4,6 +4,7 @@ The model runs in float32, in PyTorch. What goes into and comes out of each laye
 products of queries and keys are bounded by their lengths (Cauchy and Schwarz).
 """
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -42,8 +43,8 @@ def largest_values(model: GPT, windows: Tensor) -> dict[str, float]:
 
     def note(name: str, tensor: Tensor) -> None:
         value = float(tensor.abs().max())
-        # A NaN stays: `max` would drop it.
-        largest[name] = value if not value <= largest[name] else largest[name]
+        if value > largest[name] or math.isnan(value):  # nothing is larger than a NaN: it stays
+            largest[name] = value
 
     handles = list(_watch(model, note))
     try:
