@@ -160,10 +160,10 @@ def _find_places(model: ir.Model, n_layer: int) -> dict[str, ir.Value]:
 
 
 def _reader(model: ir.Model, weight: str) -> ir.Node:
-    """Return the normalisation node that reads `weight`."""
+    """Return the normalisation node that reads `weight`: of a composed one, its last product."""
     value = model.graph.initializers.get(weight)
     users = [] if value is None else [use.node for use in value.uses()]
-    readers = [node for node in users if node.op_type.endswith("Normalization")]
+    readers = [node for node in users if node.op_type.endswith(("Normalization", "Mul"))]
     if len(readers) != 1:
         raise BundleError(f"cannot bisect: the graph has {len(readers)} norms that read {weight}")
     return readers[0]
@@ -179,6 +179,9 @@ def _stream(norm: ir.Node) -> ir.Value:
         total.name = total.name or f"{norm.outputs[0].name}.sum"
         return total
     stream = norm.inputs[0]
+    if norm.op_type == "Mul":  # (x * 1 / root mean square of x) * weight
+        scaled = next(value.producer() for value in norm.inputs if value.producer() is not None)
+        stream = scaled.inputs[0]
     producer = stream.producer()
     if producer is not None and producer.op_type == "GatherElements":
         return producer.inputs[0]  # the wanted positions were gathered before the norm

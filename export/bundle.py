@@ -5,8 +5,9 @@ has passed: a failed export leaves nothing.
 """
 
 import platform
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
@@ -18,7 +19,13 @@ from torch import Tensor
 
 import edgegpt
 from edgegpt.checkpoint import Checkpoint, load_checkpoint
-from edgegpt.errors import CheckpointError, ExportError, InvalidInputError, VerificationError
+from edgegpt.errors import (
+    CheckpointError,
+    EdgeGPTWarning,
+    ExportError,
+    InvalidInputError,
+    VerificationError,
+)
 from edgegpt.model import GPT
 from edgegpt.runtime.bundle import GOLDEN_NAME, RECEIPT_NAME, TOKENIZER_NAME, Bundle, sha256_of
 from edgegpt.runtime.files import new_folder
@@ -28,9 +35,10 @@ from edgegpt.runtime.receipt import Receipt
 from edgegpt.runtime.tokenizer import Tokenizer
 from edgegpt.runtime.verify import verify
 
-from .decoder_graph import build_decoder_graph, describe
+from .decoder_graph import build_decoder_graph, describe, trace
 from .golden import make_golden, quality_windows
-from .lowerings import ort, standard
+from .half_precision import HalfPrecision, in_half_precision, matching_layers
+from .lowerings import legacy, ort, standard
 from .passes import QuantizeActivations, QuantizeWeights, UseFloatActivations
 from .quantization import (
     BlockQuantized,
@@ -41,12 +49,14 @@ from .quantization import (
     scored_windows,
     with_weights,
 )
+from .range_probe import too_large
 from .weights import move_weights
 
 __all__ = ["export_bundle"]
 
 WEIGHTS_NAME = "weights.safetensors"
 CALIBRATION_WINDOWS = 128
+PROBED_WINDOWS = 32  # of held-out text, for the largest values
 OWN_WINDOWS = 8  # that a model without held-out text writes, to measure the loss on
 
 T = TypeVar("T")
@@ -58,20 +68,24 @@ def export_bundle(
     *,
     force: bool = False,
     quantization: QuantizationSettings | None = None,
+    half: HalfPrecision | None = None,
     calibration: str | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Receipt:
     """Export the checkpoint folder to a new bundle folder and return the receipt of its proof.
 
     A float32 bundle holds the `ort` lowering, if the model's shape allows it, and the `standard`
-    one over the same weights; a quantised bundle holds the `ort` lowering, with a second graph and
-    a second copy of the weights for long prompts, unless the settings leave them out.
+    and `legacy` ones over the same weights; a quantised bundle holds the `ort` lowering, with a
+    second graph and a second copy of the weights for long prompts, unless the settings leave them
+    out.
 
     Args:
         checkpoint: folder that `edgegpt train` or `edgegpt import` wrote.
         out: folder to create. An existing bundle is replaced only if `force` is true.
         force: see `out`.
         quantization: how to quantise; None leaves the weights in float32.
+        half: compute in float16 or bfloat16 instead; None does not. What would overflow in float16
+            on held-out text stays in float32.
         calibration: text for the quantiser, none of which should be held-out text; None lets the
             model write its own.
         progress: is told each stage as it begins.
@@ -80,20 +94,35 @@ def export_bundle(
         CheckpointError: if the checkpoint cannot be read.
         ExportError: if `out` exists, or the model cannot be exported or quantised well enough.
         VerificationError: if the graph does not compute what PyTorch computes. Nothing is written.
+
+    Warns:
+        EdgeGPTWarning: if no engine of this machine can run the bundle; its receipt is pending.
     """
+    if quantization is not None and half is not None:
+        raise InvalidInputError("a model is quantised or in half precision, not both")
     destination = Path(out)
     _check_destination(destination, force)
-    exported = _quantised(load_checkpoint(Path(checkpoint)), quantization, calibration, progress)
+    source = load_checkpoint(Path(checkpoint))
+    if half is not None:
+        exported = _halved(source, half, progress)
+    else:
+        exported = _quantised(source, quantization, calibration, progress)
     with new_folder(destination) as folder:
         manifest = exported.write(folder, progress)
         (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
         progress("proving: replaying the golden vectors without PyTorch")
         receipt = verify(Bundle.open(folder), check="size")
-        if not receipt.passed:
+        if receipt.outcome == "failed":
             raise VerificationError(_failure(receipt))
         # The bundle goes to others: it tells the kind of machine, not the machine's name.
         receipt = replace(receipt, machine=f"{platform.system()} {platform.machine()}")
         (folder / RECEIPT_NAME).write_text(receipt.to_json(), encoding="utf-8")
+    if receipt.pending is not None:
+        warnings.warn(
+            f"{out} is not proved: {receipt.pending}. Run `edgegpt verify` where it is to be used.",
+            EdgeGPTWarning,
+            stacklevel=2,
+        )
     return receipt
 
 
@@ -132,8 +161,8 @@ def _quantised(
     progress: Callable[[str], None],
 ) -> "_Exported":
     if settings is None:
-        return _Exported(source, source.model, "float32", {}, None, None)
-    tokenizer = None if source.tokenizer_json is None else Tokenizer(source.tokenizer_json)
+        return _Exported(source, source.model, source.model, "float32")
+    tokenizer = _tokenizer(source)
     block = source.model.config.block_size
     windows, examples = _held_out_windows(source, tokenizer), None
     if calibration is not None:
@@ -143,7 +172,24 @@ def _quantised(
     weights, report = quantize_within_budget(source.model, windows, examples, settings, progress)
     model = with_weights(source.model, weights)
     fast = settings.fast_prefill
-    return _Exported(source, model, settings.precision, weights, report, windows, fast)
+    return _Exported(source, model, model, settings.precision, weights, report, windows, fast)
+
+
+def _halved(
+    source: Checkpoint, settings: HalfPrecision, progress: Callable[[str], None]
+) -> "_Exported":
+    model = source.model
+    kept = matching_layers(model, settings.keep_fp32)
+    if settings.precision == "float16":  # the others hold what float32 holds
+        progress("looking for values that float16 cannot hold")
+        windows = _held_out_windows(source, _tokenizer(source))[:PROBED_WINDOWS, :-1]
+        kept |= too_large(model, windows).keys()
+    narrow = in_half_precision(model, settings.precision, kept)
+    return _Exported(source, model, narrow, settings.precision, kept=tuple(sorted(kept)))
+
+
+def _tokenizer(source: Checkpoint) -> Tokenizer | None:
+    return None if source.tokenizer_json is None else Tokenizer(source.tokenizer_json)
 
 
 def _held_out_windows(source: Checkpoint, tokenizer: Tokenizer | None) -> Tensor:
@@ -161,15 +207,19 @@ def _held_out_windows(source: Checkpoint, tokenizer: Tokenizer | None) -> Tensor
 
 @dataclass(frozen=True)
 class _Exported:
-    """What goes into the bundle: the checkpoint, and the model that its graphs compute."""
+    """What goes into the bundle: the checkpoint, the model that its golden vectors are from, in
+    float32, and the one that its graphs are traced from.
+    """
 
     source: Checkpoint
+    reference: GPT
     model: GPT
     precision: str
-    weights: dict[str, BlockQuantized]
-    quantization: Quantization | None
-    windows: Tensor | None
+    weights: dict[str, BlockQuantized] = field(default_factory=dict)
+    quantization: Quantization | None = None
+    windows: Tensor | None = None
     fast_prefill: bool = False
+    kept: tuple[str, ...] = ()
 
     def write(self, folder: Path, progress: Callable[[str], None]) -> Manifest:
         """Write all files but the manifest, which is returned."""
@@ -205,20 +255,21 @@ class _Exported:
                 "python": platform.python_version(),
             },
             quantization=self.quantization,
+            kept=list(self.kept),
         )
 
     def graphs(self) -> list[tuple[Graph, ir.Model]]:
         """Return all graphs, the one that generates first."""
-        obstacle = ort.obstacle(self.model.config)
+        obstacle, traced = ort.obstacle(self.model.config), trace(self.model)
         if self.quantization is None:
-            lowerings = (ort, standard) if obstacle is None else (standard,)
+            lowerings = (*((ort,) if obstacle is None else ()), standard, legacy)
             return [
-                _named(build_decoder_graph(self.model, lowering), lowering, "decoder")
+                _named(build_decoder_graph(traced, lowering), lowering, "decoder")
                 for lowering in lowerings
             ]
         if obstacle is not None:
             raise ExportError(f"no {self.precision} export of this model: {obstacle}")
-        decoder = build_decoder_graph(self.model, ort)
+        decoder = build_decoder_graph(traced, ort)
         QuantizeWeights(self.weights)(decoder)
         parts = {"decoder": decoder, "exact": decoder.clone()}
         UseFloatActivations()(parts["exact"])
@@ -231,10 +282,10 @@ class _Exported:
         """Compute the golden vectors."""
         source = self.source
         if source.tokenizer_json is None:
-            golden = make_golden(self.model)
+            golden = make_golden(self.reference)
         else:
             tokenizer = Tokenizer(source.tokenizer_json)
-            golden = _of_checkpoint(lambda: make_golden(self.model, tokenizer, source.held_out))
+            golden = _of_checkpoint(lambda: make_golden(self.reference, tokenizer, source.held_out))
         if self.windows is None:
             return golden
         return replace(golden, quality=quality_windows(source.model, self.windows))

@@ -4,14 +4,15 @@ Inputs and outputs, with B batch, T new tokens, S context, P wanted positions, K
 width, V vocabulary:
 
     ids int64 [B, T], past_len int64 [B], logit_positions int64 [B, P],
-    past_k.<layer>, past_v.<layer> float32 [B, K, S, D]
-    -> logits float32 [B, P, V], present_k.<layer>, present_v.<layer> float32 [B, K, S, D]
+    past_k.<layer>, past_v.<layer> [B, K, S, D], in the type that the layer computes in
+    -> logits float32 [B, P, V], present_k.<layer>, present_v.<layer> [B, K, S, D]
 """
 
 import contextlib
 import io
 import logging
 import warnings
+from dataclasses import dataclass
 from types import ModuleType
 
 import onnx_ir as ir
@@ -21,12 +22,12 @@ from onnxscript import optimizer
 from torch import Tensor, nn
 
 from edgegpt.errors import ExportError
-from edgegpt.model import GPT
+from edgegpt.model import GPT, GPTConfig
 from edgegpt.runtime.manifest import Graph, Port
 
 from .passes import FoldWeightTransposes, ShareDimensions
 
-__all__ = ["build_decoder_graph", "describe"]
+__all__ = ["Traced", "build_decoder_graph", "describe", "trace"]
 
 SYMBOLS = ("batch", "new_tokens", "context", "logit_positions")
 # Sizes to trace with: all different, and none of them 1, which torch.export would bake in.
@@ -51,11 +52,29 @@ class _Decoder(nn.Module):
         return (logits, *(tensor for layer in present for tensor in layer))
 
 
-def build_decoder_graph(model: GPT, lowering: ModuleType) -> ir.Model:
-    """Return the ONNX graph of `model`'s cached path, lowered by a module of `lowerings`."""
-    program = _trace(model, lowering)
+@dataclass(frozen=True)
+class Traced:
+    """The cached path of a model as torch.export sees it: the same for all lowerings."""
+
+    program: torch.export.ExportedProgram
+    config: GPTConfig
+
+
+def trace(model: GPT) -> Traced:
+    """Trace `model`'s cached path."""
+    shapes = _dynamic_shapes(model.config)
+    with _quiet():
+        program = torch.export.export(
+            _Decoder(model).eval(), _example(model), dynamic_shapes=shapes, strict=False
+        )
+    return Traced(program, model.config)
+
+
+def build_decoder_graph(traced: Traced, lowering: ModuleType) -> ir.Model:
+    """Return the ONNX graph of a traced model, lowered by a module of `lowerings`."""
+    program = _lower(traced, lowering)
     graph = program.model
-    _rename_weights(graph.graph, model.config.tie_embeddings)
+    _rename_weights(graph.graph, traced.config.tie_embeddings)
     _simplify(graph)
     for edit in lowering.PASSES:
         edit()(graph)
@@ -84,17 +103,15 @@ def describe(model: ir.Model, lowering: ModuleType, part: str) -> Graph:
     )
 
 
-def _trace(model: GPT, lowering: ModuleType) -> torch.onnx.ONNXProgram:
-    layers = range(model.config.n_layer)
+def _lower(traced: Traced, lowering: ModuleType) -> torch.onnx.ONNXProgram:
+    layers = range(traced.config.n_layer)
     cache = [kind + f".{layer}" for layer in layers for kind in ("past_k", "past_v")]
     present = [name.replace("past", "present") for name in cache]
-    decoder = _Decoder(model).eval()
     with _quiet():
         program = torch.onnx.export(
-            decoder,
-            _example(model),
+            traced.program,
             dynamo=True,
-            dynamic_shapes=_dynamic_shapes(model),
+            dynamic_shapes=_dynamic_shapes(traced.config),
             opset_version=lowering.OPSET,
             custom_translation_table=lowering.translations(),
             input_names=["ids", "past_len", "logit_positions", *cache],
@@ -110,17 +127,18 @@ def _trace(model: GPT, lowering: ModuleType) -> torch.onnx.ONNXProgram:
 def _example(model: GPT) -> tuple[object, ...]:
     config, size = model.config, EXAMPLE
     shape = (size["batch"], config.n_kv_head, size["context"], config.head_dim)
+    dtypes = [block.attention.qkv.weight.dtype for block in model.blocks]
     ids = torch.zeros(size["batch"], size["new_tokens"], dtype=torch.int64)
     past_len = torch.ones(size["batch"], dtype=torch.int64)
     positions = torch.zeros(size["batch"], size["logit_positions"], dtype=torch.int64)
-    past = [(torch.zeros(shape), torch.zeros(shape)) for _ in range(config.n_layer)]
+    past = [(torch.zeros(shape, dtype=t), torch.zeros(shape, dtype=t)) for t in dtypes]
     return ids, past_len, positions, past
 
 
-def _dynamic_shapes(model: GPT) -> tuple[object, ...]:
+def _dynamic_shapes(config: GPTConfig) -> tuple[object, ...]:
     batch, new_tokens, context, positions = (torch.export.Dim(name) for name in SYMBOLS)
     cache = {0: batch, 2: context}
-    past = [(cache, cache) for _ in range(model.config.n_layer)]
+    past = [(cache, cache) for _ in range(config.n_layer)]
     return {0: batch, 1: new_tokens}, {0: batch}, {0: batch, 1: positions}, past
 
 

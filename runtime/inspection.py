@@ -48,7 +48,7 @@ def memory_needed(bundle: Bundle, batch: int = 1, context: int | None = None) ->
     for port in manifest.graphs[0].caches():
         sizes = {"batch": batch, "context": context}
         shape = [size if isinstance(size, int) else sizes[size] for size in port.shape]
-        cache += int(np.prod(shape)) * np.dtype(port.dtype).itemsize
+        cache += int(np.prod(shape)) * port.itemsize
     tokens = min(context, PREFILL_CHUNK)
     n_head, n_ff = int(manifest.model["n_head"]), int(manifest.model["n_ff"])
     scores = batch * n_head * tokens * context * FLOAT32

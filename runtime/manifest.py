@@ -7,8 +7,10 @@ trusted before its type was looked at.
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
+
+import numpy as np
 
 from .errors import BundleError
 from .quality import Quality
@@ -25,7 +27,7 @@ __all__ = [
     "WeightEntry",
 ]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST_NAME = "edgegpt.json"
 
 # Parts of letters, digits, dots, dashes and underscores that do not begin with a dot.
@@ -69,6 +71,11 @@ class Port:
     dtype: str
     shape: list[int | str]
     present: str | None = None
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one number; numpy by itself has no bfloat16."""
+        return 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,11 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The parsed table of contents. `model` is the whole config, as the exporter wrote it."""
+    """The parsed table of contents. `model` is the whole config, as the exporter wrote it.
+
+    `kept` names the parts that a float16 or bfloat16 bundle computes in float32: sub-layers, and
+    "residual" for the stream that they add to.
+    """
 
     model: dict[str, Any]
     precision: str
@@ -133,6 +144,7 @@ class Manifest:
     files: dict[str, FileEntry]
     versions: dict[str, str]
     quantization: Quantization | None = None
+    kept: list[str] = field(default_factory=list)
 
     @property
     def id(self) -> str:
@@ -224,6 +236,7 @@ class Manifest:
                 for name in _take(document, "versions", dict, where)
             },
             quantization=_quantization(document.get("quantization"), f"{where}: quantization"),
+            kept=[_text(name, f"{where}: kept") for name in _take(document, "kept", list, where)],
         )
         manifest.model_info()  # refuses a config that no runtime could use
         return manifest

@@ -2,13 +2,25 @@
 
 import json
 from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 from .compare import Difference
 from .quality import Quality
 
-__all__ = ["COLUMNS", "RECEIPT_VERSION", "Check", "QualityCheck", "Receipt", "verdict"]
+__all__ = [
+    "COLUMNS",
+    "RECEIPT_VERSION",
+    "VERDICTS",
+    "Check",
+    "Outcome",
+    "QualityCheck",
+    "Receipt",
+    "verdict",
+]
 
-RECEIPT_VERSION = 2
+RECEIPT_VERSION = 3
+Outcome = Literal["passed", "failed", "pending"]
+VERDICTS: dict[Outcome, str] = {"passed": "PASS", "failed": "FAIL", "pending": "PENDING"}
 COLUMNS = (
     "check",
     "positions",
@@ -23,8 +35,8 @@ COLUMNS = (
 
 
 def verdict(passed: bool) -> str:
-    """Return the word for a result."""
-    return "PASS" if passed else "FAIL"
+    """Return the word for a check's result."""
+    return VERDICTS["passed" if passed else "failed"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +103,8 @@ class Receipt:
 
     `graph` and `lowering` are what the engine generates with; checks whose names begin with
     another lowering, or with "exact", are of the bundle's other ways to compute the same.
+    `pending` says why no engine of the machine can run the bundle; then the engine's fields are
+    empty, and only what needs none was checked.
     """
 
     bundle_id: str
@@ -104,14 +118,25 @@ class Receipt:
     date: str
     checks: list[Check]
     quality: QualityCheck | None = None
+    pending: str | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        """Whether every check passed; one that could not be made yet leaves the receipt pending."""
+        good = self.quality is None or self.quality.passed
+        if not (good and all(check.passed for check in self.checks)):
+            return "failed"
+        if self.pending is not None:
+            return "pending"
+        return "passed" if self.checks else "failed"  # an empty receipt has proved nothing
 
     @property
     def passed(self) -> bool:
-        """Whether every check passed; an empty receipt has proved nothing."""
-        good = self.quality is None or self.quality.passed
-        return bool(self.checks) and all(check.passed for check in self.checks) and good
+        """Whether the engine is proved to compute the bundle."""
+        return self.outcome == "passed"
 
     def to_json(self) -> str:
         """Return the receipt as JSON text."""
-        body = {"receipt_version": RECEIPT_VERSION, "passed": self.passed, **asdict(self)}
+        results = {"outcome": self.outcome, "passed": self.passed}
+        body = {"receipt_version": RECEIPT_VERSION, **results, **asdict(self)}
         return json.dumps(body, indent=1) + "\n"

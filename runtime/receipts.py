@@ -7,12 +7,12 @@ state folder, one file for each bundle, graph, engine, engine version and device
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from .bundle import RECEIPT_NAME, Bundle
 from .engines import EngineInfo
 from .files import write_file
-from .receipt import RECEIPT_VERSION, Receipt
+from .receipt import RECEIPT_VERSION, Outcome, Receipt
 from .user_folders import state_folder
 
 __all__ = ["KnownReceipt", "keep", "known", "missing_proof"]
@@ -28,7 +28,7 @@ class KnownReceipt:
     graph: str
     machine: str
     date: str
-    passed: bool
+    outcome: Outcome
 
 
 def keep(receipt: Receipt) -> Path:
@@ -57,7 +57,7 @@ def missing_proof(bundle: Bundle, graph: str, engine: EngineInfo) -> str | None:
         == (engine.name, engine.version, engine.device, graph)
     ]
     where = f"{engine.name} {engine.version} on {engine.device}"
-    if any(not receipt.passed for receipt in same):
+    if any(receipt.outcome == "failed" for receipt in same):
         return f"{bundle.folder} failed its verification on {where}: do not rely on it"
     if not same:
         return f"{bundle.folder} is not verified on {where} yet: run edgegpt verify {bundle.folder}"
@@ -75,9 +75,9 @@ def _read(path: Path, bundle_id: str) -> KnownReceipt | None:
         return None
     if not isinstance(body, dict) or body.get("receipt_version") != RECEIPT_VERSION:
         return None
-    if body.get("bundle_id") != bundle_id or type(body.get("passed")) is not bool:
+    if body.get("bundle_id") != bundle_id or body.get("outcome") not in get_args(Outcome):
         return None
     names = ("engine", "engine_version", "device", "graph", "machine", "date")
     if not all(isinstance(body.get(name), str) for name in names):
         return None
-    return KnownReceipt(**{name: body[name] for name in names}, passed=body["passed"])
+    return KnownReceipt(**{name: body[name] for name in names}, outcome=body["outcome"])

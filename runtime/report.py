@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .errors import InvalidInputError
 from .files import write_file
-from .receipt import COLUMNS, Check, Receipt, verdict
+from .receipt import COLUMNS, VERDICTS, Check, Receipt, verdict
 
 __all__ = ["render_html", "write_html"]
 
@@ -23,6 +23,7 @@ table { border-collapse: collapse; margin: 1rem 0; }
 th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #d7dce1; }
 th:first-child, td:first-child { text-align: left; }
 .PASS { color: #2b6b1f; font-weight: 600; } .FAIL { color: #b3261e; font-weight: 600; }
+.PENDING { color: #8a6100; font-weight: 600; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; }
 dt { color: #5b6570; } dd { margin: 0; overflow-wrap: anywhere; }
 svg text { font: 12px system-ui, sans-serif; fill: #3a434c; }
@@ -39,17 +40,18 @@ def write_html(receipt: Receipt, path: Path) -> None:
 
 def render_html(receipt: Receipt) -> str:
     """Return the page."""
-    result = verdict(receipt.passed)
+    result = VERDICTS[receipt.outcome]
     facts = {
         "bundle": receipt.bundle_id,
         "graph": f"{receipt.graph} ({receipt.lowering}, {receipt.precision})",
-        "engine": f"{receipt.engine} {receipt.engine_version} on {receipt.device}",
+        "engine": receipt.pending
+        or f"{receipt.engine} {receipt.engine_version} on {receipt.device}",
         "machine": receipt.machine,
         "date": receipt.date,
     }
-    items = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts.items())
     if receipt.quality is not None:
         facts["quality"] = f"{verdict(receipt.quality.passed)} {receipt.quality.sentence()}"
+    items = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts.items())
     header = "".join(f"<th>{name}</th>" for name in COLUMNS)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'

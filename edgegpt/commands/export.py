@@ -12,11 +12,12 @@ from edgegpt.errors import InvalidInputError
 from .receipt_table import print_receipt
 
 if TYPE_CHECKING:
-    from edgegpt.export import QuantizationSettings
+    from edgegpt.export import HalfPrecision, QuantizationSettings
 
 __all__ = ["command"]
 
 FLOAT = "float32"
+HALF = ("float16", "bfloat16")
 
 
 @click.command(help="Turn a checkpoint folder into a bundle, and prove that it computes the same.")
@@ -25,10 +26,10 @@ FLOAT = "float32"
 @click.option("--force", is_flag=True, help="replace an earlier bundle in --out")
 @click.option(
     "--precision",
-    type=click.Choice([FLOAT, "int8", "int4"]),
+    type=click.Choice([FLOAT, *HALF, "int8", "int4"]),
     default=FLOAT,
     show_default=True,
-    help="of the weights",
+    help="of the weights; float16 and bfloat16: of caches and activations, too",
 )
 @click.option("--method", type=click.Choice(["rtn", "gptq"]), help="default: rtn; for int4, gptq")
 @click.option("--calibration", type=click.Path(path_type=Path), help="a text for gptq")
@@ -40,7 +41,8 @@ FLOAT = "float32"
 @click.option(
     "--keep-fp32",
     metavar="LAYERS",
-    help="layers to leave in float32, as blocks.0,head; auto: as few as the budget needs",
+    help="layers to leave in float32, as blocks.0,head; auto: as few as the budget needs; in "
+    "float16 what would overflow is always left",
 )
 @click.option(
     "--fast-prefill/--no-fast-prefill",
@@ -62,10 +64,10 @@ def command(
     as_json: bool,
 ) -> None:
     """Export; fails, and leaves nothing behind, if the proof fails."""
-    if precision == FLOAT and (method or calibration or max_kl is not None or keep_fp32):
-        raise click.UsageError(
-            "--method, --calibration, --max-kl and --keep-fp32 need --precision int8 or int4"
-        )
+    if precision in (FLOAT, *HALF) and (method or calibration or max_kl is not None):
+        raise click.UsageError("--method, --calibration and --max-kl need --precision int8 or int4")
+    if precision == FLOAT and keep_fp32:
+        raise click.UsageError("--keep-fp32 needs a --precision other than float32")
     text = None if calibration is None else _read(calibration)
     with Console(file=sys.stderr).status("loading PyTorch") as status:
         from edgegpt.export import export_bundle
@@ -74,7 +76,8 @@ def command(
             checkpoint,
             out,
             force=force,
-            quantization=_settings(precision, method, max_kl, keep_fp32, fast_prefill),
+            quantization=_quantization(precision, method, max_kl, keep_fp32, fast_prefill),
+            half=_half(precision, keep_fp32),
             calibration=text,
             progress=status.update,
         )
@@ -86,21 +89,34 @@ def command(
     click.echo(f"{out}: {size / 1e6:.1f} MB")
 
 
-def _settings(
+def _half(precision: str, keep_fp32: str | None) -> "HalfPrecision | None":
+    if precision not in HALF:
+        return None
+    from edgegpt.export import HalfPrecision
+
+    keep = _layers(keep_fp32)
+    return HalfPrecision(precision, () if isinstance(keep, str) else keep)
+
+
+def _layers(keep_fp32: str | None) -> str | tuple[str, ...]:
+    """Return names that are separated by commas; "auto" as it is."""
+    if keep_fp32 == "auto":
+        return keep_fp32
+    return tuple(name.strip() for name in (keep_fp32 or "").split(",") if name.strip())
+
+
+def _quantization(
     precision: str,
     method: Literal["rtn", "gptq"] | None,
     max_kl: float | None,
     keep_fp32: str | None,
     fast_prefill: bool,
 ) -> "QuantizationSettings | None":
-    if precision == FLOAT:
+    if precision in (FLOAT, *HALF):
         return None
     from edgegpt.export import QuantizationSettings
 
-    keep: str | tuple[str, ...] = keep_fp32 or ()
-    if keep_fp32 and keep_fp32 != "auto":
-        keep = tuple(name.strip() for name in keep_fp32.split(","))
-    return QuantizationSettings(precision, method, max_kl, keep, fast_prefill)
+    return QuantizationSettings(precision, method, max_kl, _layers(keep_fp32), fast_prefill)
 
 
 def _read(path: Path) -> str:

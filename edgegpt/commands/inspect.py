@@ -36,6 +36,7 @@ def command(bundle: Path, batch: int, context: int | None, as_json: bool) -> Non
         "precision": manifest.precision,
         "model": manifest.model,
         "parameters": _parameters(manifest),
+        "kept": manifest.kept,
         "quantization": manifest.quantization and asdict(manifest.quantization),
         "graphs": [asdict(graph) for graph in manifest.graphs],
         "files": {name: entry.size for name, entry in manifest.files.items()},
@@ -83,7 +84,7 @@ def _print_facts(console: Console, facts: dict[str, Any]) -> None:
     files = ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in facts["files"].items())
     rows = {
         "id": facts["id"],
-        "precision": facts["precision"],
+        "precision": facts["precision"] + _kept(facts["kept"]),
         "parameters": f"{facts['parameters']:,}",
         "model": settings,
         "files": files,
@@ -99,6 +100,10 @@ def _print_facts(console: Console, facts: dict[str, Any]) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table)
+
+
+def _kept(names: list[str]) -> str:
+    return f", {', '.join(names)} kept in float32" if names else ""
 
 
 def _loss(quantization: dict[str, Any] | None) -> str:
@@ -130,12 +135,14 @@ def _print_ports(console: Console, title: str, inputs: "list[Port]", outputs: "l
 
 
 def _print_receipts(console: Console, receipts: list[dict[str, Any]]) -> None:
+    from edgegpt.runtime.receipt import VERDICTS
+
     table = Table(title="Receipts", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for name in ("result", "engine", "device", "graph", "machine", "date"):
         table.add_column(name)
     for receipt in receipts:
         table.add_row(
-            "PASS" if receipt["passed"] else "FAIL",
+            VERDICTS[receipt["outcome"]],
             f"{receipt['engine']} {receipt['engine_version']}",
             receipt["device"],
             receipt["graph"],

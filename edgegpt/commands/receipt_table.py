@@ -6,7 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from edgegpt.runtime.receipt import COLUMNS, Receipt, verdict
+from edgegpt.runtime.receipt import COLUMNS, VERDICTS, Receipt, verdict
 
 if TYPE_CHECKING:
     from edgegpt.export.bisect import Place
@@ -19,10 +19,10 @@ WIDTH = 120  # of the table where stdout is not a terminal
 def print_receipt(receipt: Receipt) -> None:
     """Print one table, a row per check, and the verdict."""
     console = _console()
-    title = (
-        f"{receipt.graph} in {receipt.precision} on {receipt.engine} {receipt.engine_version} "
-        f"({receipt.device}) against PyTorch"
-    )
+    title = f"{receipt.graph} in {receipt.precision}"
+    if receipt.pending is None:
+        engine = f"{receipt.engine} {receipt.engine_version} ({receipt.device})"
+        title += f" on {engine} against PyTorch"
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for name in COLUMNS:
         left = name in ("check", "result")
@@ -34,7 +34,9 @@ def print_receipt(receipt: Receipt) -> None:
         quality = receipt.quality
         style = None if quality.passed else "red"
         console.print(f"{verdict(quality.passed)}  {quality.sentence()}", style=style)
-    console.print(f"{verdict(receipt.passed)}  bundle {receipt.bundle_id[:12]}")
+    if receipt.pending is not None:
+        console.print(f"not run: {receipt.pending}")
+    console.print(f"{VERDICTS[receipt.outcome]}  bundle {receipt.bundle_id[:12]}")
 
 
 def print_places(graph: str, places: "list[Place]") -> None:

@@ -45,7 +45,7 @@ def command(
     threads: int | None,
     as_json: bool,
 ) -> int:
-    """Verify; exit code 0 if everything passed, 1 otherwise."""
+    """Verify; exit code 0 if everything passed, 1 if not, or if nothing here can run the bundle."""
     if checkpoint is not None:
         return _bisect(bundle, checkpoint, as_json)
     from edgegpt.runtime.bundle import Bundle
@@ -60,7 +60,8 @@ def command(
         if as_json:
             click.echo(json.dumps({"passed": False, "error": str(error)}))
         raise
-    if check == "hash":  # a receipt vouches for the bytes, too
+    # A receipt vouches for the bytes, too, and a pending one for nothing.
+    if check == "hash" and receipt.outcome != "pending":
         keep(receipt)
     if as_json:
         click.echo(receipt.to_json(), nl=False)

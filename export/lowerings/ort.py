@@ -19,6 +19,7 @@ import edgegpt.cached_attention  # noqa: F401 - registers the operator named bel
 from edgegpt.model import GPTConfig
 
 from ..passes import FeedPositions, FuseSkipNorms
+from .parts import in_type_of
 
 __all__ = ["IR_VERSION", "NAME", "OPSET", "PASSES", "obstacle", "translations"]
 
@@ -48,7 +49,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
 def _attention_operator() -> onnxscript.values.Op:
     """Return GroupQueryAttention with as much of its schema as onnxscript needs to call it."""
     schema = onnx.defs.OpSchema
-    types = ["tensor(float)", "tensor(int32)"]
+    types = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)", "tensor(int32)"]
     inputs = ["query", "key", "value", "past_key", "past_value", "seqlens_k"]
     inputs += ["total_sequence_length", "cos_cache", "sin_cache"]
     optional = schema.FormalParameterOption.Optional
@@ -94,6 +95,8 @@ def _cached_attention(
     `past_len` stands where the operator wants the last slot of each row and the longest length:
     `FeedPositions` puts the inputs there that the host fills.
     """
+    if cos is not None:
+        cos, sin = in_type_of(op, cos, past_k), in_type_of(op, sin, past_k)
     return GROUP_QUERY_ATTENTION(
         qkv,
         None,

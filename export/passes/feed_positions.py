@@ -54,7 +54,7 @@ def _gather_rows(graph: ir.Graph) -> None:
     stream, normed = gather.inputs[0], norm.outputs[0]
     rows = ir.node("GatherND", [normed, positions], attributes={"batch_dims": 1})
     wanted = rows.outputs[0]
-    wanted.name, wanted.dtype, wanted.shape = "wanted_rows", ir.DataType.FLOAT, None
+    wanted.name, wanted.dtype, wanted.shape = "wanted_rows", normed.dtype, None
     for user, index in list(normed.uses()):
         if user is not rows:
             user.replace_input_with(index, wanted)

@@ -47,7 +47,7 @@ def _fuse(graph: ir.Graph, total: ir.Node, norm: ir.Node) -> None:
     fused = ir.node(FUSED[norm.op_type], inputs, epsilon, domain=DOMAIN, num_outputs=4)
     normed, _, _, new_sum = fused.outputs
     for new, old in ((normed, old_normed), (new_sum, old_sum)):
-        new.dtype, new.shape = ir.DataType.FLOAT, old.shape
+        new.dtype, new.shape = old.dtype, old.shape
         ir.convenience.replace_all_uses_with(old, new)
     for unused in fused.outputs[1:3]:
         unused.name = ""

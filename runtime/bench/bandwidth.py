@@ -90,5 +90,5 @@ def cache_bytes_per_slot(graph: Graph) -> int:
     total = 0
     for port in graph.caches():
         sizes = [size for size in port.shape if isinstance(size, int)]  # batch, context: symbols
-        total += int(np.prod(sizes, dtype=np.int64)) * np.dtype(port.dtype).itemsize
+        total += int(np.prod(sizes, dtype=np.int64)) * port.itemsize
     return total

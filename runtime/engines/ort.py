@@ -17,12 +17,13 @@ from ..machine import physical_cores
 from ..manifest import Graph, Port
 from .base import Engine, EngineInfo, Ids, State
 
-__all__ = ["OrtEngine"]
+__all__ = ["LOWERINGS", "OrtEngine", "obstacle"]
 
 PROVIDER = "CPUExecutionProvider"
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 # Older versions lack the operators of the lowering, or compute them wrongly.
-MINIMUM_VERSION = {"standard": (1, 25), "ort": (1, 25)}
+MINIMUM_VERSION = {"ort": (1, 25), "standard": (1, 25), "legacy": (1, 14)}
+LOWERINGS = tuple(MINIMUM_VERSION)  # that this engine runs, the best first
 LOG_ERRORS_ONLY = 3
 # How long idle threads wait for the next operator before they sleep. The default, some 40 ms, keeps
 # all cores busy after each call; then a decode that follows a prefill has to share them.
@@ -76,7 +77,9 @@ class OrtEngine(Engine):
         self.session = self.prefill = None
 
     def _load(self, bundle: Bundle, graph: Graph) -> Any:
-        _check_version(self.runtime, graph)
+        reason = obstacle(graph, bundle.manifest.precision)
+        if reason is not None:
+            raise EngineError(reason)
         options = self.runtime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = LOG_ERRORS_ONLY
@@ -250,14 +253,18 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-def _check_version(runtime: ModuleType, graph: Graph) -> None:
+def obstacle(graph: Graph, precision: str) -> str | None:
+    """Return why the installed onnxruntime cannot run `graph` on the CPU, or None if it can."""
+    version = _import_onnxruntime().__version__
     needed = MINIMUM_VERSION.get(graph.lowering, (0, 0))
-    found = tuple(int(part) for part in runtime.__version__.split(".")[:2])
-    if found < needed:
-        raise EngineError(
+    if tuple(int(part) for part in version.split(".")[:2]) < needed:
+        return (
             f"the graph {graph.name} needs onnxruntime {needed[0]}.{needed[1]} or later; "
-            f"{runtime.__version__} is installed"
+            f"{version} is installed"
         )
+    if precision == "bfloat16":
+        return f"onnxruntime runs no bfloat16 on a CPU, and {graph.name} is in bfloat16: use a GPU"
+    return None
 
 
 def _cache(port: Port, batch: int, context: int) -> NDArray[Any]:

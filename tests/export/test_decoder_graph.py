@@ -66,11 +66,13 @@ def test_nothing_in_the_bundle_tells_where_it_was_made(small_bundle: Path) -> No
 
 
 def test_the_manifest_describes_the_ports_by_role(small_bundle: Path) -> None:
-    fused, graph = Bundle.open(small_bundle).manifest.graphs
+    fused, graph, legacy = Bundle.open(small_bundle).manifest.graphs
     assert [(fused.name, fused.part), (graph.name, graph.part)] == [
         ("decoder.ort", "decoder"),
         ("decoder.standard", "decoder"),
     ]
+    assert (legacy.name, legacy.part, legacy.opset) == ("decoder.legacy", "decoder", 18)
+    assert (legacy.inputs, legacy.outputs) == (graph.inputs, graph.outputs)
     by_name = {port.name: port for port in fused.inputs}
     assert "past_len" not in by_name
     assert by_name["seqlens_k"] == Port("seqlens_k", "seqlens_k", "int32", ["batch"])

@@ -51,6 +51,7 @@ def checkpoint(folder: Path, **changes: object) -> Path:
 def test_the_bundle_has_what_the_design_names(small_bundle: Path) -> None:
     assert {file.name for file in small_bundle.iterdir()} == {
         "edgegpt.json",
+        "decoder.legacy.onnx",
         "decoder.ort.onnx",
         "decoder.standard.onnx",
         "weights.safetensors",
@@ -60,6 +61,7 @@ def test_the_bundle_has_what_the_design_names(small_bundle: Path) -> None:
     }
     manifest = Bundle.open(small_bundle).manifest
     assert set(manifest.files) == {
+        "decoder.legacy.onnx",
         "decoder.ort.onnx",
         "decoder.standard.onnx",
         "weights.safetensors",
@@ -76,7 +78,8 @@ def test_the_receipt_in_the_bundle_is_of_this_bundle_and_passed(small_bundle: Pa
     assert receipt["bundle_id"] == Bundle.open(small_bundle).manifest.id
     names = [check["name"] for check in receipt["checks"]]
     checks = ["prefill", "chunked", "ragged", "decode", "continuation"]
-    assert names == ["tokenizer", *checks, *(f"standard {name}" for name in checks)]
+    others = [f"{lowering} {name}" for lowering in ("standard", "legacy") for name in checks]
+    assert names == ["tokenizer", *checks, *others]
 
 
 def test_the_same_checkpoint_gives_the_same_bundle(

@@ -272,6 +272,13 @@ GRAPH_FAULTS: dict[str, GraphFault] = {
     "dropout left on": GraphFault(dropout_graph, dropout_model),
     "float16 overflow in one layer": GraphFault(overflow_graph, overflow_model),
     "a residual connection lost": GraphFault(residual_graph, residual_model),
+    "legacy: mask off by one: a token does not see itself": GraphFault(
+        blind_graph, blind_model, lowering="legacy"
+    ),
+    "legacy: mask off by one: a token sees the next": GraphFault(
+        ahead_graph, ahead_model, lowering="legacy"
+    ),
+    "legacy: LayerNorm eps 1e-3": GraphFault(epsilon_graph, epsilon_model, lowering="legacy"),
     "ort: attention scale wrong by 1%": GraphFault(scale_graph, scale_model, lowering="ort"),
     "ort: LayerNorm eps 1e-3": GraphFault(epsilon_graph, epsilon_model, lowering="ort"),
     "ort: ReLU replaced by GELU": GraphFault(gelu_graph, set_activation("gelu"), lowering="ort"),

@@ -48,7 +48,9 @@ class TorchState(State):
     @torch.no_grad()
     def _run(self, ids, past_len, logit_positions) -> None:
         tensors = [torch.from_numpy(cache) for cache in self.caches]
-        past = list(zip(tensors[::2], tensors[1::2], strict=True))
+        types = [block.attention.qkv.weight.dtype for block in self.model.blocks]
+        pairs = zip(tensors[::2], tensors[1::2], types, strict=True)
+        past = [(keys.to(dtype), values.to(dtype)) for keys, values, dtype in pairs]
         logits, present = self.model.forward_cached(
             torch.from_numpy(np.array(ids)),
             torch.from_numpy(np.array(past_len)),
@@ -56,7 +58,7 @@ class TorchState(State):
             past,
         )
         for cache, tensor in zip(self.caches, (t for kv in present for t in kv), strict=True):
-            cache[...] = tensor.numpy()
+            cache[...] = tensor.float().numpy()
         self.result = logits.numpy()
 
     def _decode(self, longest: int) -> None:

@@ -109,7 +109,8 @@ def test_without_onnxruntime_the_message_says_what_to_install(small_bundle, monk
 
 
 def test_an_onnxruntime_too_old_for_the_graph_is_refused(small_bundle, monkeypatch):
-    monkeypatch.setitem(ort.MINIMUM_VERSION, "ort", (999, 1))
+    for lowering in ort.LOWERINGS:
+        monkeypatch.setitem(ort.MINIMUM_VERSION, lowering, (999, 1))
     with pytest.raises(EngineError, match=r"needs onnxruntime 999\.1 or later"):
         edgegpt.load(small_bundle)
 
@@ -129,7 +130,7 @@ def test_a_graph_that_no_engine_here_can_run_is_refused(altered_bundle, small_bu
 
 def test_the_fused_graph_is_preferred_and_every_lowering_can_be_asked_for(small_bundle, model):
     bundle = Bundle.open(small_bundle)
-    assert local_lowerings(bundle) == ["ort", "standard"]
+    assert local_lowerings(bundle) == ["ort", "standard", "legacy"]
     assert model.engine.graph.name == "decoder.ort"
     for lowering in local_lowerings(bundle):
         engine = open_engine(bundle, lowering=lowering)

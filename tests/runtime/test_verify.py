@@ -70,7 +70,8 @@ def test_a_clean_bundle_passes_every_check(small_bundle: Path) -> None:
     receipt = verify(Bundle.open(small_bundle), "cpu")
     assert receipt.passed
     checks = ["prefill", "chunked", "ragged", "decode", "continuation"]
-    names = ["tokenizer", *checks, *(f"standard {name}" for name in checks)]
+    others = [f"{lowering} {name}" for lowering in ("standard", "legacy") for name in checks]
+    names = ["tokenizer", *checks, *others]
     assert [check.name for check in receipt.checks] == names
     assert all(check.first_difference is None for check in receipt.checks)
     assert receipt.engine == "onnxruntime"
@@ -176,6 +177,10 @@ def test_a_wrong_graph_fails(bundle: Path, damage: Callable[[onnx.ModelProto], N
     assert not receipt.passed
 
 
+def with_every_lowering(*checks: str) -> set[str]:
+    return {f"{label}{check}" for label in ("", "standard ", "legacy ") for check in checks}
+
+
 def test_positions_that_do_not_advance_fail_the_decoding_checks(
     small_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,7 +193,7 @@ def test_positions_that_do_not_advance_fail_the_decoding_checks(
 
     monkeypatch.setattr(OrtState, "_decode", stuck)
     failed = {check.name for check in verify(Bundle.open(small_bundle)).checks if not check.passed}
-    assert failed == {"decode", "continuation", "standard decode", "standard continuation"}
+    assert failed == with_every_lowering("decode", "continuation")
 
 
 def test_positions_that_do_not_advance_fail_a_prompt_in_pieces(
@@ -203,7 +208,7 @@ def test_positions_that_do_not_advance_fail_a_prompt_in_pieces(
 
     monkeypatch.setattr(OrtState, "_run", stuck)
     failed = {check.name for check in verify(Bundle.open(small_bundle)).checks if not check.passed}
-    assert failed == {"chunked", "standard chunked"}
+    assert failed == with_every_lowering("chunked")
 
 
 def test_nan_from_the_engine_fails(small_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,7 +272,8 @@ def test_the_command_exits_with_1_when_a_check_fails(
 def test_the_json_is_a_receipt(small_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("verify", small_bundle, "--json") == 0
     receipt = json.loads(capsys.readouterr().out)
-    assert receipt["receipt_version"] == 2
+    assert receipt["receipt_version"] == 3
+    assert receipt["outcome"] == "passed"
     assert receipt["passed"] is True
     assert receipt["checks"][0]["difference"]["relative"] < 1e-5
 

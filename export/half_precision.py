@@ -1,0 +1,118 @@
+"""Float16 and bfloat16: a copy of the model whose sub-layers compute in such a type.
+
+The copy is traced like any model, rather than its graph being rewritten: PyTorch then runs the very
+model that is exported, which is how the tolerances in `edgegpt.runtime.compare` were measured, and
+torch.onnx writes the casts.
+
+Weights, caches and matrix products are in the narrow type; sums inside the norms and the softmax
+are in float32, and so are the logits. What would overflow is kept in float32: a sub-layer with the
+norm before it, or `RESIDUAL`, the stream that they all add to.
+"""
+
+import copy
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from edgegpt.errors import InvalidInputError
+from edgegpt.model import GPT
+
+__all__ = [
+    "DTYPES",
+    "RESIDUAL",
+    "HalfPrecision",
+    "in_half_precision",
+    "matching_layers",
+    "sub_layers",
+]
+
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+RESIDUAL = "residual"
+
+
+@dataclass(frozen=True)
+class HalfPrecision:
+    """What to export in.
+
+    Attributes:
+        precision: "float16" or "bfloat16".
+        keep_fp32: sub-layers to leave in float32, by name or by the beginning of it, up to a dot;
+            in float16 those that would overflow are added to them.
+    """
+
+    precision: str
+    keep_fp32: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.precision not in DTYPES:
+            raise InvalidInputError(
+                f"{self.precision!r} is not of half precision; choose one of: {', '.join(DTYPES)}"
+            )
+
+
+def sub_layers(model: GPT) -> dict[str, str]:
+    """Return what can be kept in float32, each with the name of the norm before it."""
+    layers = {}
+    for index in range(model.config.n_layer):
+        layers[f"blocks.{index}.attention"] = f"blocks.{index}.norm_1"
+        layers[f"blocks.{index}.feed_forward"] = f"blocks.{index}.norm_2"
+    return layers | {"head": "norm_final"}
+
+
+def matching_layers(model: GPT, patterns: Collection[str]) -> frozenset[str]:
+    """Return the sub-layers whose names are, or begin with, one of the patterns, up to a dot."""
+    known = [*sub_layers(model), RESIDUAL]
+    found: set[str] = set()
+    for pattern in patterns:
+        names = [name for name in known if f"{name}.".startswith(f"{pattern}.")]
+        if not names:
+            raise InvalidInputError(
+                f"the model has no layer {pattern!r} to keep in float32; there are: "
+                f"{', '.join(known[:2])} ... {', '.join(known[-2:])}"
+            )
+        found |= set(names)
+    return frozenset(found)
+
+
+def in_half_precision(model: GPT, precision: str, kept: Collection[str] = ()) -> GPT:
+    """Return a copy of `model` in the type `precision`, all of it but the parts named in `kept`."""
+    narrow = copy.deepcopy(model).to(DTYPES[precision])
+    stream = torch.float32 if RESIDUAL in kept else DTYPES[precision]
+    for name, norm in sub_layers(model).items():
+        if name in kept:
+            narrow.get_submodule(name).float()
+        if name in kept or RESIDUAL in kept:
+            narrow.get_submodule(norm).float()
+    for module in narrow.modules():
+        if hasattr(module, "weight"):
+            module.register_forward_pre_hook(_widen_or_narrow)
+    for module in _writers(narrow):
+        module.register_forward_hook(_giving(stream))
+    narrow.head.register_forward_hook(_giving(torch.float32))
+    return narrow
+
+
+def _writers(model: GPT) -> Iterator[nn.Module]:
+    """Return the modules whose results are added to the residual stream."""
+    yield model.token_embedding
+    if model.config.position == "learned":
+        yield model.position_embedding
+    for block in model.blocks:
+        yield block.attention.proj
+        yield block.feed_forward.down
+
+
+def _widen_or_narrow(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Give a module its input in the type of its weight; ids stay as they are."""
+    return tuple(x.to(module.weight.dtype) if x.is_floating_point() else x for x in inputs)
+
+
+def _giving(dtype: torch.dtype) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    """Return a hook that casts what a module gives."""
+
+    def cast(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output.to(dtype)
+
+    return cast

@@ -1,0 +1,89 @@
+"""The lowering for older engines: opset 18, ScatterElements into the cache, MatMul and Softmax.
+
+Read by TensorRT from 10.3 (JetPack 6) and by ONNX Runtime before 1.25, the newest of which for
+Python 3.10 is 1.23. Query heads that share a key/value head are laid in a row, as if they were more
+tokens, so that keys and values need not be repeated.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from onnxscript.onnx_opset import opset18 as op
+
+import edgegpt.cached_attention  # noqa: F401 - registers the operator named below
+
+from .parts import heads_of, in_type_of, range_of, rotated, scalar
+
+__all__ = ["IR_VERSION", "NAME", "OPSET", "PASSES", "translations"]
+
+NAME = "legacy"
+OPSET = 18  # the lowest that torch.onnx writes
+IR_VERSION = 8  # of the ONNX release that brought opset 18
+PASSES = ()
+
+
+def translations() -> dict[Any, Callable[..., Any]]:
+    """Return what `torch.onnx.export` takes as `custom_translation_table`."""
+    return {torch.ops.edgegpt.cached_attention.default: _cached_attention}
+
+
+def _cached_attention(
+    qkv: Any,
+    past_k: Any,
+    past_v: Any,
+    past_len: Any,
+    cos: Any = None,
+    sin: Any = None,
+    *,
+    n_head: int,
+    n_kv_head: int,
+    scale: float,
+) -> tuple[Any, Any, Any]:
+    """Emit one layer's attention; arguments and results as `edgegpt.cached_attention`."""
+    q, k, v = heads_of(op, qkv, n_head, n_kv_head)  # (B, H, T, D), (B, K, T, D) twice
+    length = op.Shape(qkv, start=1, end=2)  # [T]
+    position = op.Add(  # (B, T): the cache slot of each new token
+        op.Unsqueeze(past_len, op.Constant(value_ints=[1])), range_of(op, length)
+    )
+    if cos is not None:
+        cos, sin = in_type_of(op, cos, past_k), in_type_of(op, sin, past_k)
+        q, k = rotated(op, q, cos, sin, position), rotated(op, k, cos, sin, position)
+
+    present_k = _written(past_k, k, position, n_kv_head)  # (B, K, S, D)
+    present_v = _written(past_v, v, position, n_kv_head)  # (B, K, S, D)
+    slots = range_of(op, op.Shape(past_k, start=2, end=3))  # (S)
+    own = op.Unsqueeze(position, op.Constant(value_ints=[1, 3]))  # (B, 1, T, 1)
+    visible = op.LessOrEqual(slots, own)  # (B, 1, T, S)
+    end = op.Unsqueeze(op.Add(past_len, length), op.Constant(value_ints=[1, 2, 3]))  # (B, 1, 1, 1)
+    used = op.Less(op.Unsqueeze(slots, op.Constant(value_ints=[1])), end)  # (B, 1, S, 1)
+
+    # 0 copies the size of that axis, -1 is what remains.
+    grouped = op.Constant(value_ints=[0, n_kv_head, -1, 0])  # (B, K, H / K * T, ...)
+    single = op.Constant(value_ints=[0, n_head, -1, 0])  # (B, H, T, ...)
+    q = op.Reshape(op.Mul(q, scalar(op, scale, past_k)), grouped)
+    scores = op.MatMul(q, op.Transpose(present_k, perm=[0, 1, 3, 2]))  # (B, K, H / K * T, S)
+    scores = op.Reshape(scores, single)  # (B, H, T, S)
+    scores = op.Where(visible, scores, scalar(op, float("-inf"), past_k))
+    weights = op.Reshape(_softmax(scores, past_k), grouped)  # (B, K, H / K * T, S)
+    # Unused slots may hold NaN: 0 * NaN would spread, so they are cleared before the product.
+    values = op.Where(used, present_v, scalar(op, 0.0, past_k))  # (B, K, S, D)
+    out = op.Reshape(op.MatMul(weights, values), single)  # (B, H, T, D)
+    out = op.Transpose(out, perm=[0, 2, 1, 3])  # (B, T, H, D)
+    return op.Reshape(out, op.Constant(value_ints=[0, 0, -1])), present_k, present_v
+
+
+def _softmax(scores: Any, like: Any) -> Any:
+    """Return the softmax of `scores`, of the type of `like`, with its sums in float32."""
+    if like.dtype == ir.DataType.FLOAT:
+        return op.Softmax(scores, axis=-1)
+    wide = op.Softmax(op.Cast(scores, to=ir.DataType.FLOAT), axis=-1)
+    return op.Cast(wide, to=like.dtype)
+
+
+def _written(past: Any, fresh: Any, position: Any, n_kv_head: int) -> Any:
+    """Return the cache `past` (B, K, S, D) with `fresh` (B, K, T, D) in the slots `position`."""
+    place = op.Unsqueeze(position, op.Constant(value_ints=[1, 3]))  # (B, 1, T, 1)
+    place = op.Expand(place, op.Constant(value_ints=[1, n_kv_head, 1, past.shape[3]]))
+    return op.ScatterElements(past, place, fresh, axis=2)

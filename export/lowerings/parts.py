@@ -1,0 +1,59 @@
+"""What the lowerings to plain ONNX share, for any opset: `op` is onnxscript's module of one."""
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+__all__ = ["heads_of", "in_type_of", "range_of", "rotated", "scalar"]
+
+
+def heads_of(op: Any, qkv: Any, n_head: int, n_kv_head: int) -> tuple[Any, Any, Any]:
+    """Return queries (B, H, T, D), keys and values (B, K, T, D) of the projection (B, T, ...)."""
+    # 0 copies the size of that axis, -1 is what remains: D.
+    split = op.Reshape(qkv, op.Constant(value_ints=[0, 0, n_head + 2 * n_kv_head, -1]))
+    heads = op.Transpose(split, perm=[0, 2, 1, 3])  # (B, H + 2K, T, D)
+    ends = (0, n_head, n_head + n_kv_head, n_head + 2 * n_kv_head)
+    q, k, v = (_between(op, heads, *pair) for pair in pairwise(ends))
+    return q, k, v
+
+
+def _between(op: Any, heads: Any, first: int, end: int) -> Any:
+    """Return heads first .. end - 1 of (B, heads, T, D)."""
+    start, stop, axis = [first], [end], [1]
+    return op.Slice(
+        heads,
+        op.Constant(value_ints=start),
+        op.Constant(value_ints=stop),
+        op.Constant(value_ints=axis),
+    )
+
+
+def range_of(op: Any, size: Any) -> Any:
+    """Return int64 [size], counting from 0; `size` is int64 [1]."""
+    end = op.Squeeze(size, op.Constant(value_ints=[0]))
+    return op.Range(op.Constant(value_int=0), end, op.Constant(value_int=1))
+
+
+def rotated(op: Any, x: Any, cos: Any, sin: Any, position: Any) -> Any:
+    """Rotate (B, heads, T, D) by the rows `position` (B, T) of the tables [positions, D/2]."""
+    axis = op.Constant(value_ints=[1])
+    row_cos = op.Unsqueeze(op.Gather(cos, position), axis)  # (B, 1, T, D/2)
+    row_sin = op.Unsqueeze(op.Gather(sin, position), axis)
+    first, second = op.Split(x, num_outputs=2, axis=-1)
+    return op.Concat(
+        op.Sub(op.Mul(first, row_cos), op.Mul(second, row_sin)),
+        op.Add(op.Mul(second, row_cos), op.Mul(first, row_sin)),
+        axis=-1,
+    )
+
+
+def in_type_of(op: Any, table: Any, like: Any) -> Any:
+    """Return `table`, cast if `like` is of another type: a layer may be kept in float32."""
+    return table if table.dtype == like.dtype else op.Cast(table, to=like.dtype)
+
+
+def scalar(op: Any, value: float, like: Any) -> Any:
+    """Return a constant without axes, of the data type of `like`."""
+    return op.Constant(value=ir.tensor(np.array(value, dtype=like.dtype.numpy()), like.dtype))

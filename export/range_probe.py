@@ -1,0 +1,91 @@
+"""The largest values that a text brings about in each part of a model: can float16 hold them?
+
+The model runs in float32, in PyTorch. What goes into and comes out of each layer is looked at; the
+products of queries and keys are bounded by their lengths (Cauchy and Schwarz).
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from edgegpt.model import GPT
+
+from .half_precision import RESIDUAL, sub_layers
+
+__all__ = ["SAFE", "largest_values", "too_large"]
+
+Note = Callable[[str, Tensor], None]
+
+LARGEST_FLOAT16 = 65504.0
+# A text is a sample: another one may bring about values this many times as large.
+HEADROOM = 8
+SAFE = LARGEST_FLOAT16 / HEADROOM
+
+
+def too_large(model: GPT, windows: Tensor) -> dict[str, float]:
+    """Return the parts of `model` that float16 cannot safely hold, and their largest values."""
+    largest = largest_values(model, windows)
+    return {name: value for name, value in largest.items() if not value <= SAFE}
+
+
+@torch.no_grad()
+def largest_values(model: GPT, windows: Tensor) -> dict[str, float]:
+    """Return max |value| inside each of `sub_layers(model)`, and in the residual stream.
+
+    Args:
+        model: in float32 and eval mode.
+        windows: ids of a text, int64 [N, T], T <= block_size.
+    """
+    largest = dict.fromkeys([*sub_layers(model), RESIDUAL], 0.0)
+
+    def note(name: str, tensor: Tensor) -> None:
+        value = float(tensor.abs().max())
+        if value > largest[name] or math.isnan(value):  # nothing is larger than a NaN: it stays
+            largest[name] = value
+
+    handles = list(_watch(model, note))
+    try:
+        for window in windows:
+            model(window[None])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return largest
+
+
+def _watch(model: GPT, note: Note) -> Iterator[RemovableHandle]:
+    """Register a hook on every layer; yield the handles."""
+    for name, norm in sub_layers(model).items():
+        for module in model.get_submodule(name).modules():
+            if isinstance(module, nn.Linear):
+                yield module.register_forward_hook(_noting(note, name))
+        yield model.get_submodule(norm).register_forward_pre_hook(_noting(note, RESIDUAL))
+    for index, block in enumerate(model.blocks):
+        yield block.attention.qkv.register_forward_hook(
+            lambda _, __, qkv, name=f"blocks.{index}.attention": note(name, _products(model, qkv))
+        )
+        # What is added to the stream has the stream's type.
+        for module in (block.attention.proj, block.feed_forward.down):
+            yield module.register_forward_hook(lambda _, __, result: note(RESIDUAL, result))
+
+
+def _noting(note: Note, name: str) -> Callable[..., None]:
+    """Return a hook, before or after a module, that notes all that it sees."""
+
+    def hook(_: nn.Module, given: tuple[Tensor, ...], result: Tensor | None = None) -> None:
+        note(name, given[0])
+        if result is not None:
+            note(name, result)
+
+    return hook
+
+
+def _products(model: GPT, qkv: Tensor) -> Tensor:
+    """Return a bound of the attention scores: the longest query times the longest key, scaled."""
+    config = model.config
+    heads = qkv.unflatten(-1, (-1, config.head_dim)).norm(dim=-1)  # (B, T, H + 2K)
+    queries, keys, _ = heads.split([config.n_head, config.n_kv_head, config.n_kv_head], dim=-1)
+    return queries.max() * keys.max() * config.scale

@@ -1,0 +1,291 @@
+"""float16 and bfloat16: what a bundle holds, what is proved where, and what stays in float32."""
+
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx.reference import ReferenceEvaluator
+from small_models import TEXT, random_model, small_config, write_checkpoint
+from torch_engine import TorchEngine
+
+import edgegpt
+from edgegpt.cli import main
+from edgegpt.errors import EdgeGPTWarning, EngineError, InvalidInputError, VerificationError
+from edgegpt.export import HalfPrecision, QuantizationSettings, export_bundle
+from edgegpt.export import bundle as bundle_module
+from edgegpt.export.half_precision import in_half_precision, matching_layers
+from edgegpt.export.range_probe import SAFE, largest_values, too_large
+from edgegpt.model import GPT
+from edgegpt.runtime.bundle import Bundle
+from edgegpt.runtime.compare import TOLERANCES
+from edgegpt.runtime.engines import EngineInfo
+from edgegpt.runtime.golden import Golden
+from edgegpt.runtime.inspection import memory_needed
+from edgegpt.runtime.receipt import Receipt
+from edgegpt.runtime.receipts import keep, missing_proof
+from edgegpt.runtime.report import render_html
+from edgegpt.runtime.verify import verify, verify_engine
+
+LLAMA = {
+    "norm": "rmsnorm",
+    "position": "rope",
+    "activation": "swiglu",
+    "bias": False,
+    "head_bias": False,
+    "n_embd": 64,
+    "n_head": 4,
+    "n_kv_head": 2,
+    "tie_embeddings": True,
+}
+IDS = torch.randint(30, (4, 32), generator=torch.Generator().manual_seed(0))
+
+
+def export(folder: Path, model: GPT, half: HalfPrecision, text: str | None = None) -> Receipt:
+    return export_bundle(write_checkpoint(folder / "ckpt", model, text), folder / "out", half=half)
+
+
+@pytest.fixture(scope="module")
+def llama() -> GPT:
+    return random_model(small_config(**LLAMA))
+
+
+@pytest.fixture(scope="module")
+def bfloat16(tmp_path_factory: pytest.TempPathFactory, llama: GPT) -> Path:
+    """A bundle of `llama` that nothing here can run. Read-only."""
+    folder = tmp_path_factory.mktemp("bfloat16")
+    with pytest.warns(EdgeGPTWarning, match=r"is not proved: onnxruntime runs no bfloat16.*verify"):
+        receipt = export(folder, llama, HalfPrecision("bfloat16"), TEXT)
+    assert receipt.outcome == "pending"
+    assert not receipt.passed
+    return folder / "out"
+
+
+def cache_types(bundle: Path) -> list[set[str]]:
+    return [{p.dtype for p in g.caches()} for g in Bundle.open(bundle).manifest.graphs]
+
+
+def test_a_float16_bundle_has_narrow_weights_and_caches_and_float32_logits(
+    tmp_path: Path, llama: GPT
+) -> None:
+    receipt = export(tmp_path, llama, HalfPrecision("float16"))
+    assert receipt.passed
+    assert {check.name.partition(" ")[0] for check in receipt.checks} >= {"standard", "legacy"}
+    manifest = Bundle.open(tmp_path / "out").manifest
+    assert (manifest.precision, manifest.kept) == ("float16", [])
+    assert {weight.dtype for weight in manifest.weights.values()} == {"F16"}
+    assert cache_types(tmp_path / "out") == [{"float16"}] * 3
+    assert {graph.outputs[0].dtype for graph in manifest.graphs} == {"float32"}
+    # It does compute in float16: float32 would be a thousand times as close.
+    assert min(c.difference.relative for c in receipt.checks) > 10 * TOLERANCES["float32"]
+    with torch.no_grad():
+        wanted = llama(IDS).numpy()
+    with edgegpt.load(tmp_path / "out") as model:
+        found = model.forward(IDS.numpy())
+    assert found.dtype == np.float32
+    assert np.abs(found - wanted).max() <= TOLERANCES["float16"] * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("lowering", ["standard", "legacy"])
+def test_a_bfloat16_graph_computes_the_model_in_onnx_s_own_evaluator(
+    bfloat16: Path, lowering: str
+) -> None:
+    bundle = Bundle.open(bfloat16)
+    assert {weight.dtype for weight in bundle.manifest.weights.values()} == {"BF16"}
+    assert cache_types(bfloat16) == [{"bfloat16"}] * 3
+    model = onnx.load(bfloat16 / f"decoder.{lowering}.onnx")
+    prompt = Golden.load(bfloat16 / "golden.safetensors").chunked
+    length = len(prompt.ids)
+    cache = {
+        port.name: np.zeros((1, 2, length, 16), dtype=ml_dtypes.bfloat16)
+        for port in bundle.manifest.graphs[0].caches()
+    }
+    where = {"past_len": np.array([0]), "logit_positions": np.arange(length)[None]}
+    feeds = {"ids": prompt.ids[None], **where, **cache}
+    (logits,) = ReferenceEvaluator(model).run(["logits"], feeds)
+    assert logits.dtype == np.float32
+    error = np.abs(logits[0] - prompt.logits).max() / np.abs(prompt.logits).max()
+    assert 1e-3 < error <= TOLERANCES["bfloat16"]
+
+
+def test_pytorch_in_bfloat16_passes_the_proof(bfloat16: Path, llama: GPT) -> None:
+    engine = TorchEngine(in_half_precision(llama, "bfloat16"))
+    assert verify_engine(Bundle.open(bfloat16), engine).passed
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+@pytest.mark.parametrize("changes", [{}, LLAMA], ids=["char", "llama"])
+def test_pytorch_is_within_half_of_the_tolerance(precision: str, changes: dict) -> None:
+    model = random_model(small_config(**changes))
+    with torch.no_grad():
+        wanted, found = model(IDS), in_half_precision(model, precision)(IDS)
+    assert found.dtype == torch.float32
+    error = float((found - wanted).abs().max() / wanted.abs().max())
+    assert 1e-4 < error < TOLERANCES[precision] / 2
+
+
+def test_a_pending_bundle_is_told_from_a_passed_and_from_a_failed_one(
+    bfloat16: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert json.loads((bfloat16 / "receipt.json").read_text())["outcome"] == "pending"
+    with pytest.raises(SystemExit) as stop:
+        main(["verify", str(bfloat16), "--report", str(tmp_path / "r.html")])
+    assert stop.value.code == 1
+    output = capsys.readouterr().out
+    assert "PENDING" in output
+    assert "not run: onnxruntime runs no bfloat16 on a CPU" in output
+    assert "FAIL" not in output
+    assert ">PENDING<" in (tmp_path / "r.html").read_text()
+    with pytest.raises(SystemExit):
+        main(["inspect", str(bfloat16)])
+    assert "PENDING" in capsys.readouterr().out
+    with pytest.raises(EngineError, match="runs no bfloat16 on a CPU"):
+        edgegpt.load(bfloat16)
+
+
+def test_a_pending_bundle_is_unproved_until_a_device_has_verified_it(bfloat16: Path) -> None:
+    bundle = Bundle.open(bfloat16)
+    device = EngineInfo("onnxruntime", "9.99", "cuda", 1)
+    receipt = verify(bundle)
+    graph = receipt.graph
+    assert "not verified on onnxruntime 9.99 on cuda yet" in str(
+        missing_proof(bundle, graph, device)
+    )
+    run = {"engine": "onnxruntime", "engine_version": "9.99", "device": "cuda", "pending": None}
+    keep(replace(receipt, **run))
+    assert missing_proof(bundle, graph, device) is None
+
+
+def test_a_wrong_tokenizer_fails_even_where_nothing_can_run(bfloat16: Path) -> None:
+    receipt = verify(Bundle.open(bfloat16))
+    broken = replace(receipt, checks=[replace(receipt.checks[0], passed=False)])
+    assert broken.outcome == "failed"
+    assert ">FAIL<" in render_html(broken)
+
+
+def test_a_cache_of_two_bytes_takes_half_the_memory(bfloat16: Path, llama: GPT) -> None:
+    config = llama.config
+    numbers = 2 * config.n_layer * config.n_kv_head * config.block_size * config.head_dim
+    assert memory_needed(Bundle.open(bfloat16)).cache == 2 * numbers
+
+
+def scaled(model: GPT, factor: float, larger: list[str], smaller: list[str]) -> GPT:
+    """Multiply and divide parameters, so that what lies between them grows."""
+    with torch.no_grad():
+        for name, by in [*((n, factor) for n in larger), *((n, 1 / factor) for n in smaller)]:
+            model.get_parameter(name).mul_(by)
+    return model
+
+
+def test_a_layer_that_would_overflow_is_named_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ReLU(a x) / a = ReLU(x): the model computes the same, by way of values around 1e6."""
+    up, down = "blocks.1.feed_forward.up", "blocks.1.feed_forward.down"
+    model = scaled(
+        random_model(small_config()), 1e6, [f"{up}.weight", f"{up}.bias"], [f"{down}.weight"]
+    )
+    assert list(too_large(model, IDS)) == ["blocks.1.feed_forward"]
+    export(tmp_path, model, HalfPrecision("float16"))
+    manifest = Bundle.open(tmp_path / "out").manifest
+    assert manifest.kept == ["blocks.1.feed_forward"]
+    kept = {name for name, weight in manifest.weights.items() if weight.dtype == "F32"}
+    bias = {f"{up}.bias", f"{down}.bias", "blocks.1.norm_2.bias"}
+    assert kept == bias | {f"{up}.weight", f"{down}.weight", "blocks.1.norm_2.weight"}
+    monkeypatch.setattr(bundle_module, "too_large", lambda *_: {})
+    with pytest.raises(VerificationError, match="does not compute what PyTorch computes"):
+        export_bundle(tmp_path / "ckpt", tmp_path / "b", half=HalfPrecision("float16"))
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_residual_stream_that_would_overflow_is_kept(tmp_path: Path) -> None:
+    """All that is added to the stream grows alike; the norms take the factor out again."""
+    model = random_model(small_config(**(LLAMA | {"tie_embeddings": False})))
+    writers = ["token_embedding.weight"]
+    for index in range(2):
+        block = f"blocks.{index}"
+        writers += [f"{block}.attention.proj.weight", f"{block}.feed_forward.down.weight"]
+    scaled(model, 1e6, writers, [])
+    export(tmp_path, model, HalfPrecision("float16"))
+    kept = Bundle.open(tmp_path / "out").manifest.kept
+    assert set(kept) >= {"residual", "blocks.0.attention", "blocks.1.feed_forward"}
+    assert "head" not in kept
+
+
+def test_the_probe_sees_each_part_and_leaves_no_hook(small_model: GPT) -> None:
+    largest = largest_values(small_model, IDS)
+    assert list(largest) == [
+        "blocks.0.attention",
+        "blocks.0.feed_forward",
+        "blocks.1.attention",
+        "blocks.1.feed_forward",
+        "head",
+        "residual",
+    ]
+    assert all(0.1 < value < SAFE for value in largest.values())
+    with torch.no_grad():
+        assert largest["head"] >= float(small_model(IDS).abs().max())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in small_model.modules())
+
+
+def test_large_scores_are_seen_though_no_value_is_large() -> None:
+    model = random_model(small_config(n_layer=1, qkv_bias=True))
+    with torch.no_grad():
+        model.blocks[0].attention.qkv.bias[:64] = 500.0  # of queries and keys
+    assert list(too_large(model, IDS)) == ["blocks.0.attention"]
+
+
+def test_a_value_that_is_no_number_is_too_large() -> None:
+    model = random_model(small_config())
+    with torch.no_grad():
+        model.blocks[0].feed_forward.down.bias[0] = torch.nan
+    assert {"residual", "head", "blocks.0.feed_forward"} <= too_large(model, IDS).keys()
+
+
+def test_layers_are_kept_by_the_beginning_of_their_names(llama: GPT) -> None:
+    assert matching_layers(llama, ["blocks.1", "head"]) == {
+        "blocks.1.attention",
+        "blocks.1.feed_forward",
+        "head",
+    }
+    with pytest.raises(InvalidInputError, match=r"no layer 'blocks\.7' to keep in float32"):
+        matching_layers(llama, ["blocks.7"])
+
+
+def test_settings_that_make_no_sense_are_refused(small_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="'float8' is not of half precision"):
+        HalfPrecision("float8")
+    with pytest.raises(InvalidInputError, match="not both"):
+        export_bundle(
+            small_checkpoint,
+            tmp_path / "b",
+            half=HalfPrecision("float16"),
+            quantization=QuantizationSettings("int8"),
+        )
+
+
+def test_the_command_keeps_layers_and_says_which(
+    small_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "bundle"
+    arguments = ["--precision", "float16", "--keep-fp32", "head, blocks.1", "--json"]
+    with warnings.catch_warnings(), pytest.raises(SystemExit) as stop:
+        main(["export", str(small_checkpoint), "--out", str(out), *arguments])
+    assert stop.value.code == 0
+    assert json.loads(capsys.readouterr().out)["outcome"] == "passed"
+    kept = ["blocks.1.attention", "blocks.1.feed_forward", "head"]
+    manifest = Bundle.open(out).manifest
+    assert manifest.kept == kept
+    for graph in manifest.graphs:
+        types = [port.dtype for port in graph.caches()]
+        assert types == ["float16", "float16", "float32", "float32"]
+    with pytest.raises(SystemExit):
+        main(["inspect", str(out)])
+    assert "float16, blocks.1.attention, blocks.1.feed_forward, head kept in float32" in " ".join(
+        capsys.readouterr().out.split()
+    )

@@ -1,0 +1,78 @@
+"""The legacy lowering: one attention layer by itself, and what must not be in a whole graph."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from attention_layer import HEADS, Layer, build, check_ragged_rows
+from small_models import random_model, small_config
+
+from edgegpt.export.decoder_graph import build_decoder_graph, trace
+from edgegpt.export.lowerings import legacy
+from edgegpt.runtime import engines
+from edgegpt.runtime.bundle import Bundle
+from edgegpt.runtime.engines import open_engine, ort
+
+LLAMA = {
+    "norm": "rmsnorm",
+    "position": "rope",
+    "activation": "swiglu",
+    "bias": False,
+    "head_bias": False,
+    "n_head": 4,
+    "n_kv_head": 2,
+    "tie_embeddings": True,
+}
+
+
+@pytest.mark.parametrize(("kv_heads", "rotary"), [(HEADS, False), (2, True), (1, True)])
+def test_prefill_chunk_and_decode_of_ragged_rows_match_float64(
+    tmp_path: Path, kv_heads: int, rotary: bool
+) -> None:
+    layer = Layer(kv_heads, rotary)
+    session = build(legacy, layer, tmp_path / "layer.onnx")
+    check_ragged_rows(session, layer, poison=float("nan"))
+    check_ragged_rows(session, layer, poison=float("nan"), in_place=True)
+
+
+@pytest.mark.parametrize("changes", [{"activation": "gelu_tanh"}, LLAMA], ids=["gelu", "llama"])
+def test_the_graph_holds_plain_operators_of_opset_18_alone(changes: dict[str, object]) -> None:
+    model = random_model(small_config(**changes))
+    graph = build_decoder_graph(trace(model), legacy)
+    assert graph.opset_imports == {"": 18}
+    assert not graph.functions
+    newest = {node.op_type: onnx.defs.get_schema(node.op_type, 18) for node in graph.graph}
+    assert all(schema.since_version <= 18 for schema in newest.values())
+
+
+def test_keys_and_values_of_grouped_heads_are_not_repeated() -> None:
+    """Only slot numbers are expanded, and once for all layers."""
+    config = small_config(n_head=4, n_kv_head=1)
+    graph = build_decoder_graph(trace(random_model(config)), legacy).graph
+    scatters = {node.inputs[1].name for node in graph if node.op_type == "ScatterElements"}
+    assert len(scatters) == 1
+    for node in graph:
+        assert node.op_type != "Tile"
+        if node.op_type == "Expand" and node.outputs[0].name not in scatters:
+            assert [use.node.op_type for use in node.outputs[0].uses()] == ["GatherElements"]
+
+
+def test_an_onnxruntime_too_old_for_the_others_runs_it(
+    small_bundle: Path, small_model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ort", "standard"):
+        monkeypatch.setitem(ort.MINIMUM_VERSION, name, (999, 1))
+    bundle = Bundle.open(small_bundle)
+    assert engines.local_lowerings(bundle) == ["legacy"]
+    engine = open_engine(bundle, threads=1)
+    assert engine.graph.name == "decoder.legacy"
+    state = engine.new_state(2, 32)
+    for cache in state.caches:
+        cache[:] = np.nan
+    ids = np.random.default_rng(0).integers(0, 30, (2, 9))
+    state.step(ids, np.zeros(2, dtype=np.int64), np.tile(np.arange(9), (2, 1)))
+    with torch.no_grad():
+        wanted = small_model(torch.from_numpy(ids)).numpy()
+    assert np.abs(state.logits() - wanted).max() <= 1e-5 * np.abs(wanted).max()
