@@ -100,7 +100,7 @@ class State(ABC):
         """
         return None
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most states have nothing to give back
         """Give back what the state holds. It must not be used then; dropping it does as well."""
 
     def __enter__(self) -> "State":

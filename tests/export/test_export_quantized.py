@@ -13,7 +13,7 @@ from edgegpt.errors import ExportError, InvalidInputError
 from edgegpt.export import QuantizationSettings, export_bundle
 from edgegpt.runtime.bundle import Bundle
 from edgegpt.runtime.engines import open_engine
-from edgegpt.runtime.engines.ort import SHORT_STEP
+from edgegpt.runtime.engines.ort_binding import SHORT_STEP
 from edgegpt.runtime.verify import verify
 
 ANY_LOSS = 1e9  # untrained models lose more than the default budgets allow

@@ -31,7 +31,7 @@ samplings = st.builds(
 tolerances = st.sampled_from([0.0, 1e-5, 1e-2, 0.2])
 
 
-class Fetched(Exception):
+class FetchedError(Exception):
     """All logits were asked for."""
 
 
@@ -47,7 +47,7 @@ def best_of(logits: np.ndarray, count: int, fetch=None, seed: int = 0) -> Candid
 
 
 def refuse() -> np.ndarray:
-    raise Fetched
+    raise FetchedError
 
 
 @given(rows, samplings, tolerances, st.integers(1, 40), st.integers(0, 99), st.integers(0, 2**31))
@@ -85,8 +85,16 @@ def test_usual_logits_are_never_fetched(sampling):
 )
 def test_where_candidates_leave_it_open_all_logits_are_fetched(logits, sampling):
     row = np.float32(logits)
-    with pytest.raises(Fetched):
+    with pytest.raises(FetchedError):
         choose(best_of(row, 16, refuse), sampling, [7], step=0, tolerance=0.2, **PLACE)
+
+
+def test_fewer_candidates_than_top_k_are_not_taken_for_all_that_count():
+    # The best is half of 16 candidates' probability, but not of 20.
+    logits = np.float32([math.log(15.5), *[0.0] * 5, *np.linspace(-0.1, -0.2, 30)])
+    sampling = Sampling(1.0, top_k=20, top_p=0.5)
+    with pytest.raises(FetchedError):
+        choose(best_of(logits, 16, refuse), sampling, [], step=0, **PLACE)
 
 
 def test_nan_behind_the_candidates_is_found():
