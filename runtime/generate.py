@@ -155,7 +155,8 @@ def generate_tokens(
 
 def _plainly(window: "Window", rules: Rules) -> Iterator[tuple[int, int]]:
     """Write all texts of `window`, one token of each at a time."""
-    texts, logits = window.texts, window.fill()
+    texts = window.texts
+    logits: Logits | list[Candidates] = window.fill()
     while True:
         for row, text in enumerate(texts):
             if text.finish_reason is not None:

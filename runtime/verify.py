@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import GOLDEN_NAME, TOKENIZER_NAME, Bundle
-from .compare import TOLERANCES, Difference, compare_rows, is_tie
-from .engines import Engine, local_lowerings, open_engine
+from .compare import TOLERANCES, Difference, compare_rows, is_tie, row_of
+from .engines import Engine, local_lowerings, open_engine, resolve_backend
 from .engines.base import State
 from .errors import BundleError, InvalidInputError
 from .golden import Continuation, Golden, Prompt
@@ -46,8 +46,13 @@ def verify(
     backend: str = "auto",
     check: Literal["hash", "size"] = "hash",
     threads: int | None = None,
+    *,
+    tf32: bool = False,
+    cuda_graph: bool = True,
 ) -> Receipt:
     """Check the bundle's bytes (unless `check` is "size"), then its computation.
+
+    `tf32` and `cuda_graph` are those of `open_engine`.
 
     Raises:
         BundleError: if a file is not the one that was exported.
@@ -57,29 +62,44 @@ def verify(
         raise InvalidInputError(f"check is {check!r}; it must be 'hash' or 'size'")
     if check == "hash":
         bundle.check_hashes()
+    backend = resolve_backend(bundle, backend)
+
+    def opened(lowering: str | None = None, *, exact: bool = False) -> closing[Engine]:
+        engine = open_engine(
+            bundle,
+            backend,
+            threads,
+            lowering=lowering,
+            exact=exact,
+            tf32=tf32,
+            cuda_graph=cuda_graph,
+        )
+        return closing(engine)
+
     others: list[Check] = []
     if bundle.manifest.quantization is not None:
-        with closing(open_engine(bundle, backend, threads, exact=True)) as engine:
-            others += Replay(bundle, engine, TOLERANCES["float32"], "exact ").checks()
-    for lowering in local_lowerings(bundle)[1:]:
-        with closing(open_engine(bundle, backend, threads, lowering=lowering)) as engine:
-            others += Replay(bundle, engine, tolerance_of(bundle), f"{lowering} ").checks()
-    with closing(open_engine(bundle, backend, threads)) as engine:
+        with opened(exact=True) as engine:
+            tolerance = TOLERANCES[row_of("float32", tf32=tf32)]
+            others += Replay(bundle, engine, tolerance, "exact ").checks()
+    for lowering in local_lowerings(bundle, backend)[1:]:
+        with opened(lowering) as engine:
+            others += Replay(bundle, engine, tolerance_of(bundle, engine), f"{lowering} ").checks()
+    with opened() as engine:
         receipt = verify_engine(bundle, engine)
     return replace(receipt, checks=receipt.checks + others)
 
 
-def tolerance_of(bundle: Bundle) -> float:
-    """Return the largest error, relative to max |logit|, that the bundle's precision allows."""
-    precision = bundle.manifest.precision
-    if precision not in TOLERANCES:
-        raise BundleError(f"no tolerance is known for the precision {precision!r}")
-    return TOLERANCES[precision]
+def tolerance_of(bundle: Bundle, engine: Engine) -> float:
+    """Return the largest error, relative to max |logit|, of the bundle's precision on `engine`."""
+    row = row_of(bundle.manifest.precision, tf32=engine.info.tf32)
+    if row not in TOLERANCES:
+        raise BundleError(f"no tolerance is known for the precision {row!r}")
+    return TOLERANCES[row]
 
 
 def verify_engine(bundle: Bundle, engine: Engine) -> Receipt:
     """Replay the golden vectors of `bundle` on an open engine."""
-    replay = Replay(bundle, engine, tolerance_of(bundle))
+    replay = Replay(bundle, engine, tolerance_of(bundle, engine))
     checks = [*_tokenizer_checks(bundle, replay.golden), *replay.checks()]
     return Receipt(
         bundle_id=bundle.manifest.id,

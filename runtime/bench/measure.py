@@ -125,7 +125,14 @@ def _load(path: str | Path, plan: Plan, threads: int) -> tuple[LanguageModel, li
     seconds: list[float] = []
     while True:
         begin = time.perf_counter()
-        model = load(path, plan.backend, plan.context, threads=threads)
+        model = load(
+            path,
+            plan.backend,
+            plan.context,
+            threads=threads,
+            tf32=plan.tf32,
+            cuda_graph=plan.cuda_graph,
+        )
         seconds.append(time.perf_counter() - begin)
         if len(seconds) == LOADS:
             return model, seconds

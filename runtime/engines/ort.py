@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: everything is bound to numpy memory, and the cache is updated in place."""
+"""ONNX Runtime on the CPU: all is bound to numpy memory, and the cache is updated in place."""
 
 from typing import Any
 
@@ -88,8 +88,7 @@ class OrtState(BoundState):
     def __init__(self, session: Any, prefill: Any, graph: Graph, batch: int, context: int) -> None:
         self.session, self.prefill, self.graph = session, prefill or session, graph
         self.caches: Caches = [
-            np.zeros(cache_shape(port, batch, context), dtype=port.dtype)
-            for port in graph.caches()
+            np.zeros(cache_shape(port, batch, context), dtype=port.dtype) for port in graph.caches()
         ]
         super().__init__(graph, batch, context, BoundStep(session, graph, self.caches, 1, 1))
 

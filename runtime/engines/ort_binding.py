@@ -40,7 +40,7 @@ class Place(NamedTuple):
     """A tensor in some memory; in this order, what `bind_input` and `bind_output` take."""
 
     device: str
-    index: int
+    number: int
     element_type: int
     shape: tuple[int, ...]
     address: int
@@ -52,7 +52,7 @@ class Place(NamedTuple):
 
 
 def place_of(array: Array) -> Place:
-    """Return where a numpy array lies. ONNX Runtime keeps only the address: keep the array alive."""
+    """Return where an array lies. ONNX Runtime keeps the address only: keep the array alive."""
     return Place("cpu", 0, ELEMENT_TYPES[str(array.dtype)], array.shape, array.ctypes.data)
 
 
