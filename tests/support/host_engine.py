@@ -51,7 +51,6 @@ class CountingMemory(DeviceMemory):
         block = CountingBlock(super().allocate(size, what), self)
         self.allocated += size
         self.room -= size
-        block.value.size = size
         return block
 
     def run(self, session: Any, binding: Any, options: Any) -> None:
