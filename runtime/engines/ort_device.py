@@ -93,7 +93,7 @@ class DeviceMemory:
         if not isinstance(error, MemoryError) and not any(part in text for part in OUT_OF_MEMORY):
             return EngineError(f"onnxruntime failed on {self.kind}: {text}")
         free = self._free_bytes()
-        told = "" if free is None else f", of which {free / 1e6:,.1f} MB are free"
+        told = "" if free is None else f" ({free / 1e6:,.1f} MB are free)"
         return EngineError(
             f"out of memory on {self.kind}: there is no room for {asked}{told}; choose a smaller "
             f"context or batch, or close other models ({text.strip().splitlines()[0][:200]})"
