@@ -77,10 +77,12 @@ def verify(
         return closing(engine)
 
     others: list[Check] = []
-    if bundle.manifest.quantization is not None:
-        with opened(exact=True) as engine:
+    exact = local_lowerings(bundle, backend, "exact") if bundle.manifest.quantization else []
+    for place, lowering in enumerate(exact):
+        label = f"exact {lowering} " if place else "exact "
+        with opened(lowering, exact=True) as engine:
             tolerance = TOLERANCES[row_of("float32", tf32=tf32)]
-            others += Replay(bundle, engine, tolerance, "exact ").checks()
+            others += Replay(bundle, engine, tolerance, label).checks()
     for lowering in local_lowerings(bundle, backend)[1:]:
         with opened(lowering) as engine:
             others += Replay(bundle, engine, tolerance_of(bundle, engine), f"{lowering} ").checks()
