@@ -10,11 +10,13 @@ import pytest
 from host_engine import HostEngine
 
 from edgegpt.runtime.bundle import Bundle
+from edgegpt.runtime.compare import TOLERANCES
 from edgegpt.runtime.engines import open_engine, ort_cuda
 from edgegpt.runtime.engines.ort_candidates import EXTRAS, is_worthwhile
 from edgegpt.runtime.engines.ort_cuda import DeviceStep
 from edgegpt.runtime.errors import EngineError
 from edgegpt.runtime.language_model import LanguageModel
+from edgegpt.runtime.receipts import keep, missing_proof
 from edgegpt.runtime.verify import verify_engine
 
 VOCABULARY, BLOCK = 34, 32
@@ -316,5 +318,18 @@ def test_a_tf32_engine_has_a_device_of_its_own(bundle):
     exact, rounding = host_engine(bundle), host_engine(bundle, tf32=True)
     assert exact.info.device != rounding.info.device
     assert (exact.info.tf32, rounding.info.tf32) == (False, True)
+    for engine in (exact, rounding):
+        engine.close()
+
+
+def test_a_receipt_of_a_tf32_engine_has_its_own_tolerance_and_vouches_for_no_other(bundle):
+    exact, rounding = host_engine(bundle, "standard"), host_engine(bundle, "standard", tf32=True)
+    receipt = verify_engine(bundle, rounding)
+    assert {check.tolerance for check in receipt.checks} == {0.0, TOLERANCES["tf32"]}
+    assert {check.tolerance for check in verify_engine(bundle, exact).checks} == {0.0, 1e-5}
+    keep(receipt)
+    assert missing_proof(bundle, receipt.graph, rounding.info) is None
+    assert "not verified on" in missing_proof(bundle, receipt.graph, exact.info)
+    assert LanguageModel(bundle, rounding).tolerance > LanguageModel(bundle, exact).tolerance
     for engine in (exact, rounding):
         engine.close()
