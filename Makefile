@@ -1,6 +1,7 @@
 # make demo       export the shipped model, prove it, let it write
 # make test       install and run the tests
 # make test-long  campaigns: fuzzing, kills, soaks
+# make test-gpu   what needs an NVIDIA GPU, in .venv-gpu, with onnxruntime-gpu in place of onnxruntime
 #
 # PIP_ARGS goes to pip, for a mirror or for another build of PyTorch; see the README.
 
@@ -11,7 +12,7 @@ BUNDLE := build/shakespeare-char
 EDGEGPT := $(VENV)/bin/edgegpt
 PYTEST := $(VENV)/bin/python -m pytest
 
-.PHONY: demo test test-long lint types clean
+.PHONY: demo test test-long test-gpu lint types clean
 
 demo: $(VENV)/.installed-demo
 	$(EDGEGPT) export models/shakespeare-char --out $(BUNDLE) --force
@@ -22,6 +23,9 @@ test: $(VENV)/.installed-test
 
 test-long: $(VENV)/.installed-test
 	$(PYTEST) -q -m long
+
+test-gpu: $(VENV)-gpu/.installed
+	$(VENV)-gpu/bin/python -m pytest -q -rs tests/gpu
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
@@ -35,11 +39,17 @@ types: $(VENV)/.installed-test
 	cd build/types && ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml -p edgegpt
 
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) $(VENV)-gpu build
 
 $(VENV)/.installed-demo: EXTRAS := cpu,export
 $(VENV)/.installed-test: EXTRAS := cpu,train,export,dev
 $(VENV)/.installed-%: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[$(EXTRAS)]"
+	touch $@
+
+# The two distributions of ONNX Runtime overwrite each other: CUDA has an environment of its own.
+$(VENV)-gpu/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-gpu
+	$(VENV)-gpu/bin/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[cuda,train,export,dev]"
 	touch $@

@@ -75,9 +75,9 @@ def export_bundle(
     """Export the checkpoint folder to a new bundle folder and return the receipt of its proof.
 
     A float32 bundle holds the `ort` lowering, if the model's shape allows it, and the `standard`
-    and `legacy` ones over the same weights; a quantised bundle holds the `ort` lowering, with a
+    and `legacy` ones over the same weights. A quantised bundle holds the `ort` lowering, with a
     second graph and a second copy of the weights for long prompts, unless the settings leave them
-    out.
+    out, and the `standard` one with float32 activations.
 
     Args:
         checkpoint: folder that `edgegpt train` or `edgegpt import` wrote.
@@ -276,7 +276,11 @@ class _Exported:
         if self.fast_prefill:
             parts["prefill"] = decoder.clone()
             QuantizeActivations(self.weights)(parts["prefill"])
-        return [_named(model, ort, part) for part, model in parts.items()]
+        portable = build_decoder_graph(self.model, standard)  # the one that CUDA can run
+        for edit in (QuantizeWeights(self.weights), UseFloatActivations()):
+            edit(portable)
+        graphs = [_named(model, ort, part) for part, model in parts.items()]
+        return [*graphs, _named(portable, standard, "exact")]
 
     def golden(self) -> Golden:
         """Compute the golden vectors."""

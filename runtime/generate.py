@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .candidates import Candidates
 from .engines.base import Engine, State
 from .prefill import last_logits, pad
 from .sampling import Choice, Sampling, choose
@@ -30,6 +31,7 @@ __all__ = ["FinishReason", "Overflow", "Text", "generate_tokens", "stream_of", "
 
 Overflow = Literal["slide", "stop"]
 FinishReason = Literal["length", "stop", "context"]
+Logits = NDArray[np.float32]
 
 
 @dataclass
@@ -92,8 +94,8 @@ class Rules:
     overflow: Overflow
     tolerance: float
 
-    def choose(self, text: Text, logits: NDArray[np.float32]) -> Choice:
-        """Choose the next token of `text` from its logits [V]."""
+    def choose(self, text: Text, logits: Logits | Candidates) -> Choice:
+        """Choose the next token of `text` from its logits [V], or from the best of them."""
         return choose(
             logits,
             self.sampling,
@@ -143,11 +145,18 @@ def generate_tokens(
         pace: what earlier texts of this model found out about drafting; it is added to.
     """
     rules = Rules(context, max_new_tokens, sampling, overflow, tolerance)
-    window = Window(engine.new_state(len(texts), context), texts)
-    if speculate and len(texts) == 1 and sampling.temperature == 0.0:
-        yield from _with_drafts(window, rules, speculate, pace or Pace())
-        return
-    logits = window.fill()
+    with engine.new_state(len(texts), context) as state:
+        window = Window(state, texts, sampling.candidates)
+        if speculate and len(texts) == 1 and sampling.temperature == 0.0:
+            yield from _with_drafts(window, rules, speculate, pace or Pace())
+        else:
+            yield from _plainly(window, rules)
+
+
+def _plainly(window: "Window", rules: Rules) -> Iterator[tuple[int, int]]:
+    """Write all texts of `window`, one token of each at a time."""
+    texts = window.texts
+    logits: Logits | list[Candidates] = window.fill()
     while True:
         for row, text in enumerate(texts):
             if text.finish_reason is not None:
@@ -172,7 +181,8 @@ def _with_drafts(
     (text,) = window.texts
     drafts = Drafts()
     draft: list[int] = []
-    rows, seconds = window.fill(), 0.0  # (tokens of the step, V)
+    rows: Logits | list[Candidates] = window.fill()  # one for each token of the step
+    seconds = 0.0
     while True:
         gained = 0
         for place, logits in enumerate(rows):
@@ -200,13 +210,17 @@ def _with_drafts(
 
 
 class Window:
-    """The part of each text that is in the cache."""
+    """The part of each text that is in the cache.
 
-    def __init__(self, state: State, texts: list[Text]) -> None:
-        self.state, self.texts = state, texts
+    What a step gives is a row of logits [V] for each text, or only the best `candidates` of them
+    where the engine can pick those out more cheaply; valid until the next step.
+    """
+
+    def __init__(self, state: State, texts: list[Text], candidates: int) -> None:
+        self.state, self.texts, self.candidates = state, texts, candidates
         self.starts = [0] * len(texts)
 
-    def fill(self) -> NDArray[np.float32]:
+    def fill(self) -> Logits:
         """Feed every text's window from position 0; return the last logits of each row [B, V]."""
         self.starts = [window_start(len(text.ids), self.state.context) for text in self.texts]
         rows = [
@@ -215,8 +229,8 @@ class Window:
         ]
         return last_logits(self.state, *pad(rows))
 
-    def advance(self) -> NDArray[np.float32]:
-        """Feed the newest token of each row; return the logits [B, V], valid until the next step.
+    def advance(self) -> Logits | list[Candidates]:
+        """Feed the newest token of each row; return what it gives.
 
         When a window has to slide, all rows are fed again.
         """
@@ -231,14 +245,15 @@ class Window:
             state.next_ids[row, 0] = text.ids[-1]
             state.past_len[row] = past
         state.decode()
-        return state.logits()[:, 0]
+        best = state.topk(self.candidates) if self.candidates else None
+        return state.logits()[:, 0] if best is None else [row[0] for row in best]
 
     def room(self) -> int:
         """Return how many tokens the cache takes behind the newest one of the first row."""
         return self.state.context - (len(self.texts[0].ids) - self.starts[0])
 
-    def advance_over(self, draft: list[int]) -> NDArray[np.float32]:
-        """Feed the newest token of the only row and `draft` after it; return all logits [T, V].
+    def advance_over(self, draft: list[int]) -> Logits | list[Candidates]:
+        """Feed the newest token of the only row and `draft` after it; return what each token gives.
 
         The cache must have `room` for the draft.
         """
@@ -246,5 +261,5 @@ class Window:
         ids = np.array([[text.ids[-1], *draft]])  # (1, T)
         past_len = np.array([len(text.ids) - self.starts[0] - 1])
         self.state.step(ids, past_len, np.arange(ids.shape[1])[None])
-        logits: NDArray[np.float32] = self.state.logits()[0]
-        return logits
+        best = self.state.topk(self.candidates) if self.candidates else None
+        return self.state.logits()[0] if best is None else best[0]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .bundle import TOKENIZER_NAME, Bundle
-from .compare import USUAL
+from .compare import USUAL, row_of
 from .engines import Engine, open_engine
 from .errors import (
     BundleError,
@@ -48,7 +48,8 @@ class LanguageModel:
         self.vocab_size = info.vocab_size
         self.context = _context(context, info.block_size)
         self.default_overflow: Overflow = "slide" if info.position == "learned" else "stop"
-        self.tolerance = min(tolerance_of(bundle), USUAL[bundle.manifest.precision])
+        row = row_of(bundle.manifest.precision, tf32=engine.info.tf32)
+        self.tolerance = min(tolerance_of(bundle, engine), USUAL[row])
         self.tokenizer: Tokenizer | None = None
         if bundle.has(TOKENIZER_NAME):
             self.tokenizer = Tokenizer(bundle.file(TOKENIZER_NAME).read_bytes())
@@ -299,6 +300,8 @@ def load(
     context: int | None = None,
     *,
     threads: int | None = None,
+    tf32: bool = False,
+    cuda_graph: bool = True,
 ) -> LanguageModel:
     """Open a bundle for generation.
 
@@ -307,9 +310,12 @@ def load(
 
     Args:
         bundle: path of the folder that `edgegpt export` wrote.
-        backend: "cpu" is ONNX Runtime's CPU provider; "auto" is the best one there is.
+        backend: "cpu" and "cuda" are ONNX Runtime's providers; "auto" is the best one there is:
+            "cuda" where it is installed and works, else "cpu".
         context: tokens that the cache holds, at most the model's block size (the default).
         threads: threads inside an operator; None leaves it to the engine.
+        tf32: let CUDA round float32 products to TF32; that has its own tolerance and receipts.
+        cuda_graph: let CUDA replay decode steps as graphs; off, for comparison.
 
     Raises:
         BundleError: if the bundle is missing, damaged or of another format version.
@@ -317,7 +323,7 @@ def load(
         InvalidInputError: if there is no such backend, or a number is impossible.
     """
     opened = Bundle.open(bundle)
-    engine = open_engine(opened, backend, threads)
+    engine = open_engine(opened, backend, threads, tf32=tf32, cuda_graph=cuda_graph)
     try:
         model = LanguageModel(opened, engine, context)
     except EdgeGPTError:

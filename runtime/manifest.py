@@ -84,7 +84,7 @@ class Graph:
 
     `part` is "decoder" for a graph that can do everything; a quantised bundle also has, with the
     same inputs and outputs, "prefill", which is faster for long steps, and "exact", which does not
-    round activations and is there to be compared with.
+    round activations: it is there to be compared with, and for engines that round none.
     """
 
     name: str

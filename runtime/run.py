@@ -1,7 +1,7 @@
 """One call of `generate` or `stream`: running it, and what comes out."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 from .engines import Engine
@@ -85,7 +85,7 @@ class Run:
         self.first_token_s = self.total_s = 0.0
         self.ended = False
 
-    def pieces(self) -> Iterator[str]:
+    def pieces(self) -> Generator[str, None, None]:
         """Generate everything; yield the pieces of text of all rows as they come."""
         begin = time.perf_counter()
         for row, token in self._tokens():
@@ -146,6 +146,10 @@ class Stream(Iterator[str]):
 
     def __next__(self) -> str:
         return next(self._pieces)
+
+    def close(self) -> None:
+        """Stop here, and free what the generation holds; there will be no result."""
+        self._pieces.close()
 
     @property
     def result(self) -> Result:

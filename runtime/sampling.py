@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .candidates import Candidates
 from .errors import InvalidInputError, NumericalError
 from .philox import gumbel
 
@@ -21,6 +22,8 @@ __all__ = ["Choice", "Sampling", "choose"]
 
 FEW = 64  # rows into which a vocabulary is cut to find its best ids
 NOTHING = np.empty(0, dtype=np.int64)
+# Candidates beyond those that are kept: they tell that nothing else could have been.
+SPARE = 15
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,18 @@ class Sampling:
                 f"top_k is {self.top_k!r}; it must be a whole number of 0 (off) or more"
             )
 
+    @property
+    def candidates(self) -> int:
+        """How many of the best logits `choose` can usually do with; 0 if it needs all.
+
+        It needs all of them to sum their probabilities (no top-k), and where a repetition penalty
+        changes logits that may be anywhere.
+        """
+        if self.repetition_penalty != 1.0 or (self.temperature > 0.0 and not self.top_k):
+            return 0
+        kept = 1 if self.temperature == 0.0 else int(self.top_k or 0)
+        return kept + SPARE
+
 
 class Choice(NamedTuple):
     """A token; how far its score was ahead of the runner-up's; and whether that was too close.
@@ -57,7 +72,7 @@ class Choice(NamedTuple):
 
 
 def choose(
-    logits: NDArray[np.float32],
+    logits: NDArray[np.float32] | Candidates,
     sampling: Sampling,
     history: Sequence[int],
     *,
@@ -69,7 +84,8 @@ def choose(
     """Pick the next token.
 
     Args:
-        logits: float32 [V].
+        logits: float32 [V], or the best of them: the choice is the same, and where candidates
+            leave it open, all logits are fetched.
         sampling: the settings.
         history: ids of the text so far, for the repetition penalty.
         seed: 64-bit key of the random numbers.
@@ -80,6 +96,11 @@ def choose(
     Raises:
         NumericalError: if a logit is NaN or +inf, or if all are -inf.
     """
+    if isinstance(logits, Candidates):
+        choice = _choose_among(logits, sampling, history, seed, stream, step, tolerance)
+        if choice is not None:
+            return choice
+        logits = logits.fetch()
     place = int(logits.argmax())  # of NaN, if there is one
     best = float(logits[place])
     if not math.isfinite(best):
@@ -100,18 +121,70 @@ def choose(
         place = int(scores.argmax())
         gap = _lead(scores, place)
         return Choice(int(ids[place]), gap, gap <= reach)
-    with np.errstate(over="ignore", invalid="ignore"):
-        # A tiny temperature makes all but the best -inf, and the reach infinite.
-        scores = (scores - scores.max()) / sampling.temperature
-        reach = float(np.float64(reach) / sampling.temperature)
-        order = np.argsort(-scores, kind="stable")
-        ranked = scores[order]
-        surely, kept, perhaps = _limits(ranked, sampling, reach)
-    order = ids[order[:perhaps]]
-    noisy = ranked[:perhaps] + gumbel(seed, stream, step, order, len(logits))
-    place = int(noisy[:kept].argmax())
-    gap = _lead(noisy, place)
-    return Choice(int(order[place]), gap, gap <= reach or place >= surely)
+    ranking = _Ranking(ids, scores, sampling, reach)
+    return ranking.draw(seed, stream, step, len(logits))
+
+
+def _choose_among(
+    row: Candidates,
+    sampling: Sampling,
+    history: Sequence[int],
+    seed: int,
+    stream: int,
+    step: int,
+    tolerance: float,
+) -> Choice | None:
+    """Pick the next token from candidates; None where other ids could matter, or NaN is about.
+
+    Whatever was not picked out has a logit of at most the smallest candidate's. So it cannot matter
+    as long as that smallest one itself does not.
+    """
+    penalised = sampling.repetition_penalty != 1.0 and len(history) > 0
+    top_k = 1 if sampling.temperature == 0.0 else sampling.top_k or row.vocab_size
+    if penalised or not row.finite or len(row.ids) <= top_k:
+        return None
+    order = row.ids.argsort()  # ties go to the lowest id
+    ids, logits = row.ids[order], row.logits[order]
+    place = int(logits.argmax())
+    best = float(logits[place])
+    reach = 2 * tolerance * max(best, -row.lowest)
+    if sampling.temperature == 0.0:
+        gap = _lead(logits, place)
+        return Choice(int(ids[place]), gap, gap <= reach) if best > logits.min() else None
+    ranking = _Ranking(ids, logits.astype(np.float64), sampling, reach)
+    return ranking.draw(seed, stream, step, row.vocab_size) if ranking.is_complete() else None
+
+
+class _Ranking:
+    """Ids sorted by their scores, the best first, and how many of them the filters keep."""
+
+    def __init__(
+        self,
+        ids: NDArray[np.int64],
+        scores: NDArray[np.float64],
+        sampling: Sampling,
+        reach: float,
+    ) -> None:
+        """Rank `ids` [N], which rise, by `scores` [N]; scores may be off by `reach`."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            # A tiny temperature makes all but the best -inf, and the reach infinite.
+            scores = (scores - scores.max()) / sampling.temperature
+            self.reach = float(np.float64(reach) / sampling.temperature)
+            order = np.argsort(-scores, kind="stable")
+            self.ids, self.ranked = ids[order], scores[order]
+            self.surely, self.kept, self.perhaps = _limits(self.ranked, sampling, self.reach)
+
+    def is_complete(self) -> bool:
+        """Return whether ids with scores of at most the last one's would change nothing."""
+        return bool(self.ranked[-1] < self.ranked[self.perhaps - 1])
+
+    def draw(self, seed: int, stream: int, step: int, vocab_size: int) -> Choice:
+        """Return the noisy best of what is kept."""
+        ids = self.ids[: self.perhaps]
+        noisy = self.ranked[: self.perhaps] + gumbel(seed, stream, step, ids, vocab_size)
+        place = int(noisy[: self.kept].argmax())
+        gap = _lead(noisy, place)
+        return Choice(int(ids[place]), gap, gap <= self.reach or place >= self.surely)
 
 
 def _largest(logits: NDArray[np.float32], best: float) -> float:

@@ -24,8 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import GOLDEN_NAME, TOKENIZER_NAME, Bundle
-from .compare import TOLERANCES, Difference, compare_rows, is_tie
-from .engines import Engine, EngineInfo, local_lowerings, missing_engine, open_engine
+from .compare import TOLERANCES, Difference, compare_rows, is_tie, row_of
+from .engines import (
+    Engine,
+    EngineInfo,
+    local_lowerings,
+    missing_engine,
+    open_engine,
+    resolve_backend,
+)
 from .engines.base import State
 from .errors import BundleError, InvalidInputError
 from .golden import Continuation, Golden, Prompt
@@ -45,10 +52,14 @@ def verify(
     backend: str = "auto",
     check: Literal["hash", "size"] = "hash",
     threads: int | None = None,
+    *,
+    tf32: bool = False,
+    cuda_graph: bool = True,
 ) -> Receipt:
     """Check the bundle's bytes (unless `check` is "size"), then its computation.
 
-    The receipt is pending where no engine of this machine can run any of its graphs.
+    `tf32` and `cuda_graph` are those of `open_engine`. The receipt is pending where the CPU is the
+    backend and can run none of the graphs.
 
     Raises:
         BundleError: if a file is not the one that was exported.
@@ -58,32 +69,49 @@ def verify(
         raise InvalidInputError(f"check is {check!r}; it must be 'hash' or 'size'")
     if check == "hash":
         bundle.check_hashes()
+    backend = resolve_backend(bundle, backend)
     reason = missing_engine(bundle, backend)
     if reason is not None:
         return _pending(bundle, reason)
+
+    def opened(lowering: str | None = None, *, exact: bool = False) -> closing[Engine]:
+        engine = open_engine(
+            bundle,
+            backend,
+            threads,
+            lowering=lowering,
+            exact=exact,
+            tf32=tf32,
+            cuda_graph=cuda_graph,
+        )
+        return closing(engine)
+
     others: list[Check] = []
-    if bundle.manifest.quantization is not None:
-        with closing(open_engine(bundle, backend, threads, exact=True)) as engine:
-            others += Replay(bundle, engine, TOLERANCES["float32"], "exact ").checks()
-    for lowering in local_lowerings(bundle)[1:]:
-        with closing(open_engine(bundle, backend, threads, lowering=lowering)) as engine:
-            others += Replay(bundle, engine, tolerance_of(bundle), f"{lowering} ").checks()
-    with closing(open_engine(bundle, backend, threads)) as engine:
+    exact = local_lowerings(bundle, backend, "exact") if bundle.manifest.quantization else []
+    for place, lowering in enumerate(exact):
+        label = f"exact {lowering} " if place else "exact "
+        with opened(lowering, exact=True) as engine:
+            tolerance = TOLERANCES[row_of("float32", tf32=tf32)]
+            others += Replay(bundle, engine, tolerance, label).checks()
+    for lowering in local_lowerings(bundle, backend)[1:]:
+        with opened(lowering) as engine:
+            others += Replay(bundle, engine, tolerance_of(bundle, engine), f"{lowering} ").checks()
+    with opened() as engine:
         receipt = verify_engine(bundle, engine)
     return replace(receipt, checks=receipt.checks + others)
 
 
-def tolerance_of(bundle: Bundle) -> float:
-    """Return the largest error, relative to max |logit|, that the bundle's precision allows."""
-    precision = bundle.manifest.precision
-    if precision not in TOLERANCES:
-        raise BundleError(f"no tolerance is known for the precision {precision!r}")
-    return TOLERANCES[precision]
+def tolerance_of(bundle: Bundle, engine: Engine) -> float:
+    """Return the largest error, relative to max |logit|, of the bundle's precision on `engine`."""
+    row = row_of(bundle.manifest.precision, tf32=engine.info.tf32)
+    if row not in TOLERANCES:
+        raise BundleError(f"no tolerance is known for the precision {row!r}")
+    return TOLERANCES[row]
 
 
 def verify_engine(bundle: Bundle, engine: Engine) -> Receipt:
     """Replay the golden vectors of `bundle` on an open engine."""
-    replay = Replay(bundle, engine, tolerance_of(bundle))
+    replay = Replay(bundle, engine, tolerance_of(bundle, engine))
     checks = [*_tokenizer_checks(bundle, replay.golden), *replay.checks()]
     receipt = _receipt(bundle, engine.graph, engine.info, checks)
     return replace(receipt, quality=replay.quality(bundle.manifest.quantization))

@@ -19,6 +19,8 @@ from rich.table import Table
 from edgegpt import __version__
 from edgegpt.errors import InvalidInputError
 
+from .engine_options import engine_options
+
 if TYPE_CHECKING:
     from edgegpt.runtime.bench import BenchResult, Plan
     from edgegpt.runtime.bench.measure import Progress as Report
@@ -60,9 +62,8 @@ def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> list[i
     show_default=True,
     help="numbers of rows",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="default: the physical cores")
 @click.option("--context", type=int, help="tokens the model sees; default: its block size")
-@click.option("--backend", default="auto", show_default=True, help="auto or cpu")
+@engine_options
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0: most likely")
 @click.option("--top-k", type=int, help="sample among the k most likely")
 @click.option("--top-p", type=float, default=1.0, show_default=True, help="nucleus sampling")
@@ -81,9 +82,11 @@ def command(
     tokens: int | None,
     depths: list[int] | None,
     batches: list[int],
-    threads: int | None,
     context: int | None,
     backend: str,
+    threads: int | None,
+    tf32: bool,
+    cuda_graph: bool,
     temperature: float,
     top_k: int | None,
     top_p: float,
@@ -106,7 +109,18 @@ def command(
     from edgegpt.runtime.sampling import Sampling
 
     sampling = Sampling(temperature, top_k, top_p)
-    plan = Plan(repeats, tokens, depths, batches, threads, context, backend, sampling)
+    plan = Plan(
+        repeats=repeats,
+        tokens=tokens,
+        depths=depths,
+        batches=batches,
+        threads=threads,
+        context=context,
+        backend=backend,
+        sampling=sampling,
+        tf32=tf32,
+        cuda_graph=cuda_graph,
+    )
     assert bundle is not None
     _measure(bundle, plan, as_json, out, html)
 

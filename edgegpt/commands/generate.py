@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .engine_options import engine_options
+
 if TYPE_CHECKING:
     from edgegpt import Result
 
@@ -30,8 +32,7 @@ __all__ = ["command"]
     "--speculate", type=int, default=0, help="draft so many tokens from the text; for temperature 0"
 )
 @click.option("--context", type=int, help="tokens the model sees; default: its block size")
-@click.option("--backend", default="auto", show_default=True, help="auto or cpu")
-@click.option("--threads", type=click.IntRange(min=1), help="default: the physical cores")
+@engine_options
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
 def command(
     bundle: Path,
@@ -40,6 +41,8 @@ def command(
     context: int | None,
     backend: str,
     threads: int | None,
+    tf32: bool,
+    cuda_graph: bool,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -47,7 +50,9 @@ def command(
     given = _prompt(prompt, prompt_ids)
     import edgegpt
 
-    with edgegpt.load(bundle, backend=backend, context=context, threads=threads) as model:
+    with edgegpt.load(
+        bundle, backend, context, threads=threads, tf32=tf32, cuda_graph=cuda_graph
+    ) as model:
         if as_json or model.tokenizer is None:
             result = model.generate(given, **settings)
             output = result.token_ids if not as_json else asdict(result) | {"prompt": given}

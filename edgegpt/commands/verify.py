@@ -11,6 +11,7 @@ from rich.console import Console
 
 from edgegpt.errors import BundleError
 
+from .engine_options import engine_options
 from .receipt_table import print_places, print_receipt
 
 __all__ = ["command"]
@@ -18,7 +19,7 @@ __all__ = ["command"]
 
 @click.command(help="Check a bundle's files, then compare its engine with the golden vectors.")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--backend", default="auto", show_default=True, help="auto or cpu")
+@engine_options
 @click.option(
     "--check",
     type=click.Choice(["hash", "size"]),
@@ -34,7 +35,6 @@ __all__ = ["command"]
     metavar="CKPT",
     help="find the first wrong place, comparing with this checkpoint; needs PyTorch",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="default: the physical cores")
 @click.option("--json", "as_json", is_flag=True, help="print the receipt as JSON")
 def command(
     bundle: Path,
@@ -43,6 +43,8 @@ def command(
     report: Path | None,
     checkpoint: Path | None,
     threads: int | None,
+    tf32: bool,
+    cuda_graph: bool,
     as_json: bool,
 ) -> int:
     """Verify; exit code 0 if everything passed, 1 if not, or if nothing here can run the bundle."""
@@ -55,7 +57,9 @@ def command(
 
     try:
         with Console(file=sys.stderr).status(f"verifying {bundle}"):
-            receipt = verify(Bundle.open(bundle), backend, check, threads)
+            receipt = verify(
+                Bundle.open(bundle), backend, check, threads, tf32=tf32, cuda_graph=cuda_graph
+            )
     except BundleError as error:
         if as_json:
             click.echo(json.dumps({"passed": False, "error": str(error)}))

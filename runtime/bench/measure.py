@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..engines import EngineInfo
 from ..errors import InvalidInputError
 from ..inspection import memory_needed
 from ..language_model import LanguageModel, load
@@ -67,7 +68,7 @@ def measure(path: str | Path, plan: Plan, version: str, progress: Progress) -> B
             precision=manifest.precision,
             graph=graph.name,
             lowering=graph.lowering,
-            engine=f"{engine.name} ({engine.device})",
+            engine=_engine_in_words(engine, plan),
             context=model.context,
             tokens=plan.steps(model.context),
             sampling=_in_words(plan),
@@ -125,11 +126,23 @@ def _load(path: str | Path, plan: Plan, threads: int) -> tuple[LanguageModel, li
     seconds: list[float] = []
     while True:
         begin = time.perf_counter()
-        model = load(path, plan.backend, plan.context, threads=threads)
+        model = load(
+            path,
+            plan.backend,
+            plan.context,
+            threads=threads,
+            tf32=plan.tf32,
+            cuda_graph=plan.cuda_graph,
+        )
         seconds.append(time.perf_counter() - begin)
         if len(seconds) == LOADS:
             return model, seconds
         model.close()
+
+
+def _engine_in_words(engine: EngineInfo, plan: Plan) -> str:
+    plain = engine.device.startswith("cuda") and not plan.cuda_graph
+    return f"{engine.name} ({engine.device}{', no CUDA graphs' if plain else ''})"
 
 
 def _in_words(plan: Plan) -> str:

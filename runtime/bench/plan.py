@@ -24,6 +24,7 @@ class Plan:
         context: tokens of the cache; None is the model's block size.
         backend: see `edgegpt.load`.
         sampling: how to choose tokens.
+        tf32, cuda_graph: see `edgegpt.load`.
     """
 
     repeats: int = 5
@@ -34,6 +35,8 @@ class Plan:
     context: int | None = None
     backend: str = "auto"
     sampling: Sampling = field(default_factory=Sampling)
+    tf32: bool = False
+    cuda_graph: bool = True
 
     def __post_init__(self) -> None:
         for name in ("repeats", "tokens", "threads"):

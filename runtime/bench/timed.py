@@ -9,6 +9,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
+from ..candidates import Candidates
 from ..engines.base import Engine, EngineInfo, Ids, State
 
 __all__ = ["TimedEngine"]
@@ -68,6 +69,15 @@ class TimedState(State):
         """Return the last step's logits, float32 [B, P, V]."""
         with self.clock:  # an engine with a memory of its own copies, or waits, here
             return self.inner.logits()
+
+    def topk(self, count: int) -> list[list[Candidates]] | None:
+        """Return the best logits of the last step, or None if the inner state has them all here."""
+        with self.clock:
+            return self.inner.topk(count)
+
+    def close(self) -> None:
+        """Give back what the inner state holds."""
+        self.inner.close()
 
     def _run(self, ids: Ids, past_len: Ids, logit_positions: Ids) -> None:
         with self.clock:

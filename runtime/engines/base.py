@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..candidates import Candidates
 from ..errors import InvalidInputError
 from ..manifest import Graph
 
@@ -20,12 +21,17 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What a receipt records: which software ran the graph, and on which device."""
+    """What a receipt records: which software ran the graph, and on which device.
+
+    `device` tells apart whatever computes differently: an engine that may round float32 products to
+    TF32 (`tf32`) has a device of another name than one that may not.
+    """
 
     name: str
     version: str
     device: str
     threads: int
+    tf32: bool = False
 
 
 class State(ABC):
@@ -85,6 +91,25 @@ class State(ABC):
     @abstractmethod
     def logits(self) -> NDArray[np.float32]:
         """Return the last step's logits, float32 [B, P, V]. Valid until the next step."""
+
+    def topk(self, count: int) -> list[list[Candidates]] | None:
+        """Return the `count` best logits of each row and position of the last step, [B][P].
+
+        None where that would be no cheaper than `logits`: on engines whose logits lie in the
+        host's memory, and for vocabularies not much larger than `count`.
+        """
+        return None
+
+    def close(self) -> None:  # noqa: B027 - most states have nothing to give back
+        """Give back what the state holds. It must not be used then; dropping it does as well."""
+
+    def __enter__(self) -> "State":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # After an error the buffers may hold anything: they are dropped, not given back.
+        if kind is None or kind is GeneratorExit:
+            self.close()
 
     @abstractmethod
     def _run(self, ids: Ids, past_len: Ids, logit_positions: Ids) -> None:

@@ -13,7 +13,7 @@ from edgegpt.errors import ExportError, InvalidInputError
 from edgegpt.export import QuantizationSettings, export_bundle
 from edgegpt.runtime.bundle import Bundle
 from edgegpt.runtime.engines import open_engine
-from edgegpt.runtime.engines.ort import SHORT_STEP
+from edgegpt.runtime.engines.ort_binding import SHORT_STEP
 from edgegpt.runtime.verify import verify
 
 ANY_LOSS = 1e9  # untrained models lose more than the default budgets allow
@@ -64,7 +64,7 @@ def test_every_family_passes_its_proof_exactly_and_as_it_runs(
     receipt = verify(bundle)
     assert receipt.passed
     exact = [check for check in receipt.checks if check.name.startswith("exact ")]
-    assert len(exact) == 5
+    assert len(exact) == 10  # of both lowerings
     assert max(check.difference.relative for check in exact) < 1e-5
     assert receipt.quality.quality.tokens == 736  # 23 whole windows of 32
     limit = {"int8": 3e-3, "int4": 0.2}[precision]
@@ -203,7 +203,7 @@ def test_bad_settings_are_one_sentence(
 
 def test_the_copy_for_prompts_can_be_left_out(tmp_path: Path, int8_bundle: Path) -> None:
     small = Bundle.open(exported(tmp_path, "int8", fast_prefill=False))
-    assert [graph.part for graph in small.manifest.graphs] == ["decoder", "exact"]
+    assert [graph.part for graph in small.manifest.graphs] == ["decoder", "exact", "exact"]
     assert not any(name.endswith(".columns") for name in small.manifest.weights)
     assert open_engine(small, threads=1).prefill is None
     whole = Bundle.open(int8_bundle).manifest.weights

@@ -13,7 +13,7 @@ from edgegpt.export.decoder_graph import build_decoder_graph, trace
 from edgegpt.export.lowerings import legacy
 from edgegpt.runtime import engines
 from edgegpt.runtime.bundle import Bundle
-from edgegpt.runtime.engines import open_engine, ort
+from edgegpt.runtime.engines import open_engine, ort_session
 
 LLAMA = {
     "norm": "rmsnorm",
@@ -63,7 +63,7 @@ def test_an_onnxruntime_too_old_for_the_others_runs_it(
     small_bundle: Path, small_model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("ort", "standard"):
-        monkeypatch.setitem(ort.MINIMUM_VERSION, name, (999, 1))
+        monkeypatch.setitem(ort_session.MINIMUM_VERSION, name, (999, 1))
     bundle = Bundle.open(small_bundle)
     assert engines.local_lowerings(bundle) == ["legacy"]
     engine = open_engine(bundle, threads=1)

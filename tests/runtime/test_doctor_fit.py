@@ -13,7 +13,7 @@ from edgegpt.runtime.doctor.diagnosis import diagnose
 from edgegpt.runtime.doctor.fit import MOST_ROWS, RESERVE, BundleFit, Fit, fit
 from edgegpt.runtime.doctor.needs import BACKENDS, LOWERINGS
 from edgegpt.runtime.doctor.report import examine
-from edgegpt.runtime.engines.ort import MINIMUM_VERSION
+from edgegpt.runtime.engines.ort_session import MINIMUM_VERSION
 from edgegpt.runtime.inspection import memory_needed
 
 

@@ -17,7 +17,7 @@ from edgegpt.export import export_bundle
 from edgegpt.model import GPT, GPTConfig
 from edgegpt.runtime import prefill
 from edgegpt.runtime.bundle import TOKENIZER_NAME, Bundle
-from edgegpt.runtime.engines import local_lowerings, open_engine, ort
+from edgegpt.runtime.engines import local_lowerings, open_engine, ort_session
 from edgegpt.runtime.errors import BundleError, EngineError, InvalidInputError
 from edgegpt.runtime.language_model import LanguageModel
 
@@ -109,8 +109,8 @@ def test_without_onnxruntime_the_message_says_what_to_install(small_bundle, monk
 
 
 def test_an_onnxruntime_too_old_for_the_graph_is_refused(small_bundle, monkeypatch):
-    for lowering in ort.LOWERINGS:
-        monkeypatch.setitem(ort.MINIMUM_VERSION, lowering, (999, 1))
+    for lowering in ort_session.LOWERINGS:
+        monkeypatch.setitem(ort_session.MINIMUM_VERSION, lowering, (999, 1))
     with pytest.raises(EngineError, match=r"needs onnxruntime 999\.1 or later"):
         edgegpt.load(small_bundle)
 
