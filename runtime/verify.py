@@ -61,7 +61,7 @@ def verify(
     if bundle.manifest.quantization is not None:
         with closing(open_engine(bundle, backend, threads, exact=True)) as engine:
             others += Replay(bundle, engine, TOLERANCES["float32"], "exact ").checks()
-    for lowering in local_lowerings(bundle)[1:]:
+    for lowering in local_lowerings(bundle, backend)[1:]:
         with closing(open_engine(bundle, backend, threads, lowering=lowering)) as engine:
             others += Replay(bundle, engine, tolerance_of(bundle), f"{lowering} ").checks()
     with closing(open_engine(bundle, backend, threads)) as engine:

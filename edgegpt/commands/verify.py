@@ -18,7 +18,7 @@ __all__ = ["command"]
 
 @click.command(help="Check a bundle's files, then compare its engine with the golden vectors.")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--backend", default="auto", show_default=True, help="auto or cpu")
+@click.option("--backend", default="auto", show_default=True, help="auto, cpu, tensorrt or tensorrt-rtx")
 @click.option(
     "--check",
     type=click.Choice(["hash", "size"]),

@@ -7,13 +7,19 @@ from .ort import OrtEngine
 
 __all__ = ["BACKENDS", "Engine", "EngineInfo", "State", "local_lowerings", "open_engine"]
 
-BACKENDS = ("auto", "cpu")
+BACKENDS = ("auto", "cpu", "tensorrt", "tensorrt-rtx")
+TENSORRT = ("tensorrt", "tensorrt-rtx")
 # Lowerings that ONNX Runtime can run, the best first.
 ORT_LOWERINGS = ("ort", "standard")
 
 
-def local_lowerings(bundle: Bundle) -> list[str]:
-    """Return the lowerings of `bundle` that an engine of this machine can run, the best first."""
+def local_lowerings(bundle: Bundle, backend: str = "auto") -> list[str]:
+    """Return the lowerings of `bundle` that a backend of this machine can run, the best first."""
+    if backend in TENSORRT:
+        from ..tensorrt_build.builder import graph_for
+        from ..tensorrt_build.vendor import import_vendor
+
+        return [graph_for(import_vendor(backend), bundle).lowering]
     have = {graph.lowering for graph in bundle.manifest.graphs if graph.part == "decoder"}
     return [lowering for lowering in ORT_LOWERINGS if lowering in have]
 
@@ -30,7 +36,8 @@ def open_engine(
 
     Args:
         bundle: an opened bundle.
-        backend: "cpu" is ONNX Runtime's CPU provider; "auto" is the best one there is.
+        backend: "cpu" is ONNX Runtime's CPU provider; "auto" is the best one there is. "tensorrt"
+            and "tensorrt-rtx" build their engine first if none is stored, which takes a while.
         threads: threads inside an operator; None: the physical cores.
         lowering: one of `local_lowerings(bundle)`; None: the best.
         exact: multiply quantised weights by float32 activations: slow, and what the quantised
@@ -44,6 +51,8 @@ def open_engine(
         raise InvalidInputError(f"no backend {backend!r}; there are: {', '.join(BACKENDS)}")
     if threads is not None and (type(threads) is not int or threads < 1):
         raise InvalidInputError(f"threads is {threads!r}; it must be a whole number of 1 or more")
+    if backend in TENSORRT:
+        return _open_tensorrt(bundle, backend, threads)
     wanted = local_lowerings(bundle)[:1] if lowering is None else [lowering]
     parts = {graph.part: graph for graph in bundle.manifest.graphs if graph.lowering in wanted}
     decoder = parts.get("exact" if exact else "decoder")
@@ -51,3 +60,12 @@ def open_engine(
         have = ", ".join(graph.name for graph in bundle.manifest.graphs)
         raise EngineError(f"no graph of {bundle.folder} fits the backend {backend}; it has: {have}")
     return OrtEngine(bundle, decoder, None if exact else parts.get("prefill"), threads)
+
+
+def _open_tensorrt(bundle: Bundle, flavour: str, threads: int | None) -> Engine:
+    from ..tensorrt_build.prepare import engine_for_this_gpu
+    from .tensorrt import TensorRTEngine
+
+    if threads is not None:
+        raise InvalidInputError(f"threads is for the CPU; the backend {flavour} takes none")
+    return TensorRTEngine(engine_for_this_gpu(bundle, flavour))

@@ -83,6 +83,13 @@ class Cuda:
             raise EngineError(f"CUDA failed in {name}: {self._text(status)}")
         return values[0] if len(values) == 1 else values
 
+    def release(self, name: str, *arguments: Any) -> None:
+        """Call a function that gives something back; where that fails nothing more can be done.
+
+        It fails when the process ends and the driver is gone already.
+        """
+        getattr(self.runtime, name)(*arguments)
+
     def allocate(self, stack: ExitStack, size: int, purpose: str) -> int:
         """Return the address of `size` bytes on the device, which `stack` will free.
 
@@ -93,7 +100,7 @@ class Cuda:
         if int(status) != 0:
             self.runtime.cudaGetLastError()
             raise EngineError(self._shortage(status, size, purpose))
-        stack.callback(self.call, "cudaFree", pointer)
+        stack.callback(self.release, "cudaFree", pointer)
         return int(pointer)
 
     def host_array(
@@ -102,13 +109,13 @@ class Cuda:
         """Return page-locked memory of that shape, all zero, which `stack` will free."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         pointer = self.call("cudaMallocHost", max(size, 1))
-        stack.callback(self.call, "cudaFreeHost", pointer)
+        stack.callback(self.release, "cudaFreeHost", pointer)
         return HostArray(int(pointer), shape, dtype)
 
     def stream(self, stack: ExitStack) -> Any:
         """Return a new stream that does not wait for the default one; `stack` will destroy it."""
         stream = self.call("cudaStreamCreateWithFlags", self.runtime.cudaStreamNonBlocking)
-        stack.callback(self.call, "cudaStreamDestroy", stream)
+        stack.callback(self.release, "cudaStreamDestroy", stream)
         return stream
 
     def to_device(self, pointer: int, source: HostArray, size: int, stream: Any) -> None:

@@ -69,7 +69,11 @@ def target_for(vendor: Vendor, compute_capability: str | None, device: Device | 
 def _needed(vendor: Vendor, device: Device | None) -> Device:
     if device is not None:
         return device
-    how = "name the GPU's with --compute-capability" if vendor.is_rtx else "run it on the device"
+    how = (
+        "`edgegpt build --compute-capability` builds for one elsewhere"
+        if vendor.is_rtx
+        else "build on the device itself"
+    )
     raise EngineError(f"{vendor.flavour} needs a GPU, and this machine shows none: {how}")
 
 

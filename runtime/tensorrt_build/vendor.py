@@ -79,6 +79,42 @@ class Vendor:
         if not config.set_compute_capability(member, 0):
             raise EngineError(f"{self.name} refuses compute capability {capability}")
 
+    def runtime_cache(self, engine: Any, stored: bytes | None) -> Any:
+        """Return where kernels compiled on the device are kept; None for `tensorrt`.
+
+        What was `stored` is used if it fits this GPU, driver and version; TensorRT checks that.
+        """
+        if not self.is_rtx:
+            return None
+        cache = engine.create_runtime_config().create_runtime_cache()
+        if stored is not None:
+            cache.deserialize(stored)  # False if it does not fit: then kernels are compiled anew
+        return cache
+
+    def new_context(self, engine: Any, runtime_cache: Any, capture: bool) -> Any:
+        """Return an execution context whose workspace the caller provides, None on failure.
+
+        Args:
+            engine: a deserialized engine.
+            runtime_cache: what `runtime_cache` returned.
+            capture: let TensorRT for RTX run it as a CUDA graph; with `tensorrt` that is for the
+                caller to do, see `captures_itself`.
+        """
+        strategy = self.module.ExecutionContextAllocationStrategy.USER_MANAGED
+        if not self.is_rtx:
+            return engine.create_execution_context(strategy)
+        config = engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(strategy)
+        config.set_runtime_cache(runtime_cache)
+        if capture and self.captures_itself:
+            config.cuda_graph_strategy = self.module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        return engine.create_execution_context(config)
+
+    @property
+    def captures_itself(self) -> bool:
+        """Whether contexts make their own CUDA graphs."""
+        return self.is_rtx and hasattr(self.module, "CudaGraphStrategy")
+
 
 def import_vendor(flavour: str) -> Vendor:
     """Import a flavour.
