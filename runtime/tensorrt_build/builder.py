@@ -1,16 +1,16 @@
 """Building a plan, TensorRT's name for a serialized engine.
 
-The builder runs in a thread of its own, so that Ctrl-C reaches the waiting one, which then asks
-TensorRT to stop: an exception must not pass through the C++ code that calls back.
+All of TensorRT's work is done in a thread of its own. Ctrl-C reaches only the main thread; were that
+inside TensorRT, the interruption would be raised in a callback and get lost in the C++ code.
 """
 
+import contextlib
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from ..bundle import Bundle
-from ..errors import EngineError
+from ..errors import EdgeGPTError, EngineError
 from ..manifest import Graph
 from .network import Log, make_attention_decomposable, parse_network
 from .profiles import Limits, add_profiles, profiles
@@ -21,6 +21,7 @@ from .vendor import Vendor
 __all__ = ["build_plan", "graph_for"]
 
 WAIT_S = 0.2  # how often the waiting thread looks up, for systems where waiting blocks Ctrl-C
+BEGIN_S = 1.0  # an interrupted start of a thread has begun by then, or never will
 
 
 def graph_for(vendor: Vendor, bundle: Bundle) -> Graph:
@@ -54,6 +55,29 @@ def build_plan(
         EngineError: if TensorRT cannot read or build the graph.
         KeyboardInterrupt: if the user stopped it; TensorRT has ended by then.
     """
+    with BuildProgress(vendor, f"building {graph.name} for {vendor.name}") as progress:
+        work = _Work(lambda: _build(vendor, bundle, graph, limits, target, progress))
+        try:
+            work.start()
+            while not work.finished.wait(WAIT_S):
+                pass
+        except KeyboardInterrupt:
+            progress.cancel()
+            work.wait_for_end()
+            raise
+    return memoryview(work.result())
+
+
+def _build(
+    vendor: Vendor,
+    bundle: Bundle,
+    graph: Graph,
+    limits: Limits,
+    target: Target,
+    progress: BuildProgress,
+) -> Any:
+    if progress.cancelled.is_set():
+        raise EngineError("the build was stopped before it began")
     log = Log(vendor)
     builder = _made(vendor.module.Builder(log.logger), "builder", vendor, log)
     network = parse_network(vendor, log, builder, bundle, graph, limits.max_context)
@@ -63,41 +87,51 @@ def build_plan(
     if vendor.is_rtx:
         vendor.set_compute_capability(config, target.compute_capability)
     add_profiles(builder, config, profiles(graph, limits))
-    with BuildProgress(vendor, f"building {graph.name} for {vendor.name}") as progress:
-        config.progress_monitor = progress.monitor
-        plan = _in_thread(lambda: builder.build_serialized_network(network, config), progress)
+    config.progress_monitor = progress.monitor
+    plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise EngineError(f"{vendor.name} cannot build {graph.name}: {log.last()}")
-    return memoryview(plan)
+    return plan
 
 
-@dataclass
-class _Outcome:
-    plan: Any = None
-    error: BaseException | None = None
+class _Work(threading.Thread):
+    """A function in a thread of its own, with what came of it."""
 
+    def __init__(self, function: Callable[[], Any]) -> None:
+        super().__init__(name="tensorrt-build")
+        self.function = function
+        self.began, self.finished = threading.Event(), threading.Event()
+        self.value: Any = None
+        self.error: Exception | None = None
 
-def _in_thread(build: Callable[[], Any], progress: BuildProgress) -> Any:
-    outcome = _Outcome()
-
-    def work() -> None:
+    def run(self) -> None:
+        """Call the function."""
+        self.began.set()
         try:
-            outcome.plan = build()
-        except BaseException as error:  # handed to the waiting thread
-            outcome.error = error
+            self.value = self.function()
+        except Exception as error:  # raised again where it is waited for
+            self.error = error
+        finally:
+            self.finished.set()
 
-    thread = threading.Thread(target=work, name="tensorrt-build")
-    thread.start()
-    try:
-        while thread.is_alive():
-            thread.join(WAIT_S)
-    except KeyboardInterrupt:
-        progress.cancel()
-        thread.join()
-        raise
-    if outcome.error is not None:
-        raise EngineError(f"TensorRT failed while building: {outcome.error}") from outcome.error
-    return outcome.plan
+    def wait_for_end(self) -> None:
+        """Wait for the end, however often Ctrl-C is pressed; what never began has none.
+
+        A process that ends while TensorRT is at work is aborted by the C++ runtime.
+        """
+        while True:
+            with contextlib.suppress(KeyboardInterrupt):
+                if self.began.wait(BEGIN_S):
+                    self.finished.wait()
+                return
+
+    def result(self) -> Any:
+        """Return what the function returned, or raise what it raised."""
+        if isinstance(self.error, EdgeGPTError):
+            raise self.error
+        if self.error is not None:  # the bindings raise several unrelated types
+            raise EngineError(f"TensorRT failed while building: {self.error}") from self.error
+        return self.value
 
 
 def _made(thing: Any, name: str, vendor: Vendor, log: Log) -> Any:
