@@ -31,12 +31,14 @@ class Device:
         compute_capability: as "8.9".
         cuda_major: the newest major version of CUDA that the driver knows.
         free_memory: bytes, at the time it was asked.
+        shares_memory: whether that is the host's memory, as on a Jetson.
     """
 
     name: str
     compute_capability: str
     cuda_major: str
     free_memory: int
+    shares_memory: bool
 
 
 class HostArray:
@@ -170,4 +172,5 @@ def find_device(cuda: Cuda) -> Device | None:
         compute_capability=f"{properties.major}.{properties.minor}",
         cuda_major=str(int(cuda.call("cudaDriverGetVersion")) // 1000),
         free_memory=int(free),
+        shares_memory=bool(properties.integrated),
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..bundle import Bundle
-from ..engines.cuda_memory import Cuda, find_device
+from ..engines.cuda_memory import Cuda, Device, find_device
 from ..errors import EdgeGPTWarning
 from ..manifest import Graph
 from .builder import build_plan, graph_for
@@ -70,10 +70,9 @@ def build_engine(bundle: Bundle, request: Request) -> Prepared:
     device = None if by_name else find_device(Cuda())
     target = target_for(vendor, request.compute_capability, device)
     graph = graph_for(vendor, bundle)
-    check_memory(bundle, graph, limits, None if device is None else device.free_memory)
     identity = _identity(bundle, graph, vendor, target, limits)
     folder = request.folder or engine_folder(bundle.manifest.id)
-    return _stored_or_built(bundle, folder, identity, vendor, graph, target)
+    return _stored_or_built(bundle, folder, identity, vendor, graph, target, device)
 
 
 def engine_for_this_gpu(bundle: Bundle, flavour: str) -> Prepared:
@@ -92,7 +91,7 @@ def engine_for_this_gpu(bundle: Bundle, flavour: str) -> Prepared:
     usual = Limits.of(bundle.manifest.model_info().block_size, None, None)
     identity = _identity(bundle, graph, vendor, target, usual)
     identity = newest(folder, identity) or identity
-    return _stored_or_built(bundle, folder, identity, vendor, graph, target)
+    return _stored_or_built(bundle, folder, identity, vendor, graph, target, device)
 
 
 def _stored_or_built(
@@ -102,12 +101,14 @@ def _stored_or_built(
     vendor: Vendor,
     graph: Graph,
     target: Target,
+    device: Device | None,
 ) -> Prepared:
     found = load_engine(folder, identity, graph)
     if isinstance(found, StoredEngine):
         return Prepared(vendor, graph, found, None)
     if found is not None:
         warnings.warn(f"{found}; the engine is built again", EdgeGPTWarning, stacklevel=2)
+    check_memory(bundle, identity.limits, device)
     begin = time.perf_counter()
     plan = build_plan(vendor, bundle, graph, identity.limits, target)
     seconds = time.perf_counter() - begin

@@ -4,6 +4,7 @@ Two of them. "prefill" takes any number of new tokens, up to a piece of a prompt
 token a row, the step that generation repeats, and is tuned for exactly that.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ __all__ = ["DECODE", "PREFILL", "Limits", "Profile", "add_profiles", "profiles"]
 PREFILL, DECODE = 0, 1  # their numbers in the engine
 # The proof replays four rows at once.
 USUAL_BATCH = 4
+LARGEST_TENSOR = 2**31 - 1  # elements, TensorRT's limit
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def profiles(graph: Graph, limits: Limits) -> tuple[Profile, Profile]:
 
     Raises:
         EngineError: if an input has a symbol whose sizes are not known.
+        InvalidInputError: if a tensor would be larger than TensorRT's may be.
     """
     longest = limits.max_new_tokens
     batch = (1, 1, limits.max_batch)
@@ -75,6 +78,13 @@ def profiles(graph: Graph, limits: Limits) -> tuple[Profile, Profile]:
         "logit_positions": (1, 1, longest),
     }
     single = {"batch": batch, "new_tokens": (1, 1, 1), "logit_positions": (1, 1, 1)}
+    for port in [*graph.inputs, *graph.outputs]:
+        if math.prod(_range(port, long_steps, limits)[2]) > LARGEST_TENSOR:
+            raise InvalidInputError(
+                f"with {limits.max_batch} rows of {limits.max_context} tokens, {port.name} would "
+                f"have more than the {LARGEST_TENSOR:,} elements of TensorRT's largest tensor: "
+                f"choose a smaller max_batch or max_context"
+            )
     return (
         Profile("prefill", {port.name: _range(port, long_steps, limits) for port in graph.inputs}),
         Profile("decode", {port.name: _range(port, single, limits) for port in graph.inputs}),
