@@ -62,7 +62,9 @@ def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> list[i
 )
 @click.option("--threads", type=click.IntRange(min=1), help="default: the physical cores")
 @click.option("--context", type=int, help="tokens the model sees; default: its block size")
-@click.option("--backend", default="auto", show_default=True, help="auto, cpu, tensorrt or tensorrt-rtx")
+@click.option(
+    "--backend", default="auto", show_default=True, help="auto, cpu, tensorrt or tensorrt-rtx"
+)
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0: most likely")
 @click.option("--top-k", type=int, help="sample among the k most likely")
 @click.option("--top-p", type=float, default=1.0, show_default=True, help="nucleus sampling")

@@ -30,7 +30,9 @@ __all__ = ["command"]
     "--speculate", type=int, default=0, help="draft so many tokens from the text; for temperature 0"
 )
 @click.option("--context", type=int, help="tokens the model sees; default: its block size")
-@click.option("--backend", default="auto", show_default=True, help="auto, cpu, tensorrt or tensorrt-rtx")
+@click.option(
+    "--backend", default="auto", show_default=True, help="auto, cpu, tensorrt or tensorrt-rtx"
+)
 @click.option("--threads", type=click.IntRange(min=1), help="default: the physical cores")
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
 def command(

@@ -18,7 +18,9 @@ __all__ = ["command"]
 
 @click.command(help="Check a bundle's files, then compare its engine with the golden vectors.")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--backend", default="auto", show_default=True, help="auto, cpu, tensorrt or tensorrt-rtx")
+@click.option(
+    "--backend", default="auto", show_default=True, help="auto, cpu, tensorrt or tensorrt-rtx"
+)
 @click.option(
     "--check",
     type=click.Choice(["hash", "size"]),

@@ -52,7 +52,7 @@ class HostArray:
         self.pointer = pointer
         size = math.prod(shape) * np.dtype(dtype).itemsize
         memory = (ctypes.c_byte * size).from_address(pointer)
-        self.array: NDArray[Any] = np.frombuffer(memory, dtype=dtype).reshape(shape)
+        self.array: NDArray[Any] = np.frombuffer(memoryview(memory), dtype=dtype).reshape(shape)
         self.array[...] = 0
 
 

@@ -83,8 +83,8 @@ class TensorRTEngine(Engine):
         if batch > self.limits.max_batch or context > self.limits.max_context:
             raise InvalidInputError(
                 f"the engine was built for {self.limits.max_batch} rows of "
-                f"{self.limits.max_context} tokens, not for {batch} of {context}: run edgegpt build "
-                f"with --backend {self.vendor.flavour} --max-batch {max(batch, 1)} "
+                f"{self.limits.max_context} tokens, not for {batch} of {context}: run edgegpt "
+                f"build with --backend {self.vendor.flavour} --max-batch {max(batch, 1)} "
                 f"--max-context {context}"
             )
         return TensorRTState(self, self._session(self.plan, batch), batch, context)

@@ -45,6 +45,9 @@ class Session:
     Only the buffers for logits of long steps grow, when a step wants more of them than any before.
     """
 
+    fetched: bool  # the last step's logits are on the host
+    busy: bool  # the device may still read the host's buffers
+
     def __init__(self, cuda: Cuda, plan: LoadedPlan, batch: int) -> None:
         """Allocate everything.
 

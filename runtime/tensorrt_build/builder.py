@@ -1,6 +1,6 @@
 """Building a plan, TensorRT's name for a serialized engine.
 
-All of TensorRT's work is done in a thread of its own. Ctrl-C reaches only the main thread; were that
+All of TensorRT's work is done in a thread of its own. Ctrl-C reaches only the main thread; were it
 inside TensorRT, the interruption would be raised in a callback and get lost in the C++ code.
 """
 

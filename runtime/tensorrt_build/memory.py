@@ -1,8 +1,8 @@
 """How much memory a build takes, predicted before it begins: running out of it kills the process.
 
-The host's share was measured with tensorrt_rtx 1.7.1 on Linux, as growth of the resident set: models
-of 0.1, 43 and 221 MB of weights took 230, 410 and 940 MB. On the device, timing kernels
-needs what running the model needs, and the weights a second time while the plan is put together.
+The host's share was measured with tensorrt_rtx 1.7.1 on Linux, as growth of the resident set:
+models of 0.1, 43 and 221 MB of weights took 230, 410 and 940 MB. The device's is not measured:
+timing kernels needs what running the model needs, and the weights may be there twice.
 """
 
 from dataclasses import dataclass

@@ -99,9 +99,7 @@ def data_type(vendor: Vendor, port: Port) -> Any:
 def static_shape(port: Port, context: int) -> tuple[int, ...]:
     """Return a port's shape in the network: `context` is a number, other symbols are -1."""
     sizes = {"context": context}
-    return tuple(
-        size if isinstance(size, int) else sizes.get(size, DYNAMIC) for size in port.shape
-    )
+    return tuple(size if isinstance(size, int) else sizes.get(size, DYNAMIC) for size in port.shape)
 
 
 def _check_nodes(nodes: list[Node], graph: Graph) -> None:
@@ -193,5 +191,3 @@ def _reason(error: Any) -> str:
     lines = [line.strip() for line in str(error.desc()).splitlines() if line.strip()]
     told = next((line for line in lines if not line.startswith("Invalid Node")), "unknown error")
     return f"{error.node_name()}: {told}" if error.node_name() else told
-
-

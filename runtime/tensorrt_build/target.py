@@ -75,5 +75,3 @@ def _needed(vendor: Vendor, device: Device | None) -> Device:
         else "build on the device itself"
     )
     raise EngineError(f"{vendor.flavour} needs a GPU, and this machine shows none: {how}")
-
-

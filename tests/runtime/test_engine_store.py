@@ -156,7 +156,7 @@ def test_the_newest_is_found_whatever_it_was_built_for(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(EngineError, match="cannot keep the engine in .*file"):
+    with pytest.raises(EngineError, match=r"cannot keep the engine in .*file"):
         stored(tmp_path / "file")
 
 
