@@ -21,6 +21,7 @@ COMMANDS = {
     "train": ("train", "Train a model on a text file."),
     "import": ("import_", "Read a checkpoint of another layout."),
     "export": ("export", "Turn a checkpoint into a bundle, and prove it."),
+    "build": ("build", "Build a bundle's TensorRT engine."),
     "verify": ("verify", "Compare a bundle's engine with its golden vectors."),
     "eval": ("eval", "Measure a model's loss on a text."),
     "generate": ("generate", "Continue a prompt."),
@@ -39,6 +40,8 @@ EXTRA_OF_PACKAGE = {
     "onnxscript": "export",
     "onnx_ir": "export",
     "onnxruntime": "cpu",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "tensorrt-rtx",
 }
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 __all__ = ["new_folder", "write_file"]
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes | memoryview) -> None:
     """Replace the file at `path` by `data`, atomically."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

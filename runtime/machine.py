@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Machine", "peak_memory", "physical_cores"]
+__all__ = ["Machine", "available_memory", "peak_memory", "physical_cores"]
 
 CPUS = Path("/sys/devices/system/cpu")
 PROC = Path("/proc")
@@ -62,6 +62,17 @@ def physical_cores() -> int:
     if not hasattr(os, "sched_getaffinity"):
         return os.cpu_count() or 1
     return _distinct_cores(os.sched_getaffinity(0))
+
+
+def available_memory() -> int | None:
+    """Return how many bytes new work could have without swapping; None if the system hides it.
+
+    Linux's MemAvailable: what is free, and what caches of files would give up.
+    """
+    for line in _read(PROC / "meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * UNITS["K"]
+    return None
 
 
 def peak_memory() -> int | None:

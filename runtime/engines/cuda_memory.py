@@ -1,0 +1,176 @@
+"""Memory, streams and graphs of a CUDA device, through `cuda-bindings`.
+
+Every function of the CUDA runtime returns a status and perhaps values. `Cuda` checks the status and
+gives the values; what it makes is put on the caller's stack, which gives it back.
+"""
+
+import ctypes
+import math
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import EngineError
+
+__all__ = ["Cuda", "Device", "HostArray", "find_device"]
+
+OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
+NO_GPU = (35, 100)  # cudaErrorInsufficientDriver, which also means none; cudaErrorNoDevice
+FIRST_DEVICE = 0  # CUDA_VISIBLE_DEVICES chooses which one that is
+
+
+@dataclass(frozen=True)
+class Device:
+    """The GPU of this process.
+
+    Attributes:
+        name: as the driver tells it.
+        compute_capability: as "8.9".
+        cuda_major: the newest major version of CUDA that the driver knows.
+        free_memory: bytes, at the time it was asked.
+        shares_memory: whether that is the host's memory, as on a Jetson.
+    """
+
+    name: str
+    compute_capability: str
+    cuda_major: str
+    free_memory: int
+    shares_memory: bool
+
+
+class HostArray:
+    """Page-locked memory, which the device can copy from and to while the host goes on.
+
+    Attributes:
+        array: the memory as numpy sees it; only as long as the stack that owns it is open.
+    """
+
+    def __init__(self, pointer: int, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
+        self.pointer = pointer
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        memory = (ctypes.c_byte * size).from_address(pointer)
+        self.array: NDArray[Any] = np.frombuffer(memoryview(memory), dtype=dtype).reshape(shape)
+        self.array[...] = 0
+
+
+class Cuda:
+    """The CUDA runtime, with its status codes as errors."""
+
+    def __init__(self) -> None:
+        """Import the bindings.
+
+        Raises:
+            EngineError: if they are not installed.
+        """
+        try:
+            from cuda.bindings import runtime
+        except ImportError as error:
+            raise EngineError(
+                f"TensorRT engines need cuda-bindings ({error}): pip install cuda-bindings"
+            ) from error
+        self.runtime: Any = runtime
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """Call a function of the runtime; return its value, or None if it has none.
+
+        Raises:
+            EngineError: if its status is not success.
+        """
+        status, *values = getattr(self.runtime, name)(*arguments)
+        if int(status) != 0:
+            self.runtime.cudaGetLastError()  # or the next call would report it again
+            raise EngineError(f"CUDA failed in {name}: {self._text(status)}")
+        return values[0] if len(values) == 1 else values
+
+    def release(self, name: str, *arguments: Any) -> None:
+        """Call a function that gives something back; where that fails nothing more can be done.
+
+        It fails when the process ends and the driver is gone already.
+        """
+        getattr(self.runtime, name)(*arguments)
+
+    def allocate(self, stack: ExitStack, size: int, purpose: str) -> int:
+        """Return the address of `size` bytes on the device, which `stack` will free.
+
+        Raises:
+            EngineError: if there is not so much memory; the device can be used on.
+        """
+        status, pointer = self.runtime.cudaMalloc(max(size, 1))
+        if int(status) != 0:
+            self.runtime.cudaGetLastError()
+            raise EngineError(self._shortage(status, size, purpose))
+        stack.callback(self.release, "cudaFree", pointer)
+        return int(pointer)
+
+    def host_array(
+        self, stack: ExitStack, shape: tuple[int, ...], dtype: type[np.generic]
+    ) -> HostArray:
+        """Return page-locked memory of that shape, all zero, which `stack` will free."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        pointer = self.call("cudaMallocHost", max(size, 1))
+        stack.callback(self.release, "cudaFreeHost", pointer)
+        return HostArray(int(pointer), shape, dtype)
+
+    def stream(self, stack: ExitStack) -> Any:
+        """Return a new stream that does not wait for the default one; `stack` will destroy it."""
+        stream = self.call("cudaStreamCreateWithFlags", self.runtime.cudaStreamNonBlocking)
+        stack.callback(self.release, "cudaStreamDestroy", stream)
+        return stream
+
+    def to_device(self, pointer: int, source: HostArray, size: int, stream: Any) -> None:
+        """Copy the first `size` bytes of `source` to the device, when the stream gets there."""
+        kind = self.runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self.call("cudaMemcpyAsync", pointer, source.pointer, size, kind, stream)
+
+    def to_host(self, target: HostArray, pointer: int, size: int, stream: Any) -> None:
+        """Copy `size` bytes from the device to `target`, when the stream gets there."""
+        kind = self.runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self.call("cudaMemcpyAsync", target.pointer, pointer, size, kind, stream)
+
+    def clear(self, pointer: int, size: int, stream: Any) -> None:
+        """Set `size` bytes on the device to zero, when the stream gets there."""
+        self.call("cudaMemsetAsync", pointer, 0, size, stream)
+
+    def wait(self, stream: Any) -> None:
+        """Return when the stream has done all its work."""
+        self.call("cudaStreamSynchronize", stream)
+
+    def _shortage(self, status: Any, size: int, purpose: str) -> str:
+        wanted = f"{size / 1e6:,.1f} MB on the GPU for {purpose}"
+        if int(status) != OUT_OF_MEMORY:
+            return f"CUDA could not allocate {wanted}: {self._text(status)}"
+        status, free, _ = self.runtime.cudaMemGetInfo()
+        left = f"; {free / 1e6:,.1f} MB are free" if int(status) == 0 else ""
+        return f"there is no room for {wanted}{left}: use fewer rows or a smaller context"
+
+    def _text(self, status: Any) -> str:
+        _, text = self.runtime.cudaGetErrorString(status)
+        return text.decode() if isinstance(text, bytes) else str(text)
+
+
+def find_device(cuda: Cuda) -> Device | None:
+    """Return the GPU of this process, or None if it has none.
+
+    Raises:
+        EngineError: if there is one that does not work.
+    """
+    status, count = cuda.runtime.cudaGetDeviceCount()
+    if int(status) in NO_GPU or (int(status) == 0 and count == 0):
+        cuda.runtime.cudaGetLastError()
+        return None
+    cuda.call("cudaSetDevice", FIRST_DEVICE)
+    properties = cuda.call("cudaGetDeviceProperties", FIRST_DEVICE)
+    free, _ = cuda.call("cudaMemGetInfo")
+    name = properties.name
+    if isinstance(name, bytes):
+        name = name.split(b"\0")[0].decode(errors="replace")
+    return Device(
+        name=name,
+        compute_capability=f"{properties.major}.{properties.minor}",
+        cuda_major=str(int(cuda.call("cudaDriverGetVersion")) // 1000),
+        free_memory=int(free),
+        shares_memory=bool(properties.integrated),
+    )

@@ -1,0 +1,158 @@
+"""As much of the ONNX format as a TensorRT build needs, without the onnx package.
+
+An ONNX file is a protobuf message: fields of a number and a value, messages nested as bytes. Two
+things are done here: the graph's nodes are listed, and symbolic sizes are replaced by numbers,
+because TensorRT's parser refuses a cache whose number of slots is symbolic.
+
+Field numbers are those of onnx.proto.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from ..errors import BundleError
+
+__all__ = ["Node", "graph_nodes", "with_sizes"]
+
+GRAPH, NODE = 7, 1
+VALUES = (11, 12, 13)  # inputs, outputs, and what is known of the values between
+# From a value to its sizes: type, tensor type, shape, dimension.
+DIMENSION_PATH = ((GRAPH,), VALUES, (2,), (1,), (2,), (1,))
+NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OP_TYPE, NODE_DOMAIN = 1, 2, 3, 4, 7
+SIZE_VALUE, SIZE_SYMBOL = 1, 2
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+FIXED_LENGTHS = {FIXED64: 8, FIXED32: 4}
+LONGEST_VARINT = 10
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the graph; an input or output that is left out has an empty name."""
+
+    op_type: str
+    domain: str
+    name: str
+    inputs: list[str]
+    outputs: list[str]
+
+
+@dataclass(frozen=True)
+class _Field:
+    """One field; `value` is the content of a field of bytes, and empty for a number."""
+
+    number: int
+    wire: int
+    value: bytes
+    whole: bytes
+
+
+def graph_nodes(model: bytes) -> list[Node]:
+    """Return the nodes of the model's graph in their order.
+
+    Raises:
+        BundleError: if `model` is not a protobuf message.
+    """
+    return [
+        _node(field.value)
+        for graph in _fields(model)
+        if graph.number == GRAPH
+        for field in _fields(graph.value)
+        if field.number == NODE
+    ]
+
+
+def with_sizes(model: bytes, sizes: Mapping[str, int]) -> bytes:
+    """Return the model with the symbols of `sizes` replaced by their numbers, all else unchanged.
+
+    Raises:
+        BundleError: if `model` is not a protobuf message.
+    """
+    numbers = {symbol.encode(): _number(SIZE_VALUE, size) for symbol, size in sizes.items()}
+
+    def fix(dimension: bytes) -> bytes:
+        parts = []
+        for field in _fields(dimension):
+            is_symbol = field.number == SIZE_SYMBOL
+            parts.append(numbers.get(field.value, field.whole) if is_symbol else field.whole)
+        return b"".join(parts)
+
+    return _edited(model, DIMENSION_PATH, fix)
+
+
+def _edited(
+    message: bytes, path: tuple[tuple[int, ...], ...], edit: Callable[[bytes], bytes]
+) -> bytes:
+    """Return `message` with `edit` applied to every nested message at `path`."""
+    if not path:
+        return edit(message)
+    parts = []
+    for field in _fields(message):
+        if field.number in path[0] and field.wire == BYTES:
+            inner = _edited(field.value, path[1:], edit)
+            parts.append(_varint(field.number << 3 | BYTES) + _varint(len(inner)) + inner)
+        else:
+            parts.append(field.whole)
+    return b"".join(parts)
+
+
+def _node(message: bytes) -> Node:
+    texts: dict[int, list[str]] = {}
+    for field in _fields(message):
+        if field.wire == BYTES and field.number in (
+            NODE_INPUT,
+            NODE_OUTPUT,
+            NODE_NAME,
+            NODE_OP_TYPE,
+            NODE_DOMAIN,
+        ):
+            texts.setdefault(field.number, []).append(field.value.decode(errors="replace"))
+    op_type, domain, name = (
+        "".join(texts.get(number, [])) for number in (NODE_OP_TYPE, NODE_DOMAIN, NODE_NAME)
+    )
+    return Node(op_type, domain, name, texts.get(NODE_INPUT, []), texts.get(NODE_OUTPUT, []))
+
+
+def _fields(message: bytes) -> Iterator[_Field]:
+    start = 0
+    while start < len(message):
+        key, value_start = _read_varint(message, start)
+        number, wire = key >> 3, key & 7
+        if wire == VARINT:
+            _, end = _read_varint(message, value_start)
+            value_start = end
+        elif wire == BYTES:
+            length, value_start = _read_varint(message, value_start)
+            end = value_start + length
+        elif wire in FIXED_LENGTHS:
+            end = value_start + FIXED_LENGTHS[wire]
+        else:
+            raise BundleError(f"the graph is not an ONNX file: it has a field of wire type {wire}")
+        if end > len(message):
+            raise BundleError("the graph is not an ONNX file: it ends within a field")
+        value = message[value_start:end] if wire == BYTES else b""
+        yield _Field(number, wire, value, message[start:end])
+        start = end
+
+
+def _read_varint(message: bytes, start: int) -> tuple[int, int]:
+    """Return the number that begins at `start`, and where it ends."""
+    number = 0
+    for index, byte in enumerate(message[start : start + LONGEST_VARINT]):
+        number |= (byte & 0x7F) << (7 * index)
+        if byte < 0x80:
+            return number, start + index + 1
+    raise BundleError("the graph is not an ONNX file: it ends within a number")
+
+
+def _varint(number: int) -> bytes:
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+def _number(field: int, value: int) -> bytes:
+    return _varint(field << 3 | VARINT) + _varint(value)

@@ -1,0 +1,379 @@
+"""Stand-ins for the CUDA runtime and for TensorRT's runtime that insist on the documented rules.
+
+The memory is real, and "device" memory begins as NaN. Work on a stream is done when the stream is
+waited for, not before, so that a result that is read too early is wrong. A context refuses to run
+without its profile, its workspace, every address and shape, or with memory that is too small.
+
+A "plan" is JSON: the ports of a graph and its profiles. Running one does what `NullEngine` does: it
+keeps ids in the cache, and computes logits from those that a token may see.
+"""
+
+import ctypes
+import json
+import math
+from collections.abc import Callable, Sequence
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+
+from edgegpt.runtime.manifest import Graph, Port
+from edgegpt.runtime.tensorrt_build.profiles import Limits, profiles
+
+__all__ = ["FakeCuda", "fake_module", "fake_plan", "one_layer_graph"]
+
+SUCCESS, OUT_OF_MEMORY, CAPTURE_FAILED = 0, 2, 901
+DTYPES = {"float32": np.float32, "int64": np.int64}
+Network = Callable[[Sequence[int]], np.ndarray]
+
+
+class FakeCuda:
+    """`cuda.bindings.runtime`: every function returns a status and perhaps values."""
+
+    cudaStreamNonBlocking = 1  # noqa: N815 - the vendor's names
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)  # noqa: N815
+    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)  # noqa: N815
+
+    def __init__(self, capacity: int = 1 << 30) -> None:
+        self.capacity, self.devices = capacity, 1
+        self.device: dict[int, ctypes.Array] = {}
+        self.host: dict[int, ctypes.Array] = {}
+        self.streams: dict[int, list[Callable[[], None]]] = {}
+        self.captured: list[Callable[[], None]] | None = None
+        self.graphs: dict[int, list[Callable[[], None]]] = {}
+        self.calls: list[str] = []
+
+    def __getattribute__(self, name: str):
+        if name.startswith("cuda") and name[4].isupper() and callable(found := _own(self, name)):
+            object.__getattribute__(self, "calls").append(name)
+            return found
+        return object.__getattribute__(self, name)
+
+    def size_at(self, pointer: int) -> int:
+        """Return how many bytes of device memory begin at the pointer."""
+        for start, block in self.device.items():
+            if start <= pointer < start + len(block):
+                return start + len(block) - pointer
+        raise AssertionError(f"{pointer} is no device memory")
+
+    def enqueue(self, stream: int, work: Callable[[], None]) -> None:
+        assert stream in self.streams, "no such stream"
+        (self.streams[stream] if self.captured is None else self.captured).append(work)
+
+    def cudaGetDeviceCount(self):  # noqa: N802
+        return (SUCCESS, self.devices) if self.devices else (100, None)
+
+    def cudaSetDevice(self, index):  # noqa: N802
+        return (SUCCESS,)
+
+    def cudaGetDeviceProperties(self, index):  # noqa: N802
+        return SUCCESS, SimpleNamespace(name=b"Fake GPU/8\0\0", major=8, minor=9, integrated=0)
+
+    def cudaDriverGetVersion(self):  # noqa: N802
+        return SUCCESS, 13020
+
+    def cudaMemGetInfo(self):  # noqa: N802
+        return SUCCESS, self.capacity - self._used(), self.capacity
+
+    def cudaGetLastError(self):  # noqa: N802
+        return (SUCCESS,)
+
+    def cudaGetErrorString(self, status):  # noqa: N802
+        return SUCCESS, f"status {status}".encode()
+
+    def cudaMalloc(self, size):  # noqa: N802
+        assert self.captured is None, "allocating while capturing"
+        if self._used() + size > self.capacity:
+            return OUT_OF_MEMORY, None
+        block = (ctypes.c_byte * size)(*([-1] * size))  # 0xFF...: NaN
+        self.device[ctypes.addressof(block)] = block
+        return SUCCESS, ctypes.addressof(block)
+
+    def cudaFree(self, pointer):  # noqa: N802
+        self._run_all()
+        del self.device[pointer]
+        return (SUCCESS,)
+
+    def cudaMallocHost(self, size):  # noqa: N802
+        block = (ctypes.c_byte * size)()
+        self.host[ctypes.addressof(block)] = block
+        return SUCCESS, ctypes.addressof(block)
+
+    def cudaFreeHost(self, pointer):  # noqa: N802
+        del self.host[pointer]
+        return (SUCCESS,)
+
+    def cudaStreamCreateWithFlags(self, flags):  # noqa: N802
+        assert flags == self.cudaStreamNonBlocking
+        stream = 1000 + len(self.streams)
+        self.streams[stream] = []
+        return SUCCESS, stream
+
+    def cudaStreamDestroy(self, stream):  # noqa: N802
+        self._run_all()
+        del self.streams[stream]
+        return (SUCCESS,)
+
+    def cudaStreamSynchronize(self, stream):  # noqa: N802
+        assert self.captured is None, "waiting while capturing"
+        self._run(self.streams[stream])
+        return (SUCCESS,)
+
+    def cudaMemcpyAsync(self, target, source, size, kind, stream):  # noqa: N802
+        on_device, on_host = (target, source) if kind == 1 else (source, target)
+        assert self.size_at(on_device) >= size
+        assert len(self.host[on_host]) >= size, "not page-locked, or too small"
+        self.enqueue(stream, lambda: ctypes.memmove(target, source, size))
+        return (SUCCESS,)
+
+    def cudaMemsetAsync(self, pointer, value, size, stream):  # noqa: N802
+        assert self.size_at(pointer) >= size
+        self.enqueue(stream, lambda: ctypes.memset(pointer, value, size))
+        return (SUCCESS,)
+
+    def cudaStreamBeginCapture(self, stream, mode):  # noqa: N802
+        assert self.captured is None
+        self.captured = []
+        return (SUCCESS,)
+
+    def cudaStreamEndCapture(self, stream):  # noqa: N802
+        work, self.captured = self.captured, None
+        if work is None or any(one is None for one in work):
+            return CAPTURE_FAILED, None
+        return SUCCESS, self._keep(work)
+
+    def cudaGraphInstantiate(self, graph, flags):  # noqa: N802
+        return SUCCESS, self._keep(self.graphs[graph])
+
+    def cudaGraphLaunch(self, graph, stream):  # noqa: N802
+        self.streams[stream].extend(self.graphs[graph])
+        return (SUCCESS,)
+
+    def cudaGraphDestroy(self, graph):  # noqa: N802
+        del self.graphs[graph]
+        return (SUCCESS,)
+
+    cudaGraphExecDestroy = cudaGraphDestroy  # noqa: N815
+
+    def _keep(self, work) -> int:
+        self.graphs[number := 2000 + len(self.graphs)] = list(work)
+        return number
+
+    def _used(self) -> int:
+        return sum(len(block) for block in self.device.values())
+
+    def _run(self, queue) -> None:
+        while queue:
+            queue.pop(0)()
+
+    def _run_all(self) -> None:
+        for queue in self.streams.values():
+            self._run(queue)
+
+
+def _own(fake: FakeCuda, name: str):
+    return object.__getattribute__(fake, name)
+
+
+def one_layer_graph(vocab_size: int) -> Graph:
+    """Return the ports of a decoder with one layer, one kv head, and a head of width 2."""
+    cache: list[int | str] = ["batch", 1, "context", 2]
+    inputs = [
+        Port("ids", "ids", "int64", ["batch", "new_tokens"]),
+        Port("past_len", "past_len", "int64", ["batch"]),
+        Port("logit_positions", "logit_positions", "int64", ["batch", "logit_positions"]),
+        Port("past_k.0", "cache", "float32", cache, "present_k.0"),
+        Port("past_v.0", "cache", "float32", cache, "present_v.0"),
+    ]
+    outputs = [
+        Port("logits", "logits", "float32", ["batch", "logit_positions", vocab_size]),
+        Port("present_k.0", "cache", "float32", cache),
+        Port("present_v.0", "cache", "float32", cache),
+    ]
+    return Graph("decoder.standard", "d.onnx", "decoder", "standard", 24, inputs, outputs)
+
+
+def fake_plan(graph: Graph, limits: Limits) -> bytes:
+    """Return the plan of a graph."""
+    ports = [*graph.inputs, *graph.outputs]
+    return json.dumps(
+        {
+            "dtypes": {port.name: port.dtype for port in ports},
+            "inputs": [port.name for port in graph.inputs],
+            "aliases": {port.present: port.name for port in graph.caches()},
+            "profiles": [profile.shapes for profile in profiles(graph, limits)],
+            "vocab_size": graph.outputs[0].shape[-1],
+        }
+    ).encode()
+
+
+def fake_module(name: str, version: str, cuda: FakeCuda, network: Network) -> ModuleType:
+    """Return a module like `tensorrt` or `tensorrt_rtx`, as far as running goes."""
+    module = ModuleType(name)
+    module.__version__ = version
+    rtx = name == "tensorrt_rtx"
+
+    class ILogger:
+        INTERNAL_ERROR, ERROR = "INTERNAL_ERROR", "ERROR"
+
+    class Runtime:
+        def __init__(self, logger) -> None:
+            self.logger = logger
+
+        def deserialize_cuda_engine(self, plan):
+            try:
+                return Engine(json.loads(bytes(plan)))
+            except ValueError:
+                self.logger.log(ILogger.ERROR, "the magic tag is wrong")
+                return None
+
+    class Engine:
+        contexts = 0
+
+        def __init__(self, plan) -> None:
+            self.plan, self.names = plan, list(plan["dtypes"])
+            self.num_io_tensors = len(self.names)
+
+        def get_tensor_name(self, index):
+            return self.names[index]
+
+        def get_tensor_dtype(self, name):
+            return {"float32": "FLOAT", "int64": "INT64"}[self.plan["dtypes"][name]]
+
+        def get_tensor_location(self, name):
+            return "DEVICE"
+
+        def get_aliased_input_tensor(self, name):
+            return self.plan["aliases"].get(name)
+
+        def get_device_memory_size_for_profile_v2(self, profile):
+            return (96, 64)[profile]
+
+        def create_execution_context(self, how):
+            if rtx:
+                assert isinstance(how, RuntimeConfig)
+                assert how.cache is not None, "no runtime cache"
+                how = how.strategy
+            assert how == "USER_MANAGED"
+            module.contexts_made += 1
+            return None if module.contexts_made in module.failing_contexts else Context(self)
+
+        if rtx:
+
+            def create_runtime_config(self):
+                return RuntimeConfig()
+
+    class RuntimeConfig:
+        cache = strategy = None
+        cuda_graph_strategy = "DISABLED"
+
+        def create_runtime_cache(self):
+            return RuntimeCache()
+
+        def set_runtime_cache(self, cache):
+            self.cache = cache
+            return True
+
+        def set_execution_context_allocation_strategy(self, strategy):
+            self.strategy = strategy
+
+    class RuntimeCache:
+        content = b"no kernels"
+
+        def deserialize(self, blob):
+            self.content = bytes(blob)
+            return True
+
+        def serialize(self):
+            return self.content + b"+"
+
+    class Context:
+        def __init__(self, engine) -> None:
+            self.engine, self.plan = engine, engine.plan
+            self.profile = self.workspace = None
+            self.address: dict[str, int] = {}
+            self.shape: dict[str, tuple[int, ...]] = {}
+            self.inferred = self.warm = False
+
+        def set_optimization_profile_async(self, number, stream):
+            assert stream in cuda.streams
+            assert self.profile is None, "the profile is switched"
+            self.profile = number
+            return True
+
+        def set_device_memory(self, pointer, size):
+            assert self.profile is not None, "no profile yet"
+            assert size >= self.engine.get_device_memory_size_for_profile_v2(self.profile)
+            assert cuda.size_at(pointer) >= size
+            self.workspace = pointer
+
+        def set_tensor_address(self, name, pointer):
+            if name not in self.engine.names:
+                return False
+            self.address[name] = pointer
+            self.warm = False
+            return True
+
+        def set_input_shape(self, name, shape):
+            assert self.profile is not None, "no profile yet"
+            least, _, largest = self.plan["profiles"][self.profile][name]
+            if len(shape) != len(least) or any(
+                not low <= size <= high
+                for low, size, high in zip(least, shape, largest, strict=True)
+            ):
+                return False
+            self.shape[name] = tuple(shape)
+            self.inferred = self.warm = False
+            return True
+
+        def infer_shapes(self):
+            self.inferred = True
+            return [name for name in self.plan["inputs"] if name not in self.shape]
+
+        def execute_async_v3(self, stream):
+            assert self.profile is not None
+            assert self.workspace is not None
+            assert self.inferred, "infer_shapes was not asked"
+            if set(self.address) != set(self.engine.names):
+                return False
+            for present, past in self.plan["aliases"].items():
+                assert self.address[present] == self.address[past], f"{present} is elsewhere"
+            shapes = dict(self.shape)
+            rows, positions = shapes["logit_positions"]
+            shapes["logits"] = (rows, positions, self.plan["vocab_size"])
+            views = {name: self._view(name, shape) for name, shape in shapes.items()}
+            if cuda.captured is not None and (not self.warm or module.refuses_capture):
+                cuda.captured.append(None)
+                return False
+            self.warm = True
+            module.executions.append((self.profile, shapes["ids"]))
+            cuda.enqueue(stream, lambda: _compute(views, network))
+            return True
+
+        def _view(self, name, shape):
+            dtype = np.dtype(DTYPES[self.plan["dtypes"][name]])
+            size = math.prod(shape) * dtype.itemsize
+            assert cuda.size_at(self.address[name]) >= size, f"{name} is too small"
+            memory = (ctypes.c_byte * size).from_address(self.address[name])
+            return np.frombuffer(memory, dtype=dtype).reshape(shape)
+
+    module.ILogger, module.Runtime = ILogger, Runtime
+    module.IKVCacheUpdateLayer = object
+    module.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="USER_MANAGED")
+    module.TensorLocation = SimpleNamespace(DEVICE="DEVICE", HOST="HOST")
+    module.DataType = SimpleNamespace(FLOAT="FLOAT", INT64="INT64")
+    module.executions, module.refuses_capture = [], False
+    module.contexts_made, module.failing_contexts = 0, set()
+    if rtx:
+        module.CudaGraphStrategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="WHOLE_GRAPH_CAPTURE")
+        module.ComputeCapability = SimpleNamespace(__members__={"SM89": 89, "CURRENT": 0})
+    return module
+
+
+def _compute(views: dict[str, np.ndarray], network: Network) -> None:
+    ids, past_len, cache = views["ids"], views["past_len"], views["past_k.0"]
+    assert not np.isnan(cache).any(), "the cache was not cleared"
+    for row, past in enumerate(past_len):
+        cache[row, 0, past : past + ids.shape[1], 0] = ids[row]
+        for place, position in enumerate(views["logit_positions"][row]):
+            seen = cache[row, 0, : past + position + 1, 0]
+            views["logits"][row, place] = network([int(token) for token in seen])
