@@ -30,9 +30,9 @@ __all__ = [
 # TF32: with its rounding done in PyTorch, to the operands of all products, it was at 5e-4 to 2e-3
 # on the shipped model and on random ones.
 # float16: PyTorch itself is at 6e-4 on the shipped model and at 1e-3 to 6.4e-3 on small random
-# ones; an engine that sums in another order may be as far off on the other side, so the limit is three
-# times the worst. bfloat16 has three bits of mantissa less: eight times as much (PyTorch: 4e-3, and
-# 1e-2 to 5.7e-2).
+# ones; an engine that sums in another order may be as far off on the other side, so the limit is
+# three times the worst. bfloat16 has three bits of mantissa less: eight times as much (PyTorch:
+# 4e-3, and 1e-2 to 5.7e-2).
 TOLERANCES = {
     "float32": 1e-5,
     "tf32": 1e-2,

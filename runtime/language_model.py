@@ -27,6 +27,7 @@ from .run import Result, Run, Settings, Stream
 from .sampling import Sampling
 from .speculation import MAX_DRAFT, Pace
 from .tokenizer import Tokenizer
+from .upgrade import with_upgrade
 from .verify import tolerance_of
 
 __all__ = ["LanguageModel", "load"]
@@ -302,6 +303,7 @@ def load(
     threads: int | None = None,
     tf32: bool = False,
     cuda_graph: bool = True,
+    upgrade: bool = True,
 ) -> LanguageModel:
     """Open a bundle for generation.
 
@@ -316,6 +318,8 @@ def load(
         threads: threads inside an operator; None leaves it to the engine.
         tf32: let CUDA round float32 products to TF32; that has its own tolerance and receipts.
         cuda_graph: let CUDA replay decode steps as graphs; off, for comparison.
+        upgrade: with "auto", where TensorRT is installed and there is a GPU, build and verify an
+            engine in a process of its own, and use it from the next generation on.
 
     Raises:
         BundleError: if the bundle is missing, damaged or of another format version.
@@ -324,12 +328,14 @@ def load(
     """
     opened = Bundle.open(bundle)
     engine = open_engine(opened, backend, threads, tf32=tf32, cuda_graph=cuda_graph)
+    warning = missing_proof(opened, engine.graph.name, engine.info)
     try:
+        if backend == "auto" and upgrade and not tf32:
+            engine = with_upgrade(opened, engine)
         model = LanguageModel(opened, engine, context)
     except EdgeGPTError:
         engine.close()
         raise
-    warning = missing_proof(opened, engine.graph.name, engine.info)
     if warning is not None:
         warnings.warn(warning, EdgeGPTWarning, stacklevel=2)
     return model

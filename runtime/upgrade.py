@@ -12,20 +12,97 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from .bundle import Bundle
-from .engines.base import Engine
-from .errors import EdgeGPTError, EdgeGPTWarning
+from .engines import TENSORRT, open_engine
+from .engines.base import Engine, EngineInfo, State
+from .engines.cuda_memory import Cuda, find_device
+from .engines.ort_device import DEVICE_LOCK
+from .errors import EdgeGPTError, EdgeGPTWarning, EngineError, InvalidInputError
+from .receipts import missing_proof
+from .tensorrt_build.builder import graph_for
+from .tensorrt_build.vendor import import_vendor
 
-__all__ = ["Upgrade", "proving_command"]
+__all__ = ["Upgrade", "UpgradingEngine", "proving_command", "with_upgrade"]
 
-STOP_S = 10.0  # for a child that was asked to end; a build ends between two of its steps
+STOP_S = 20.0  # for a child that was asked to end; a build ends between two of its steps
+
+
+def with_upgrade(bundle: Bundle, first: Engine) -> Engine:
+    """Return an engine that begins as `first`, and becomes TensorRT's if this machine can run it.
+
+    Any flavour that is installed, has a GPU and reads a graph of the bundle is tried, the first one
+    that does.
+    """
+    for flavour in TENSORRT:
+        if _could_run(bundle, flavour):
+            command = proving_command(bundle, flavour)
+            return UpgradingEngine(first, Upgrade(command, partial(_proved, bundle, flavour)))
+    return first
+
+
+def _could_run(bundle: Bundle, flavour: str) -> bool:
+    try:
+        graph_for(import_vendor(flavour), bundle)
+        return find_device(Cuda()) is not None
+    except EngineError:
+        return False
+
+
+def _proved(bundle: Bundle, flavour: str) -> Engine:
+    """Open the engine that the process has built, if its receipt is there."""
+    with DEVICE_LOCK:  # the engine at work may be recording a CUDA graph
+        engine = open_engine(bundle, flavour)
+    reason = missing_proof(bundle, engine.graph.name, engine.info)
+    if reason is not None:
+        engine.close()
+        raise EngineError(reason)
+    return engine
 
 
 def proving_command(bundle: Bundle, backend: str) -> list[str]:
     """Return the command that builds and verifies the backend's engine; 0 if it passed."""
     options = ["--backend", backend, "--json"]
     return [sys.executable, "-m", "edgegpt", "verify", str(bundle.folder.absolute()), *options]
+
+
+class UpgradingEngine(Engine):
+    """An engine whose new states are those of a better one, as soon as that is there.
+
+    A generation keeps the engine that it began with. The first engine stays open: it also takes
+    what is too large for the better one.
+    """
+
+    def __init__(self, first: Engine, upgrade: "Upgrade") -> None:
+        """Begin with `first`; both are closed with this engine."""
+        self._first, self._upgrade = first, upgrade
+        self._better: Engine | None = None
+        self.graph = first.graph
+
+    @property
+    def info(self) -> EngineInfo:
+        """Name, version and device of the engine that the next generation will use."""
+        return (self._better or self._first).info
+
+    def new_state(self, batch: int, context: int) -> State:
+        """Return an empty cache for `batch` rows of up to `context` tokens."""
+        taken = self._upgrade.take()
+        if taken is not None:
+            self._better, self.graph = taken, taken.graph
+        if self._better is not None:
+            try:
+                return self._better.new_state(batch, context)
+            except InvalidInputError:  # it was built for less
+                return self._first.new_state(batch, context)
+        return self._first.new_state(batch, context)
+
+    def close(self) -> None:
+        """Stop the upgrade and free both engines."""
+        self._upgrade.cancel()
+        self._first.close()
+        if self._better is not None:
+            self._better.close()
 
 
 class Upgrade:

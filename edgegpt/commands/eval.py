@@ -13,9 +13,13 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+import edgegpt
 from edgegpt.errors import CheckpointError, DataError, InvalidInputError
 
+from .engine_options import engine_options
+
 if TYPE_CHECKING:
+    from edgegpt import LanguageModel
     from edgegpt.runtime.evaluate import Evaluation
 
 __all__ = ["command"]
@@ -37,8 +41,7 @@ Report = Callable[[int, int], None]
     help="validation: the last tenth, which `edgegpt train` does not train on",
 )
 @click.option("--context", type=int, help="tokens in a window; default: the model's block size")
-@click.option("--backend", default="auto", show_default=True, help="auto or cpu; for bundles")
-@click.option("--threads", type=click.IntRange(min=1), help="default: the physical cores")
+@engine_options
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
 def command(
     model: Path,
@@ -47,6 +50,8 @@ def command(
     context: int | None,
     backend: str,
     threads: int | None,
+    tf32: bool,
+    cuda_graph: bool,
     as_json: bool,
 ) -> None:
     """Evaluate and print cross-entropy, perplexity and bits per character."""
@@ -56,7 +61,17 @@ def command(
         if _is_checkpoint(model):
             ran, result = _evaluate_checkpoint(model, corpus, context, threads, report)
         else:
-            ran, result = _evaluate_bundle(model, corpus, context, backend, threads, report)
+            opened = edgegpt.load(
+                model,
+                backend,
+                context,
+                threads=threads,
+                tf32=tf32,
+                cuda_graph=cuda_graph,
+                upgrade=False,
+            )
+            with opened:
+                ran, result = _evaluate_bundle(opened, corpus, report)
     if as_json:
         about = {"model": str(model), **ran, "data": str(data), "split": split}
         about["data_sha256"] = hashlib.sha256(raw).hexdigest()
@@ -106,25 +121,18 @@ def _is_checkpoint(folder: Path) -> bool:
 
 
 def _evaluate_bundle(
-    path: Path,
-    corpus: _Corpus,
-    context: int | None,
-    backend: str,
-    threads: int | None,
-    report: Report,
+    model: "LanguageModel", corpus: _Corpus, report: Report
 ) -> "tuple[dict[str, str], Evaluation]":
-    import edgegpt
     from edgegpt.runtime.evaluate import evaluate_model
 
-    with edgegpt.load(path, backend=backend, context=context, threads=threads) as model:
-        if model.tokenizer is None:
-            raise InvalidInputError(f"{path} has no tokenizer, so it cannot read a text")
-        result = evaluate_model(model, corpus.ids(model.tokenizer.encode), report)
-        info = model.engine.info
-        ran = {
-            "precision": model.bundle.manifest.precision,
-            "engine": f"{info.name} {info.version} ({info.device})",
-        }
+    if model.tokenizer is None:
+        raise InvalidInputError(f"{model.bundle.folder} has no tokenizer: it cannot read a text")
+    result = evaluate_model(model, corpus.ids(model.tokenizer.encode), report)
+    info = model.engine.info
+    ran = {
+        "precision": model.bundle.manifest.precision,
+        "engine": f"{info.name} {info.version} ({info.device})",
+    }
     return ran, result
 
 

@@ -133,6 +133,7 @@ def _load(path: str | Path, plan: Plan, threads: int) -> tuple[LanguageModel, li
             threads=threads,
             tf32=plan.tf32,
             cuda_graph=plan.cuda_graph,
+            upgrade=False,
         )
         seconds.append(time.perf_counter() - begin)
         if len(seconds) == LOADS:

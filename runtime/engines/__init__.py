@@ -102,7 +102,7 @@ def open_engine(
     if tf32 and backend != "cuda":
         raise InvalidInputError(f"the backend {backend} has no TF32; it is for the backend cuda")
     if backend in TENSORRT:
-        return _open_tensorrt(bundle, backend, threads)
+        return _open_tensorrt(bundle, backend, threads, cuda_graph=cuda_graph)
     graphs = _local_graphs(bundle, backend, "exact" if exact else "decoder")
     decoder = next((graph for graph in graphs if lowering in (None, graph.lowering)), None)
     if decoder is None:
@@ -114,13 +114,15 @@ def open_engine(
     return OrtEngine(bundle, decoder, same[0] if same else None, threads)
 
 
-def _open_tensorrt(bundle: Bundle, flavour: str, threads: int | None) -> Engine:
+def _open_tensorrt(
+    bundle: Bundle, flavour: str, threads: int | None, *, cuda_graph: bool
+) -> Engine:
     from ..tensorrt_build.prepare import engine_for_this_gpu
     from .tensorrt import TensorRTEngine
 
     if threads is not None:
         raise InvalidInputError(f"threads is for the CPU; the backend {flavour} takes none")
-    return TensorRTEngine(engine_for_this_gpu(bundle, flavour))
+    return TensorRTEngine(engine_for_this_gpu(bundle, flavour), cuda_graph=cuda_graph)
 
 
 def _local_graphs(bundle: Bundle, backend: str, part: str) -> list[Graph]:

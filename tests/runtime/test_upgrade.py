@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgegpt.runtime import upgrade as upgrade_module
+from edgegpt.runtime.bundle import Bundle
 from edgegpt.runtime.engines.null import NullEngine
-from edgegpt.runtime.errors import EdgeGPTWarning, EngineError
-from edgegpt.runtime.upgrade import Upgrade, proving_command
+from edgegpt.runtime.errors import EdgeGPTWarning, EngineError, InvalidInputError
+from edgegpt.runtime.upgrade import Upgrade, UpgradingEngine, proving_command, with_upgrade
 
 SECONDS = 30.0
 
@@ -109,9 +111,60 @@ def test_cancelling_closes_an_engine_that_nobody_took(better: Closing):
 
 
 def test_the_command_verifies_the_bundle_on_the_backend(small_bundle: Path):
-    from edgegpt.runtime.bundle import Bundle
-
     command = proving_command(Bundle.open(small_bundle), "tensorrt-rtx")
     assert command[1:4] == ["-m", "edgegpt", "verify"]
     assert Path(command[4]) == small_bundle.absolute()
     assert command[5:7] == ["--backend", "tensorrt-rtx"]
+
+
+class Small(Closing):
+    """An engine that was built for a single row."""
+
+    def new_state(self, batch: int, context: int):
+        if batch > 1:
+            raise InvalidInputError("built for 1 row")
+        return super().new_state(batch, context)
+
+
+def test_a_generation_keeps_its_engine_and_the_next_one_has_the_better(tmp_path: Path):
+    flag = tmp_path / "proved"
+    code = f"import time, pathlib\nwhile not pathlib.Path({str(flag)!r}).exists(): time.sleep(0.02)"
+    first, second = (Small(lambda ids: np.ones(5, dtype=np.float32), 5) for _ in range(2))
+    upgrade = Upgrade(python(code), lambda: second)
+    engine = UpgradingEngine(first, upgrade)
+    before = engine.new_state(1, 8)
+    flag.touch()
+    assert upgrade.wait(SECONDS)
+    before.decode()
+    assert (first.steps, second.steps) == (1, 0)
+    engine.new_state(1, 8).decode()
+    assert (first.steps, second.steps) == (1, 1)
+    engine.close()
+    assert first.closed
+    assert second.closed
+
+
+def test_what_is_too_large_for_the_better_engine_runs_on_the_first():
+    first = Closing(lambda ids: np.ones(5, dtype=np.float32), 5)
+    second = Small(lambda ids: np.ones(5, dtype=np.float32), 5)
+    upgrade = Upgrade(python(""), lambda: second)
+    engine = UpgradingEngine(first, upgrade)
+    assert upgrade.wait(SECONDS)
+    engine.new_state(2, 8).decode()
+    assert (first.steps, second.steps) == (1, 0)
+    engine.close()
+
+
+def test_without_tensorrt_or_a_gpu_the_first_engine_stays(small_bundle: Path, better: Closing):
+    assert with_upgrade(Bundle.open(small_bundle), better) is better
+
+
+def test_the_engine_is_used_only_with_a_receipt(
+    small_bundle: Path, better: Closing, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(upgrade_module, "open_engine", lambda bundle, backend: better)
+    with pytest.raises(EngineError, match="not verified"):
+        upgrade_module._proved(Bundle.open(small_bundle), "tensorrt-rtx")
+    assert better.closed
+    monkeypatch.setattr(upgrade_module, "missing_proof", lambda *_: None)
+    assert upgrade_module._proved(Bundle.open(small_bundle), "tensorrt-rtx") is better
