@@ -1,5 +1,6 @@
 # make demo       export the shipped model, prove it, let it write
-# make test       install and run the tests
+# make test       install and run the tests; with TEST_EXTRAS=tensorrt-rtx also those that build
+#                 TensorRT engines, for which no GPU is needed
 # make test-long  campaigns: fuzzing, kills, soaks
 # make test-gpu   what needs an NVIDIA GPU, in .venv-gpu, with onnxruntime-gpu in place of onnxruntime
 #
@@ -7,6 +8,7 @@
 
 PYTHON ?= python3
 PIP_ARGS ?=
+TEST_EXTRAS ?=
 VENV := .venv
 BUNDLE := build/shakespeare-char
 EDGEGPT := $(VENV)/bin/edgegpt
@@ -42,7 +44,7 @@ clean:
 	rm -rf $(VENV) $(VENV)-gpu build
 
 $(VENV)/.installed-demo: EXTRAS := cpu,export
-$(VENV)/.installed-test: EXTRAS := cpu,train,export,dev
+$(VENV)/.installed-test: EXTRAS := cpu,train,export,dev$(TEST_EXTRAS:%=,%)
 $(VENV)/.installed-%: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[$(EXTRAS)]"
