@@ -78,20 +78,31 @@ def matching_layers(model: GPT, patterns: Collection[str]) -> frozenset[str]:
 
 def in_half_precision(model: GPT, precision: str, kept: Collection[str] = ()) -> GPT:
     """Return a copy of `model` in the type `precision`, all of it but the parts named in `kept`."""
-    narrow = copy.deepcopy(model).to(DTYPES[precision])
-    stream = torch.float32 if RESIDUAL in kept else DTYPES[precision]
-    for name, norm in sub_layers(model).items():
-        if name in kept:
-            narrow.get_submodule(name).float()
-        if name in kept or RESIDUAL in kept:
-            narrow.get_submodule(norm).float()
+    narrow, dtype = copy.deepcopy(model), DTYPES[precision]
+    stream = torch.float32 if RESIDUAL in kept else dtype
+    wide = {id(parameter) for parameter in _kept_parameters(narrow, kept)}
     for module in narrow.modules():
         if hasattr(module, "weight"):
             module.register_forward_pre_hook(_widen_or_narrow)
+            if id(module.weight) not in wide:
+                module.to(dtype)
+    if model.config.position == "rope":
+        narrow.rotary_cos, narrow.rotary_sin = (
+            model.rotary_cos.to(dtype),
+            model.rotary_sin.to(dtype),
+        )
     for module in _writers(narrow):
         module.register_forward_hook(_giving(stream))
     narrow.head.register_forward_hook(_giving(torch.float32))
     return narrow
+
+
+def _kept_parameters(model: GPT, kept: Collection[str]) -> Iterator[nn.Parameter]:
+    for name, norm in sub_layers(model).items():
+        if name in kept:
+            yield from model.get_submodule(name).parameters()
+        if name in kept or RESIDUAL in kept:
+            yield from model.get_submodule(norm).parameters()
 
 
 def _writers(model: GPT) -> Iterator[nn.Module]:

@@ -247,6 +247,19 @@ def test_a_value_that_is_no_number_is_too_large() -> None:
     assert {"residual", "head", "blocks.0.feed_forward"} <= too_large(model, IDS).keys()
 
 
+def test_what_is_kept_is_not_rounded_on_the_way(llama: GPT) -> None:
+    """The head of this model is tied: the embedding stays float32 with it."""
+    narrow = in_half_precision(llama, "bfloat16", ["head", "blocks.0.attention"])
+    assert narrow.head.weight is narrow.token_embedding.weight
+    for name, parameter in narrow.named_parameters():
+        kept = name.startswith(("token_embedding", "norm_final", "blocks.0.attention"))
+        kept |= name == "blocks.0.norm_1.weight"
+        assert parameter.dtype == (torch.float32 if kept else torch.bfloat16), name
+        assert not kept or torch.equal(parameter, llama.get_parameter(name))
+    with torch.no_grad():
+        narrow(IDS)
+
+
 def test_layers_are_kept_by_the_beginning_of_their_names(llama: GPT) -> None:
     assert matching_layers(llama, ["blocks.1", "head"]) == {
         "blocks.1.attention",
