@@ -118,8 +118,9 @@ def evaluate(
         first = done - int(starts[0])  # predictions of the last window that were counted before
         for start, logits in logits_of(chunk[:, :-1]):
             targets = chunk[:, 1 + start : 1 + start + logits.shape[1]]
-            loss = log_loss(logits.reshape(-1, logits.shape[-1]), targets.ravel())
-            total += float(loss.reshape(targets.shape)[:, max(0, first - start) :].sum())
+            flat = logits.reshape(-1, logits.shape[-1])  # (B * size, V)
+            losses = log_loss(flat, targets.ravel()).reshape(targets.shape)  # (B, size)
+            total += float(losses[:, max(0, first - start) :].sum())
         done += len(starts) * length - first
         progress(done, count)
     loss = total / count

@@ -263,7 +263,8 @@ class Replay:
 
     def _pieces(self, ids: NDArray[np.int64]) -> list[int]:
         """Return how to cut ids [B, T] so that no piece has too many logits."""
-        return pieces_that_fit(*ids.shape, self.vocab_size)
+        rows, length = ids.shape
+        return pieces_that_fit(rows, length, self.vocab_size)
 
     def decode(self) -> Check:
         """One token at a time on top of the ragged batch, always feeding the reference's token."""

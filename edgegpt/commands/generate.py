@@ -50,8 +50,16 @@ def command(
     given = _prompt(prompt, prompt_ids)
     import edgegpt
 
-    engine = {"threads": threads, "tf32": tf32, "cuda_graph": cuda_graph}
-    with edgegpt.load(bundle, backend, context, **engine, upgrade=False) as model:
+    opened = edgegpt.load(
+        bundle,
+        backend,
+        context,
+        threads=threads,
+        tf32=tf32,
+        cuda_graph=cuda_graph,
+        upgrade=False,  # there is one generation only
+    )
+    with opened as model:
         if as_json or model.tokenizer is None:
             result = model.generate(given, **settings)
             output = result.token_ids if not as_json else asdict(result) | {"prompt": given}
