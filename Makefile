@@ -53,5 +53,5 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt
 # The two distributions of ONNX Runtime overwrite each other: CUDA has an environment of its own.
 $(VENV)-gpu/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-gpu
-	$(VENV)-gpu/bin/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[cuda,train,export,dev]"
+	$(VENV)-gpu/bin/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[cuda,tensorrt-rtx,train,export,dev]"
 	touch $@
