@@ -276,7 +276,7 @@ class _Exported:
         if self.fast_prefill:
             parts["prefill"] = decoder.clone()
             QuantizeActivations(self.weights)(parts["prefill"])
-        portable = build_decoder_graph(self.model, standard)  # the one that CUDA can run
+        portable = build_decoder_graph(traced, standard)  # the one that CUDA can run
         for edit in (QuantizeWeights(self.weights), UseFloatActivations()):
             edit(portable)
         graphs = [_named(model, ort, part) for part, model in parts.items()]

@@ -132,7 +132,7 @@ def test_every_family_of_models_is_read_and_built(
         bundle = Bundle.open(small_bundle)
         graph = graph_for(vendor, bundle)
     else:
-        model = build_decoder_graph(random_model(small_config(**shape)), standard)
+        model = build_decoder_graph(trace(random_model(small_config(**shape))), standard)
         graph = describe(model, standard, "decoder")
         ir.save(model, tmp_path / graph.file)
         manifest = replace(Bundle.open(small_bundle).manifest, graphs=[graph])
