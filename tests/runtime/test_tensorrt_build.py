@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 from small_models import random_model, small_config
 
-from edgegpt.export.decoder_graph import build_decoder_graph, describe
+from edgegpt.export.decoder_graph import build_decoder_graph, describe, trace
 from edgegpt.export.lowerings import standard
 from edgegpt.runtime.bundle import Bundle
 from edgegpt.runtime.errors import BundleError, EngineError
