@@ -103,6 +103,10 @@ def _kept_parameters(model: GPT, kept: Collection[str]) -> Iterator[nn.Parameter
             yield from model.get_submodule(name).parameters()
         if name in kept or RESIDUAL in kept:
             yield from model.get_submodule(norm).parameters()
+    if RESIDUAL in kept:  # the stream begins with embeddings, which may be as large as it is
+        yield model.token_embedding.weight
+        if model.config.position == "learned":
+            yield model.position_embedding.weight
 
 
 def _writers(model: GPT) -> Iterator[nn.Module]:

@@ -146,7 +146,7 @@ def test_nodes_on_the_cpu_are_refused_unless_they_only_compute_shapes(small_bund
 def test_a_float32_bundle_runs_its_standard_graph_on_cuda(small_bundle):
     bundle = Bundle.open(small_bundle)
     assert local_lowerings(bundle, "cuda") == ["standard"]
-    assert local_lowerings(bundle, "cpu") == ["ort", "standard"]
+    assert local_lowerings(bundle, "cpu") == ["ort", "standard", "legacy"]
 
 
 @pytest.mark.parametrize(

@@ -113,10 +113,13 @@ def test_the_exit_code_says_whether_the_backend_would_work(
     assert json.loads(run("--backend", backend, "--json").out)["works"] is (code == 0)
 
 
-def test_a_bundle_that_the_machine_cannot_run_is_exit_code_1(run, on, small_bundle: Path) -> None:
+def test_a_bundle_that_the_machine_cannot_run_is_exit_code_1(
+    run, on, altered_bundle, small_bundle: Path
+) -> None:
     on("jetson-orin-jetpack-6.2")
-    assert run().code == 0
-    outcome = run(small_bundle)
+    assert run(small_bundle).code == 0
+    graphs = Bundle.open(small_bundle).manifest.graphs
+    outcome = run(altered_bundle(graphs=[graph for graph in graphs if graph.lowering != "legacy"]))
     assert outcome.code == 1
     assert "has only ort, standard: export it again" in " ".join(outcome.out.split())
 

@@ -248,7 +248,9 @@ def test_ctrl_c_ends_a_build_and_leaves_no_file(
     vendor: Vendor, tmp_path: Path, small_bundle: Path, delay: float
 ) -> None:
     script = (
-        "import sys; from edgegpt.runtime.tensorrt_build import builder, prepare\n"
+        "import signal, sys; from edgegpt.runtime.tensorrt_build import builder, prepare\n"
+        # A shell that runs the tests in the background lets them ignore Ctrl-C.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "build = builder._build\n"
         "def told(*a): print('ready', flush=True); return build(*a)\n"
         "builder._build = told\n"
