@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..bundle import Bundle
+from ..engines.cuda_provider import runs_on_cuda
 from ..inspection import memory_needed
+from ..manifest import Graph
 from .diagnosis import Choice, Diagnosis, choose
 from .needs import (
     AUTO,
@@ -105,7 +107,7 @@ def _lowering(bundle: Bundle, backend: str, report: MachineReport) -> tuple[str 
     manifest, version = bundle.manifest, _engine_version(backend, report)
     if manifest.precision in UNSUPPORTED_PRECISIONS.get(backend, ()):
         return None, f"does not compute in {manifest.precision}"
-    have = {graph.lowering for graph in manifest.graphs if graph.part == "decoder"}
+    have = {graph.lowering for graph in manifest.graphs if _generates(graph, backend)}
     runs = lowerings_of(backend, version)
     lowering = next((name for name in runs if name in have), None)
     if lowering is not None or not runs:  # an engine too old for any: the diagnosis says so
@@ -113,6 +115,13 @@ def _lowering(bundle: Bundle, backend: str, report: MachineReport) -> tuple[str 
     has = ", ".join(sorted(have))
     remedy = "export it again" if manifest.quantization is None else "export it in float32"
     return None, f"its engine runs {runs[-1]}, the bundle has only {has}: {remedy}"
+
+
+def _generates(graph: Graph, backend: str) -> bool:
+    """Return whether a backend's engine could generate with a graph, whatever its version."""
+    if backend == "cuda":
+        return graph.part in ("decoder", "exact") and runs_on_cuda(graph)
+    return graph.part == "decoder"
 
 
 def _engine_version(backend: str, report: MachineReport) -> Version:
