@@ -312,8 +312,8 @@ def load(
 
     Args:
         bundle: path of the folder that `edgegpt export` wrote.
-        backend: "cpu" and "cuda" are ONNX Runtime's providers; "auto" is the best one there is:
-            "cuda" where it is installed and works, else "cpu".
+        backend: "cpu" and "cuda" are ONNX Runtime's providers, "tensorrt" and "tensorrt-rtx" build
+            an engine first; "auto" is "cuda" where it is installed and works, else "cpu".
         context: tokens that the cache holds, at most the model's block size (the default).
         threads: threads inside an operator; None leaves it to the engine.
         tf32: let CUDA round float32 products to TF32; that has its own tolerance and receipts.

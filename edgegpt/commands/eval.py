@@ -55,10 +55,13 @@ def command(
     as_json: bool,
 ) -> None:
     """Evaluate and print cross-entropy, perplexity and bits per character."""
+    from_checkpoint = _is_checkpoint(model)
+    if from_checkpoint and (backend != "auto" or tf32):
+        raise click.UsageError("--backend and --tf32 are for bundles; a checkpoint runs in PyTorch")
     raw = _read(data)
     corpus = _Corpus(raw.decode(), split)
     with _progress() as report:
-        if _is_checkpoint(model):
+        if from_checkpoint:
             ran, result = _evaluate_checkpoint(model, corpus, context, threads, report)
         else:
             opened = edgegpt.load(

@@ -14,7 +14,7 @@ from onnxscript.onnx_opset import opset18 as op
 
 import edgegpt.cached_attention  # noqa: F401 - registers the operator named below
 
-from .parts import heads_of, in_type_of, range_of, rotated, scalar
+from .parts import placed_heads, range_of, scalar
 
 __all__ = ["IR_VERSION", "NAME", "OPSET", "PASSES", "translations"]
 
@@ -42,21 +42,17 @@ def _cached_attention(
     scale: float,
 ) -> tuple[Any, Any, Any]:
     """Emit one layer's attention; arguments and results as `edgegpt.cached_attention`."""
-    q, k, v = heads_of(op, qkv, n_head, n_kv_head)  # (B, H, T, D), (B, K, T, D) twice
-    length = op.Shape(qkv, start=1, end=2)  # [T]
-    position = op.Add(  # (B, T): the cache slot of each new token
-        op.Unsqueeze(past_len, op.Constant(value_ints=[1])), range_of(op, length)
+    q, k, v, position = placed_heads(
+        op, qkv, past_k, past_len, cos, sin, n_head=n_head, n_kv_head=n_kv_head
     )
-    if cos is not None:
-        cos, sin = in_type_of(op, cos, past_k), in_type_of(op, sin, past_k)
-        q, k = rotated(op, q, cos, sin, position), rotated(op, k, cos, sin, position)
-
     present_k = _written(past_k, k, position, n_kv_head)  # (B, K, S, D)
     present_v = _written(past_v, v, position, n_kv_head)  # (B, K, S, D)
     slots = range_of(op, op.Shape(past_k, start=2, end=3))  # (S)
     own = op.Unsqueeze(position, op.Constant(value_ints=[1, 3]))  # (B, 1, T, 1)
     visible = op.LessOrEqual(slots, own)  # (B, 1, T, S)
-    end = op.Unsqueeze(op.Add(past_len, length), op.Constant(value_ints=[1, 2, 3]))  # (B, 1, 1, 1)
+    end = op.Unsqueeze(
+        op.Add(past_len, op.Shape(qkv, start=1, end=2)), op.Constant(value_ints=[1, 2, 3])
+    )  # (B, 1, 1, 1)
     used = op.Less(op.Unsqueeze(slots, op.Constant(value_ints=[1])), end)  # (B, 1, S, 1)
 
     # 0 copies the size of that axis, -1 is what remains.

@@ -6,10 +6,36 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["heads_of", "in_type_of", "range_of", "rotated", "scalar"]
+__all__ = ["in_type_of", "placed_heads", "range_of", "scalar"]
 
 
-def heads_of(op: Any, qkv: Any, n_head: int, n_kv_head: int) -> tuple[Any, Any, Any]:
+def placed_heads(
+    op: Any,
+    qkv: Any,
+    past_k: Any,
+    past_len: Any,
+    cos: Any,
+    sin: Any,
+    *,
+    n_head: int,
+    n_kv_head: int,
+) -> tuple[Any, Any, Any, Any]:
+    """Return queries (B, H, T, D), keys and values (B, K, T, D), and the cache slots (B, T).
+
+    Queries and keys are rotated where there are tables. Arguments as `edgegpt.cached_attention`.
+    """
+    q, k, v = _heads(op, qkv, n_head, n_kv_head)
+    position = op.Add(  # (B, T)
+        op.Unsqueeze(past_len, op.Constant(value_ints=[1])),
+        range_of(op, op.Shape(qkv, start=1, end=2)),
+    )
+    if cos is not None:
+        cos, sin = in_type_of(op, cos, past_k), in_type_of(op, sin, past_k)
+        q, k = _rotated(op, q, cos, sin, position), _rotated(op, k, cos, sin, position)
+    return q, k, v, position
+
+
+def _heads(op: Any, qkv: Any, n_head: int, n_kv_head: int) -> tuple[Any, Any, Any]:
     """Return queries (B, H, T, D), keys and values (B, K, T, D) of the projection (B, T, ...)."""
     # 0 copies the size of that axis, -1 is what remains: D.
     split = op.Reshape(qkv, op.Constant(value_ints=[0, 0, n_head + 2 * n_kv_head, -1]))
@@ -36,7 +62,7 @@ def range_of(op: Any, size: Any) -> Any:
     return op.Range(op.Constant(value_int=0), end, op.Constant(value_int=1))
 
 
-def rotated(op: Any, x: Any, cos: Any, sin: Any, position: Any) -> Any:
+def _rotated(op: Any, x: Any, cos: Any, sin: Any, position: Any) -> Any:
     """Rotate (B, heads, T, D) by the rows `position` (B, T) of the tables [positions, D/2]."""
     axis = op.Constant(value_ints=[1])
     row_cos = op.Unsqueeze(op.Gather(cos, position), axis)  # (B, 1, T, D/2)

@@ -13,7 +13,7 @@ from onnxscript.onnx_opset import opset24 as op
 
 import edgegpt.cached_attention  # noqa: F401 - registers the operator named below
 
-from .parts import heads_of, in_type_of, range_of, rotated
+from .parts import placed_heads, range_of
 
 __all__ = ["IR_VERSION", "NAME", "OPSET", "PASSES", "translations"]
 
@@ -41,15 +41,9 @@ def _cached_attention(
     scale: float,
 ) -> tuple[Any, Any, Any]:
     """Emit one layer's attention; arguments and results as `edgegpt.cached_attention`."""
-    q, k, v = heads_of(op, qkv, n_head, n_kv_head)  # (B, H, T, D), (B, K, T, D) twice
-    length = op.Shape(qkv, start=1, end=2)  # [T]
-    position = op.Add(  # (B, T): the cache slot of each new token
-        op.Unsqueeze(past_len, op.Constant(value_ints=[1])), range_of(op, length)
+    q, k, v, position = placed_heads(
+        op, qkv, past_k, past_len, cos, sin, n_head=n_head, n_kv_head=n_kv_head
     )
-    if cos is not None:
-        cos, sin = in_type_of(op, cos, past_k), in_type_of(op, sin, past_k)
-        q, k = rotated(op, q, cos, sin, position), rotated(op, k, cos, sin, position)
-
     present_k = op.TensorScatter(past_k, k, past_len, axis=-2)  # (B, K, S, D)
     present_v = op.TensorScatter(past_v, v, past_len, axis=-2)  # (B, K, S, D)
     slots = op.Shape(past_k, start=2, end=3)  # [S]

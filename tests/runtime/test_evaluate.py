@@ -189,3 +189,12 @@ def test_a_folder_that_is_neither_bundle_nor_checkpoint_is_refused(
     (tmp_path / "text.txt").write_text(TEXT)
     assert run("eval", tmp_path / "nowhere", "--data", tmp_path / "text.txt") == 1
     assert "nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [["--backend", "cuda"], ["--tf32"]])
+def test_a_checkpoint_does_not_pretend_to_run_on_another_backend(
+    options: list[str], checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "text.txt").write_text(TEXT)
+    assert run("eval", checkpoint, "--data", tmp_path / "text.txt", *options) == 2
+    assert "a checkpoint runs in PyTorch" in capsys.readouterr().err
