@@ -1,7 +1,6 @@
 """The public face of the runtime: open a bundle, generate text, stream it, compute logits."""
 
 import secrets
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,13 +15,12 @@ from .engines import Engine, open_engine
 from .errors import (
     BundleError,
     EdgeGPTError,
-    EdgeGPTWarning,
     EngineError,
     InvalidInputError,
 )
 from .generate import Overflow, Text, stream_of
 from .prefill import all_logits
-from .receipts import missing_proof
+from .receipts import warn_if_unproved
 from .run import Result, Run, Settings, Stream
 from .sampling import Sampling
 from .speculation import MAX_DRAFT, Pace
@@ -327,17 +325,15 @@ def load(
         InvalidInputError: if there is no such backend, or a number is impossible.
     """
     opened = Bundle.open(bundle)
-    engine = open_engine(opened, backend, threads, tf32=tf32, cuda_graph=cuda_graph)
-    warning = missing_proof(opened, engine.graph.name, engine.info)
+    engine = first = open_engine(opened, backend, threads, tf32=tf32, cuda_graph=cuda_graph)
     try:
         if backend == "auto" and upgrade and not tf32:
-            engine = with_upgrade(opened, engine)
+            engine = with_upgrade(opened, first)
         model = LanguageModel(opened, engine, context)
     except EdgeGPTError:
         engine.close()
         raise
-    if warning is not None:
-        warnings.warn(warning, EdgeGPTWarning, stacklevel=2)
+    warn_if_unproved(opened, first)
     return model
 
 

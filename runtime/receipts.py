@@ -5,17 +5,19 @@ state folder, one file for each bundle, graph, engine, engine version and device
 """
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from .bundle import RECEIPT_NAME, Bundle
-from .engines import EngineInfo
+from .engines import Engine, EngineInfo
+from .errors import EdgeGPTWarning
 from .files import write_file
 from .receipt import RECEIPT_VERSION, Outcome, Receipt
 from .user_folders import state_folder
 
-__all__ = ["KnownReceipt", "keep", "known", "missing_proof"]
+__all__ = ["KnownReceipt", "keep", "known", "missing_proof", "warn_if_unproved"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,13 @@ def missing_proof(bundle: Bundle, graph: str, engine: EngineInfo) -> str | None:
     if not same:
         return f"{bundle.folder} is not verified on {where} yet: run edgegpt verify {bundle.folder}"
     return None
+
+
+def warn_if_unproved(bundle: Bundle, engine: Engine) -> None:
+    """Warn with `EdgeGPTWarning`, for the caller's caller, of what `missing_proof` says."""
+    reason = missing_proof(bundle, engine.graph.name, engine.info)
+    if reason is not None:
+        warnings.warn(reason, EdgeGPTWarning, stacklevel=3)
 
 
 def _folder(bundle_id: str) -> Path:

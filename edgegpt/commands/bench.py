@@ -24,6 +24,7 @@ from .engine_options import engine_options
 if TYPE_CHECKING:
     from edgegpt.runtime.bench import BenchResult, Plan
     from edgegpt.runtime.bench.measure import Progress as Report
+    from edgegpt.runtime.bench.result import Metric
 
 __all__ = ["command"]
 
@@ -167,44 +168,49 @@ def _progress() -> "Iterator[Report]":
 
 def _print_result(result: "BenchResult") -> None:
     """Print the facts, and a row for each batch and depth: medians, and ranges below them."""
-    from edgegpt.runtime.bench.result import METRICS
-    from edgegpt.runtime.bench.words import EXPLANATION, facts
+    from edgegpt.runtime.bench.words import explanation, facts
 
     console = _console()
     grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in facts(result).items():
         grid.add_row(name, escape(value))
     console.print(grid)
+    for metrics in result.tables:
+        console.print(_table(result, metrics))
+    below = f"Median over the repeats; below it, the range. {explanation(result)}"
+    console.print(below, markup=False)
+
+
+def _table(result: "BenchResult", metrics: "list[Metric]") -> Table:
     table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("batch", "depth", *(metric.heading for metric in METRICS)):
+    for heading in ("batch", "depth", *(metric.heading for metric in metrics)):
         table.add_column(heading, justify="right", overflow="fold")
     for cell in result.cells:
-        spreads = (result.spread(cell, metric).text(metric.digits) for metric in METRICS)
+        spreads = (result.spread(cell, metric).text(metric.digits) for metric in metrics)
         cells = (f"{median}\n[dim]{range_}[/]" for median, range_ in spreads)
         table.add_row(str(cell.batch), str(cell.depth), *cells)
-    console.print(table)
-    console.print(f"Median over the repeats; below it, the range. {EXPLANATION}", markup=False)
+    return table
 
 
 def _compare(a: Path, b: Path, as_json: bool) -> None:
     from edgegpt.runtime.bench import compare, read_result
-    from edgegpt.runtime.bench.compare import COMPARED
 
     comparison = compare(read_result(a), read_result(b))
     if as_json:
-        click.echo(json.dumps(asdict(comparison), indent=1))
+        body = {"cells": [asdict(cell) for cell in comparison.cells], "notes": comparison.notes}
+        click.echo(json.dumps(body, indent=1))
         return
     console = _console()
     for note in comparison.notes:
         console.print(f"note: {note}", markup=False)
     title = escape(f"{b} / {a}")
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    for heading in ("batch", "depth", *(metric.heading for metric in COMPARED)):
+    for heading in ("batch", "depth", *(metric.heading for metric in comparison.metrics)):
         table.add_column(heading.removesuffix(" ms"), justify="right")
     for cell in comparison.cells:
-        spreads = [cell.ratios[metric.key].text(2) for metric in COMPARED]
-        cells = [f"{median} ({range_})" for median, range_ in spreads]
-        table.add_row(str(cell.batch), str(cell.depth), *cells)
+        spreads = [cell.ratios[metric.key].text(2) for metric in comparison.metrics]
+        ratios = [f"{median} ({range_})" for median, range_ in spreads]
+        table.add_row(str(cell.batch), str(cell.depth), *ratios)
     console.print(table)
     console.print(
         "Ratios of the medians: B is faster where those of tokens/s are above 1 and those of times "

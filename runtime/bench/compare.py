@@ -3,13 +3,19 @@
 from dataclasses import dataclass
 
 from ..errors import InvalidInputError
-from .result import METRICS, BenchResult, Spread
+from .result import BenchResult, Metric, Spread
 
-__all__ = ["COMPARED", "Comparison", "Ratios", "compare"]
+__all__ = ["Comparison", "Ratios", "compare"]
 
-KEYS = ("first_token_ms", "prefill_tokens_per_s", "decode_tokens_per_s", "p50_ms", "p99_ms")
-# The columns, in order.
-COMPARED = [metric for metric in METRICS if metric.key in KEYS]
+KEYS = (
+    "first_token_ms",
+    "prefill_tokens_per_s",
+    "decode_tokens_per_s",
+    "p50_ms",
+    "p99_ms",
+    "device_ms",
+    "token_mj",
+)
 # Facts that make a ratio say something else than it seems to, if they differ.
 FACTS = (
     "bundle",
@@ -17,6 +23,7 @@ FACTS = (
     "lowering",
     "graph",
     "engine",
+    "gpu",
     "threads",
     "context",
     "tokens",
@@ -40,14 +47,20 @@ class Ratios:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All cells that both files have, and one sentence for each thing that differs."""
+    """All cells that both files have, and one sentence for each thing that differs.
+
+    `metrics` are the columns: what both files have measured.
+    """
 
     cells: list[Ratios]
     notes: list[str]
+    metrics: list[Metric]
 
 
 def compare(a: BenchResult, b: BenchResult) -> Comparison:
     """Compare two results; refuse those that have no cell in common."""
+    known = {metric.key for metric in b.metrics}
+    metrics = [metric for metric in a.metrics if metric.key in KEYS and metric.key in known]
     others = {(cell.batch, cell.depth): cell for cell in b.cells}
     cells = []
     for cell in a.cells:
@@ -55,12 +68,12 @@ def compare(a: BenchResult, b: BenchResult) -> Comparison:
         if other is not None:
             ratios = {
                 metric.key: _ratio(a.spread(cell, metric), b.spread(other, metric))
-                for metric in COMPARED
+                for metric in metrics
             }
             cells.append(Ratios(cell.batch, cell.depth, ratios))
     if not cells:
         raise InvalidInputError("the two files have no batch and depth in common")
-    return Comparison(cells, _differences(a, b, len(cells)))
+    return Comparison(cells, _differences(a, b, len(cells)), metrics)
 
 
 def _ratio(a: Spread, b: Spread) -> Spread:

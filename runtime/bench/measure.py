@@ -7,16 +7,21 @@ rounds show it.
 import datetime
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
-from ..engines import EngineInfo
+from ..bundle import Bundle
+from ..engines import EngineInfo, open_engine, resolve_backend
 from ..errors import InvalidInputError
 from ..inspection import memory_needed
-from ..language_model import LanguageModel, load
+from ..language_model import LanguageModel
 from ..machine import Machine, peak_memory, physical_cores
+from ..receipts import warn_if_unproved
 from .bandwidth import cache_bytes_per_slot, read_bandwidth, weight_bytes_per_token
+from .energy import Meter, find_meter
+from .gpu import Gpu
 from .plan import Plan
 from .prompts import Prompts, prompts_for
 from .repeat import Runner
@@ -41,22 +46,27 @@ def measure(path: str | Path, plan: Plan, version: str, progress: Progress) -> B
 
     Raises:
         BundleError: as `edgegpt.load` does.
-        EngineError: as `edgegpt.load` does.
+        EngineError: as `edgegpt.load` does, and where the GPU or its energy cannot be measured.
         InvalidInputError: for what the bundle's context cannot hold.
     """
     machine, threads = Machine.here(), plan.threads or physical_cores()
     progress("loading", 0, 1)
-    model, load_s = _load(path, plan, threads)
-    with model:
+    with ExitStack() as stack:
+        model, load_s, gpu = _load(path, plan, threads, stack)
+        stack.enter_context(model)
         cells = plan.cells(model.context)
-        _check_memory(model, cells, machine)
+        _check_memory(model, cells, machine, gpu)
+        meter, energy = find_meter(gpu.bus_id if gpu else None)
+        if meter is not None:
+            stack.enter_context(meter)
         prompts = prompts_for(model.bundle, model.tokenizer, model.vocab_size)
-        rounds = _Rounds(model, plan, prompts, progress)
+        rounds = _Rounds(model, plan, prompts, progress, gpu, meter)
         rounds.run()  # to warm up
         peak = peak_memory()  # before the bandwidth is measured, which takes much memory
+        taken = gpu.taken_memory() if gpu else None
         bandwidths, timed = [], []
         for _ in range(plan.repeats):
-            bandwidths.append(read_bandwidth(machine, threads))
+            bandwidths.append(gpu.copy_bandwidth() if gpu else read_bandwidth(machine, threads))
             timed.append(rounds.run())
         manifest, graph, engine = model.bundle.manifest, model.engine.graph, model.engine.info
         return BenchResult(
@@ -78,6 +88,9 @@ def measure(path: str | Path, plan: Plan, version: str, progress: Progress) -> B
             load_s=load_s,
             bandwidths=bandwidths,
             peak_memory=peak,
+            gpu=gpu.words if gpu else None,
+            gpu_memory=taken,
+            energy=energy,
             cells=[
                 Cell(*cell, [results[index] for results in timed])
                 for index, cell in enumerate(cells)
@@ -89,11 +102,18 @@ class _Rounds:
     """All cells of a plan, ready to be run one round after the other."""
 
     def __init__(
-        self, model: LanguageModel, plan: Plan, prompts: Prompts, progress: Progress
+        self,
+        model: LanguageModel,
+        plan: Plan,
+        prompts: Prompts,
+        progress: Progress,
+        gpu: Gpu | None,
+        meter: Meter | None,
     ) -> None:
         self.cells = plan.cells(model.context)
         self.rows = [prompts.rows(batch, depth) for batch, depth in self.cells]
-        self.runner = Runner(model, plan.sampling, plan.steps(model.context))
+        events = gpu.events if gpu else None
+        self.runner = Runner(model, plan.sampling, plan.steps(model.context), events, meter)
         self.progress, self.done = progress, 0
         self.total = len(self.cells) * (1 + plan.repeats)
 
@@ -109,36 +129,53 @@ class _Rounds:
         return results
 
 
-def _check_memory(model: LanguageModel, cells: list[tuple[int, int]], machine: Machine) -> None:
-    """Refuse a batch that would make the machine swap, or the system end the process."""
+def _check_memory(
+    model: LanguageModel, cells: list[tuple[int, int]], machine: Machine, gpu: Gpu | None
+) -> None:
+    """Refuse a batch that would make the machine swap, or that the GPU has no room for."""
     batch = max(batch for batch, _ in cells)
     needed = memory_needed(model.bundle, batch, model.context).total
-    if needed > machine.memory_bytes > 0:
+    room, where = machine.memory_bytes, "this machine has"
+    if gpu is not None and not gpu.device.shares_memory:
+        room, where = gpu.free_memory, "the GPU had free"
+    if needed > room > 0:
         raise InvalidInputError(
             f"a batch of {batch} with a context of {model.context} needs about "
-            f"{needed / 1e9:.1f} GB and this machine has {machine.memory_bytes / 1e9:.1f} GB; "
+            f"{needed / 1e9:.1f} GB and {where} {room / 1e9:.1f} GB; "
             f"choose a smaller batch or context"
         )
 
 
-def _load(path: str | Path, plan: Plan, threads: int) -> tuple[LanguageModel, list[float]]:
-    """Open the bundle several times, one after the other; return the last one and the seconds."""
+def _load(
+    path: str | Path, plan: Plan, threads: int, stack: ExitStack
+) -> tuple[LanguageModel, list[float], Gpu | None]:
+    """Open the bundle several times, one after the other; return the last one and the seconds.
+
+    Each time is what `edgegpt.load` does. The first one finds out whether the engine works at all,
+    and says it best; from then on, steps run on a stream that the bench can watch.
+    """
     seconds: list[float] = []
+    gpu = None
     while True:
         begin = time.perf_counter()
-        model = load(
-            path,
-            plan.backend,
-            plan.context,
-            threads=threads,
+        bundle = Bundle.open(path)
+        backend = resolve_backend(bundle, plan.backend)
+        engine = open_engine(
+            bundle,
+            backend,
+            threads if backend == "cpu" else plan.threads,
             tf32=plan.tf32,
             cuda_graph=plan.cuda_graph,
-            upgrade=False,
+            stream=gpu.stream if gpu else None,
         )
+        model = LanguageModel(bundle, engine, plan.context)
         seconds.append(time.perf_counter() - begin)
         if len(seconds) == LOADS:
-            return model, seconds
+            warn_if_unproved(bundle, engine)
+            return model, seconds, gpu
         model.close()
+        if gpu is None and backend != "cpu":
+            gpu = Gpu(stack)
 
 
 def _engine_in_words(engine: EngineInfo, plan: Plan) -> str:

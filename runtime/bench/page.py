@@ -8,7 +8,7 @@ from ..files import write_file
 from ..report import STYLE
 from .chart import Line, dot_chart, line_chart
 from .result import METRICS, BenchResult, Metric
-from .words import EXPLANATION, facts
+from .words import explanation, facts
 
 __all__ = ["render_page", "write_page"]
 
@@ -31,6 +31,7 @@ def render_page(result: BenchResult) -> str:
     items = "".join(
         f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts(result).items()
     )
+    tables = "".join(_table(result, metrics) for metrics in result.tables)
     latency = [
         (cell.name, [result.spread(cell, _metric(key)).median for key in PERCENTILES])
         for cell in result.cells
@@ -39,7 +40,7 @@ def render_page(result: BenchResult) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f"<title>edgegpt bench</title><style>{STYLE}{OWN_STYLE}</style></head><body>"
         f"<h1>Bench of {escape(result.bundle[:12])}</h1><dl>{items}</dl>"
-        f"{_table(result)}<p>{escape(EXPLANATION)}</p>"
+        f"{tables}<p>{escape(explanation(result))}</p>"
         "<h2>Decoding: tokens per second, all rows together</h2>"
         + line_chart(_by_depth(result, "decode_tokens_per_s"), "tokens of the prompt", "tokens/s")
         + "<h2>Time per output token: percentiles</h2>"
@@ -51,13 +52,13 @@ def render_page(result: BenchResult) -> str:
     )
 
 
-def _table(result: BenchResult) -> str:
-    headings = ("batch", "depth", *(metric.heading for metric in METRICS))
+def _table(result: BenchResult, metrics: list[Metric]) -> str:
+    headings = ("batch", "depth", *(metric.heading for metric in metrics))
     header = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
     body = ""
     for cell in result.cells:
         body += f"<tr><td>{cell.batch}</td><td>{cell.depth}</td>"
-        for metric in METRICS:
+        for metric in metrics:
             median, range_ = result.spread(cell, metric).text(metric.digits)
             body += f"<td>{median}<small>{range_}</small></td>"
         body += "</tr>"

@@ -2,47 +2,98 @@
 
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 
-from ..generate import Text, generate_tokens, stream_of
+from ..generate import Rules, Text, Window, generate_tokens, stream_of
 from ..language_model import LanguageModel
 from ..sampling import Sampling
 from ..tokenizer import TextStream
+from .energy import Meter, total
+from .gpu import EventClock
 from .prompts import Row
 from .result import Repeat
 from .timed import TimedEngine
 
 __all__ = ["Runner"]
 
+# A board's counter moves some ten times a second: this keeps one tick to a few percent.
+ENERGY_S = 2.0
+
 
 class Runner:
     """An open model with a clock around its engine, and how to decode with it."""
 
-    def __init__(self, model: LanguageModel, sampling: Sampling, steps: int) -> None:
-        """Decode `steps` tokens after the first one in each run."""
+    def __init__(
+        self,
+        model: LanguageModel,
+        sampling: Sampling,
+        steps: int,
+        events: EventClock | None = None,
+        meter: Meter | None = None,
+    ) -> None:
+        """Decode `steps` tokens after the first one in each run; `events` time the device."""
         self.model, self.sampling, self.steps = model, sampling, steps
-        self.engine = TimedEngine(model.engine)
+        self.engine = TimedEngine(model.engine, events)
+        self.meter = meter
 
     def run(self, rows: list[Row], depth: int) -> Repeat:
         """Generate once for prompts of `depth` tokens."""
         clock, engine = time.perf_counter, self.engine
         marks = [(clock(), engine.seconds, 0.0)]  # time, engine time, time for text
+        spans = [0]  # timed on the device so far
         texts = [self._text(row, depth, seed) for seed, row in enumerate(rows)]
         tokenize_s = clock() - marks[0][0]
         tokenizer = self.model.tokenizer
         streams = [TextStream(tokenizer, []) for _ in rows] if tokenizer is not None else []
-        text_s = 0.0
+        seconds = 0.0  # for text
         for row, token in self._tokens(texts):
             if streams:
                 begin = clock()
                 streams[row].push(token)
-                text_s += clock() - begin
+                seconds += clock() - begin
             if row == len(rows) - 1:
-                marks.append((clock(), engine.seconds, text_s))
+                marks.append((clock(), engine.seconds, seconds))
+                spans.append(engine.events.used if engine.events else 0)
         passed = np.diff(np.array(marks), axis=0)  # (steps + 1, 3)
-        first, steps = passed[0], passed[1:].T.tolist()
-        return Repeat(float(first[0]), tokenize_s, float(first[1]), *steps)
+        step_s, engine_s, text_s = passed[1:].T.tolist()
+        return Repeat(
+            float(passed[0, 0]),
+            tokenize_s,
+            float(passed[0, 1]),
+            step_s,
+            engine_s,
+            text_s,
+            device_s=_by_step(engine.events, spans),
+            joules=self._joules(texts, depth),
+        )
+
+    def _joules(self, texts: list[Text], depth: int) -> dict[str, float]:
+        """Return what a token costs by rail, without a pause: the same steps again and again."""
+        if self.meter is None:
+            return {}
+        model, tokens = self.model, 0
+        rules = Rules(model.context, self.steps + 1, self.sampling, "slide", model.tolerance)
+        with model.engine.new_state(len(texts), model.context) as state:
+            for text in texts:
+                del text.ids[depth:]
+                text.finish_reason = None
+            window = Window(state, texts, self.sampling.candidates)
+            logits = first = [row.copy() for row in window.fill()]
+            begin, before = time.perf_counter(), self.meter.joules()
+            while time.perf_counter() - begin < ENERGY_S:
+                for _ in range(self.steps):
+                    for text, row in zip(texts, logits, strict=True):
+                        text.add(rules.choose(text, row))
+                    logits = list(window.advance())
+                tokens += self.steps * len(texts)
+                for text in texts:
+                    del text.ids[depth:]
+                logits = first
+            after = self.meter.joules()
+        cost = {name: (after[name] - before[name]) / tokens for name in after}
+        return cost if total(cost) > 0 else {}  # a counter that stands still tells nothing
 
     def _text(self, row: Row, depth: int, seed: int) -> Text:
         """Turn a prompt into what `generate_tokens` takes; tokenizing is part of the time."""
@@ -61,3 +112,11 @@ class Runner:
             overflow="slide",
             tolerance=self.model.tolerance,
         )
+
+
+def _by_step(events: EventClock | None, spans: list[int]) -> list[float]:
+    """Return the device's seconds of each decoding step: of its spans, of which most have one."""
+    if events is None:
+        return []
+    seconds = events.take()
+    return [sum(seconds[begin:end]) for begin, end in pairwise(spans[1:])]

@@ -1,17 +1,19 @@
 """What a bench measured, and the numbers that are computed from it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 from ..errors import InvalidInputError
 from ..machine import Machine
+from .energy import total
 
 __all__ = ["BENCH_VERSION", "METRICS", "BenchResult", "Cell", "Metric", "Repeat", "Spread"]
 
-BENCH_VERSION = 1
+BENCH_VERSION = 2
+WIDEST = 9  # columns of a table, besides batch and depth
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Repeat:
         step_s: of each decoding step after that, which gives every row one token.
         engine_s: the part of each step spent inside the engine.
         text_s: the part of each step that turned ids into text; 0 without a tokenizer.
+        device_s: what the network of each step took on a GPU, by its own clock; empty elsewhere.
+        joules: that a token cost, by rail, while decoding without a pause; empty where no meter is.
     """
 
     first_token_s: float
@@ -34,11 +38,16 @@ class Repeat:
     step_s: list[float]
     engine_s: list[float]
     text_s: list[float]
+    device_s: list[float] = field(default_factory=list)
+    joules: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         lengths = {len(self.step_s), len(self.engine_s), len(self.text_s)}
+        lengths |= {len(self.device_s)} if self.device_s else set()
         _require(len(lengths) == 1 and 0 not in lengths, "the lists of steps do not match")
-        _require(self.first_token_s > 0 and min(self.step_s) > 0, "a time is not above 0")
+        times = [self.first_token_s, *self.step_s, *self.device_s]
+        _require(min(times) > 0, "a time is not above 0")
+        _require(not self.joules or total(self.joules) > 0, "the energy is not above 0")
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,8 @@ class Cell:
     def __post_init__(self) -> None:
         _require(self.batch > 0 and self.depth > 0, "a batch or a depth is not above 0")
         _require(bool(self.repeats), "a cell has no repeats")
+        measured = {(bool(repeat.device_s), tuple(repeat.joules)) for repeat in self.repeats}
+        _require(len(measured) == 1, "not all repeats measured the same")
 
     @property
     def name(self) -> str:
@@ -81,9 +92,13 @@ class BenchResult:
         slot_bytes: of keys and values of one token of one row.
         load_s: seconds to open the bundle, time after time. The first one includes importing the
             engine's library, and reading the disk where the system had not cached the files.
-        bandwidths: bytes per second, as measured before each round of repeats.
+        bandwidths: bytes per second, as measured before each round of repeats: read by the threads
+            where the processor computes, read and written by a copy within a GPU where that does.
         peak_memory: resident bytes of the whole process after loading and one run of each cell;
             None where the system does not tell. See `edgegpt.runtime.machine.peak_memory`.
+        gpu: the GPU that computed, in words; None if the processor did.
+        gpu_memory: bytes of it that the model took; None without one. See `Gpu.taken_memory`.
+        energy: what `joules` measured, or why nothing did, in words.
         cells: every batch and depth.
     """
 
@@ -105,6 +120,9 @@ class BenchResult:
     load_s: list[float]
     bandwidths: list[float]
     peak_memory: int | None
+    gpu: str | None
+    gpu_memory: int | None
+    energy: str
     cells: list[Cell]
 
     def __post_init__(self) -> None:
@@ -123,6 +141,24 @@ class BenchResult:
         """
         seen = cell.depth + (self.tokens + 1) / 2
         return self.weight_bytes + cell.batch * seen * self.slot_bytes
+
+    def floor_s(self, cell: Cell) -> float:
+        """Return the seconds that memory needs for a step of `cell`: no engine can be faster."""
+        return self.bytes_per_step(cell) / self.bandwidth
+
+    @property
+    def metrics(self) -> "list[Metric]":
+        """Those of `METRICS` that were measured, and the energy of each rail if there are more."""
+        repeat = self.cells[0].repeats[0]
+        rails = list(repeat.joules) if len(repeat.joules) > 1 else []
+        found = [metric for metric in METRICS if metric.is_measured(repeat)]
+        return found + [_of_rail(name) for name in rails]
+
+    @property
+    def tables(self) -> "list[list[Metric]]":
+        """`metrics` in tables that fit a page: what every engine has, then the rest."""
+        found = self.metrics
+        return [part for part in (found[:WIDEST], found[WIDEST:]) if part]
 
     def spread(self, cell: Cell, metric: "Metric") -> "Spread":
         """Return a metric over the cell's repeats."""
@@ -160,6 +196,7 @@ class Metric:
     heading: str
     digits: int
     value: Callable[[BenchResult, Cell, Repeat], float]
+    is_measured: Callable[[Repeat], bool] = lambda _: True
 
 
 def _percentile(percent: int) -> Callable[[BenchResult, Cell, Repeat], float]:
@@ -179,12 +216,32 @@ def _decode_rate(_: BenchResult, cell: Cell, repeat: Repeat) -> float:
 
 def _host(_: BenchResult, __: Cell, repeat: Repeat) -> float:
     """Return the median of the steps: a mean would count interruptions by other processes."""
-    return float(np.median(np.subtract(repeat.step_s, repeat.engine_s))) * 1e6
+    computing = repeat.device_s or repeat.engine_s
+    return float(np.median(np.subtract(repeat.step_s, computing))) * 1e6
+
+
+def _device(_: BenchResult, __: Cell, repeat: Repeat) -> float:
+    return float(np.median(repeat.device_s)) * 1e3
 
 
 def _roofline(result: BenchResult, cell: Cell, repeat: Repeat) -> float:
-    floor = result.bytes_per_step(cell) / result.bandwidth
-    return 100 * floor * len(repeat.step_s) / sum(repeat.step_s)
+    return 100 * result.floor_s(cell) * len(repeat.step_s) / sum(repeat.step_s)
+
+
+def _device_roofline(result: BenchResult, cell: Cell, repeat: Repeat) -> float:
+    return 100 * result.floor_s(cell) * len(repeat.device_s) / sum(repeat.device_s)
+
+
+def _of_rail(name: str) -> "Metric":
+    return Metric(f"token_mj_{name}", f"{name} mJ", 1, lambda _, __, r: r.joules[name] * 1e3)
+
+
+def _has_device(repeat: Repeat) -> bool:
+    return bool(repeat.device_s)
+
+
+def _has_joules(repeat: Repeat) -> bool:
+    return bool(repeat.joules)
 
 
 METRICS = (
@@ -197,4 +254,7 @@ METRICS = (
     Metric("host_us", "host µs", 0, _host),
     Metric("text_us", "of it text", 0, lambda _, __, r: float(np.median(r.text_s)) * 1e6),
     Metric("roofline_percent", "roofline %", 1, _roofline),
+    Metric("device_ms", "device ms", 3, _device, _has_device),
+    Metric("device_roofline_percent", "device %", 1, _device_roofline, _has_device),
+    Metric("token_mj", "mJ/token", 1, lambda _, __, r: total(r.joules) * 1e3, _has_joules),
 )

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from ..errors import InvalidInputError
 from ..files import write_file
-from .result import BENCH_VERSION, METRICS, BenchResult
+from .result import BENCH_VERSION, BenchResult
 
 __all__ = ["read_result", "to_json", "write_result"]
 
@@ -24,7 +24,7 @@ def to_json(result: BenchResult) -> str:
         {
             "batch": cell.batch,
             "depth": cell.depth,
-            **{metric.key: result.spread(cell, metric)._asdict() for metric in METRICS},
+            **{metric.key: result.spread(cell, metric)._asdict() for metric in result.metrics},
         }
         for cell in result.cells
     ]

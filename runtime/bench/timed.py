@@ -5,12 +5,14 @@ generation loop, text. Setting the engine's buffers up for a step counts as the 
 """
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..candidates import Candidates
 from ..engines.base import Engine, EngineInfo, Ids, State
+from .gpu import EventClock
 
 __all__ = ["TimedEngine"]
 
@@ -29,10 +31,14 @@ class Clock:
 
 
 class TimedEngine(Engine):
-    """Hands everything on to `inner`. For one thread: its states share one clock."""
+    """Hands everything on to `inner`. For one thread: its states share one clock.
 
-    def __init__(self, inner: Engine) -> None:
-        self.inner, self.graph = inner, inner.graph
+    Attributes:
+        events: what times the steps on the device, a span each; None without one.
+    """
+
+    def __init__(self, inner: Engine, events: EventClock | None = None) -> None:
+        self.inner, self.graph, self.events = inner, inner.graph, events
         self.clock = Clock()
 
     @property
@@ -47,7 +53,7 @@ class TimedEngine(Engine):
 
     def new_state(self, batch: int, context: int) -> "TimedState":
         """Return an empty cache for `batch` rows of up to `context` tokens."""
-        return TimedState(self.inner.new_state(batch, context), self.clock)
+        return TimedState(self.inner.new_state(batch, context), self.clock, self.events)
 
     def close(self) -> None:
         """Close the inner engine."""
@@ -60,10 +66,10 @@ class TimedState(State):
     The checks of `step` and `decode` are inherited, and run outside the clock.
     """
 
-    def __init__(self, inner: State, clock: Clock) -> None:
+    def __init__(self, inner: State, clock: Clock, events: EventClock | None) -> None:
         super().__init__(inner.batch, inner.context)
-        self.next_ids, self.past_len = inner.next_ids, inner.past_len
-        self.inner, self.clock = inner, clock
+        self.next_ids, self.past_len, self.stream = inner.next_ids, inner.past_len, inner.stream
+        self.inner, self.clock, self.events = inner, clock, events
 
     def logits(self) -> NDArray[np.float32]:
         """Return the last step's logits, float32 [B, P, V]."""
@@ -80,9 +86,12 @@ class TimedState(State):
         self.inner.close()
 
     def _run(self, ids: Ids, past_len: Ids, logit_positions: Ids) -> None:
-        with self.clock:
+        with self.clock, self._span():
             self.inner._run(ids, past_len, logit_positions)
 
     def _decode(self, longest: int) -> None:
-        with self.clock:
+        with self.clock, self._span():
             self.inner._decode(longest)
+
+    def _span(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.events is None else self.events.span(self.stream)

@@ -77,6 +77,7 @@ def open_engine(
     exact: bool = False,
     tf32: bool = False,
     cuda_graph: bool = True,
+    stream: int | None = None,
 ) -> Engine:
     """Load the graphs of `bundle` that fit `backend` best.
 
@@ -91,6 +92,8 @@ def open_engine(
             model is by definition. By default engines may round activations, too.
         tf32: let CUDA round float32 products to TF32.
         cuda_graph: let CUDA replay decode steps as graphs; off, for comparison.
+        stream: address of the CUDA stream that the backend cuda runs its steps on; None: its own.
+            TensorRT's states have streams of their own. See `State.stream`.
 
     Raises:
         InvalidInputError: if there is no such backend.
@@ -108,7 +111,7 @@ def open_engine(
     if decoder is None:
         raise EngineError(missing_engine(bundle, backend) or _no_graph(bundle, asked, backend))
     if backend == "cuda":
-        return CudaEngine(bundle, decoder, threads, tf32=tf32, cuda_graph=cuda_graph)
+        return CudaEngine(bundle, decoder, threads, tf32=tf32, cuda_graph=cuda_graph, stream=stream)
     prefills = [graph for graph in bundle.manifest.graphs if graph.part == "prefill"]
     same = [graph for graph in prefills if graph.lowering == decoder.lowering and not exact]
     return OrtEngine(bundle, decoder, same[0] if same else None, threads)

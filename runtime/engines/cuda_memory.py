@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import EngineError
 
-__all__ = ["Cuda", "Device", "HostArray", "find_device"]
+__all__ = ["FIRST_DEVICE", "Cuda", "Device", "HostArray", "find_device"]
 
 OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 NO_GPU = (35, 100)  # cudaErrorInsufficientDriver, which also means none; cudaErrorNoDevice
@@ -31,6 +31,7 @@ class Device:
         compute_capability: as "8.9".
         cuda_major: the newest major version of CUDA that the driver knows.
         free_memory: bytes, at the time it was asked.
+        total_memory: bytes.
         shares_memory: whether that is the host's memory, as on a Jetson.
     """
 
@@ -38,6 +39,7 @@ class Device:
     compute_capability: str
     cuda_major: str
     free_memory: int
+    total_memory: int
     shares_memory: bool
 
 
@@ -69,7 +71,7 @@ class Cuda:
             from cuda.bindings import runtime
         except ImportError as error:
             raise EngineError(
-                f"TensorRT engines need cuda-bindings ({error}): pip install cuda-bindings"
+                f"talking to the GPU needs cuda-bindings ({error}): pip install cuda-bindings"
             ) from error
         self.runtime: Any = runtime
 
@@ -163,7 +165,7 @@ def find_device(cuda: Cuda) -> Device | None:
         return None
     cuda.call("cudaSetDevice", FIRST_DEVICE)
     properties = cuda.call("cudaGetDeviceProperties", FIRST_DEVICE)
-    free, _ = cuda.call("cudaMemGetInfo")
+    free, total = cuda.call("cudaMemGetInfo")
     name = properties.name
     if isinstance(name, bytes):
         name = name.split(b"\0")[0].decode(errors="replace")
@@ -172,5 +174,6 @@ def find_device(cuda: Cuda) -> Device | None:
         compute_capability=f"{properties.major}.{properties.minor}",
         cuda_major=str(int(cuda.call("cudaDriverGetVersion")) // 1000),
         free_memory=int(free),
+        total_memory=int(total),
         shares_memory=bool(properties.integrated),
     )

@@ -37,9 +37,11 @@ def runs_on_cuda(graph: Graph) -> bool:
     return graph.lowering == "standard"
 
 
-def provider(*, tf32: bool, cuda_graph: bool) -> Provider:
+def provider(*, tf32: bool, cuda_graph: bool, stream: int | None = None) -> Provider:
     """Return the provider with its options; ONNX Runtime's own default is to use TF32."""
+    own_stream = {} if stream is None else {"user_compute_stream": str(stream)}
     return PROVIDER, {
+        **own_stream,
         "device_id": "0",
         "use_tf32": str(int(tf32)),
         "enable_cuda_graph": str(int(cuda_graph)),

@@ -60,6 +60,7 @@ class CudaEngine(Engine):
         *,
         tf32: bool = False,
         cuda_graph: bool = True,
+        stream: int | None = None,
     ) -> None:
         """Load the graph.
 
@@ -69,8 +70,11 @@ class CudaEngine(Engine):
             threads: of the host, for computing shapes; None: one.
             tf32: whether products of float32 may be rounded to TF32 (10 bits of mantissa).
             cuda_graph: whether decode steps are captured and replayed.
+            stream: address of the CUDA stream to run steps on, which must outlive the engine; None
+                leaves it to ONNX Runtime.
         """
         self.graph, self.tf32, self.cuda_graph = graph, tf32, cuda_graph
+        self.stream = stream
         self.threads = threads or 1
         self.runtime = import_onnxruntime("cuda")
         self.memory = DeviceMemory(self.runtime, self.device)
@@ -138,7 +142,7 @@ class CudaEngine(Engine):
         options.intra_op_num_threads = self.threads
         options.log_severity_level = LOG_ERRORS_ONLY
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        chosen = provider(tf32=self.tf32, cuda_graph=self.cuda_graph)
+        chosen = provider(tf32=self.tf32, cuda_graph=self.cuda_graph, stream=self.stream)
         with DEVICE_LOCK:
             session = open_session(self.runtime, bundle, graph, options, [chosen])
         check_placement(session, graph)
@@ -150,7 +154,7 @@ class CudaState(BoundState):
 
     def __init__(self, engine: CudaEngine, buffers: "_Buffers") -> None:
         super().__init__(engine.graph, buffers.batch, buffers.context, buffers.single)
-        self.engine = engine
+        self.engine, self.stream = engine, engine.stream
         self.buffers: _Buffers | None = buffers
 
     def topk(self, count: int) -> list[list[Candidates]] | None:

@@ -147,7 +147,7 @@ class TensorRTState(State):
 
     def __init__(self, engine: TensorRTEngine, session: Session, batch: int, context: int) -> None:
         super().__init__(batch, context)
-        self.engine, self.session = engine, session
+        self.engine, self.session, self.stream = engine, session, session.stream
         self.next_ids = np.zeros((batch, 1), dtype=np.int64)
         self.past_len = np.zeros(batch, dtype=np.int64)
         self.drop = weakref.finalize(self, session.close)

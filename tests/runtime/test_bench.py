@@ -154,6 +154,7 @@ def test_the_result_says_what_was_measured(small_bundle: Path) -> None:
     assert result.versions["numpy"] == np.__version__
     assert "onnxruntime" in result.versions
     assert result.peak_memory is None or result.peak_memory > 1e7
+    assert (result.gpu, result.gpu_memory) == (None, None)
     assert len(result.bandwidths) == 1
     assert len(result.load_s) == 3
     (cell,) = result.cells

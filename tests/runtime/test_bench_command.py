@@ -29,7 +29,7 @@ def test_measuring_prints_json_and_writes_the_same_and_a_page(
     assert code == 0
     assert printed == out.read_text()
     body = json.loads(printed)
-    assert body["bench_version"] == 1
+    assert body["bench_version"] == 2
     assert [(cell["batch"], cell["depth"]) for cell in body["cells"]] == [
         (1, 4),
         (1, 8),
@@ -60,6 +60,7 @@ def test_measuring_prints_a_table(run, small_bundle: Path) -> None:
     assert code == 0
     assert "GB/s read by 1 threads" in printed
     assert "roofline %" in printed
+    assert "device" not in printed
     assert error == ""  # no progress bar where stderr is not a terminal
 
 

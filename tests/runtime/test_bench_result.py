@@ -29,6 +29,14 @@ def _repeat(step: float) -> Repeat:
     return Repeat(0.5, 0.1, 0.3, [step, step, 4 * step], [step / 2] * 2 + [step], [step / 10] * 3)
 
 
+def _on_gpu(step: float, joules: float = 0.5) -> BenchResult:
+    """Return a result of a GPU, whose two rails take energy."""
+    rails = {"VDD_IN": joules, "VDD_GPU": joules / 5}
+    device = [step / 4, step / 4, step]
+    repeat = dataclasses.replace(_repeat(step), device_s=device, joules=rails)
+    return _result(step, gpu="A GPU", gpu_memory=10**9, cells=[Cell(2, 4, [repeat])])
+
+
 def _result(*steps: float, **changes: object) -> BenchResult:
     """Return a result with one cell, batch 2 and depth 4, of a repeat for each step time."""
     settings: dict[str, object] = {
@@ -50,6 +58,9 @@ def _result(*steps: float, **changes: object) -> BenchResult:
         "load_s": [0.2, 0.1],
         "bandwidths": [4e5, 1e6],
         "peak_memory": 123_000_000,
+        "gpu": None,
+        "gpu_memory": None,
+        "energy": "not measured",
         "cells": [Cell(2, 4, [_repeat(step) for step in steps])],
     }
     return BenchResult(**(settings | changes))  # type: ignore[arg-type]
@@ -75,12 +86,46 @@ def test_metrics(key: str, expected: float) -> None:
     assert result.spread(result.cells[0], metric) == pytest.approx([expected] * 3)
 
 
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("device_ms", 2.5),
+        ("host_us", 7500),  # of 7.5, 7.5 and 30 ms
+        ("device_roofline_percent", 100 * 1120 / 1e6 / 0.005),
+        ("token_mj", 500),
+        ("token_mj_VDD_GPU", 100),
+    ],
+)
+def test_metrics_of_a_gpu(key: str, expected: float) -> None:
+    result = _on_gpu(0.01)
+    metric = next(metric for metric in result.metrics if metric.key == key)
+    assert result.spread(result.cells[0], metric) == pytest.approx([expected] * 3)
+    assert metric.heading in render_page(result)
+    assert key in json.loads(to_json(result))["summary"][0]
+
+
+def test_what_was_not_measured_has_no_column() -> None:
+    keys = {metric.key for metric in _result(0.01).metrics}
+    assert not {"device_ms", "device_roofline_percent", "token_mj"} & keys
+    assert "mJ" not in render_page(_result(0.01))
+
+
+def test_only_what_both_measured_is_compared() -> None:
+    keys = {metric.key for metric in compare(_on_gpu(0.01), _on_gpu(0.02, 1.0)).metrics}
+    assert {"device_ms", "token_mj", "p50_ms"} <= keys
+    (cell,) = compare(_on_gpu(0.01), _on_gpu(0.02, 1.0)).cells
+    assert cell.ratios["token_mj"] == (2, 2, 2)
+    (cell,) = compare(_on_gpu(0.01), _result(0.02)).cells
+    assert not {"device_ms", "token_mj"} & set(cell.ratios)
+    assert "gpu differs: A has A GPU, B has None" in compare(_on_gpu(0.01), _result(0.02)).notes
+
+
 def test_a_spread_is_median_least_and_most() -> None:
     assert Spread.of([5.0, 1.0, 2.0]) == (2.0, 1.0, 5.0)
 
 
 def test_a_result_comes_back_from_its_file(tmp_path: Path) -> None:
-    for result in (_result(0.01, 0.03), _result(0.01, peak_memory=None)):
+    for result in (_on_gpu(0.01), _result(0.01, 0.03), _result(0.01, peak_memory=None)):
         write_result(result, tmp_path / "r.json")
         assert read_result(tmp_path / "r.json") == result
     summary = json.loads((tmp_path / "r.json").read_text())["summary"][0]
@@ -88,7 +133,7 @@ def test_a_result_comes_back_from_its_file(tmp_path: Path) -> None:
 
 
 DAMAGE = {
-    "another version": (lambda body: body.update(bench_version=2), "bench_version 2"),
+    "another version": (lambda body: body.update(bench_version=1), "bench_version 1"),
     "no version": (lambda body: body.pop("bench_version"), "no bench_version"),
     "true for a version": (lambda body: body.update(bench_version=True), "bench_version True"),
     "no cells": (lambda body: body.pop("cells"), "lacks 'cells'"),
@@ -102,6 +147,17 @@ DAMAGE = {
     "no steps": (
         lambda body: [_steps(body, f"{n}_s", []) for n in ("step", "engine", "text")],
         "d",
+    ),
+    "device times of some steps": (lambda body: _steps(body, "device_s", [1.0]), "do not match"),
+    "energy of some repeats": (
+        lambda body: body["cells"][0]["repeats"].append(
+            {**body["cells"][0]["repeats"][0], "joules": {"VDD_IN": 1.0}}
+        ),
+        "not all repeats measured the same",
+    ),
+    "energy of 0": (
+        lambda body: body["cells"][0]["repeats"][0].update(joules={"VDD_IN": 0.0}),
+        "energy is not above 0",
     ),
     "no bandwidth": (lambda body: body.update(bandwidths=[]), "bandwidth"),
     "batch 0": (lambda body: body["cells"][0].update(batch=0), "batch"),

@@ -7,7 +7,8 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
-from fake_tensorrt import FakeCuda, fake_module, fake_plan
+from fake_cuda import FakeCuda
+from fake_tensorrt import fake_module, fake_plan
 
 from edgegpt.cli import main
 from edgegpt.runtime.bundle import Bundle

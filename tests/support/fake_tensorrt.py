@@ -1,8 +1,7 @@
-"""Stand-ins for the CUDA runtime and for TensorRT's runtime that insist on the documented rules.
+"""A stand-in for TensorRT's runtime that insists on the documented rules, on a `FakeCuda`.
 
-The memory is real, and "device" memory begins as NaN. Work on a stream is done when the stream is
-waited for, not before, so that a result that is read too early is wrong. A context refuses to run
-without its profile, its workspace, every address and shape, or with memory that is too small.
+A context refuses to run without its profile, its workspace, every address and shape, or with memory
+that is too small.
 
 A "plan" is JSON: the ports of a graph and its profiles. Running one does what `NullEngine` does: it
 keeps ids in the cache, and computes logits from those that a token may see.
@@ -15,163 +14,15 @@ from collections.abc import Callable, Sequence
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
+from fake_cuda import FakeCuda
 
 from edgegpt.runtime.manifest import Graph, Port
 from edgegpt.runtime.tensorrt_build.profiles import Limits, profiles
 
-__all__ = ["FakeCuda", "fake_module", "fake_plan", "one_layer_graph"]
+__all__ = ["fake_module", "fake_plan", "one_layer_graph"]
 
-SUCCESS, OUT_OF_MEMORY, CAPTURE_FAILED = 0, 2, 901
 DTYPES = {"float32": np.float32, "int64": np.int64}
 Network = Callable[[Sequence[int]], np.ndarray]
-
-
-class FakeCuda:
-    """`cuda.bindings.runtime`: every function returns a status and perhaps values."""
-
-    cudaStreamNonBlocking = 1  # noqa: N815 - the vendor's names
-    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)  # noqa: N815
-    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)  # noqa: N815
-
-    def __init__(self, capacity: int = 1 << 30) -> None:
-        self.capacity, self.devices = capacity, 1
-        self.device: dict[int, ctypes.Array] = {}
-        self.host: dict[int, ctypes.Array] = {}
-        self.streams: dict[int, list[Callable[[], None]]] = {}
-        self.captured: list[Callable[[], None]] | None = None
-        self.graphs: dict[int, list[Callable[[], None]]] = {}
-        self.calls: list[str] = []
-
-    def __getattribute__(self, name: str):
-        if name.startswith("cuda") and name[4].isupper() and callable(found := _own(self, name)):
-            object.__getattribute__(self, "calls").append(name)
-            return found
-        return object.__getattribute__(self, name)
-
-    def size_at(self, pointer: int) -> int:
-        """Return how many bytes of device memory begin at the pointer."""
-        for start, block in self.device.items():
-            if start <= pointer < start + len(block):
-                return start + len(block) - pointer
-        raise AssertionError(f"{pointer} is no device memory")
-
-    def enqueue(self, stream: int, work: Callable[[], None]) -> None:
-        assert stream in self.streams, "no such stream"
-        (self.streams[stream] if self.captured is None else self.captured).append(work)
-
-    def cudaGetDeviceCount(self):  # noqa: N802
-        return (SUCCESS, self.devices) if self.devices else (100, None)
-
-    def cudaSetDevice(self, index):  # noqa: N802
-        return (SUCCESS,)
-
-    def cudaGetDeviceProperties(self, index):  # noqa: N802
-        return SUCCESS, SimpleNamespace(name=b"Fake GPU/8\0\0", major=8, minor=9, integrated=0)
-
-    def cudaDriverGetVersion(self):  # noqa: N802
-        return SUCCESS, 13020
-
-    def cudaMemGetInfo(self):  # noqa: N802
-        return SUCCESS, self.capacity - self._used(), self.capacity
-
-    def cudaGetLastError(self):  # noqa: N802
-        return (SUCCESS,)
-
-    def cudaGetErrorString(self, status):  # noqa: N802
-        return SUCCESS, f"status {status}".encode()
-
-    def cudaMalloc(self, size):  # noqa: N802
-        assert self.captured is None, "allocating while capturing"
-        if self._used() + size > self.capacity:
-            return OUT_OF_MEMORY, None
-        block = (ctypes.c_byte * size)(*([-1] * size))  # 0xFF...: NaN
-        self.device[ctypes.addressof(block)] = block
-        return SUCCESS, ctypes.addressof(block)
-
-    def cudaFree(self, pointer):  # noqa: N802
-        self._run_all()
-        del self.device[pointer]
-        return (SUCCESS,)
-
-    def cudaMallocHost(self, size):  # noqa: N802
-        block = (ctypes.c_byte * size)()
-        self.host[ctypes.addressof(block)] = block
-        return SUCCESS, ctypes.addressof(block)
-
-    def cudaFreeHost(self, pointer):  # noqa: N802
-        del self.host[pointer]
-        return (SUCCESS,)
-
-    def cudaStreamCreateWithFlags(self, flags):  # noqa: N802
-        assert flags == self.cudaStreamNonBlocking
-        stream = 1000 + len(self.streams)
-        self.streams[stream] = []
-        return SUCCESS, stream
-
-    def cudaStreamDestroy(self, stream):  # noqa: N802
-        self._run_all()
-        del self.streams[stream]
-        return (SUCCESS,)
-
-    def cudaStreamSynchronize(self, stream):  # noqa: N802
-        assert self.captured is None, "waiting while capturing"
-        self._run(self.streams[stream])
-        return (SUCCESS,)
-
-    def cudaMemcpyAsync(self, target, source, size, kind, stream):  # noqa: N802
-        on_device, on_host = (target, source) if kind == 1 else (source, target)
-        assert self.size_at(on_device) >= size
-        assert len(self.host[on_host]) >= size, "not page-locked, or too small"
-        self.enqueue(stream, lambda: ctypes.memmove(target, source, size))
-        return (SUCCESS,)
-
-    def cudaMemsetAsync(self, pointer, value, size, stream):  # noqa: N802
-        assert self.size_at(pointer) >= size
-        self.enqueue(stream, lambda: ctypes.memset(pointer, value, size))
-        return (SUCCESS,)
-
-    def cudaStreamBeginCapture(self, stream, mode):  # noqa: N802
-        assert self.captured is None
-        self.captured = []
-        return (SUCCESS,)
-
-    def cudaStreamEndCapture(self, stream):  # noqa: N802
-        work, self.captured = self.captured, None
-        if work is None or any(one is None for one in work):
-            return CAPTURE_FAILED, None
-        return SUCCESS, self._keep(work)
-
-    def cudaGraphInstantiate(self, graph, flags):  # noqa: N802
-        return SUCCESS, self._keep(self.graphs[graph])
-
-    def cudaGraphLaunch(self, graph, stream):  # noqa: N802
-        self.streams[stream].extend(self.graphs[graph])
-        return (SUCCESS,)
-
-    def cudaGraphDestroy(self, graph):  # noqa: N802
-        del self.graphs[graph]
-        return (SUCCESS,)
-
-    cudaGraphExecDestroy = cudaGraphDestroy  # noqa: N815
-
-    def _keep(self, work) -> int:
-        self.graphs[number := 2000 + len(self.graphs)] = list(work)
-        return number
-
-    def _used(self) -> int:
-        return sum(len(block) for block in self.device.values())
-
-    def _run(self, queue) -> None:
-        while queue:
-            queue.pop(0)()
-
-    def _run_all(self) -> None:
-        for queue in self.streams.values():
-            self._run(queue)
-
-
-def _own(fake: FakeCuda, name: str):
-    return object.__getattribute__(fake, name)
 
 
 def one_layer_graph(vocab_size: int) -> Graph:

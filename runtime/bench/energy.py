@@ -1,0 +1,185 @@
+"""What a token costs in joules: NVML's counter of a GPU board, or the power rails of a Jetson."""
+
+import contextlib
+import re
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..errors import EngineError
+
+__all__ = ["Meter", "NvmlMeter", "SampledMeter", "find_meter", "jetson_rails", "total"]
+
+BOARD = "GPU board"
+I2C_DRIVERS = Path("/sys/bus/i2c/drivers")
+# Xavier, Orin: three channels a chip, millivolts and milliamperes; Thor: its input, microwatts.
+# See "Platform Power and Performance" in NVIDIA's Jetson Linux Developer Guide, and hwmon/ina3221
+# and hwmon/ina238 in the kernel's documentation. in7_label, a sum of shunt voltages, is none.
+CHANNEL_LABELS = "ina3221/*/hwmon/hwmon*/in[123]_label"
+INPUT_POWER = "ina238/*/hwmon/hwmon*/power1_input"
+THOR_INPUT = "VIN"
+# The rails that feed all others.
+INPUTS = ("VDD_IN", "POM_5V_IN", THOR_INPUT)
+# Where no input is measured (AGX), all rails together; but for this one, which VIN_SYS_5V0 feeds.
+FED_BY_ANOTHER = ("VDDQ_VDD2_1V8AO",)
+UNUSED = "NC"
+SAMPLE_S = 0.02
+
+Watts = Callable[[], float]
+
+
+class Meter(ABC):
+    """Counts joules by rail; a context manager. Only differences of its readings mean something."""
+
+    words: str  # what it measures
+
+    @abstractmethod
+    def joules(self) -> dict[str, float]:
+        """Return what each rail has delivered so far."""
+
+    def close(self) -> None:  # noqa: B027 - a counter in hardware has nothing to end
+        """Stop measuring."""
+
+    def __enter__(self) -> "Meter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class NvmlMeter(Meter):
+    """The energy counter that NVIDIA boards since Volta keep themselves."""
+
+    words = "by NVML's energy counter, for the whole board"
+
+    def __init__(self, nvml: Any, handle: Any) -> None:
+        self.nvml, self.handle = nvml, handle
+
+    def joules(self) -> dict[str, float]:
+        """Return the board's joules since its driver was loaded."""
+        try:
+            return {BOARD: self.nvml.nvmlDeviceGetTotalEnergyConsumption(self.handle) / 1e3}
+        except self.nvml.NVMLError as error:
+            raise EngineError(f"NVML does not tell the GPU's energy: {error}") from error
+
+    def close(self) -> None:
+        """Let NVML go."""
+        self.nvml.nvmlShutdown()
+
+
+class SampledMeter(Meter):
+    """Adds up the power of rails, sampled in a thread of its own (trapezoids between samples)."""
+
+    def __init__(self, rails: dict[str, Watts], words: str, every_s: float = SAMPLE_S) -> None:
+        self.rails, self.words, self.every_s = rails, words, every_s
+        self.sums = dict.fromkeys(rails, 0.0)
+        self.lock, self.ended = threading.Lock(), threading.Event()
+        self.last = self._sample()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def joules(self) -> dict[str, float]:
+        """Return what each rail has delivered since the meter was made."""
+        with self.lock:
+            now, watts = self._sample()
+            before, previous = self.last
+            for name, power in watts.items():
+                self.sums[name] += (now - before) * (power + previous[name]) / 2
+            self.last = now, watts
+            return dict(self.sums)
+
+    def close(self) -> None:
+        """End the thread."""
+        self.ended.set()
+        self.thread.join()
+
+    def _sample(self) -> tuple[float, dict[str, float]]:
+        return time.perf_counter(), {name: watts() for name, watts in self.rails.items()}
+
+    def _run(self) -> None:
+        with contextlib.suppress(EngineError):  # `joules` will tell it to who asks
+            while not self.ended.wait(self.every_s):
+                self.joules()
+
+
+def find_meter(bus_id: str | None) -> tuple[Meter | None, str]:
+    """Return a meter for this machine and what it measures, or None and why there is none.
+
+    Args:
+        bus_id: of the GPU that computes; None if the processor does.
+    """
+    rails = jetson_rails(I2C_DRIVERS)
+    if rails:
+        named = ", ".join(sorted(rails))
+        meter: Meter = SampledMeter(rails, f"from the board's rails ({named})")
+    elif bus_id is None:
+        return None, "not measured: this machine tells no rails"
+    else:
+        try:
+            meter = _open_nvml(bus_id)
+        except Exception as error:  # ImportError, or any of NVML's
+            remedy = ": pip install nvidia-ml-py" if isinstance(error, ImportError) else ""
+            return None, f"not measured: NVML cannot be asked ({error}){remedy}"
+    return meter, meter.words
+
+
+def total(joules: dict[str, float]) -> float:
+    """Return what all rails delivered together, without counting what one feeds another twice."""
+    for name in INPUTS:
+        if name in joules:
+            return joules[name]
+    return sum(value for name, value in joules.items() if name not in FED_BY_ANOTHER)
+
+
+def jetson_rails(drivers: Path) -> dict[str, Watts]:
+    """Return how to read each power rail that the board's sensors tell, in watts."""
+    rails = {}
+    for label in sorted(drivers.glob(CHANNEL_LABELS)):
+        name, channel = _text(label), re.sub(r"\D", "", label.name)
+        volts, amperes = (label.with_name(f"{kind}{channel}_input") for kind in ("in", "curr"))
+        if name and name != UNUSED and _text(volts) and _text(amperes):
+            rails[name] = _product(volts, amperes)
+    for power in sorted(drivers.glob(INPUT_POWER))[:1]:
+        if _text(power):
+            rails[THOR_INPUT] = _microwatts(power)
+    return rails
+
+
+def _open_nvml(bus_id: str) -> NvmlMeter:
+    import pynvml  # noqa: PLC0415 - an optional dependency, and slow to import
+
+    pynvml.nvmlInit()
+    try:
+        meter = NvmlMeter(pynvml, pynvml.nvmlDeviceGetHandleByPciBusId(bus_id))
+        meter.joules()  # not every board has the counter
+    except BaseException:
+        pynvml.nvmlShutdown()
+        raise
+    return meter
+
+
+def _product(volts: Path, amperes: Path) -> Watts:
+    """Return a reader of millivolts times milliamperes."""
+    return lambda: _number(volts) * _number(amperes) / 1e6
+
+
+def _microwatts(power: Path) -> Watts:
+    return lambda: _number(power) / 1e6
+
+
+def _number(path: Path) -> float:
+    try:
+        return float(path.read_text())
+    except (OSError, ValueError) as error:
+        raise EngineError(f"the power sensor {path} cannot be read any more: {error}") from error
+
+
+def _text(path: Path) -> str:
+    """Return what a file says; nothing if it cannot be read."""
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
