@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from shapes import Shape
 
-__all__ = ["BITS", "EDGEGPT", "PEERS", "Contestant", "contestants"]
+__all__ = ["BITS", "DEVICES", "EDGEGPT", "PEERS", "Contestant", "contestants"]
 
-BITS = (32, 8, 4)
+BITS = (32, 16, 8, 4)
 EDGEGPT = "edgegpt"
 
 
@@ -25,52 +25,89 @@ class Contestant:
 
 
 # peer -> bits -> formats (name, folder), or the reason why there is none.
-_FORMATS: dict[str, dict[int, list[tuple[str, str]] | str]] = {
+_Formats = dict[str, dict[int, list[tuple[str, str]] | str]]
+
+NO_HALF = "16 bits are for GPUs here"
+
+_CPU: _Formats = {
     EDGEGPT: {
         32: [("float32", "float32")],
+        16: NO_HALF,
         8: [("int8", "int8")],
         4: [("int4", "int4")],
     },
     "transformers": {
         32: [("float32", "float32")],
+        16: NO_HALF,
         8: "eager PyTorch has no int8 weights on a CPU without an add-on",
         4: "eager PyTorch has no int4 weights on a CPU without an add-on",
     },
     "genai": {
         32: [("float32", "float32")],
+        16: NO_HALF,
         8: [("int8", "int8")],
         4: [("int4", "int4")],
     },
     "llama_cpp": {
         32: [("F32", "F32")],
+        16: NO_HALF,
         8: [("Q8_0", "Q8_0")],
         4: [("Q4_0", "Q4_0"), ("Q4_K_M", "Q4_K_M")],
     },
     "ctranslate2": {
         32: [("float32", "float32")],
+        16: NO_HALF,
         8: [("int8", "int8")],
         4: "its 4-bit formats (AWQ) run on a GPU only",
     },
     # bf16 is what OpenVINO computes in by default on a CPU that has it, whatever the weights are.
     "openvino": {
         32: [("float32", "float32"), ("bf16", "float32")],
+        16: NO_HALF,
         8: [("int8", "int8")],
         4: [("int4", "int4")],
     },
 }
 
-PEERS = tuple(_FORMATS)
+# The second word of edgegpt's formats is its backend; the first one is what ratios are taken to.
+_CUDA: _Formats = {
+    EDGEGPT: {
+        32: [(f"float32 {name}", "float32") for name in ("cuda", "tensorrt", "tensorrt-rtx")],
+        16: [(f"float16 {name}", "float16") for name in ("cuda", "tensorrt", "tensorrt-rtx")],
+        8: [("int8 cuda", "int8")],
+        4: [("int4 cuda", "int4")],
+    },
+    "torch_compile": {
+        32: [("float32", "float32")],
+        16: [("float16", "float32")],  # rounded when it is loaded
+        8: "PyTorch has no int8 weights on a GPU without an add-on",
+        4: "PyTorch has no int4 weights on a GPU without an add-on",
+    },
+    "genai_cuda": {
+        32: [("float32", "float32")],
+        16: [("float16", "float16")],
+        8: [("int8", "int8")],
+        4: [("int4", "int4")],
+    },
+}
+
+DEVICES = {"cpu": _CPU, "cuda": _CUDA}
+PEERS = (*_CPU, *(peer for peer in _CUDA if peer not in _CPU))
 
 
-def contestants(shape: Shape, bits: int, peers: list[str]) -> tuple[list[Contestant], dict]:
+def contestants(
+    shape: Shape, bits: int, peers: list[str], device: str
+) -> tuple[list[Contestant], dict]:
     """Return who competes in a cell, and for each peer that does not, why."""
     present: list[Contestant] = []
     absent: dict[str, str] = {}
-    for peer in peers:
-        formats = _FORMATS[peer][bits]
+    for peer, by_bits in DEVICES[device].items():
+        formats = by_bits[bits]
+        if peer not in peers:
+            continue
         if isinstance(formats, str):
             absent[peer] = formats
-        elif peer == "genai" and shape.family == "gpt2":
+        elif peer.startswith("genai") and shape.family == "gpt2":
             absent[peer] = "its model builder does not know the GPT-2 architecture"
         else:
             present += [Contestant(peer, name, folder) for name, folder in formats]

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 from pathlib import Path
 
 __all__ = ["describe"]
@@ -11,7 +12,7 @@ _TELLING_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx_v
 
 
 def describe() -> dict:
-    """Return processor, instruction sets, cores available to this process, memory, and system."""
+    """Return processor, instruction sets, cores for this process, memory, system, and GPUs."""
     info = _cpuinfo()
     return {
         "cpu": info.get("model name") or platform.processor() or platform.machine(),
@@ -19,7 +20,19 @@ def describe() -> dict:
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "gpus": _gpus(),
     }
+
+
+def _gpus() -> list[str]:
+    """Return name, driver and memory of each GPU that NVIDIA's driver tells of."""
+    fields = "--query-gpu=name,driver_version,memory.total"
+    command = ["nvidia-smi", fields, "--format=csv,noheader"]
+    try:
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return ran.stdout.strip().splitlines()
 
 
 def _cpuinfo() -> dict[str, str]:

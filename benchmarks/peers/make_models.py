@@ -10,17 +10,28 @@ import subprocess
 import sys
 from pathlib import Path
 
-from contestants import BITS, EDGEGPT, PEERS, contestants
-from shapes import SHAPES
+from contestants import BITS, DEVICES, EDGEGPT, PEERS, Contestant, contestants
+from shapes import SHAPES, Shape
 
 HERE = Path(__file__).parent
 MODELS = HERE.parent / ".models"
 VENVS = HERE.parent / ".venvs"
+# torch.compile is transformers, from its checkpoint and in its environment.
+SHARED = {"torch_compile": "transformers"}
 
 
 def python_of(peer: str, python_edgegpt: str) -> str:
     """Return the interpreter that has the peer."""
-    return python_edgegpt if peer == EDGEGPT else str(VENVS / peer / "bin" / "python")
+    return (
+        python_edgegpt
+        if peer == EDGEGPT
+        else str(VENVS / SHARED.get(peer, peer) / "bin" / "python")
+    )
+
+
+def folder_of(shape: Shape, one: Contestant) -> Path:
+    """Return where the weights of a contestant are."""
+    return MODELS / shape.name / SHARED.get(one.peer, one.peer) / one.folder
 
 
 def build(out: Path, command: list[str]) -> bool:
@@ -49,6 +60,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--bits", nargs="+", type=int, choices=BITS, default=list(BITS))
+    parser.add_argument("--device", choices=DEVICES, default="cpu")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--python-edgegpt", default=sys.executable, metavar="PATH")
     args = parser.parse_args()
@@ -59,13 +71,13 @@ def main() -> int:
         made = build(source, [python, str(HERE / "convert" / "transformers_.py"), name, "OUT"])
         succeeded &= made
         for bits in args.bits if made else ():
-            for one in contestants(SHAPES[name], bits, args.peers)[0]:
+            for one in contestants(SHAPES[name], bits, args.peers, args.device)[0]:
                 script = HERE / "convert" / f"{one.peer}_.py"
                 python = python_of(one.peer, args.python_edgegpt)
                 command = [python, str(script), str(source), "OUT", one.folder]
                 if one.peer == EDGEGPT:
                     command.append(name)
-                succeeded &= build(MODELS / name / one.peer / one.folder, command)
+                succeeded &= build(folder_of(SHAPES[name], one), command)
     return 0 if succeeded else 1
 
 

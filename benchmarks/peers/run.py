@@ -16,9 +16,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from client import Client, WorkerError
-from contestants import BITS, PEERS, Contestant, contestants
+from contestants import BITS, DEVICES, PEERS, Contestant, contestants
 from machine import describe
-from make_models import HERE, MODELS, python_of
+from make_models import HERE, folder_of, python_of
 from report import markdown
 from shapes import DECODE_PROMPT, DECODE_TOKENS, SHAPES, Shape
 
@@ -53,7 +53,7 @@ class Cell:
     def start(self, stack: ExitStack, logs: Path, threads: int, python_edgegpt: str) -> None:
         """Start every worker; one that cannot start is absent, with its reason."""
         for one in self.present:
-            folder = MODELS / self.shape.name / one.peer / one.folder
+            folder = folder_of(self.shape, one)
             if not folder.is_dir():
                 self.absent[one.label] = "not made yet; run make_models.py"
                 continue
@@ -111,7 +111,7 @@ class Cell:
 
 def run_cell(shape: Shape, bits: int, args: argparse.Namespace, results: dict) -> None:
     """Measure one cell and append it to `results`."""
-    cell = Cell(shape, bits, *contestants(shape, bits, args.peers))
+    cell = Cell(shape, bits, *contestants(shape, bits, args.peers, args.device))
     with ExitStack() as stack:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         cell.start(stack, logs, args.threads, args.python_edgegpt)
@@ -128,13 +128,16 @@ def arguments() -> argparse.Namespace:
     today = datetime.date.today().isoformat()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--bits", nargs="+", type=int, choices=BITS, default=list(BITS))
+    parser.add_argument("--bits", nargs="+", type=int, choices=BITS)
+    parser.add_argument("--device", choices=DEVICES, default="cpu")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--repeats", type=int, default=5, help="rounds after the warm-up")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--python-edgegpt", default=sys.executable, metavar="PATH")
-    parser.add_argument("--out", type=Path, default=RESULTS / f"peers-{today}.json")
+    parser.add_argument("--out", type=Path, help="default: in results, named by device and day")
     args = parser.parse_args()
+    args.bits = args.bits or [bits for bits in BITS if bits != 16 or args.device != "cpu"]
+    args.out = args.out or RESULTS / f"peers-{args.device}-{today}.json"
     if args.repeats < 1 or args.threads < 1:
         parser.error("--repeats and --threads are at least 1")
     return args
@@ -148,6 +151,7 @@ def main() -> None:
     results: dict = {
         "format_version": FORMAT_VERSION,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "device": args.device,
         "machine": describe(),
         "threads": args.threads,
         "repeats": args.repeats,

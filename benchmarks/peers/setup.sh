@@ -1,6 +1,7 @@
 #!/bin/sh
 # Make one virtual environment a peer in benchmarks/.venvs; arguments name the peers (default: all).
 # llama.cpp is compiled here, because a ready wheel is built for the oldest processor it may meet.
+# For GPUs, name them: transformers (with a torch for CUDA, by PIP_ARGS) and genai_cuda.
 # PYTHON chooses the interpreter, PIP_ARGS adds options of pip (an index with CPU builds of torch).
 set -eu
 cd "$(dirname "$0")"

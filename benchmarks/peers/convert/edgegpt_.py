@@ -100,6 +100,7 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(Path(source), shape, Path(folder))
         command = [sys.executable, "-m", "edgegpt", "export", folder, "--out", out]
-        if format_name != "float32":
-            command += ["--precision", format_name, "--method", "rtn", "--max-kl", ANY_LOSS]
+        command += ["--precision", format_name]
+        if format_name.startswith("int"):
+            command += ["--method", "rtn", "--max-kl", ANY_LOSS]
         sys.exit(subprocess.run(command, check=False).returncode)

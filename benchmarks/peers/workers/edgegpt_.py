@@ -9,7 +9,9 @@ import edgegpt
 
 class EdgeGPT:
     def __init__(self, folder: Path, format_name: str, threads: int) -> None:
-        self.lm = edgegpt.load(folder, threads=threads)
+        _, _, backend = format_name.partition(" ")  # "int4", or "float16 tensorrt"
+        on_gpu = bool(backend)
+        self.lm = edgegpt.load(folder, backend or "cpu", threads=None if on_gpu else threads)
 
     def decode(self, prompts: list[list[int]], tokens: int) -> tuple[float, list[int]]:
         # The first token comes out of the prompt's step, so `tokens` more steps follow it.
