@@ -18,8 +18,8 @@ from .bundle import Bundle
 from .engines import TENSORRT, open_engine
 from .engines.base import Engine, EngineInfo, State
 from .engines.cuda_memory import Cuda, find_device
-from .engines.ort_device import DEVICE_LOCK
-from .errors import EdgeGPTError, EdgeGPTWarning, EngineError, InvalidInputError
+from .engines.device_lock import DEVICE_LOCK
+from .errors import EdgeGPTWarning, EngineError, InvalidInputError
 from .receipts import missing_proof
 from .tensorrt_build.builder import graph_for
 from .tensorrt_build.vendor import import_vendor
@@ -94,7 +94,9 @@ class UpgradingEngine(Engine):
             try:
                 return self._better.new_state(batch, context)
             except InvalidInputError:  # it was built for less
-                return self._first.new_state(batch, context)
+                pass
+            except EngineError as error:  # such as no room on the GPU
+                warnings.warn(f"the first engine goes on: {error}", EdgeGPTWarning, stacklevel=2)
         return self._first.new_state(batch, context)
 
     def close(self) -> None:
@@ -162,7 +164,7 @@ class Upgrade:
         if not self._cancelled and self._child.returncode == 0:
             try:
                 engine = self._opener()
-            except EdgeGPTError as error:
+            except Exception as error:  # whatever it is, the text is written on
                 failure = str(error)
         elif not self._cancelled:
             lines = said.decode(errors="replace").strip().splitlines()

@@ -20,11 +20,12 @@ def markdown(results: dict) -> str:
     """Return the whole report; ratios are edgegpt / peer, taken within each round."""
     machine = results["machine"]
     gpus = "".join(f"{gpu}; " for gpu in machine.get("gpus", ()))
+    processor = f"{machine['cpu']}, {machine['cores']} cores"
+    with_sets = f"{processor} ({', '.join(machine['instruction_sets'])}), {machine['system']}"
     lines = [
         f"# edgegpt and its peers, {results['date']}",
         "",
-        f"{gpus}{machine['cpu']}, {machine['cores']} cores "
-        f"({', '.join(machine['instruction_sets'])}), {machine['system']}; {results['threads']} threads, {results['repeats']} interleaved "
+        f"{gpus}{with_sets}; {results['threads']} threads, {results['repeats']} interleaved "
         "rounds, random weights. tokens/s: median (smallest-largest). Ratio: edgegpt / peer, "
         "median (smallest-largest) of the ratios within each round; above 1 edgegpt is faster.",
     ]

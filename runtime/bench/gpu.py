@@ -101,7 +101,7 @@ class Gpu:
         Each byte counts twice, since it is read and written (as STREAM counts a copy: McCalpin
         1995).
         """
-        cuda, kind = self.cuda, self.cuda.runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        cuda = self.cuda
         size = min(COPY_BYTES, int(cuda.call("cudaMemGetInfo")[0]) // 4)
         with ExitStack() as stack:
             source, target = (cuda.allocate(stack, size, "measuring it") for _ in range(2))
@@ -109,5 +109,5 @@ class Gpu:
             cuda.clear(source, size, stream)
             for _ in range(1 + COPIES):  # the first one wakes the memory's clock
                 with clock.span(stream):
-                    cuda.call("cudaMemcpyAsync", target, source, size, kind, stream)
+                    cuda.within_device(target, source, size, stream)
             return 2 * size / min(clock.take()[1:])

@@ -18,7 +18,7 @@ from ..errors import EngineError
 __all__ = ["FIRST_DEVICE", "Cuda", "Device", "HostArray", "find_device"]
 
 OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
-NO_GPU = (35, 100)  # cudaErrorInsufficientDriver, which also means none; cudaErrorNoDevice
+TOO_OLD_OR_NO_DRIVER, NO_DEVICE = 35, 100  # cudaErrorInsufficientDriver, cudaErrorNoDevice
 FIRST_DEVICE = 0  # CUDA_VISIBLE_DEVICES chooses which one that is
 
 
@@ -83,7 +83,7 @@ class Cuda:
         """
         status, *values = getattr(self.runtime, name)(*arguments)
         if int(status) != 0:
-            self.runtime.cudaGetLastError()  # or the next call would report it again
+            self.forget_error()
             raise EngineError(f"CUDA failed in {name}: {self._text(status)}")
         return values[0] if len(values) == 1 else values
 
@@ -102,7 +102,7 @@ class Cuda:
         """
         status, pointer = self.runtime.cudaMalloc(max(size, 1))
         if int(status) != 0:
-            self.runtime.cudaGetLastError()
+            self.forget_error()
             raise EngineError(self._shortage(status, size, purpose))
         stack.callback(self.release, "cudaFree", pointer)
         return int(pointer)
@@ -132,6 +132,15 @@ class Cuda:
         kind = self.runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self.call("cudaMemcpyAsync", target.pointer, pointer, size, kind, stream)
 
+    def within_device(self, target: int, source: int, size: int, stream: Any) -> None:
+        """Copy `size` bytes from one place on the device to another, when the stream gets there."""
+        kind = self.runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        self.call("cudaMemcpyAsync", target, source, size, kind, stream)
+
+    def forget_error(self) -> None:
+        """Clear the last error, which the next call would report again."""
+        self.runtime.cudaGetLastError()
+
     def clear(self, pointer: int, size: int, stream: Any) -> None:
         """Set `size` bytes on the device to zero, when the stream gets there."""
         self.call("cudaMemsetAsync", pointer, 0, size, stream)
@@ -157,11 +166,14 @@ def find_device(cuda: Cuda) -> Device | None:
     """Return the GPU of this process, or None if it has none.
 
     Raises:
-        EngineError: if there is one that does not work.
+        EngineError: if there is one that does not work, as with a driver that is too old.
     """
     status, count = cuda.runtime.cudaGetDeviceCount()
-    if int(status) in NO_GPU or (int(status) == 0 and count == 0):
-        cuda.runtime.cudaGetLastError()
+    if int(status) != 0:
+        cuda.forget_error()
+    if int(status) == TOO_OLD_OR_NO_DRIVER:
+        _check_driver(cuda)
+    if int(status) in (TOO_OLD_OR_NO_DRIVER, NO_DEVICE) or (int(status) == 0 and count == 0):
         return None
     cuda.call("cudaSetDevice", FIRST_DEVICE)
     properties = cuda.call("cudaGetDeviceProperties", FIRST_DEVICE)
@@ -177,3 +189,14 @@ def find_device(cuda: Cuda) -> Device | None:
         total_memory=int(total),
         shares_memory=bool(properties.integrated),
     )
+
+
+def _check_driver(cuda: Cuda) -> None:
+    """Refuse a driver that is older than the bindings' runtime; without any, do nothing."""
+    known = int(cuda.call("cudaDriverGetVersion"))  # 13020 is 13.2; 0 is no driver
+    if known:
+        newest = f"{known // 1000}.{known % 1000 // 10}"
+        raise EngineError(
+            f"the driver knows CUDA up to {newest}, the installed cuda-bindings need a newer one: "
+            f'pip install "cuda-bindings<{known // 1000 + 1}", or update the driver'
+        )

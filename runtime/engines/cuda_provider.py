@@ -15,8 +15,8 @@ from typing import Any
 
 from ..errors import EngineError
 from ..manifest import Graph
+from .device_lock import DEVICE_LOCK
 from .ort_candidates import candidates_model
-from .ort_device import DEVICE_LOCK
 from .ort_session import LOG_ERRORS_ONLY, Provider
 
 __all__ = ["PROVIDER", "check_placement", "open_candidates", "provider", "runs_on_cuda"]

@@ -25,6 +25,7 @@ from ..errors import EngineError
 from ..manifest import Graph
 from .base import Engine, EngineInfo
 from .cuda_provider import check_placement, open_candidates, provider
+from .device_lock import DEVICE_LOCK
 from .ort_binding import (
     ELEMENT_BYTES,
     BoundState,
@@ -36,7 +37,7 @@ from .ort_binding import (
     vocab_size,
 )
 from .ort_candidates import CandidateStep, is_worthwhile
-from .ort_device import DEVICE_LOCK, DeviceMemory
+from .ort_device import DeviceMemory
 from .ort_session import LOG_ERRORS_ONLY, import_onnxruntime, open_session
 
 __all__ = ["CudaEngine"]

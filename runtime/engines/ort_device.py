@@ -6,7 +6,6 @@ behind the same calls, on which the engine's logic can be checked without a GPU.
 
 import ctypes
 import sys
-import threading
 from types import ModuleType
 from typing import Any
 
@@ -14,14 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError
+from .device_lock import DEVICE_LOCK
 from .ort_binding import ELEMENT_TYPES, Place
 
-__all__ = ["DEVICE_LOCK", "Block", "DeviceMemory"]
-
-# While a CUDA graph is captured (in cudaStreamCaptureModeGlobal, which is what ONNX Runtime takes),
-# a copy or an allocation in any other thread of the process fails and spoils the capture. So
-# everything that touches the device waits here; the device does one thing at a time anyway.
-DEVICE_LOCK = threading.RLock()
+__all__ = ["Block", "DeviceMemory"]
 
 # What the allocators say; the first two are ONNX Runtime's arena, the third is CUDA's.
 OUT_OF_MEMORY = ("Failed to allocate memory", "smaller than requested bytes", "out of memory")

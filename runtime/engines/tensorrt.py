@@ -1,9 +1,12 @@
 """TensorRT, both flavours: a decoder on an NVIDIA GPU.
 
 The sequence is the vendor's: deserialize the plan; a context for each optimization profile; its
-profile, addresses and shapes; then steps on a stream. The cache is written in place: the address of
-a present output is that of its past input. Everything that a step needs is allocated before it, and
+profile, addresses and shapes; then steps on a stream. The cache is written in place where TensorRT
+promises that (see `writes_in_place`): the address of a present output is then that of its past
+input. Everything that a step needs is allocated before it, and
 results stay on the device until they are asked for.
+
+Two builds of one graph need not choose the same kernels: receipts are for a plan.
 """
 
 import hashlib
@@ -18,8 +21,10 @@ from numpy.typing import NDArray
 from ..errors import EngineError, InvalidInputError
 from ..files import write_file
 from ..manifest import Graph
-from ..tensorrt_build.network import Log, data_type
+from ..tensorrt_build.log import Log
+from ..tensorrt_build.network import data_type
 from ..tensorrt_build.prepare import Prepared
+from ..tensorrt_build.vendor import writes_in_place
 from .base import Engine, EngineInfo, Ids, State
 from .cuda_memory import Cuda, Device, find_device
 from .tensorrt_session import LoadedPlan, Session
@@ -27,6 +32,7 @@ from .tensorrt_session import LoadedPlan, Session
 __all__ = ["TensorRTEngine"]
 
 DIGEST_LENGTH = 32  # bytes of a SHA-256
+DIGITS = 8  # of a plan's SHA-256, in the name of a device
 
 
 class TensorRTEngine(Engine):
@@ -50,7 +56,7 @@ class TensorRTEngine(Engine):
             raise EngineError(f"{self.vendor.flavour} needs a GPU, and this machine shows none")
         self.device = device
         self.log = Log(self.vendor)
-        self.runtime = self.vendor.module.Runtime(self.log.logger)
+        self.runtime = self.log.make(self.vendor.module, "Runtime", self.log.logger)
         engine = self._deserialize(prepared)
         self.cache_file = _runtime_cache_file(prepared.engine.path, device)
         self.plan: LoadedPlan | None = LoadedPlan(
@@ -59,9 +65,12 @@ class TensorRTEngine(Engine):
             engine=engine,
             graph=self.graph,
             limits=self.limits,
-            runtime_cache=self.vendor.runtime_cache(engine, _read_checked(self.cache_file)),
+            runtime_cache=self.log.ask(
+                self.vendor, "runtime_cache", engine, _read_checked(self.cache_file)
+            ),
             cuda_graph=cuda_graph,
         )
+        self.digest = prepared.engine.sha256[:DIGITS]
         self.idle: list[Session] = []  # at most one, so that memory does not pile up
         self.lock = threading.Lock()
 
@@ -69,7 +78,8 @@ class TensorRTEngine(Engine):
     def info(self) -> EngineInfo:
         """Name, version and device."""
         name = self.vendor.module.__name__
-        return EngineInfo(name, self.vendor.version, _as_file_name(self.device.name), 1)
+        device = f"{_as_file_name(self.device.name)} plan {self.digest}"
+        return EngineInfo(name, self.vendor.version, device, 1)
 
     def new_state(self, batch: int, context: int) -> "TensorRTState":
         """Return an empty cache for `batch` rows of up to `context` tokens.
@@ -99,7 +109,7 @@ class TensorRTEngine(Engine):
                 session.close()
             self.idle.clear()
         if plan.runtime_cache is not None:
-            _write_checked(self.cache_file, bytes(plan.runtime_cache.serialize()))
+            _write_checked(self.cache_file, bytes(self.log.make(plan.runtime_cache, "serialize")))
 
     def give_back(self, session: Session) -> None:
         """Keep a session for the next state of as many rows, or free it."""
@@ -121,7 +131,7 @@ class TensorRTEngine(Engine):
         return session
 
     def _deserialize(self, prepared: Prepared) -> Any:
-        engine = self.runtime.deserialize_cuda_engine(prepared.engine.plan)
+        engine = self.log.ask(self.runtime, "deserialize_cuda_engine", prepared.engine.plan)
         if engine is None:
             raise EngineError(
                 f"{self.vendor.name} cannot load {prepared.engine.path}: {self.log.last()}. "
@@ -137,7 +147,7 @@ class TensorRTEngine(Engine):
         ports = [*self.graph.inputs, *self.graph.outputs]
         if found != {port.name: data_type(self.vendor, port) for port in ports}:
             raise EngineError(f"{prepared.engine.path} has other inputs and outputs than its graph")
-        if hasattr(engine, "get_aliased_input_tensor"):
+        if writes_in_place(self.graph):
             _check_aliases(engine, self.graph)
         return engine
 
@@ -169,10 +179,10 @@ class TensorRTState(State):
 
 
 def _check_aliases(engine: Any, graph: Graph) -> None:
-    """See that outputs which TensorRT wants at an input's address are those of the cache."""
+    """See that TensorRT writes every new version of the cache where the old one lies."""
     for port in graph.caches():
         alias = engine.get_aliased_input_tensor(port.present)
-        if alias not in (None, "", port.name):
+        if alias != port.name:
             raise EngineError(f"the engine writes {port.present} into {alias}, not {port.name}")
 
 

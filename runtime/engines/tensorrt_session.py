@@ -3,6 +3,7 @@
 Shapes: B rows, T new tokens, P positions whose logits are wanted, S cache slots, V vocabulary.
 """
 
+import gc
 import math
 import warnings
 from contextlib import ExitStack
@@ -14,11 +15,12 @@ from numpy.typing import NDArray
 
 from ..errors import EdgeGPTWarning, EngineError, InvalidInputError
 from ..manifest import Graph, Port
-from ..tensorrt_build.network import Log
+from ..tensorrt_build.log import Log
 from ..tensorrt_build.profiles import DECODE, PREFILL, Limits
-from ..tensorrt_build.vendor import Vendor
+from ..tensorrt_build.vendor import Vendor, writes_in_place
 from .base import Ids
 from .cuda_memory import Cuda, HostArray
+from .device_lock import DEVICE_LOCK
 
 __all__ = ["LoadedPlan", "Session"]
 
@@ -57,20 +59,23 @@ class Session:
         self.cuda, self.plan, self.batch = cuda, plan, batch
         self.stack, self.grown = ExitStack(), ExitStack()
         self.bound: tuple[int, int, int] | None = None  # T, P, and the address of the logits
+        self.stream: Any = None
         try:
-            self.stream = cuda.stream(self.stack)
-            self._allocate()
-            self.prefill = self._context(PREFILL)
-            self.decoding: DecodeStep | None = DecodeStep(self, self._context(DECODE))
-            self.clear()
+            with DEVICE_LOCK:
+                self.stream = cuda.stream(self.stack)
+                self._allocate()
+                self.prefill = self._context(PREFILL)
+                self.decoding: DecodeStep | None = DecodeStep(self, self._context(DECODE))
+                self.clear()
         except BaseException:
             self.close()
             raise
 
     def clear(self) -> None:
         """Empty the cache: a slot that is masked must not hold NaN, which would spread."""
-        for pointer, size in self.caches.values():
-            self.cuda.clear(pointer, size, self.stream)
+        for past, present, size in self.caches.values():
+            for pointer in {past, present}:
+                self.cuda.clear(pointer, size, self.stream)
 
     def step(self, ids: Ids, past_len: Ids, logit_positions: Ids) -> None:
         """Run int64 ids [B, T] at past_len [B]; logits are wanted at logit_positions [B, P]."""
@@ -120,9 +125,12 @@ class Session:
 
     def close(self) -> None:
         """Free everything. Closing twice does nothing."""
-        self.prefill = self.decoding = None  # before the memory that they use
-        self.grown.close()
-        self.stack.close()
+        with DEVICE_LOCK:
+            if self.stream is not None:
+                self.cuda.release("cudaStreamSynchronize", self.stream)  # it may be at work still
+            self.prefill = self.decoding = self.stream = None  # before the memory that they use
+            self.grown.close()
+            self.stack.close()
 
     def bind(self, context: Any, sizes: dict[str, int], positions: int, logits: int) -> None:
         """Give a context all shapes and addresses, and see that it wants nothing more."""
@@ -132,29 +140,28 @@ class Session:
             "logit_positions": positions,
         }
         for port in self.plan.graph.inputs:
-            pointer = self.caches[port.name][0] if port.role == "cache" else inputs[port.role]
-            self.ask(context, "set_tensor_address", port.name, pointer)
+            past, present = inputs.get(port.role), None
+            if port.role == "cache":
+                past, present, _ = self.caches[port.name]
+            self.ask(context, "set_tensor_address", port.name, past)
             self.ask(context, "set_input_shape", port.name, self._shape(port, sizes))
             if port.present is not None:
-                self.ask(context, "set_tensor_address", port.present, pointer)
+                self.ask(context, "set_tensor_address", port.present, present)
         self.ask(context, "set_tensor_address", "logits", logits)
         missing = self.ask(context, "infer_shapes")
         if missing:
             raise EngineError(f"TensorRT wants more of: {', '.join(missing)}")
 
     def execute(self, context: Any) -> None:
-        """Put the context's work on the stream."""
+        """Put the context's work on the stream; a cache that was written elsewhere goes back."""
         self.ask(context, "execute_async_v3", int(self.stream))
+        for past, present, size in self.caches.values():
+            if past != present:
+                self.cuda.within_device(past, present, size, self.stream)
 
     def ask(self, thing: Any, name: str, *arguments: Any) -> Any:
-        """Call a method of TensorRT's, which tells a failure by False or by an exception."""
-        try:
-            result = getattr(thing, name)(*arguments)
-        except Exception as error:  # the bindings raise several types
-            raise EngineError(f"TensorRT failed in {name}: {error}") from error
-        if result is False:
-            raise EngineError(f"TensorRT failed in {name}: {self.plan.log.last()}")
-        return result
+        """Call a method of TensorRT's; see `Log.ask`."""
+        return self.plan.log.ask(thing, name, *arguments)
 
     def _ran(self, logits: tuple[int, HostArray], positions: int) -> None:
         self.last, self.shape = logits, self._logits_shape(positions)
@@ -163,30 +170,35 @@ class Session:
     def _allocate(self) -> None:
         cuda, stack, batch = self.cuda, self.stack, self.batch
         longest = self.plan.limits.max_new_tokens
-        self.caches: dict[str, tuple[int, int]] = {}
+        self.caches: dict[str, tuple[int, int, int]] = {}  # past, present, bytes
+        in_place = writes_in_place(self.plan.graph)
         for port in self.plan.graph.caches():
             size = math.prod(self._shape(port, {})) * ITEM_SIZES[port.dtype]
-            self.caches[port.name] = cuda.allocate(stack, size, "the cache"), size
+            past = cuda.allocate(stack, size, "the cache")
+            present = past if in_place else cuda.allocate(stack, size, "the cache's new version")
+            self.caches[port.name] = past, present, size
         self.ids = self._input(batch * longest)
         self.past_len = self._input(batch)
         self.positions = self._input(batch * longest)
         self.single_logits = self._logits(stack, 1)
         self.long_logits, self.room = self.single_logits, 1
         self._ran(self.single_logits, 1)
-        sizes = [
-            self.plan.engine.get_device_memory_size_for_profile_v2(profile)
-            for profile in (PREFILL, DECODE)
-        ]
         # One workspace for both contexts: their steps follow each other on one stream.
-        self.workspace = cuda.allocate(stack, max(sizes), "activations"), max(sizes)
+        size = self.plan.engine.device_memory_size_v2
+        self.workspace = cuda.allocate(stack, size, "activations"), size
 
     def _context(self, profile: int) -> Any:
         """Return a context that keeps to one profile: switching would cost time."""
         plan = self.plan
-        capture = plan.cuda_graph and profile == DECODE
-        context = plan.vendor.new_context(plan.engine, plan.runtime_cache, capture)
-        if context is None:
-            raise EngineError(f"TensorRT gave no execution context: {plan.log.last()}")
+        decodes = profile == DECODE
+        context = plan.log.make(
+            plan.vendor,
+            "new_context",
+            plan.engine,
+            plan.runtime_cache,
+            decodes=decodes,
+            capture=decodes and plan.cuda_graph,
+        )
         self.ask(context, "set_optimization_profile_async", profile, int(self.stream))
         self.cuda.wait(self.stream)
         self.ask(context, "set_device_memory", *self.workspace)
@@ -206,10 +218,11 @@ class Session:
         """Have buffers for the logits of so many positions; the smaller ones are freed first."""
         if positions <= self.room:
             return
-        self.grown.close()
-        self.long_logits, self.room = self.single_logits, 1
-        self._ran(self.single_logits, 1)
-        self.long_logits, self.room = self._logits(self.grown, positions), positions
+        with DEVICE_LOCK:
+            self.grown.close()
+            self.long_logits, self.room = self.single_logits, 1
+            self._ran(self.single_logits, 1)
+            self.long_logits, self.room = self._logits(self.grown, positions), positions
 
     def _send(self, values: Ids, to: tuple[int, HostArray]) -> None:
         """Copy int64 values to the beginning of a buffer on the device."""
@@ -267,21 +280,30 @@ class DecodeStep:
         session.execute(self.context)
 
     def _try_to_capture(self) -> None:
+        collecting = gc.isenabled()
+        gc.disable()  # a state that was collected now would free memory, which ends the capture
         try:
-            self.graph = self._capture()
+            with DEVICE_LOCK:
+                self.graph = self._capture()
         except EngineError as error:
             told = f"steps run kernel by kernel, which is slower: they cannot be captured ({error})"
             warnings.warn(told, EdgeGPTWarning, stacklevel=2)
+        finally:
+            if collecting:
+                gc.enable()
 
     def _capture(self) -> Any:
         session, call = self.session, self.session.cuda.call
         mode = session.cuda.runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        release = session.cuda.release
         call("cudaStreamBeginCapture", session.stream, mode)
         try:
             self._enqueue()
-        finally:  # a stream that is left in capture could not be used any more
-            graph = call("cudaStreamEndCapture", session.stream)
-        release = session.cuda.release
+        except BaseException:  # a stream that is left in capture could not be used any more
+            release("cudaStreamEndCapture", session.stream)
+            session.cuda.forget_error()
+            raise
+        graph = call("cudaStreamEndCapture", session.stream)
         session.stack.callback(release, "cudaGraphDestroy", graph)
         executable = call("cudaGraphInstantiate", graph, 0)
         session.stack.callback(release, "cudaGraphExecDestroy", executable)

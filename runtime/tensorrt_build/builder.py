@@ -12,7 +12,8 @@ from typing import Any
 from ..bundle import Bundle
 from ..errors import EdgeGPTError, EngineError
 from ..manifest import Graph
-from .network import Log, make_attention_decomposable, parse_network
+from .log import Log
+from .network import make_attention_decomposable, parse_network
 from .profiles import Limits, add_profiles, profiles
 from .progress import BuildProgress
 from .target import Target
@@ -79,16 +80,19 @@ def _build(
     if progress.cancelled.is_set():
         raise EngineError("the build was stopped before it began")
     log = Log(vendor)
-    builder = _made(vendor.module.Builder(log.logger), "builder", vendor, log)
+    builder = log.make(vendor.module, "Builder", log.logger)
     network = parse_network(vendor, log, builder, bundle, graph, limits.max_context)
     make_attention_decomposable(vendor, network)
-    config = _made(builder.create_builder_config(), "builder config", vendor, log)
-    config.clear_flag(vendor.module.BuilderFlag.TF32)  # on by default; float32 means float32
+    config = log.make(builder, "create_builder_config")
+    flags = vendor.module.BuilderFlag
+    config.clear_flag(flags.TF32)  # on by default; float32 means float32
+    if hasattr(flags, "REQUIRE_USER_ALLOCATION"):  # RTX could allocate in the middle of a step
+        config.set_flag(flags.REQUIRE_USER_ALLOCATION)
     if vendor.is_rtx:
         vendor.set_compute_capability(config, target.compute_capability)
     add_profiles(builder, config, profiles(graph, limits))
     config.progress_monitor = progress.monitor
-    plan = builder.build_serialized_network(network, config)
+    plan = log.ask(builder, "build_serialized_network", network, config)
     if plan is None:
         raise EngineError(f"{vendor.name} cannot build {graph.name}: {log.last()}")
     return plan
@@ -132,10 +136,3 @@ class _Work(threading.Thread):
         if self.error is not None:  # the bindings raise several unrelated types
             raise EngineError(f"TensorRT failed while building: {self.error}") from self.error
         return self.value
-
-
-def _made(thing: Any, name: str, vendor: Vendor, log: Log) -> Any:
-    """Return what the vendor made; it gives None where it could not."""
-    if thing is None:
-        raise EngineError(f"{vendor.name} gave no {name}: {log.last()}")
-    return thing

@@ -12,7 +12,9 @@ from ..engines.cuda_memory import Device
 from ..errors import EngineError
 from ..inspection import memory_needed
 from ..machine import available_memory
+from ..manifest import Graph
 from .profiles import Limits
+from .vendor import writes_in_place
 
 __all__ = ["BuildMemory", "build_memory", "check_memory"]
 
@@ -28,27 +30,29 @@ class BuildMemory:
     device: int
 
 
-def build_memory(bundle: Bundle, limits: Limits) -> BuildMemory:
-    """Return what building an engine with these limits will take."""
+def build_memory(bundle: Bundle, graph: Graph, limits: Limits) -> BuildMemory:
+    """Return what building an engine of `graph` with these limits will take."""
     running = memory_needed(bundle, limits.max_batch, limits.max_context)
+    second_cache = 0 if writes_in_place(graph) else running.cache
     return BuildMemory(
         host=HOST_BASE + HOST_PER_WEIGHT * running.weights,
-        device=running.total + running.weights,
+        device=running.total + running.weights + second_cache,
     )
 
 
-def check_memory(bundle: Bundle, limits: Limits, device: Device | None) -> None:
+def check_memory(bundle: Bundle, graph: Graph, limits: Limits, device: Device | None) -> None:
     """Refuse a build that cannot fit.
 
     Args:
         bundle: what is built.
+        graph: of it.
         limits: for how many rows and tokens.
         device: the GPU that it is built on; None if on none.
 
     Raises:
         EngineError: if the host's memory or the GPU's is too small.
     """
-    needed = build_memory(bundle, limits)
+    needed = build_memory(bundle, graph, limits)
     host = available_memory()
     how = f"for {limits.max_batch} rows of {limits.max_context} tokens"
     if device is not None and device.shares_memory:

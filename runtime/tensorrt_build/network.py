@@ -11,10 +11,11 @@ from typing import Any
 from ..bundle import Bundle
 from ..errors import EngineError
 from ..manifest import Graph, Port
+from .log import Log
 from .onnx_file import Node, graph_nodes, with_sizes
 from .vendor import Vendor
 
-__all__ = ["Log", "data_type", "make_attention_decomposable", "parse_network", "static_shape"]
+__all__ = ["data_type", "make_attention_decomposable", "parse_network", "static_shape"]
 
 # Data types of ports by their names in a manifest, and by the vendor's.
 DATA_TYPES = {
@@ -30,28 +31,6 @@ DYNAMIC = -1
 FOLDED = ("Constant", "Identity")
 ATTENTION_INPUTS = 4  # query, key, value, mask: TensorRT drops what comes after
 LAYER_ORIGIN = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
-
-
-class Log:
-    """Collects the errors that TensorRT logs, where a call only says that it failed."""
-
-    def __init__(self, vendor: Vendor) -> None:
-        """Make `logger`, which the vendor's objects take."""
-        module = vendor.module
-        self.errors: list[str] = []
-        errors, severe = self.errors, (module.ILogger.INTERNAL_ERROR, module.ILogger.ERROR)
-
-        class Logger(module.ILogger):  # type: ignore[misc, name-defined]
-            def log(self, severity: Any, message: str) -> None:
-                if severity in severe:
-                    errors.append(message)
-
-        self.logger = Logger()
-
-    def last(self) -> str:
-        """Return the last error that tells something, as part of a sentence."""
-        telling = [text for text in self.errors if "cudaError 35" not in text]  # no GPU: no news
-        return telling[-1].strip() if telling else "it does not say why"
 
 
 def parse_network(

@@ -11,7 +11,7 @@ from ..errors import EdgeGPTWarning
 from ..manifest import Graph
 from .builder import build_plan, graph_for
 from .memory import check_memory
-from .profiles import Limits
+from .profiles import Limits, check_attention
 from .store import Identity, StoredEngine, engine_folder, load_engine, newest, store_engine
 from .target import Target, target_for
 from .vendor import Vendor, import_vendor
@@ -108,7 +108,8 @@ def _stored_or_built(
         return Prepared(vendor, graph, found, None)
     if found is not None:
         warnings.warn(f"{found}; the engine is built again", EdgeGPTWarning, stacklevel=2)
-    check_memory(bundle, identity.limits, device)
+    check_attention(bundle, identity.limits)
+    check_memory(bundle, graph, identity.limits, device)
     begin = time.perf_counter()
     plan = build_plan(vendor, bundle, graph, identity.limits, target)
     seconds = time.perf_counter() - begin

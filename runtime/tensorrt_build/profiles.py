@@ -8,11 +8,20 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from ..bundle import Bundle
 from ..errors import EngineError, InvalidInputError
 from ..manifest import Graph, Port
 from ..prefill import PREFILL_CHUNK
 
-__all__ = ["DECODE", "PREFILL", "Limits", "Profile", "add_profiles", "profiles"]
+__all__ = [
+    "DECODE",
+    "PREFILL",
+    "Limits",
+    "Profile",
+    "add_profiles",
+    "check_attention",
+    "profiles",
+]
 
 PREFILL, DECODE = 0, 1  # their numbers in the engine
 # The proof replays four rows at once.
@@ -80,14 +89,31 @@ def profiles(graph: Graph, limits: Limits) -> tuple[Profile, Profile]:
     single = {"batch": batch, "new_tokens": (1, 1, 1), "logit_positions": (1, 1, 1)}
     for port in [*graph.inputs, *graph.outputs]:
         if math.prod(_range(port, long_steps, limits)[2]) > LARGEST_TENSOR:
-            raise InvalidInputError(
-                f"with {limits.max_batch} rows of {limits.max_context} tokens, {port.name} would "
-                f"have more than the {LARGEST_TENSOR:,} elements of TensorRT's largest tensor: "
-                f"choose a smaller max_batch or max_context"
-            )
+            raise _too_large(limits, port.name)
     return (
         Profile("prefill", {port.name: _range(port, long_steps, limits) for port in graph.inputs}),
         Profile("decode", {port.name: _range(port, single, limits) for port in graph.inputs}),
+    )
+
+
+def check_attention(bundle: Bundle, limits: Limits) -> None:
+    """Refuse limits under which attention's scores, [B, heads, T, S], would be too many elements.
+
+    Some versions notice only when they run.
+
+    Raises:
+        InvalidInputError: if they would.
+    """
+    heads = int(bundle.manifest.model["n_head"])
+    if limits.max_batch * heads * limits.max_new_tokens * limits.max_context > LARGEST_TENSOR:
+        raise _too_large(limits, "the scores of attention")
+
+
+def _too_large(limits: Limits, what: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"with {limits.max_batch} rows of {limits.max_context} tokens, {what} would have more than "
+        f"the {LARGEST_TENSOR:,} elements of TensorRT's largest tensor: choose a smaller max_batch "
+        f"or max_context"
     )
 
 

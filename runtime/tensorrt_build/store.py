@@ -83,11 +83,15 @@ class Identity:
 
 @dataclass(frozen=True)
 class StoredEngine:
-    """A plan that was checked: its bytes are those that were stored for `identity`."""
+    """A plan that was checked: its bytes are those that were stored for `identity`.
+
+    `sha256` is of the plan, in hexadecimal.
+    """
 
     identity: Identity
     path: Path
     plan: bytes | memoryview
+    sha256: str
 
 
 def engine_folder(bundle_id: str) -> Path:
@@ -123,7 +127,7 @@ def store_engine(
             before.unlink(missing_ok=True)
     except OSError as error:
         raise EngineError(f"cannot keep the engine in {folder}: {error}") from error
-    return StoredEngine(identity, path, plan)
+    return StoredEngine(identity, path, plan, digest)
 
 
 def load_engine(folder: Path, identity: Identity, graph: Graph) -> "StoredEngine | str | None":
@@ -150,9 +154,10 @@ def load_engine(folder: Path, identity: Identity, graph: Graph) -> "StoredEngine
         return f"{plan} cannot be read: {error.strerror}"
     if len(raw) != entry.get("size"):
         return f"{plan} was cut off: it has {len(raw):,} bytes of {entry.get('size')!r:.40}"
-    if hashlib.sha256(raw).hexdigest() != entry.get("sha256"):
+    digest = hashlib.sha256(raw).hexdigest()
+    if digest != entry.get("sha256"):
         return f"{plan} is damaged: its sha256 is not the stored one"
-    return StoredEngine(identity, plan, raw)
+    return StoredEngine(identity, plan, raw, digest)
 
 
 def newest(folder: Path, identity: Identity) -> Identity | None:

@@ -12,13 +12,15 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import EngineError
+from ..manifest import Graph
 
-__all__ = ["FLAVOURS", "Vendor", "import_vendor"]
+__all__ = ["FLAVOURS", "Vendor", "import_vendor", "writes_in_place"]
 
 FLAVOURS = ("tensorrt", "tensorrt-rtx")
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-# execute_async_v3, named tensors and strong typing are there from 10.3 on.
-MINIMUM_VERSIONS = {"tensorrt": (10, 3), "tensorrt-rtx": (1, 0)}
+# execute_async_v3, named tensors and strong typing are there from 10.3 on; layers that update a KV
+# cache from RTX 1.4 on.
+MINIMUM_VERSIONS = {"tensorrt": (10, 3), "tensorrt-rtx": (1, 4)}
 # From this version of `tensorrt` on the parser reads TensorScatter and Attention.
 STANDARD_SINCE = (10, 15)
 
@@ -91,12 +93,17 @@ class Vendor:
             cache.deserialize(stored)  # False if it does not fit: then kernels are compiled anew
         return cache
 
-    def new_context(self, engine: Any, runtime_cache: Any, capture: bool) -> Any:
+    def new_context(self, engine: Any, runtime_cache: Any, *, decodes: bool, capture: bool) -> Any:
         """Return an execution context whose workspace the caller provides, None on failure.
+
+        TensorRT for RTX would by default change to other kernels in the middle of a text, as soon
+        as a thread of its own has compiled them: what was proved would not be what runs.
 
         Args:
             engine: a deserialized engine.
             runtime_cache: what `runtime_cache` returned.
+            decodes: whether it will run one shape only, for which TensorRT for RTX compiles kernels
+                before the first step; else it has those that fit any shape.
             capture: let TensorRT for RTX run it as a CUDA graph; with `tensorrt` that is for the
                 caller to do, see `captures_itself`.
         """
@@ -106,6 +113,10 @@ class Vendor:
         config = engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(strategy)
         config.set_runtime_cache(runtime_cache)
+        kernels = self.module.DynamicShapesKernelSpecializationStrategy
+        config.dynamic_shapes_kernel_specialization_strategy = (
+            kernels.EAGER if decodes else kernels.NONE
+        )
         if capture and self.captures_itself:
             config.cuda_graph_strategy = self.module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         return engine.create_execution_context(config)
@@ -114,6 +125,15 @@ class Vendor:
     def captures_itself(self) -> bool:
         """Whether contexts make their own CUDA graphs."""
         return self.is_rtx and hasattr(self.module, "CudaGraphStrategy")
+
+
+def writes_in_place(graph: Graph) -> bool:
+    """Return whether TensorRT updates the cache of a graph where it lies.
+
+    That is promised for what becomes its own layer for that, and for nothing else: other graphs get
+    a second cache to write to.
+    """
+    return graph.lowering == "standard"
 
 
 def import_vendor(flavour: str) -> Vendor:

@@ -55,7 +55,7 @@ def gpu_bundle(
     )
     graph = one_layer_graph(VOCAB)
     identity = Identity("b", graph.name, "tensorrt", "1", "8.9", "", "", 4, 32)
-    stored = StoredEngine(identity, tmp_path / "plan.engine", fake_plan(graph, LIMITS))
+    stored = StoredEngine(identity, tmp_path / "plan.engine", fake_plan(graph, LIMITS), "ab" * 32)
     prepared = Prepared(Vendor("tensorrt", module), graph, stored, None)
     monkeypatch.setattr(MEASURE, "resolve_backend", lambda *_: "tensorrt")
     monkeypatch.setattr(MEASURE, "open_engine", lambda *_, **__: TensorRTEngine(prepared))

@@ -1,6 +1,8 @@
 """The TensorRT engine's logic, on a fake device that insists on the vendor's rules."""
 
 import gc
+import hashlib
+import json
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -23,7 +25,12 @@ from edgegpt.runtime.tensorrt_build.vendor import Vendor
 
 VOCAB = 11
 LIMITS = Limits(max_batch=3, max_context=24)
-FLAVOURS = {"tensorrt": ("tensorrt", "10.16.2"), "tensorrt-rtx": ("tensorrt_rtx", "1.7.1")}
+# Flavour, version, and the lowering that it reads.
+FLAVOURS = {
+    "tensorrt": ("tensorrt", "10.16.2", "standard"),
+    "tensorrt 10.9": ("tensorrt", "10.9.0", "legacy"),
+    "tensorrt-rtx": ("tensorrt_rtx", "1.7.1", "standard"),
+}
 
 
 def network(ids) -> np.ndarray:
@@ -36,15 +43,17 @@ class Machine:
     """A fake device, and engines on it."""
 
     def __init__(self, flavour: str, folder: Path, capacity: int = 1 << 30) -> None:
-        self.flavour, self.folder = flavour, folder
+        self.flavour, self.folder = flavour.partition(" ")[0], folder
         self.cuda = FakeCuda(capacity)
-        self.module = fake_module(*FLAVOURS[flavour], self.cuda, network)
+        name, version, self.lowering = FLAVOURS[flavour]
+        self.module = fake_module(name, version, self.cuda, network)
 
     def prepared(self, plan: bytes | None = None) -> Prepared:
-        graph = one_layer_graph(VOCAB)
+        graph = one_layer_graph(VOCAB, self.lowering)
         identity = Identity("b", graph.name, self.flavour, "1", "8.9", "", "", 3, 24)
         plan = fake_plan(graph, LIMITS) if plan is None else plan
-        stored = StoredEngine(identity, self.folder / "plan.engine", plan)
+        digest = hashlib.sha256(plan).hexdigest()
+        stored = StoredEngine(identity, self.folder / "plan.engine", plan, digest)
         return Prepared(Vendor(self.flavour, self.module), graph, stored, None)
 
     def engine(self, **settings: bool) -> TensorRTEngine:
@@ -115,9 +124,10 @@ def test_a_decode_step_allocates_nothing_and_binds_nothing(machine: Machine) -> 
         machine.cuda.calls.clear()
         state.past_len[:] = 2 + step
         state.decode()
-        assert machine.cuda.calls == ["cudaMemcpyAsync"] * 2
+        copies = 2 if machine.lowering == "standard" else 4  # and the new cache back, twice
+        assert machine.cuda.calls == ["cudaMemcpyAsync"] * copies
         state.logits()
-        assert machine.cuda.calls[2:] == ["cudaMemcpyAsync", "cudaStreamSynchronize"]
+        assert machine.cuda.calls[copies:] == ["cudaMemcpyAsync", "cudaStreamSynchronize"]
 
 
 def test_logits_that_nobody_asks_for_are_not_copied(machine: Machine) -> None:
@@ -220,7 +230,7 @@ def test_without_room_for_many_logits_the_state_can_be_used_on(
 def test_a_context_that_cannot_be_made_leaves_nothing(machine: Machine, number: int) -> None:
     engine = machine.engine()
     machine.module.failing_contexts = {number}
-    with pytest.raises(EngineError, match="no execution context"):
+    with pytest.raises(EngineError, match="failed in new_context"):
         engine.new_state(1, 24)
     assert not machine.cuda.device
     engine.new_state(1, 24)
@@ -252,8 +262,104 @@ def test_a_machine_without_a_gpu_is_told(machine: Machine) -> None:
 
 
 def test_the_device_in_receipts_is_a_file_name(machine: Machine) -> None:
-    info = machine.engine().info
-    assert (info.name, info.device) == (FLAVOURS[machine.flavour][0], "Fake GPU_8")
+    prepared = machine.prepared()
+    info = TensorRTEngine(prepared).info
+    assert info.name == machine.module.__name__
+    assert info.device == f"Fake GPU_8 plan {prepared.engine.sha256[:8]}"
+
+
+def test_another_plan_is_another_device_in_receipts(machine: Machine) -> None:
+    plans = [fake_plan(one_layer_graph(VOCAB, machine.lowering), Limits(2, n)) for n in (8, 16)]
+    devices = {TensorRTEngine(machine.prepared(plan)).info.device for plan in plans}
+    assert len(devices) == 2
+
+
+def test_a_cache_that_is_not_written_in_place_has_a_second_one(machine: Machine) -> None:
+    state = machine.engine().new_state(1, 24)
+    sizes = [len(block) for block in machine.cuda.device.values()]
+    cache = 24 * 2 * 4  # slots, width of a head, bytes; two inputs have that size, too
+    assert sizes.count(cache) == 2 + (2 if machine.lowering == "standard" else 4)
+    state.close()
+
+
+def test_an_engine_that_does_not_promise_to_write_in_place_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machine = Machine("tensorrt", tmp_path)
+    install(monkeypatch, machine.cuda)
+    plan = json.loads(fake_plan(one_layer_graph(VOCAB), LIMITS))
+    plan["in_place"] = False
+    with pytest.raises(EngineError, match=r"writes present_k\.0 into None, not past_k\.0"):
+        TensorRTEngine(machine.prepared(json.dumps(plan).encode()))
+
+
+def test_rtx_compiles_for_the_decode_step_only_and_never_in_between(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machine = Machine("tensorrt-rtx", tmp_path)
+    install(monkeypatch, machine.cuda)
+    state = machine.engine().new_state(1, 24)
+    assert machine.module.strategies == ["NONE", "EAGER"]  # prefill, decode
+    state.close()
+
+
+def test_a_driver_that_is_too_old_is_not_called_no_gpu(machine: Machine) -> None:
+    machine.cuda.cudaGetDeviceCount = lambda: (35, None)
+    machine.cuda.cudaDriverGetVersion = lambda: (0, 12060)
+    with pytest.raises(EngineError, match=r'CUDA up to 12\.6, .* pip install "cuda-bindings<13"'):
+        machine.engine()
+    machine.cuda.cudaDriverGetVersion = lambda: (0, 0)
+    with pytest.raises(EngineError, match="shows none"):
+        machine.engine()
+
+
+def test_what_the_bindings_raise_becomes_an_error_with_tensorrts_words(machine: Machine) -> None:
+    class Runtime:
+        def __init__(self, logger) -> None:
+            logger.log("ERROR", "out of luck")
+            raise TypeError("factory function returned nullptr")
+
+    machine.module.Runtime = Runtime
+    with pytest.raises(EngineError, match=r"failed in Runtime: factory .* \(out of luck\)"):
+        machine.engine()
+
+
+def test_all_engines_of_a_flavour_share_one_logger(machine: Machine) -> None:
+    first, second = machine.engine(), machine.engine()
+    assert first.log.logger is second.log.logger
+    first.log.logger.log("ERROR", "of both")
+    third = machine.engine()
+    assert [one.log.last() for one in (first, third)] == ["of both", "it does not say why"]
+    third.log.logger.log("ERROR", "cudaError 35")
+    assert [one.log.last() for one in (first, third)] == ["of both", "cudaError 35"]
+
+
+def test_a_state_that_is_closed_at_work_is_waited_for(machine: Machine) -> None:
+    engine = machine.engine()
+    state = engine.new_state(1, 24)
+    engine.close()  # nothing is kept any more
+    state.step(np.array([[1]]), np.array([0]), np.array([[0]]))
+    machine.cuda.calls.clear()
+    state.close()
+    freed = machine.cuda.calls.index("cudaFree")
+    assert "cudaStreamSynchronize" in machine.cuda.calls[:freed]
+
+
+def test_a_capture_is_not_disturbed_by_the_garbage_collector(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machine = Machine("tensorrt", tmp_path)
+    install(monkeypatch, machine.cuda)
+    begin, found = machine.cuda.cudaStreamBeginCapture, []
+
+    def noting(*arguments):
+        found.append(gc.isenabled())
+        return begin(*arguments)
+
+    machine.cuda.cudaStreamBeginCapture = noting
+    generated(machine.engine(), [[1]], 4)
+    assert found == [False]
+    assert gc.isenabled()
 
 
 def test_a_closed_engine_gives_no_state(machine: Machine) -> None:

@@ -14,8 +14,9 @@ from edgegpt.cli import main
 from edgegpt.runtime.bundle import Bundle
 from edgegpt.runtime.engines import local_lowerings, open_engine
 from edgegpt.runtime.errors import EdgeGPTWarning, EngineError, InvalidInputError
+from edgegpt.runtime.inspection import memory_needed
 from edgegpt.runtime.manifest import Manifest
-from edgegpt.runtime.tensorrt_build import memory, prepare
+from edgegpt.runtime.tensorrt_build import memory, prepare, profiles
 from edgegpt.runtime.tensorrt_build.prepare import Request, build_engine, engine_for_this_gpu
 from edgegpt.runtime.tensorrt_build.vendor import import_vendor
 
@@ -171,7 +172,8 @@ def test_a_build_that_cannot_fit_the_gpu_is_refused(setup: Setup, bundle: Bundle
 
 
 def test_on_a_device_with_one_memory_both_needs_count(setup: Setup, bundle: Bundle) -> None:
-    needed = memory.build_memory(bundle, prepare.Limits(4, 32))
+    graph = next(graph for graph in bundle.manifest.graphs if graph.lowering == "standard")
+    needed = memory.build_memory(bundle, graph, prepare.Limits(4, 32))
     between = needed.host + needed.device // 2
     setup.patch.setattr(memory, "available_memory", lambda: between)
     build_engine(bundle, Request("tensorrt"))
@@ -179,6 +181,25 @@ def test_on_a_device_with_one_memory_both_needs_count(setup: Setup, bundle: Bund
     setup.patch.setattr(setup.cuda, "cudaGetDeviceProperties", lambda _: (0, properties))
     with pytest.raises(EngineError, match="on this device would take"):
         build_engine(bundle, Request("tensorrt"))
+
+
+def test_a_second_cache_counts_where_nothing_is_written_in_place(bundle: Bundle) -> None:
+    graphs = {graph.lowering: graph for graph in bundle.manifest.graphs}
+    limits = prepare.Limits(4, 32)
+    legacy, standard = (
+        memory.build_memory(bundle, graphs[name], limits).device for name in ("legacy", "standard")
+    )
+    assert legacy - standard == memory_needed(bundle, 4, 32).cache
+
+
+def test_scores_of_attention_beyond_the_largest_tensor_are_refused(
+    monkeypatch: pytest.MonkeyPatch, bundle: Bundle
+) -> None:
+    heads = bundle.manifest.model["n_head"]
+    monkeypatch.setattr(profiles, "LARGEST_TENSOR", 2 * heads * 32 * 32)
+    profiles.check_attention(bundle, prepare.Limits(2, 32))
+    with pytest.raises(InvalidInputError, match="the scores of attention would have more than"):
+        profiles.check_attention(bundle, prepare.Limits(3, 32))
 
 
 @pytest.mark.parametrize(

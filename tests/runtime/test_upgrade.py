@@ -82,9 +82,12 @@ def test_an_engine_that_was_not_proved_is_never_opened(
     assert not opened
 
 
-def test_an_engine_that_does_not_open_leaves_the_old_one_at_work(started: list[Upgrade]):
+@pytest.mark.parametrize("kind", [EngineError, TypeError])
+def test_an_engine_that_does_not_open_leaves_the_old_one_at_work(
+    started: list[Upgrade], kind: type[Exception]
+):
     def opener() -> Closing:
-        raise EngineError("the plan is for another GPU")
+        raise kind("the plan is for another GPU")
 
     upgrade = Upgrade(python(""), opener)
     started.append(upgrade)
@@ -142,6 +145,23 @@ def test_a_generation_keeps_its_engine_and_the_next_one_has_the_better(tmp_path:
     engine.close()
     assert first.closed
     assert second.closed
+
+
+class Full(Closing):
+    """An engine on a GPU that is full."""
+
+    def new_state(self, batch: int, context: int):
+        raise EngineError("there is no room for the cache")
+
+
+def test_where_the_better_engine_has_no_room_the_first_goes_on_and_says_so():
+    first, second = (kind(lambda ids: np.ones(5, dtype=np.float32), 5) for kind in (Closing, Full))
+    engine = UpgradingEngine(first, upgrade := Upgrade(python(""), lambda: second))
+    assert upgrade.wait(SECONDS)
+    with pytest.warns(EdgeGPTWarning, match="the first engine goes on: there is no room"):
+        engine.new_state(1, 8).decode()
+    assert first.steps == 1
+    engine.close()
 
 
 def test_what_is_too_large_for_the_better_engine_runs_on_the_first():

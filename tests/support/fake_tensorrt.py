@@ -25,7 +25,7 @@ DTYPES = {"float32": np.float32, "int64": np.int64}
 Network = Callable[[Sequence[int]], np.ndarray]
 
 
-def one_layer_graph(vocab_size: int) -> Graph:
+def one_layer_graph(vocab_size: int, lowering: str = "standard") -> Graph:
     """Return the ports of a decoder with one layer, one kv head, and a head of width 2."""
     cache: list[int | str] = ["batch", 1, "context", 2]
     inputs = [
@@ -40,7 +40,7 @@ def one_layer_graph(vocab_size: int) -> Graph:
         Port("present_k.0", "cache", "float32", cache),
         Port("present_v.0", "cache", "float32", cache),
     ]
-    return Graph("decoder.standard", "d.onnx", "decoder", "standard", 24, inputs, outputs)
+    return Graph(f"decoder.{lowering}", "d.onnx", "decoder", lowering, 24, inputs, outputs)
 
 
 def fake_plan(graph: Graph, limits: Limits) -> bytes:
@@ -50,7 +50,8 @@ def fake_plan(graph: Graph, limits: Limits) -> bytes:
         {
             "dtypes": {port.name: port.dtype for port in ports},
             "inputs": [port.name for port in graph.inputs],
-            "aliases": {port.present: port.name for port in graph.caches()},
+            "presents": {port.present: port.name for port in graph.caches()},
+            "in_place": graph.lowering == "standard",
             "profiles": [profile.shapes for profile in profiles(graph, limits)],
             "vocab_size": graph.outputs[0].shape[-1],
         }
@@ -94,15 +95,16 @@ def fake_module(name: str, version: str, cuda: FakeCuda, network: Network) -> Mo
             return "DEVICE"
 
         def get_aliased_input_tensor(self, name):
-            return self.plan["aliases"].get(name)
+            return self.plan["presents"][name] if self.plan["in_place"] else None
 
-        def get_device_memory_size_for_profile_v2(self, profile):
-            return (96, 64)[profile]
+        device_memory_size_v2 = 96
 
         def create_execution_context(self, how):
             if rtx:
                 assert isinstance(how, RuntimeConfig)
                 assert how.cache is not None, "no runtime cache"
+                module.strategies.append(how.dynamic_shapes_kernel_specialization_strategy)
+                assert how.dynamic_shapes_kernel_specialization_strategy in ("EAGER", "NONE")
                 how = how.strategy
             assert how == "USER_MANAGED"
             module.contexts_made += 1
@@ -116,6 +118,7 @@ def fake_module(name: str, version: str, cuda: FakeCuda, network: Network) -> Mo
     class RuntimeConfig:
         cache = strategy = None
         cuda_graph_strategy = "DISABLED"
+        dynamic_shapes_kernel_specialization_strategy = "LAZY"
 
         def create_runtime_cache(self):
             return RuntimeCache()
@@ -153,7 +156,7 @@ def fake_module(name: str, version: str, cuda: FakeCuda, network: Network) -> Mo
 
         def set_device_memory(self, pointer, size):
             assert self.profile is not None, "no profile yet"
-            assert size >= self.engine.get_device_memory_size_for_profile_v2(self.profile)
+            assert size >= self.engine.device_memory_size_v2
             assert cuda.size_at(pointer) >= size
             self.workspace = pointer
 
@@ -186,9 +189,11 @@ def fake_module(name: str, version: str, cuda: FakeCuda, network: Network) -> Mo
             assert self.inferred, "infer_shapes was not asked"
             if set(self.address) != set(self.engine.names):
                 return False
-            for present, past in self.plan["aliases"].items():
-                assert self.address[present] == self.address[past], f"{present} is elsewhere"
             shapes = dict(self.shape)
+            for present, past in self.plan["presents"].items():
+                same = self.address[present] == self.address[past]
+                assert same == self.plan["in_place"], f"{present} is at the wrong place"
+                shapes[present] = shapes[past]
             rows, positions = shapes["logit_positions"]
             shapes["logits"] = (rows, positions, self.plan["vocab_size"])
             views = {name: self._view(name, shape) for name, shape in shapes.items()}
@@ -213,16 +218,21 @@ def fake_module(name: str, version: str, cuda: FakeCuda, network: Network) -> Mo
     module.TensorLocation = SimpleNamespace(DEVICE="DEVICE", HOST="HOST")
     module.DataType = SimpleNamespace(FLOAT="FLOAT", INT64="INT64")
     module.executions, module.refuses_capture = [], False
+    module.strategies = []
     module.contexts_made, module.failing_contexts = 0, set()
     if rtx:
+        module.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(
+            EAGER="EAGER", NONE="NONE"
+        )
         module.CudaGraphStrategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="WHOLE_GRAPH_CAPTURE")
         module.ComputeCapability = SimpleNamespace(__members__={"SM89": 89, "CURRENT": 0})
     return module
 
 
 def _compute(views: dict[str, np.ndarray], network: Network) -> None:
-    ids, past_len, cache = views["ids"], views["past_len"], views["past_k.0"]
-    assert not np.isnan(cache).any(), "the cache was not cleared"
+    ids, past_len, cache = views["ids"], views["past_len"], views["present_k.0"]
+    assert not np.isnan(views["past_k.0"]).any(), "the cache was not cleared"
+    cache[...] = views["past_k.0"]
     for row, past in enumerate(past_len):
         cache[row, 0, past : past + ids.shape[1], 0] = ids[row]
         for place, position in enumerate(views["logit_positions"][row]):
