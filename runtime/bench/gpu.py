@@ -1,65 +1,24 @@
 """What a bench asks of a GPU: how long its steps take by its own clock, and how fast it copies."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import ExitStack
 
 from ..engines.cuda_memory import FIRST_DEVICE, Cuda, find_device
+from ..engines.event_clock import EventClock
 from ..errors import EngineError
 
-__all__ = ["EventClock", "Gpu"]
+__all__ = ["Gpu"]
 
 COPY_BYTES = 256 << 20  # several times the largest level-2 cache
 COPIES = 8
 BUS_ID_LENGTH = 32  # characters; one is 12 long, as in 0000:3b:00.0
 
 
-class EventClock:
-    """Times spans of a stream's work by events: the device's own clock, good to half a microsecond.
-
-    Recording does not make the host wait; `take` does. A span ends when the device has done all
-    that was put on the stream until then, so the gaps in which it waited for the host are part.
-    """
-
-    def __init__(self, cuda: Cuda, stack: ExitStack) -> None:
-        """Make events as they are needed; `stack` will destroy them."""
-        self.cuda, self.stack = cuda, stack
-        self.pairs: list[tuple[Any, Any]] = []
-        self.used = 0
-
-    @contextmanager
-    def span(self, stream: Any) -> Iterator[None]:
-        """Time what is put on `stream` meanwhile."""
-        if self.used == len(self.pairs):
-            self.pairs.append((self._event(), self._event()))
-        begin, end = self.pairs[self.used]
-        self.cuda.call("cudaEventRecord", begin, stream)
-        yield
-        self.cuda.call("cudaEventRecord", end, stream)
-        self.used += 1
-
-    def take(self) -> list[float]:
-        """Wait for the device; return the seconds of each span since the last call, in order."""
-        spans, self.used = self.pairs[: self.used], 0
-        seconds = []
-        for begin, end in spans:
-            self.cuda.call("cudaEventSynchronize", end)
-            seconds.append(float(self.cuda.call("cudaEventElapsedTime", begin, end)) / 1e3)
-        return seconds
-
-    def _event(self) -> Any:
-        event = self.cuda.call("cudaEventCreate")
-        self.stack.callback(self.cuda.release, "cudaEventDestroy", event)
-        return event
-
-
 class Gpu:
-    """The GPU of this process, with a stream for an engine that takes one.
+    """The GPU of this process, with a clock for its steps.
 
     Attributes:
         free_memory: bytes, when it was found.
-        stream: address of a CUDA stream.
-        events: a clock for the steps on it.
+        clock: for the steps of an engine.
     """
 
     def __init__(self, stack: ExitStack) -> None:
@@ -73,8 +32,7 @@ class Gpu:
         if device is None:
             raise EngineError("this machine shows no GPU to the CUDA runtime: run edgegpt doctor")
         self.device, self.free_memory = device, device.free_memory
-        self.stream = int(self.cuda.stream(stack))
-        self.events = EventClock(self.cuda, stack)
+        self.clock = EventClock(self.cuda, stack)
 
     @property
     def words(self) -> str:
@@ -105,9 +63,9 @@ class Gpu:
         size = min(COPY_BYTES, int(cuda.call("cudaMemGetInfo")[0]) // 4)
         with ExitStack() as stack:
             source, target = (cuda.allocate(stack, size, "measuring it") for _ in range(2))
-            stream, clock = cuda.stream(stack), EventClock(cuda, stack)
-            cuda.clear(source, size, stream)
+            clock = EventClock(cuda, stack)
+            cuda.clear(source, size, clock.stream)
             for _ in range(1 + COPIES):  # the first one wakes the memory's clock
-                with clock.span(stream):
-                    cuda.within_device(target, source, size, stream)
+                with clock.span(clock.stream):
+                    cuda.within_device(target, source, size, clock.stream)
             return 2 * size / min(clock.take()[1:])

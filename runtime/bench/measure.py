@@ -112,8 +112,8 @@ class _Rounds:
     ) -> None:
         self.cells = plan.cells(model.context)
         self.rows = [prompts.rows(batch, depth) for batch, depth in self.cells]
-        events = gpu.events if gpu else None
-        self.runner = Runner(model, plan.sampling, plan.steps(model.context), events, meter)
+        clock = gpu.clock if gpu else None
+        self.runner = Runner(model, plan.sampling, plan.steps(model.context), clock, meter)
         self.progress, self.done = progress, 0
         self.total = len(self.cells) * (1 + plan.repeats)
 
@@ -152,7 +152,7 @@ def _load(
     """Open the bundle several times, one after the other; return the last one and the seconds.
 
     Each time is what `edgegpt.load` does. The first one finds out whether the engine works at all,
-    and says it best; from then on, steps run on a stream that the bench can watch.
+    and says it best; from then on, steps are timed on the device.
     """
     seconds: list[float] = []
     gpu = None
@@ -166,7 +166,7 @@ def _load(
             threads if backend == "cpu" else plan.threads,
             tf32=plan.tf32,
             cuda_graph=plan.cuda_graph,
-            stream=gpu.stream if gpu else None,
+            clock=gpu.clock if gpu else None,
         )
         model = LanguageModel(bundle, engine, plan.context)
         seconds.append(time.perf_counter() - begin)

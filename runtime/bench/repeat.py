@@ -6,12 +6,12 @@ from itertools import pairwise
 
 import numpy as np
 
+from ..engines.event_clock import EventClock
 from ..generate import Rules, Text, Window, generate_tokens, stream_of
 from ..language_model import LanguageModel
 from ..sampling import Sampling
 from ..tokenizer import TextStream
 from .energy import Meter, total
-from .gpu import EventClock
 from .prompts import Row
 from .result import Repeat
 from .timed import TimedEngine
@@ -30,13 +30,13 @@ class Runner:
         model: LanguageModel,
         sampling: Sampling,
         steps: int,
-        events: EventClock | None = None,
+        device_clock: EventClock | None = None,
         meter: Meter | None = None,
     ) -> None:
-        """Decode `steps` tokens after the first one in each run; `events` time the device."""
+        """Decode `steps` tokens after the first one in each run; a clock is the engine's."""
         self.model, self.sampling, self.steps = model, sampling, steps
-        self.engine = TimedEngine(model.engine, events)
-        self.meter = meter
+        self.engine = TimedEngine(model.engine)
+        self.device_clock, self.meter = device_clock, meter
 
     def run(self, rows: list[Row], depth: int) -> Repeat:
         """Generate once for prompts of `depth` tokens."""
@@ -55,9 +55,10 @@ class Runner:
                 seconds += clock() - begin
             if row == len(rows) - 1:
                 marks.append((clock(), engine.seconds, seconds))
-                spans.append(engine.events.used if engine.events else 0)
+                spans.append(self.device_clock.used if self.device_clock else 0)
         passed = np.diff(np.array(marks), axis=0)  # (steps + 1, 3)
         step_s, engine_s, text_s = passed[1:].T.tolist()
+        device_s = _by_step(self.device_clock, spans)
         return Repeat(
             float(passed[0, 0]),
             tokenize_s,
@@ -65,7 +66,7 @@ class Runner:
             step_s,
             engine_s,
             text_s,
-            device_s=_by_step(engine.events, spans),
+            device_s=device_s,
             joules=self._joules(texts, depth),
         )
 
@@ -73,6 +74,15 @@ class Runner:
         """Return what a token costs by rail, without a pause: the same steps again and again."""
         if self.meter is None:
             return {}
+        if self.device_clock is not None:
+            self.device_clock.paused = True
+        try:
+            return self._decode_on_and_on(texts, depth, self.meter)
+        finally:
+            if self.device_clock is not None:
+                self.device_clock.paused = False
+
+    def _decode_on_and_on(self, texts: list[Text], depth: int, meter: Meter) -> dict[str, float]:
         model, tokens = self.model, 0
         rules = Rules(model.context, self.steps + 1, self.sampling, "slide", model.tolerance)
         with model.engine.new_state(len(texts), model.context) as state:
@@ -81,7 +91,7 @@ class Runner:
                 text.finish_reason = None
             window = Window(state, texts, self.sampling.candidates)
             logits = first = [row.copy() for row in window.fill()]
-            begin, before = time.perf_counter(), self.meter.joules()
+            begin, before = time.perf_counter(), meter.joules()
             while time.perf_counter() - begin < ENERGY_S:
                 for _ in range(self.steps):
                     for text, row in zip(texts, logits, strict=True):
@@ -91,7 +101,7 @@ class Runner:
                 for text in texts:
                     del text.ids[depth:]
                 logits = first
-            after = self.meter.joules()
+            after = meter.joules()
         cost = {name: (after[name] - before[name]) / tokens for name in after}
         return cost if total(cost) > 0 else {}  # a counter that stands still tells nothing
 
@@ -114,9 +124,9 @@ class Runner:
         )
 
 
-def _by_step(events: EventClock | None, spans: list[int]) -> list[float]:
+def _by_step(clock: EventClock | None, spans: list[int]) -> list[float]:
     """Return the device's seconds of each decoding step: of its spans, of which most have one."""
-    if events is None:
+    if clock is None:
         return []
-    seconds = events.take()
+    seconds = clock.take()
     return [sum(seconds[begin:end]) for begin, end in pairwise(spans[1:])]

@@ -5,14 +5,12 @@ generation loop, text. Setting the engine's buffers up for a step counts as the 
 """
 
 import time
-from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..candidates import Candidates
 from ..engines.base import Engine, EngineInfo, Ids, State
-from .gpu import EventClock
 
 __all__ = ["TimedEngine"]
 
@@ -31,14 +29,10 @@ class Clock:
 
 
 class TimedEngine(Engine):
-    """Hands everything on to `inner`. For one thread: its states share one clock.
+    """Hands everything on to `inner`. For one thread: its states share one clock."""
 
-    Attributes:
-        events: what times the steps on the device, a span each; None without one.
-    """
-
-    def __init__(self, inner: Engine, events: EventClock | None = None) -> None:
-        self.inner, self.graph, self.events = inner, inner.graph, events
+    def __init__(self, inner: Engine) -> None:
+        self.inner, self.graph = inner, inner.graph
         self.clock = Clock()
 
     @property
@@ -53,7 +47,7 @@ class TimedEngine(Engine):
 
     def new_state(self, batch: int, context: int) -> "TimedState":
         """Return an empty cache for `batch` rows of up to `context` tokens."""
-        return TimedState(self.inner.new_state(batch, context), self.clock, self.events)
+        return TimedState(self.inner.new_state(batch, context), self.clock)
 
     def close(self) -> None:
         """Close the inner engine."""
@@ -66,10 +60,10 @@ class TimedState(State):
     The checks of `step` and `decode` are inherited, and run outside the clock.
     """
 
-    def __init__(self, inner: State, clock: Clock, events: EventClock | None) -> None:
+    def __init__(self, inner: State, clock: Clock) -> None:
         super().__init__(inner.batch, inner.context)
-        self.next_ids, self.past_len, self.stream = inner.next_ids, inner.past_len, inner.stream
-        self.inner, self.clock, self.events = inner, clock, events
+        self.next_ids, self.past_len = inner.next_ids, inner.past_len
+        self.inner, self.clock = inner, clock
 
     def logits(self) -> NDArray[np.float32]:
         """Return the last step's logits, float32 [B, P, V]."""
@@ -86,12 +80,9 @@ class TimedState(State):
         self.inner.close()
 
     def _run(self, ids: Ids, past_len: Ids, logit_positions: Ids) -> None:
-        with self.clock, self._span():
+        with self.clock:
             self.inner._run(ids, past_len, logit_positions)
 
     def _decode(self, longest: int) -> None:
-        with self.clock, self._span():
+        with self.clock:
             self.inner._decode(longest)
-
-    def _span(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.events is None else self.events.span(self.stream)

@@ -1,5 +1,7 @@
 """What each backend needs, and the versions and names of packages that matter."""
 
+from ..engines import cuda_provider, ort_session
+from ..tensorrt_build import vendor
 from .parse import Version
 
 __all__ = [
@@ -30,10 +32,13 @@ FLAVOUR_BACKENDS = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 # Backend -> lowerings that it runs, the best first, with the oldest version of its engine that
 # computes them rightly: ONNX Runtime for cpu and cuda, else TensorRT.
 LOWERINGS: dict[str, dict[str, Version]] = {
-    "cpu": {"ort": (1, 25), "standard": (1, 25), "legacy": (1, 14)},
-    "cuda": {"ort": (1, 25), "standard": (1, 25), "legacy": (1, 14)},
-    "tensorrt": {"standard": (10, 15), "legacy": (10, 3)},
-    "tensorrt-rtx": {"standard": (1, 0)},
+    "cpu": ort_session.MINIMUM_VERSION,
+    "cuda": cuda_provider.SINCE,
+    "tensorrt": {
+        "standard": vendor.STANDARD_SINCE,
+        "legacy": vendor.MINIMUM_VERSIONS["tensorrt"],
+    },
+    "tensorrt-rtx": {"standard": vendor.MINIMUM_VERSIONS["tensorrt-rtx"]},
 }
 # ONNX Runtime has no bfloat16 kernels on the CPU.
 UNSUPPORTED_PRECISIONS = {"cpu": ("bf16", "bfloat16")}

@@ -6,7 +6,8 @@ from ..bundle import Bundle
 from ..errors import EdgeGPTWarning, EngineError, InvalidInputError
 from ..manifest import Graph
 from .base import Engine, EngineInfo, State
-from .cuda_provider import open_candidates, runs_on_cuda
+from .cuda_provider import open_candidates, too_old_for_cuda
+from .event_clock import EventClock
 from .ort import OrtEngine
 from .ort_cuda import CudaEngine
 from .ort_session import LOWERINGS, import_onnxruntime, installed_distributions, too_old
@@ -77,7 +78,7 @@ def open_engine(
     exact: bool = False,
     tf32: bool = False,
     cuda_graph: bool = True,
-    stream: int | None = None,
+    clock: EventClock | None = None,
 ) -> Engine:
     """Load the graphs of `bundle` that fit `backend` best.
 
@@ -92,8 +93,7 @@ def open_engine(
             model is by definition. By default engines may round activations, too.
         tf32: let CUDA round float32 products to TF32.
         cuda_graph: let CUDA replay decode steps as graphs; off, for comparison.
-        stream: address of the CUDA stream that the backend cuda runs its steps on; None: its own.
-            TensorRT's states have streams of their own. See `State.stream`.
+        clock: times what a GPU does in every step; for other backends than "cpu".
 
     Raises:
         InvalidInputError: if there is no such backend.
@@ -105,27 +105,28 @@ def open_engine(
     if tf32 and backend != "cuda":
         raise InvalidInputError(f"the backend {backend} has no TF32; it is for the backend cuda")
     if backend in TENSORRT:
-        return _open_tensorrt(bundle, backend, threads, cuda_graph=cuda_graph)
+        return _open_tensorrt(bundle, backend, threads, cuda_graph, clock)
     graphs = _local_graphs(bundle, backend, "exact" if exact else "decoder")
     decoder = next((graph for graph in graphs if lowering in (None, graph.lowering)), None)
     if decoder is None:
         raise EngineError(missing_engine(bundle, backend) or _no_graph(bundle, asked, backend))
     if backend == "cuda":
-        return CudaEngine(bundle, decoder, threads, tf32=tf32, cuda_graph=cuda_graph, stream=stream)
+        return CudaEngine(bundle, decoder, threads, tf32=tf32, cuda_graph=cuda_graph, clock=clock)
     prefills = [graph for graph in bundle.manifest.graphs if graph.part == "prefill"]
     same = [graph for graph in prefills if graph.lowering == decoder.lowering and not exact]
     return OrtEngine(bundle, decoder, same[0] if same else None, threads)
 
 
 def _open_tensorrt(
-    bundle: Bundle, flavour: str, threads: int | None, *, cuda_graph: bool
+    bundle: Bundle, flavour: str, threads: int | None, cuda_graph: bool, clock: EventClock | None
 ) -> Engine:
     from ..tensorrt_build.prepare import engine_for_this_gpu
     from .tensorrt import TensorRTEngine
 
     if threads is not None:
         raise InvalidInputError(f"threads is for the CPU; the backend {flavour} takes none")
-    return TensorRTEngine(engine_for_this_gpu(bundle, flavour), cuda_graph=cuda_graph)
+    prepared = engine_for_this_gpu(bundle, flavour)
+    return TensorRTEngine(prepared, cuda_graph=cuda_graph, clock=clock)
 
 
 def _local_graphs(bundle: Bundle, backend: str, part: str) -> list[Graph]:
@@ -152,8 +153,8 @@ def _candidates(bundle: Bundle, backend: str, part: str) -> list[Graph]:
 def _obstacle(bundle: Bundle, graph: Graph, backend: str) -> str | None:
     """Return why the installed onnxruntime cannot run `graph`, or None if it can."""
     runtime = import_onnxruntime(backend)
-    if backend == "cuda" and not runs_on_cuda(graph):
-        return f"CUDA has no kernel for the fused attention of {graph.name} in this precision"
+    if backend == "cuda":
+        return too_old_for_cuda(runtime, graph) or too_old(runtime, graph)
     if backend == "cpu" and bundle.manifest.precision == "bfloat16":
         return f"onnxruntime runs no bfloat16 on a CPU, and {graph.name} is in bfloat16: use a GPU"
     return too_old(runtime, graph)
@@ -161,7 +162,6 @@ def _obstacle(bundle: Bundle, graph: Graph, backend: str) -> str | None:
 
 def _no_graph(bundle: Bundle, asked: str, backend: str) -> str:
     have = ", ".join(graph.name for graph in bundle.manifest.graphs)
-    why = ""
-    if backend == "cuda":
-        why = " (CUDA has no kernel for the fused attention of a float32 graph): export it again"
+    found = (_obstacle(bundle, graph, backend) for graph in _candidates(bundle, backend, "decoder"))
+    why = "".join(f"; {reason}" for reason in dict.fromkeys(found) if reason is not None)
     return f"no graph of {bundle.folder} fits the backend {asked}; it has: {have}{why}"

@@ -6,7 +6,6 @@ generation: its cache and its buffers, used by one thread at a time.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,13 +42,10 @@ class State(ABC):
         context: number of cache slots in a row.
         next_ids: int64 [B, 1], what `decode` feeds; the caller writes into it.
         past_len: int64 [B], where `decode` puts it; the caller writes into it.
-        stream: the CUDA stream that its steps run on; None on a host, or where the engine keeps it
-            to itself.
     """
 
     next_ids: Ids
     past_len: Ids
-    stream: Any = None
 
     def __init__(self, batch: int, context: int) -> None:
         self.batch, self.context = batch, context

@@ -16,15 +16,28 @@ from typing import Any
 from ..errors import EngineError
 from ..manifest import Graph
 from .device_lock import DEVICE_LOCK
-from .ort_candidates import candidates_model
-from .ort_session import LOG_ERRORS_ONLY, Provider
+from .ort_candidates import candidates_example, candidates_model
+from .ort_session import LOG_ERRORS_ONLY, Provider, version_of
 
-__all__ = ["PROVIDER", "check_placement", "open_candidates", "provider", "runs_on_cuda"]
+__all__ = [
+    "PROVIDER",
+    "check_placement",
+    "open_candidates",
+    "provider",
+    "replays_rightly",
+    "runs_on_cuda",
+    "too_old_for_cuda",
+]
 
 PROVIDER = "CUDAExecutionProvider"
 INSTALL = 'pip install "edgegpt-toolkit[cuda]"'
 # GroupQueryAttention has no float32 kernel there (up to onnxruntime 1.31).
 FUSED_ATTENTION_CACHES = ("float16", "bfloat16")
+# Before 1.28 the provider lacks operators of opset 24, and would leave them to the CPU.
+SINCE: dict[str, tuple[int, ...]] = {"ort": (1, 25), "standard": (1, 28)}
+# Before these, a replayed step reads again what it once copied from the host's memory, which is
+# something else by then (microsoft/onnxruntime, pull requests 32120 and 32121).
+REPLAYS_SINCE = {"ort": (1, 31), "standard": (1, 30)}
 # These work on shapes, and ONNX Runtime keeps them on the CPU by design: their operands are there,
 # and a step that is replayed as a CUDA graph does not run them at all.
 SHAPE_OPERATORS = {"Shape", "Size", "Squeeze", "Unsqueeze", "Constant"}
@@ -37,6 +50,26 @@ def runs_on_cuda(graph: Graph) -> bool:
     return graph.lowering == "standard"
 
 
+def too_old_for_cuda(runtime: ModuleType, graph: Graph) -> str | None:
+    """Return why the provider cannot run `graph`, or None if it can."""
+    if graph.lowering not in SINCE:
+        return f"the backend cuda does not run the lowering {graph.lowering}"
+    if not runs_on_cuda(graph):
+        return f"CUDA has no kernel for the fused attention of {graph.name} in this precision"
+    needed = SINCE[graph.lowering]
+    if version_of(runtime) >= needed:
+        return None
+    return (
+        f"the graph {graph.name} needs onnxruntime-gpu {needed[0]}.{needed[1]} or later on CUDA; "
+        f"{runtime.__version__} is installed"
+    )
+
+
+def replays_rightly(runtime: ModuleType, graph: Graph) -> bool:
+    """Return whether this version may replay steps of `graph` as CUDA graphs."""
+    return version_of(runtime) >= REPLAYS_SINCE[graph.lowering]
+
+
 def provider(*, tf32: bool, cuda_graph: bool, stream: int | None = None) -> Provider:
     """Return the provider with its options; ONNX Runtime's own default is to use TF32."""
     own_stream = {} if stream is None else {"user_compute_stream": str(stream)}
@@ -45,8 +78,6 @@ def provider(*, tf32: bool, cuda_graph: bool, stream: int | None = None) -> Prov
         "device_id": "0",
         "use_tf32": str(int(tf32)),
         "enable_cuda_graph": str(int(cuda_graph)),
-        # The arena grows by what is asked for; by default it doubles, which two models cannot.
-        "arena_extend_strategy": "kSameAsRequested",
     }
 
 
@@ -65,6 +96,7 @@ def open_candidates(runtime: ModuleType) -> Any:
     missing = _missing_library(runtime)
     if missing is not None:
         raise _not_loaded(runtime, missing)
+    runtime.set_default_logger_severity(LOG_ERRORS_ONLY)  # 1.28 warns at every session
     options = runtime.SessionOptions()
     options.log_severity_level = LOG_ERRORS_ONLY
     try:
@@ -75,6 +107,8 @@ def open_candidates(runtime: ModuleType) -> Any:
                 providers=[provider(tf32=False, cuda_graph=False)],
                 enable_fallback=0,
             )
+            if PROVIDER in session.get_providers():
+                session.run(None, candidates_example())  # a cuDNN that is missing shows only now
     except Exception as error:  # the bindings raise several unrelated types
         raise EngineError(f"CUDA does not work on this machine: {error}") from error
     if PROVIDER not in session.get_providers():

@@ -17,7 +17,7 @@ from ..candidates import Candidates
 from .ort_binding import Place, place_of
 from .ort_device import Block, DeviceMemory
 
-__all__ = ["CandidateStep", "candidates_model", "is_worthwhile"]
+__all__ = ["CandidateStep", "candidates_example", "candidates_model", "is_worthwhile"]
 
 IR_VERSION, OPSET = 8, 13  # the newest opset that has the axes of reductions as attributes
 FLOAT, INT64 = 1, 7  # TensorProto.DataType
@@ -100,6 +100,11 @@ def candidates_model() -> bytes:
     )
     opset = _text(1, "") + _number(2, OPSET)
     return _number(1, IR_VERSION) + _text(2, "edgegpt") + _bytes(7, graph) + _bytes(8, opset)
+
+
+def candidates_example() -> dict[str, NDArray[Any]]:
+    """Return the smallest inputs on which all operators of the graph do something."""
+    return {"logits": np.zeros((1, 1, 2), dtype=np.float32), "k": np.array([1], dtype=np.int64)}
 
 
 def _node(operator: str, inputs: list[str], outputs: list[str], attributes: list[bytes]) -> bytes:

@@ -5,6 +5,7 @@ candidates back; it allocates nothing. All addresses are fixed, so that it can b
 graph, under these rules:
 
 - Only steps of one token a row are captured: prompts differ in length.
+- A capture belongs to a thread: steps are run by two threads at most, see `in_own_thread`.
 - A capture belongs to the addresses of one set of buffers. Buffers are therefore kept for the next
   text of the same batch and context, and at most MOST_GRAPHS sets of an engine are captured; what
   comes after runs without, and so does everything with `cuda_graph` off.
@@ -13,6 +14,10 @@ graph, under these rules:
   only chooses a kernel.
 """
 
+import threading
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from typing import Any
 
@@ -21,11 +26,13 @@ from numpy.typing import NDArray
 
 from ..bundle import Bundle
 from ..candidates import Candidates
-from ..errors import EngineError
+from ..errors import EdgeGPTWarning, EngineError
 from ..manifest import Graph
 from .base import Engine, EngineInfo
-from .cuda_provider import check_placement, open_candidates, provider
+from .cuda_provider import check_placement, open_candidates, provider, replays_rightly
+from .cudart import Cudart
 from .device_lock import DEVICE_LOCK
+from .event_clock import EventClock, span_of
 from .ort_binding import (
     ELEMENT_BYTES,
     BoundState,
@@ -61,7 +68,7 @@ class CudaEngine(Engine):
         *,
         tf32: bool = False,
         cuda_graph: bool = True,
-        stream: int | None = None,
+        clock: EventClock | None = None,
     ) -> None:
         """Load the graph.
 
@@ -70,16 +77,16 @@ class CudaEngine(Engine):
             graph: a decoder that `runs_on_cuda`.
             threads: of the host, for computing shapes; None: one.
             tf32: whether products of float32 may be rounded to TF32 (10 bits of mantissa).
-            cuda_graph: whether decode steps are captured and replayed.
-            stream: address of the CUDA stream to run steps on, which must outlive the engine; None
-                leaves it to ONNX Runtime.
+            cuda_graph: whether decode steps are captured and replayed, where that is right.
+            clock: times the device's part of every step, on the clock's stream.
         """
-        self.graph, self.tf32, self.cuda_graph = graph, tf32, cuda_graph
-        self.stream = stream
+        self.graph, self.tf32, self.clock = graph, tf32, clock
         self.threads = threads or 1
         self.runtime = import_onnxruntime("cuda")
-        self.memory = DeviceMemory(self.runtime, self.device)
+        self.cuda_graph = cuda_graph and self._may_replay()
+        self.owner, self.other = threading.get_ident(), ThreadPoolExecutor(1, "edgegpt-cuda")
         self.picker = self._open_candidates()
+        self.memory = self._open_memory()
         self.session = self._load(bundle, graph)
         self.kept: list[_Buffers] = []
         self.captured = 0
@@ -99,9 +106,21 @@ class CudaEngine(Engine):
 
     def close(self) -> None:
         """Drop the sessions and the kept buffers."""
+        self.other.shutdown()
         with DEVICE_LOCK:
             self.session = self.picker = None
             self.kept = []
+
+    def in_own_thread(self, run: Callable[[], None]) -> None:
+        """Run a step in the thread that opened the engine, or in the one that stands in for others.
+
+        ONNX Runtime captures CUDA graphs for each thread anew, and keeps them, and handles of
+        cuBLAS, when the thread has ended: a server with a thread for each request would leak them.
+        """
+        if not self.cuda_graph or threading.get_ident() == self.owner:
+            run()
+        else:
+            self.other.submit(run).result()
 
     def give_back(self, buffers: "_Buffers") -> None:
         """Keep buffers for the next text that they fit, unless the engine was closed."""
@@ -135,15 +154,33 @@ class CudaEngine(Engine):
                 self.kept = []
                 return _Buffers(self, batch, context)
 
+    def _may_replay(self) -> bool:
+        """Return whether steps of the graph can be replayed; warn if only a newer version can."""
+        if replays_rightly(self.runtime, self.graph):
+            return True
+        told = (
+            f"onnxruntime {self.runtime.__version__} replays CUDA graphs of {self.graph.name} "
+            f"wrongly, so steps run kernel by kernel, which is slower: "
+            f'pip install "onnxruntime-gpu>=1.31"'
+        )
+        warnings.warn(told, EdgeGPTWarning, stacklevel=5)
+        return False
+
     def _open_candidates(self) -> Any:
         return open_candidates(self.runtime)
+
+    def _open_memory(self) -> DeviceMemory:
+        return DeviceMemory(Cudart(self.runtime))
 
     def _load(self, bundle: Bundle, graph: Graph) -> Any:
         options = self.runtime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = LOG_ERRORS_ONLY
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        chosen = provider(tf32=self.tf32, cuda_graph=self.cuda_graph, stream=self.stream)
+        # The weights lie outside of the arena, which doubles when it grows.
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+        stream = self.clock.stream if self.clock else None
+        chosen = provider(tf32=self.tf32, cuda_graph=self.cuda_graph, stream=stream)
         with DEVICE_LOCK:
             session = open_session(self.runtime, bundle, graph, options, [chosen])
         check_placement(session, graph)
@@ -155,7 +192,7 @@ class CudaState(BoundState):
 
     def __init__(self, engine: CudaEngine, buffers: "_Buffers") -> None:
         super().__init__(engine.graph, buffers.batch, buffers.context, buffers.single)
-        self.engine, self.stream = engine, engine.stream
+        self.engine = engine
         self.buffers: _Buffers | None = buffers
 
     def topk(self, count: int) -> list[list[Candidates]] | None:
@@ -233,9 +270,14 @@ class DeviceStep:
         """Run what the inputs hold; `longest` is the largest of `past_len`."""
         self.inputs.derive(longest if self.context is None else self.context - self.length)
         self.fetched = None
+        self.engine.in_own_thread(self._run)
+
+    def _run(self) -> None:
         with DEVICE_LOCK:
             self.device.write(self.host)
-            self.memory.run(self.session, self.binding, self.options)
+            clock = self.engine.clock
+            with span_of(clock, clock and clock.stream):
+                self.memory.run(self.session, self.binding, self.options)
 
     def logits(self) -> NDArray[np.float32]:
         """Copy the result to the host, once a run: float32 [B, P, V]."""

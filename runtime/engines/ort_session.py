@@ -16,11 +16,17 @@ __all__ = [
     "installed_distributions",
     "open_session",
     "too_old",
+    "version_of",
 ]
 
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 # Older versions lack the operators of the lowering, or compute them wrongly.
-MINIMUM_VERSION = {"ort": (1, 25), "standard": (1, 25), "legacy": (1, 14)}
+Versions = dict[str, tuple[int, ...]]
+MINIMUM_VERSION: Versions = {
+    "ort": (1, 25),
+    "standard": (1, 25),
+    "legacy": (1, 14),
+}
 LOWERINGS = tuple(MINIMUM_VERSION)  # that ONNX Runtime runs, the best first
 LOG_ERRORS_ONLY = 3
 
@@ -79,13 +85,17 @@ def open_session(
 def too_old(runtime: ModuleType, graph: Graph) -> str | None:
     """Return why this onnxruntime is too old for the graph's lowering, or None if it is not."""
     needed = MINIMUM_VERSION.get(graph.lowering, (0, 0))
-    found = tuple(int(part) for part in runtime.__version__.split(".")[:2])
-    if found >= needed:
+    if version_of(runtime) >= needed:
         return None
     return (
         f"the graph {graph.name} needs onnxruntime {needed[0]}.{needed[1]} or later; "
         f"{runtime.__version__} is installed"
     )
+
+
+def version_of(runtime: ModuleType) -> tuple[int, ...]:
+    """Return major and minor version of the module `onnxruntime`."""
+    return tuple(int(part) for part in runtime.__version__.split(".")[:2])
 
 
 def _is_installed(distribution: str) -> bool:

@@ -27,6 +27,7 @@ from ..tensorrt_build.prepare import Prepared
 from ..tensorrt_build.vendor import writes_in_place
 from .base import Engine, EngineInfo, Ids, State
 from .cuda_memory import Cuda, Device, find_device
+from .event_clock import EventClock
 from .tensorrt_session import LoadedPlan, Session
 
 __all__ = ["TensorRTEngine"]
@@ -38,12 +39,15 @@ DIGITS = 8  # of a plan's SHA-256, in the name of a device
 class TensorRTEngine(Engine):
     """A deserialized plan, whose weights all states share."""
 
-    def __init__(self, prepared: Prepared, *, cuda_graph: bool = True) -> None:
+    def __init__(
+        self, prepared: Prepared, *, cuda_graph: bool = True, clock: EventClock | None = None
+    ) -> None:
         """Load a plan.
 
         Args:
             prepared: the plan, whose bytes were checked.
             cuda_graph: launch the step of a single token as one graph instead of kernel by kernel.
+            clock: times the device's part of every step.
 
         Raises:
             EngineError: if there is no GPU, or TensorRT cannot load the plan.
@@ -69,6 +73,7 @@ class TensorRTEngine(Engine):
                 self.vendor, "runtime_cache", engine, _read_checked(self.cache_file)
             ),
             cuda_graph=cuda_graph,
+            clock=clock,
         )
         self.digest = prepared.engine.sha256[:DIGITS]
         self.idle: list[Session] = []  # at most one, so that memory does not pile up
@@ -157,7 +162,7 @@ class TensorRTState(State):
 
     def __init__(self, engine: TensorRTEngine, session: Session, batch: int, context: int) -> None:
         super().__init__(batch, context)
-        self.engine, self.session, self.stream = engine, session, session.stream
+        self.engine, self.session = engine, session
         self.next_ids = np.zeros((batch, 1), dtype=np.int64)
         self.past_len = np.zeros(batch, dtype=np.int64)
         self.drop = weakref.finalize(self, session.close)

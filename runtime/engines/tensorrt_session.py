@@ -21,6 +21,7 @@ from ..tensorrt_build.vendor import Vendor, writes_in_place
 from .base import Ids
 from .cuda_memory import Cuda, HostArray
 from .device_lock import DEVICE_LOCK
+from .event_clock import EventClock, span_of
 
 __all__ = ["LoadedPlan", "Session"]
 
@@ -39,6 +40,7 @@ class LoadedPlan:
     limits: Limits
     runtime_cache: Any
     cuda_graph: bool
+    clock: EventClock | None
 
 
 class Session:
@@ -94,7 +96,8 @@ class Session:
             sizes = {"new_tokens": length, "logit_positions": positions}
             self.bind(self.prefill, sizes, self.positions[0], self.long_logits[0])
             self.bound = wanted
-        self.execute(self.prefill)
+        with span_of(self.plan.clock, self.stream):
+            self.execute(self.prefill)
         self._ran(self.long_logits, positions)
 
     def decode(self, ids: Ids, past_len: Ids) -> None:
@@ -103,7 +106,8 @@ class Session:
         self.ids[1].array[: self.batch] = ids[:, 0]
         self.past_len[1].array[: self.batch] = past_len
         assert self.decoding is not None, "the session was closed"
-        self.decoding.run()
+        with span_of(self.plan.clock, self.stream):
+            self.decoding.run()
         self._ran(self.single_logits, 1)
 
     def logits(self) -> NDArray[np.float32]:

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from fake_cuda import WORK_S, FakeCuda
 from fake_tensorrt import fake_module, fake_plan, one_layer_graph
-from host_engine import HostEngine
+from host_engine import CountingMemory, HostBlock, HostEngine
 
 from edgegpt.runtime.bench import BenchResult, Plan, measure, repeat
 from edgegpt.runtime.bench import gpu as gpu_module
 from edgegpt.runtime.bench.energy import Meter
-from edgegpt.runtime.bench.gpu import EventClock, Gpu
-from edgegpt.runtime.bench.timed import TimedEngine
+from edgegpt.runtime.bench.gpu import Gpu
 from edgegpt.runtime.bench.words import explanation, facts
 from edgegpt.runtime.bundle import Bundle
 from edgegpt.runtime.engines.cuda_memory import Cuda
 from edgegpt.runtime.engines.cuda_provider import provider
+from edgegpt.runtime.engines.event_clock import EventClock
 from edgegpt.runtime.engines.tensorrt import TensorRTEngine
 from edgegpt.runtime.errors import EngineError, InvalidInputError
 from edgegpt.runtime.tensorrt_build.prepare import Prepared
@@ -58,7 +58,9 @@ def gpu_bundle(
     stored = StoredEngine(identity, tmp_path / "plan.engine", fake_plan(graph, LIMITS), "ab" * 32)
     prepared = Prepared(Vendor("tensorrt", module), graph, stored, None)
     monkeypatch.setattr(MEASURE, "resolve_backend", lambda *_: "tensorrt")
-    monkeypatch.setattr(MEASURE, "open_engine", lambda *_, **__: TensorRTEngine(prepared))
+    monkeypatch.setattr(
+        MEASURE, "open_engine", lambda *_, clock, **__: TensorRTEngine(prepared, clock=clock)
+    )
     return small_bundle
 
 
@@ -157,31 +159,41 @@ def test_without_a_gpu_the_bench_says_so(gpu_bundle: Path, cuda: FakeCuda) -> No
 def test_spans_are_taken_in_order_and_their_events_used_again(cuda: FakeCuda) -> None:
     with ExitStack() as stack:
         gpu = Gpu(stack)
-        pointer = gpu.cuda.allocate(stack, 8, "a test")
+        clock, pointer = gpu.clock, gpu.cuda.allocate(stack, 8, "a test")
         for _ in range(2):
             for count in (1, 3):
-                with gpu.events.span(gpu.stream):
+                with clock.span(clock.stream):
                     for _ in range(count):
-                        gpu.cuda.clear(pointer, 8, gpu.stream)
-            assert gpu.events.take() == [WORK_S, 3 * WORK_S]
+                        gpu.cuda.clear(pointer, 8, clock.stream)
+            clock.paused = True
+            with clock.span(clock.stream):
+                gpu.cuda.clear(pointer, 8, clock.stream)
+            clock.paused = False
+            assert clock.take() == [WORK_S, 3 * WORK_S]
         assert len(cuda.events) == 4
     assert not cuda.events
 
 
-def test_onnxruntime_runs_on_the_stream_that_events_are_recorded_on(
-    cuda: FakeCuda, small_bundle: Path
+def test_onnxruntime_runs_on_the_clocks_stream_and_its_copies_are_not_timed(
+    cuda: FakeCuda, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "user_compute_stream" not in provider(tf32=False, cuda_graph=True)[1]
     named = provider(tf32=False, cuda_graph=True, stream=140_001)[1]
     assert named["user_compute_stream"] == "140001"
     bundle = Bundle.open(small_bundle)
     with ExitStack() as stack:
-        gpu = Gpu(stack)
-        inner = HostEngine(bundle, bundle.manifest.graphs[0], stream=gpu.stream)
-        state = TimedEngine(inner, EventClock(Cuda(), stack)).new_state(1, 8)
-        cuda.calls.clear()
+        clock = EventClock(Cuda(), stack)
+        engine = HostEngine(bundle, bundle.manifest.graphs[0], clock=clock)
+        state, order = engine.new_state(1, 8), cuda.calls
+        for owner, name in ((HostBlock, "write"), (CountingMemory, "run")):
+            original = getattr(owner, name)
+            monkeypatch.setattr(
+                owner, name, lambda *a, o=original, n=name: (order.append(n), o(*a))[1]
+            )
         state.step(np.array([[1, 2]]), np.array([0]), np.array([[1]]))
+        order.clear()
         state.past_len[:] = 2
         state.decode()
-        assert cuda.calls == ["cudaEventCreate", "cudaEventCreate", *["cudaEventRecord"] * 2] * 2
-        assert len(cuda.streams[gpu.stream]) == 4
+        made = ["cudaEventCreate"] * 2
+        assert order == ["write", *made, "cudaEventRecord", "run", "cudaEventRecord"]
+        assert len(cuda.streams[clock.stream]) == 4

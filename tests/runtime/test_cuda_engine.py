@@ -4,6 +4,7 @@ What only a GPU can show is in tests/gpu.
 """
 
 import gc
+import threading
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from edgegpt.runtime.compare import TOLERANCES
 from edgegpt.runtime.engines import open_engine, ort_cuda
 from edgegpt.runtime.engines.ort_candidates import EXTRAS, is_worthwhile
 from edgegpt.runtime.engines.ort_cuda import DeviceStep
-from edgegpt.runtime.errors import EngineError
+from edgegpt.runtime.errors import EdgeGPTWarning, EngineError
 from edgegpt.runtime.language_model import LanguageModel
 from edgegpt.runtime.receipts import keep, missing_proof
 from edgegpt.runtime.verify import verify_engine
@@ -217,6 +218,61 @@ def test_without_cuda_graphs_no_run_has_a_graph(bundle):
     decode(engine.new_state(1, BLOCK), 0)
     assert engine.memory.graph_ids == [None]
     engine.close()
+
+
+def test_steps_of_all_other_threads_are_run_by_a_single_one(engine, monkeypatch):
+    ran: list[int] = []
+    original = DeviceStep._run
+
+    def noting(step) -> None:
+        ran.append(threading.get_ident())
+        original(step)
+
+    monkeypatch.setattr(DeviceStep, "_run", noting)
+
+    def write() -> None:
+        with engine.new_state(1, BLOCK) as state:
+            for past in range(3):
+                decode(state, past)
+
+    write()
+    assert set(ran) == {threading.get_ident()}
+    ran.clear()
+    for _ in range(3):
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join()
+    assert len(set(ran)) == 1
+    assert threading.get_ident() not in ran
+
+
+def test_an_error_in_another_thread_reaches_it(engine, monkeypatch):
+    def fail(*_: object) -> None:
+        raise EngineError("CUDA failure 700")
+
+    state, found = engine.new_state(1, BLOCK), []
+    monkeypatch.setattr(engine.memory, "run", fail)
+
+    def write() -> None:
+        try:
+            decode(state, 0)
+        except EngineError as error:
+            found.append(str(error))
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    thread.join()
+    assert found == ["CUDA failure 700"]
+
+
+def test_where_a_replay_would_be_wrong_steps_run_without_and_it_is_told(bundle, monkeypatch):
+    monkeypatch.setattr(ort_cuda, "replays_rightly", lambda *_: False)
+    with pytest.warns(EdgeGPTWarning, match=r'wrongly.*pip install "onnxruntime-gpu>=1\.31"'):
+        engine = host_engine(bundle)
+    decode(engine.new_state(1, BLOCK), 0)
+    assert engine.memory.graph_ids == [None]
+    engine.close()
+    host_engine(bundle, cuda_graph=False).close()  # nothing to tell where nothing was asked
 
 
 def test_after_the_most_graphs_steps_run_without(engine, monkeypatch):

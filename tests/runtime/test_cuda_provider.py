@@ -1,6 +1,7 @@
 """A CUDA provider that does not really load is an error that names what is missing."""
 
 from collections import namedtuple
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,9 +9,14 @@ import pytest
 from edgegpt.cli import main
 from edgegpt.runtime.bundle import Bundle
 from edgegpt.runtime.engines import cuda_provider, local_lowerings, open_engine, resolve_backend
-from edgegpt.runtime.engines.cuda_provider import check_placement, open_candidates, runs_on_cuda
-from edgegpt.runtime.engines.ort_device import DeviceMemory
+from edgegpt.runtime.engines.cuda_provider import (
+    check_placement,
+    open_candidates,
+    replays_rightly,
+    runs_on_cuda,
+)
 from edgegpt.runtime.errors import EdgeGPTWarning, EngineError, InvalidInputError
+from edgegpt.runtime.manifest import Graph
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 INSTALL = r'pip install "edgegpt-toolkit\[cuda\]"'
@@ -23,6 +29,9 @@ class Session:
 
     def get_providers(self):
         return self.providers
+
+    def run(self, names, inputs):
+        self.ran = sorted(inputs)
 
     def get_provider_graph_assignment_info(self):
         return [
@@ -47,6 +56,9 @@ class Runtime:
     def preload_dlls(self):
         print(self.printed)
 
+    def set_default_logger_severity(self, level):
+        self.level = level
+
     def InferenceSession(self, model, options, providers, enable_fallback):  # noqa: N802
         assert enable_fallback == 0
         self.asked = providers
@@ -70,7 +82,10 @@ def gpu_wheel(monkeypatch):
 
 def test_a_provider_that_loads_is_taken_with_tf32_off():
     runtime = Runtime()
-    assert open_candidates(runtime).get_providers() == [CUDA, CPU]
+    session = open_candidates(runtime)
+    assert session.get_providers() == [CUDA, CPU]
+    assert session.ran == ["k", "logits"]
+    assert runtime.level == 3  # errors only
     ((name, options),) = runtime.asked
     assert (name, options["use_tf32"]) == (CUDA, "0")
     assert cuda_provider.provider(tf32=True, cuda_graph=True)[1]["use_tf32"] == "1"
@@ -128,6 +143,15 @@ def test_a_machine_without_a_device_is_an_engine_error():
         open_candidates(Runtime(error=error))
 
 
+def test_a_library_that_only_a_run_misses_is_found_before_the_first_token(monkeypatch):
+    def run(session, names, inputs):
+        raise RuntimeError("cuDNN is unavailable: dlopen failed for libcudnn.so.9")
+
+    monkeypatch.setattr(Session, "run", run)
+    with pytest.raises(EngineError, match=r"does not work on this machine: .*libcudnn\.so\.9"):
+        open_candidates(Runtime())
+
+
 def test_a_provider_that_silently_gave_way_is_an_error_even_if_nobody_says_why():
     with pytest.raises(EngineError, match="a library of CUDA or cuDNN is missing"):
         open_candidates(Runtime(loaded=[CPU]))
@@ -154,11 +178,39 @@ def test_a_float32_bundle_runs_its_standard_graph_on_cuda(small_bundle):
 )
 def test_fused_attention_runs_on_cuda_with_a_cache_of_two_bytes(small_bundle, dtype, runs):
     graph = Bundle.open(small_bundle).manifest.graphs[0]
-    inputs = [
-        type(port)(**vars(port) | {"dtype": dtype}) if port.role == "cache" else port
-        for port in graph.inputs
-    ]
-    assert runs_on_cuda(type(graph)(**vars(graph) | {"inputs": inputs})) is runs
+    assert runs_on_cuda(in_precision(graph, dtype)) is runs
+
+
+def in_precision(graph: Graph, dtype: str) -> Graph:
+    """Return the graph with a cache of another precision."""
+    inputs = [replace(port, dtype=dtype) if port.role == "cache" else port for port in graph.inputs]
+    return replace(graph, inputs=inputs)
+
+
+@pytest.mark.parametrize(
+    ("version", "lowerings"),
+    [("1.25.1", ["ort"]), ("1.28.0", ["ort", "standard"]), ("1.23.2", [])],
+)
+def test_an_older_provider_runs_what_it_has_operators_for(
+    small_bundle, gpu_wheel, version, lowerings
+):
+    runtime = Runtime()
+    runtime.__version__ = version
+    gpu_wheel(runtime)
+    graphs = [in_precision(graph, "float16") for graph in Bundle.open(small_bundle).manifest.graphs]
+    bundle = SimpleNamespace(manifest=SimpleNamespace(graphs=graphs, precision="float16"))
+    assert local_lowerings(bundle, "cuda") == lowerings
+
+
+@pytest.mark.parametrize(
+    ("lowering", "rightly"), [("ort", {"1.31.1"}), ("standard", {"1.30.0", "1.31.1"})]
+)
+def test_older_versions_replay_what_they_should_not(small_bundle, lowering, rightly):
+    graphs = Bundle.open(small_bundle).manifest.graphs
+    graph = next(graph for graph in graphs if graph.lowering == lowering)
+    versions = ("1.25.1", "1.29.0", "1.30.0", "1.31.1")
+    runtimes = [SimpleNamespace(__version__=version) for version in versions]
+    assert {one.__version__ for one in runtimes if replays_rightly(one, graph)} == rightly
 
 
 def test_auto_is_cuda_only_where_its_package_is_installed_and_works(small_bundle, gpu_wheel):
@@ -189,23 +241,6 @@ def test_every_command_says_why_cuda_cannot_be_used_here(
         main([*arguments, *prompt, "--json"])
     assert ended.value.code == 1
     assert "is a build without CUDA" in capsys.readouterr().err
-
-
-def test_free_memory_is_told_where_cuda_can_be_asked(monkeypatch):
-    def fill(free, total):
-        free._obj.value = 5_000_000
-        return 0
-
-    library = SimpleNamespace(cudaMemGetInfo=fill)
-    monkeypatch.setattr("edgegpt.runtime.engines.ort_device.ctypes.CDLL", lambda name: library)
-    memory = DeviceMemory(Runtime())
-    told = memory.explain(RuntimeError("CUDA failure 2: out of memory"), "9.0 MB for the cache")
-    assert "no room for 9.0 MB for the cache (5.0 MB are free)" in str(told)
-
-
-def test_what_is_no_lack_of_memory_is_told_as_it_is():
-    told = DeviceMemory(Runtime()).explain(RuntimeError("CUDA failure 700"), "9 MB")
-    assert str(told) == "onnxruntime failed on cuda: CUDA failure 700"
 
 
 def test_the_hand_written_graph_is_what_onnx_reads():

@@ -3,7 +3,6 @@
 `CountingMemory` keeps the books: what was allocated, what was copied where, and what ran.
 """
 
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,45 +12,51 @@ from edgegpt.runtime.engines.ort_candidates import candidates_model
 from edgegpt.runtime.engines.ort_cuda import CudaEngine
 from edgegpt.runtime.engines.ort_device import Block, DeviceMemory
 from edgegpt.runtime.engines.ort_session import open_session
+from edgegpt.runtime.errors import EngineError
 from edgegpt.runtime.manifest import Graph
 
-__all__ = ["CountingMemory", "HostEngine"]
+__all__ = ["CountingMemory", "HostBlock", "HostEngine"]
 
 PROVIDERS = ["CPUExecutionProvider"]
 
 
-class CountingBlock(Block):
-    def __init__(self, block: Block, books: "CountingMemory") -> None:
-        super().__init__(block.value)
-        self.books = books
+class HostBlock(Block):
+    """Bytes of the host, whose copies are counted."""
+
+    def __init__(self, size: int, books: "CountingMemory") -> None:
+        self.size, self.books = size, books
+        self.data = np.zeros(size, dtype=np.uint8)
+        self.address = self.data.ctypes.data
 
     def write(self, data: np.ndarray) -> None:
-        super().write(data)
+        assert data.nbytes == self.size
+        self.data[:] = data
         self.books.to_device += data.nbytes
 
     def read(self) -> np.ndarray:
-        data = super().read()
-        self.books.to_host += data.nbytes
-        return data.copy()  # a device's bytes never are the host's
+        self.books.to_host += self.size
+        return self.data.copy()
 
 
 class CountingMemory(DeviceMemory):
     """The host's memory as a device that counts, and that may be full."""
 
-    def __init__(self, runtime: ModuleType) -> None:
-        super().__init__(runtime, "cpu")
+    kind = "cpu"
+
+    def __init__(self) -> None:
         self.allocated = self.to_device = self.to_host = 0
         self.room = 2**40
         self.graph_ids: list[str | None] = []
 
-    def allocate(self, size: int, what: str) -> Block:
+    def reserve(self, size: int) -> HostBlock:
         if size > self.room:
-            full = RuntimeError(f"Available memory of 7 is smaller than requested bytes of {size}")
-            raise self.explain(full, f"{size / 1e6:,.1f} MB for the {what}") from full
-        block = CountingBlock(super().allocate(size, what), self)
+            raise EngineError("cudaMalloc: out of memory")
         self.allocated += size
         self.room -= size
-        return block
+        return HostBlock(size, self)
+
+    def free_bytes(self) -> None:
+        return None
 
     def run(self, session: Any, binding: Any, options: Any) -> None:
         super().run(session, binding, options)
@@ -63,12 +68,11 @@ class HostEngine(CudaEngine):
     device = "cpu"
     memory: CountingMemory
 
-    def __init__(self, bundle: Bundle, graph: Graph, **settings: Any) -> None:
-        super().__init__(bundle, graph, **settings)
-        self.memory = CountingMemory(self.runtime)
-
     def _open_candidates(self) -> Any:
         return self.runtime.InferenceSession(candidates_model(), providers=PROVIDERS)
+
+    def _open_memory(self) -> CountingMemory:
+        return CountingMemory()
 
     def _load(self, bundle: Bundle, graph: Graph) -> Any:
         options = self.runtime.SessionOptions()

@@ -1,0 +1,79 @@
+"""The CUDA runtime library that ONNX Runtime itself has loaded, through ctypes: memory and copies.
+
+Its own library, and not that of `cuda-bindings`, so that both always are of one version. All calls
+are on the default stream and finished when they return; so they are made under `DEVICE_LOCK`.
+"""
+
+import ctypes
+import sys
+from types import ModuleType
+from typing import Any
+
+from ..errors import EngineError
+
+__all__ = ["Cudart"]
+
+TO_DEVICE, TO_HOST = 1, 2  # cudaMemcpyKind
+DEFAULT_STREAM = None
+Address, Size = ctypes.c_void_p, ctypes.c_size_t
+
+
+class Cudart:
+    """Allocates, frees and copies. Sizes are bytes, addresses whole numbers."""
+
+    def __init__(self, runtime: ModuleType) -> None:
+        """Find the library of the module `onnxruntime`, which must have loaded it.
+
+        Raises:
+            EngineError: if it is not there.
+        """
+        major = str(getattr(runtime, "cuda_version", "")).partition(".")[0]
+        name = f"cudart64_{major}.dll" if sys.platform == "win32" else f"libcudart.so.{major}"
+        try:
+            self.library: Any = ctypes.CDLL(name)
+        except OSError as error:
+            raise EngineError(
+                f"CUDA cannot be used, because {name} does not load: {error}"
+            ) from error
+        self.library.cudaGetErrorString.restype = ctypes.c_char_p
+
+    def allocate(self, size: int) -> int:
+        """Return the address of `size` bytes, which are all 0.
+
+        Raises:
+            EngineError: "out of memory", if there are not so many.
+        """
+        address = Address()
+        self._call("cudaMalloc", ctypes.byref(address), Size(max(size, 1)))
+        assert address.value is not None
+        self._call("cudaMemset", address, 0, Size(size))
+        self._call("cudaStreamSynchronize", DEFAULT_STREAM)
+        return address.value
+
+    def free(self, address: int) -> None:
+        """Give back what `allocate` gave; where that fails nothing more can be done."""
+        self.library.cudaFree(Address(address))
+
+    def to_device(self, address: int, source: int, size: int) -> None:
+        """Copy from the host."""
+        self._call("cudaMemcpy", Address(address), Address(source), Size(size), TO_DEVICE)
+        # From pageable memory the copy may return when the data has left the host only.
+        self._call("cudaStreamSynchronize", DEFAULT_STREAM)
+
+    def to_host(self, target: int, address: int, size: int) -> None:
+        """Copy to the host."""
+        self._call("cudaMemcpy", Address(target), Address(address), Size(size), TO_HOST)
+
+    def free_bytes(self) -> int | None:
+        """Return how much memory is free, if that can be asked."""
+        free, total = Size(), Size()
+        status = self.library.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total))
+        return free.value if status == 0 else None
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        status = getattr(self.library, name)(*arguments)
+        if status != 0:
+            text = self.library.cudaGetErrorString(status)
+            self.library.cudaGetLastError()  # or the next call would report it again
+            told = text.decode(errors="replace") if text else f"status {status}"
+            raise EngineError(f"{name}: {told}")
