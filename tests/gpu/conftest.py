@@ -8,6 +8,7 @@ from small_models import random_model, small_config, write_checkpoint
 
 import edgegpt
 from edgegpt.export import export_bundle
+from edgegpt.export.half_precision import HalfPrecision
 from edgegpt.export.quantization import QuantizationSettings
 from edgegpt.runtime.engines.cuda_provider import open_candidates
 from edgegpt.runtime.engines.ort_session import import_onnxruntime
@@ -38,21 +39,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return a function that gives the shipped model as a bundle, or a random Llama ("rope")."""
+    """Return a function that gives the shipped model in a precision, or a random Llama ("rope")."""
     made: dict[str, Path] = {}
 
     def bundle(name: str) -> Path:
         if name not in made:
             out = tmp_path_factory.mktemp("bundles") / name
-            source, quantization = ROOT / "models" / "shakespeare-char", None
+            source, quantization, half = ROOT / "models" / "shakespeare-char", None, None
             if name == "rope":
                 kind = {"position": "rope", "norm": "rmsnorm", "activation": "swiglu"}
                 shape = {"n_head": 4, "n_kv_head": 2, "n_embd": 128, "block_size": 256}
                 config = small_config(**kind, **shape, vocab_size=600)
                 source = write_checkpoint(out.parent / "checkpoint", random_model(config), None)
+            elif name in ("float16", "bfloat16"):
+                half = HalfPrecision(name)
             elif name != "float32":
                 quantization = QuantizationSettings(name, method="rtn", max_kl=1.0)
-            export_bundle(source, out, quantization=quantization)
+            export_bundle(source, out, quantization=quantization, half=half)
             made[name] = out
         return made[name]
 

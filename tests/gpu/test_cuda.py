@@ -13,6 +13,7 @@ from edgegpt.runtime.verify import verify
 
 PROMPT = "ROMEO:"
 TOKENS = 10_000
+NOISE = 16 << 20  # of other processes, and of pages; the cache of a text here has 4.7 MB
 
 
 def used_bytes() -> int:
@@ -27,7 +28,7 @@ def used_bytes() -> int:
 
 @pytest.mark.parametrize("cuda_graph", [True, False])
 @pytest.mark.parametrize("tf32", [False, True])
-@pytest.mark.parametrize("name", ["float32", "rope", "int8", "int4"])
+@pytest.mark.parametrize("name", ["float32", "float16", "bfloat16", "rope", "int8", "int4"])
 def test_verify_passes(bundles, name, tf32, cuda_graph):
     receipt = verify(Bundle.open(bundles(name)), "cuda", tf32=tf32, cuda_graph=cuda_graph)
     assert receipt.device == ("cuda-tf32" if tf32 else "cuda")
@@ -80,11 +81,39 @@ def test_candidates_give_the_tokens_that_all_logits_give(bundles, load, monkeypa
 def test_memory_stays_constant_over_10_000_tokens(bundles, load):
     model = load(bundles("float32"))
     settings = {"max_new_tokens": 500, "temperature": 1.0}
-    model.generate([PROMPT, "A"], seed=0, **settings)
+    for seed in range(2):  # the second run of a shape still allocates
+        model.generate([PROMPT, "A"], seed=seed, **settings)
     before = used_bytes()
     for seed in range(TOKENS // 1000):
         model.generate([PROMPT, "A"], seed=seed, **settings)
-    assert used_bytes() - before < 2_000_000
+    assert used_bytes() - before < NOISE
+
+
+def test_prompts_that_grow_take_no_more_than_the_longest(bundles, load):
+    model = load(bundles("float32"))
+    longest = model.context - 10
+    for _ in range(2):
+        model.generate([[1] * longest] * 4, max_new_tokens=2)
+    before = used_bytes()
+    for length in range(1, longest, 7):
+        for _ in range(2):
+            model.generate([[1] * length] * 4, max_new_tokens=2)
+    assert used_bytes() - before < NOISE
+
+
+def test_threads_that_end_leave_nothing(bundles, load):
+    model = load(bundles("float32"))
+
+    def write() -> None:
+        model.generate(PROMPT, max_new_tokens=20)
+
+    for number in range(25):
+        if number == 5:
+            before = used_bytes()
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join()
+    assert used_bytes() - before < NOISE
 
 
 def test_two_models_at_once_write_what_each_writes_alone(bundles, load):
@@ -127,14 +156,14 @@ def test_one_model_serves_several_threads(bundles, load):
 
 def test_a_stream_closed_midway_gives_its_memory_back(bundles, load):
     model = load(bundles("float32"))
-    for _ in model.stream(PROMPT, max_new_tokens=5):
-        pass
+    for _ in range(2):
+        list(model.stream(PROMPT, max_new_tokens=5))
     before = used_bytes()
     for _ in range(20):
         stream = model.stream(PROMPT, max_new_tokens=200)
         next(stream)
         stream.close()
-    assert used_bytes() - before < 2_000_000
+    assert used_bytes() - before < NOISE
     assert len(model.engine.kept) == 1
 
 
