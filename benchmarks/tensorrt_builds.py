@@ -18,10 +18,12 @@ from edgegpt.runtime.errors import EdgeGPTError
 from edgegpt.runtime.machine import peak_memory
 from edgegpt.runtime.manifest import Graph
 from edgegpt.runtime.tensorrt_build.builder import build_plan
-from edgegpt.runtime.tensorrt_build.network import Log, parse_network
+from edgegpt.runtime.tensorrt_build.derived_weights import graph_with_weights
+from edgegpt.runtime.tensorrt_build.log import Log
+from edgegpt.runtime.tensorrt_build.network import parse_network
 from edgegpt.runtime.tensorrt_build.profiles import Limits
 from edgegpt.runtime.tensorrt_build.target import Target
-from edgegpt.runtime.tensorrt_build.vendor import import_vendor
+from edgegpt.runtime.tensorrt_build.vendor import QUANTISED, import_vendor
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ def measure(bundle: Bundle, graph: Graph, capability: str) -> Row:
     try:
         log = Log(vendor)
         builder = vendor.module.Builder(log.logger)
-        parse_network(vendor, log, builder, bundle, graph, limits.max_context)
+        with graph_with_weights(bundle, graph) as path:
+            parse_network(vendor, log, builder, path, graph, limits.max_context)
         parsed = True
         begin = time.perf_counter()
         size = len(build_plan(vendor, bundle, graph, limits, Target(capability)))
@@ -86,7 +89,7 @@ def main() -> None:
         in_own_process(path, graph.name, capability)
         for path in given.bundles
         for graph in Bundle.open(path).manifest.graphs
-        if graph.part == "decoder"
+        if graph.part == "decoder" or graph.lowering == QUANTISED
     ]
     if given.json:
         print(json.dumps([asdict(row) for row in rows], indent=1))

@@ -30,16 +30,25 @@ from edgegpt.model import GPT
 from edgegpt.runtime.bundle import GOLDEN_NAME, RECEIPT_NAME, TOKENIZER_NAME, Bundle, sha256_of
 from edgegpt.runtime.files import new_folder
 from edgegpt.runtime.golden import Golden
-from edgegpt.runtime.manifest import MANIFEST_NAME, FileEntry, Graph, Manifest, Quantization
+from edgegpt.runtime.manifest import (
+    MANIFEST_NAME,
+    FileEntry,
+    Graph,
+    Manifest,
+    Quantization,
+    WeightEntry,
+)
 from edgegpt.runtime.receipt import Receipt
+from edgegpt.runtime.tensorrt_build.derived_weights import BITS, DERIVED_NAME, write_derived
+from edgegpt.runtime.tensorrt_build.onnx_file import external_tensors
 from edgegpt.runtime.tokenizer import Tokenizer
 from edgegpt.runtime.verify import verify
 
-from .decoder_graph import build_decoder_graph, describe, trace
+from .decoder_graph import Traced, build_decoder_graph, describe, trace
 from .golden import make_golden, quality_windows
 from .half_precision import HalfPrecision, in_half_precision, matching_layers
-from .lowerings import legacy, ort, standard
-from .passes import QuantizeActivations, QuantizeWeights, UseFloatActivations
+from .lowerings import legacy, ort, standard, standard_qdq
+from .passes import DequantizeWeights, QuantizeActivations, QuantizeWeights, UseFloatActivations
 from .quantization import (
     BlockQuantized,
     QuantizationSettings,
@@ -77,7 +86,8 @@ def export_bundle(
     A float32 bundle holds the `ort` lowering, if the model's shape allows it, and the `standard`
     and `legacy` ones over the same weights. A quantised bundle holds the `ort` lowering, with a
     second graph and a second copy of the weights for long prompts, unless the settings leave them
-    out, and the `standard` one with float32 activations.
+    out, and the `standard` one with float32 activations; and `standard-qdq`, which TensorRT reads,
+    if whole blocks make up the weights' rows.
 
     Args:
         checkpoint: folder that `edgegpt train` or `edgegpt import` wrote.
@@ -235,7 +245,7 @@ class _Exported:
         weights = move_weights(models, {name for name, _ in parts}, folder / WEIGHTS_NAME)
         for graph, model in graphs:
             ir.save(model, folder / graph.file)
-            onnx.checker.check_model(folder / graph.file, full_check=True)
+            self.check(folder, graph, weights)
 
         files = {
             path.name: FileEntry(path.stat().st_size, sha256_of(path))
@@ -257,6 +267,17 @@ class _Exported:
             quantization=self.quantization,
             kept=list(self.kept),
         )
+
+    def check(self, folder: Path, graph: Graph, weights: dict[str, WeightEntry]) -> None:
+        """Let onnx check a graph, beside all weights that it names."""
+        path, derived = folder / graph.file, folder / DERIVED_NAME
+        wanted = [
+            one for one in external_tensors(path.read_bytes()) if one.location == DERIVED_NAME
+        ]
+        if wanted:
+            write_derived(wanted, BITS[self.precision], folder / WEIGHTS_NAME, weights, derived)
+        onnx.checker.check_model(path, full_check=True)
+        derived.unlink(missing_ok=True)
 
     def graphs(self) -> list[tuple[Graph, ir.Model]]:
         """Return all graphs, the one that generates first."""
@@ -280,7 +301,15 @@ class _Exported:
         for edit in (QuantizeWeights(self.weights), UseFloatActivations()):
             edit(portable)
         graphs = [_named(model, ort, part) for part, model in parts.items()]
-        return [*graphs, _named(portable, standard, "exact")]
+        return [*graphs, _named(portable, standard, "exact"), *self.for_tensorrt(traced)]
+
+    def for_tensorrt(self, traced: Traced) -> list[tuple[Graph, ir.Model]]:
+        """Return the graph that TensorRT reads, if the blocks allow it."""
+        if any(weight.shape[1] % weight.block for weight in self.weights.values()):
+            return []
+        model = build_decoder_graph(traced, standard_qdq)
+        DequantizeWeights(self.weights)(model)
+        return [_named(model, standard_qdq, "exact")]
 
     def golden(self) -> Golden:
         """Compute the golden vectors."""

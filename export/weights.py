@@ -60,7 +60,8 @@ def _initializers(models: Sequence[ir.Model], names: set[str]) -> list[tuple[str
         (name, value)
         for model in models
         for name, value in model.graph.initializers.items()
-        if name in names or name.rpartition(".")[0] in names
+        if (name in names or name.rpartition(".")[0] in names)
+        and not isinstance(value.const_value, ir.ExternalTensor)  # derived ones lie elsewhere
     ]
 
 

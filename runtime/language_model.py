@@ -316,8 +316,9 @@ def load(
         threads: threads inside an operator; None leaves it to the engine.
         tf32: let CUDA round float32 products to TF32; that has its own tolerance and receipts.
         cuda_graph: let CUDA replay decode steps as graphs; off, for comparison.
-        upgrade: with "auto", where TensorRT is installed and there is a GPU, build and verify an
-            engine in a process of its own, and use it from the next generation on.
+        upgrade: with "auto", where TensorRT is installed and there is a GPU, use the engine that
+            was built and verified before; or build and verify one in a process of its own, and use
+            it from the next generation on.
 
     Raises:
         BundleError: if the bundle is missing, damaged or of another format version.

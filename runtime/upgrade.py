@@ -1,10 +1,11 @@
 """A faster engine, made ready while a slower one is at work.
 
-A TensorRT engine takes minutes to build. So `auto` starts at once on ONNX Runtime, and a process of
-its own runs `edgegpt verify`, which builds the engine, keeps it in the user's cache, and replays
-the golden vectors on it. Only if that passed is the engine opened here, and the next generation
-uses it. A process, because a build takes the interpreter's lock and memory, and because one that
-fails, or is stopped with its parent, must not take the parent with it.
+A TensorRT engine takes minutes to build. Unless one is there already, and proved, `auto` starts at
+once on ONNX Runtime, and a process of its own runs `edgegpt verify`, which builds the engine, keeps
+it in the user's cache, and replays the golden vectors on it. Only if that passed is the engine
+opened here, and the next generation uses it. A process, because a build takes the interpreter's
+lock and memory, and because one that fails, or is stopped with its parent, must not take the parent
+with it.
 """
 
 import subprocess
@@ -19,9 +20,11 @@ from .engines import TENSORRT, open_engine
 from .engines.base import Engine, EngineInfo, State
 from .engines.cuda_memory import Cuda, find_device
 from .engines.device_lock import DEVICE_LOCK
+from .engines.tensorrt import TensorRTEngine
 from .errors import EdgeGPTWarning, EngineError, InvalidInputError
 from .receipts import missing_proof
 from .tensorrt_build.builder import graph_for
+from .tensorrt_build.prepare import stored_for_this_gpu
 from .tensorrt_build.vendor import import_vendor
 
 __all__ = ["Upgrade", "UpgradingEngine", "proving_command", "with_upgrade"]
@@ -37,6 +40,9 @@ def with_upgrade(bundle: Bundle, first: Engine) -> Engine:
     """
     for flavour in TENSORRT:
         if _could_run(bundle, flavour):
+            ready = _ready(bundle, flavour)
+            if ready is not None:
+                return UpgradingEngine(first, None, ready)
             command = proving_command(bundle, flavour)
             return UpgradingEngine(first, Upgrade(command, partial(_proved, bundle, flavour)))
     return first
@@ -50,10 +56,23 @@ def _could_run(bundle: Bundle, flavour: str) -> bool:
         return False
 
 
+def _ready(bundle: Bundle, flavour: str) -> Engine | None:
+    """Open the engine that an earlier process has built and proved, if there is one."""
+    try:
+        prepared = stored_for_this_gpu(bundle, flavour)
+        return None if prepared is None else _with_receipt(bundle, TensorRTEngine(prepared))
+    except EngineError:  # it has to be built, or proved, first: that says what is wrong
+        return None
+
+
 def _proved(bundle: Bundle, flavour: str) -> Engine:
     """Open the engine that the process has built, if its receipt is there."""
     with DEVICE_LOCK:  # the engine at work may be recording a CUDA graph
-        engine = open_engine(bundle, flavour)
+        return _with_receipt(bundle, open_engine(bundle, flavour))
+
+
+def _with_receipt(bundle: Bundle, engine: Engine) -> Engine:
+    """Return the engine, or close it and raise an EngineError if no receipt is there for it."""
     reason = missing_proof(bundle, engine.graph.name, engine.info)
     if reason is not None:
         engine.close()
@@ -74,11 +93,12 @@ class UpgradingEngine(Engine):
     what is too large for the better one.
     """
 
-    def __init__(self, first: Engine, upgrade: "Upgrade") -> None:
-        """Begin with `first`; both are closed with this engine."""
-        self._first, self._upgrade = first, upgrade
-        self._better: Engine | None = None
-        self.graph = first.graph
+    def __init__(
+        self, first: Engine, upgrade: "Upgrade | None", better: Engine | None = None
+    ) -> None:
+        """Begin with `better` if that is there, else with `first`; all are closed with this one."""
+        self._first, self._upgrade, self._better = first, upgrade, better
+        self.graph = (better or first).graph
 
     @property
     def info(self) -> EngineInfo:
@@ -87,7 +107,7 @@ class UpgradingEngine(Engine):
 
     def new_state(self, batch: int, context: int) -> State:
         """Return an empty cache for `batch` rows of up to `context` tokens."""
-        taken = self._upgrade.take()
+        taken = self._upgrade.take() if self._upgrade else None
         if taken is not None:
             self._better, self.graph = taken, taken.graph
         if self._better is not None:
@@ -101,7 +121,8 @@ class UpgradingEngine(Engine):
 
     def close(self) -> None:
         """Stop the upgrade and free both engines."""
-        self._upgrade.cancel()
+        if self._upgrade is not None:
+            self._upgrade.cancel()
         self._first.close()
         if self._better is not None:
             self._better.close()

@@ -1,5 +1,6 @@
 """Edits of an ONNX graph: one class a file, an `onnx_ir` pass that says if it changed anything."""
 
+from .dequantize_weights import DequantizeWeights
 from .feed_positions import FeedPositions
 from .fold_weight_transposes import FoldWeightTransposes
 from .fuse_skip_norms import FuseSkipNorms
@@ -10,6 +11,7 @@ from .use_float_activations import UseFloatActivations
 
 __all__ = [
     "ROWS_SUFFIX",
+    "DequantizeWeights",
     "FeedPositions",
     "FoldWeightTransposes",
     "FuseSkipNorms",

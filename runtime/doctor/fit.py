@@ -7,12 +7,14 @@ from ..bundle import Bundle
 from ..engines.cuda_provider import runs_on_cuda
 from ..inspection import memory_needed
 from ..manifest import Graph
+from ..tensorrt_build.vendor import reads
 from .diagnosis import Choice, Diagnosis, choose
 from .needs import (
     AUTO,
     BACKENDS,
     CUDA_BACKENDS,
     FLAVOUR_BACKENDS,
+    LATER,
     UNSUPPORTED_PRECISIONS,
     lowerings_of,
 )
@@ -107,21 +109,29 @@ def _lowering(bundle: Bundle, backend: str, report: MachineReport) -> tuple[str 
     manifest, version = bundle.manifest, _engine_version(backend, report)
     if manifest.precision in UNSUPPORTED_PRECISIONS.get(backend, ()):
         return None, f"does not compute in {manifest.precision}"
-    have = {graph.lowering for graph in manifest.graphs if _generates(graph, backend)}
     runs = lowerings_of(backend, version)
-    lowering = next((name for name in runs if name in have), None)
+    fitting = (
+        graph.lowering
+        for name in runs
+        for graph in manifest.graphs
+        if _generates(graph, name, backend)
+    )
+    lowering = next(fitting, None)
     if lowering is not None or not runs:  # an engine too old for any: the diagnosis says so
         return lowering, ""
-    has = ", ".join(sorted(have))
-    remedy = "export it again" if manifest.quantization is None else "export it in float32"
+    has = ", ".join(sorted({graph.lowering for graph in manifest.graphs}))
+    newest = manifest.quantization is None or "standard" in runs
+    remedy = "export it again" if newest else "export it in float32"
     return None, f"its engine runs {runs[-1]}, the bundle has only {has}: {remedy}"
 
 
-def _generates(graph: Graph, backend: str) -> bool:
-    """Return whether a backend's engine could generate with a graph, whatever its version."""
-    if backend == "cuda":
-        return graph.part in ("decoder", "exact") and runs_on_cuda(graph)
-    return graph.part == "decoder"
+def _generates(graph: Graph, lowering: str, backend: str) -> bool:
+    """Return whether a backend whose engine runs `lowering` could generate with a graph of it."""
+    if backend in LATER:
+        return reads(lowering, graph)
+    parts = ("decoder", "exact") if backend == "cuda" else ("decoder",)
+    on_device = backend != "cuda" or runs_on_cuda(graph)
+    return graph.lowering == lowering and graph.part in parts and on_device
 
 
 def _engine_version(backend: str, report: MachineReport) -> Version:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError
+from .device_lock import DEVICE_LOCK
 
 __all__ = ["FIRST_DEVICE", "Cuda", "Device", "HostArray", "find_device"]
 
@@ -147,7 +148,8 @@ class Cuda:
 
     def wait(self, stream: Any) -> None:
         """Return when the stream has done all its work."""
-        self.call("cudaStreamSynchronize", stream)
+        with DEVICE_LOCK:  # waiting, too, spoils a capture of another thread
+            self.call("cudaStreamSynchronize", stream)
 
     def _shortage(self, status: Any, size: int, purpose: str) -> str:
         wanted = f"{size / 1e6:,.1f} MB on the GPU for {purpose}"

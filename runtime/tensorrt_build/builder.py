@@ -12,12 +12,13 @@ from typing import Any
 from ..bundle import Bundle
 from ..errors import EdgeGPTError, EngineError
 from ..manifest import Graph
+from .derived_weights import graph_with_weights
 from .log import Log
 from .network import make_attention_decomposable, parse_network
 from .profiles import Limits, add_profiles, profiles
 from .progress import BuildProgress
 from .target import Target
-from .vendor import Vendor
+from .vendor import STANDARD_SINCE, Vendor, reads
 
 __all__ = ["build_plan", "graph_for"]
 
@@ -32,14 +33,14 @@ def graph_for(vendor: Vendor, bundle: Bundle) -> Graph:
         EngineError: if the bundle has none.
     """
     for graph in bundle.manifest.graphs:
-        if graph.part == "decoder" and graph.lowering == vendor.lowering:
+        if reads(vendor.lowering, graph):
             return graph
     have = ", ".join(graph.name for graph in bundle.manifest.graphs)
     why = "export the model again with this edgegpt"
-    if bundle.manifest.quantization is not None:
+    if bundle.manifest.quantization is not None and vendor.lowering != "standard":
         why = (
-            f"the graphs of an {bundle.manifest.precision} bundle use operators of ONNX Runtime's "
-            f"own; export the model without quantising it"
+            f"quantised weights need tensorrt {STANDARD_SINCE[0]}.{STANDARD_SINCE[1]} or later; "
+            f"or export the model without quantising it"
         )
     raise EngineError(
         f"{vendor.name} reads the lowering {vendor.lowering!r}, and {bundle.folder} has only "
@@ -81,7 +82,8 @@ def _build(
         raise EngineError("the build was stopped before it began")
     log = Log(vendor)
     builder = log.make(vendor.module, "Builder", log.logger)
-    network = parse_network(vendor, log, builder, bundle, graph, limits.max_context)
+    with graph_with_weights(bundle, graph) as path:
+        network = parse_network(vendor, log, builder, path, graph, limits.max_context)
     make_attention_decomposable(vendor, network)
     config = log.make(builder, "create_builder_config")
     flags = vendor.module.BuilderFlag

@@ -6,9 +6,9 @@ the network is compared with the graph and with the manifest before anything is 
 """
 
 import re
+from pathlib import Path
 from typing import Any
 
-from ..bundle import Bundle
 from ..errors import EngineError
 from ..manifest import Graph, Port
 from .log import Log
@@ -34,15 +34,14 @@ LAYER_ORIGIN = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 
 
 def parse_network(
-    vendor: Vendor, log: Log, builder: Any, bundle: Bundle, graph: Graph, context: int
+    vendor: Vendor, log: Log, builder: Any, path: Path, graph: Graph, context: int
 ) -> Any:
-    """Return the network of `graph` with a cache of `context` slots.
+    """Return the network of `graph`, whose file is at `path`, with a cache of `context` slots.
 
     Raises:
         EngineError: if TensorRT cannot read the graph, or would compute something else.
         BundleError: if the graph is not an ONNX file.
     """
-    path = bundle.file(graph.file)
     model = with_sizes(path.read_bytes(), {"context": context})
     nodes = graph_nodes(model)
     _check_nodes(nodes, graph)

@@ -1,8 +1,9 @@
 """As much of the ONNX format as a TensorRT build needs, without the onnx package.
 
-An ONNX file is a protobuf message: fields of a number and a value, messages nested as bytes. Two
-things are done here: the graph's nodes are listed, and symbolic sizes are replaced by numbers,
-because TensorRT's parser refuses a cache whose number of slots is symbolic.
+An ONNX file is a protobuf message: fields of a number and a value, messages nested as bytes. Three
+things are done here: the graph's nodes are listed, and the weights that lie in other files; and
+symbolic sizes are replaced by numbers, because TensorRT's parser refuses a cache whose number of
+slots is symbolic.
 
 Field numbers are those of onnx.proto.
 """
@@ -12,14 +13,16 @@ from dataclasses import dataclass
 
 from ..errors import BundleError
 
-__all__ = ["Node", "graph_nodes", "with_sizes"]
+__all__ = ["External", "Node", "external_tensors", "graph_nodes", "with_sizes"]
 
-GRAPH, NODE = 7, 1
+GRAPH, NODE, INITIALIZER = 7, 1, 5
 VALUES = (11, 12, 13)  # inputs, outputs, and what is known of the values between
 # From a value to its sizes: type, tensor type, shape, dimension.
 DIMENSION_PATH = ((GRAPH,), VALUES, (2,), (1,), (2,), (1,))
 NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OP_TYPE, NODE_DOMAIN = 1, 2, 3, 4, 7
 SIZE_VALUE, SIZE_SYMBOL = 1, 2
+TENSOR_NAME, TENSOR_EXTERNAL = 8, 13
+ENTRY_KEY, ENTRY_VALUE = 1, 2
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 FIXED_LENGTHS = {FIXED64: 8, FIXED32: 4}
@@ -35,6 +38,16 @@ class Node:
     name: str
     inputs: list[str]
     outputs: list[str]
+
+
+@dataclass(frozen=True)
+class External:
+    """An initializer whose `length` bytes lie in another file, at `offset`."""
+
+    name: str
+    location: str
+    offset: int
+    length: int
 
 
 @dataclass(frozen=True)
@@ -60,6 +73,22 @@ def graph_nodes(model: bytes) -> list[Node]:
         for field in _fields(graph.value)
         if field.number == NODE
     ]
+
+
+def external_tensors(model: bytes) -> list[External]:
+    """Return the initializers of the model's graph that lie in other files.
+
+    Raises:
+        BundleError: if `model` is not a protobuf message.
+    """
+    tensors = [
+        _external(field.value)
+        for graph in _fields(model)
+        if graph.number == GRAPH
+        for field in _fields(graph.value)
+        if field.number == INITIALIZER
+    ]
+    return [tensor for tensor in tensors if tensor is not None]
 
 
 def with_sizes(model: bytes, sizes: Mapping[str, int]) -> bytes:
@@ -111,6 +140,26 @@ def _node(message: bytes) -> Node:
         "".join(texts.get(number, [])) for number in (NODE_OP_TYPE, NODE_DOMAIN, NODE_NAME)
     )
     return Node(op_type, domain, name, texts.get(NODE_INPUT, []), texts.get(NODE_OUTPUT, []))
+
+
+def _external(message: bytes) -> External | None:
+    """Return where a TensorProto's bytes lie, None if they are in it."""
+    name, entries = "", {}
+    for field in _fields(message):
+        if field.number == TENSOR_NAME and field.wire == BYTES:
+            name = field.value.decode(errors="replace")
+        elif field.number == TENSOR_EXTERNAL and field.wire == BYTES:
+            pair = {
+                part.number: part.value.decode(errors="replace") for part in _fields(field.value)
+            }
+            entries[pair.get(ENTRY_KEY)] = pair.get(ENTRY_VALUE, "")
+    if not entries:
+        return None
+    try:
+        offset, length = int(entries.get("offset", "0")), int(entries.get("length", ""))
+    except ValueError as error:
+        raise BundleError(f"the graph does not say where its weight {name} lies") from error
+    return External(name, entries.get("location", ""), offset, length)
 
 
 def _fields(message: bytes) -> Iterator[_Field]:

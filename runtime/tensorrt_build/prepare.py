@@ -16,7 +16,13 @@ from .store import Identity, StoredEngine, engine_folder, load_engine, newest, s
 from .target import Target, target_for
 from .vendor import Vendor, import_vendor
 
-__all__ = ["Prepared", "Request", "build_engine", "engine_for_this_gpu"]
+__all__ = [
+    "Prepared",
+    "Request",
+    "build_engine",
+    "engine_for_this_gpu",
+    "stored_for_this_gpu",
+]
 
 
 @dataclass(frozen=True)
@@ -86,12 +92,29 @@ def engine_for_this_gpu(bundle: Bundle, flavour: str) -> Prepared:
     vendor = import_vendor(flavour)
     device = find_device(Cuda())
     target = target_for(vendor, None, device)
-    graph = graph_for(vendor, bundle)
-    folder = engine_folder(bundle.manifest.id)
-    usual = Limits.of(bundle.manifest.model_info().block_size, None, None)
-    identity = _identity(bundle, graph, vendor, target, usual)
-    identity = newest(folder, identity) or identity
+    graph, folder = graph_for(vendor, bundle), engine_folder(bundle.manifest.id)
+    usual = _usual(bundle, graph, vendor, target)
+    identity = newest(folder, usual) or usual
     return _stored_or_built(bundle, folder, identity, vendor, graph, target, device)
+
+
+def stored_for_this_gpu(bundle: Bundle, flavour: str) -> Prepared | None:
+    """Return what `engine_for_this_gpu` does if that is stored; nothing is built.
+
+    Raises:
+        EngineError: if TensorRT is not installed, reads no graph of the bundle, or finds no GPU.
+    """
+    vendor = import_vendor(flavour)
+    target = target_for(vendor, None, find_device(Cuda()))
+    graph, folder = graph_for(vendor, bundle), engine_folder(bundle.manifest.id)
+    identity = newest(folder, _usual(bundle, graph, vendor, target))
+    found = None if identity is None else load_engine(folder, identity, graph)
+    return Prepared(vendor, graph, found, None) if isinstance(found, StoredEngine) else None
+
+
+def _usual(bundle: Bundle, graph: Graph, vendor: Vendor, target: Target) -> Identity:
+    limits = Limits.of(bundle.manifest.model_info().block_size, None, None)
+    return _identity(bundle, graph, vendor, target, limits)
 
 
 def _stored_or_built(

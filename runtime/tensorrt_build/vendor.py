@@ -14,7 +14,14 @@ from typing import Any
 from ..errors import EngineError
 from ..manifest import Graph
 
-__all__ = ["FLAVOURS", "Vendor", "import_vendor", "writes_in_place"]
+__all__ = [
+    "FLAVOURS",
+    "QUANTISED",
+    "Vendor",
+    "import_vendor",
+    "reads",
+    "writes_in_place",
+]
 
 FLAVOURS = ("tensorrt", "tensorrt-rtx")
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -23,6 +30,8 @@ MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 MINIMUM_VERSIONS = {"tensorrt": (10, 3), "tensorrt-rtx": (1, 4)}
 # From this version of `tensorrt` on the parser reads TensorScatter and Attention.
 STANDARD_SINCE = (10, 15)
+# The lowering of quantised bundles: "standard", with weights of operators that ONNX itself has.
+QUANTISED = "standard-qdq"
 
 
 @dataclass(frozen=True)
@@ -133,7 +142,14 @@ def writes_in_place(graph: Graph) -> bool:
     That is promised for what becomes its own layer for that, and for nothing else: other graphs get
     a second cache to write to.
     """
-    return graph.lowering == "standard"
+    return graph.lowering in ("standard", QUANTISED)
+
+
+def reads(lowering: str, graph: Graph) -> bool:
+    """Return whether a TensorRT that reads `lowering` reads `graph`, and whether that generates."""
+    if graph.lowering == QUANTISED:
+        return lowering == "standard" and graph.part == "exact"
+    return graph.lowering == lowering and graph.part == "decoder"
 
 
 def import_vendor(flavour: str) -> Vendor:

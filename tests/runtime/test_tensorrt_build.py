@@ -19,7 +19,9 @@ from edgegpt.runtime.errors import BundleError, EngineError
 from edgegpt.runtime.manifest import Graph, Port
 from edgegpt.runtime.tensorrt_build import network as network_module
 from edgegpt.runtime.tensorrt_build.builder import build_plan, graph_for
-from edgegpt.runtime.tensorrt_build.network import Log, parse_network
+from edgegpt.runtime.tensorrt_build.derived_weights import graph_with_weights
+from edgegpt.runtime.tensorrt_build.log import Log
+from edgegpt.runtime.tensorrt_build.network import parse_network
 from edgegpt.runtime.tensorrt_build.onnx_file import Node
 from edgegpt.runtime.tensorrt_build.profiles import Limits
 from edgegpt.runtime.tensorrt_build.target import Target
@@ -42,7 +44,8 @@ def vendor() -> Vendor:
 def parsed(vendor: Vendor, bundle: Bundle, graph: Graph) -> object:
     log = Log(vendor)
     builder = vendor.module.Builder(log.logger)
-    return parse_network(vendor, log, builder, bundle, graph, LIMITS.max_context)
+    with graph_with_weights(bundle, graph) as path:
+        return parse_network(vendor, log, builder, path, graph, LIMITS.max_context)
 
 
 def attention_bundle(

@@ -11,13 +11,20 @@ from fake_cuda import FakeCuda
 from fake_tensorrt import fake_module, fake_plan
 
 from edgegpt.cli import main
+from edgegpt.runtime import upgrade
 from edgegpt.runtime.bundle import Bundle
 from edgegpt.runtime.engines import local_lowerings, open_engine
+from edgegpt.runtime.engines.null import NullEngine
 from edgegpt.runtime.errors import EdgeGPTWarning, EngineError, InvalidInputError
 from edgegpt.runtime.inspection import memory_needed
 from edgegpt.runtime.manifest import Manifest
 from edgegpt.runtime.tensorrt_build import memory, prepare, profiles
-from edgegpt.runtime.tensorrt_build.prepare import Request, build_engine, engine_for_this_gpu
+from edgegpt.runtime.tensorrt_build.prepare import (
+    Request,
+    build_engine,
+    engine_for_this_gpu,
+    stored_for_this_gpu,
+)
 from edgegpt.runtime.tensorrt_build.vendor import import_vendor
 
 RTX = ["--backend", "tensorrt-rtx", "--compute-capability", "8.9"]
@@ -78,6 +85,37 @@ def test_the_engine_that_was_built_last_is_the_one_that_runs(setup: Setup, bundl
     assert setup.built == 1
 
 
+def test_what_is_stored_is_found_and_nothing_is_built_for_it(setup: Setup, bundle: Bundle) -> None:
+    assert stored_for_this_gpu(bundle, "tensorrt") is None
+    path = build_engine(bundle, Request("tensorrt", max_batch=1)).engine.path
+    found = stored_for_this_gpu(bundle, "tensorrt")
+    assert found is not None
+    assert found.engine.path == path
+    path.write_bytes(b"")
+    assert stored_for_this_gpu(bundle, "tensorrt") is None
+    assert setup.built == 1
+
+
+@pytest.mark.parametrize("proved", [True, False])
+def test_auto_begins_on_an_engine_that_is_stored_and_proved(
+    setup: Setup, bundle: Bundle, proved: bool
+) -> None:
+    started: list[object] = []
+    setup.patch.setattr(upgrade, "Upgrade", lambda *command: started.append(command))
+    setup.patch.setattr(upgrade, "missing_proof", lambda *_: None if proved else "not verified")
+    build_engine(bundle, Request("tensorrt"))
+    first = NullEngine(lambda ids: np.zeros(34, np.float32), 34)
+    engine = upgrade.with_upgrade(bundle, first)
+    assert (engine.info.name == "tensorrt") is proved
+    assert len(started) == (0 if proved else 1)
+    if proved:
+        engine.new_state(1, 8)
+        engine.close()
+        with pytest.raises(EngineError, match="was closed"):
+            engine._better.new_state(1, 8)
+    assert setup.built == 1
+
+
 def test_an_engine_built_for_a_compute_capability_runs_on_its_gpus(
     setup: Setup, bundle: Bundle
 ) -> None:
@@ -128,16 +166,24 @@ def test_a_bundle_without_the_lowering_is_refused(setup: Setup, bundle: Bundle) 
         open_engine(only, "tensorrt")
 
 
-def test_a_quantised_bundle_is_refused_in_one_sentence(
-    setup: Setup, bundle: Bundle, small_bundle: Path
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        ("10.9.0", r"need tensorrt 10\.15 or later; or export the model without quantising"),
+        ("10.16.2", "export the model again with this edgegpt"),
+    ],
+)
+def test_a_quantised_bundle_without_its_graph_is_refused_in_one_sentence(
+    setup: Setup, bundle: Bundle, small_bundle: Path, version: str, words: str
 ) -> None:
+    setup.install("tensorrt", version)
     manifest = replace(
         bundle.manifest,
         precision="int4",
         graphs=bundle.manifest.graphs[:1],
         quantization=SimpleNamespace(),  # type: ignore[arg-type]
     )
-    with pytest.raises(EngineError, match="int4 bundle use operators of ONNX Runtime's own"):
+    with pytest.raises(EngineError, match=words):
         open_engine(Bundle(small_bundle, manifest), "tensorrt")
 
 

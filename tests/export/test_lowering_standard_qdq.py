@@ -1,0 +1,157 @@
+"""Quantised weights in standard operators: the same numbers as the kernels of ONNX Runtime."""
+
+import importlib.util
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from small_models import random_model, small_config, write_checkpoint
+
+from edgegpt.export import QuantizationSettings, export_bundle
+from edgegpt.export.quantization import round_to_nearest
+from edgegpt.runtime.bundle import Bundle
+from edgegpt.runtime.engines import open_engine, ort
+from edgegpt.runtime.engines.ort import OrtEngine
+from edgegpt.runtime.engines.ort_session import open_session
+from edgegpt.runtime.errors import BundleError
+from edgegpt.runtime.manifest import Graph, WeightEntry
+from edgegpt.runtime.prefill import all_logits
+from edgegpt.runtime.tensorrt_build import derived_weights
+from edgegpt.runtime.tensorrt_build.builder import build_plan, graph_for
+from edgegpt.runtime.tensorrt_build.derived_weights import (
+    DERIVE,
+    DERIVED_NAME,
+    graph_with_weights,
+    write_derived,
+)
+from edgegpt.runtime.tensorrt_build.onnx_file import External, external_tensors, graph_nodes
+from edgegpt.runtime.tensorrt_build.profiles import Limits
+from edgegpt.runtime.tensorrt_build.target import Target
+from edgegpt.runtime.tensorrt_build.vendor import import_vendor
+
+ANY_LOSS = 1e9
+LLAMA = {"norm": "rmsnorm", "position": "rope", "activation": "swiglu", "n_kv_head": 1}
+TIED = {"tie_embeddings": True, "head_bias": False}
+
+
+def exported(folder: Path, precision: str, keep: tuple[str, ...] = (), **shape: object) -> Bundle:
+    write_checkpoint(folder / "ckpt", random_model(small_config(**shape)))
+    wanted = QuantizationSettings(precision, "rtn", ANY_LOSS, keep_fp32=keep)
+    export_bundle(folder / "ckpt", folder / "bundle", quantization=wanted)
+    return Bundle.open(folder / "bundle")
+
+
+def without_qdq_optimizer(runtime, bundle, graph, options, providers):
+    """Open a session; with that optimizer, onnxruntime 1.31 adds zero points of a wrong shape."""
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return open_session(runtime, bundle, graph, options, providers)
+
+
+def graph_of(bundle: Bundle) -> Graph:
+    (graph,) = [graph for graph in bundle.manifest.graphs if graph.lowering == "standard-qdq"]
+    return graph
+
+
+@pytest.fixture(scope="module")
+def int4_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return exported(tmp_path_factory.mktemp("int4"), "int4")
+
+
+@pytest.mark.parametrize(
+    ("precision", "shape", "keep"),
+    [
+        ("int8", {}, ()),
+        ("int4", LLAMA | TIED, ()),
+        ("int8", LLAMA | TIED, ()),
+        ("int4", TIED, ("blocks.0",)),
+    ],
+    ids=["char int8", "llama int4", "llama int8", "int4, a layer kept"],
+)
+def test_the_graph_computes_what_the_exact_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, shape: dict, keep: tuple
+) -> None:
+    bundle = exported(tmp_path, precision, keep, **shape)
+    monkeypatch.setattr(derived_weights, "_link", shutil.copyfile)  # onnxruntime follows no link
+    monkeypatch.setattr(ort, "open_session", without_qdq_optimizer)
+    ids = np.random.default_rng(0).integers(0, 34, (2, 20))
+    expected = all_logits(open_engine(bundle, "cpu", 1, exact=True).new_state(2, 32), ids)
+    with graph_with_weights(bundle, graph_of(bundle)) as path:
+        beside = SimpleNamespace(file=lambda name: path.with_name(name), manifest=bundle.manifest)
+        engine = OrtEngine(beside, graph_of(bundle), None, 1)
+        found = all_logits(engine.new_state(2, 32), ids)
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+    if importlib.util.find_spec("tensorrt_rtx") is not None:
+        vendor = import_vendor("tensorrt-rtx")
+        graph = graph_for(vendor, bundle)
+        assert graph == graph_of(bundle)
+        assert len(build_plan(vendor, bundle, graph, Limits(2, 16), Target("8.9"))) > 100_000
+
+
+def test_all_operators_are_onnxs_own_and_the_file_is_gone_afterwards(int4_bundle: Bundle) -> None:
+    graph = graph_of(int4_bundle)
+    with graph_with_weights(int4_bundle, graph) as path:
+        assert {node.domain for node in graph_nodes(path.read_bytes())} <= {"", "ai.onnx"}
+        assert (path.parent / DERIVED_NAME).is_file()
+    assert not path.parent.exists()
+    assert not int4_bundle.has(DERIVED_NAME)
+    assert DERIVED_NAME not in int4_bundle.manifest.files
+
+
+def test_a_graph_without_derived_weights_is_read_where_it_lies(small_bundle: Path) -> None:
+    bundle = Bundle.open(small_bundle)
+    with graph_with_weights(bundle, bundle.manifest.graphs[0]) as path:
+        assert path == bundle.file(bundle.manifest.graphs[0].file)
+
+
+def test_blocks_that_do_not_fill_the_rows_give_no_such_graph(tmp_path: Path) -> None:
+    bundle = exported(tmp_path, "int4", n_embd=48, n_head=3, n_ff=90)
+    assert all(graph.lowering != "standard-qdq" for graph in bundle.manifest.graphs)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_integers_scales_and_corrections_are_the_weight(bits: int, symmetric: bool) -> None:
+    rows, blocks, block = 6, 3, 16
+    weight = torch.randn(rows, blocks * block, generator=torch.Generator().manual_seed(1))
+    weight[0] += 2.0  # all on one side: a scale of the other sign
+    weight[1, :block] = 0.0
+    quantised = round_to_nearest(weight, bits, block, symmetric=symmetric)
+    scales = quantised.scales.copy()
+    scales[2, 1] = 0.0
+    stored = derived_weights._Stored(
+        quantised.packed(), scales, quantised.packed_zero_points(), bits
+    )
+    table = DERIVE["table"](stored).reshape(rows, -1)
+    expected = quantised.dequantized().copy()
+    expected[2, block : 2 * block] = 0.0
+    np.testing.assert_array_equal(table, expected)
+    magnitudes, corrections = DERIVE["magnitudes"](stored), DERIVE["corrections"](stored)
+    assert (magnitudes > 0).all()
+    assert (scales < 0).any() == symmetric
+    raw = DERIVE["signed"](stored).reshape(rows, blocks, -1)
+    numbers = raw if bits == 8 else np.stack([raw & 15, raw >> 4], -1).reshape(rows, blocks, -1)
+    signed = numbers.astype(np.int16)
+    signed[signed >= 2 ** (bits - 1)] -= 2**bits
+    found = signed * magnitudes[:, :, None] + corrections.T[:, :, None]
+    np.testing.assert_allclose(found.reshape(rows, -1), expected, atol=1e-6)
+
+
+def test_a_weight_that_does_not_follow_is_named(int4_bundle: Bundle, tmp_path: Path) -> None:
+    manifest, out = int4_bundle.manifest, tmp_path / "derived.bin"
+    weights = int4_bundle.file(manifest.weights_file)
+
+    def write(tensor: External, entries: dict[str, WeightEntry]) -> None:
+        write_derived([tensor], 4, weights, entries, out)
+
+    first = external_tensors(int4_bundle.file(graph_of(int4_bundle).file).read_bytes())
+    (signed,) = [one for one in first if one.name == "head.weight.signed"]
+    write(signed, manifest.weights)
+    with pytest.raises(BundleError, match=r"wants the weight head\.weight, which the bundle does"):
+        write(signed, {})
+    with pytest.raises(BundleError, match=r"has \d+ bytes, not 7"):
+        write(External(signed.name, DERIVED_NAME, 0, 7), manifest.weights)
+    with pytest.raises(BundleError, match=r"head\.weight\.odd, which is none"):
+        write(External("head.weight.odd", DERIVED_NAME, 0, 7), manifest.weights)
