@@ -4,7 +4,8 @@ The tokenizer must give the ids that it gave at export. Then five checks of the 
 prompts, a prompt in pieces, a batch of rows of different length, decoding on top of that batch with
 the reference's tokens, and decoding freely. Logits must lie within the tolerance. A chosen token
 must be the reference's, unless the reference itself was so close to a tie that an engine within the
-tolerance may choose either; the report names the first such step.
+tolerance may choose either; the report names the first such step. Where an engine picks the best
+logits out on its device, a sixth check compares those with its logits.
 
 All lowerings that an engine here can run are checked. A quantised bundle is checked twice: once
 with float32 activations, where it must compute what its integers stand for as exactly as a float32
@@ -24,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import GOLDEN_NAME, TOKENIZER_NAME, Bundle
+from .candidates import Candidates
 from .compare import TOLERANCES, Difference, compare_rows, is_tie, row_of
 from .engines import (
     Engine,
@@ -45,6 +47,8 @@ from .tokenizer import Tokenizer
 __all__ = ["tolerance_of", "verify", "verify_engine"]
 
 Logits = NDArray[np.float32]
+
+CANDIDATES = 8  # picked out of each row
 
 
 def verify(
@@ -112,7 +116,8 @@ def tolerance_of(bundle: Bundle, engine: Engine) -> float:
 def verify_engine(bundle: Bundle, engine: Engine) -> Receipt:
     """Replay the golden vectors of `bundle` on an open engine."""
     replay = Replay(bundle, engine, tolerance_of(bundle, engine))
-    checks = [*_tokenizer_checks(bundle, replay.golden), *replay.checks()]
+    tokenizer = _tokenizer_checks(bundle, replay.golden)
+    checks = [*tokenizer, *replay.checks(), *replay.candidates()]
     receipt = _receipt(bundle, engine.graph, engine.info, checks)
     return replace(receipt, quality=replay.quality(bundle.manifest.quantization))
 
@@ -153,9 +158,13 @@ def _tokenizer_checks(bundle: Bundle, golden: Golden) -> list[Check]:
         wrong = _mismatches(_encode_or_nothing(tokenizer, sample.text), sample.ids.tolist())
         known = tokenizer.decode(list(range(tokenizer.vocab_size)))
         wrong += _mismatches(list(known), list(sample.vocabulary))
-    count = len(sample.ids) + len(sample.vocabulary)
+    return [_counted("tokenizer", wrong, len(sample.ids) + len(sample.vocabulary))]
+
+
+def _counted(name: str, wrong: int, count: int) -> Check:
+    """Return a check that allows no error; its "errors" are how many of `count` are wrong."""
     difference = Difference(float(wrong), wrong / count, 0.0, 1 - wrong / count, count)
-    return [Check("tokenizer", difference, 0.0, wrong == 0)]
+    return Check(name, difference, 0.0, wrong == 0)
 
 
 def _encode_or_nothing(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -298,6 +307,24 @@ class Replay:
                 same[row] = tokens.add(golden, step, int(chosen[row]))
         return self._check("continuation", errors, tokens)
 
+    def candidates(self) -> list[Check]:
+        """What the engine picks out of its logits on a device; nothing if it does not."""
+        state, lengths, _ = self._ragged_start()
+        reference, wrong, count = self.golden.continuations, 0, 0
+        for step in range(1, len(reference[0].ids)):
+            state.next_ids[:, 0] = [row.ids[step - 1] for row in reference]
+            state.past_len[:] = lengths + step - 1
+            state.decode()
+            found = state.topk(CANDIDATES)
+            if found is None:
+                return []
+            logits = state.logits()[:, 0]  # (B, V)
+            wrong += sum(
+                not _are_best(best, row) for (best,), row in zip(found, logits, strict=True)
+            )
+            count += len(found)
+        return [_counted("candidates", wrong, count)] if count else []
+
     def _ragged_start(self) -> tuple[State, NDArray[np.int64], Logits]:
         """Return a state filled with the ragged batch, the lengths, and the last logits [B, V]."""
         ids, lengths = pad([row.ids for row in self.golden.ragged])
@@ -336,6 +363,18 @@ class Tokens:
         if self.first is None or step < self.first:
             self.first, self.margin = step, margin
         return False
+
+
+def _are_best(found: Candidates, logits: Logits) -> bool:
+    """Return whether `found` are the best of `logits` [V], and right about the others."""
+    best = np.sort(logits)[-len(found.ids) :]
+    return bool(
+        np.array_equal(logits[found.ids], found.logits)
+        and np.array_equal(np.sort(found.logits), best)
+        and len(set(found.ids.tolist())) == len(found.ids)
+        and found.lowest == logits.min()
+        and found.finite == np.isfinite(logits).all()
+    )
 
 
 def _decode_step(state: State, tokens: NDArray[np.int64], past_len: NDArray[np.int64]) -> Logits:

@@ -50,15 +50,7 @@ RTX_CAPABILITIES = ((7, 5), (8, 0), (8, 6), (8, 9), (12, 0), (12, 1))
 # Oldest onnxruntime-gpu on PyPI -> the CUDA that it was built with, from the requirements of its
 # extra "cuda"; newest first.
 ORT_CUDA = {(1, 27): 13, (1, 19): 12}
-# Distributions that install the same files, `onnxruntime/`.
-RUNTIMES = (
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "onnxruntime-directml",
-    "onnxruntime-openvino",
-    "ort-nightly",
-    "ort-nightly-gpu",
-)
+RUNTIMES = ort_session.DISTRIBUTIONS
 # Library -> PyPI's package of it, for CUDA 13; for CUDA 12 the names end in -cu12.
 PACKAGES = {
     "cudart": "nvidia-cuda-runtime",

@@ -84,7 +84,7 @@ class CudaEngine(Engine):
         self.threads = threads or 1
         self.runtime = import_onnxruntime("cuda")
         self.cuda_graph = cuda_graph and self._may_replay()
-        self.owner, self.other = threading.get_ident(), ThreadPoolExecutor(1, "edgegpt-cuda")
+        self.owner, self.other = threading.current_thread(), ThreadPoolExecutor(1, "edgegpt-cuda")
         self.picker = self._open_candidates()
         self.memory = self._open_memory()
         self.session = self._load(bundle, graph)
@@ -117,7 +117,9 @@ class CudaEngine(Engine):
         ONNX Runtime captures CUDA graphs for each thread anew, and keeps them, and handles of
         cuBLAS, when the thread has ended: a server with a thread for each request would leak them.
         """
-        if not self.cuda_graph or threading.get_ident() == self.owner:
+        if self.session is None:
+            raise EngineError("the model was closed")
+        if not self.cuda_graph or threading.current_thread() is self.owner:
             run()
         else:
             self.other.submit(run).result()

@@ -19,7 +19,15 @@ __all__ = [
     "version_of",
 ]
 
-DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
+# All of them install the same files.
+DISTRIBUTIONS = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-directml",
+    "onnxruntime-openvino",
+    "ort-nightly",
+    "ort-nightly-gpu",
+)
 # Older versions lack the operators of the lowering, or compute them wrongly.
 Versions = dict[str, tuple[int, ...]]
 MINIMUM_VERSION: Versions = {
@@ -41,8 +49,8 @@ def import_onnxruntime(backend: str) -> ModuleType:
     installed = installed_distributions()
     if len(installed) > 1:
         raise EngineError(
-            f"{' and '.join(installed)} are both installed and overwrite each other's files: "
-            f"pip uninstall both, then install the one you want"
+            f"{' and '.join(installed)} are installed and overwrite each other's files: pip "
+            f"uninstall {' '.join(installed)}, then install the one you want"
         )
     try:
         import onnxruntime

@@ -4,18 +4,18 @@ What only a GPU can show is in tests/gpu.
 """
 
 import gc
-import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from host_engine import HostEngine
+from host_engine import decode, host_engine
 
 from edgegpt.runtime.bundle import Bundle
 from edgegpt.runtime.compare import TOLERANCES
 from edgegpt.runtime.engines import open_engine, ort_cuda
 from edgegpt.runtime.engines.ort_candidates import EXTRAS, is_worthwhile
-from edgegpt.runtime.engines.ort_cuda import DeviceStep
-from edgegpt.runtime.errors import EdgeGPTWarning, EngineError
+from edgegpt.runtime.engines.ort_cuda import CudaState, DeviceStep
+from edgegpt.runtime.errors import EngineError
 from edgegpt.runtime.language_model import LanguageModel
 from edgegpt.runtime.receipts import keep, missing_proof
 from edgegpt.runtime.verify import verify_engine
@@ -29,11 +29,6 @@ def bundle(small_bundle) -> Bundle:
     return Bundle.open(small_bundle)
 
 
-def host_engine(bundle: Bundle, lowering: str = "ort", **settings) -> HostEngine:
-    (graph,) = [graph for graph in bundle.manifest.graphs if graph.lowering == lowering]
-    return HostEngine(bundle, graph, **settings)
-
-
 @pytest.fixture
 def engine(bundle):
     opened = host_engine(bundle)
@@ -45,11 +40,6 @@ def engine(bundle):
 def no_small_vocabularies(monkeypatch):
     """Let candidates be picked out although it would be cheaper to copy all logits."""
     monkeypatch.setattr(ort_cuda, "is_worthwhile", lambda count, size: count < size)
-
-
-def decode(state, past: int, token: int = 3) -> None:
-    state.next_ids[:], state.past_len[:] = token, past
-    state.decode()
 
 
 @pytest.mark.parametrize("cuda_graph", [True, False])
@@ -74,7 +64,29 @@ def test_every_kind_of_step_gives_the_cpu_engines_logits(bundle, lowering, cuda_
 
 
 def test_the_golden_vectors_pass(bundle, engine):
-    assert verify_engine(bundle, engine).passed
+    receipt = verify_engine(bundle, engine)
+    assert receipt.passed
+    (picked,) = [check for check in receipt.checks if check.name == "candidates"]
+    assert picked.difference.positions > 10
+
+
+@pytest.mark.parametrize("change", ["ids", "logits", "lowest", "finite"])
+def test_candidates_that_are_not_the_best_fail_the_proof(bundle, engine, monkeypatch, change):
+    wrong = {
+        "ids": lambda found: found.ids[::-1].copy(),
+        "logits": lambda found: found.logits + np.float32(1),
+        "lowest": lambda found: found.lowest - 1,
+        "finite": lambda found: not found.finite,
+    }[change]
+    topk = CudaState.topk
+
+    def damaged(state, count):
+        found = topk(state, count)
+        return [[replace(best, **{change: wrong(best)}) for best in row] for row in found]
+
+    monkeypatch.setattr(CudaState, "topk", damaged)
+    receipt = verify_engine(bundle, engine)
+    assert [check.name for check in receipt.checks if not check.passed] == ["candidates"]
 
 
 def test_the_cache_is_one_place_before_and_after_a_step_and_never_moves(bundle, monkeypatch):
@@ -204,92 +216,6 @@ def test_greedy_text_fetches_the_logits_of_the_prompt_alone(
     assert fetches == [len(model.encode_prompt(PROMPT))]
 
 
-def test_prompts_are_never_captured_and_each_set_of_buffers_has_a_graph_of_its_own(bundle, engine):
-    one, two = engine.new_state(1, BLOCK), engine.new_state(1, BLOCK)
-    for state in (one, two):
-        state.step(np.array([[1, 2]]), np.array([0]), np.array([[1]]))
-        decode(state, 2)
-        decode(state, 3)
-    assert engine.memory.graph_ids == ["-1", "1", "1", "-1", "2", "2"]
-
-
-def test_without_cuda_graphs_no_run_has_a_graph(bundle):
-    engine = host_engine(bundle, cuda_graph=False)
-    decode(engine.new_state(1, BLOCK), 0)
-    assert engine.memory.graph_ids == [None]
-    engine.close()
-
-
-def test_steps_of_all_other_threads_are_run_by_a_single_one(engine, monkeypatch):
-    ran: list[int] = []
-    original = DeviceStep._run
-
-    def noting(step) -> None:
-        ran.append(threading.get_ident())
-        original(step)
-
-    monkeypatch.setattr(DeviceStep, "_run", noting)
-
-    def write() -> None:
-        with engine.new_state(1, BLOCK) as state:
-            for past in range(3):
-                decode(state, past)
-
-    write()
-    assert set(ran) == {threading.get_ident()}
-    ran.clear()
-    for _ in range(3):
-        thread = threading.Thread(target=write)
-        thread.start()
-        thread.join()
-    assert len(set(ran)) == 1
-    assert threading.get_ident() not in ran
-
-
-def test_an_error_in_another_thread_reaches_it(engine, monkeypatch):
-    def fail(*_: object) -> None:
-        raise EngineError("CUDA failure 700")
-
-    state, found = engine.new_state(1, BLOCK), []
-    monkeypatch.setattr(engine.memory, "run", fail)
-
-    def write() -> None:
-        try:
-            decode(state, 0)
-        except EngineError as error:
-            found.append(str(error))
-
-    thread = threading.Thread(target=write)
-    thread.start()
-    thread.join()
-    assert found == ["CUDA failure 700"]
-
-
-def test_where_a_replay_would_be_wrong_steps_run_without_and_it_is_told(bundle, monkeypatch):
-    monkeypatch.setattr(ort_cuda, "replays_rightly", lambda *_: False)
-    with pytest.warns(EdgeGPTWarning, match=r'wrongly.*pip install "onnxruntime-gpu>=1\.31"'):
-        engine = host_engine(bundle)
-    decode(engine.new_state(1, BLOCK), 0)
-    assert engine.memory.graph_ids == [None]
-    engine.close()
-    host_engine(bundle, cuda_graph=False).close()  # nothing to tell where nothing was asked
-
-
-def test_after_the_most_graphs_steps_run_without(engine, monkeypatch):
-    monkeypatch.setattr(ort_cuda, "MOST_GRAPHS", 1)
-    for context in (8, 9):
-        decode(engine.new_state(1, context), 0)
-    assert engine.memory.graph_ids == ["1", "-1"]
-
-
-def test_the_longest_length_that_operators_are_told_is_the_context_at_every_step(engine):
-    state = engine.new_state(2, BLOCK)
-    for past in range(3):
-        decode(state, past)
-        assert state.single.inputs.total[0] == BLOCK
-        assert state.single.inputs.seqlens_k.tolist() == [past, past]
-
-
 def test_the_buffers_of_a_finished_text_serve_the_next_one(bundle, engine):
     model = LanguageModel(bundle, engine)
     first = model.generate(PROMPT, max_new_tokens=40).token_ids
@@ -364,6 +290,8 @@ def test_an_error_while_running_is_an_engine_error(engine, monkeypatch):
 def test_a_closed_engine_makes_no_states_and_keeps_no_buffers(engine):
     state = engine.new_state(1, BLOCK)
     engine.close()
+    with pytest.raises(EngineError, match="the model was closed"):
+        decode(state, 0)
     state.close()
     assert engine.kept == []
     with pytest.raises(EngineError, match="the model was closed"):

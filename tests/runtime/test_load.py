@@ -115,9 +115,14 @@ def test_an_onnxruntime_too_old_for_the_graph_is_refused(small_bundle, monkeypat
         edgegpt.load(small_bundle)
 
 
-def test_two_onnxruntimes_that_overwrite_each_other_are_refused(small_bundle, monkeypatch):
-    monkeypatch.setattr(metadata, "version", lambda name: "1.25")
-    with pytest.raises(EngineError, match="onnxruntime and onnxruntime-gpu are both installed"):
+def test_onnxruntimes_that_overwrite_each_other_are_refused(small_bundle, monkeypatch):
+    def version(name: str) -> str:
+        if name not in ("onnxruntime", "onnxruntime-directml"):
+            raise metadata.PackageNotFoundError
+        return "1.25"
+
+    monkeypatch.setattr(metadata, "version", version)
+    with pytest.raises(EngineError, match="pip uninstall onnxruntime onnxruntime-directml, then"):
         edgegpt.load(small_bundle)
 
 

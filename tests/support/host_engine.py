@@ -9,13 +9,13 @@ import numpy as np
 
 from edgegpt.runtime.bundle import Bundle
 from edgegpt.runtime.engines.ort_candidates import candidates_model
-from edgegpt.runtime.engines.ort_cuda import CudaEngine
+from edgegpt.runtime.engines.ort_cuda import CudaEngine, CudaState
 from edgegpt.runtime.engines.ort_device import Block, DeviceMemory
 from edgegpt.runtime.engines.ort_session import open_session
 from edgegpt.runtime.errors import EngineError
 from edgegpt.runtime.manifest import Graph
 
-__all__ = ["CountingMemory", "HostBlock", "HostEngine"]
+__all__ = ["CountingMemory", "HostBlock", "HostEngine", "decode", "host_engine"]
 
 PROVIDERS = ["CPUExecutionProvider"]
 
@@ -78,3 +78,15 @@ class HostEngine(CudaEngine):
         options = self.runtime.SessionOptions()
         options.intra_op_num_threads = self.threads
         return open_session(self.runtime, bundle, graph, options, PROVIDERS)
+
+
+def host_engine(bundle: Bundle, lowering: str = "ort", **settings: Any) -> HostEngine:
+    """Open the graph of a lowering."""
+    (graph,) = [graph for graph in bundle.manifest.graphs if graph.lowering == lowering]
+    return HostEngine(bundle, graph, **settings)
+
+
+def decode(state: CudaState, past: int, token: int = 3) -> None:
+    """Feed a token to every row behind `past` others."""
+    state.next_ids[:], state.past_len[:] = token, past
+    state.decode()
