@@ -16,10 +16,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from .bundle import Bundle
-from .engines import TENSORRT, open_engine
+from .engines import TENSORRT
 from .engines.base import Engine, EngineInfo, State
 from .engines.cuda_memory import Cuda, find_device
-from .engines.device_lock import DEVICE_LOCK
 from .engines.tensorrt import TensorRTEngine
 from .errors import EdgeGPTWarning, EngineError, InvalidInputError
 from .receipts import missing_proof
@@ -59,20 +58,17 @@ def _could_run(bundle: Bundle, flavour: str) -> bool:
 def _ready(bundle: Bundle, flavour: str) -> Engine | None:
     """Open the engine that an earlier process has built and proved, if there is one."""
     try:
-        prepared = stored_for_this_gpu(bundle, flavour)
-        return None if prepared is None else _with_receipt(bundle, TensorRTEngine(prepared))
+        return _proved(bundle, flavour)
     except EngineError:  # it has to be built, or proved, first: that says what is wrong
         return None
 
 
 def _proved(bundle: Bundle, flavour: str) -> Engine:
-    """Open the engine that the process has built, if its receipt is there."""
-    with DEVICE_LOCK:  # the engine at work may be recording a CUDA graph
-        return _with_receipt(bundle, open_engine(bundle, flavour))
-
-
-def _with_receipt(bundle: Bundle, engine: Engine) -> Engine:
-    """Return the engine, or close it and raise an EngineError if no receipt is there for it."""
+    """Open the engine that is stored for this GPU; an EngineError if no receipt is there for it."""
+    prepared = stored_for_this_gpu(bundle, flavour)
+    if prepared is None:
+        raise EngineError(f"no {flavour} engine is stored")
+    engine = TensorRTEngine(prepared)
     reason = missing_proof(bundle, engine.graph.name, engine.info)
     if reason is not None:
         engine.close()

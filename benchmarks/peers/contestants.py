@@ -69,13 +69,12 @@ _CPU: _Formats = {
     },
 }
 
-# The second word of edgegpt's formats is its backend; the first one is what ratios are taken to.
+# The second word of edgegpt's formats; the first of them that is there is what ratios are taken to.
+BACKENDS = ("cuda", "tensorrt", "tensorrt-rtx")
 _CUDA: _Formats = {
     EDGEGPT: {
-        32: [(f"float32 {name}", "float32") for name in ("cuda", "tensorrt", "tensorrt-rtx")],
-        16: [(f"float16 {name}", "float16") for name in ("cuda", "tensorrt", "tensorrt-rtx")],
-        8: [("int8 cuda", "int8")],
-        4: [("int4 cuda", "int4")],
+        bits: [(f"{precision} {backend}", precision) for backend in BACKENDS]
+        for bits, precision in {32: "float32", 16: "float16", 8: "int8", 4: "int4"}.items()
     },
     "torch_compile": {
         32: [("float32", "float32")],

@@ -29,6 +29,7 @@ FACTS = (
     "tokens",
     "sampling",
     "prompts",
+    "energy",
 )
 
 

@@ -1,11 +1,11 @@
 """What a token costs in joules: NVML's counter of a GPU board, or the power rails of a Jetson."""
 
-import contextlib
 import re
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +32,20 @@ Watts = Callable[[], float]
 
 
 class Meter(ABC):
-    """Counts joules by rail; a context manager. Only differences of its readings mean something."""
+    """Counts joules by rail between `begin` and `end`; a context manager."""
 
     words: str  # what it measures
 
     @abstractmethod
-    def joules(self) -> dict[str, float]:
-        """Return what each rail has delivered so far."""
+    def begin(self) -> None:
+        """Begin to count."""
 
-    def close(self) -> None:  # noqa: B027 - a counter in hardware has nothing to end
-        """Stop measuring."""
+    @abstractmethod
+    def end(self) -> dict[str, float]:
+        """Return what each rail has delivered since `begin`."""
+
+    def close(self) -> None:  # noqa: B027 - most have nothing to give back
+        """Give back what the meter holds."""
 
     def __enter__(self) -> "Meter":
         return self
@@ -57,17 +61,25 @@ class NvmlMeter(Meter):
 
     def __init__(self, nvml: Any, handle: Any) -> None:
         self.nvml, self.handle = nvml, handle
+        self.first = self._joules()  # not every board has the counter
 
-    def joules(self) -> dict[str, float]:
-        """Return the board's joules since its driver was loaded."""
-        try:
-            return {BOARD: self.nvml.nvmlDeviceGetTotalEnergyConsumption(self.handle) / 1e3}
-        except self.nvml.NVMLError as error:
-            raise EngineError(f"NVML does not tell the GPU's energy: {error}") from error
+    def begin(self) -> None:
+        """Read the counter."""
+        self.first = self._joules()
+
+    def end(self) -> dict[str, float]:
+        """Return what the board has taken since `begin`."""
+        return {BOARD: self._joules() - self.first}
 
     def close(self) -> None:
         """Let NVML go."""
         self.nvml.nvmlShutdown()
+
+    def _joules(self) -> float:
+        try:
+            return float(self.nvml.nvmlDeviceGetTotalEnergyConsumption(self.handle)) / 1e3
+        except self.nvml.NVMLError as error:
+            raise EngineError(f"NVML does not tell the GPU's energy: {error}") from error
 
 
 class SampledMeter(Meter):
@@ -75,34 +87,42 @@ class SampledMeter(Meter):
 
     def __init__(self, rails: dict[str, Watts], words: str, every_s: float = SAMPLE_S) -> None:
         self.rails, self.words, self.every_s = rails, words, every_s
-        self.sums = dict.fromkeys(rails, 0.0)
-        self.lock, self.ended = threading.Lock(), threading.Event()
-        self.last = self._sample()
-        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.samples: list[tuple[float, dict[str, float]]] = []
+        self.failure: EngineError | None = None
+        self.ended, self.thread = threading.Event(), threading.Thread()
+        self._sample()  # a sensor that does not answer is told of now
+
+    def begin(self) -> None:
+        """Begin to sample."""
+        self.samples, self.failure = [], None
+        self._sample()
+        self.ended.clear()
+        self.thread = threading.Thread(target=self._run, name="edgegpt-power", daemon=True)
         self.thread.start()
 
-    def joules(self) -> dict[str, float]:
-        """Return what each rail has delivered since the meter was made."""
-        with self.lock:
-            now, watts = self._sample()
-            before, previous = self.last
-            for name, power in watts.items():
-                self.sums[name] += (now - before) * (power + previous[name]) / 2
-            self.last = now, watts
-            return dict(self.sums)
-
-    def close(self) -> None:
-        """End the thread."""
+    def end(self) -> dict[str, float]:
+        """End sampling; return the sums."""
         self.ended.set()
         self.thread.join()
+        if self.failure is not None:
+            raise self.failure
+        self._sample()
+        sums = dict.fromkeys(self.rails, 0.0)
+        for (before, first), (now, second) in pairwise(self.samples):
+            for name in sums:
+                sums[name] += (now - before) * (first[name] + second[name]) / 2
+        return sums
 
-    def _sample(self) -> tuple[float, dict[str, float]]:
-        return time.perf_counter(), {name: watts() for name, watts in self.rails.items()}
+    def _sample(self) -> None:
+        watts = {name: read() for name, read in self.rails.items()}
+        self.samples.append((time.perf_counter(), watts))
 
     def _run(self) -> None:
-        with contextlib.suppress(EngineError):  # `joules` will tell it to who asks
+        try:
             while not self.ended.wait(self.every_s):
-                self.joules()
+                self._sample()
+        except EngineError as error:
+            self.failure = error  # `end` raises it
 
 
 def find_meter(bus_id: str | None) -> tuple[Meter | None, str]:
@@ -112,17 +132,17 @@ def find_meter(bus_id: str | None) -> tuple[Meter | None, str]:
         bus_id: of the GPU that computes; None if the processor does.
     """
     rails = jetson_rails(I2C_DRIVERS)
-    if rails:
-        named = ", ".join(sorted(rails))
-        meter: Meter = SampledMeter(rails, f"from the board's rails ({named})")
-    elif bus_id is None:
+    if not rails and bus_id is None:
         return None, "not measured: this machine tells no rails"
-    else:
-        try:
-            meter = _open_nvml(bus_id)
-        except Exception as error:  # ImportError, or any of NVML's
-            remedy = ": pip install nvidia-ml-py" if isinstance(error, ImportError) else ""
-            return None, f"not measured: NVML cannot be asked ({error}){remedy}"
+    try:
+        if rails:
+            named = ", ".join(sorted(rails))
+            meter: Meter = SampledMeter(rails, f"from the board's rails ({named})")
+        else:
+            meter = _open_nvml(bus_id or "")
+    except Exception as error:  # ImportError, or any of NVML's
+        remedy = ": pip install nvidia-ml-py" if isinstance(error, ImportError) else ""
+        return None, f"not measured: {error}{remedy}"
     return meter, meter.words
 
 
@@ -153,12 +173,10 @@ def _open_nvml(bus_id: str) -> NvmlMeter:
 
     pynvml.nvmlInit()
     try:
-        meter = NvmlMeter(pynvml, pynvml.nvmlDeviceGetHandleByPciBusId(bus_id))
-        meter.joules()  # not every board has the counter
+        return NvmlMeter(pynvml, pynvml.nvmlDeviceGetHandleByPciBusId(bus_id))
     except BaseException:
         pynvml.nvmlShutdown()
         raise
-    return meter
 
 
 def _product(volts: Path, amperes: Path) -> Watts:

@@ -17,7 +17,7 @@ class Gpu:
     """The GPU of this process, with a clock for its steps.
 
     Attributes:
-        free_memory: bytes, when it was found.
+        device: name, compute capability, and memory when it was found.
         clock: for the steps of an engine.
     """
 
@@ -31,7 +31,7 @@ class Gpu:
         device = find_device(self.cuda)
         if device is None:
             raise EngineError("this machine shows no GPU to the CUDA runtime: run edgegpt doctor")
-        self.device, self.free_memory = device, device.free_memory
+        self.device = device
         self.clock = EventClock(self.cuda, stack)
 
     @property
@@ -51,7 +51,7 @@ class Gpu:
 
     def taken_memory(self) -> int:
         """Return the bytes that were taken since then; what other processes took counts, too."""
-        return self.free_memory - int(self.cuda.call("cudaMemGetInfo")[0])
+        return self.device.free_memory - int(self.cuda.call("cudaMemGetInfo")[0])
 
     def copy_bandwidth(self) -> float:
         """Return bytes per second of a copy within the GPU's memory, the best of several.

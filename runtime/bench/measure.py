@@ -8,6 +8,7 @@ import datetime
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from ..language_model import LanguageModel
 from ..machine import Machine, peak_memory, physical_cores
 from ..receipts import warn_if_unproved
 from .bandwidth import cache_bytes_per_slot, read_bandwidth, weight_bytes_per_token
-from .energy import Meter, find_meter
+from .energy import Meter, find_meter, total
 from .gpu import Gpu
 from .plan import Plan
 from .prompts import Prompts, prompts_for
@@ -68,6 +69,9 @@ def measure(path: str | Path, plan: Plan, version: str, progress: Progress) -> B
         for _ in range(plan.repeats):
             bandwidths.append(gpu.copy_bandwidth() if gpu else read_bandwidth(machine, threads))
             timed.append(rounds.run())
+        told = all(total(one.joules) > 0 for results in timed for one in results if one.joules)
+        if not told:
+            timed = [[replace(one, joules={}) for one in results] for results in timed]
         manifest, graph, engine = model.bundle.manifest, model.engine.graph, model.engine.info
         return BenchResult(
             date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -90,7 +94,7 @@ def measure(path: str | Path, plan: Plan, version: str, progress: Progress) -> B
             peak_memory=peak,
             gpu=gpu.words if gpu else None,
             gpu_memory=taken,
-            energy=energy,
+            energy=energy if told else "not measured: the meter stood still",
             cells=[
                 Cell(*cell, [results[index] for results in timed])
                 for index, cell in enumerate(cells)
@@ -121,9 +125,10 @@ class _Rounds:
         """Run every cell once, in order."""
         results = []
         for (batch, depth), rows in zip(self.cells, self.rows, strict=True):
-            what = "warming up" if self.done < len(self.cells) else "measuring"
+            warm = self.done >= len(self.cells)
+            what = "measuring" if warm else "warming up"
             self.progress(f"{what}: batch {batch}, depth {depth}", self.done, self.total)
-            results.append(self.runner.run(rows, depth))
+            results.append(self.runner.run(rows, depth, with_energy=warm))
             self.done += 1
         self.progress("done", self.done, self.total)
         return results
@@ -137,7 +142,7 @@ def _check_memory(
     needed = memory_needed(model.bundle, batch, model.context).total
     room, where = machine.memory_bytes, "this machine has"
     if gpu is not None and not gpu.device.shares_memory:
-        room, where = gpu.free_memory, "the GPU had free"
+        room, where = gpu.device.free_memory, "the GPU had free"
     if needed > room > 0:
         raise InvalidInputError(
             f"a batch of {batch} with a context of {model.context} needs about "

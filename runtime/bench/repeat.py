@@ -11,15 +11,15 @@ from ..generate import Rules, Text, Window, generate_tokens, stream_of
 from ..language_model import LanguageModel
 from ..sampling import Sampling
 from ..tokenizer import TextStream
-from .energy import Meter, total
+from .energy import Meter
 from .prompts import Row
 from .result import Repeat
 from .timed import TimedEngine
 
 __all__ = ["Runner"]
 
-# A board's counter moves some ten times a second: this keeps one tick to a few percent.
-ENERGY_S = 2.0
+# A board's counter moves some ten times a second or more: one tick is a tenth of this at most.
+ENERGY_S = 1.0
 
 
 class Runner:
@@ -38,11 +38,11 @@ class Runner:
         self.engine = TimedEngine(model.engine)
         self.device_clock, self.meter = device_clock, meter
 
-    def run(self, rows: list[Row], depth: int) -> Repeat:
-        """Generate once for prompts of `depth` tokens."""
+    def run(self, rows: list[Row], depth: int, *, with_energy: bool = True) -> Repeat:
+        """Generate once for prompts of `depth` tokens; then again and again, for the energy."""
         clock, engine = time.perf_counter, self.engine
         marks = [(clock(), engine.seconds, 0.0)]  # time, engine time, time for text
-        spans = [0]  # timed on the device so far
+        spans: list[int] = []  # timed on the device so far, at each token
         texts = [self._text(row, depth, seed) for seed, row in enumerate(rows)]
         tokenize_s = clock() - marks[0][0]
         tokenizer = self.model.tokenizer
@@ -67,7 +67,7 @@ class Runner:
             engine_s,
             text_s,
             device_s=device_s,
-            joules=self._joules(texts, depth),
+            joules=self._joules(texts, depth) if with_energy else {},
         )
 
     def _joules(self, texts: list[Text], depth: int) -> dict[str, float]:
@@ -91,7 +91,8 @@ class Runner:
                 text.finish_reason = None
             window = Window(state, texts, self.sampling.candidates)
             logits = first = [row.copy() for row in window.fill()]
-            begin, before = time.perf_counter(), meter.joules()
+            begin = time.perf_counter()
+            meter.begin()
             while time.perf_counter() - begin < ENERGY_S:
                 for _ in range(self.steps):
                     for text, row in zip(texts, logits, strict=True):
@@ -101,9 +102,8 @@ class Runner:
                 for text in texts:
                     del text.ids[depth:]
                 logits = first
-            after = meter.joules()
-        cost = {name: (after[name] - before[name]) / tokens for name in after}
-        return cost if total(cost) > 0 else {}  # a counter that stands still tells nothing
+            taken = meter.end()
+        return {name: joules / tokens for name, joules in taken.items()}
 
     def _text(self, row: Row, depth: int, seed: int) -> Text:
         """Turn a prompt into what `generate_tokens` takes; tokenizing is part of the time."""
@@ -129,4 +129,4 @@ def _by_step(clock: EventClock | None, spans: list[int]) -> list[float]:
     if clock is None:
         return []
     seconds = clock.take()
-    return [sum(seconds[begin:end]) for begin, end in pairwise(spans[1:])]
+    return [sum(seconds[begin:end]) for begin, end in pairwise(spans)]

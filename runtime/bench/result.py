@@ -47,7 +47,6 @@ class Repeat:
         _require(len(lengths) == 1 and 0 not in lengths, "the lists of steps do not match")
         times = [self.first_token_s, *self.step_s, *self.device_s]
         _require(min(times) > 0, "a time is not above 0")
-        _require(not self.joules or total(self.joules) > 0, "the energy is not above 0")
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,6 @@ class Cell:
     def __post_init__(self) -> None:
         _require(self.batch > 0 and self.depth > 0, "a batch or a depth is not above 0")
         _require(bool(self.repeats), "a cell has no repeats")
-        measured = {(bool(repeat.device_s), tuple(repeat.joules)) for repeat in self.repeats}
-        _require(len(measured) == 1, "not all repeats measured the same")
 
     @property
     def name(self) -> str:
@@ -127,6 +124,11 @@ class BenchResult:
 
     def __post_init__(self) -> None:
         _require(bool(self.cells and self.load_s), "nothing was measured")
+        repeats = [repeat for cell in self.cells for repeat in cell.repeats]
+        measured = {(bool(repeat.device_s), tuple(repeat.joules)) for repeat in repeats}
+        _require(len(measured) == 1, "not all repeats measured the same")
+        least = min((total(repeat.joules) for repeat in repeats if repeat.joules), default=1.0)
+        _require(least > 0, "an energy is not above 0")
         _require(min(self.bandwidths, default=0.0) > 0, "a bandwidth is not above 0")
 
     @property

@@ -46,8 +46,12 @@ class Cudart:
         address = Address()
         self._call("cudaMalloc", ctypes.byref(address), Size(max(size, 1)))
         assert address.value is not None
-        self._call("cudaMemset", address, 0, Size(size))
-        self._call("cudaStreamSynchronize", DEFAULT_STREAM)
+        try:
+            self._call("cudaMemset", address, 0, Size(size))
+            self._call("cudaStreamSynchronize", DEFAULT_STREAM)
+        except EngineError:
+            self.free(address.value)
+            raise
         return address.value
 
     def free(self, address: int) -> None:

@@ -106,10 +106,10 @@ class CudaEngine(Engine):
 
     def close(self) -> None:
         """Drop the sessions and the kept buffers."""
-        self.other.shutdown()
         with DEVICE_LOCK:
             self.session = self.picker = None
             self.kept = []
+        self.other.shutdown()
 
     def in_own_thread(self, run: Callable[[], None]) -> None:
         """Run a step in the thread that opened the engine, or in the one that stands in for others.
@@ -212,7 +212,7 @@ class CudaState(BoundState):
     def _bind(self, rows: slice, length: int, positions: int) -> "DeviceStep":
         assert self.buffers is not None, "the state was closed"
         options = self.engine.run_options(capture=False)
-        return DeviceStep(self.engine, self.buffers.cache_rows(rows), length, positions, options)
+        return DeviceStep(self.engine, self.buffers, rows, length, positions, options)
 
 
 class _Buffers:
@@ -231,7 +231,7 @@ class _Buffers:
             self.places.append(engine.memory.place(block, port.dtype, shape))
             self.widths.append(ELEMENT_BYTES[port.dtype])
         options = engine.run_options(capture=True)
-        self.single = DeviceStep(engine, self.cache_rows(slice(0, batch)), 1, 1, options, context)
+        self.single = DeviceStep(engine, self, slice(0, batch), 1, 1, options, context)
 
     def cache_rows(self, rows: slice) -> list[Place]:
         """Return where some rows of each cache lie."""
@@ -247,14 +247,21 @@ class DeviceStep:
     def __init__(
         self,
         engine: CudaEngine,
-        caches: list[Place],
+        buffers: "_Buffers",
+        rows: slice,
         length: int,
         positions: int,
         options: Any,
         context: int | None = None,
     ) -> None:
-        """Bind; with a `context`, that is the longest length that operators are told of."""
+        """Bind `rows` of the cache.
+
+        With a `context`, that is the longest length that operators are told of.
+        """
+        caches = buffers.cache_rows(rows)
         batch, size = caches[0].shape[0], vocab_size(engine.graph)
+        # Kept, since a step may still wait for its turn when its state was given up.
+        self.blocks = buffers.blocks
         self.engine, self.memory, self.session = engine, engine.memory, engine.session
         self.options, self.context, self.length = options, context, length
         mirror = _Mirror(batch, length, positions)

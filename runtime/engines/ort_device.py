@@ -31,7 +31,8 @@ class Block:
         self.cudart, self.size = cudart, size
         with DEVICE_LOCK:
             self.address = cudart.allocate(size)
-        weakref.finalize(self, _free, cudart, self.address)
+        # At exit other threads may be at work on it still, and the driver frees all there is.
+        weakref.finalize(self, _free, cudart, self.address).atexit = False
 
     def write(self, data: Bytes) -> None:
         """Copy all bytes of the block from the host; returns when they are there."""
@@ -90,7 +91,7 @@ class DeviceMemory:
         """Return what to raise for an error after `asked` was asked for."""
         text = str(error).strip() or type(error).__name__
         if not isinstance(error, MemoryError) and not any(part in text for part in OUT_OF_MEMORY):
-            return EngineError(f"onnxruntime failed on {self.kind}: {text}")
+            return EngineError(f"{self.kind} failed: {text}")
         free = self.free_bytes()
         told = "" if free is None else f" ({free / 1e6:,.1f} MB are free)"
         return EngineError(

@@ -27,6 +27,7 @@ from ..tensorrt_build.prepare import Prepared
 from ..tensorrt_build.vendor import writes_in_place
 from .base import Engine, EngineInfo, Ids, State
 from .cuda_memory import Cuda, Device, find_device
+from .device_lock import DEVICE_LOCK
 from .event_clock import EventClock
 from .tensorrt_session import LoadedPlan, Session
 
@@ -61,7 +62,8 @@ class TensorRTEngine(Engine):
         self.device = device
         self.log = Log(self.vendor)
         self.runtime = self.log.make(self.vendor.module, "Runtime", self.log.logger)
-        engine = self._deserialize(prepared)
+        with DEVICE_LOCK:
+            engine = self._deserialize(prepared)
         self.cache_file = _runtime_cache_file(prepared.engine.path, device)
         self.plan: LoadedPlan | None = LoadedPlan(
             vendor=self.vendor,
@@ -106,15 +108,17 @@ class TensorRTEngine(Engine):
 
     def close(self) -> None:
         """Free the weights, and keep what was compiled on the device for the next time."""
-        plan, self.plan = self.plan, None
+        with self.lock:
+            plan, self.plan = self.plan, None
+            idle, self.idle = self.idle, []
+        while idle:
+            idle.pop().close()
         if plan is None:
             return
-        with self.lock:
-            for session in self.idle:
-                session.close()
-            self.idle.clear()
         if plan.runtime_cache is not None:
             _write_checked(self.cache_file, bytes(self.log.make(plan.runtime_cache, "serialize")))
+        with DEVICE_LOCK:
+            del plan
 
     def give_back(self, session: Session) -> None:
         """Keep a session for the next state of as many rows, or free it."""

@@ -6,7 +6,8 @@ Shapes: B rows, T new tokens, P positions whose logits are wanted, S cache slots
 import gc
 import math
 import warnings
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,10 +103,10 @@ class Session:
 
     def decode(self, ids: Ids, past_len: Ids) -> None:
         """Run int64 ids [B, 1] at past_len [B]. Allocates nothing."""
+        assert self.decoding is not None, "the session was closed"
         self.settle()
         self.ids[1].array[: self.batch] = ids[:, 0]
         self.past_len[1].array[: self.batch] = past_len
-        assert self.decoding is not None, "the session was closed"
         with span_of(self.plan.clock, self.stream):
             self.decoding.run()
         self._ran(self.single_logits, 1)
@@ -284,17 +285,12 @@ class DecodeStep:
         session.execute(self.context)
 
     def _try_to_capture(self) -> None:
-        collecting = gc.isenabled()
-        gc.disable()  # a state that was collected now would free memory, which ends the capture
         try:
-            with DEVICE_LOCK:
+            with DEVICE_LOCK, _no_collection():
                 self.graph = self._capture()
         except EngineError as error:
             told = f"steps run kernel by kernel, which is slower: they cannot be captured ({error})"
             warnings.warn(told, EdgeGPTWarning, stacklevel=2)
-        finally:
-            if collecting:
-                gc.enable()
 
     def _capture(self) -> Any:
         session, call = self.session, self.session.cuda.call
@@ -312,3 +308,15 @@ class DecodeStep:
         executable = call("cudaGraphInstantiate", graph, 0)
         session.stack.callback(release, "cudaGraphExecDestroy", executable)
         return executable
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Collect no garbage meanwhile: a state among it would free memory, which ends a capture."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()

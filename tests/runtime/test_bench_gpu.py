@@ -70,10 +70,13 @@ class StepMeter(Meter):
     words = "by a made-up meter"
 
     def __init__(self, cuda: FakeCuda) -> None:
-        self.cuda, self.closed = cuda, False
+        self.cuda, self.closed, self.joules = cuda, False, 1.0
 
-    def joules(self) -> dict[str, float]:
-        steps = float(self.cuda.calls.count("cudaGraphLaunch"))
+    def begin(self) -> None:
+        self.first = self.cuda.calls.count("cudaGraphLaunch")
+
+    def end(self) -> dict[str, float]:
+        steps = float(self.cuda.calls.count("cudaGraphLaunch") - self.first) * self.joules
         return {"VDD_IN": steps, "VDD_GPU": steps / 4}
 
     def close(self) -> None:
@@ -141,6 +144,14 @@ def test_energy_is_that_of_steps_without_a_pause(gpu_bundle: Path, meter: StepMe
     assert result.energy == "0000:01:00.0 by a made-up meter"
     assert "mJ/token" in explanation(result)
     assert meter.closed
+
+
+@pytest.mark.filterwarnings(UNPROVED)
+def test_a_meter_that_stands_still_measures_nothing(gpu_bundle: Path, meter: StepMeter) -> None:
+    meter.joules = 0.0
+    result = run(gpu_bundle)
+    assert result.energy == "not measured: the meter stood still"
+    assert "token_mj" not in {metric.key for metric in result.metrics}
 
 
 @pytest.mark.filterwarnings(UNPROVED)

@@ -80,11 +80,12 @@ def test_a_channel_that_cannot_be_read_is_no_rail(tmp_path: Path) -> None:
 
 def test_a_sensor_that_goes_away_later_is_an_error(tmp_path: Path) -> None:
     write_sensors(tmp_path, ORIN_NX)
-    with SampledMeter(jetson_rails(tmp_path), "") as meter:
-        meter.joules()
-        next(tmp_path.glob("ina3221/*/hwmon/*/curr1_input")).unlink()
-        with pytest.raises(EngineError, match=r"curr1_input cannot be read any more"):
-            meter.joules()
+    meter = SampledMeter(jetson_rails(tmp_path), "", every_s=0.001)
+    meter.begin()
+    next(tmp_path.glob("ina3221/*/hwmon/*/curr1_input")).unlink()
+    meter.thread.join(10)
+    with pytest.raises(EngineError, match=r"curr1_input cannot be read any more"):
+        meter.end()
 
 
 class Clock:
@@ -99,22 +100,27 @@ class Clock:
 
 def test_power_is_added_up_over_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(energy, "time", Clock())
-    powers = iter([10.0, 20.0, 40.0])
-    with SampledMeter({"VDD_IN": lambda: next(powers)}, "", every_s=1e9) as meter:
-        assert meter.joules() == {"VDD_IN": 15.0}
-        assert meter.joules() == {"VDD_IN": 45.0}
+    powers = iter([99.0, 10.0, 20.0, 40.0, 10.0, 30.0])
+    meter = SampledMeter({"VDD_IN": lambda: next(powers)}, "", every_s=1e9)
+    meter.begin()
+    meter._sample()
+    assert meter.end() == {"VDD_IN": 15.0 + 30.0}
+    meter.begin()
+    assert meter.end() == {"VDD_IN": 20.0}
 
 
-def test_the_thread_samples_by_itself_and_ends() -> None:
+def test_the_thread_samples_by_itself_and_only_meanwhile() -> None:
     sampled = threading.Semaphore(0)
 
     def watts() -> float:
         sampled.release()
         return 1.0
 
-    with SampledMeter({"VDD_IN": watts}, "", every_s=0.001) as meter:
-        assert all(sampled.acquire(timeout=10) for _ in range(5))
-        assert meter.thread.is_alive()
+    meter = SampledMeter({"VDD_IN": watts}, "", every_s=0.001)
+    assert not meter.thread.is_alive()
+    meter.begin()
+    assert all(sampled.acquire(timeout=10) for _ in range(5))
+    assert meter.end()["VDD_IN"] > 0
     assert not meter.thread.is_alive()
 
 
@@ -162,11 +168,11 @@ def test_a_board_counts_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(meter, NvmlMeter)
     assert "NVML" in words
     with meter:
-        first, second = meter.joules(), meter.joules()
-        assert total(second) - total(first) == pytest.approx(1.5)
+        meter.begin()
+        assert total(meter.end()) == pytest.approx(1.5)
         nvml.has_counter = False
         with pytest.raises(EngineError, match="Not Supported"):
-            meter.joules()
+            meter.begin()
     assert nvml.opened == 0
 
 
@@ -187,6 +193,17 @@ def test_without_a_meter_the_reason_is_told(monkeypatch, nvml, bus_id, said) -> 
     assert words.startswith("not measured: ")
     assert said in words
     assert nvml is None or nvml.opened == 0
+
+
+def test_a_sensor_that_tells_no_number_is_no_meter(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write_sensors(tmp_path, ORIN_NX)
+    next(tmp_path.glob("ina3221/*/hwmon/*/curr1_input")).write_text("busy")
+    monkeypatch.setattr(energy, "I2C_DRIVERS", tmp_path)
+    meter, words = find_meter(None)
+    assert meter is None
+    assert "curr1_input cannot be read" in words
 
 
 def test_rails_come_before_nvml(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -182,7 +182,8 @@ def test_without_tensorrt_or_a_gpu_the_first_engine_stays(small_bundle: Path, be
 def test_the_engine_is_used_only_with_a_receipt(
     small_bundle: Path, better: Closing, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(upgrade_module, "open_engine", lambda bundle, backend: better)
+    monkeypatch.setattr(upgrade_module, "stored_for_this_gpu", lambda bundle, flavour: "stored")
+    monkeypatch.setattr(upgrade_module, "TensorRTEngine", lambda prepared: better)
     with pytest.raises(EngineError, match="not verified"):
         upgrade_module._proved(Bundle.open(small_bundle), "tensorrt-rtx")
     assert better.closed

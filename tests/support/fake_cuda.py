@@ -5,6 +5,7 @@ waited for, not before, so that a result that is read too early is wrong.
 """
 
 import ctypes
+import itertools
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -31,6 +32,7 @@ class FakeCuda:
         self.captured: list[Callable[[], None]] | None = None
         self.graphs: dict[int, list[Callable[[], None]]] = {}
         self.calls: list[str] = []
+        self.numbers = itertools.count(1000)  # of streams, graphs and events
         self.now = 0.0  # seconds by the device's clock: each piece of work takes WORK_S
         self.events: dict[int, float | None] = {}
 
@@ -96,8 +98,7 @@ class FakeCuda:
 
     def cudaStreamCreateWithFlags(self, flags):  # noqa: N802
         assert flags == self.cudaStreamNonBlocking
-        stream = 1000 + len(self.streams)
-        self.streams[stream] = []
+        self.streams[stream := next(self.numbers)] = []
         return SUCCESS, stream
 
     def cudaStreamDestroy(self, stream):  # noqa: N802
@@ -151,7 +152,7 @@ class FakeCuda:
         return SUCCESS, b"0000:01:00.0" + b"\0" * (length - 12)
 
     def cudaEventCreate(self):  # noqa: N802
-        self.events[event := 3000 + len(self.events)] = None
+        self.events[event := next(self.numbers)] = None
         return SUCCESS, event
 
     def cudaEventRecord(self, event, stream):  # noqa: N802
@@ -180,7 +181,7 @@ class FakeCuda:
         self.events[event] = self.now
 
     def _keep(self, work) -> int:
-        self.graphs[number := 2000 + len(self.graphs)] = list(work)
+        self.graphs[number := next(self.numbers)] = list(work)
         return number
 
     def _used(self) -> int:

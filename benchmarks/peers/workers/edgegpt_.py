@@ -1,10 +1,19 @@
 """Worker: edgegpt through its public interface, sampling and bookkeeping included."""
 
+import sys
 from pathlib import Path
 
 from worker import serve
 
 import edgegpt
+
+# Backend -> the distribution that it runs on.
+ENGINES = {
+    "": "onnxruntime",
+    "cuda": "onnxruntime-gpu",
+    "tensorrt": "tensorrt",
+    "tensorrt-rtx": "tensorrt_rtx",
+}
 
 
 class EdgeGPT:
@@ -25,4 +34,5 @@ class EdgeGPT:
 
 
 if __name__ == "__main__":
-    serve(EdgeGPT, ["edgegpt-toolkit", "onnxruntime", "numpy"])
+    _, _, backend = sys.argv[2].partition(" ")
+    serve(EdgeGPT, ["edgegpt-toolkit", ENGINES[backend], "numpy"])
