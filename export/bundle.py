@@ -39,8 +39,12 @@ from edgegpt.runtime.manifest import (
     WeightEntry,
 )
 from edgegpt.runtime.receipt import Receipt
-from edgegpt.runtime.tensorrt_build.derived_weights import BITS, DERIVED_NAME, write_derived
-from edgegpt.runtime.tensorrt_build.onnx_file import external_tensors
+from edgegpt.runtime.tensorrt_build.derived_weights import (
+    BITS,
+    DERIVED_NAME,
+    derived_tensors,
+    write_derived,
+)
 from edgegpt.runtime.tokenizer import Tokenizer
 from edgegpt.runtime.verify import verify
 
@@ -271,9 +275,7 @@ class _Exported:
     def check(self, folder: Path, graph: Graph, weights: dict[str, WeightEntry]) -> None:
         """Let onnx check a graph, beside all weights that it names."""
         path, derived = folder / graph.file, folder / DERIVED_NAME
-        wanted = [
-            one for one in external_tensors(path.read_bytes()) if one.location == DERIVED_NAME
-        ]
+        wanted = derived_tensors(path)
         if wanted:
             write_derived(wanted, BITS[self.precision], folder / WEIGHTS_NAME, weights, derived)
         onnx.checker.check_model(path, full_check=True)

@@ -3,13 +3,12 @@
 import numpy as np
 import onnx_ir as ir
 
-from edgegpt.runtime.tensorrt_build.derived_weights import DERIVED_NAME
+from edgegpt.runtime.tensorrt_build.derived_weights import ALIGNMENT, DERIVED_NAME
 
 from ..quantization import BlockQuantized
 
 __all__ = ["DequantizeWeights"]
 
-ALIGNMENT = 64  # bytes, of tensors in the file
 INTEGERS = {4: ir.DataType.INT4, 8: ir.DataType.INT8}
 
 

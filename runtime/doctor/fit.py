@@ -7,6 +7,8 @@ from ..bundle import Bundle
 from ..engines.cuda_provider import runs_on_cuda
 from ..inspection import memory_needed
 from ..manifest import Graph
+from ..tensorrt_build.builder import REQUANTISE
+from ..tensorrt_build.memory import running_memory
 from ..tensorrt_build.vendor import reads
 from .diagnosis import Choice, Diagnosis, choose
 from .needs import (
@@ -15,6 +17,7 @@ from .needs import (
     CUDA_BACKENDS,
     FLAVOUR_BACKENDS,
     LATER,
+    LOWERINGS,
     UNSUPPORTED_PRECISIONS,
     lowerings_of,
 )
@@ -85,43 +88,47 @@ def fit(bundle: Bundle, report: MachineReport, diagnosis: Diagnosis) -> BundleFi
 def _fit(bundle: Bundle, backend: str, report: MachineReport, diagnosis: Diagnosis) -> Fit:
     reserve = RESERVE["cuda" if backend in CUDA_BACKENDS else "cpu"]
     block_size = bundle.manifest.model_info().block_size
-    needed = memory_needed(bundle).total + reserve
-    lowering, obstacle = _lowering(bundle, backend, report)
+    graph, obstacle = _graph(bundle, backend, report)
+    lowering = graph.lowering if graph else None
     if not diagnosis.works(backend):
         obstacle = f"see {', '.join(diagnosis.blocked[backend])}"
+
+    def needed(batch: int, context: int) -> int:
+        if backend in LATER and graph is not None:
+            return running_memory(bundle, graph, batch, context).total + reserve
+        return memory_needed(bundle, batch, context).total + reserve
+
     memory = _memory(backend, report)
+    most = needed(1, block_size)
     if not memory:
-        return Fit(backend, lowering, memory, needed, None, None, obstacle)
-
-    def fits(batch: int, context: int) -> bool:
-        return memory_needed(bundle, batch, context).total + reserve <= memory
-
-    context = _largest(lambda tokens: fits(1, tokens), block_size)
-    batch = _largest(lambda rows: fits(rows, context), MOST_ROWS) if context else 0
+        return Fit(backend, lowering, memory, most, None, None, obstacle)
+    context = _largest(lambda tokens: needed(1, tokens) <= memory, block_size)
+    batch = _largest(lambda rows: needed(rows, context) <= memory, MOST_ROWS) if context else 0
     if not obstacle and not context:
-        least = memory_needed(bundle, 1, 1).total + reserve
+        least = needed(1, 1)
         obstacle = f"needs {gigabytes(least)} at least; {gigabytes(memory)} are free"
-    return Fit(backend, lowering, memory, needed, context, batch, obstacle)
+    return Fit(backend, lowering, memory, most, context, batch, obstacle)
 
 
-def _lowering(bundle: Bundle, backend: str, report: MachineReport) -> tuple[str | None, str]:
-    """Return the best lowering that the backend's engine runs, and why there is none."""
+def _graph(bundle: Bundle, backend: str, report: MachineReport) -> tuple[Graph | None, str]:
+    """Return the best graph that the backend's engine runs, and why there is none."""
     manifest, version = bundle.manifest, _engine_version(backend, report)
     if manifest.precision in UNSUPPORTED_PRECISIONS.get(backend, ()):
         return None, f"does not compute in {manifest.precision}"
     runs = lowerings_of(backend, version)
     fitting = (
-        graph.lowering
-        for name in runs
-        for graph in manifest.graphs
-        if _generates(graph, name, backend)
+        graph for name in runs for graph in manifest.graphs if _generates(graph, name, backend)
     )
-    lowering = next(fitting, None)
-    if lowering is not None or not runs:  # an engine too old for any: the diagnosis says so
-        return lowering, ""
-    has = ", ".join(sorted({graph.lowering for graph in manifest.graphs}))
-    newest = manifest.quantization is None or "standard" in runs
-    remedy = "export it again" if newest else "export it in float32"
+    graph = next(fitting, None)
+    if graph is not None or not runs:  # an engine too old for any: the diagnosis says so
+        return graph, ""
+    have = {graph.lowering for graph in manifest.graphs}
+    for name, oldest in LOWERINGS[backend].items() if have.issuperset(runs) else ():
+        if any(_generates(graph, name, backend) for graph in manifest.graphs):
+            engine = "onnxruntime-gpu" if backend == "cuda" else backend
+            return None, f"runs {name} of it from {engine} {'.'.join(map(str, oldest))} on"
+    has = ", ".join(sorted(have))
+    remedy = "export it again" if manifest.quantization is None else REQUANTISE
     return None, f"its engine runs {runs[-1]}, the bundle has only {has}: {remedy}"
 
 

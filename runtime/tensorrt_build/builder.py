@@ -20,7 +20,12 @@ from .progress import BuildProgress
 from .target import Target
 from .vendor import STANDARD_SINCE, Vendor, reads
 
-__all__ = ["build_plan", "graph_for"]
+__all__ = ["REQUANTISE", "build_plan", "graph_for"]
+
+REQUANTISE = (
+    "export it again with this edgegpt; or without quantising it, if its widths are no multiples "
+    "of its blocks"
+)
 
 WAIT_S = 0.2  # how often the waiting thread looks up, for systems where waiting blocks Ctrl-C
 BEGIN_S = 1.0  # an interrupted start of a thread has begun by then, or never will
@@ -36,8 +41,9 @@ def graph_for(vendor: Vendor, bundle: Bundle) -> Graph:
         if reads(vendor.lowering, graph):
             return graph
     have = ", ".join(graph.name for graph in bundle.manifest.graphs)
-    why = "export the model again with this edgegpt"
-    if bundle.manifest.quantization is not None and vendor.lowering != "standard":
+    quantised = bundle.manifest.quantization is not None
+    why = REQUANTISE if quantised else "export the model again with this edgegpt"
+    if quantised and vendor.lowering != "standard":
         why = (
             f"quantised weights need tensorrt {STANDARD_SINCE[0]}.{STANDARD_SINCE[1]} or later; "
             f"or export the model without quantising it"

@@ -13,8 +13,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +25,19 @@ from ..errors import BundleError
 from ..manifest import Graph, WeightEntry
 from .onnx_file import External, external_tensors
 
-__all__ = ["BITS", "DERIVED_NAME", "graph_with_weights", "write_derived"]
+__all__ = [
+    "ALIGNMENT",
+    "BITS",
+    "DERIVED_NAME",
+    "derived_tensors",
+    "graph_with_weights",
+    "write_derived",
+]
 
 DERIVED_NAME = "derived.bin"
 BITS = {"int8": 8, "int4": 4}  # by a bundle's precision
+ALIGNMENT = 64  # bytes, of tensors in the file
+DTYPES: dict[str, np.dtype[Any]] = {"U8": np.dtype("u1"), "F32": np.dtype("<f4")}
 
 
 @contextmanager
@@ -37,18 +47,39 @@ def graph_with_weights(bundle: Bundle, graph: Graph) -> Iterator[Path]:
     Raises:
         BundleError: if the graph wants weights that do not follow from the bundle's.
     """
-    path = bundle.file(graph.file)
-    derived = [one for one in external_tensors(path.read_bytes()) if one.location == DERIVED_NAME]
-    if not derived:
+    path, weights = bundle.file(graph.file), bundle.file(bundle.manifest.weights_file)
+    wanted = derived_tensors(path)
+    if not wanted:
         yield path
         return
+    bits = BITS.get(bundle.manifest.precision)
+    if bits is None or len({path.name, weights.name, DERIVED_NAME}) < 3:
+        raise BundleError(f"{graph.file} is no graph of an int8 or int4 bundle")
     with tempfile.TemporaryDirectory(prefix="edgegpt-") as name:
-        folder, weights = Path(name), bundle.file(bundle.manifest.weights_file)
-        bits = BITS[bundle.manifest.precision]
-        write_derived(derived, bits, weights, bundle.manifest.weights, folder / DERIVED_NAME)
+        folder = Path(name)
+        write_derived(wanted, bits, weights, bundle.manifest.weights, folder / DERIVED_NAME)
         _link(weights, folder / weights.name)
         shutil.copyfile(path, folder / path.name)
         yield folder / path.name
+
+
+def derived_tensors(graph_file: Path) -> list[External]:
+    """Return the initializers of a graph whose bytes have to be derived, as they lie in the file.
+
+    Raises:
+        BundleError: if they do not follow each other there, or have the same names.
+    """
+    tensors = external_tensors(graph_file.read_bytes())
+    found = [tensor for tensor in tensors if tensor.location == DERIVED_NAME]
+    found.sort(key=lambda tensor: tensor.offset)
+    end = 0
+    for tensor in found:
+        if not end <= tensor.offset < end + ALIGNMENT or tensor.length < 0:
+            raise BundleError(f"{tensor.name} of {graph_file.name} lies at a wrong place")
+        end = tensor.offset + tensor.length
+    if len({tensor.name for tensor in found}) < len(found):
+        raise BundleError(f"{graph_file.name} has several weights of one name")
+    return found
 
 
 def write_derived(
@@ -61,7 +92,7 @@ def write_derived(
     """Write the file that `wanted` point into.
 
     Args:
-        wanted: initializers of a graph.
+        wanted: what `derived_tensors` returned.
         bits: of the bundle's integers, 4 or 8.
         weights_file: of the bundle.
         weights: what is in it.
@@ -71,24 +102,11 @@ def write_derived(
         BundleError: if one does not follow from the weights.
     """
     with weights_file.open("rb") as source, out.open("wb") as target:
-
-        def read(name: str, dtype: str) -> NDArray[Any]:
-            entry = weights.get(name)
-            if entry is None:
-                raise BundleError(
-                    f"a graph wants the weight {name}, which the bundle does not have"
-                )
-            source.seek(entry.offset)
-            return np.frombuffer(source.read(entry.size), dtype=dtype).reshape(entry.shape)
-
         for tensor in wanted:
             base, _, kind = tensor.name.rpartition(".")
-            values, scales = read(base, "<u1"), read(f"{base}.scales", "<f4")
-            zero = f"{base}.zero_points"
-            packed = read(zero, "<u1") if zero in weights else None
             if kind not in DERIVE:
                 raise BundleError(f"a graph wants the weight {tensor.name}, which is none")
-            data = DERIVE[kind](_Stored(values, scales, packed, bits))
+            data = DERIVE[kind](_stored(source, weights, base, bits))
             if data.nbytes != tensor.length:
                 raise BundleError(f"{tensor.name} has {data.nbytes} bytes, not {tensor.length}")
             target.seek(tensor.offset)
@@ -114,6 +132,30 @@ class _Stored:
             return np.full(self.scales.shape, 2.0 ** (self.bits - 1), dtype=np.float32)
         numbers = _unpacked(self.packed_zero_points, self.bits)
         return numbers[:, : self.scales.shape[1]].astype(np.float32)
+
+
+def _stored(source: BinaryIO, weights: dict[str, WeightEntry], name: str, bits: int) -> _Stored:
+    """Read a weight; its parts must fit each other."""
+
+    def read(name: str, dtype: str) -> NDArray[Any]:
+        entry = weights.get(name)
+        if entry is None:
+            raise BundleError(f"a graph wants the weight {name}, which the bundle does not have")
+        fits = entry.dtype == dtype and entry.size == prod(entry.shape) * DTYPES[dtype].itemsize
+        source.seek(entry.offset)
+        raw = source.read(entry.size) if fits else b""
+        if not fits or len(raw) != entry.size:
+            raise BundleError(f"the weight {name} is damaged")
+        return np.frombuffer(raw, DTYPES[dtype]).reshape(entry.shape)
+
+    values, scales = read(name, "U8"), read(f"{name}.scales", "F32")
+    zero = f"{name}.zero_points"
+    packed = read(zero, "U8") if zero in weights else None
+    rows, blocks = scales.shape if scales.ndim == 2 else (-1, -1)
+    fits = packed is None or packed.shape == (rows, -(-blocks * bits // 8))
+    if values.ndim != 3 or values.shape[:2] != (rows, blocks) or not fits:
+        raise BundleError(f"the weight {name} is damaged: its parts do not fit each other")
+    return _Stored(values, scales, packed, bits)
 
 
 def _signed(weight: _Stored) -> NDArray[np.uint8]:

@@ -5,18 +5,19 @@ models of 0.1, 43 and 221 MB of weights took 230, 410 and 940 MB. The device's i
 timing kernels needs what running the model needs, and the weights may be there twice.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..bundle import Bundle
 from ..engines.cuda_memory import Device
 from ..errors import EngineError
-from ..inspection import memory_needed
+from ..inspection import Memory, memory_needed
 from ..machine import available_memory
 from ..manifest import Graph
+from .onnx_file import external_tensors
 from .profiles import Limits
 from .vendor import writes_in_place
 
-__all__ = ["BuildMemory", "build_memory", "check_memory"]
+__all__ = ["BuildMemory", "build_memory", "check_memory", "running_memory"]
 
 HOST_BASE = 300_000_000  # bytes: the builder itself
 HOST_PER_WEIGHT = 4  # copies of the weights: the file, the network, the builder's, the plan
@@ -32,12 +33,25 @@ class BuildMemory:
 
 def build_memory(bundle: Bundle, graph: Graph, limits: Limits) -> BuildMemory:
     """Return what building an engine of `graph` with these limits will take."""
-    running = memory_needed(bundle, limits.max_batch, limits.max_context)
-    second_cache = 0 if writes_in_place(graph) else running.cache
+    running = running_memory(bundle, graph, limits.max_batch, limits.max_context)
     return BuildMemory(
         host=HOST_BASE + HOST_PER_WEIGHT * running.weights,
-        device=running.total + running.weights + second_cache,
+        device=running.total + running.weights,
     )
+
+
+def running_memory(bundle: Bundle, graph: Graph, batch: int, context: int) -> Memory:
+    """Return what an engine of `graph` needs for `batch` rows of `context` tokens.
+
+    The weights are the graph's own: one whose weights are derived has others than the bundle, and
+    leaves those out that only other graphs use. A cache that is not written in place is there
+    twice.
+    """
+    usual = memory_needed(bundle, batch, context)
+    tensors = external_tensors(bundle.file(graph.file).read_bytes())
+    weights = sum({(one.location, one.offset): one.length for one in tensors}.values())
+    caches = 1 if writes_in_place(graph) else 2
+    return replace(usual, weights=weights, cache=caches * usual.cache)
 
 
 def check_memory(bundle: Bundle, graph: Graph, limits: Limits, device: Device | None) -> None:

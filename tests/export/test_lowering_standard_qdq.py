@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,10 +25,11 @@ from edgegpt.runtime.tensorrt_build.builder import build_plan, graph_for
 from edgegpt.runtime.tensorrt_build.derived_weights import (
     DERIVE,
     DERIVED_NAME,
+    derived_tensors,
     graph_with_weights,
     write_derived,
 )
-from edgegpt.runtime.tensorrt_build.onnx_file import External, external_tensors, graph_nodes
+from edgegpt.runtime.tensorrt_build.onnx_file import External, graph_nodes
 from edgegpt.runtime.tensorrt_build.profiles import Limits
 from edgegpt.runtime.tensorrt_build.target import Target
 from edgegpt.runtime.tensorrt_build.vendor import import_vendor
@@ -83,6 +85,7 @@ def test_the_graph_computes_what_the_exact_one_does(
         engine = OrtEngine(beside, graph_of(bundle), None, 1)
         found = all_logits(engine.new_state(2, 32), ids)
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+    monkeypatch.undo()
     if importlib.util.find_spec("tensorrt_rtx") is not None:
         vendor = import_vendor("tensorrt-rtx")
         graph = graph_for(vendor, bundle)
@@ -146,8 +149,8 @@ def test_a_weight_that_does_not_follow_is_named(int4_bundle: Bundle, tmp_path: P
     def write(tensor: External, entries: dict[str, WeightEntry]) -> None:
         write_derived([tensor], 4, weights, entries, out)
 
-    first = external_tensors(int4_bundle.file(graph_of(int4_bundle).file).read_bytes())
-    (signed,) = [one for one in first if one.name == "head.weight.signed"]
+    wanted = derived_tensors(int4_bundle.file(graph_of(int4_bundle).file))
+    (signed,) = [one for one in wanted if one.name == "head.weight.signed"]
     write(signed, manifest.weights)
     with pytest.raises(BundleError, match=r"wants the weight head\.weight, which the bundle does"):
         write(signed, {})
@@ -155,3 +158,64 @@ def test_a_weight_that_does_not_follow_is_named(int4_bundle: Bundle, tmp_path: P
         write(External(signed.name, DERIVED_NAME, 0, 7), manifest.weights)
     with pytest.raises(BundleError, match=r"head\.weight\.odd, which is none"):
         write(External("head.weight.odd", DERIVED_NAME, 0, 7), manifest.weights)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("head.weight", {"shape": [34, 1, 17]}),
+        ("head.weight", {"dtype": "F32"}),
+        ("head.weight.scales", {"shape": [17, 2]}),
+        ("head.weight.scales", {"size": 2**40}),
+        ("head.weight.scales", {"shape": [34]}),
+    ],
+)
+def test_damaged_weights_are_a_bundle_error(
+    int4_bundle: Bundle, tmp_path: Path, name: str, change: dict
+) -> None:
+    manifest = int4_bundle.manifest
+    wanted = derived_tensors(int4_bundle.file(graph_of(int4_bundle).file))
+    weights = manifest.weights | {name: replace(manifest.weights[name], **change)}
+    with pytest.raises(BundleError, match=r"head\.weight.* is damaged"):
+        write_derived(
+            wanted, 4, int4_bundle.file(manifest.weights_file), weights, tmp_path / "derived.bin"
+        )
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ([External("a.table", DERIVED_NAME, 64, 4)], "a.table .* at a wrong place"),
+        ([External("a.table", DERIVED_NAME, 2**60, 4)], "a.table .* at a wrong place"),
+        ([External("a.table", DERIVED_NAME, 0, -1)], "a.table .* at a wrong place"),
+        ([External("a.table", DERIVED_NAME, 0, 4)] * 2, "a.table .* at a wrong place"),
+        (
+            [External("a.table", DERIVED_NAME, 0, 4), External("a.table", DERIVED_NAME, 64, 4)],
+            "several weights of one name",
+        ),
+    ],
+)
+def test_weights_that_would_make_a_huge_file_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tensors: list[External], words: str
+) -> None:
+    (tmp_path / "g.onnx").write_bytes(b"")
+    monkeypatch.setattr(derived_weights, "external_tensors", lambda model: tensors)
+    with pytest.raises(BundleError, match=words):
+        derived_tensors(tmp_path / "g.onnx")
+
+
+def test_files_of_one_name_in_two_folders_do_not_overwrite_each_other(
+    int4_bundle: Bundle, tmp_path: Path
+) -> None:
+    shutil.copytree(int4_bundle.folder, tmp_path / "copy")
+    manifest, graph = int4_bundle.manifest, graph_of(int4_bundle)
+    (tmp_path / "copy" / "b").mkdir()
+    moved = f"b/{manifest.weights_file}"
+    shutil.copy(tmp_path / "copy" / graph.file, tmp_path / "copy" / moved)
+    files = manifest.files | {moved: manifest.files[graph.file]}
+    bundle = Bundle(tmp_path / "copy", replace(manifest, files=files))
+    with (
+        pytest.raises(BundleError, match="is no graph of an int8 or int4 bundle"),
+        graph_with_weights(bundle, replace(graph, file=moved)),
+    ):
+        pass

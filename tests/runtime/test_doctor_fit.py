@@ -14,6 +14,7 @@ from edgegpt.runtime.doctor.fit import MOST_ROWS, RESERVE, BundleFit, Fit, fit
 from edgegpt.runtime.doctor.needs import BACKENDS
 from edgegpt.runtime.doctor.report import examine
 from edgegpt.runtime.inspection import memory_needed
+from edgegpt.runtime.tensorrt_build.memory import running_memory
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +127,27 @@ def test_tensorrt_reads_one_lowering_only(bundle: Bundle) -> None:
     )
     # Nor does CUDA, which has no float32 kernel for the fused attention.
     assert (found.choice.backend, found.choice.later) == ("cpu", None)
+
+
+def test_an_older_cuda_provider_is_told_the_version_that_would_do(bundle: Bundle) -> None:
+    report = examine(RecordedMachine("jetson-thor-jetpack-7.2"))
+    older = dataclasses.replace(report.onnxruntime, version="1.26.0")
+    report = dataclasses.replace(report, onnxruntime=older)
+    found = fit(bundle, report, diagnose(report))
+    assert _of(found, "cuda").obstacle == "runs standard of it from onnxruntime-gpu 1.28 on"
+
+
+def test_tensorrt_counts_the_weights_of_its_own_graph_and_a_second_cache(bundle: Bundle) -> None:
+    graphs = {graph.lowering: graph for graph in bundle.manifest.graphs}
+    usual = memory_needed(bundle, 2, 32)
+    standard, legacy = (
+        running_memory(bundle, graphs[name], 2, 32) for name in ("standard", "legacy")
+    )
+    assert standard.cache == usual.cache
+    assert legacy.cache == 2 * usual.cache
+    assert standard.weights == usual.weights
+    found = _fit(bundle, "jetson-thor-jetpack-7.2")
+    assert _of(found, "tensorrt").needed == _of(found, "cuda").needed
 
 
 def test_bfloat16_is_nothing_for_the_cpu(bundle: Bundle) -> None:

@@ -170,7 +170,7 @@ def test_a_bundle_without_the_lowering_is_refused(setup: Setup, bundle: Bundle) 
     ("version", "words"),
     [
         ("10.9.0", r"need tensorrt 10\.15 or later; or export the model without quantising"),
-        ("10.16.2", "export the model again with this edgegpt"),
+        ("10.16.2", "export it again with this edgegpt; or without quantising it, if its widths"),
     ],
 )
 def test_a_quantised_bundle_without_its_graph_is_refused_in_one_sentence(
