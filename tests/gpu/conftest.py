@@ -1,4 +1,4 @@
-"""What needs a GPU: skipped, and said so, where ONNX Runtime's CUDA provider does not load."""
+"""What needs a GPU: skipped, and said why, where a backend does not work."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,10 +10,12 @@ import edgegpt
 from edgegpt.export import export_bundle
 from edgegpt.export.half_precision import HalfPrecision
 from edgegpt.export.quantization import QuantizationSettings
+from edgegpt.runtime.engines.cuda_memory import Cuda, find_device
 from edgegpt.runtime.engines.cuda_provider import open_candidates
 from edgegpt.runtime.engines.ort_session import import_onnxruntime
 from edgegpt.runtime.errors import EngineError
 from edgegpt.runtime.language_model import LanguageModel
+from edgegpt.runtime.tensorrt_build.vendor import FLAVOURS, import_vendor
 
 ROOT = Path(__file__).parents[2]
 # What `load` warns of is what these tests find out.
@@ -21,20 +23,41 @@ UNPROVED = "ignore:.*is not verified on:edgegpt.runtime.errors.EdgeGPTWarning"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = [item for item in items if Path(__file__).parent in item.path.parents]
-    if not here:
-        return
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.gpu)
+            item.add_marker(pytest.mark.filterwarnings(UNPROVED))
+
+
+def obstacle(backend: str) -> str | None:
+    """Return why a backend does not work here."""
     try:
-        open_candidates(import_onnxruntime("cuda"))
-        reason = None
+        if backend == "cuda":
+            open_candidates(import_onnxruntime("cuda"))
+        vendor = None if backend == "cuda" else import_vendor(backend)
+        device = find_device(Cuda())
     except EngineError as error:
-        reason = str(error)
-    for item in here:
-        item.add_marker(pytest.mark.gpu)
-        item.add_marker(pytest.mark.filterwarnings(UNPROVED))
-        # TensorRT's tests have a reason of their own.
-        if reason is not None and not item.path.name.startswith("test_tensorrt"):
-            item.add_marker(pytest.mark.skip(reason=reason))
+        return str(error)
+    if device is None:
+        return "no GPU"
+    named = vendor.compute_capabilities() if vendor else []
+    if vendor and named and device.compute_capability not in named:
+        return f"{vendor.name} does not run on compute capability {device.compute_capability}"
+    return None
+
+
+@pytest.fixture(scope="session")
+def obstacles() -> dict[str, str | None]:
+    return {backend: obstacle(backend) for backend in ("cuda", *FLAVOURS)}
+
+
+@pytest.fixture(params=("cuda", *FLAVOURS))
+def backend(request: pytest.FixtureRequest, obstacles: dict[str, str | None]) -> str:
+    """Each backend that works; a test of one alone takes it by indirect parametrisation."""
+    reason = obstacles[request.param]
+    if reason is not None:
+        pytest.skip(reason)
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")
@@ -63,14 +86,25 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.fixture
-def load() -> Iterator[Callable[..., LanguageModel]]:
-    """Return a function that opens a bundle on CUDA; everything is closed in the end."""
+def load(backend: str, bundles: Callable[[str], Path]) -> Iterator[Callable[..., LanguageModel]]:
+    """Return a function that opens a bundle on the backend; all are closed in the end."""
     opened: list[LanguageModel] = []
 
-    def open_one(path: Path, backend: str = "cuda", **settings: object) -> LanguageModel:
-        opened.append(edgegpt.load(path, backend, **settings))
+    def open_one(name: str, on: str = backend, **settings: object) -> LanguageModel:
+        opened.append(edgegpt.load(bundles(name), on, **settings))
         return opened[-1]
 
     yield open_one
     for model in opened:
         model.close()
+
+
+@pytest.fixture
+def used_bytes() -> Callable[[], int]:
+    """Return a function that tells how much of the device's memory is in use, by everyone."""
+
+    def used() -> int:
+        free, total = Cuda().call("cudaMemGetInfo")
+        return int(total) - int(free)
+
+    return used
