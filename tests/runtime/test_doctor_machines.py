@@ -9,6 +9,8 @@ from edgegpt.runtime.doctor.needs import BACKENDS
 from edgegpt.runtime.doctor.report import examine
 
 NAMES = sorted(path.stem for path in MACHINES.glob("*.json"))
+ORIN, THOR, WINDOWS = "jetson-orin-jetpack-6.2", "jetson-thor-jetpack-7.2", "windows-rtx"
+CPU, CUDA = "provider CPUExecutionProvider", "provider CUDAExecutionProvider"
 GARBAGE = "\x00 R36 , , , , \n NV Power Mode: \n => \n 1.2.3 [N/A] MemTotal: x kB \x1b[0m é\n" * 3
 
 STATUSES = {
