@@ -2,7 +2,8 @@
 # make test       install and run the tests; with TEST_EXTRAS=tensorrt-rtx also those that build
 #                 TensorRT engines, for which no GPU is needed
 # make test-long  campaigns: fuzzing, kills, soaks
-# make test-gpu   what needs an NVIDIA GPU, in .venv-gpu, with onnxruntime-gpu in place of onnxruntime
+# make test-gpu   what needs an NVIDIA GPU, in .venv-gpu, with onnxruntime-gpu in place of onnxruntime;
+#                 with TEST_EXTRAS=tensorrt also TensorRT, which pip fetches from NVIDIA
 #
 # PIP_ARGS goes to pip, for a mirror or for another build of PyTorch; see the README.
 
@@ -53,5 +54,5 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt
 # The two distributions of ONNX Runtime overwrite each other: CUDA has an environment of its own.
 $(VENV)-gpu/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-gpu
-	$(VENV)-gpu/bin/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[cuda,tensorrt-rtx,train,export,dev]"
+	$(VENV)-gpu/bin/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[cuda,tensorrt-rtx,train,export,dev$(TEST_EXTRAS:%=,%)]"
 	touch $@
