@@ -5,8 +5,12 @@ Each subcommand is one module in `edgegpt/commands/`, imported only when it is u
 """
 
 import importlib
+import signal
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -76,7 +80,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 success, 1 failure, 2 wrong usage, 130 interrupted."""
     warnings.showwarning = _show_warning
     try:
-        status = cli.main(arguments, prog_name="edgegpt", standalone_mode=False)
+        with _ended_politely():
+            status = cli.main(arguments, prog_name="edgegpt", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -98,6 +103,19 @@ def main(arguments: list[str] | None = None) -> None:
             f'pip install "edgegpt-toolkit[{extra}]"'
         )
     sys.exit(status if isinstance(status, int) else 0)
+
+
+@contextmanager
+def _ended_politely() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does, so that files are removed and builds ended."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _fail(message: str) -> None:

@@ -246,9 +246,11 @@ def test_the_command_builds_once_and_describes_what_it_built(
     assert (first["max_batch"], first["max_context"], first["gpu"]) == (2, 32, "")
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.3])
-def test_ctrl_c_ends_a_build_and_leaves_no_file(
-    vendor: Vendor, tmp_path: Path, small_bundle: Path, delay: float
+@pytest.mark.parametrize(
+    ("number", "delay"), [(signal.SIGINT, 0.0), (signal.SIGINT, 0.3), (signal.SIGTERM, 0.1)]
+)
+def test_ctrl_c_and_termination_end_a_build_and_leave_no_file(
+    vendor: Vendor, tmp_path: Path, small_bundle: Path, number: signal.Signals, delay: float
 ) -> None:
     script = (
         "import signal, sys; from edgegpt.runtime.tensorrt_build import builder, prepare\n"
@@ -269,7 +271,7 @@ def test_ctrl_c_ends_a_build_and_leaves_no_file(
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         time.sleep(delay)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.strip() == "interrupted"
