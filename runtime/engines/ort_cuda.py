@@ -6,9 +6,10 @@ graph, under these rules:
 
 - Only steps of one token a row are captured: prompts differ in length.
 - A capture belongs to a thread: steps are run by two threads at most, see `in_own_thread`.
-- A capture belongs to the addresses of one set of buffers. Buffers are therefore kept for the next
-  text of the same batch and context, and at most MOST_GRAPHS sets of an engine are captured; what
-  comes after runs without, and so does everything with `cuda_graph` off.
+- A capture belongs to the addresses of one set of buffers and a number of rows. Buffers are
+  therefore kept for the next texts of that context, of as many rows or fewer, and at most
+  MOST_GRAPHS steps of an engine are captured; what comes after runs without, and so does everything
+  with `cuda_graph` off.
 - The operators that take the longest length from the host (GroupQueryAttention) are always given
   the whole context, with or without CUDA graphs: the device has each row's own length, and this one
   only chooses a kernel.
@@ -102,7 +103,7 @@ class CudaEngine(Engine):
         """Return an empty cache for `batch` rows of up to `context` tokens."""
         if self.session is None:
             raise EngineError("the model was closed")
-        return CudaState(self, self._take(batch, context))
+        return CudaState(self, self._take(batch, context), batch)
 
     def close(self) -> None:
         """Drop the sessions and the kept buffers."""
@@ -143,11 +144,18 @@ class CudaEngine(Engine):
         return options
 
     def _take(self, batch: int, context: int) -> "_Buffers":
-        """Return kept buffers, or new ones; kept ones make room for these if they must."""
+        """Return kept buffers of as few rows as will do, or new ones, for which kept ones may go.
+
+        Buffers of more rows do as well: after the largest batch has come, others capture nothing
+        anew but their own step.
+        """
         with DEVICE_LOCK:
-            for index, buffers in enumerate(self.kept):
-                if (buffers.batch, buffers.context) == (batch, context):
-                    return self.kept.pop(index)
+            fitting = [one for one in self.kept if one.context == context and one.batch >= batch]
+            if fitting:
+                best = min(fitting, key=lambda buffers: buffers.batch)
+                self.kept = [one for one in self.kept if one is not best]
+                best.single(batch)
+                return best
             try:
                 return _Buffers(self, batch, context)
             except EngineError:
@@ -192,8 +200,8 @@ class CudaEngine(Engine):
 class CudaState(BoundState):
     """The cache of one generation, in buffers that its engine lends."""
 
-    def __init__(self, engine: CudaEngine, buffers: "_Buffers") -> None:
-        super().__init__(engine.graph, buffers.batch, buffers.context, buffers.single)
+    def __init__(self, engine: CudaEngine, buffers: "_Buffers", batch: int) -> None:
+        super().__init__(engine.graph, batch, buffers.context, buffers.single(batch))
         self.engine = engine
         self.buffers: _Buffers | None = buffers
 
@@ -216,10 +224,11 @@ class CudaState(BoundState):
 
 
 class _Buffers:
-    """A cache for `batch` rows of `context` tokens, and the decode step that is bound to it."""
+    """A cache for `batch` rows of `context` tokens, and the decode steps that are bound to it."""
 
     def __init__(self, engine: CudaEngine, batch: int, context: int) -> None:
-        self.batch, self.context = batch, context
+        self.engine, self.batch, self.context = engine, batch, context
+        self.singles: dict[int, DeviceStep] = {}
         self.blocks, self.places, self.widths = [], [], []
         for port in engine.graph.caches():
             shape = cache_shape(port, batch, context)
@@ -230,8 +239,16 @@ class _Buffers:
             self.blocks.append(block)
             self.places.append(engine.memory.place(block, port.dtype, shape))
             self.widths.append(ELEMENT_BYTES[port.dtype])
-        options = engine.run_options(capture=True)
-        self.single = DeviceStep(engine, self, slice(0, batch), 1, 1, options, context)
+        self.single(batch)
+
+    def single(self, rows: int) -> "DeviceStep":
+        """Return the step of one token for the first `rows`."""
+        step = self.singles.get(rows)
+        if step is None:
+            options = self.engine.run_options(capture=True)
+            step = DeviceStep(self.engine, self, slice(0, rows), 1, 1, options, self.context)
+            self.singles[rows] = step
+        return step
 
     def cache_rows(self, rows: slice) -> list[Place]:
         """Return where some rows of each cache lie."""

@@ -15,6 +15,7 @@ from edgegpt.runtime.bundle import Bundle
 from edgegpt.runtime.engines import ort_cuda
 from edgegpt.runtime.engines.ort_cuda import DeviceStep
 from edgegpt.runtime.errors import EdgeGPTWarning, EngineError
+from edgegpt.runtime.language_model import LanguageModel
 
 BLOCK = 32
 
@@ -100,6 +101,32 @@ def test_where_a_replay_would_be_wrong_steps_run_without_and_it_is_told(bundle, 
     assert engine.memory.graph_ids == [None]
     engine.close()
     host_engine(bundle, cuda_graph=False).close()  # nothing to tell where nothing was asked
+
+
+def test_texts_of_fewer_rows_use_the_buffers_of_more_and_have_a_graph_each(engine):
+    for _ in range(3):
+        for rows in (4, 1, 3):
+            with engine.new_state(rows, BLOCK) as state:
+                decode(state, 0)
+                assert state.logits().shape[0] == rows
+    assert engine.captured == 3
+    assert len(engine.kept) == 1
+    with engine.new_state(2, BLOCK), engine.new_state(1, BLOCK):  # in use: another one has new ones
+        assert engine.captured == 5
+
+
+@pytest.mark.parametrize("lowering", ["ort", "standard"])
+def test_a_text_in_the_buffers_of_several_is_the_text_in_its_own(bundle, lowering):
+    texts = []
+    for first in ([], ["The wind", "No answer", "quick"]):
+        engine = host_engine(bundle, lowering)
+        model = LanguageModel(bundle, engine)
+        if first:
+            model.generate(first, max_new_tokens=30)
+        texts.append(model.generate("Who goes", max_new_tokens=40).token_ids)
+        assert [buffers.batch for buffers in engine.kept] == [max(len(first), 1)]
+        engine.close()
+    assert texts[0] == texts[1]
 
 
 def test_after_the_most_graphs_steps_run_without(engine, monkeypatch):
