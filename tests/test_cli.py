@@ -139,6 +139,21 @@ def test_what_is_no_bundle_is_named(run, tmp_path: Path, command: str, path: str
     assert outcome.err.count("\n") == 1
 
 
+def test_a_place_that_cannot_be_written_ends_in_one_sentence(
+    run, small_bundle: Path, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    below = tmp_path / "file" / "out"
+    for command in (["export", small_checkpoint], ["pack", small_bundle]):
+        outcome = run(*command, "--out", below)
+        assert outcome.code == 1
+        assert outcome.err.startswith(f"error: {tmp_path / 'file'}")
+        assert len(outcome.err.splitlines()) == 1
+    outcome = run("doctor", "x" * 5000)
+    assert outcome.code == 1
+    assert "File name too long" in outcome.err
+
+
 def test_export_prints_the_receipt(run, small_checkpoint: Path, tmp_path: Path) -> None:
     outcome = run("export", small_checkpoint, "--out", tmp_path / "bundle")
     assert outcome.code == 0

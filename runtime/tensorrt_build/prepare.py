@@ -66,6 +66,7 @@ def build_engine(bundle: Bundle, request: Request) -> Prepared:
 
     Raises:
         InvalidInputError: if a setting is impossible.
+        BundleError: if a file is not the one that was exported.
         EngineError: if TensorRT is not installed, or cannot build the engine.
     """
     vendor = import_vendor(request.flavour)
@@ -131,6 +132,7 @@ def _stored_or_built(
         return Prepared(vendor, graph, found, None)
     if found is not None:
         warnings.warn(f"{found}; the engine is built again", EdgeGPTWarning, stacklevel=2)
+    bundle.check_hashes()  # an engine of damaged weights would stand for the intact ones
     check_attention(bundle, identity.limits)
     check_memory(bundle, graph, identity.limits, device)
     begin = time.perf_counter()

@@ -41,6 +41,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     bindings.runtime = fake  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "cuda", ModuleType("cuda"))
     monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # not installed, whatever this machine has
     monkeypatch.setattr(gpu_module, "COPY_BYTES", 4096)
     return fake
 
@@ -127,7 +128,8 @@ def test_the_result_names_the_gpu_and_says_what_it_gave(gpu_bundle: Path, cuda: 
     assert "copied within the GPU" in facts(result)["bandwidth"]
     assert result.gpu_memory is not None
     assert 0 < result.gpu_memory < 100_000
-    assert result.energy.startswith("not measured: NVML")
+    assert result.energy.startswith("not measured: ")
+    assert "pip install nvidia-ml-py" in result.energy
     assert "Device: " in explanation(result)
     assert "mJ/token" not in explanation(result)
     assert [cuda.device, cuda.host, cuda.streams, cuda.graphs, cuda.events] == [{}] * 5

@@ -15,7 +15,7 @@ from edgegpt.runtime import upgrade
 from edgegpt.runtime.bundle import Bundle
 from edgegpt.runtime.engines import local_lowerings, open_engine
 from edgegpt.runtime.engines.null import NullEngine
-from edgegpt.runtime.errors import EdgeGPTWarning, EngineError, InvalidInputError
+from edgegpt.runtime.errors import BundleError, EdgeGPTWarning, EngineError, InvalidInputError
 from edgegpt.runtime.inspection import memory_needed
 from edgegpt.runtime.manifest import Manifest
 from edgegpt.runtime.tensorrt_build import memory, prepare, profiles
@@ -131,6 +131,16 @@ def test_a_damaged_engine_is_built_again_and_the_user_is_told(setup: Setup, bund
         prepared = build_engine(bundle, Request("tensorrt"))
     assert setup.built == 2
     assert build_engine(bundle, Request("tensorrt")).engine.plan == prepared.engine.plan
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "decoder.standard.onnx"])
+def test_nothing_is_built_of_a_damaged_bundle(setup: Setup, bundle_copy: Path, name: str) -> None:
+    raw = bytearray((bundle_copy / name).read_bytes())
+    raw[-1] ^= 0x80
+    (bundle_copy / name).write_bytes(raw)
+    with pytest.raises(BundleError, match=f"{name} in .* is damaged"):
+        build_engine(Bundle.open(bundle_copy), Request("tensorrt"))
+    assert setup.built == 0
 
 
 @pytest.mark.parametrize("change", ["version", "gpu", "driver", "bundle"])
