@@ -13,8 +13,8 @@ from pathlib import Path
 
 import edgegpt
 from edgegpt.errors import EdgeGPTWarning
-from edgegpt.runtime.bundle import GOLDEN_NAME
-from edgegpt.runtime.golden import Golden
+from edgegpt.runtime.bundle.bundle import GOLDEN_NAME
+from edgegpt.runtime.bundle.golden import Golden
 from edgegpt.runtime.language_model import LanguageModel
 
 DRAFTS = (3, 7)

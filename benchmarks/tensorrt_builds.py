@@ -13,17 +13,18 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from edgegpt.runtime.bundle import Bundle
+from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.bundle.derived_weights import graph_with_weights
+from edgegpt.runtime.bundle.manifest import Graph
+from edgegpt.runtime.bundle.vocabulary import QUANTISED
+from edgegpt.runtime.engines.tensorrt.builder import build_plan
+from edgegpt.runtime.engines.tensorrt.log import Log
+from edgegpt.runtime.engines.tensorrt.network import parse_network
+from edgegpt.runtime.engines.tensorrt.profiles import Limits
+from edgegpt.runtime.engines.tensorrt.target import Target
+from edgegpt.runtime.engines.tensorrt.vendor import import_vendor
 from edgegpt.runtime.errors import EdgeGPTError
 from edgegpt.runtime.machine import peak_memory
-from edgegpt.runtime.manifest import Graph
-from edgegpt.runtime.tensorrt_build.builder import build_plan
-from edgegpt.runtime.tensorrt_build.derived_weights import graph_with_weights
-from edgegpt.runtime.tensorrt_build.log import Log
-from edgegpt.runtime.tensorrt_build.network import parse_network
-from edgegpt.runtime.tensorrt_build.profiles import Limits
-from edgegpt.runtime.tensorrt_build.target import Target
-from edgegpt.runtime.tensorrt_build.vendor import QUANTISED, import_vendor
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgegpt.runtime.generation.run import Result, Stream, Timings
     from edgegpt.runtime.language_model import LanguageModel, load
-    from edgegpt.runtime.run import Result, Stream, Timings
 
 __all__ = ["LanguageModel", "Result", "Stream", "Timings", "__version__", "load"]
 
@@ -17,9 +17,9 @@ __version__ = "0.1.0"
 _HOME = {
     "LanguageModel": "edgegpt.runtime.language_model",
     "load": "edgegpt.runtime.language_model",
-    "Result": "edgegpt.runtime.run",
-    "Stream": "edgegpt.runtime.run",
-    "Timings": "edgegpt.runtime.run",
+    "Result": "edgegpt.runtime.generation.run",
+    "Stream": "edgegpt.runtime.generation.run",
+    "Timings": "edgegpt.runtime.generation.run",
 }
 
 

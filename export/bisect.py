@@ -26,10 +26,10 @@ from torch import Tensor
 
 from edgegpt.errors import BundleError, CheckpointError
 from edgegpt.model import GPT
-from edgegpt.runtime.bundle import GOLDEN_NAME, Bundle
-from edgegpt.runtime.compare import TOLERANCES
-from edgegpt.runtime.golden import Golden
-from edgegpt.runtime.manifest import Graph
+from edgegpt.runtime.bundle.bundle import GOLDEN_NAME, Bundle
+from edgegpt.runtime.bundle.golden import Golden
+from edgegpt.runtime.bundle.manifest import Graph
+from edgegpt.runtime.proof.tolerances import TOLERANCES
 
 __all__ = ["Place", "bisect", "first_wrong"]
 

@@ -27,10 +27,21 @@ from edgegpt.errors import (
     VerificationError,
 )
 from edgegpt.model import GPT
-from edgegpt.runtime.bundle import GOLDEN_NAME, RECEIPT_NAME, TOKENIZER_NAME, Bundle, sha256_of
-from edgegpt.runtime.files import new_folder
-from edgegpt.runtime.golden import Golden
-from edgegpt.runtime.manifest import (
+from edgegpt.runtime.bundle.bundle import (
+    GOLDEN_NAME,
+    RECEIPT_NAME,
+    TOKENIZER_NAME,
+    Bundle,
+    sha256_of,
+)
+from edgegpt.runtime.bundle.derived_weights import (
+    BITS,
+    DERIVED_NAME,
+    derived_tensors,
+    write_derived,
+)
+from edgegpt.runtime.bundle.golden import Golden
+from edgegpt.runtime.bundle.manifest import (
     MANIFEST_NAME,
     FileEntry,
     Graph,
@@ -38,21 +49,21 @@ from edgegpt.runtime.manifest import (
     Quantization,
     WeightEntry,
 )
-from edgegpt.runtime.receipt import Receipt
-from edgegpt.runtime.tensorrt_build.derived_weights import (
-    BITS,
-    DERIVED_NAME,
-    derived_tensors,
-    write_derived,
-)
-from edgegpt.runtime.tokenizer import Tokenizer
-from edgegpt.runtime.verify import verify
+from edgegpt.runtime.files import new_folder
+from edgegpt.runtime.proof.receipt import Receipt
+from edgegpt.runtime.proof.verify import verify
+from edgegpt.runtime.text.tokenizer import Tokenizer
 
 from .decoder_graph import Traced, build_decoder_graph, describe, trace
 from .golden import make_golden, quality_windows
 from .half_precision import HalfPrecision, in_half_precision, matching_layers
 from .lowerings import legacy, ort, standard, standard_qdq
-from .passes import DequantizeWeights, QuantizeActivations, QuantizeWeights, UseFloatActivations
+from .passes import (
+    DequantizeWeights,
+    QuantizeActivations,
+    QuantizeWeights,
+    UseFloatActivations,
+)
 from .quantization import (
     BlockQuantized,
     QuantizationSettings,

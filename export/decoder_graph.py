@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from edgegpt.errors import ExportError
 from edgegpt.model import GPT, GPTConfig
-from edgegpt.runtime.manifest import Graph, Port
+from edgegpt.runtime.bundle.manifest import Graph, Port
 
 from .passes import FoldWeightTransposes, ShareDimensions
 

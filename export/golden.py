@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgegpt.model import GPT
-from edgegpt.runtime.compare import Top
-from edgegpt.runtime.golden import Continuation, Golden, Prompt, TokenizerSample
-from edgegpt.runtime.tokenizer import Tokenizer
+from edgegpt.runtime.bundle.golden import Continuation, Golden, Prompt, TokenizerSample, Top
+from edgegpt.runtime.text.tokenizer import Tokenizer
 
 from .quantization import own_windows
 

@@ -1,8 +1,8 @@
 """Float16 and bfloat16: a copy of the model whose sub-layers compute in such a type.
 
 The copy is traced like any model, rather than its graph being rewritten: PyTorch then runs the very
-model that is exported, which is how the tolerances in `edgegpt.runtime.compare` were measured, and
-torch.onnx writes the casts.
+model that is exported, which is how `edgegpt.runtime.proof.tolerances` was measured,
+and torch.onnx writes the casts.
 
 Weights, caches and matrix products are in the narrow type; sums inside the norms and the softmax
 are in float32, and so are the logits. What would overflow is kept in float32: a sub-layer with the

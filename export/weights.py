@@ -15,7 +15,7 @@ import onnx_ir as ir
 from safetensors.numpy import save_file
 
 from edgegpt.errors import ExportError
-from edgegpt.runtime.manifest import WeightEntry
+from edgegpt.runtime.bundle.manifest import WeightEntry
 
 from .passes import ROWS_SUFFIX
 

@@ -14,17 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .compare import log_loss
 from .engines.base import State
 from .errors import InvalidInputError
+from .generation.prefill import logit_pieces, pieces_that_fit
 from .language_model import LanguageModel
-from .prefill import logit_pieces, pieces_that_fit
-from .quality import LARGEST_LOSS
+from .proof.compare import log_loss
+from .proof.quality import LARGEST_LOSS
 
-__all__ = ["TRAIN_FRACTION", "Evaluation", "evaluate", "evaluate_model", "validation_part"]
+__all__ = ["Evaluation", "evaluate", "evaluate_model"]
 
-# Training sees this part of a corpus, from the beginning; the rest is for validation.
-TRAIN_FRACTION = 0.9
 MOST_ROWS = 8  # windows that are fed as one batch
 LARGEST_BATCH = 2**23  # numbers of a batch's logits: models with a large vocabulary get fewer rows
 
@@ -53,11 +51,6 @@ class Evaluation:
     tokens: int
     characters: int
     context: int
-
-
-def validation_part(ids: list[int]) -> list[int]:
-    """Return the ids that `edgegpt train` keeps for validation: the last tenth."""
-    return ids[int(len(ids) * TRAIN_FRACTION) :]
 
 
 def evaluate_model(

@@ -9,24 +9,19 @@ from typing import Any, TypeGuard, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .bundle import TOKENIZER_NAME, Bundle
-from .compare import USUAL, row_of
-from .engines import Engine, open_engine
-from .errors import (
-    BundleError,
-    EdgeGPTError,
-    EngineError,
-    InvalidInputError,
-)
-from .generate import Overflow, Text, stream_of
-from .prefill import all_logits
-from .receipts import warn_if_unproved
-from .run import Result, Run, Settings, Stream
-from .sampling import Sampling
-from .speculation import MAX_DRAFT, Pace
-from .tokenizer import Tokenizer
+from .bundle.bundle import TOKENIZER_NAME, Bundle
+from .engines.base import Engine
+from .engines.choice import open_engine
+from .errors import BundleError, EdgeGPTError, EngineError, InvalidInputError
+from .generation.loop import Overflow, Text, stream_of
+from .generation.prefill import all_logits
+from .generation.run import Result, Run, Settings, Stream
+from .generation.sampling import Sampling
+from .generation.speculation import MAX_DRAFT, Pace
+from .proof.receipt_store import warn_if_unproved
+from .proof.tolerances import USUAL, row_of, tolerance_of
+from .text.tokenizer import Tokenizer
 from .upgrade import with_upgrade
-from .verify import tolerance_of
 
 __all__ = ["LanguageModel", "load"]
 
@@ -124,7 +119,7 @@ class LanguageModel:
                 prompt its own seed.
             stop: text, or several, that ends the generation where the first of them is complete.
             overflow: when the text outgrows the context, "slide" goes on with its last part (see
-                `edgegpt.runtime.generate`), "stop" ends it. Default: "slide" for models with
+                `edgegpt.runtime.generation.loop`), "stop" ends it. Default: "slide" for models with
                 learned positions.
             speculate: draft up to so many tokens, at most 15, from earlier parts of the text, and
                 check them in one step: faster where the text repeats itself, and where it does not

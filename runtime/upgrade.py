@@ -15,16 +15,16 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from .bundle import Bundle
-from .engines import TENSORRT
+from .bundle.bundle import Bundle
+from .cuda.memory import Cuda, find_device
 from .engines.base import Engine, EngineInfo, State
-from .engines.cuda_memory import Cuda, find_device
-from .engines.tensorrt import TensorRTEngine
+from .engines.choice import TENSORRT
+from .engines.tensorrt.builder import graph_for
+from .engines.tensorrt.engine import TensorRTEngine
+from .engines.tensorrt.prepare import stored_for_this_gpu
+from .engines.tensorrt.vendor import import_vendor
 from .errors import EdgeGPTWarning, EngineError, InvalidInputError
-from .receipts import missing_proof
-from .tensorrt_build.builder import graph_for
-from .tensorrt_build.prepare import stored_for_this_gpu
-from .tensorrt_build.vendor import import_vendor
+from .proof.receipt_store import missing_proof
 
 __all__ = ["Upgrade", "UpgradingEngine", "proving_command", "with_upgrade"]
 

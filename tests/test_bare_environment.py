@@ -17,7 +17,7 @@ import pytest
 from packaging.requirements import Requirement
 from small_models import TEXT
 
-from edgegpt.runtime.bundle import Bundle
+from edgegpt.runtime.bundle.bundle import Bundle
 
 ROOT = Path(__file__).parents[1]
 

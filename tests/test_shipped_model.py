@@ -10,8 +10,8 @@ import edgegpt
 from edgegpt.checkpoint import Checkpoint, load_checkpoint
 from edgegpt.cli import main
 from edgegpt.export import export_bundle
-from edgegpt.runtime.generate import window_start
-from edgegpt.runtime.tokenizer import Tokenizer
+from edgegpt.runtime.generation.loop import window_start
+from edgegpt.runtime.text.tokenizer import Tokenizer
 
 FOLDER = Path(__file__).parents[1] / "models" / "shakespeare-char"
 PROMPT = "ROMEO:"

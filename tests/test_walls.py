@@ -55,8 +55,8 @@ def test_the_exporter_does_not_import_the_command_line(path: Path) -> None:
 
 
 def test_the_import_scanner_sees_relative_imports() -> None:
-    names = set(_imports(ROOT / "runtime" / "engines" / "ort_session.py"))
-    assert {"edgegpt.runtime.bundle", "edgegpt.runtime.errors", "onnxruntime"} <= names
+    names = set(_imports(ROOT / "runtime" / "engines" / "ort" / "session.py"))
+    assert {"edgegpt.runtime.bundle.bundle", "edgegpt.runtime.errors", "onnxruntime"} <= names
 
 
 def _loaded_after(code: str) -> set[str]:

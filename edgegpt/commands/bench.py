@@ -107,7 +107,7 @@ def command(
     if out is not None and out == html:
         raise click.UsageError("--out and --html name the same file")
     from edgegpt.runtime.bench import Plan
-    from edgegpt.runtime.sampling import Sampling
+    from edgegpt.runtime.generation.sampling import Sampling
 
     sampling = Sampling(temperature, top_k, top_p)
     plan = Plan(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from edgegpt.runtime.tensorrt_build.prepare import Prepared
+    from edgegpt.runtime.engines.tensorrt.prepare import Prepared
 
 __all__ = ["command"]
 
@@ -47,8 +47,8 @@ def command(
     as_json: bool,
 ) -> None:
     """Build, and print where the engine lies."""
-    from edgegpt.runtime.bundle import Bundle
-    from edgegpt.runtime.tensorrt_build.prepare import Request, build_engine
+    from edgegpt.runtime.bundle.bundle import Bundle
+    from edgegpt.runtime.engines.tensorrt.prepare import Request, build_engine
 
     request = Request(backend, max_batch, max_context, compute_capability, out)
     prepared = build_engine(Bundle.open(bundle), request)

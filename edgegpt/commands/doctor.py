@@ -35,7 +35,7 @@ COLOURS = {"ok": "green", "limited": "yellow", "missing": "red", "broken": "bold
 @click.option("--json", "as_json", is_flag=True, help="print everything as JSON")
 def command(bundle: Path | None, backend: str, as_json: bool) -> int:
     """Examine this machine; exit code 0 if `backend` would work, 1 otherwise."""
-    from edgegpt.runtime.bundle import Bundle
+    from edgegpt.runtime.bundle.bundle import Bundle
     from edgegpt.runtime.doctor.diagnosis import diagnose
     from edgegpt.runtime.doctor.fit import fit
     from edgegpt.runtime.doctor.probe import LocalProbe

@@ -98,7 +98,7 @@ class _Corpus:
 
     def ids(self, encode: Callable[[str], list[int]]) -> list[int]:
         """Return the ids of the wanted part."""
-        from edgegpt.runtime.evaluate import validation_part
+        from edgegpt.runtime.text.split import validation_part
 
         ids = encode(self.text)
         return ids if self.split == "all" else validation_part(ids)
@@ -118,7 +118,7 @@ def _read(path: Path) -> bytes:
 
 
 def _is_checkpoint(folder: Path) -> bool:
-    from edgegpt.runtime.manifest import MANIFEST_NAME
+    from edgegpt.runtime.bundle.manifest import MANIFEST_NAME
 
     return (folder / "config.json").is_file() and not (folder / MANIFEST_NAME).is_file()
 
@@ -147,7 +147,7 @@ def _evaluate_checkpoint(
 
     from edgegpt.checkpoint import load_checkpoint
     from edgegpt.runtime.evaluate import evaluate
-    from edgegpt.runtime.tokenizer import Tokenizer
+    from edgegpt.runtime.text.tokenizer import Tokenizer
 
     checkpoint = load_checkpoint(path)
     model, block = checkpoint.model, checkpoint.model.config.block_size

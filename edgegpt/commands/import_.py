@@ -31,7 +31,7 @@ def command(
     import torch
 
     from edgegpt.checkpoint import save_config, save_weights
-    from edgegpt.importer import import_heads_as_list
+    from edgegpt.importers.lesson import import_heads_as_list
     from edgegpt.runtime.files import new_folder
 
     model = import_heads_as_list(file, attention_scale)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from edgegpt.runtime.manifest import Manifest, Port
+    from edgegpt.runtime.bundle.manifest import Manifest, Port
 
 __all__ = ["command"]
 
@@ -25,9 +25,9 @@ WIDTH = 110  # of tables where stdout is not a terminal
 @click.option("--json", "as_json", is_flag=True, help="print everything as JSON")
 def command(bundle: Path, batch: int, context: int | None, as_json: bool) -> None:
     """Print the manifest's content, sizes, memory, and known receipts."""
-    from edgegpt.runtime.bundle import Bundle
-    from edgegpt.runtime.inspection import memory_needed
-    from edgegpt.runtime.receipts import known
+    from edgegpt.runtime.bundle.bundle import Bundle
+    from edgegpt.runtime.engines.memory import memory_needed
+    from edgegpt.runtime.proof.receipt_store import known
 
     opened = Bundle.open(bundle)
     manifest, memory = opened.manifest, memory_needed(opened, batch, context)
@@ -135,7 +135,7 @@ def _print_ports(console: Console, title: str, inputs: "list[Port]", outputs: "l
 
 
 def _print_receipts(console: Console, receipts: list[dict[str, Any]]) -> None:
-    from edgegpt.runtime.receipt import VERDICTS
+    from edgegpt.runtime.proof.receipt import VERDICTS
 
     table = Table(title="Receipts", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for name in ("result", "engine", "device", "graph", "machine", "date"):

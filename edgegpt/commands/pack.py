@@ -14,8 +14,8 @@ __all__ = ["command"]
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
 def command(bundle: Path, out: Path, as_json: bool) -> None:
     """Pack."""
-    from edgegpt.runtime.bundle import Bundle
-    from edgegpt.runtime.pack import pack
+    from edgegpt.runtime.bundle.bundle import Bundle
+    from edgegpt.runtime.bundle.pack import pack
 
     opened = Bundle.open(bundle)
     pack(opened, out)

@@ -6,7 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from edgegpt.runtime.receipt import COLUMNS, VERDICTS, Receipt, verdict
+from edgegpt.runtime.proof.receipt import COLUMNS, VERDICTS, Receipt, verdict
 
 if TYPE_CHECKING:
     from edgegpt.export.bisect import Place

@@ -11,14 +11,14 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import click
 
 from edgegpt.checkpoint import is_checkpoint, load_checkpoint
-from edgegpt.data import load_corpus
-from edgegpt.distributed import processes
 from edgegpt.errors import CheckpointError
 from edgegpt.model import GPTConfig
 from edgegpt.presets import DEFAULT_PRESET, load_preset, preset_names
-from edgegpt.train_config import TrainConfig
-from edgegpt.train_report import reporting
-from edgegpt.training import Trainer, read_settings
+from edgegpt.training.config import TrainConfig
+from edgegpt.training.data import load_corpus
+from edgegpt.training.distributed import processes
+from edgegpt.training.report import reporting
+from edgegpt.training.trainer import Trainer, read_settings
 
 __all__ = ["command"]
 

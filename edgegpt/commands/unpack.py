@@ -14,7 +14,7 @@ __all__ = ["command"]
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
 def command(file: Path, out: Path, as_json: bool) -> None:
     """Unpack."""
-    from edgegpt.runtime.pack import unpack
+    from edgegpt.runtime.bundle.pack import unpack
 
     bundle = unpack(file, out)
     result = {"bundle": str(out), "id": bundle.manifest.id}

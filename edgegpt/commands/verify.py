@@ -50,10 +50,10 @@ def command(
     """Verify; exit code 0 if everything passed, 1 if not, or if nothing here can run the bundle."""
     if checkpoint is not None:
         return _bisect(bundle, checkpoint, as_json)
-    from edgegpt.runtime.bundle import Bundle
-    from edgegpt.runtime.receipts import keep
-    from edgegpt.runtime.report import write_html
-    from edgegpt.runtime.verify import verify
+    from edgegpt.runtime.bundle.bundle import Bundle
+    from edgegpt.runtime.proof.receipt_page import write_html
+    from edgegpt.runtime.proof.receipt_store import keep
+    from edgegpt.runtime.proof.verify import verify
 
     try:
         with Console(file=sys.stderr).status(f"verifying {bundle}"):
@@ -81,7 +81,7 @@ def _bisect(path: Path, checkpoint: Path, as_json: bool) -> int:
     with Console(file=sys.stderr).status("comparing the graph with PyTorch, place by place"):
         from edgegpt.checkpoint import load_checkpoint
         from edgegpt.export.bisect import bisect, first_wrong
-        from edgegpt.runtime.bundle import Bundle
+        from edgegpt.runtime.bundle.bundle import Bundle
 
         bundle = Bundle.open(path)
         model = load_checkpoint(checkpoint).model

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import torch
 from onnxscript.onnx_opset import opset18 as op
 
-import edgegpt.cached_attention  # noqa: F401 - registers the operator named below
+import edgegpt.model.cached_attention  # noqa: F401 - registers the operator named below
 
 from .parts import placed_heads, range_of, scalar
 

@@ -15,7 +15,7 @@ import onnxscript
 import torch
 from onnxscript.onnx_opset import opset23 as op
 
-import edgegpt.cached_attention  # noqa: F401 - registers the operator named below
+import edgegpt.model.cached_attention  # noqa: F401 - registers the operator named below
 from edgegpt.model import GPTConfig
 
 from ..passes import FeedPositions, FuseSkipNorms

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from onnxscript.onnx_opset import opset24 as op
 
-import edgegpt.cached_attention  # noqa: F401 - registers the operator named below
+import edgegpt.model.cached_attention  # noqa: F401 - registers the operator named below
 
 from .parts import placed_heads, range_of
 

@@ -1,6 +1,6 @@
 """The lowering of quantised bundles for TensorRT: `standard`, over weights of DequantizeLinear."""
 
-from edgegpt.runtime.tensorrt_build.vendor import QUANTISED
+from edgegpt.runtime.bundle.vocabulary import QUANTISED
 
 from .standard import IR_VERSION, OPSET, PASSES, translations
 

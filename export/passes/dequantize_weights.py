@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
-from edgegpt.runtime.tensorrt_build.derived_weights import ALIGNMENT, DERIVED_NAME
+from edgegpt.runtime.bundle.derived_weights import ALIGNMENT, DERIVED_NAME
 
 from ..quantization import BlockQuantized
 
@@ -24,7 +24,7 @@ class DequantizeWeights(ir.passes.InPlacePass):
     so that x W = x (v m) + (sums of x over the blocks) c. Lookups read a float32 table.
 
     The new initializers have no bytes yet: they are derived from the bundle's weights where they
-    are needed, see `edgegpt.runtime.tensorrt_build.derived_weights`.
+    are needed, see `edgegpt.runtime.bundle.derived_weights`.
 
     Precondition: the weights of `quantized` are the second inputs of their MatMul nodes, as
     [in, out]; a tied embedding is read by a Gather and through a Transpose. Blocks divide widths.

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from edgegpt.errors import InvalidInputError
 from edgegpt.model import GPT
-from edgegpt.runtime.quality import Quality, QualitySum
+from edgegpt.runtime.bundle.manifest import Quality
+from edgegpt.runtime.proof.quality import QualitySum
 
 from .blocks import BlockQuantized
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from edgegpt.errors import ExportError, InvalidInputError
 from edgegpt.model import GPT
-from edgegpt.runtime.manifest import Quantization
-from edgegpt.runtime.quality import BUDGETS
+from edgegpt.runtime.bundle.manifest import Quantization
+from edgegpt.runtime.proof.quality import BUDGETS
 
 from .blocks import BlockQuantized
 from .keep import keep_enough, layer_costs

@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle import Bundle
+from ..bundle.bundle import Bundle
+from ..bundle.manifest import Graph
 from ..machine import Machine
-from ..manifest import Graph
 
 __all__ = ["cache_bytes_per_slot", "read_bandwidth", "weight_bytes_per_token"]
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from ..report import COLOURS
+from ..pages import COLOURS
 from .result import Spread
 
 __all__ = ["Line", "dot_chart", "line_chart"]

@@ -2,8 +2,8 @@
 
 from contextlib import ExitStack
 
-from ..engines.cuda_memory import FIRST_DEVICE, Cuda, find_device
-from ..engines.event_clock import EventClock
+from ..cuda.event_clock import EventClock
+from ..cuda.memory import FIRST_DEVICE, Cuda, find_device
 from ..errors import EngineError
 
 __all__ = ["Gpu"]

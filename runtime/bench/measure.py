@@ -13,14 +13,19 @@ from pathlib import Path
 
 import numpy as np
 
-from ..bundle import Bundle
-from ..engines import EngineInfo, open_engine, resolve_backend
+from ..bundle.bundle import Bundle
+from ..engines.base import EngineInfo
+from ..engines.choice import open_engine, resolve_backend
+from ..engines.memory import memory_needed
 from ..errors import InvalidInputError
-from ..inspection import memory_needed
 from ..language_model import LanguageModel
 from ..machine import Machine, peak_memory, physical_cores
-from ..receipts import warn_if_unproved
-from .bandwidth import cache_bytes_per_slot, read_bandwidth, weight_bytes_per_token
+from ..proof.receipt_store import warn_if_unproved
+from .bandwidth import (
+    cache_bytes_per_slot,
+    read_bandwidth,
+    weight_bytes_per_token,
+)
 from .energy import Meter, find_meter, total
 from .gpu import Gpu
 from .plan import Plan

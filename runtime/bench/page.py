@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..errors import InvalidInputError
 from ..files import write_file
-from ..report import STYLE
+from ..pages import STYLE
 from .chart import Line, dot_chart, line_chart
 from .result import METRICS, BenchResult, Metric
 from .words import explanation, facts

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from ..errors import InvalidInputError
-from ..sampling import Sampling
+from ..generation.sampling import Sampling
 
 __all__ = ["Plan"]
 

@@ -10,9 +10,9 @@ from typing import Protocol
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from ..bundle import GOLDEN_NAME, Bundle
+from ..bundle.bundle import GOLDEN_NAME, Bundle
 from ..errors import BundleError
-from ..tokenizer import Tokenizer
+from ..text.tokenizer import Tokenizer
 
 __all__ = ["Prompts", "RandomPrompts", "TextPrompts", "prompts_for"]
 

@@ -6,11 +6,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..engines.event_clock import EventClock
-from ..generate import Rules, Text, Window, generate_tokens, stream_of
+from ..cuda.event_clock import EventClock
+from ..generation.loop import Rules, Text, Window, generate_tokens, stream_of
+from ..generation.sampling import Sampling
 from ..language_model import LanguageModel
-from ..sampling import Sampling
-from ..tokenizer import TextStream
+from ..text.stops import TextStream
 from .energy import Meter
 from .prompts import Row
 from .result import Repeat

@@ -9,8 +9,8 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from ..candidates import Candidates
 from ..engines.base import Engine, EngineInfo, Ids, State
+from ..engines.candidates import Candidates
 
 __all__ = ["TimedEngine"]
 

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..bundle import Bundle
-from ..engines.cuda_provider import runs_on_cuda
-from ..inspection import memory_needed
-from ..manifest import Graph
-from ..tensorrt_build.builder import REQUANTISE
-from ..tensorrt_build.memory import running_memory
-from ..tensorrt_build.vendor import reads
+from ..bundle.bundle import Bundle
+from ..bundle.manifest import Graph
+from ..engines.memory import memory_needed
+from ..engines.ort.cuda_provider import runs_on_cuda
+from ..engines.tensorrt.build_memory import running_memory
+from ..engines.tensorrt.builder import REQUANTISE
+from ..engines.tensorrt.vendor import reads
 from .diagnosis import Choice, Diagnosis, choose
 from .needs import (
     AUTO,

@@ -1,7 +1,8 @@
 """What each backend needs, and the versions and names of packages that matter."""
 
-from ..engines import cuda_provider, ort_session
-from ..tensorrt_build import vendor
+from ..engines.ort import cuda_provider
+from ..engines.ort import session as ort_session
+from ..engines.tensorrt import vendor
 from .parse import Version
 
 __all__ = [

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..candidates import Candidates
+from ..bundle.manifest import Graph
 from ..errors import InvalidInputError
-from ..manifest import Graph
+from .candidates import Candidates
 
-__all__ = ["Engine", "EngineInfo", "State"]
+__all__ = ["PREFILL_CHUNK", "Engine", "EngineInfo", "State"]
+
+# Tokens of a row that are fed at once: attention scores need chunk * context floats per head.
+PREFILL_CHUNK = 512
 
 Ids = NDArray[np.int64]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..manifest import Graph
+from ..bundle.manifest import Graph
 from .base import Engine, EngineInfo, Ids, State
 
 __all__ = ["NullEngine"]

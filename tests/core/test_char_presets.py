@@ -6,11 +6,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from edgegpt.char_tokenizer import build_char_tokenizer, encode_corpus
 from edgegpt.errors import DataError, InvalidInputError
 from edgegpt.model import GPTConfig
 from edgegpt.presets import DEFAULT_PRESET, load_preset, preset_names
-from edgegpt.train_config import TrainConfig
+from edgegpt.training.char_tokenizer import build_char_tokenizer, encode_corpus
+from edgegpt.training.config import TrainConfig
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
 

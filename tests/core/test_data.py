@@ -13,9 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgegpt import data
-from edgegpt.data import load_corpus, random_batch, split, windows
 from edgegpt.errors import DataError
+from edgegpt.training import data
+from edgegpt.training.data import load_corpus, random_batch, split, windows
 
 SONNET = b"From fairest creatures we desire increase,\n"
 

@@ -7,7 +7,7 @@ import pytest
 
 from edgegpt.errors import InvalidInputError
 from edgegpt.presets import load_preset
-from edgegpt.train_config import TrainConfig, learning_rate_at
+from edgegpt.training.config import TrainConfig, learning_rate_at
 
 CONFIG = TrainConfig(max_steps=100, warmup_steps=20, learning_rate=1e-2, min_learning_rate=1e-3)
 

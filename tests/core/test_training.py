@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from edgegpt.checkpoint import load_checkpoint
-from edgegpt.training import Trainer
+from edgegpt.training.trainer import Trainer
 
 Train = Callable[..., Path]
 

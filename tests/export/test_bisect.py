@@ -18,8 +18,8 @@ from edgegpt.errors import BundleError, CheckpointError
 from edgegpt.export import QuantizationSettings, export_bundle
 from edgegpt.export.bisect import Place, bisect, first_wrong, place_names
 from edgegpt.model import GPT, GPTConfig
-from edgegpt.runtime.bundle import Bundle
-from edgegpt.runtime.manifest import FileEntry
+from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.bundle.manifest import FileEntry
 
 GRAPHS = ["decoder.ort", "decoder.standard", "decoder.legacy"]
 

@@ -7,8 +7,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from edgegpt.runtime.bundle import Bundle
-from edgegpt.runtime.manifest import Port
+from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.bundle.manifest import Port
 
 CHECKOUT = Path(__file__).parents[2]
 

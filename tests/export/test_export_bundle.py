@@ -15,7 +15,7 @@ from edgegpt.export import bundle as bundle_module
 from edgegpt.export import export_bundle
 from edgegpt.export.lowerings import standard
 from edgegpt.model import GPT, GPTConfig
-from edgegpt.runtime.bundle import Bundle
+from edgegpt.runtime.bundle.bundle import Bundle
 
 SIZES = {"vocab_size": 40, "block_size": 16, "n_layer": 2, "n_head": 4, "n_embd": 32}
 FAMILIES = {

@@ -11,10 +11,10 @@ import edgegpt
 from edgegpt.cli import main
 from edgegpt.errors import ExportError, InvalidInputError
 from edgegpt.export import QuantizationSettings, export_bundle
-from edgegpt.runtime.bundle import Bundle
-from edgegpt.runtime.engines import open_engine
-from edgegpt.runtime.engines.ort_binding import SHORT_STEP
-from edgegpt.runtime.verify import verify
+from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.engines.choice import open_engine
+from edgegpt.runtime.engines.ort.binding import SHORT_STEP
+from edgegpt.runtime.proof.verify import verify
 
 ANY_LOSS = 1e9  # untrained models lose more than the default budgets allow
 MODELS = {

@@ -5,12 +5,12 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from edgegpt.char_tokenizer import build_char_tokenizer
 from edgegpt.errors import BundleError
 from edgegpt.export.golden import make_golden
 from edgegpt.model import GPT, GPTConfig
-from edgegpt.runtime.golden import Golden
-from edgegpt.runtime.tokenizer import Tokenizer
+from edgegpt.runtime.bundle.golden import Golden
+from edgegpt.runtime.text.tokenizer import Tokenizer
+from edgegpt.training.char_tokenizer import build_char_tokenizer
 
 # 34 distinct characters, as the small model has; the text proper lacks some of them.
 LETTERS = "".join(chr(ord("A") + number) for number in range(34))

@@ -16,21 +16,26 @@ from torch_engine import TorchEngine
 
 import edgegpt
 from edgegpt.cli import main
-from edgegpt.errors import EdgeGPTWarning, EngineError, InvalidInputError, VerificationError
+from edgegpt.errors import (
+    EdgeGPTWarning,
+    EngineError,
+    InvalidInputError,
+    VerificationError,
+)
 from edgegpt.export import HalfPrecision, QuantizationSettings, export_bundle
 from edgegpt.export import bundle as bundle_module
 from edgegpt.export.half_precision import in_half_precision, matching_layers
 from edgegpt.export.range_probe import SAFE, largest_values, too_large
 from edgegpt.model import GPT
-from edgegpt.runtime.bundle import Bundle
-from edgegpt.runtime.compare import TOLERANCES
-from edgegpt.runtime.engines import EngineInfo
-from edgegpt.runtime.golden import Golden
-from edgegpt.runtime.inspection import memory_needed
-from edgegpt.runtime.receipt import Receipt
-from edgegpt.runtime.receipts import keep, missing_proof
-from edgegpt.runtime.report import render_html
-from edgegpt.runtime.verify import verify, verify_engine
+from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.bundle.golden import Golden
+from edgegpt.runtime.engines.base import EngineInfo
+from edgegpt.runtime.engines.memory import memory_needed
+from edgegpt.runtime.proof.receipt import Receipt
+from edgegpt.runtime.proof.receipt_page import render_html
+from edgegpt.runtime.proof.receipt_store import keep, missing_proof
+from edgegpt.runtime.proof.tolerances import TOLERANCES
+from edgegpt.runtime.proof.verify import verify, verify_engine
 
 LLAMA = {
     "norm": "rmsnorm",

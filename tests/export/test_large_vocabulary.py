@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from edgegpt.checkpoint import save_config, save_weights
 from edgegpt.export import export_bundle
 from edgegpt.model import GPT, GPTConfig
-from edgegpt.runtime.bundle import GOLDEN_NAME, Bundle
-from edgegpt.runtime.compare import Top, compare
-from edgegpt.runtime.golden import Golden
-from edgegpt.runtime.manifest import FileEntry
-from edgegpt.runtime.verify import verify
+from edgegpt.runtime.bundle.bundle import GOLDEN_NAME, Bundle
+from edgegpt.runtime.bundle.golden import Golden, Top
+from edgegpt.runtime.bundle.manifest import FileEntry
+from edgegpt.runtime.proof.compare import compare
+from edgegpt.runtime.proof.verify import verify
 
 VOCABULARY = 5000
 

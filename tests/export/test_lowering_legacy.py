@@ -11,9 +11,9 @@ from small_models import random_model, small_config
 
 from edgegpt.export.decoder_graph import build_decoder_graph, trace
 from edgegpt.export.lowerings import legacy
-from edgegpt.runtime import engines
-from edgegpt.runtime.bundle import Bundle
-from edgegpt.runtime.engines import open_engine, ort_session
+from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.engines.choice import local_lowerings, open_engine
+from edgegpt.runtime.engines.ort import session as ort_session
 
 LLAMA = {
     "norm": "rmsnorm",
@@ -65,7 +65,7 @@ def test_an_onnxruntime_too_old_for_the_others_runs_it(
     for name in ("ort", "standard"):
         monkeypatch.setitem(ort_session.MINIMUM_VERSION, name, (999, 1))
     bundle = Bundle.open(small_bundle)
-    assert engines.local_lowerings(bundle) == ["legacy"]
+    assert local_lowerings(bundle) == ["legacy"]
     engine = open_engine(bundle, threads=1)
     assert engine.graph.name == "decoder.legacy"
     state = engine.new_state(2, 32)

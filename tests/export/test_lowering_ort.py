@@ -13,8 +13,8 @@ from small_models import random_model, small_config, write_checkpoint
 from edgegpt.errors import ExportError
 from edgegpt.export import QuantizationSettings, export_bundle
 from edgegpt.model import GPT
-from edgegpt.runtime.bundle import Bundle
-from edgegpt.runtime.engines import local_lowerings, open_engine
+from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.engines.choice import local_lowerings, open_engine
 
 LLAMA = {
     "norm": "rmsnorm",

@@ -13,26 +13,27 @@ from small_models import random_model, small_config, write_checkpoint
 
 from edgegpt.export import QuantizationSettings, export_bundle
 from edgegpt.export.quantization import round_to_nearest
-from edgegpt.runtime.bundle import Bundle
-from edgegpt.runtime.engines import open_engine, ort
-from edgegpt.runtime.engines.ort import OrtEngine
-from edgegpt.runtime.engines.ort_session import open_session
-from edgegpt.runtime.errors import BundleError
-from edgegpt.runtime.manifest import Graph, WeightEntry
-from edgegpt.runtime.prefill import all_logits
-from edgegpt.runtime.tensorrt_build import derived_weights
-from edgegpt.runtime.tensorrt_build.builder import build_plan, graph_for
-from edgegpt.runtime.tensorrt_build.derived_weights import (
+from edgegpt.runtime.bundle import derived_weights
+from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.bundle.derived_weights import (
     DERIVE,
     DERIVED_NAME,
     derived_tensors,
     graph_with_weights,
     write_derived,
 )
-from edgegpt.runtime.tensorrt_build.onnx_file import External, graph_nodes
-from edgegpt.runtime.tensorrt_build.profiles import Limits
-from edgegpt.runtime.tensorrt_build.target import Target
-from edgegpt.runtime.tensorrt_build.vendor import import_vendor
+from edgegpt.runtime.bundle.manifest import Graph, WeightEntry
+from edgegpt.runtime.bundle.onnx_file import External, graph_nodes
+from edgegpt.runtime.engines.choice import open_engine
+from edgegpt.runtime.engines.ort import cpu as ort
+from edgegpt.runtime.engines.ort.cpu import OrtEngine
+from edgegpt.runtime.engines.ort.session import open_session
+from edgegpt.runtime.engines.tensorrt.builder import build_plan, graph_for
+from edgegpt.runtime.engines.tensorrt.profiles import Limits
+from edgegpt.runtime.engines.tensorrt.target import Target
+from edgegpt.runtime.engines.tensorrt.vendor import import_vendor
+from edgegpt.runtime.errors import BundleError
+from edgegpt.runtime.generation.prefill import all_logits
 
 ANY_LOSS = 1e9
 LLAMA = {"norm": "rmsnorm", "position": "rope", "activation": "swiglu", "n_kv_head": 1}

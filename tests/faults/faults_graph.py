@@ -117,7 +117,7 @@ def patched_attention(patch, change_scale, mask_of) -> None:
         mask = mask_of(q.shape[2])
         return honest(q, k, v, mask, dropout_p, scale=change_scale(scale), enable_gqa=enable_gqa)
 
-    patch.setattr("edgegpt.model.F.scaled_dot_product_attention", attend)
+    patch.setattr("edgegpt.model.layers.F.scaled_dot_product_attention", attend)
 
 
 def epsilon_graph(graph: onnx.GraphProto) -> None:
@@ -228,7 +228,7 @@ def interleaved_model(model: GPT, patch) -> None:
         turned = [first * cos - second * sin, second * cos + first * sin]
         return torch.stack(turned, dim=-1).flatten(-2)
 
-    patch.setattr("edgegpt.model.rotate", rotate)
+    patch.setattr("edgegpt.model.layers.rotate", rotate)
 
 
 def unrotated_graph(graph: onnx.GraphProto) -> None:

@@ -23,17 +23,17 @@ from faults_weights import WEIGHT_FAULTS, Weights
 from reseal import reseal
 from torch_engine import TorchEngine
 
-from edgegpt.char_tokenizer import build_char_tokenizer
 from edgegpt.checkpoint import save_config, save_weights
 from edgegpt.errors import BundleError
 from edgegpt.export import export_bundle
 from edgegpt.model import GPT, GPTConfig
-from edgegpt.runtime.bundle import Bundle
-from edgegpt.runtime.compare import TOLERANCES
-from edgegpt.runtime.engines import open_engine
-from edgegpt.runtime.golden import Golden
-from edgegpt.runtime.receipt import Receipt
-from edgegpt.runtime.verify import verify, verify_engine
+from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.bundle.golden import Golden
+from edgegpt.runtime.engines.choice import open_engine
+from edgegpt.runtime.proof.receipt import Receipt
+from edgegpt.runtime.proof.tolerances import TOLERANCES
+from edgegpt.runtime.proof.verify import verify, verify_engine
+from edgegpt.training.char_tokenizer import build_char_tokenizer
 
 TOLERANCE = TOLERANCES["float32"]
 WEIGHTS = "weights.safetensors"

@@ -15,10 +15,10 @@ from small_models import random_model, small_config, write_checkpoint
 from edgegpt.export import QuantizationSettings, export_bundle
 from edgegpt.export.quantization import BlockQuantized
 from edgegpt.model import GPT
-from edgegpt.runtime.bundle import Bundle
-from edgegpt.runtime.compare import TOLERANCES
-from edgegpt.runtime.golden import Golden
-from edgegpt.runtime.verify import verify
+from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.bundle.golden import Golden
+from edgegpt.runtime.proof.tolerances import TOLERANCES
+from edgegpt.runtime.proof.verify import verify
 
 WEIGHT = "blocks.1.feed_forward.up.weight"
 EXACT = TOLERANCES["float32"]

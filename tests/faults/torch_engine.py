@@ -5,8 +5,8 @@ import torch
 from numpy.typing import NDArray
 
 from edgegpt.model import GPT
+from edgegpt.runtime.bundle.manifest import Graph
 from edgegpt.runtime.engines.base import Engine, EngineInfo, State
-from edgegpt.runtime.manifest import Graph
 
 __all__ = ["TorchEngine"]
 

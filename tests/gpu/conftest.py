@@ -10,12 +10,12 @@ import edgegpt
 from edgegpt.export import export_bundle
 from edgegpt.export.half_precision import HalfPrecision
 from edgegpt.export.quantization import QuantizationSettings
-from edgegpt.runtime.engines.cuda_memory import Cuda, find_device
-from edgegpt.runtime.engines.cuda_provider import open_candidates
-from edgegpt.runtime.engines.ort_session import import_onnxruntime
+from edgegpt.runtime.cuda.memory import Cuda, find_device
+from edgegpt.runtime.engines.ort.cuda_provider import open_candidates
+from edgegpt.runtime.engines.ort.session import import_onnxruntime
+from edgegpt.runtime.engines.tensorrt.vendor import FLAVOURS, import_vendor
 from edgegpt.runtime.errors import EngineError
 from edgegpt.runtime.language_model import LanguageModel
-from edgegpt.runtime.tensorrt_build.vendor import FLAVOURS, import_vendor
 
 ROOT = Path(__file__).parents[2]
 # What `load` warns of is what these tests find out.

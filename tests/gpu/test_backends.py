@@ -6,11 +6,11 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
-from edgegpt.runtime.bundle import Bundle
-from edgegpt.runtime.engines.cuda_memory import Cuda, find_device
+from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.cuda.memory import Cuda, find_device
 from edgegpt.runtime.errors import EngineError
-from edgegpt.runtime.run import Result
-from edgegpt.runtime.verify import verify
+from edgegpt.runtime.generation.run import Result
+from edgegpt.runtime.proof.verify import verify
 
 PROMPT = "ROMEO:"
 TOKENS = 10_000

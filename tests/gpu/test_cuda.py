@@ -2,10 +2,10 @@
 
 import pytest
 
-from edgegpt.runtime.bundle import Bundle
-from edgegpt.runtime.engines import open_engine
+from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.engines.choice import open_engine
 from edgegpt.runtime.errors import EngineError, InvalidInputError
-from edgegpt.runtime.verify import verify
+from edgegpt.runtime.proof.verify import verify
 
 pytestmark = pytest.mark.parametrize("backend", ["cuda"], indirect=True)
 
@@ -26,7 +26,7 @@ def test_candidates_give_the_tokens_that_all_logits_give(load, monkeypatch):
     model = load("rope")
     settings = {"max_new_tokens": 200, "temperature": 0.9, "top_k": 30, "seed": 2}
     found = model.generate([5, 6, 7], **settings)
-    monkeypatch.setattr("edgegpt.runtime.engines.ort_cuda.is_worthwhile", lambda *_: False)
+    monkeypatch.setattr("edgegpt.runtime.engines.ort.cuda.is_worthwhile", lambda *_: False)
     assert model.generate([5, 6, 7], **settings).token_ids == found.token_ids
 
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from edgegpt.runtime.bundle import Bundle
-from edgegpt.runtime.engines.tensorrt import TensorRTEngine
-from edgegpt.runtime.receipts import keep, missing_proof
-from edgegpt.runtime.tensorrt_build.prepare import Request, build_engine, engine_for_this_gpu
-from edgegpt.runtime.tensorrt_build.vendor import FLAVOURS
-from edgegpt.runtime.verify import verify
+from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.engines.tensorrt.engine import TensorRTEngine
+from edgegpt.runtime.engines.tensorrt.prepare import Request, build_engine, engine_for_this_gpu
+from edgegpt.runtime.engines.tensorrt.vendor import FLAVOURS
+from edgegpt.runtime.proof.receipt_store import keep, missing_proof
+from edgegpt.runtime.proof.verify import verify
 
 pytestmark = pytest.mark.parametrize("backend", FLAVOURS, indirect=True)
 

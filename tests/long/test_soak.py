@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import edgegpt
 from edgegpt.errors import BundleError, EdgeGPTError
-from edgegpt.runtime.bundle import Bundle
-from edgegpt.runtime.manifest import Manifest
+from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.bundle.manifest import Manifest
 
 pytestmark = pytest.mark.long
 

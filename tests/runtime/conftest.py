@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from edgegpt.runtime.bundle import Bundle
-from edgegpt.runtime.manifest import MANIFEST_NAME, FileEntry
+from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.bundle.manifest import MANIFEST_NAME, FileEntry
 
 Alter = Callable[..., Path]
 

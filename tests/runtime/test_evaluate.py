@@ -14,7 +14,8 @@ from small_models import TEXT, random_model, small_config, write_checkpoint
 import edgegpt
 from edgegpt.cli import main
 from edgegpt.errors import InvalidInputError
-from edgegpt.runtime.evaluate import evaluate, evaluate_model, validation_part
+from edgegpt.runtime.evaluate import evaluate, evaluate_model
+from edgegpt.runtime.text.split import validation_part
 
 V = 7
 

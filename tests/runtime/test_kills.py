@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgegpt.runtime.bundle import Bundle
+from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.errors import BundleError
 
 # Writes the prepared bundle again and again, until it is killed.

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import edgegpt
-from edgegpt.runtime.engines.ort import OrtState
+from edgegpt.runtime.engines.ort.cpu import OrtState
 from edgegpt.runtime.errors import InvalidInputError, NumericalError
-from edgegpt.runtime.generate import window_start
-from edgegpt.runtime.run import Result
+from edgegpt.runtime.generation.loop import window_start
+from edgegpt.runtime.generation.run import Result
 
 PROMPT = "The wind"
 PROMPTS = ["The wind", "N", "'Who goes?' said Anna; 'fri", "rain, rain", "quick as fingers.\nThe"]

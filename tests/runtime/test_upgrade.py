@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgegpt.runtime import upgrade as upgrade_module
-from edgegpt.runtime.bundle import Bundle
+from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines.null import NullEngine
 from edgegpt.runtime.errors import EdgeGPTWarning, EngineError, InvalidInputError
 from edgegpt.runtime.upgrade import Upgrade, UpgradingEngine, proving_command, with_upgrade

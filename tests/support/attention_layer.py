@@ -8,8 +8,8 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from edgegpt.cached_attention import cached_attention
-from edgegpt.model import rotary_table
+from edgegpt.model.cached_attention import cached_attention
+from edgegpt.model.rotary import rotary_table
 
 __all__ = ["HEADS", "SLOTS", "WIDTH", "Layer", "build", "check_ragged_rows"]
 

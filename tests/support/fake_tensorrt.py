@@ -16,8 +16,8 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 from fake_cuda import FakeCuda
 
-from edgegpt.runtime.manifest import Graph, Port
-from edgegpt.runtime.tensorrt_build.profiles import Limits, profiles
+from edgegpt.runtime.bundle.manifest import Graph, Port
+from edgegpt.runtime.engines.tensorrt.profiles import Limits, profiles
 
 __all__ = ["fake_module", "fake_plan", "one_layer_graph"]
 

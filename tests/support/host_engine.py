@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from edgegpt.runtime.bundle import Bundle
-from edgegpt.runtime.engines.ort_candidates import candidates_model
-from edgegpt.runtime.engines.ort_cuda import CudaEngine, CudaState
-from edgegpt.runtime.engines.ort_device import Block, DeviceMemory
-from edgegpt.runtime.engines.ort_session import open_session
+from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.bundle.manifest import Graph
+from edgegpt.runtime.engines.ort.cuda import CudaEngine, CudaState
+from edgegpt.runtime.engines.ort.device import Block, DeviceMemory
+from edgegpt.runtime.engines.ort.picker import candidates_model
+from edgegpt.runtime.engines.ort.session import open_session
 from edgegpt.runtime.errors import EngineError
-from edgegpt.runtime.manifest import Graph
 
 __all__ = ["CountingMemory", "HostBlock", "HostEngine", "decode", "host_engine"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgegpt.runtime.doctor.probe import Ran
 
-MACHINES = Path(__file__).parents[1] / "runtime" / "machines"
+MACHINES = Path(__file__).parents[1] / "runtime" / "doctor" / "machines"
 
 
 class RecordedMachine:

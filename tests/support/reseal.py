@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from edgegpt.runtime.manifest import FileEntry, Manifest
+from edgegpt.runtime.bundle.manifest import FileEntry, Manifest
 
 __all__ = ["reseal"]
 

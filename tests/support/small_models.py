@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
-from edgegpt.char_tokenizer import build_char_tokenizer
 from edgegpt.checkpoint import save_config, save_weights
 from edgegpt.model import GPT, GPTConfig
+from edgegpt.training.char_tokenizer import build_char_tokenizer
 
 TEXT = (
     "The wind was up before the sun, and the boats lay hard against the quay.\n"

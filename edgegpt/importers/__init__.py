@@ -1,0 +1,1 @@
+"""Checkpoints of other layouts, one module a layout."""

@@ -1,0 +1,131 @@
+"""The parts of a transformer: attention, feed-forward, norm, and the block that they make up."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .cached_attention import cached_attention
+from .config import GPTConfig
+from .rotary import rotate
+
+__all__ = ["Attention", "Block", "FeedForward", "new_norm"]
+
+
+class Attention(nn.Module):
+    """Causal self-attention with one fused projection for all queries, keys and values."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        qkv_width = (config.n_head + 2 * config.n_kv_head) * config.head_dim
+        self.qkv = nn.Linear(config.n_embd, qkv_width, bias=config.qkv_bias)
+        self.proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Attend within `x` [B, T, C]; `rotary` holds cos and sin [block_size, D/2] or is None."""
+        config = self.config
+        batch, length, _ = x.shape
+        heads, kv_heads, width = config.n_head, config.n_kv_head, config.head_dim
+        q, k, v = self.qkv(x).split([heads * width, kv_heads * width, kv_heads * width], dim=-1)
+        q = q.view(batch, length, heads, width).transpose(1, 2)  # (B, H, T, D)
+        k = k.view(batch, length, kv_heads, width).transpose(1, 2)  # (B, K, T, D)
+        v = v.view(batch, length, kv_heads, width).transpose(1, 2)  # (B, K, T, D)
+        if rotary is not None:
+            cos, sin = rotary[0][:length], rotary[1][:length]  # (T, D/2)
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        y = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            is_causal=True,
+            dropout_p=config.dropout if self.training else 0.0,
+            scale=config.scale,
+            enable_gqa=kv_heads != heads,
+        )  # (B, H, T, D)
+        y = y.transpose(1, 2).reshape(batch, length, heads * width)  # (B, T, C)
+        return self.dropout(self.proj(y))
+
+    def forward_cached(
+        self,
+        x: Tensor,
+        past: tuple[Tensor, Tensor],
+        past_len: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Attend from `x` [B, T, C] to the cache `past` (k, v) [B, K, S, D] and to itself.
+
+        Row b's tokens take the cache slots from past_len[b] on. Returns the output and the new
+        cache.
+        """
+        config = self.config
+        cos, sin = (None, None) if rotary is None else rotary
+        y, present_k, present_v = cached_attention(
+            self.qkv(x),
+            *past,
+            past_len,
+            cos,
+            sin,
+            n_head=config.n_head,
+            n_kv_head=config.n_kv_head,
+            scale=config.scale,
+        )
+        return self.proj(y), (present_k, present_v)
+
+
+class FeedForward(nn.Module):
+    """Widen, apply the non-linearity, narrow. SwiGLU (Shazeer 2020) adds a gate."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.activation = config.activation
+        self.up = nn.Linear(config.n_embd, config.n_ff, bias=config.bias)
+        if config.activation == "swiglu":
+            self.gate = nn.Linear(config.n_embd, config.n_ff, bias=config.bias)
+        self.down = nn.Linear(config.n_ff, config.n_embd, bias=config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, T, C] to [B, T, C], each token by itself."""
+        wide = self.up(x)  # (B, T, n_ff)
+        if self.activation == "relu":
+            wide = F.relu(wide)
+        elif self.activation == "swiglu":
+            wide = F.silu(self.gate(x)) * wide
+        else:
+            wide = F.gelu(wide, approximate="tanh" if self.activation == "gelu_tanh" else "none")
+        return self.dropout(self.down(wide))
+
+
+def new_norm(config: GPTConfig) -> nn.Module:
+    """Return a normalisation of the residual stream."""
+    if config.norm == "rmsnorm":
+        return nn.RMSNorm(config.n_embd, eps=config.norm_eps)
+    return nn.LayerNorm(config.n_embd, eps=config.norm_eps, bias=config.bias)
+
+
+class Block(nn.Module):
+    """One layer: normalise, attend, add; normalise, feed forward, add."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.norm_1 = new_norm(config)
+        self.attention = Attention(config)
+        self.norm_2 = new_norm(config)
+        self.feed_forward = FeedForward(config)
+
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Map the residual stream [B, T, C] to the next one."""
+        x = x + self.attention(self.norm_1(x), rotary)
+        return x + self.feed_forward(self.norm_2(x))
+
+    def forward_cached(
+        self,
+        x: Tensor,
+        past: tuple[Tensor, Tensor],
+        past_len: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """As `forward`, for new tokens on top of a cache."""
+        y, present = self.attention.forward_cached(self.norm_1(x), past, past_len, rotary)
+        x = x + y
+        return x + self.feed_forward(self.norm_2(x)), present

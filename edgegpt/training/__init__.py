@@ -1,0 +1,1 @@
+"""Training: the corpus, the loop, what it tells, and processes that share the work."""

@@ -1,0 +1,85 @@
+"""The settings of a training run, and the learning rate that follows from them."""
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from ..errors import InvalidInputError
+
+__all__ = ["TrainConfig", "learning_rate_at"]
+
+LARGEST_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. An unknown key or an impossible value is refused."""
+
+    seed: Annotated[int, "of the weights, the batches and the dropout"] = 1337
+    batch_size: Annotated[int, "sequences per step and process"] = 64
+    max_steps: Annotated[int, "steps until the learning rate has come down"] = 5000
+    learning_rate: Annotated[float, "peak learning rate"] = 1e-3
+    min_learning_rate: Annotated[float, "learning rate that the cosine ends at"] = 1e-4
+    warmup_steps: Annotated[int, "steps until the peak"] = 100
+    weight_decay: Annotated[float, "AdamW's decay of matrices and embeddings"] = 0.1
+    beta1: Annotated[float, "AdamW's decay of the mean"] = 0.9
+    beta2: Annotated[float, "AdamW's decay of the variance"] = 0.99
+    grad_clip: Annotated[float, "largest norm of the gradient"] = 1.0
+    eval_interval: Annotated[int, "steps between evaluations, samples and saves"] = 250
+    eval_windows: Annotated[int, "validation windows per evaluation, at most"] = 1024
+    sample_tokens: Annotated[int, "tokens of the sample at each evaluation"] = 120
+    log_interval: Annotated[int, "steps between lines in metrics.jsonl"] = 10
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"], "of matrix products; auto: bfloat16 where fast"
+    ] = "auto"
+    save_dtype: Annotated[
+        Literal["float32", "float16"], "of model.safetensors; the training state stays float32"
+    ] = "float32"
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if get_origin(hint) is Literal:
+                if value not in get_args(hint):
+                    choices = ", ".join(get_args(hint))
+                    raise InvalidInputError(f"{name} is {value!r}; choose one of: {choices}")
+            elif isinstance(value, bool) or not isinstance(
+                value, (int, float) if hint is float else int
+            ):
+                raise InvalidInputError(
+                    f"{name} is {value!r}, which is not of type {hint.__name__}"
+                )
+            elif not (math.isfinite(value) and value >= 0):
+                raise InvalidInputError(f"{name} is {value}; it must be 0 or more")
+        for name in ("batch_size", "max_steps", "eval_interval", "eval_windows", "log_interval"):
+            if getattr(self, name) < 1:
+                raise InvalidInputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.seed > LARGEST_SEED:
+            raise InvalidInputError(f"seed is {self.seed}; it must be at most {LARGEST_SEED}")
+        if self.min_learning_rate > self.learning_rate:
+            raise InvalidInputError("min_learning_rate is above learning_rate")
+        if self.grad_clip == 0:
+            raise InvalidInputError("grad_clip is 0, which would stop all learning; try 1.0")
+        if not (self.beta1 < 1 and self.beta2 < 1):
+            raise InvalidInputError("beta1 and beta2 must be below 1")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
+        """Build from parsed JSON or TOML; an unknown key is refused by name."""
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise InvalidInputError(f"unknown training setting: {', '.join(unknown)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all settings."""
+        return asdict(self)
+
+
+def learning_rate_at(step: int, config: TrainConfig) -> float:
+    """Return the rate of `step`, counted from 1: linear warm-up, then half a cosine down."""
+    if step <= config.warmup_steps:
+        return config.learning_rate * step / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, config.max_steps - config.warmup_steps)
+    span = config.learning_rate - config.min_learning_rate
+    return config.min_learning_rate + span * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))

@@ -1,0 +1,125 @@
+"""What a training run tells: metrics.jsonl for machines; a progress bar and samples for people."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from tokenizers import Tokenizer
+
+from edgegpt.runtime.files import write_file
+from edgegpt.runtime.generation.sampling import Sampling, choose
+
+from ..model import GPT
+
+__all__ = ["Report", "reporting", "write_sample"]
+
+
+class Report:
+    """Receives events from the trainer. With `path` None (other processes) it stays silent."""
+
+    def __init__(self, path: Path | None, progress: Progress | None, console: Console) -> None:
+        self.path, self.progress, self.console = path, progress, console
+        self.task: TaskID | None = None
+        self.loss = float("nan")
+        self.tokens = 0  # since the last line of metrics
+        self.mark = time.monotonic()
+
+    def begin(self, step: int, max_steps: int) -> None:
+        """Start the clock; drop metrics of steps after `step`, which will be taken again."""
+        self.mark = time.monotonic()
+        if self.path is not None:
+            _truncate(self.path, step)
+        if self.progress is not None:
+            self.task = self.progress.add_task("train", total=max_steps, completed=step, rate="")
+
+    def trained(self, step: int, tokens: int, rate: float, loss: float | None) -> None:
+        """Count a step; `loss` is given when a line of metrics is due."""
+        self.tokens += tokens
+        if loss is not None:
+            elapsed = time.monotonic() - self.mark
+            speed = self.tokens / max(elapsed, 1e-9)
+            self.loss, self.tokens, self.mark = loss, 0, time.monotonic()
+            self._write(step=step, loss=loss, learning_rate=rate, tokens_per_second=speed)
+            if self.progress is not None and self.task is not None:
+                text = f"loss {loss:.4f}  {speed:,.0f} tokens/s"
+                self.progress.update(self.task, rate=text)
+        if self.progress is not None and self.task is not None:
+            self.progress.update(self.task, completed=step)
+
+    def evaluated(self, step: int, loss: float, improved: bool) -> None:
+        """Tell the validation loss."""
+        self._write(step=step, validation_loss=loss, best=improved)
+        self.note(f"step {step}: validation loss {loss:.4f}" + (" (best, saved)" * improved))
+
+    def sample(self, model: GPT, tokenizer: Tokenizer, step: int, config: Any) -> None:
+        """Show what the model writes by now."""
+        if self.path is not None and config.sample_tokens:
+            text = write_sample(model, tokenizer, config.sample_tokens, config.seed)
+            self._write(step=step, sample=text)
+            self.note(text, style="dim")
+
+    def resume_clock(self) -> None:
+        """Start measuring anew: speed means training, not evaluating and saving."""
+        self.mark, self.tokens = time.monotonic(), 0
+
+    def note(self, message: str, style: str | None = None) -> None:
+        """Print one message on stderr."""
+        if self.path is not None:
+            self.console.print(message, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    def _write(self, **values: Any) -> None:
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(values) + "\n")
+
+
+@contextmanager
+def reporting(path: Path | None) -> Iterator[Report]:
+    """Yield a report that writes to `path` and draws on stderr, where that is a terminal."""
+    console = Console(file=sys.stderr)
+    if path is None or not console.is_terminal:
+        yield Report(path, None, console)
+        return
+    columns = (
+        TextColumn("step {task.completed}/{task.total}"),
+        BarColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield Report(path, progress, console)
+
+
+@torch.no_grad()
+def write_sample(model: GPT, tokenizer: Tokenizer, count: int, seed: int) -> str:
+    """Return `count` tokens at temperature 0.8, begun with a newline or else with id 0."""
+    device = next(model.parameters()).device
+    newline = tokenizer.token_to_id("\n")
+    ids = [0 if newline is None else newline]
+    was_training = model.training
+    model.eval()
+    for step in range(count):
+        window = torch.tensor([ids[-model.config.block_size :]], device=device)  # (1, T)
+        logits = model(window)[0, -1].float().cpu().numpy().astype(np.float32)  # (V,)
+        choice = choose(logits, Sampling(temperature=0.8), ids, seed=seed, stream=0, step=step)
+        ids.append(choice.token)
+    model.train(was_training)
+    text: str = tokenizer.decode(ids[1:], skip_special_tokens=False)
+    return text
+
+
+def _truncate(path: Path, step: int) -> None:
+    """Keep the lines up to `step` of an earlier run; a killed run may leave half a line."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]
+        kept = [line for line in whole if json.loads(line)["step"] <= step]
+        write_file(path, "".join(kept).encode())

@@ -1,0 +1,338 @@
+"""The training loop: batches in, a checkpoint folder out.
+
+Every random choice of a step is a function of (seed, step, process), so the state to resume from
+is the weights, the optimizer, the step, and which step was best; nothing about generators. What the
+user sees while it runs is in `report.py`.
+"""
+
+import io
+import json
+import math
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from edgegpt.runtime.files import write_file
+
+from ..checkpoint import (
+    HELD_OUT_CHARACTERS,
+    Checkpoint,
+    check_state,
+    save_config,
+    save_weights,
+)
+from ..errors import CheckpointError, InvalidInputError, NumericalError
+from ..model import GPT, GPTConfig
+from .char_tokenizer import build_char_tokenizer, encode_corpus
+from .config import TrainConfig, learning_rate_at
+from .data import Corpus, random_batch, split, windows
+from .distributed import Processes
+from .report import Report
+
+__all__ = ["Trainer", "read_settings"]
+
+STATE_FILE = "state.pt"
+SETTINGS_FILE = "settings.json"
+SAVE_DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+class Trainer:
+    """One run: a model, its optimizer, the two parts of the corpus, and where it stands."""
+
+    def __init__(
+        self,
+        model_config: GPTConfig,
+        config: TrainConfig,
+        corpus: Corpus,
+        source: str | None,
+        out: Path,
+        where: Processes,
+    ) -> None:
+        """Build everything; `source` is what named the corpus, kept for resuming."""
+        self.config, self.corpus, self.out, self.where = config, corpus, out, where
+        self.source = source
+        self.tokenizer: Tokenizer = build_char_tokenizer(corpus.text)
+        vocabulary = self.tokenizer.get_vocab_size()
+        self.model_config = replace(model_config, vocab_size=vocabulary)
+        ids = encode_corpus(self.tokenizer, corpus.text)
+        self.train_ids, self.validation_ids = split(ids, model_config.block_size)
+
+        torch.manual_seed(config.seed)
+        self.model = GPT(self.model_config).to(where.device)
+        self.optimizer = _optimizer(self.model, config)
+        self.autocast_dtype = _autocast_dtype(config.precision, where.device)
+        self.wrapped: torch.nn.Module = self.model
+        if where.world > 1:
+            self.wrapped = DistributedDataParallel(self.model)
+        self.step = 0
+        self.best_loss = float("inf")
+        self.step_of_best = 0
+        self.interrupted = False
+
+    def start(self) -> None:
+        """Begin a new checkpoint folder; only the first process writes."""
+        if self.where.is_first:
+            (self.out / "train").mkdir(parents=True, exist_ok=True)
+            save_config(self.out, self.model_config)
+            write_file(self.out / "tokenizer.json", self.tokenizer.to_str(pretty=True).encode())
+            held_out = self.corpus.text[len(self.train_ids) :][:HELD_OUT_CHARACTERS]
+            write_file(self.out / "held_out.txt", held_out.encode())
+            self._save_settings()
+
+    def resume(self) -> None:
+        """Take up the run that `out` holds; a different model or corpus is refused."""
+        settings = read_settings(self.out)
+        if settings["corpus_sha256"] != self.corpus.sha256:
+            raise InvalidInputError(
+                f"a resumed run keeps its corpus; {self.out} was trained on another text "
+                f"({settings['corpus']}, sha256 {settings['corpus_sha256'][:8]}...)"
+            )
+        if settings["model"] != self.model_config.to_dict():
+            changed = [
+                name
+                for name, value in self.model_config.to_dict().items()
+                if settings["model"].get(name) != value
+            ]
+            raise InvalidInputError(
+                f"a resumed run keeps its model; {', '.join(changed)} would change"
+            )
+        path = self.out / "train" / STATE_FILE
+        try:
+            state = torch.load(path, map_location=self.where.device, weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.best_loss = state["step"], state["best_loss"]
+            self.step_of_best = state["step_of_best"]
+        except FileNotFoundError:
+            raise CheckpointError(f"nothing to resume: {path} is missing") from None
+        except Exception as error:  # torch.load raises whatever the damage leads to
+            raise CheckpointError(f"{path} is damaged: {error}") from error
+        if self.where.is_first:
+            self._save_settings()
+
+    def take_weights(self, origin: Checkpoint, folder: Path) -> None:
+        """Begin from the weights of the checkpoint `origin`, which was read from `folder`."""
+        if origin.tokenizer_json is None:
+            raise InvalidInputError(f"{folder} has no tokenizer.json: what its ids mean is unknown")
+        known = Tokenizer.from_str(origin.tokenizer_json).get_vocab()
+        if known != self.tokenizer.get_vocab():
+            raise InvalidInputError(
+                f"{folder} has another vocabulary than {self.corpus.name}: a run that begins from "
+                f"it needs a text of exactly its {len(known)} characters"
+            )
+        check_state(origin.model.state_dict(), self.model.state_dict(), folder)
+        self.model.load_state_dict(origin.model.state_dict())
+
+    def run(self, report: Report, stop_at: int | None = None) -> None:
+        """Train to `max_steps`, to `stop_at`, or to Ctrl-C, of which `interrupted` tells."""
+        last = self.config.max_steps if stop_at is None else min(stop_at, self.config.max_steps)
+        report.begin(self.step, self.config.max_steps)
+        with StopRequest() as stop:
+            while self.step < last and not self._anyone(stop.requested):
+                self._train_step(report)
+                due = self.step % self.config.eval_interval == 0
+                if due or self.step == self.config.max_steps:
+                    self._evaluate_and_save(report)
+        self.interrupted = stop.requested
+        if not self.finished:
+            self._save_state()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps were taken."""
+        return self.step >= self.config.max_steps
+
+    def validation_loss(self) -> float:
+        """Return the mean cross-entropy in nats over the validation windows."""
+        block, rows = self.model_config.block_size, self.config.batch_size
+        batches = windows(self.validation_ids, block, rows, self.config.eval_windows)
+        total = torch.zeros(2, dtype=torch.float64, device=self.where.device)
+        self.model.eval()
+        with torch.no_grad():
+            for index, (inputs, targets) in enumerate(batches):
+                if index % self.where.world == self.where.rank:
+                    loss = self._loss(self.model, inputs, targets)
+                    total[0] += loss.double() * inputs.numel()
+                    total[1] += inputs.numel()
+        self.model.train()
+        total = self.where.sum(total)
+        return float(total[0] / total[1])
+
+    def _anyone(self, here: bool) -> bool:
+        """Return whether `here` holds in any process, so that all of them stop at the same step."""
+        if self.where.world == 1:
+            return here
+        return bool(self.where.sum(torch.tensor(float(here), device=self.where.device)) > 0)
+
+    def _train_step(self, report: Report) -> None:
+        config, where, step = self.config, self.where, self.step + 1
+        rate = learning_rate_at(step, config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(_dropout_seed(config.seed, step, where.rank))
+        inputs, targets = self._batch(step)
+        self.wrapped.train()
+        loss = self._loss(self.wrapped, inputs, targets)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
+        self.optimizer.step()
+        self.step = step
+
+        tokens = inputs.numel() * where.world
+        if step % config.log_interval == 0 or step == config.max_steps:
+            mean = where.sum(loss.detach().clone()) / where.world
+            report.trained(step, tokens, rate, float(mean))
+        else:
+            report.trained(step, tokens, rate, None)
+
+    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return this process's rows of the batch that all processes together train on."""
+        rows, where = self.config.batch_size, self.where
+        inputs, targets = random_batch(
+            self.train_ids,
+            self.model_config.block_size,
+            rows * where.world,
+            self.config.seed,
+            step,
+        )
+        mine = slice(rows * where.rank, rows * (where.rank + 1))
+        return inputs[mine], targets[mine]
+
+    def _loss(self, model: torch.nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        device = self.where.device
+        enabled = self.autocast_dtype is not None
+        with torch.autocast(device.type, self.autocast_dtype or torch.float32, enabled=enabled):
+            logits = model(inputs.to(device))  # (B, T, V)
+        return F.cross_entropy(logits.float().flatten(0, 1), targets.to(device).flatten())
+
+    def _evaluate_and_save(self, report: Report) -> None:
+        loss = self.validation_loss()
+        if not math.isfinite(loss):
+            raise NumericalError(
+                f"the validation loss at step {self.step} is {loss}: the training has diverged. "
+                f"Start again with a lower --learning-rate than {self.config.learning_rate}"
+            )
+        improved = loss < self.best_loss
+        if improved:
+            self.best_loss, self.step_of_best = loss, self.step
+        if self.where.is_first:
+            if improved:
+                save_weights(self.out, self.model, SAVE_DTYPES[self.config.save_dtype])
+            report.evaluated(self.step, loss, improved)
+            report.sample(self.model, self.tokenizer, self.step, self.config)
+        self._save_state()
+        report.resume_clock()
+
+    def _save_state(self) -> None:
+        if self.where.is_first:
+            buffer = io.BytesIO()
+            state = {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "step": self.step,
+                "best_loss": self.best_loss,
+                "step_of_best": self.step_of_best,
+            }
+            torch.save(state, buffer)
+            write_file(self.out / "train" / STATE_FILE, buffer.getvalue())
+        self.where.barrier()
+
+    def _save_settings(self) -> None:
+        settings = {
+            "model": self.model_config.to_dict(),
+            "train": self.config.to_dict(),
+            "data": self.source,
+            "corpus": self.corpus.name,
+            "corpus_sha256": self.corpus.sha256,
+        }
+        data = (json.dumps(settings, indent=2) + "\n").encode()
+        write_file(self.out / "train" / SETTINGS_FILE, data)
+
+
+class StopRequest:
+    """Turns Ctrl-C and SIGTERM into a wish to stop after the current step; a later one kills.
+
+    A step must never be cut in half: the weights and the optimizer would not belong together. Under
+    torchrun one Ctrl-C arrives twice, from the terminal and from the launcher, so that repeats
+    within two seconds count as one.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SAME_REQUEST_SECONDS = 2.0
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.since = 0.0
+
+    def __enter__(self) -> "StopRequest":
+        self.previous: dict[int, Any] = {
+            number: signal.signal(number, self._request) for number in self.SIGNALS
+        }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, _: object) -> None:
+        now = time.monotonic()
+        if self.requested and now - self.since > self.SAME_REQUEST_SECONDS:
+            signal.signal(number, self.previous[number])
+            signal.raise_signal(number)
+        elif not self.requested:
+            self.requested, self.since = True, now
+
+
+def read_settings(out: Path) -> dict[str, Any]:
+    """Return what a run was started with: its settings and its corpus."""
+    path = out / "train" / SETTINGS_FILE
+    try:
+        settings: dict[str, Any] = json.loads(path.read_bytes())
+        if {"model", "train", "data", "corpus", "corpus_sha256"} - set(settings):
+            raise ValueError("it lacks a table")
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(f"nothing to resume: {path} is missing") from None
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    return settings
+
+
+def _optimizer(model: GPT, config: TrainConfig) -> torch.optim.AdamW:
+    """Return AdamW (Loshchilov & Hutter 2019) that decays matrices but not biases and norms."""
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
+    vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True
+    )
+
+
+def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """Return the dtype of matrix products, or None for plain float32."""
+    if precision == "float32":
+        return None
+    if precision == "bfloat16":
+        return torch.bfloat16
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
+    capabilities = torch.cpu.get_capabilities()
+    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    return torch.bfloat16 if fast else None
+
+
+def _dropout_seed(seed: int, step: int, rank: int) -> int:
+    """Return a seed that no other step or process of the run has."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,102 @@
+"""A bundle on disk: opening it, and making sure that its bytes are the exported ones.
+
+Opening checks that every file is there with its size; `check_hashes` reads them all.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import BundleError
+from .manifest import MANIFEST_NAME, Manifest
+
+__all__ = ["GOLDEN_NAME", "RECEIPT_NAME", "TOKENIZER_NAME", "Bundle", "sha256_of"]
+
+GOLDEN_NAME = "golden.safetensors"
+TOKENIZER_NAME = "tokenizer.json"
+RECEIPT_NAME = "receipt.json"
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: its folder and its manifest."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Bundle":
+        """Read the manifest in the folder `path`, and check that its files are whole in size."""
+        folder = Path(path)
+        if not folder.exists():
+            raise BundleError(f"no bundle at {folder}")
+        if not folder.is_dir() or not (folder / MANIFEST_NAME).is_file():
+            raise BundleError(
+                f"{folder} is not a bundle: it has no {MANIFEST_NAME}. "
+                f"A checkpoint becomes a bundle with `edgegpt export`."
+            )
+        try:
+            text = (folder / MANIFEST_NAME).read_bytes()
+        except OSError as error:
+            raise BundleError(f"cannot read {folder / MANIFEST_NAME}: {error.strerror}") from error
+        bundle = cls(folder, Manifest.parse(text))
+        for name in bundle.manifest.files:
+            bundle._check_size(name)
+        return bundle
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file that the manifest lists; links may not lead out."""
+        if name not in self.manifest.files:
+            raise BundleError(f"{self.folder} has no file {name}")
+        path = self.folder / name
+        try:
+            inside = path.resolve().is_relative_to(self.folder.resolve())
+        except (OSError, RuntimeError) as error:  # links in a circle
+            raise BundleError(f"{name} in {self.folder} cannot be followed: {error}") from error
+        if not inside:
+            raise BundleError(f"{name} in {self.folder} is a link that leaves the bundle")
+        return path
+
+    def has(self, name: str) -> bool:
+        """Return whether the manifest lists the file `name`."""
+        return name in self.manifest.files
+
+    def check_hashes(self) -> None:
+        """Compare every file with its SHA-256; for weights, name the tensors that changed."""
+        for name, entry in self.manifest.files.items():
+            if sha256_of(self.file(name)) != entry.sha256:
+                raise BundleError(f"{name} in {self.folder} is damaged{self._changed(name)}")
+
+    def _check_size(self, name: str) -> None:
+        path, expected = self.file(name), self.manifest.files[name].size
+        if not path.is_file():
+            raise BundleError(f"{name} is missing from the bundle {self.folder}")
+        size = path.stat().st_size
+        if size != expected:
+            raise BundleError(
+                f"{name} in {self.folder} has {size:,} bytes, the manifest says {expected:,}: "
+                f"it was cut off or replaced"
+            )
+
+    def _changed(self, name: str) -> str:
+        """Return ": its sha256 ...", with the names of changed tensors if it is the weight file."""
+        if name != self.manifest.weights_file:
+            return ": its sha256 is not the one in the manifest"
+        changed = []
+        with self.file(name).open("rb") as file:
+            for weight, entry in self.manifest.weights.items():
+                file.seek(entry.offset)
+                if hashlib.sha256(file.read(entry.size)).hexdigest() != entry.sha256:
+                    changed.append(weight)
+        shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" * (len(changed) > 5))
+        return f": changed tensors: {shown}" if changed else ": its header was changed"
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

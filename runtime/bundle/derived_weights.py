@@ -1,0 +1,209 @@
+"""Quantised weights as TensorRT reads them, derived from those of the bundle where they are needed.
+
+A bundle holds each weight once, in the layout of ONNX Runtime's kernels: unsigned integers, and
+scales that may be negative. TensorRT's parser wants signed integers and positive scales. The graph
+of the lowering "standard-qdq" has initializers for these (`export/passes/dequantize_weights.py`
+gives the formulas) which point into a file that no bundle contains: it is written here, into a
+folder of its own, for as long as a build takes.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BundleError
+from .bundle import Bundle
+from .manifest import Graph, WeightEntry
+from .onnx_file import External, external_tensors
+
+__all__ = [
+    "ALIGNMENT",
+    "BITS",
+    "DERIVED_NAME",
+    "derived_tensors",
+    "graph_with_weights",
+    "write_derived",
+]
+
+DERIVED_NAME = "derived.bin"
+BITS = {"int8": 8, "int4": 4}  # by a bundle's precision
+ALIGNMENT = 64  # bytes, of tensors in the file
+DTYPES: dict[str, np.dtype[Any]] = {"U8": np.dtype("u1"), "F32": np.dtype("<f4")}
+
+
+@contextmanager
+def graph_with_weights(bundle: Bundle, graph: Graph) -> Iterator[Path]:
+    """Yield the path of a graph's file beside which all its weights lie.
+
+    Raises:
+        BundleError: if the graph wants weights that do not follow from the bundle's.
+    """
+    path, weights = bundle.file(graph.file), bundle.file(bundle.manifest.weights_file)
+    wanted = derived_tensors(path)
+    if not wanted:
+        yield path
+        return
+    bits = BITS.get(bundle.manifest.precision)
+    if bits is None or len({path.name, weights.name, DERIVED_NAME}) < 3:
+        raise BundleError(f"{graph.file} is no graph of an int8 or int4 bundle")
+    with tempfile.TemporaryDirectory(prefix="edgegpt-") as name:
+        folder = Path(name)
+        write_derived(wanted, bits, weights, bundle.manifest.weights, folder / DERIVED_NAME)
+        _link(weights, folder / weights.name)
+        shutil.copyfile(path, folder / path.name)
+        yield folder / path.name
+
+
+def derived_tensors(graph_file: Path) -> list[External]:
+    """Return the initializers of a graph whose bytes have to be derived, as they lie in the file.
+
+    Raises:
+        BundleError: if they do not follow each other there, or have the same names.
+    """
+    tensors = external_tensors(graph_file.read_bytes())
+    found = [tensor for tensor in tensors if tensor.location == DERIVED_NAME]
+    found.sort(key=lambda tensor: tensor.offset)
+    end = 0
+    for tensor in found:
+        if not end <= tensor.offset < end + ALIGNMENT or tensor.length < 0:
+            raise BundleError(f"{tensor.name} of {graph_file.name} lies at a wrong place")
+        end = tensor.offset + tensor.length
+    if len({tensor.name for tensor in found}) < len(found):
+        raise BundleError(f"{graph_file.name} has several weights of one name")
+    return found
+
+
+def write_derived(
+    wanted: list[External],
+    bits: int,
+    weights_file: Path,
+    weights: dict[str, WeightEntry],
+    out: Path,
+) -> None:
+    """Write the file that `wanted` point into.
+
+    Args:
+        wanted: what `derived_tensors` returned.
+        bits: of the bundle's integers, 4 or 8.
+        weights_file: of the bundle.
+        weights: what is in it.
+        out: the file to write.
+
+    Raises:
+        BundleError: if one does not follow from the weights.
+    """
+    with weights_file.open("rb") as source, out.open("wb") as target:
+        for tensor in wanted:
+            base, _, kind = tensor.name.rpartition(".")
+            if kind not in DERIVE:
+                raise BundleError(f"a graph wants the weight {tensor.name}, which is none")
+            data = DERIVE[kind](_stored(source, weights, base, bits))
+            if data.nbytes != tensor.length:
+                raise BundleError(f"{tensor.name} has {data.nbytes} bytes, not {tensor.length}")
+            target.seek(tensor.offset)
+            target.write(data.tobytes())
+
+
+@dataclass(frozen=True, eq=False)
+class _Stored:
+    """A weight [N, K] in G blocks a row of `bits`-bit integers, as MatMulNBits has it.
+
+    `values` uint8 [N, G, block * bits / 8], the first of two nibbles low; `scales` float32 [N, G];
+    `packed_zero_points` uint8 [N, ceil(G * bits / 8)], or None where all are 2^(bits - 1).
+    """
+
+    values: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+    packed_zero_points: NDArray[np.uint8] | None
+    bits: int
+
+    def zero_points(self) -> NDArray[np.float32]:
+        """Return the zero points, float32 [N, G]."""
+        if self.packed_zero_points is None:
+            return np.full(self.scales.shape, 2.0 ** (self.bits - 1), dtype=np.float32)
+        numbers = _unpacked(self.packed_zero_points, self.bits)
+        return numbers[:, : self.scales.shape[1]].astype(np.float32)
+
+
+def _stored(source: BinaryIO, weights: dict[str, WeightEntry], name: str, bits: int) -> _Stored:
+    """Read a weight; its parts must fit each other."""
+
+    def read(name: str, dtype: str) -> NDArray[Any]:
+        entry = weights.get(name)
+        if entry is None:
+            raise BundleError(f"a graph wants the weight {name}, which the bundle does not have")
+        fits = entry.dtype == dtype and entry.size == prod(entry.shape) * DTYPES[dtype].itemsize
+        source.seek(entry.offset)
+        raw = source.read(entry.size) if fits else b""
+        if not fits or len(raw) != entry.size:
+            raise BundleError(f"the weight {name} is damaged")
+        return np.frombuffer(raw, DTYPES[dtype]).reshape(entry.shape)
+
+    values, scales = read(name, "U8"), read(f"{name}.scales", "F32")
+    zero = f"{name}.zero_points"
+    packed = read(zero, "U8") if zero in weights else None
+    rows, blocks = scales.shape if scales.ndim == 2 else (-1, -1)
+    fits = packed is None or packed.shape == (rows, -(-blocks * bits // 8))
+    if values.ndim != 3 or values.shape[:2] != (rows, blocks) or not fits:
+        raise BundleError(f"the weight {name} is damaged: its parts do not fit each other")
+    return _Stored(values, scales, packed, bits)
+
+
+def _signed(weight: _Stored) -> NDArray[np.uint8]:
+    """Return v: turning the top bit of u takes 2^(bits - 1) off, turning all others -1 - v."""
+    top = 0x80 if weight.bits == 8 else 0x88
+    scales = weight.scales[:, :, None]  # (N, G, 1)
+    turned = np.where(scales < 0, ~weight.values, weight.values) ^ np.uint8(top)
+    return np.where(scales == 0, np.uint8(0), turned)
+
+
+def _magnitudes(weight: _Stored) -> NDArray[np.float32]:
+    """Return m, float32 [N, G]; TensorRT wants no 0."""
+    return np.where(weight.scales == 0, np.float32(1), np.abs(weight.scales))
+
+
+def _corrections(weight: _Stored) -> NDArray[np.float32]:
+    """Return c, float32 [G, N]."""
+    zero, half, scales = weight.zero_points(), np.float32(2 ** (weight.bits - 1)), weight.scales
+    found = np.where(scales < 0, -scales * (zero - half + 1), scales * (half - zero))
+    return np.ascontiguousarray(found.T)
+
+
+def _table(weight: _Stored) -> NDArray[np.float32]:
+    """Return the weight itself, float32 [N, G, block]."""
+    numbers = _unpacked(weight.values, weight.bits).astype(np.float32)
+    return (numbers - weight.zero_points()[:, :, None]) * weight.scales[:, :, None]
+
+
+# By the last part of an initializer's name.
+DERIVE: dict[str, Callable[[_Stored], NDArray[Any]]] = {
+    "signed": _signed,
+    "magnitudes": _magnitudes,
+    "corrections": _corrections,
+    "table": _table,
+}
+
+
+def _unpacked(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Return one number a byte along the last axis."""
+    if bits == 8:
+        return values
+    both = np.stack([values & 0x0F, values >> 4], axis=-1)  # (..., n, 2)
+    return both.reshape(*values.shape[:-1], -1)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Let `target` have the content of `source`; by a copy where links are not allowed."""
+    try:
+        os.symlink(source.absolute(), target)
+    except OSError:
+        shutil.copyfile(source, target)

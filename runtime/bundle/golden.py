@@ -1,0 +1,172 @@
+"""The golden vectors of a bundle: what PyTorch computed, for engines to be compared with.
+
+Written by `edgegpt.export.golden`, read by `verify`. The file is a safetensors file with arrays
+
+    prefill.<i>.ids [T], prefill.<i>.logits [T, V]     a prompt and all its logits
+    chunked.ids [T], .sizes [N], .logits [T, V]        a prompt to be fed in N pieces
+    ragged.<row>.ids [T_row], .logits [T_row, V]       rows of one batch, of different length
+    continuation.<row>.ids [steps], .logits [steps, V], .margins [steps]
+                                                       what greedy decoding adds to each row
+    <...>.top_ids [N, K], .log_sum_exp [N]             beside logits that are [N, K]: of a large
+                                                       vocabulary only the best K are kept
+    quality.<i>.ids [T + 1], .logits [T, V]            a held-out text, and the logits of the model
+                                                       before it was quantised; absent in float32
+    tokenizer.text, tokenizer.ids, tokenizer.vocabulary
+                                                       a text (UTF-8 bytes), its ids, and what all
+                                                       ids in order decode to; absent without one
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from ..errors import BundleError
+
+__all__ = ["Continuation", "Golden", "Prompt", "TokenizerSample", "Top"]
+
+Ids = NDArray[np.int64]
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Top:
+    """Where the reference's logits are only the best K of each position: ids [N, K], and the
+    log-sum-exp [N] of all V logits, which moves when any of the others does.
+    """
+
+    ids: NDArray[np.integer[Any]]
+    log_sum_exp: NDArray[np.float32]
+
+    def rows(self, first: int, end: int) -> "Top":
+        """Return the part that belongs to positions first .. end - 1."""
+        return Top(self.ids[first:end], self.log_sum_exp[first:end])
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids [T] and PyTorch's logits for each of them, [T, V] or, with `top`, [T, K]."""
+
+    ids: Ids
+    logits: Logits
+    top: Top | None = None
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """Greedy tokens after a prompt: ids [N]; the logits that chose them, [N, V] or, with `top`,
+    [N, K]; their leads over the second best [N].
+    """
+
+    ids: Ids
+    logits: Logits
+    margins: NDArray[np.float32]
+    top: Top | None = None
+
+
+@dataclass(frozen=True)
+class TokenizerSample:
+    """What the tokenizer did at export: a text, its ids, and the text of all ids in order."""
+
+    text: str
+    ids: Ids
+    vocabulary: str
+
+
+@dataclass(frozen=True)
+class Golden:
+    """All golden vectors. `ragged` and `continuations` have one entry per row, in order.
+
+    `quality` has windows of held-out text whose last id is only predicted, with the logits of the
+    model before it was quantised; all else is of the model as it was exported.
+    """
+
+    prefill: list[Prompt]
+    chunked: Prompt
+    chunk_sizes: list[int]
+    ragged: list[Prompt]
+    continuations: list[Continuation]
+    tokenizer: TokenizerSample | None = None
+    quality: list[Prompt] = field(default_factory=list)
+
+    def save(self, path: Path) -> None:
+        """Write the file."""
+        tensors: dict[str, NDArray[Any]] = {
+            "chunked.sizes": np.array(self.chunk_sizes, dtype=np.int64)
+        }
+        named: dict[str, Prompt | Continuation] = {"chunked": self.chunked}
+        named |= {f"prefill.{index}": prompt for index, prompt in enumerate(self.prefill)}
+        named |= {f"ragged.{row}": prompt for row, prompt in enumerate(self.ragged)}
+        named |= {f"continuation.{row}": added for row, added in enumerate(self.continuations)}
+        named |= {f"quality.{index}": window for index, window in enumerate(self.quality)}
+        for name, part in named.items():
+            tensors[f"{name}.ids"] = part.ids
+            tensors[f"{name}.logits"] = part.logits
+            if part.top is not None:
+                tensors[f"{name}.top_ids"] = part.top.ids
+                tensors[f"{name}.log_sum_exp"] = part.top.log_sum_exp
+            if isinstance(part, Continuation):
+                tensors[f"{name}.margins"] = part.margins
+        if self.tokenizer is not None:
+            tensors["tokenizer.ids"] = self.tokenizer.ids
+            tensors["tokenizer.text"] = _bytes_of(self.tokenizer.text)
+            tensors["tokenizer.vocabulary"] = _bytes_of(self.tokenizer.vocabulary)
+        save_file(tensors, path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Golden":
+        """Read the file; a damaged one is a `BundleError`."""
+        try:
+            tensors = load_file(path)
+            return cls(
+                prefill=_prompts(tensors, "prefill"),
+                chunked=_prompt(tensors, "chunked"),
+                chunk_sizes=[int(size) for size in tensors["chunked.sizes"]],
+                ragged=_prompts(tensors, "ragged"),
+                continuations=[
+                    Continuation(
+                        tensors[f"continuation.{row}.ids"],
+                        tensors[f"continuation.{row}.logits"],
+                        tensors[f"continuation.{row}.margins"],
+                        _top(tensors, f"continuation.{row}"),
+                    )
+                    for row in range(_count(tensors, "continuation"))
+                ],
+                tokenizer=_tokenizer_sample(tensors),
+                quality=_prompts(tensors, "quality"),
+            )
+        except (SafetensorError, OSError, KeyError, UnicodeDecodeError) as error:
+            raise BundleError(f"{path} is damaged: {error}") from error
+
+
+def _bytes_of(text: str) -> NDArray[np.uint8]:
+    return np.frombuffer(text.encode(), dtype=np.uint8)
+
+
+def _tokenizer_sample(tensors: dict[str, NDArray[Any]]) -> TokenizerSample | None:
+    if "tokenizer.ids" not in tensors:
+        return None
+    text, vocabulary = (tensors[f"tokenizer.{name}"].tobytes() for name in ("text", "vocabulary"))
+    return TokenizerSample(text.decode(), tensors["tokenizer.ids"], vocabulary.decode())
+
+
+def _prompts(tensors: dict[str, NDArray[Any]], group: str) -> list[Prompt]:
+    return [_prompt(tensors, f"{group}.{index}") for index in range(_count(tensors, group))]
+
+
+def _prompt(tensors: dict[str, NDArray[Any]], name: str) -> Prompt:
+    return Prompt(tensors[f"{name}.ids"], tensors[f"{name}.logits"], _top(tensors, name))
+
+
+def _top(tensors: dict[str, NDArray[Any]], name: str) -> Top | None:
+    if f"{name}.top_ids" not in tensors:
+        return None
+    return Top(tensors[f"{name}.top_ids"], tensors[f"{name}.log_sum_exp"])
+
+
+def _count(tensors: dict[str, NDArray[Any]], group: str) -> int:
+    return sum(name.startswith(f"{group}.") and name.endswith(".ids") for name in tensors)

@@ -1,0 +1,172 @@
+"""The inference engines, and the choice among them. One file an engine, its import inside it."""
+
+import warnings
+
+from ..bundle.bundle import Bundle
+from ..bundle.manifest import Graph
+from ..cuda.event_clock import EventClock
+from ..errors import EdgeGPTWarning, EngineError, InvalidInputError
+from .base import Engine, EngineInfo, State
+from .ort.cpu import OrtEngine
+from .ort.cuda import CudaEngine
+from .ort.cuda_provider import open_candidates, too_old_for_cuda
+from .ort.session import (
+    LOWERINGS,
+    import_onnxruntime,
+    installed_distributions,
+    too_old,
+)
+
+__all__ = [
+    "BACKENDS",
+    "TENSORRT",
+    "Engine",
+    "EngineInfo",
+    "State",
+    "local_lowerings",
+    "missing_engine",
+    "open_engine",
+    "resolve_backend",
+]
+
+TENSORRT = ("tensorrt", "tensorrt-rtx")
+BACKENDS = ("auto", "cpu", "cuda", *TENSORRT)
+
+
+def local_lowerings(bundle: Bundle, backend: str = "cpu", part: str = "decoder") -> list[str]:
+    """Return the lowerings of `bundle` whose `part` the backend can run here, the best first."""
+    if backend in TENSORRT:
+        from .tensorrt.builder import graph_for
+        from .tensorrt.vendor import import_vendor
+
+        return [graph_for(import_vendor(backend), bundle).lowering]
+    return [graph.lowering for graph in _local_graphs(bundle, backend, part)]
+
+
+def missing_engine(bundle: Bundle, backend: str = "cpu") -> str | None:
+    """Return why this machine's CPU can run no graph of `bundle`, or None if it can run one.
+
+    Other backends tell it by themselves when they are opened.
+    """
+    if backend != "cpu" or _local_graphs(bundle, backend, "decoder"):
+        return None
+    graphs = _candidates(bundle, backend, "decoder")
+    return _obstacle(bundle, graphs[0], backend) if graphs else None
+
+
+def resolve_backend(bundle: Bundle, backend: str) -> str:
+    """Return the backend to use: for "auto", the best one that is ready at once.
+
+    That is "cuda" if onnxruntime-gpu is what is installed, its CUDA provider loads, and the bundle
+    has a graph for it; else "cpu", with a warning where CUDA was installed but does not load.
+    """
+    if backend not in BACKENDS:
+        raise InvalidInputError(f"no backend {backend!r}; there are: {', '.join(BACKENDS)}")
+    if backend != "auto":
+        return backend
+    if installed_distributions() == ["onnxruntime-gpu"] and local_lowerings(bundle, "cuda"):
+        try:
+            open_candidates(import_onnxruntime("cuda"))
+        except EngineError as error:
+            warnings.warn(f"the CPU is used: {error}", EdgeGPTWarning, stacklevel=2)
+        else:
+            return "cuda"
+    return "cpu"
+
+
+def open_engine(
+    bundle: Bundle,
+    backend: str = "auto",
+    threads: int | None = None,
+    *,
+    lowering: str | None = None,
+    exact: bool = False,
+    tf32: bool = False,
+    cuda_graph: bool = True,
+    clock: EventClock | None = None,
+) -> Engine:
+    """Load the graphs of `bundle` that fit `backend` best.
+
+    Args:
+        bundle: an opened bundle.
+        backend: "cpu" and "cuda" are ONNX Runtime's providers; "auto" is the best one there is, see
+            `resolve_backend`. "tensorrt" and "tensorrt-rtx" build their engine first if none is
+            stored, which takes a while.
+        threads: threads inside an operator; None: the physical cores.
+        lowering: one of `local_lowerings(bundle, backend)`; None: the best.
+        exact: multiply quantised weights by float32 activations: slow, and what the quantised
+            model is by definition. By default engines may round activations, too.
+        tf32: let CUDA round float32 products to TF32.
+        cuda_graph: let CUDA replay decode steps as graphs; off, for comparison.
+        clock: times what a GPU does in every step; for other backends than "cpu".
+
+    Raises:
+        InvalidInputError: if there is no such backend.
+        EngineError: if it is not installed or cannot run this bundle. Never falls back in silence.
+    """
+    asked, backend = backend, resolve_backend(bundle, backend)
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise InvalidInputError(f"threads is {threads!r}; it must be a whole number of 1 or more")
+    if tf32 and backend != "cuda":
+        raise InvalidInputError(f"the backend {backend} has no TF32; it is for the backend cuda")
+    if backend in TENSORRT:
+        return _open_tensorrt(bundle, backend, threads, cuda_graph, clock)
+    graphs = _local_graphs(bundle, backend, "exact" if exact else "decoder")
+    decoder = next((graph for graph in graphs if lowering in (None, graph.lowering)), None)
+    if decoder is None:
+        raise EngineError(missing_engine(bundle, backend) or _no_graph(bundle, asked, backend))
+    if backend == "cuda":
+        return CudaEngine(bundle, decoder, threads, tf32=tf32, cuda_graph=cuda_graph, clock=clock)
+    prefills = [graph for graph in bundle.manifest.graphs if graph.part == "prefill"]
+    same = [graph for graph in prefills if graph.lowering == decoder.lowering and not exact]
+    return OrtEngine(bundle, decoder, same[0] if same else None, threads)
+
+
+def _open_tensorrt(
+    bundle: Bundle, flavour: str, threads: int | None, cuda_graph: bool, clock: EventClock | None
+) -> Engine:
+    from .tensorrt.engine import TensorRTEngine
+    from .tensorrt.prepare import engine_for_this_gpu
+
+    if threads is not None:
+        raise InvalidInputError(f"threads is for the CPU; the backend {flavour} takes none")
+    prepared = engine_for_this_gpu(bundle, flavour)
+    return TensorRTEngine(prepared, cuda_graph=cuda_graph, clock=clock)
+
+
+def _local_graphs(bundle: Bundle, backend: str, part: str) -> list[Graph]:
+    """Return the best graph of each lowering that ONNX Runtime can run here, the best first."""
+    best: dict[str, Graph] = {}
+    for graph in _candidates(bundle, backend, part):
+        if graph.lowering not in best and _obstacle(bundle, graph, backend) is None:
+            best[graph.lowering] = graph
+    return list(best.values())
+
+
+def _candidates(bundle: Bundle, backend: str, part: str) -> list[Graph]:
+    """Return the graphs that compute what `part` does, the best first."""
+    # On CUDA no kernel rounds activations, so an exact graph generates as well.
+    parts = (part, "exact") if backend == "cuda" else (part,)
+    graphs = [
+        graph
+        for graph in bundle.manifest.graphs
+        if graph.part in parts and graph.lowering in LOWERINGS
+    ]
+    return sorted(graphs, key=lambda graph: (LOWERINGS.index(graph.lowering), graph.part != part))
+
+
+def _obstacle(bundle: Bundle, graph: Graph, backend: str) -> str | None:
+    """Return why the installed onnxruntime cannot run `graph`, or None if it can."""
+    runtime = import_onnxruntime(backend)
+    if backend == "cuda":
+        return too_old_for_cuda(runtime, graph) or too_old(runtime, graph)
+    if backend == "cpu" and bundle.manifest.precision == "bfloat16":
+        return f"onnxruntime runs no bfloat16 on a CPU, and {graph.name} is in bfloat16: use a GPU"
+    return too_old(runtime, graph)
+
+
+def _no_graph(bundle: Bundle, asked: str, backend: str) -> str:
+    have = ", ".join(graph.name for graph in bundle.manifest.graphs)
+    found = (_obstacle(bundle, graph, backend) for graph in _candidates(bundle, backend, "decoder"))
+    why = "".join(f"; {reason}" for reason in dict.fromkeys(found) if reason is not None)
+    return f"no graph of {bundle.folder} fits the backend {asked}; it has: {have}{why}"

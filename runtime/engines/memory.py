@@ -1,0 +1,58 @@
+"""What is inside a bundle, and how much memory it will need."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..bundle.bundle import Bundle
+from ..errors import InvalidInputError
+from .base import PREFILL_CHUNK
+
+__all__ = ["Memory", "memory_needed"]
+
+FLOAT32 = 4  # bytes
+# Values of the width n_ff that are alive at once in a feed-forward layer: before and after the
+# non-linearity, and the gate where there is one.
+WIDE_VALUES = 3
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that one generation needs, the engine's own code not included.
+
+    `weights` and `cache` are exact; `workspace` is the largest set of activations of one layer
+    during prefill, as a plain reading of the graph has it. Engines may fuse some away.
+    """
+
+    weights: int
+    cache: int
+    workspace: int
+
+    @property
+    def total(self) -> int:
+        """Sum of the three."""
+        return self.weights + self.cache + self.workspace
+
+
+def memory_needed(bundle: Bundle, batch: int = 1, context: int | None = None) -> Memory:
+    """Return the memory for `batch` rows of `context` tokens (default: the block size)."""
+    info = bundle.manifest.model_info()
+    context = info.block_size if context is None else context
+    if batch < 1 or not 1 <= context <= info.block_size:
+        raise InvalidInputError(
+            f"batch must be at least 1 and context from 1 to {info.block_size}, "
+            f"not {batch} and {context}"
+        )
+    manifest = bundle.manifest
+    cache = 0
+    for port in manifest.graphs[0].caches():
+        sizes = {"batch": batch, "context": context}
+        shape = [size if isinstance(size, int) else sizes[size] for size in port.shape]
+        cache += int(np.prod(shape)) * port.itemsize
+    tokens = min(context, PREFILL_CHUNK)
+    n_head, n_ff = int(manifest.model["n_head"]), int(manifest.model["n_ff"])
+    scores = batch * n_head * tokens * context * FLOAT32
+    wide = WIDE_VALUES * batch * tokens * n_ff * FLOAT32
+    logits = batch * info.vocab_size * FLOAT32
+    weights = sum(entry.size for entry in manifest.weights.values())
+    return Memory(weights, cache, max(scores, wide) + logits)

@@ -1,0 +1,229 @@
+"""Steps whose inputs and outputs are bound to memory once, whatever memory that is.
+
+A cache input and its output are bound to one and the same place, so that the operators write the
+new slots and copy nothing.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from math import prod
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...bundle.manifest import Graph, Port
+from ...errors import EngineError
+from ..base import Ids, State
+
+__all__ = [
+    "BoundState",
+    "Place",
+    "Step",
+    "StepInputs",
+    "bind_graph",
+    "cache_shape",
+    "place_of",
+    "vocab_size",
+]
+
+# Up to so many new tokens a step is short: its buffers are small, and are kept.
+SHORT_STEP = 16
+# The numbers that ONNX gives the types of ports; numpy has no bfloat16.
+ELEMENT_TYPES = {"float32": 1, "int32": 6, "int64": 7, "float16": 10, "bfloat16": 16}
+ELEMENT_BYTES = {"float32": 4, "int32": 4, "int64": 8, "float16": 2, "bfloat16": 2}
+
+Array = NDArray[Any]
+
+
+class Place(NamedTuple):
+    """A tensor in some memory; in this order, what `bind_input` and `bind_output` take."""
+
+    device: str
+    number: int
+    element_type: int
+    shape: tuple[int, ...]
+    address: int
+
+    def rows(self, first: int, end: int, element_bytes: int) -> "Place":
+        """Return the part that holds rows first .. end - 1."""
+        start = self.address + first * prod(self.shape[1:]) * element_bytes
+        return self._replace(shape=(end - first, *self.shape[1:]), address=start)
+
+
+def place_of(array: Array) -> Place:
+    """Return where an array lies. ONNX Runtime keeps the address only: keep the array alive."""
+    return Place("cpu", 0, ELEMENT_TYPES[str(array.dtype)], array.shape, array.ctypes.data)
+
+
+class StepInputs:
+    """What the host feeds to a step of `length` new tokens and `positions` rows of logits.
+
+    Attributes:
+        ids: int64 [B, length], new tokens.
+        past_len: int64 [B], how many slots of each row are filled.
+        logit_positions: int64 [B, positions].
+        seqlens_k, total, slots: what lowerings have in place of past_len; see `Port`.
+    """
+
+    def __init__(
+        self,
+        batch: int,
+        length: int,
+        positions: int,
+        zeros: Callable[[tuple[int, ...], str], Array] = np.zeros,
+    ) -> None:
+        """Make them; `zeros` makes arrays of a shape and a dtype."""
+        self.length = length
+        self.ids = zeros((batch, length), "int64")
+        self.past_len = zeros((batch,), "int64")
+        self.logit_positions = zeros((batch, positions), "int64")
+        self.seqlens_k = zeros((batch,), "int32")
+        self.total = np.zeros(1, dtype=np.int32)
+        self.offsets = np.arange(length, dtype=np.int64)
+        # With one new token, its slot is past_len.
+        self.slots = self.past_len if length == 1 else zeros((batch, length), "int64")
+
+    def derive(self, longest: int) -> None:
+        """Compute what follows from `past_len`, whose largest number is `longest`."""
+        np.add(self.past_len, self.length - 1, out=self.seqlens_k, casting="unsafe")
+        self.total[0] = longest + self.length
+        if self.length > 1:
+            np.add(self.past_len[:, None], self.offsets, out=self.slots)  # (B, length)
+
+    def by_role(self) -> dict[str, Array]:
+        """Return the arrays by the roles of their ports."""
+        return {
+            "ids": self.ids,
+            "past_len": self.past_len,
+            "logit_positions": self.logit_positions,
+            "seqlens_k": self.seqlens_k,
+            "total_sequence_length": self.total,
+            "position_ids": self.slots,
+        }
+
+
+def bind_graph(
+    binding: Any,
+    graph: Graph,
+    inputs: StepInputs,
+    place: Callable[[str, Array], Place],
+    caches: list[Place],
+    logits: Place,
+) -> None:
+    """Bind all ports of `graph`; `place` says where the graph reads the input of a role."""
+    arrays, remaining = inputs.by_role(), iter(caches)
+    sizes = {
+        "batch": len(inputs.past_len),
+        "new_tokens": inputs.length,
+        "logit_positions": inputs.logit_positions.shape[1],
+    }
+    for port in graph.inputs:
+        if port.role == "cache":
+            where = next(remaining)
+        else:
+            where = place(port.role, arrays[port.role])
+            where = where._replace(shape=_shape(port, sizes))
+        binding.bind_input(port.name, *where)
+        if port.present is not None:
+            binding.bind_output(port.present, *where)
+    binding.bind_output("logits", *logits)
+
+
+class Step(Protocol):
+    """One shape of step, bound."""
+
+    inputs: StepInputs
+
+    def run_bound(self, longest: int) -> None:
+        """Run what the inputs hold; `longest` is the largest of `past_len`."""
+
+    def logits(self) -> NDArray[np.float32]:
+        """Return the result, float32 [B, P, V]."""
+
+
+class BoundState(State):
+    """A state whose steps are bound when first needed."""
+
+    def __init__(self, graph: Graph, batch: int, context: int, single: Step) -> None:
+        """Start with the bound step of one token a row."""
+        super().__init__(batch, context)
+        self.single = self.last = single
+        self.next_ids, self.past_len = single.inputs.ids, single.inputs.past_len
+        self.bound: dict[tuple[int, int], Step] = {}
+        # GroupQueryAttention takes several tokens on a filled cache for one row only.
+        self.row_by_row = batch > 1 and any(port.role == "seqlens_k" for port in graph.inputs)
+
+    @abstractmethod
+    def _bind(self, rows: slice, length: int, positions: int) -> Step:
+        """Return a new step on some rows of the cache."""
+
+    def logits(self) -> NDArray[np.float32]:
+        """Return the last step's logits, float32 [B, P, V]. Valid until the next step."""
+        return self.last.logits()
+
+    def _decode(self, longest: int) -> None:
+        self.last = self.single
+        self.single.run_bound(longest)
+
+    def _run(self, ids: Ids, past_len: Ids, logit_positions: Ids) -> None:
+        length, positions = ids.shape[1], logit_positions.shape[1]
+        if self.row_by_row and length > 1 and past_len.any():
+            self.last = self._run_rows(ids, past_len, logit_positions)
+            return
+        step = self.bound.get((length, positions))
+        if step is None:
+            step = self._bind(slice(0, self.batch), length, positions)
+            if length > SHORT_STEP:  # buffers of long steps are large: keep one
+                self.bound = {key: old for key, old in self.bound.items() if key[0] <= SHORT_STEP}
+            self.bound[length, positions] = step
+        self.last = step
+        _run_step(step, ids, past_len, logit_positions)
+
+    def _run_rows(self, ids: Ids, past_len: Ids, logit_positions: Ids) -> "_Gathered":
+        """Run each row by itself, on its part of the cache."""
+        parts, inputs = [], StepInputs(self.batch, ids.shape[1], logit_positions.shape[1])
+        for row in range(self.batch):
+            part = slice(row, row + 1)
+            step = self._bind(part, ids.shape[1], logit_positions.shape[1])
+            _run_step(step, ids[part], past_len[part], logit_positions[part])
+            parts.append(step.logits())
+        return _Gathered(inputs, np.concatenate(parts))
+
+
+class _Gathered:
+    """The results of steps that ran row by row, in place of a step's."""
+
+    def __init__(self, inputs: StepInputs, result: NDArray[np.float32]) -> None:
+        self.inputs, self.result = inputs, result
+
+    def run_bound(self, longest: int) -> None:
+        raise AssertionError("it was run already")
+
+    def logits(self) -> NDArray[np.float32]:
+        return self.result
+
+
+def _run_step(step: Step, ids: Ids, past_len: Ids, logit_positions: Ids) -> None:
+    """Copy the inputs into the step's own and run it."""
+    step.inputs.ids[:] = ids
+    step.inputs.past_len[:] = past_len
+    step.inputs.logit_positions[:] = logit_positions
+    step.run_bound(int(past_len.max()))
+
+
+def cache_shape(port: Port, batch: int, context: int) -> tuple[int, ...]:
+    """Return the shape of a cache for `batch` rows of `context` slots."""
+    return _shape(port, {"batch": batch, "context": context})
+
+
+def vocab_size(graph: Graph) -> int:
+    """Return the number of logits of a position."""
+    for port in graph.outputs:
+        if port.role == "logits" and isinstance(port.shape[-1], int):
+            return port.shape[-1]
+    raise EngineError(f"the graph {graph.name} has no logits of a fixed size")
+
+
+def _shape(port: Port, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(size if isinstance(size, int) else sizes[size] for size in port.shape)

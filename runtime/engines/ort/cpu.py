@@ -1,0 +1,136 @@
+"""ONNX Runtime on the CPU: all is bound to numpy memory, and the cache is updated in place."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...bundle.bundle import Bundle
+from ...bundle.manifest import Graph
+from ...errors import EngineError
+from ...machine import physical_cores
+from ..base import Engine, EngineInfo
+from .binding import (
+    SHORT_STEP,
+    BoundState,
+    StepInputs,
+    bind_graph,
+    cache_shape,
+    place_of,
+    vocab_size,
+)
+from .session import LOG_ERRORS_ONLY, import_onnxruntime, open_session
+
+__all__ = ["OrtEngine"]
+
+PROVIDER = "CPUExecutionProvider"
+# How long idle threads wait for the next operator before they sleep. The default, some 40 ms, keeps
+# all cores busy after each call; then a decode that follows a prefill has to share them.
+SPIN_MICROSECONDS = "1000"
+# x86 processors without VNNI add products of uint8 and int8 in 16 bits, which overflows: without
+# this, int8 prompts are wrong there (by half the largest logit). Where there is VNNI, it does
+# nothing.
+NO_OVERFLOW = "session.x64quantprecision"
+
+Caches = list[NDArray[Any]]
+
+
+class OrtEngine(Engine):
+    """A decoder in a session on the CPU provider, and perhaps another one for long steps."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        graph: Graph,
+        prefill: Graph | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """Load the graphs.
+
+        Args:
+            bundle: where they lie.
+            graph: the decoder.
+            prefill: a graph for long steps, or None if the decoder does these as well.
+            threads: threads inside an operator; None: the physical cores.
+        """
+        self.graph = graph
+        self.runtime = import_onnxruntime("cpu")
+        self.threads = threads or physical_cores()
+        self.session = self._load(bundle, graph)
+        self.prefill = None if prefill is None else self._load(bundle, prefill)
+
+    @property
+    def info(self) -> EngineInfo:
+        """Name, version and device."""
+        return EngineInfo("onnxruntime", self.runtime.__version__, "cpu", self.threads)
+
+    def new_state(self, batch: int, context: int) -> "OrtState":
+        """Return an empty cache for `batch` rows of up to `context` tokens."""
+        if self.session is None:
+            raise EngineError("the model was closed")
+        return OrtState(self.session, self.prefill, self.graph, batch, context)
+
+    def close(self) -> None:
+        """Drop the sessions, which frees the weights."""
+        self.session = self.prefill = None
+
+    def _load(self, bundle: Bundle, graph: Graph) -> Any:
+        options = self.runtime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.log_severity_level = LOG_ERRORS_ONLY
+        options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_MICROSECONDS)
+        options.add_session_config_entry(NO_OVERFLOW, "1")
+        return open_session(self.runtime, bundle, graph, options, [PROVIDER])
+
+
+class OrtState(BoundState):
+    """The cache of one generation, as numpy arrays.
+
+    Up to SHORT_STEP new tokens the decoder graph is used, so that short steps, those that check
+    drafts among them, compute what single steps do; beyond, the prefill graph is the faster one.
+    """
+
+    def __init__(self, session: Any, prefill: Any, graph: Graph, batch: int, context: int) -> None:
+        self.session, self.prefill, self.graph = session, prefill or session, graph
+        self.caches: Caches = [
+            np.zeros(cache_shape(port, batch, context), dtype=port.dtype) for port in graph.caches()
+        ]
+        super().__init__(graph, batch, context, BoundStep(session, graph, self.caches, 1, 1))
+
+    def _bind(self, rows: slice, length: int, positions: int) -> "BoundStep":
+        session = self.session if length <= SHORT_STEP else self.prefill
+        caches = [cache[rows] for cache in self.caches]
+        return BoundStep(session, self.graph, caches, length, positions)
+
+
+class BoundStep:
+    """A step of `length` new tokens and `positions` rows of logits on numpy memory."""
+
+    def __init__(
+        self, session: Any, graph: Graph, caches: Caches, length: int, positions: int
+    ) -> None:
+        batch = len(caches[0])
+        self.session, self.inputs = session, StepInputs(batch, length, positions)
+        self.result = np.zeros((batch, positions, vocab_size(graph)), dtype=np.float32)
+        self.caches = caches  # keeps their memory alive
+        self.binding = session.io_binding()
+        bind_graph(
+            self.binding,
+            graph,
+            self.inputs,
+            lambda _, array: place_of(array),
+            [place_of(cache) for cache in caches],
+            place_of(self.result),
+        )
+
+    def run_bound(self, longest: int) -> None:
+        """Run what the inputs hold; `longest` is the largest of `past_len`."""
+        self.inputs.derive(longest)
+        try:
+            self.session.run_with_iobinding(self.binding)
+        except Exception as error:  # the bindings raise several unrelated types
+            raise EngineError(f"onnxruntime failed while running the model: {error}") from error
+
+    def logits(self) -> NDArray[np.float32]:
+        """Return the result, float32 [B, P, V]. Valid until the next run."""
+        return self.result

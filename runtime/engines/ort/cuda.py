@@ -1,0 +1,346 @@
+"""ONNX Runtime on CUDA: cache, logits and candidates stay on the device.
+
+A decode step copies one small block of inputs to the device, runs, and copies one small block of
+candidates back; it allocates nothing. All addresses are fixed, so that it can be replayed as a CUDA
+graph, under these rules:
+
+- Only steps of one token a row are captured: prompts differ in length.
+- A capture belongs to a thread: steps are run by two threads at most, see `in_own_thread`.
+- A capture belongs to the addresses of one set of buffers and a number of rows. Buffers are
+  therefore kept for the next texts of that context, of as many rows or fewer, and at most
+  MOST_GRAPHS steps of an engine are captured; what comes after runs without, and so does everything
+  with `cuda_graph` off.
+- The operators that take the longest length from the host (GroupQueryAttention) are always given
+  the whole context, with or without CUDA graphs: the device has each row's own length, and this one
+  only chooses a kernel.
+"""
+
+import threading
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...bundle.bundle import Bundle
+from ...bundle.manifest import Graph
+from ...cuda.cudart import Cudart
+from ...cuda.device_lock import DEVICE_LOCK
+from ...cuda.event_clock import EventClock, span_of
+from ...errors import EdgeGPTWarning, EngineError
+from ..base import Engine, EngineInfo
+from ..candidates import Candidates
+from .binding import (
+    ELEMENT_BYTES,
+    BoundState,
+    Place,
+    StepInputs,
+    bind_graph,
+    cache_shape,
+    place_of,
+    vocab_size,
+)
+from .cuda_provider import check_placement, open_candidates, provider, replays_rightly
+from .device import DeviceMemory
+from .picker import CandidateStep, is_worthwhile
+from .session import LOG_ERRORS_ONLY, import_onnxruntime, open_session
+
+__all__ = ["CudaEngine"]
+
+MOST_GRAPHS = 32
+NO_GRAPH = -1  # the run option that neither captures nor replays
+KEPT = 4  # sets of buffers that wait for another text
+ALIGNMENT = 256  # of tensors in a block, in bytes; what cudaMalloc guarantees
+
+
+class CudaEngine(Engine):
+    """A decoder in a session on the CUDA provider."""
+
+    device = "cuda"
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        graph: Graph,
+        threads: int | None = None,
+        *,
+        tf32: bool = False,
+        cuda_graph: bool = True,
+        clock: EventClock | None = None,
+    ) -> None:
+        """Load the graph.
+
+        Args:
+            bundle: where it lies.
+            graph: a decoder that `runs_on_cuda`.
+            threads: of the host, for computing shapes; None: one.
+            tf32: whether products of float32 may be rounded to TF32 (10 bits of mantissa).
+            cuda_graph: whether decode steps are captured and replayed, where that is right.
+            clock: times the device's part of every step, on the clock's stream.
+        """
+        self.graph, self.tf32, self.clock = graph, tf32, clock
+        self.threads = threads or 1
+        self.runtime = import_onnxruntime("cuda")
+        self.cuda_graph = cuda_graph and self._may_replay()
+        self.owner, self.other = threading.current_thread(), ThreadPoolExecutor(1, "edgegpt-cuda")
+        self.picker = self._open_candidates()
+        self.memory = self._open_memory()
+        self.session = self._load(bundle, graph)
+        self.kept: list[_Buffers] = []
+        self.captured = 0
+
+    @property
+    def info(self) -> EngineInfo:
+        """Name, version and device."""
+        version = self.runtime.__version__
+        device = f"{self.device}-tf32" if self.tf32 else self.device
+        return EngineInfo("onnxruntime", version, device, self.threads, self.tf32)
+
+    def new_state(self, batch: int, context: int) -> "CudaState":
+        """Return an empty cache for `batch` rows of up to `context` tokens."""
+        if self.session is None:
+            raise EngineError("the model was closed")
+        return CudaState(self, self._take(batch, context), batch)
+
+    def close(self) -> None:
+        """Drop the sessions and the kept buffers."""
+        with DEVICE_LOCK:
+            self.session = self.picker = None
+            self.kept = []
+        self.other.shutdown()
+
+    def in_own_thread(self, run: Callable[[], None]) -> None:
+        """Run a step in the thread that opened the engine, or in the one that stands in for others.
+
+        ONNX Runtime captures CUDA graphs for each thread anew, and keeps them, and handles of
+        cuBLAS, when the thread has ended: a server with a thread for each request would leak them.
+        """
+        if self.session is None:
+            raise EngineError("the model was closed")
+        if not self.cuda_graph or threading.current_thread() is self.owner:
+            run()
+        else:
+            self.other.submit(run).result()
+
+    def give_back(self, buffers: "_Buffers") -> None:
+        """Keep buffers for the next text that they fit, unless the engine was closed."""
+        with DEVICE_LOCK:
+            if self.session is not None:
+                self.kept = [*self.kept, buffers][-KEPT:]
+
+    def run_options(self, *, capture: bool) -> Any:
+        """Return the options of a step's runs; each one that captures has a graph of its own."""
+        if not self.cuda_graph:
+            return None
+        number = NO_GRAPH
+        if capture and self.captured < MOST_GRAPHS:
+            self.captured += 1
+            number = self.captured
+        options = self.runtime.RunOptions()
+        options.add_run_config_entry("gpu_graph_id", str(number))
+        return options
+
+    def _take(self, batch: int, context: int) -> "_Buffers":
+        """Return kept buffers of as few rows as will do, or new ones, for which kept ones may go.
+
+        Buffers of more rows do as well: after the largest batch has come, others capture nothing
+        anew but their own step.
+        """
+        with DEVICE_LOCK:
+            fitting = [one for one in self.kept if one.context == context and one.batch >= batch]
+            if fitting:
+                best = min(fitting, key=lambda buffers: buffers.batch)
+                self.kept = [one for one in self.kept if one is not best]
+                best.single(batch)
+                return best
+            try:
+                return _Buffers(self, batch, context)
+            except EngineError:
+                if not self.kept:
+                    raise
+                self.kept = []
+                return _Buffers(self, batch, context)
+
+    def _may_replay(self) -> bool:
+        """Return whether steps of the graph can be replayed; warn if only a newer version can."""
+        if replays_rightly(self.runtime, self.graph):
+            return True
+        told = (
+            f"onnxruntime {self.runtime.__version__} replays CUDA graphs of {self.graph.name} "
+            f"wrongly, so steps run kernel by kernel, which is slower: "
+            f'pip install "onnxruntime-gpu>=1.31"'
+        )
+        warnings.warn(told, EdgeGPTWarning, stacklevel=5)
+        return False
+
+    def _open_candidates(self) -> Any:
+        return open_candidates(self.runtime)
+
+    def _open_memory(self) -> DeviceMemory:
+        return DeviceMemory(Cudart(self.runtime))
+
+    def _load(self, bundle: Bundle, graph: Graph) -> Any:
+        options = self.runtime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.log_severity_level = LOG_ERRORS_ONLY
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        # The weights lie outside of the arena, which doubles when it grows.
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+        stream = self.clock.stream if self.clock else None
+        chosen = provider(tf32=self.tf32, cuda_graph=self.cuda_graph, stream=stream)
+        with DEVICE_LOCK:
+            session = open_session(self.runtime, bundle, graph, options, [chosen])
+        check_placement(session, graph)
+        return session
+
+
+class CudaState(BoundState):
+    """The cache of one generation, in buffers that its engine lends."""
+
+    def __init__(self, engine: CudaEngine, buffers: "_Buffers", batch: int) -> None:
+        super().__init__(engine.graph, batch, buffers.context, buffers.single(batch))
+        self.engine = engine
+        self.buffers: _Buffers | None = buffers
+
+    def topk(self, count: int) -> list[list[Candidates]] | None:
+        """Return the best logits of the last step, or None if all are as cheap or here already."""
+        step = self.last
+        return step.topk(count) if isinstance(step, DeviceStep) else None
+
+    def close(self) -> None:
+        """Lend the buffers back, which are clean: their numbers are finite, and masked when new."""
+        buffers, self.buffers = self.buffers, None
+        if buffers is not None:
+            self.bound.clear()
+            self.engine.give_back(buffers)
+
+    def _bind(self, rows: slice, length: int, positions: int) -> "DeviceStep":
+        assert self.buffers is not None, "the state was closed"
+        options = self.engine.run_options(capture=False)
+        return DeviceStep(self.engine, self.buffers, rows, length, positions, options)
+
+
+class _Buffers:
+    """A cache for `batch` rows of `context` tokens, and the decode steps that are bound to it."""
+
+    def __init__(self, engine: CudaEngine, batch: int, context: int) -> None:
+        self.engine, self.batch, self.context = engine, batch, context
+        self.singles: dict[int, DeviceStep] = {}
+        self.blocks, self.places, self.widths = [], [], []
+        for port in engine.graph.caches():
+            shape = cache_shape(port, batch, context)
+            size = prod(shape) * ELEMENT_BYTES[port.dtype]
+            block = engine.memory.allocate(
+                size, f"cache ({port.name} of {batch} rows of {context} tokens)"
+            )
+            self.blocks.append(block)
+            self.places.append(engine.memory.place(block, port.dtype, shape))
+            self.widths.append(ELEMENT_BYTES[port.dtype])
+        self.single(batch)
+
+    def single(self, rows: int) -> "DeviceStep":
+        """Return the step of one token for the first `rows`."""
+        step = self.singles.get(rows)
+        if step is None:
+            options = self.engine.run_options(capture=True)
+            step = DeviceStep(self.engine, self, slice(0, rows), 1, 1, options, self.context)
+            self.singles[rows] = step
+        return step
+
+    def cache_rows(self, rows: slice) -> list[Place]:
+        """Return where some rows of each cache lie."""
+        return [
+            place.rows(rows.start, rows.stop, width)
+            for place, width in zip(self.places, self.widths, strict=True)
+        ]
+
+
+class DeviceStep:
+    """A step of `length` new tokens and `positions` rows of logits on the device's memory."""
+
+    def __init__(
+        self,
+        engine: CudaEngine,
+        buffers: "_Buffers",
+        rows: slice,
+        length: int,
+        positions: int,
+        options: Any,
+        context: int | None = None,
+    ) -> None:
+        """Bind `rows` of the cache.
+
+        With a `context`, that is the longest length that operators are told of.
+        """
+        caches = buffers.cache_rows(rows)
+        batch, size = caches[0].shape[0], vocab_size(engine.graph)
+        # Kept, since a step may still wait for its turn when its state was given up.
+        self.blocks = buffers.blocks
+        self.engine, self.memory, self.session = engine, engine.memory, engine.session
+        self.options, self.context, self.length = options, context, length
+        mirror = _Mirror(batch, length, positions)
+        self.inputs = StepInputs(batch, length, positions, mirror.zeros)
+        self.host, self.device = mirror.data, self.memory.allocate(mirror.data.size, "inputs")
+        shape = (batch, positions, size)
+        self.result = self.memory.allocate(prod(shape) * ELEMENT_BYTES["float32"], "logits")
+        self.where = self.memory.place(self.result, "float32", shape)
+        self.fetched: NDArray[np.float32] | None = None
+        self.pickers: dict[int, CandidateStep] = {}
+        self.binding = self.session.io_binding()
+        bind_graph(self.binding, engine.graph, self.inputs, self._place, caches, self.where)
+
+    def run_bound(self, longest: int) -> None:
+        """Run what the inputs hold; `longest` is the largest of `past_len`."""
+        self.inputs.derive(longest if self.context is None else self.context - self.length)
+        self.fetched = None
+        self.engine.in_own_thread(self._run)
+
+    def _run(self) -> None:
+        with DEVICE_LOCK:
+            self.device.write(self.host)
+            clock = self.engine.clock
+            with span_of(clock, clock and clock.stream):
+                self.memory.run(self.session, self.binding, self.options)
+
+    def logits(self) -> NDArray[np.float32]:
+        """Copy the result to the host, once a run: float32 [B, P, V]."""
+        if self.fetched is None:
+            self.fetched = self.result.read().view(np.float32).reshape(self.where.shape)
+        return self.fetched
+
+    def topk(self, count: int) -> list[list[Candidates]] | None:
+        """Return the best `count` logits of each row and position, if that is worthwhile."""
+        if self.fetched is not None or not is_worthwhile(count, self.where.shape[-1]):
+            return None
+        picker = self.pickers.get(count)
+        if picker is None:
+            picker = CandidateStep(self.engine.picker, self.memory, self.where, self.result, count)
+            self.pickers = {count: picker}
+        return picker.run(self.logits)
+
+    def _place(self, role: str, array: NDArray[Any]) -> Place:
+        """Return where the graph reads an input: the longest length on the host, by design."""
+        if role == "total_sequence_length":
+            return place_of(array)
+        offset = array.ctypes.data - self.host.ctypes.data
+        return self.memory.place(self.device, str(array.dtype), array.shape, offset)
+
+
+class _Mirror:
+    """The inputs of a step in one piece, so that one copy takes all of them to the device."""
+
+    def __init__(self, batch: int, length: int, positions: int) -> None:
+        ids, past_len, rows, seqlens = batch * length, batch, batch * positions, batch
+        numbers = 2 * ids + past_len + rows + seqlens
+        self.data = np.zeros(numbers * ELEMENT_BYTES["int64"] + 5 * ALIGNMENT, dtype=np.uint8)
+        self.used = 0
+
+    def zeros(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+        """Return the next part of it as an array."""
+        size = prod(shape) * ELEMENT_BYTES[dtype]
+        part = self.data[self.used : self.used + size].view(dtype).reshape(shape)
+        self.used += -(-size // ALIGNMENT) * ALIGNMENT
+        return part

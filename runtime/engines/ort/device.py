@@ -1,0 +1,110 @@
+"""Memory of a device as blocks of bytes, for a session that is bound to raw addresses.
+
+This is all that the CUDA engine knows of a device; tests put the host's memory in its place. The
+blocks are CUDA's own: ONNX Runtime's `OrtValue`s come from a pool of the process that doubles when
+it grows, and keeps all of it when they are gone.
+"""
+
+import weakref
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...cuda.cudart import Cudart
+from ...cuda.device_lock import DEVICE_LOCK
+from ...errors import EngineError
+from .binding import ELEMENT_TYPES, Place
+
+__all__ = ["Block", "DeviceMemory"]
+
+# What the allocators say; the first two are ONNX Runtime's arena, the third is CUDA's.
+OUT_OF_MEMORY = ("Failed to allocate memory", "smaller than requested bytes", "out of memory")
+
+Bytes = NDArray[np.uint8]
+
+
+class Block:
+    """Some bytes on the device, at an address that does not change; freed when it is dropped."""
+
+    def __init__(self, cudart: Cudart, size: int) -> None:
+        self.cudart, self.size = cudart, size
+        with DEVICE_LOCK:
+            self.address = cudart.allocate(size)
+        # At exit other threads may be at work on it still, and the driver frees all there is.
+        weakref.finalize(self, _free, cudart, self.address).atexit = False
+
+    def write(self, data: Bytes) -> None:
+        """Copy all bytes of the block from the host; returns when they are there."""
+        assert data.nbytes == self.size
+        with DEVICE_LOCK:
+            self.cudart.to_device(self.address, data.ctypes.data, self.size)
+
+    def read(self) -> Bytes:
+        """Copy all bytes of the block to the host."""
+        data = np.empty(self.size, dtype=np.uint8)
+        with DEVICE_LOCK:
+            self.cudart.to_host(data.ctypes.data, self.address, self.size)
+        return data
+
+
+class DeviceMemory:
+    """The memory of the first device that CUDA shows."""
+
+    kind = "cuda"
+
+    def __init__(self, cudart: Cudart) -> None:
+        self.cudart = cudart
+
+    def allocate(self, size: int, what: str) -> Block:
+        """Return a block of `size` bytes that are all 0; `what` is its name in an error.
+
+        Raises:
+            EngineError: if the device has no room for it.
+        """
+        try:
+            return self.reserve(size)
+        except EngineError as error:
+            raise self.explain(error, f"{size / 1e6:,.1f} MB for the {what}") from error
+
+    def reserve(self, size: int) -> Block:
+        """Return a block; an error is CUDA's."""
+        return Block(self.cudart, size)
+
+    def place(self, block: Block, dtype: str, shape: tuple[int, ...], offset: int = 0) -> Place:
+        """Return a tensor that lies in `block`, `offset` bytes behind its beginning."""
+        return Place(self.kind, 0, ELEMENT_TYPES[dtype], shape, block.address + offset)
+
+    def run(self, session: Any, binding: Any, options: Any) -> None:
+        """Run a bound step, and wait until its results are there.
+
+        Raises:
+            EngineError: if the device has no room for its activations, or fails.
+        """
+        try:
+            with DEVICE_LOCK:
+                session.run_with_iobinding(binding, options)
+        except Exception as error:  # the bindings raise several unrelated types
+            raise self.explain(error, "memory for a step's activations") from error
+
+    def explain(self, error: Exception, asked: str) -> EngineError:
+        """Return what to raise for an error after `asked` was asked for."""
+        text = str(error).strip() or type(error).__name__
+        if not isinstance(error, MemoryError) and not any(part in text for part in OUT_OF_MEMORY):
+            return EngineError(f"{self.kind} failed: {text}")
+        free = self.free_bytes()
+        told = "" if free is None else f" ({free / 1e6:,.1f} MB are free)"
+        return EngineError(
+            f"out of memory on {self.kind}: there is no room for {asked}{told}; choose a smaller "
+            f"context or batch, or close other models ({text.splitlines()[0][:200]})"
+        )
+
+    def free_bytes(self) -> int | None:
+        """Return how much of the memory is free, if that can be asked."""
+        with DEVICE_LOCK:
+            return self.cudart.free_bytes()
+
+
+def _free(cudart: Cudart, address: int) -> None:
+    with DEVICE_LOCK:
+        cudart.free(address)

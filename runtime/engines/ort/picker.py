@@ -1,0 +1,154 @@
+"""A graph that picks the best logits out on the device, so that a token costs one small copy.
+
+It is five nodes over the logits of any model, so its ONNX file is written here, byte by byte:
+shipping it in every bundle would change their format for what only one engine runs.
+
+Field numbers are those of onnx.proto; https://protobuf.dev/programming-guides/encoding tells how
+fields are encoded.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..candidates import Candidates
+from .binding import Place, place_of
+from .device import Block, DeviceMemory
+
+__all__ = ["CandidateStep", "candidates_example", "candidates_model", "is_worthwhile"]
+
+IR_VERSION, OPSET = 8, 13  # the newest opset that has the axes of reductions as attributes
+FLOAT, INT64 = 1, 7  # TensorProto.DataType
+MOST_IDS = 2**24  # float32 holds all smaller whole numbers
+EXTRAS = 2  # numbers behind the candidates' logits and ids
+
+Logits = NDArray[np.float32]
+
+
+def is_worthwhile(count: int, vocab_size: int) -> bool:
+    """Return whether `count` candidates are cheaper to copy than all logits, and possible."""
+    return 2 * count + EXTRAS < vocab_size <= MOST_IDS
+
+
+class CandidateStep:
+    """The graph, bound to the logits of one step: the best `count` of each."""
+
+    def __init__(
+        self, session: Any, memory: DeviceMemory, logits: Place, source: Block, count: int
+    ) -> None:
+        """Bind to `logits` [B, P, V], which lie in `source`."""
+        batch, positions, self.vocab_size = logits.shape
+        self.session, self.memory, self.source = session, memory, source
+        self.count, self.shape = count, (batch, positions, 2 * count + EXTRAS)
+        self.k = np.array([count], dtype=np.int64)
+        self.result = memory.allocate(4 * batch * positions * self.shape[2], "candidates")
+        self.binding = session.io_binding()
+        self.binding.bind_input("logits", *logits)
+        self.binding.bind_input("k", *place_of(self.k))
+        where = memory.place(self.result, "float32", self.shape)
+        self.binding.bind_output("candidates", *where)
+
+    def run(self, logits: Callable[[], Logits]) -> list[list[Candidates]]:
+        """Run; `logits` returns all of them, [B, P, V]."""
+        self.memory.run(self.session, self.binding, None)
+        found = self.result.read().view(np.float32).reshape(self.shape)  # (B, P, 2 * count + 2)
+        return [
+            [self._row(numbers, logits, row, place) for place, numbers in enumerate(rows)]
+            for row, rows in enumerate(found)
+        ]
+
+    def _row(
+        self, numbers: Logits, logits: Callable[[], Logits], row: int, place: int
+    ) -> Candidates:
+        count = self.count
+        return Candidates(
+            ids=numbers[count : 2 * count].astype(np.int64),
+            logits=numbers[:count],
+            lowest=float(numbers[-2]),
+            finite=bool(np.isfinite(numbers[-1])),
+            vocab_size=self.vocab_size,
+            fetch=lambda: logits()[row, place],
+        )
+
+
+def candidates_model() -> bytes:
+    """Return the ONNX file.
+
+    Inputs: logits float32 [B, P, V], k int64 [1]. Output: candidates float32 [B, P, 2k + 2]: the k
+    best logits, their ids, the smallest logit, and the sum of all magnitudes, which is finite only
+    if all logits are.
+    """
+    nodes = [
+        _node("TopK", ["logits", "k"], ["best", "ids"], [_int("axis", -1)]),
+        _node("Cast", ["ids"], ["ids_float"], [_int("to", FLOAT)]),
+        _node("ReduceMin", ["logits"], ["lowest"], [_ints("axes", [-1])]),
+        _node("ReduceL1", ["logits"], ["total"], [_ints("axes", [-1])]),
+        _node(
+            "Concat", ["best", "ids_float", "lowest", "total"], ["candidates"], [_int("axis", -1)]
+        ),
+    ]
+    graph = b"".join(
+        [
+            *(_bytes(1, node) for node in nodes),
+            _text(2, "candidates"),
+            _bytes(11, _value("logits", FLOAT, ["batch", "positions", "vocabulary"])),
+            _bytes(11, _value("k", INT64, [1])),
+            _bytes(12, _value("candidates", FLOAT, ["batch", "positions", "numbers"])),
+        ]
+    )
+    opset = _text(1, "") + _number(2, OPSET)
+    return _number(1, IR_VERSION) + _text(2, "edgegpt") + _bytes(7, graph) + _bytes(8, opset)
+
+
+def candidates_example() -> dict[str, NDArray[Any]]:
+    """Return the smallest inputs on which all operators of the graph do something."""
+    return {"logits": np.zeros((1, 1, 2), dtype=np.float32), "k": np.array([1], dtype=np.int64)}
+
+
+def _node(operator: str, inputs: list[str], outputs: list[str], attributes: list[bytes]) -> bytes:
+    fields = [_text(1, name) for name in inputs] + [_text(2, name) for name in outputs]
+    named = [_text(3, outputs[0]), _text(4, operator)]
+    return b"".join([*fields, *named, *(_bytes(5, attribute) for attribute in attributes)])
+
+
+def _int(name: str, value: int) -> bytes:
+    return _text(1, name) + _number(3, value) + _number(20, 2)  # AttributeType INT
+
+
+def _ints(name: str, values: Iterable[int]) -> bytes:
+    numbers = b"".join(_number(8, value) for value in values)
+    return _text(1, name) + numbers + _number(20, 7)  # AttributeType INTS
+
+
+def _value(name: str, element_type: int, shape: list[int | str]) -> bytes:
+    """Return a ValueInfoProto; dimensions are numbers, or names where they are not fixed."""
+    dimensions = [
+        _bytes(1, _number(1, size) if isinstance(size, int) else _text(2, size)) for size in shape
+    ]
+    tensor = _number(1, element_type) + _bytes(2, b"".join(dimensions))
+    return _text(1, name) + _bytes(2, _bytes(1, tensor))
+
+
+def _number(field: int, value: int) -> bytes:
+    return _varint(field << 3) + _varint(value)
+
+
+def _text(field: int, text: str) -> bytes:
+    return _bytes(field, text.encode())
+
+
+def _bytes(field: int, payload: bytes) -> bytes:
+    return _varint(field << 3 | 2) + _varint(len(payload)) + payload
+
+
+def _varint(value: int) -> bytes:
+    """Return the base-128 form, seven bits a byte; negative numbers as 64-bit two's complement."""
+    value &= 2**64 - 1
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

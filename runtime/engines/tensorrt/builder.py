@@ -1,0 +1,146 @@
+"""Building a plan, TensorRT's name for a serialized engine.
+
+All of TensorRT's work is done in a thread of its own. Ctrl-C reaches only the main thread; were it
+inside TensorRT, the interruption would be raised in a callback and get lost in the C++ code.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from ...bundle.bundle import Bundle
+from ...bundle.derived_weights import graph_with_weights
+from ...bundle.manifest import Graph
+from ...errors import EdgeGPTError, EngineError
+from .log import Log
+from .network import make_attention_decomposable, parse_network
+from .profiles import Limits, add_profiles, profiles
+from .progress import BuildProgress
+from .target import Target
+from .vendor import STANDARD_SINCE, Vendor, reads
+
+__all__ = ["REQUANTISE", "build_plan", "graph_for"]
+
+REQUANTISE = (
+    "export it again with this edgegpt; or without quantising it, if its widths are no multiples "
+    "of its blocks"
+)
+
+WAIT_S = 0.2  # how often the waiting thread looks up, for systems where waiting blocks Ctrl-C
+BEGIN_S = 1.0  # an interrupted start of a thread has begun by then, or never will
+
+
+def graph_for(vendor: Vendor, bundle: Bundle) -> Graph:
+    """Return the graph of `bundle` that this version of TensorRT reads.
+
+    Raises:
+        EngineError: if the bundle has none.
+    """
+    for graph in bundle.manifest.graphs:
+        if reads(vendor.lowering, graph):
+            return graph
+    have = ", ".join(graph.name for graph in bundle.manifest.graphs)
+    quantised = bundle.manifest.quantization is not None
+    why = REQUANTISE if quantised else "export the model again with this edgegpt"
+    if quantised and vendor.lowering != "standard":
+        why = (
+            f"quantised weights need tensorrt {STANDARD_SINCE[0]}.{STANDARD_SINCE[1]} or later; "
+            f"or export the model without quantising it"
+        )
+    raise EngineError(
+        f"{vendor.name} reads the lowering {vendor.lowering!r}, and {bundle.folder} has only "
+        f"{have}: {why}"
+    )
+
+
+def build_plan(
+    vendor: Vendor, bundle: Bundle, graph: Graph, limits: Limits, target: Target
+) -> memoryview:
+    """Return the plan of `graph` for `target`, as bytes in TensorRT's memory.
+
+    Raises:
+        EngineError: if TensorRT cannot read or build the graph.
+        KeyboardInterrupt: if the user stopped it; TensorRT has ended by then.
+    """
+    with BuildProgress(vendor, f"building {graph.name} for {vendor.name}") as progress:
+        work = _Work(lambda: _build(vendor, bundle, graph, limits, target, progress))
+        try:
+            work.start()
+            while not work.finished.wait(WAIT_S):
+                pass
+        except KeyboardInterrupt:
+            progress.cancel()
+            work.wait_for_end()
+            raise
+    return memoryview(work.result())
+
+
+def _build(
+    vendor: Vendor,
+    bundle: Bundle,
+    graph: Graph,
+    limits: Limits,
+    target: Target,
+    progress: BuildProgress,
+) -> Any:
+    if progress.cancelled.is_set():
+        raise EngineError("the build was stopped before it began")
+    log = Log(vendor)
+    builder = log.make(vendor.module, "Builder", log.logger)
+    with graph_with_weights(bundle, graph) as path:
+        network = parse_network(vendor, log, builder, path, graph, limits.max_context)
+    make_attention_decomposable(vendor, network)
+    config = log.make(builder, "create_builder_config")
+    flags = vendor.module.BuilderFlag
+    config.clear_flag(flags.TF32)  # on by default; float32 means float32
+    if hasattr(flags, "REQUIRE_USER_ALLOCATION"):  # RTX could allocate in the middle of a step
+        config.set_flag(flags.REQUIRE_USER_ALLOCATION)
+    if vendor.is_rtx:
+        vendor.set_compute_capability(config, target.compute_capability)
+    add_profiles(builder, config, profiles(graph, limits))
+    config.progress_monitor = progress.monitor
+    plan = log.ask(builder, "build_serialized_network", network, config)
+    if plan is None:
+        raise EngineError(f"{vendor.name} cannot build {graph.name}: {log.last()}")
+    return plan
+
+
+class _Work(threading.Thread):
+    """A function in a thread of its own, with what came of it."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        super().__init__(name="tensorrt-build")
+        self.function = function
+        self.began, self.finished = threading.Event(), threading.Event()
+        self.value: Any = None
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        """Call the function."""
+        self.began.set()
+        try:
+            self.value = self.function()
+        except Exception as error:  # raised again where it is waited for
+            self.error = error
+        finally:
+            self.finished.set()
+
+    def wait_for_end(self) -> None:
+        """Wait for the end, however often Ctrl-C is pressed; what never began has none.
+
+        A process that ends while TensorRT is at work is aborted by the C++ runtime.
+        """
+        while True:
+            with contextlib.suppress(KeyboardInterrupt):
+                if self.began.wait(BEGIN_S):
+                    self.finished.wait()
+                return
+
+    def result(self) -> Any:
+        """Return what the function returned, or raise what it raised."""
+        if isinstance(self.error, EdgeGPTError):
+            raise self.error
+        if self.error is not None:  # the bindings raise several unrelated types
+            raise EngineError(f"TensorRT failed while building: {self.error}") from self.error
+        return self.value

@@ -1,0 +1,224 @@
+"""TensorRT, both flavours: a decoder on an NVIDIA GPU.
+
+The sequence is the vendor's: deserialize the plan; a context for each optimization profile; its
+profile, addresses and shapes; then steps on a stream. The cache is written in place where TensorRT
+promises that (see `writes_in_place`): the address of a present output is then that of its past
+input. Everything that a step needs is allocated before it, and
+results stay on the device until they are asked for.
+
+Two builds of one graph need not choose the same kernels: receipts are for a plan.
+"""
+
+import hashlib
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...bundle.manifest import Graph
+from ...cuda.device_lock import DEVICE_LOCK
+from ...cuda.event_clock import EventClock
+from ...cuda.memory import Cuda, Device, find_device
+from ...errors import EngineError, InvalidInputError
+from ...files import write_file
+from ..base import Engine, EngineInfo, Ids, State
+from .log import Log
+from .network import data_type
+from .prepare import Prepared
+from .session import LoadedPlan, Session
+from .vendor import writes_in_place
+
+__all__ = ["TensorRTEngine"]
+
+DIGEST_LENGTH = 32  # bytes of a SHA-256
+DIGITS = 8  # of a plan's SHA-256, in the name of a device
+
+
+class TensorRTEngine(Engine):
+    """A deserialized plan, whose weights all states share."""
+
+    def __init__(
+        self, prepared: Prepared, *, cuda_graph: bool = True, clock: EventClock | None = None
+    ) -> None:
+        """Load a plan.
+
+        Args:
+            prepared: the plan, whose bytes were checked.
+            cuda_graph: launch the step of a single token as one graph instead of kernel by kernel.
+            clock: times the device's part of every step.
+
+        Raises:
+            EngineError: if there is no GPU, or TensorRT cannot load the plan.
+        """
+        self.graph = prepared.graph
+        self.vendor, self.limits = prepared.vendor, prepared.engine.identity.limits
+        self.cuda = Cuda()
+        device = find_device(self.cuda)
+        if device is None:
+            raise EngineError(f"{self.vendor.flavour} needs a GPU, and this machine shows none")
+        self.device = device
+        self.log = Log(self.vendor)
+        self.runtime = self.log.make(self.vendor.module, "Runtime", self.log.logger)
+        with DEVICE_LOCK:
+            engine = self._deserialize(prepared)
+        self.cache_file = _runtime_cache_file(prepared.engine.path, device)
+        self.plan: LoadedPlan | None = LoadedPlan(
+            vendor=self.vendor,
+            log=self.log,
+            engine=engine,
+            graph=self.graph,
+            limits=self.limits,
+            runtime_cache=self.log.ask(
+                self.vendor, "runtime_cache", engine, _read_checked(self.cache_file)
+            ),
+            cuda_graph=cuda_graph,
+            clock=clock,
+        )
+        self.digest = prepared.engine.sha256[:DIGITS]
+        self.idle: list[Session] = []  # at most one, so that memory does not pile up
+        self.lock = threading.Lock()
+
+    @property
+    def info(self) -> EngineInfo:
+        """Name, version and device."""
+        name = self.vendor.module.__name__
+        device = f"{_as_file_name(self.device.name)} plan {self.digest}"
+        return EngineInfo(name, self.vendor.version, device, 1)
+
+    def new_state(self, batch: int, context: int) -> "TensorRTState":
+        """Return an empty cache for `batch` rows of up to `context` tokens.
+
+        Raises:
+            InvalidInputError: if the engine was not built for so much.
+            EngineError: if the GPU has no room for it.
+        """
+        if self.plan is None:
+            raise EngineError("the model was closed")
+        if batch > self.limits.max_batch or context > self.limits.max_context:
+            raise InvalidInputError(
+                f"the engine was built for {self.limits.max_batch} rows of "
+                f"{self.limits.max_context} tokens, not for {batch} of {context}: run edgegpt "
+                f"build with --backend {self.vendor.flavour} --max-batch {max(batch, 1)} "
+                f"--max-context {context}"
+            )
+        return TensorRTState(self, self._session(self.plan, batch), batch, context)
+
+    def close(self) -> None:
+        """Free the weights, and keep what was compiled on the device for the next time."""
+        with self.lock:
+            plan, self.plan = self.plan, None
+            idle, self.idle = self.idle, []
+        while idle:
+            idle.pop().close()
+        if plan is None:
+            return
+        if plan.runtime_cache is not None:
+            _write_checked(self.cache_file, bytes(self.log.make(plan.runtime_cache, "serialize")))
+        with DEVICE_LOCK:
+            del plan
+
+    def give_back(self, session: Session) -> None:
+        """Keep a session for the next state of as many rows, or free it."""
+        with self.lock:
+            if self.plan is not None and not self.idle:
+                self.idle.append(session)
+                return
+        session.close()
+
+    def _session(self, plan: LoadedPlan, batch: int) -> Session:
+        with self.lock:
+            session = self.idle.pop() if self.idle else None
+        if session is not None and session.batch != batch:
+            session.close()  # before the new one needs the room
+            session = None
+        if session is None:
+            return Session(self.cuda, plan, batch)
+        session.clear()
+        return session
+
+    def _deserialize(self, prepared: Prepared) -> Any:
+        engine = self.log.ask(self.runtime, "deserialize_cuda_engine", prepared.engine.plan)
+        if engine is None:
+            raise EngineError(
+                f"{self.vendor.name} cannot load {prepared.engine.path}: {self.log.last()}. "
+                f"Remove the file, and it is built again"
+            )
+        module = self.vendor.module
+        found = {}
+        for index in range(engine.num_io_tensors):
+            name = engine.get_tensor_name(index)
+            found[name] = engine.get_tensor_dtype(name)
+            if engine.get_tensor_location(name) != module.TensorLocation.DEVICE:
+                raise EngineError(f"{prepared.engine.path} wants {name} in the host's memory")
+        ports = [*self.graph.inputs, *self.graph.outputs]
+        if found != {port.name: data_type(self.vendor, port) for port in ports}:
+            raise EngineError(f"{prepared.engine.path} has other inputs and outputs than its graph")
+        if writes_in_place(self.graph):
+            _check_aliases(engine, self.graph)
+        return engine
+
+
+class TensorRTState(State):
+    """The cache of one generation, in a session that is its own until it ends."""
+
+    def __init__(self, engine: TensorRTEngine, session: Session, batch: int, context: int) -> None:
+        super().__init__(batch, context)
+        self.engine, self.session = engine, session
+        self.next_ids = np.zeros((batch, 1), dtype=np.int64)
+        self.past_len = np.zeros(batch, dtype=np.int64)
+        self.drop = weakref.finalize(self, session.close)
+
+    def logits(self) -> NDArray[np.float32]:
+        """Return the last step's logits, float32 [B, P, V]. Valid until the next step."""
+        return self.session.logits()
+
+    def close(self) -> None:
+        """Give the session back to the engine; the state must not be used then."""
+        if self.drop.detach() is not None:
+            self.engine.give_back(self.session)
+
+    def _run(self, ids: Ids, past_len: Ids, logit_positions: Ids) -> None:
+        self.session.step(ids, past_len, logit_positions)
+
+    def _decode(self, longest: int) -> None:
+        self.session.decode(self.next_ids, self.past_len)
+
+
+def _check_aliases(engine: Any, graph: Graph) -> None:
+    """See that TensorRT writes every new version of the cache where the old one lies."""
+    for port in graph.caches():
+        alias = engine.get_aliased_input_tensor(port.present)
+        if alias != port.name:
+            raise EngineError(f"the engine writes {port.present} into {alias}, not {port.name}")
+
+
+def _as_file_name(device: str) -> str:
+    """Return a device's name as receipts can use it."""
+    return "".join(char if char.isalnum() or char in " .-_" else "_" for char in device)
+
+
+def _runtime_cache_file(plan: Path, device: Device) -> Path:
+    """Return where kernels for this GPU and driver are kept, beside the plan."""
+    text = f"{device.name}\n{device.cuda_major}"
+    return plan.with_suffix(f".{hashlib.sha256(text.encode()).hexdigest()[:8]}.kernels")
+
+
+def _read_checked(path: Path) -> bytes | None:
+    """Return what `_write_checked` wrote, None if it is not there or damaged."""
+    try:
+        raw = path.read_bytes()
+    except OSError:
+        return None
+    digest, data = raw[:DIGEST_LENGTH], raw[DIGEST_LENGTH:]
+    return data if hashlib.sha256(data).digest() == digest else None
+
+
+def _write_checked(path: Path, data: bytes) -> None:
+    """Write data behind its hash; on a disk that cannot be written the kernels are not kept."""
+    try:
+        write_file(path, hashlib.sha256(data).digest() + data)
+    except OSError:
+        return

@@ -1,0 +1,76 @@
+"""What TensorRT says when something fails, which its calls tell only by False, None or a crash."""
+
+from collections import deque
+from functools import cache
+from itertools import count
+from types import ModuleType
+from typing import Any
+
+from ...errors import EdgeGPTError, EngineError
+from .vendor import Vendor
+
+__all__ = ["Log"]
+
+KEPT = 100  # errors
+# cudaErrorInsufficientDriver, which every build without a GPU logs.
+NO_DRIVER = "cudaError 35"
+
+
+class Log:
+    """The errors that TensorRT logged since this was made, and calls that end in them."""
+
+    def __init__(self, vendor: Vendor) -> None:
+        """Begin; `logger` is what the vendor's objects take."""
+        self.vendor = vendor
+        self.logger, self.errors, numbers = _logger(vendor.module)
+        self.begin = next(numbers)
+
+    def ask(self, thing: Any, name: str, *arguments: Any, **named: Any) -> Any:
+        """Call a method of `thing`.
+
+        Raises:
+            EngineError: if it raises anything or returns False.
+        """
+        try:
+            result = getattr(thing, name)(*arguments, **named)
+        except EdgeGPTError:
+            raise
+        except Exception as error:  # the bindings raise several unrelated types
+            raise EngineError(
+                f"{self.vendor.name} failed in {name}: {error} ({self.last()})"
+            ) from error
+        if result is False:
+            raise EngineError(f"{self.vendor.name} failed in {name}: {self.last()}")
+        return result
+
+    def make(self, thing: Any, name: str, *arguments: Any, **named: Any) -> Any:
+        """Call a method that makes something: as `ask`, and None is a failure, too."""
+        made = self.ask(thing, name, *arguments, **named)
+        if made is None:
+            raise EngineError(f"{self.vendor.name} failed in {name}: {self.last()}")
+        return made
+
+    def last(self) -> str:
+        """Return the last error that tells something, as part of a sentence."""
+        own = [text for number, text in list(self.errors) if number > self.begin]
+        telling = [text for text in own if NO_DRIVER not in text] or own
+        return telling[-1].strip() if telling else "it does not say why"
+
+
+@cache
+def _logger(module: ModuleType) -> tuple[Any, "deque[tuple[int, str]]", "count[int]"]:
+    """Return the only logger of a flavour, the numbered errors it has kept, and the next numbers.
+
+    TensorRT keeps the address of the first logger that it is given for as long as anything of it is
+    in use, so that one which is gone by then would be called. It is called from any thread.
+    """
+    errors: deque[tuple[int, str]] = deque(maxlen=KEPT)
+    numbers = count()
+    severe = (module.ILogger.INTERNAL_ERROR, module.ILogger.ERROR)
+
+    class Logger(module.ILogger):  # type: ignore[misc, name-defined]
+        def log(self, severity: Any, message: str) -> None:
+            if severity in severe:
+                errors.append((next(numbers), message))
+
+    return Logger(), errors, numbers

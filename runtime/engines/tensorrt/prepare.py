@@ -1,0 +1,165 @@
+"""The engine for a bundle on this machine: the stored one if it is good, or a new one."""
+
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...bundle.bundle import Bundle
+from ...bundle.manifest import Graph
+from ...cuda.memory import Cuda, Device, find_device
+from ...errors import EdgeGPTWarning
+from .build_memory import check_memory
+from .builder import build_plan, graph_for
+from .profiles import Limits, check_attention
+from .store import (
+    Identity,
+    StoredEngine,
+    engine_folder,
+    load_engine,
+    newest,
+    store_engine,
+)
+from .target import Target, target_for
+from .vendor import Vendor, import_vendor
+
+__all__ = [
+    "Prepared",
+    "Request",
+    "build_engine",
+    "engine_for_this_gpu",
+    "stored_for_this_gpu",
+]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An engine that may be used.
+
+    Attributes:
+        vendor: the flavour it is for.
+        graph: the graph it computes.
+        engine: its plan, checked.
+        seconds: how long building took; None if it was there already.
+    """
+
+    vendor: Vendor
+    graph: Graph
+    engine: StoredEngine
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `edgegpt build` is asked for; None is the default of each.
+
+    Attributes:
+        flavour: one of `FLAVOURS`.
+        max_batch: most rows of a generation.
+        max_context: cache slots of a row.
+        compute_capability: of the GPU it is for, as "8.9"; None: this machine's.
+        folder: where to keep it; None: the user's cache.
+    """
+
+    flavour: str
+    max_batch: int | None = None
+    max_context: int | None = None
+    compute_capability: str | None = None
+    folder: Path | None = None
+
+
+def build_engine(bundle: Bundle, request: Request) -> Prepared:
+    """Return the engine for exactly these settings, building it unless it is there.
+
+    Raises:
+        InvalidInputError: if a setting is impossible.
+        BundleError: if a file is not the one that was exported.
+        EngineError: if TensorRT is not installed, or cannot build the engine.
+    """
+    vendor = import_vendor(request.flavour)
+    limits = Limits.of(
+        bundle.manifest.model_info().block_size, request.max_batch, request.max_context
+    )
+    by_name = vendor.is_rtx and request.compute_capability is not None
+    device = None if by_name else find_device(Cuda())
+    target = target_for(vendor, request.compute_capability, device)
+    graph = graph_for(vendor, bundle)
+    identity = _identity(bundle, graph, vendor, target, limits)
+    folder = request.folder or engine_folder(bundle.manifest.id)
+    return _stored_or_built(bundle, folder, identity, vendor, graph, target, device)
+
+
+def engine_for_this_gpu(bundle: Bundle, flavour: str) -> Prepared:
+    """Return the engine to run here: of those that were built for this GPU the last one.
+
+    Without any, one is built for the limits that `edgegpt verify` needs.
+
+    Raises:
+        EngineError: as `build_engine`, and if there is no GPU.
+    """
+    vendor = import_vendor(flavour)
+    device = find_device(Cuda())
+    target = target_for(vendor, None, device)
+    graph, folder = graph_for(vendor, bundle), engine_folder(bundle.manifest.id)
+    usual = _usual(bundle, graph, vendor, target)
+    identity = newest(folder, usual) or usual
+    return _stored_or_built(bundle, folder, identity, vendor, graph, target, device)
+
+
+def stored_for_this_gpu(bundle: Bundle, flavour: str) -> Prepared | None:
+    """Return what `engine_for_this_gpu` does if that is stored; nothing is built.
+
+    Raises:
+        EngineError: if TensorRT is not installed, reads no graph of the bundle, or finds no GPU.
+    """
+    vendor = import_vendor(flavour)
+    target = target_for(vendor, None, find_device(Cuda()))
+    graph, folder = graph_for(vendor, bundle), engine_folder(bundle.manifest.id)
+    identity = newest(folder, _usual(bundle, graph, vendor, target))
+    found = None if identity is None else load_engine(folder, identity, graph)
+    return Prepared(vendor, graph, found, None) if isinstance(found, StoredEngine) else None
+
+
+def _usual(bundle: Bundle, graph: Graph, vendor: Vendor, target: Target) -> Identity:
+    limits = Limits.of(bundle.manifest.model_info().block_size, None, None)
+    return _identity(bundle, graph, vendor, target, limits)
+
+
+def _stored_or_built(
+    bundle: Bundle,
+    folder: Path,
+    identity: Identity,
+    vendor: Vendor,
+    graph: Graph,
+    target: Target,
+    device: Device | None,
+) -> Prepared:
+    found = load_engine(folder, identity, graph)
+    if isinstance(found, StoredEngine):
+        return Prepared(vendor, graph, found, None)
+    if found is not None:
+        warnings.warn(f"{found}; the engine is built again", EdgeGPTWarning, stacklevel=2)
+    bundle.check_hashes()  # an engine of damaged weights would stand for the intact ones
+    check_attention(bundle, identity.limits)
+    check_memory(bundle, graph, identity.limits, device)
+    begin = time.perf_counter()
+    plan = build_plan(vendor, bundle, graph, identity.limits, target)
+    seconds = time.perf_counter() - begin
+    engine = store_engine(folder, identity, graph, plan, seconds)
+    return Prepared(vendor, graph, engine, seconds)
+
+
+def _identity(
+    bundle: Bundle, graph: Graph, vendor: Vendor, target: Target, limits: Limits
+) -> Identity:
+    return Identity(
+        bundle_id=bundle.manifest.id,
+        graph=graph.name,
+        flavour=vendor.flavour,
+        version=vendor.version,
+        compute_capability=target.compute_capability,
+        gpu=target.gpu,
+        cuda=target.cuda,
+        max_batch=limits.max_batch,
+        max_context=limits.max_context,
+    )

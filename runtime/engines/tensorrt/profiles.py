@@ -1,0 +1,146 @@
+"""The optimization profiles: which shapes an engine takes, and for which it is tuned.
+
+Two of them. "prefill" takes any number of new tokens, up to a piece of a prompt; "decode" takes one
+token a row, the step that generation repeats, and is tuned for exactly that.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ...bundle.bundle import Bundle
+from ...bundle.manifest import Graph, Port
+from ...errors import EngineError, InvalidInputError
+from ..base import PREFILL_CHUNK
+
+__all__ = [
+    "DECODE",
+    "PREFILL",
+    "Limits",
+    "Profile",
+    "add_profiles",
+    "check_attention",
+    "profiles",
+]
+
+PREFILL, DECODE = 0, 1  # their numbers in the engine
+# The proof replays four rows at once.
+USUAL_BATCH = 4
+LARGEST_TENSOR = 2**31 - 1  # elements, TensorRT's limit
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an engine is built for.
+
+    Attributes:
+        max_batch: most rows of one generation.
+        max_context: cache slots of every row; shorter texts may use fewer.
+    """
+
+    max_batch: int
+    max_context: int
+
+    @classmethod
+    def of(cls, block_size: int, max_batch: int | None, max_context: int | None) -> "Limits":
+        """Return the limits for a model of `block_size`; None: what `edgegpt verify` needs.
+
+        Raises:
+            InvalidInputError: if a number is impossible.
+        """
+        batch = USUAL_BATCH if max_batch is None else max_batch
+        context = block_size if max_context is None else max_context
+        if type(batch) is not int or batch < 1:
+            raise InvalidInputError(f"max_batch is {batch!r}; it must be a whole number from 1 on")
+        if type(context) is not int or not 1 <= context <= block_size:
+            raise InvalidInputError(
+                f"max_context is {context!r}; it must be from 1 to the block size, {block_size}"
+            )
+        return cls(batch, context)
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The longest step, in tokens of a row."""
+        return min(self.max_context, PREFILL_CHUNK)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Least, usual and largest shape of each input, by its name."""
+
+    name: str
+    shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
+
+
+def profiles(graph: Graph, limits: Limits) -> tuple[Profile, Profile]:
+    """Return the profiles "prefill" and "decode" of a graph.
+
+    Raises:
+        EngineError: if an input has a symbol whose sizes are not known.
+        InvalidInputError: if a tensor would be larger than TensorRT's may be.
+    """
+    longest = limits.max_new_tokens
+    batch = (1, 1, limits.max_batch)
+    long_steps = {
+        "batch": batch,
+        "new_tokens": (1, max(1, longest // 2), longest),
+        "logit_positions": (1, 1, longest),
+    }
+    single = {"batch": batch, "new_tokens": (1, 1, 1), "logit_positions": (1, 1, 1)}
+    for port in [*graph.inputs, *graph.outputs]:
+        if math.prod(_range(port, long_steps, limits)[2]) > LARGEST_TENSOR:
+            raise _too_large(limits, port.name)
+    return (
+        Profile("prefill", {port.name: _range(port, long_steps, limits) for port in graph.inputs}),
+        Profile("decode", {port.name: _range(port, single, limits) for port in graph.inputs}),
+    )
+
+
+def check_attention(bundle: Bundle, limits: Limits) -> None:
+    """Refuse limits under which attention's scores, [B, heads, T, S], would be too many elements.
+
+    Some versions notice only when they run.
+
+    Raises:
+        InvalidInputError: if they would.
+    """
+    heads = int(bundle.manifest.model["n_head"])
+    if limits.max_batch * heads * limits.max_new_tokens * limits.max_context > LARGEST_TENSOR:
+        raise _too_large(limits, "the scores of attention")
+
+
+def _too_large(limits: Limits, what: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"with {limits.max_batch} rows of {limits.max_context} tokens, {what} would have more than "
+        f"the {LARGEST_TENSOR:,} elements of TensorRT's largest tensor: choose a smaller max_batch "
+        f"or max_context"
+    )
+
+
+def add_profiles(builder: Any, config: Any, wanted: tuple[Profile, ...]) -> None:
+    """Give the profiles to the builder's config, in their order.
+
+    Raises:
+        EngineError: if TensorRT does not accept one.
+    """
+    for number, profile in enumerate(wanted):
+        made = builder.create_optimization_profile()
+        for name, (least, usual, largest) in profile.shapes.items():
+            made.set_shape(name, least, usual, largest)
+        if config.add_optimization_profile(made) != number:
+            raise EngineError(f"TensorRT does not accept the profile {profile.name}")
+
+
+def _range(
+    port: Port, sizes: dict[str, tuple[int, int, int]], limits: Limits
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    known = {**sizes, "context": (limits.max_context,) * 3}
+    least, usual, largest = [], [], []
+    for size in port.shape:
+        if isinstance(size, str) and size not in known:
+            raise EngineError(f"the input {port.name} has an axis of unknown size, {size!r}")
+        three = (size, size, size) if isinstance(size, int) else known[size]
+        least.append(three[0])
+        usual.append(three[1])
+        largest.append(three[2])
+    return tuple(least), tuple(usual), tuple(largest)

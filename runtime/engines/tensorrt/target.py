@@ -1,0 +1,77 @@
+"""The device that an engine is built for."""
+
+import re
+from dataclasses import dataclass
+
+from ...cuda.memory import Device
+from ...errors import EngineError, InvalidInputError
+from .vendor import Vendor
+
+__all__ = ["Target", "target_for"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the plan depends on, beyond TensorRT itself.
+
+    `tensorrt` tunes for one GPU model, on one major version of CUDA. `tensorrt_rtx` builds for a
+    compute capability, and compiles on the device for its GPU and driver: these are empty then.
+
+    Attributes:
+        compute_capability: as "8.9".
+        gpu: the GPU's name, or "".
+        cuda: the newest CUDA major version that the driver knows, or "".
+    """
+
+    compute_capability: str
+    gpu: str = ""
+    cuda: str = ""
+
+    def __str__(self) -> str:
+        return self.gpu or f"compute capability {self.compute_capability}"
+
+
+def target_for(vendor: Vendor, compute_capability: str | None, device: Device | None) -> Target:
+    """Return the target: the asked compute capability, or this machine's GPU.
+
+    Args:
+        vendor: the flavour.
+        compute_capability: as "8.9"; None: that of `device`.
+        device: the GPU of this machine, None if it has none.
+
+    Raises:
+        InvalidInputError: if the compute capability is not one, or not this flavour's.
+        EngineError: if a GPU is needed and there is none.
+    """
+    if compute_capability is not None and not re.fullmatch(r"\d{1,2}\.\d", compute_capability):
+        raise InvalidInputError(
+            f"{compute_capability!r} is no compute capability; they are written as 8.9"
+        )
+    if vendor.is_rtx:
+        capability = compute_capability or _needed(vendor, device).compute_capability
+        known = vendor.compute_capabilities()
+        if capability not in known:
+            raise InvalidInputError(
+                f"{vendor.name} cannot build for compute capability {capability}; it can for: "
+                f"{', '.join(known)}"
+            )
+        return Target(capability)
+    device = _needed(vendor, device)
+    if compute_capability not in (None, device.compute_capability):
+        raise InvalidInputError(
+            f"{vendor.flavour} builds for the GPU of this machine, {device.name} of compute "
+            f"capability {device.compute_capability}, and not for {compute_capability}; "
+            f"tensorrt-rtx can build for others"
+        )
+    return Target(device.compute_capability, device.name, device.cuda_major)
+
+
+def _needed(vendor: Vendor, device: Device | None) -> Device:
+    if device is not None:
+        return device
+    how = (
+        "`edgegpt build --compute-capability` builds for one elsewhere"
+        if vendor.is_rtx
+        else "build on the device itself"
+    )
+    raise EngineError(f"{vendor.flavour} needs a GPU, and this machine shows none: {how}")

@@ -1,0 +1,180 @@
+"""The two flavours of TensorRT, and what differs between them and between their versions.
+
+`tensorrt` builds for the GPU of this machine, from 10.3 (JetPack 6) to 11. `tensorrt_rtx`
+(TensorRT for RTX) has the same Python API, builds for a named compute capability, without a GPU
+too, and compiles the kernels on the device when the engine is first used.
+"""
+
+import importlib
+import re
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from ...bundle.manifest import Graph
+from ...bundle.vocabulary import QUANTISED
+from ...errors import EngineError
+
+__all__ = [
+    "FLAVOURS",
+    "Vendor",
+    "import_vendor",
+    "reads",
+    "writes_in_place",
+]
+
+FLAVOURS = ("tensorrt", "tensorrt-rtx")
+MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+# execute_async_v3, named tensors and strong typing are there from 10.3 on; layers that update a KV
+# cache from RTX 1.4 on.
+MINIMUM_VERSIONS = {"tensorrt": (10, 3), "tensorrt-rtx": (1, 4)}
+# From this version of `tensorrt` on the parser reads TensorScatter and Attention.
+STANDARD_SINCE = (10, 15)
+
+
+@dataclass(frozen=True)
+class Vendor:
+    """An imported flavour.
+
+    Attributes:
+        flavour: one of `FLAVOURS`.
+        module: `tensorrt` or `tensorrt_rtx`.
+    """
+
+    flavour: str
+    module: ModuleType
+
+    @property
+    def is_rtx(self) -> bool:
+        """Whether this is TensorRT for RTX."""
+        return self.flavour == "tensorrt-rtx"
+
+    @property
+    def version(self) -> str:
+        """The version, as the module tells it."""
+        return str(self.module.__version__)
+
+    @property
+    def name(self) -> str:
+        """Flavour and version, for messages."""
+        return f"{self.flavour} {self.version}"
+
+    @property
+    def lowering(self) -> str:
+        """The lowering of bundles that this version reads."""
+        if self.is_rtx or _numbers(self.version) >= STANDARD_SINCE:
+            return "standard"
+        return "legacy"
+
+    def network_flags(self) -> int:
+        """Return what `create_network` takes: types are the graph's, never the builder's choice.
+
+        From 11 on there is no other way, and the flag may one day be gone.
+        """
+        flag = getattr(self.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+        return 0 if flag is None else 1 << int(flag)
+
+    def compute_capabilities(self) -> list[str]:
+        """Return those that can be built for by name, as "8.9"; none for `tensorrt`."""
+        members = getattr(self.module, "ComputeCapability", None)
+        names = [] if members is None else list(members.__members__)
+        found = [name for name in names if re.fullmatch(r"SM\d{2,3}", name)]
+        return [f"{name[2:-1]}.{name[-1]}" for name in sorted(found, key=lambda n: int(n[2:]))]
+
+    def set_compute_capability(self, config: Any, capability: str) -> None:
+        """Let `config` build for one of `compute_capabilities`."""
+        member = self.module.ComputeCapability.__members__["SM" + capability.replace(".", "")]
+        config.num_compute_capabilities = 1
+        if not config.set_compute_capability(member, 0):
+            raise EngineError(f"{self.name} refuses compute capability {capability}")
+
+    def runtime_cache(self, engine: Any, stored: bytes | None) -> Any:
+        """Return where kernels compiled on the device are kept; None for `tensorrt`.
+
+        What was `stored` is used if it fits this GPU, driver and version; TensorRT checks that.
+        """
+        if not self.is_rtx:
+            return None
+        cache = engine.create_runtime_config().create_runtime_cache()
+        if stored is not None:
+            cache.deserialize(stored)  # False if it does not fit: then kernels are compiled anew
+        return cache
+
+    def new_context(self, engine: Any, runtime_cache: Any, *, decodes: bool, capture: bool) -> Any:
+        """Return an execution context whose workspace the caller provides, None on failure.
+
+        TensorRT for RTX would by default change to other kernels in the middle of a text, as soon
+        as a thread of its own has compiled them: what was proved would not be what runs.
+
+        Args:
+            engine: a deserialized engine.
+            runtime_cache: what `runtime_cache` returned.
+            decodes: whether it will run one shape only, for which TensorRT for RTX compiles kernels
+                before the first step; else it has those that fit any shape.
+            capture: let TensorRT for RTX run it as a CUDA graph; with `tensorrt` that is for the
+                caller to do, see `captures_itself`.
+        """
+        strategy = self.module.ExecutionContextAllocationStrategy.USER_MANAGED
+        if not self.is_rtx:
+            return engine.create_execution_context(strategy)
+        config = engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(strategy)
+        config.set_runtime_cache(runtime_cache)
+        kernels = self.module.DynamicShapesKernelSpecializationStrategy
+        config.dynamic_shapes_kernel_specialization_strategy = (
+            kernels.EAGER if decodes else kernels.NONE
+        )
+        if capture and self.captures_itself:
+            config.cuda_graph_strategy = self.module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        return engine.create_execution_context(config)
+
+    @property
+    def captures_itself(self) -> bool:
+        """Whether contexts make their own CUDA graphs."""
+        return self.is_rtx and hasattr(self.module, "CudaGraphStrategy")
+
+
+def writes_in_place(graph: Graph) -> bool:
+    """Return whether TensorRT updates the cache of a graph where it lies.
+
+    That is promised for what becomes its own layer for that, and for nothing else: other graphs get
+    a second cache to write to.
+    """
+    return graph.lowering in ("standard", QUANTISED)
+
+
+def reads(lowering: str, graph: Graph) -> bool:
+    """Return whether a TensorRT that reads `lowering` reads `graph`, and whether that generates."""
+    if graph.lowering == QUANTISED:
+        return lowering == "standard" and graph.part == "exact"
+    return graph.lowering == lowering and graph.part == "decoder"
+
+
+def import_vendor(flavour: str) -> Vendor:
+    """Import a flavour.
+
+    Raises:
+        EngineError: if it is not installed, does not load, or is too old.
+    """
+    try:
+        module = importlib.import_module(MODULES[flavour])
+        version = str(module.__version__)
+    except (ImportError, OSError, AttributeError) as error:  # OSError: a library that is missing
+        raise EngineError(
+            f"the {flavour} backend needs the package {MODULES[flavour]} ({error}): "
+            f'pip install "edgegpt-toolkit[{flavour}]"'
+        ) from error
+    vendor, minimum = Vendor(flavour, module), MINIMUM_VERSIONS[flavour]
+    if _numbers(version) < minimum:
+        raise EngineError(
+            f"{vendor.name} is too old: {MODULES[flavour]} {minimum[0]}.{minimum[1]} or later "
+            f"is needed"
+        )
+    if vendor.lowering == "standard" and not hasattr(module, "IKVCacheUpdateLayer"):
+        raise EngineError(f"{vendor.name} is too old: it has no layer that updates a KV cache")
+    return vendor
+
+
+def _numbers(version: str) -> tuple[int, int]:
+    match = re.match(r"(\d+)\.(\d+)", version)
+    return (int(match[1]), int(match[2])) if match else (0, 0)

@@ -1,0 +1,1 @@
+"""Prompts in, tokens out: prefill, sampling, speculation, the loop, and one call as a run."""

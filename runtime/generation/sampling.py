@@ -1,0 +1,291 @@
+"""From one row of logits to the next token.
+
+The order is fixed: repetition penalty, temperature, top-k, top-p, min-p. What is left is sampled
+with the Gumbel-max trick, argmax(logit / temperature + noise), on the host and in float64. Unlike
+inverting a cumulative distribution, that choice hardly reacts to the last bits of the logits, so
+that two engines which agree within the tolerance of a receipt almost always write the same text.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..engines.candidates import Candidates
+from ..errors import InvalidInputError, NumericalError
+from .philox import gumbel
+
+__all__ = ["Choice", "Sampling", "choose"]
+
+FEW = 64  # rows into which a vocabulary is cut to find its best ids
+NOTHING = np.empty(0, dtype=np.int64)
+# Candidates beyond those that are kept: they tell that nothing else could have been.
+SPARE = 15
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to pick a token. `temperature` 0 takes the most likely one; None or 0 turns top-k off."""
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(self.temperature, "temperature", "0 or more", lambda t: t >= 0)
+        _require(self.top_p, "top_p", "above 0 and at most 1", lambda p: 0 < p <= 1)
+        _require(self.min_p, "min_p", "from 0 to 1", lambda p: 0 <= p <= 1)
+        _require(self.repetition_penalty, "repetition_penalty", "above 0", lambda p: p > 0)
+        if self.top_k is not None and (type(self.top_k) is not int or self.top_k < 0):
+            raise InvalidInputError(
+                f"top_k is {self.top_k!r}; it must be a whole number of 0 (off) or more"
+            )
+
+    @property
+    def candidates(self) -> int:
+        """How many of the best logits `choose` can usually do with; 0 if it needs all.
+
+        It needs all of them to sum their probabilities (no top-k), and where a repetition penalty
+        changes logits that may be anywhere.
+        """
+        if self.repetition_penalty != 1.0 or (self.temperature > 0.0 and not self.top_k):
+            return 0
+        kept = 1 if self.temperature == 0.0 else int(self.top_k or 0)
+        return kept + SPARE
+
+
+class Choice(NamedTuple):
+    """A token; how far its score was ahead of the runner-up's; and whether that was too close.
+
+    `gap` is infinite if there was no other candidate. `near_tie` says that logits within the
+    tolerance of these could have led to another token.
+    """
+
+    token: int
+    gap: float
+    near_tie: bool
+
+
+def choose(
+    logits: NDArray[np.float32] | Candidates,
+    sampling: Sampling,
+    history: Sequence[int],
+    *,
+    seed: int,
+    stream: int,
+    step: int,
+    tolerance: float = 0.0,
+) -> Choice:
+    """Pick the next token.
+
+    Args:
+        logits: float32 [V], or the best of them: the choice is the same, and where candidates
+            leave it open, all logits are fetched.
+        sampling: the settings.
+        history: ids of the text so far, for the repetition penalty.
+        seed: 64-bit key of the random numbers.
+        stream: 64-bit number that tells this text from others under the same seed.
+        step: number of this token in its text, counted from 0.
+        tolerance: of the logits, relative to the largest; decides what a near tie is.
+
+    Raises:
+        NumericalError: if a logit is NaN or +inf, or if all are -inf.
+    """
+    if isinstance(logits, Candidates):
+        choice = _choose_among(logits, sampling, history, seed, stream, step, tolerance)
+        if choice is not None:
+            return choice
+        logits = logits.fetch()
+    place = int(logits.argmax())  # of NaN, if there is one
+    best = float(logits[place])
+    if not math.isfinite(best):
+        raise NumericalError(
+            f"the logits for token {step} hold {_bad_kind(logits)}: the model or the engine is "
+            f"broken; run `edgegpt verify` on the bundle"
+        )
+    reach = 2 * tolerance * _largest(logits, best)  # two logits may come so much closer
+    penalised = sampling.repetition_penalty != 1.0 and len(history) > 0
+    if sampling.temperature == 0.0 and not penalised:
+        gap = _lead(logits, place)
+        return Choice(place, gap, gap <= reach)
+    seen = np.unique(np.asarray(history)) if penalised else NOTHING
+    if penalised:
+        reach *= max(sampling.repetition_penalty, 1 / sampling.repetition_penalty)
+    ids, scores = _candidates(logits, seen, sampling, reach)
+    if sampling.temperature == 0.0:
+        place = int(scores.argmax())
+        gap = _lead(scores, place)
+        return Choice(int(ids[place]), gap, gap <= reach)
+    ranking = _Ranking(ids, scores, sampling, reach)
+    return ranking.draw(seed, stream, step, len(logits))
+
+
+def _choose_among(
+    row: Candidates,
+    sampling: Sampling,
+    history: Sequence[int],
+    seed: int,
+    stream: int,
+    step: int,
+    tolerance: float,
+) -> Choice | None:
+    """Pick the next token from candidates; None where other ids could matter, or NaN is about.
+
+    Whatever was not picked out has a logit of at most the smallest candidate's. So it cannot matter
+    as long as that smallest one itself does not.
+    """
+    penalised = sampling.repetition_penalty != 1.0 and len(history) > 0
+    top_k = 1 if sampling.temperature == 0.0 else sampling.top_k or row.vocab_size
+    if penalised or not row.finite or len(row.ids) <= top_k:
+        return None
+    order = row.ids.argsort()  # ties go to the lowest id
+    ids, logits = row.ids[order], row.logits[order]
+    place = int(logits.argmax())
+    best = float(logits[place])
+    reach = 2 * tolerance * max(best, -row.lowest)
+    if sampling.temperature == 0.0:
+        gap = _lead(logits, place)
+        return Choice(int(ids[place]), gap, gap <= reach) if best > logits.min() else None
+    ranking = _Ranking(ids, logits.astype(np.float64), sampling, reach)
+    return ranking.draw(seed, stream, step, row.vocab_size) if ranking.is_complete() else None
+
+
+class _Ranking:
+    """Ids sorted by their scores, the best first, and how many of them the filters keep."""
+
+    def __init__(
+        self,
+        ids: NDArray[np.int64],
+        scores: NDArray[np.float64],
+        sampling: Sampling,
+        reach: float,
+    ) -> None:
+        """Rank `ids` [N], which rise, by `scores` [N]; scores may be off by `reach`."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            # A tiny temperature makes all but the best -inf, and the reach infinite.
+            scores = (scores - scores.max()) / sampling.temperature
+            self.reach = float(np.float64(reach) / sampling.temperature)
+            order = np.argsort(-scores, kind="stable")
+            self.ids, self.ranked = ids[order], scores[order]
+            self.surely, self.kept, self.perhaps = _limits(self.ranked, sampling, self.reach)
+
+    def is_complete(self) -> bool:
+        """Return whether ids with scores of at most the last one's would change nothing."""
+        return bool(self.ranked[-1] < self.ranked[self.perhaps - 1])
+
+    def draw(self, seed: int, stream: int, step: int, vocab_size: int) -> Choice:
+        """Return the noisy best of what is kept."""
+        ids = self.ids[: self.perhaps]
+        noisy = self.ranked[: self.perhaps] + gumbel(seed, stream, step, ids, vocab_size)
+        place = int(noisy[: self.kept].argmax())
+        gap = _lead(noisy, place)
+        return Choice(int(ids[place]), gap, gap <= self.reach or place >= self.surely)
+
+
+def _largest(logits: NDArray[np.float32], best: float) -> float:
+    """Return the largest finite |logit|; `best` is the largest logit."""
+    lowest = float(logits.min())
+    if lowest == -math.inf:
+        lowest = float(logits[logits > -np.inf].min())
+    return max(best, -lowest)
+
+
+def _candidates(
+    logits: NDArray[np.float32], seen: NDArray[np.int64], sampling: Sampling, reach: float
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return ids that could be chosen, in rising order, and their scores after the penalty.
+
+    With top-k, that is no more than the best k, what is within `reach` of them, and all `seen` ids:
+    to find these in a large vocabulary takes one pass over it in columns and one comparison.
+    """
+    size = len(logits)
+    if sampling.top_k and size >= FEW * sampling.top_k:
+        unseen = logits
+        if len(seen):
+            unseen = logits.copy()
+            unseen[seen] = -np.inf
+        width = size // FEW
+        # The k-th largest of the columns' maxima is at most the k-th largest of all.
+        best = unseen[: width * FEW].reshape(FEW, width).max(axis=0)  # (width,)
+        place = max(width - sampling.top_k, 0)
+        limit = float(np.partition(best, place)[place]) - reach
+        ids = (unseen >= np.float32(np.nextafter(limit, -np.inf, dtype=np.float32))).nonzero()[0]
+        if len(seen):
+            ids = np.union1d(ids, seen)
+    else:
+        ids = np.arange(size)
+    scores = logits[ids].astype(np.float64)
+    if len(seen):
+        _penalise(scores, np.searchsorted(ids, seen), sampling.repetition_penalty)
+    return ids, scores
+
+
+def _penalise(scores: NDArray[np.float64], seen: NDArray[np.int64], penalty: float) -> None:
+    """Divide positive, multiply negative scores of seen ids (Keskar et al. 2019, section 4.1)."""
+    values = scores[seen]
+    scores[seen] = np.where(values > 0, values / penalty, values * penalty)
+
+
+def _limits(ranked: NDArray[np.float64], sampling: Sampling, reach: float) -> tuple[int, int, int]:
+    """Return how many of the scores, sorted falling, the filters keep: surely, as it is, perhaps.
+
+    All filters keep a prefix of the ranking. Where scores that differ by up to `reach` could change
+    ranks across its end, or move its end, what is kept is not sure.
+    """
+    surely, kept, perhaps = _prefixes(ranked, sampling, (-reach, 0.0, reach))
+    if reach > 0.0 and kept < len(ranked):
+        surely = min(surely, int(np.count_nonzero(ranked[:kept] >= ranked[kept] + reach)))
+        perhaps = max(perhaps, int(np.count_nonzero(ranked >= ranked[kept - 1] - reach)))
+    return surely, kept, perhaps
+
+
+def _prefixes(
+    ranked: NDArray[np.float64], sampling: Sampling, slacks: Sequence[float]
+) -> list[int]:
+    """Return how many of the sorted scores top-k, top-p and min-p leave over, at least one.
+
+    A positive slack (in units of the score; for top-p, of probability) loosens the limits of
+    top-p and min-p by so much, a negative one tightens them.
+    """
+    if sampling.top_p == 1.0 and sampling.min_p == 0.0:
+        return [len(ranked[: sampling.top_k or None])] * len(slacks)
+    weights = np.exp(ranked[: sampling.top_k or None] - ranked[0])  # unnormalised, the best is 1
+    better = np.cumsum(weights) - weights  # mass of all better ids
+    whole = float(better[-1] + weights[-1])
+    counts = []
+    for slack in slacks:
+        kept = len(weights)
+        if sampling.top_p < 1.0:
+            kept = int(better.searchsorted((sampling.top_p + slack) * whole))
+        if sampling.min_p > 0.0:
+            limit = sampling.min_p * math.exp(min(-slack, 1.0))
+            kept = min(kept, int(np.count_nonzero(weights >= limit)))
+        counts.append(max(kept, 1))
+    return counts
+
+
+def _lead(scores: NDArray[np.floating[Any]], place: int) -> float:
+    """Return how far scores[place] is ahead of the best other one."""
+    before, after = scores[:place], scores[place + 1 :]
+    others = max(
+        float(before.max()) if len(before) else -math.inf,
+        float(after.max()) if len(after) else -math.inf,
+    )
+    return float(scores[place]) - others
+
+
+def _bad_kind(logits: NDArray[np.float32]) -> str:
+    if np.isnan(logits).any():
+        return "NaN"
+    return "+inf" if np.isposinf(logits).any() else "nothing but -inf"
+
+
+def _require(value: float, name: str, expected: str, holds: Callable[[float], bool]) -> None:
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not holds(value):
+        raise InvalidInputError(f"{name} is {value!r}; it must be a number {expected}")

@@ -1,0 +1,145 @@
+"""How far two sets of logits are apart, and how far they may be.
+
+The error is measured against the largest reference logit, since that is the scale on which the
+rounding of a dot product grows; the tolerances are justified in docs/proof.md.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle.golden import Top
+
+__all__ = [
+    "Difference",
+    "Rows",
+    "compare",
+    "compare_rows",
+    "log_loss",
+    "log_sum_exp",
+]
+
+
+TINY = 1e-9  # probability that is left to the ids that were not kept, at least
+
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How an engine's logits differ from the reference; see `compare` for the figures."""
+
+    max_abs: float
+    relative: float
+    kl: float
+    top1_agreement: float
+    positions: int
+
+    def join(self, other: "Difference") -> "Difference":
+        """Return the worst of both, with the agreement over all positions."""
+        positions = self.positions + other.positions
+        agreeing = self.top1_agreement * self.positions + other.top1_agreement * other.positions
+        return Difference(
+            max_abs=_worse(self.max_abs, other.max_abs),
+            relative=_worse(self.relative, other.relative),
+            kl=_worse(self.kl, other.kl),
+            top1_agreement=agreeing / positions,
+            positions=positions,
+        )
+
+
+def _columns(found: Logits, reference: Logits, top: Top | None) -> tuple[Logits, Logits]:
+    """Return what is compared, column by column: all logits, or the best ones and the sum of all.
+
+    `found` is [N, V]; `reference` is [N, V], or [N, K] with `top`. Returns two of [N, V or K + 1].
+    """
+    if top is None:
+        return found, reference
+    own = np.take_along_axis(found, top.ids.astype(np.int64), axis=-1)  # (N, K)
+    own_sum = log_sum_exp(found).astype(np.float32)  # (N, 1)
+    return (
+        np.concatenate([own, own_sum], axis=-1),
+        np.concatenate([reference, top.log_sum_exp[:, None]], axis=-1),
+    )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Position by position: max |found - reference|, KL divergence in nats, and whether both have
+    the same most likely token; three arrays [N].
+    """
+
+    max_abs: NDArray[np.float64]
+    kl: NDArray[np.float64]
+    agree: NDArray[np.bool_]
+
+    def summary(self, scale: float) -> Difference:
+        """Return the figures over all positions, the error also relative to `scale`."""
+        max_abs = float(self.max_abs.max())
+        relative = max_abs / scale if 0 < scale < np.inf else (0.0 if max_abs == 0 else np.inf)
+        kl = float(self.kl.max())
+        return Difference(max_abs, relative, kl, float(self.agree.mean()), len(self.agree))
+
+
+def compare(
+    found: Logits, reference: Logits, top: Top | None = None, scale: float | None = None
+) -> Difference:
+    """Compare logits [N, V] with the reference [N, V], or with its best K [N, K] and `top`.
+
+    Returns max |found - reference|; the same divided by `scale` (default: max |reference|); the
+    largest KL divergence KL(softmax(reference) || softmax(found)) of a position, in nats, with all
+    logits that were not kept as one; and the share of positions with the same most likely token.
+    Anything not finite makes the errors infinite.
+    """
+    largest = float(np.abs(reference).max()) if scale is None else scale
+    return compare_rows(found, reference, top).summary(largest)
+
+
+def compare_rows(found: Logits, reference: Logits, top: Top | None = None) -> Rows:
+    """Return what `compare` summarises, for each position."""
+    best = reference.argmax(axis=-1)
+    if top is not None:
+        best = np.take_along_axis(top.ids, best[:, None], axis=-1)[:, 0]
+    agree = found.argmax(axis=-1) == best
+    if not (np.isfinite(found).all() and np.isfinite(reference).all()):
+        infinite = np.full(len(reference), np.inf)
+        return Rows(infinite, infinite, agree)
+    own, wanted = (part.astype(np.float64) for part in _columns(found, reference, top))
+    log_p, log_q = _log_probabilities(wanted, top), _log_probabilities(own, top)
+    kl = (np.exp(log_p) * (log_p - log_q)).sum(axis=-1).clip(min=0.0)
+    return Rows(np.abs(own - wanted).max(axis=-1), kl, agree)
+
+
+def _log_probabilities(values: NDArray[np.float64], top: Top | None) -> NDArray[np.float64]:
+    """Return log-probabilities of columns: of all ids, or of the kept ones and of all the rest."""
+    if top is None:
+        shares: NDArray[np.float64] = values - log_sum_exp(values)
+        return shares
+    kept = values[:, :-1] - values[:, -1:]
+    rest = np.log1p(-np.exp(kept).sum(axis=-1, keepdims=True).clip(max=1 - TINY))
+    return np.concatenate([kept, rest], axis=-1)
+
+
+def log_loss(logits: Logits, targets: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return -log p(target), in nats, of each row of logits [N, V] and its target [N]."""
+    right = np.take_along_axis(logits, targets[:, None], axis=-1)  # (N, 1)
+    loss: NDArray[np.float64] = (log_sum_exp(logits) - right)[:, 0]
+    return loss
+
+
+def log_sum_exp(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Return log(sum(exp(values))) over the last axis, which stays as one of size 1.
+
+    Exponentials are taken in the precision of `values`, and added up in float64.
+    """
+    largest = values.max(axis=-1, keepdims=True)
+    total = np.exp(values - largest).sum(axis=-1, keepdims=True, dtype=np.float64)
+    result: NDArray[np.float64] = largest + np.log(total)
+    return result
+
+
+def _worse(first: float, second: float) -> float:
+    """Return the larger one; NaN counts as largest."""
+    return float(np.maximum(first, second))

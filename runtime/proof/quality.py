@@ -1,0 +1,54 @@
+"""What quantisation costs: KL divergence, top-1 agreement and perplexity on a held-out text.
+
+The reference is the float32 model's logits. They come from PyTorch at export, and with the golden
+vectors on a device, so that both places compute the same figures.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle.golden import Top
+from ..bundle.manifest import Quality
+from .compare import compare_rows, log_loss
+
+__all__ = ["BUDGETS", "LARGEST_LOSS", "QualitySum"]
+
+# Largest mean KL(float32 || quantised) per token, in nats, that an export accepts by default.
+BUDGETS = {"int8": 0.002, "int4": 0.05}
+
+LARGEST_LOSS = 700.0  # nats; exp of more is no float
+
+Logits = NDArray[np.float32]
+
+
+class QualitySum:
+    """Adds up positions and says what they amount to."""
+
+    def __init__(self) -> None:
+        self.kl = self.agreeing = self.loss = 0.0
+        self.tokens = 0
+
+    def add(
+        self, found: Logits, reference: Logits, targets: NDArray[np.int64], top: Top | None = None
+    ) -> None:
+        """Add positions: logits [N, V] beside the reference's [N, V] (or [N, K] with `top`), and
+        the ids [N] that follow in the text.
+        """
+        rows = compare_rows(found, reference, top)
+        self.kl += float(rows.kl.sum())
+        self.agreeing += float(rows.agree.sum())
+        self.loss += float(log_loss(found, targets).sum())
+        self.tokens += len(targets)
+
+    def result(self) -> Quality:
+        """Return the means; at least one position must have been added."""
+        count = self.tokens
+        loss = self.loss / count
+        return Quality(
+            kl=self.kl / count,
+            top1_agreement=self.agreeing / count,
+            perplexity=math.exp(min(loss, LARGEST_LOSS)),
+            tokens=count,
+        )

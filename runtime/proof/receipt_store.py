@@ -1,0 +1,92 @@
+"""The receipts that this machine knows: the one that came with a bundle, and its own.
+
+A bundle may lie on a read-only disk, so what `edgegpt verify` found here is kept in the user's
+state folder, one file for each bundle, graph, engine, engine version and device.
+"""
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from ..bundle.bundle import RECEIPT_NAME, Bundle
+from ..engines.base import Engine, EngineInfo
+from ..errors import EdgeGPTWarning
+from ..files import write_file
+from ..user_folders import state_folder
+from .receipt import RECEIPT_VERSION, Outcome, Receipt
+
+__all__ = ["KnownReceipt", "keep", "known", "missing_proof", "warn_if_unproved"]
+
+
+@dataclass(frozen=True)
+class KnownReceipt:
+    """The part of a stored receipt that says what it is about."""
+
+    engine: str
+    engine_version: str
+    device: str
+    graph: str
+    machine: str
+    date: str
+    outcome: Outcome
+
+
+def keep(receipt: Receipt) -> Path:
+    """Store a receipt in the user's state folder, in place of an earlier one of the same kind."""
+    folder = _folder(receipt.bundle_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{receipt.graph}-{receipt.engine}-{receipt.engine_version}-{receipt.device}.json"
+    write_file(folder / name, receipt.to_json().encode())
+    return folder / name
+
+
+def known(bundle: Bundle) -> list[KnownReceipt]:
+    """Return all receipts of this bundle, its own first; unreadable ones do not count."""
+    own = _folder(bundle.manifest.id)
+    paths = [bundle.folder / RECEIPT_NAME, *sorted(own.glob("*.json"))]
+    receipts = [_read(path, bundle.manifest.id) for path in paths]
+    return [receipt for receipt in receipts if receipt is not None]
+
+
+def missing_proof(bundle: Bundle, graph: str, engine: EngineInfo) -> str | None:
+    """Return why this engine's results for `graph` are not proved, or None if they are."""
+    same = [
+        receipt
+        for receipt in known(bundle)
+        if (receipt.engine, receipt.engine_version, receipt.device, receipt.graph)
+        == (engine.name, engine.version, engine.device, graph)
+    ]
+    where = f"{engine.name} {engine.version} on {engine.device}"
+    if any(receipt.outcome == "failed" for receipt in same):
+        return f"{bundle.folder} failed its verification on {where}: do not rely on it"
+    if not same:
+        return f"{bundle.folder} is not verified on {where} yet: run edgegpt verify {bundle.folder}"
+    return None
+
+
+def warn_if_unproved(bundle: Bundle, engine: Engine) -> None:
+    """Warn with `EdgeGPTWarning`, for the caller's caller, of what `missing_proof` says."""
+    reason = missing_proof(bundle, engine.graph.name, engine.info)
+    if reason is not None:
+        warnings.warn(reason, EdgeGPTWarning, stacklevel=3)
+
+
+def _folder(bundle_id: str) -> Path:
+    return state_folder() / "receipts" / bundle_id
+
+
+def _read(path: Path, bundle_id: str) -> KnownReceipt | None:
+    try:
+        body: Any = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(body, dict) or body.get("receipt_version") != RECEIPT_VERSION:
+        return None
+    if body.get("bundle_id") != bundle_id or body.get("outcome") not in get_args(Outcome):
+        return None
+    names = ("engine", "engine_version", "device", "graph", "machine", "date")
+    if not all(isinstance(body.get(name), str) for name in names):
+        return None
+    return KnownReceipt(**{name: body[name] for name in names}, outcome=body["outcome"])

@@ -1,0 +1,236 @@
+"""The golden vectors of a bundle against one engine: five checks, and a sixth of candidates."""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle.bundle import GOLDEN_NAME, Bundle
+from ..bundle.golden import Continuation, Golden, Prompt
+from ..bundle.manifest import Quantization
+from ..engines.base import Engine, State
+from ..engines.candidates import Candidates
+from ..generation.prefill import last_logits, logit_pieces, pad, pieces_that_fit
+from .compare import Difference, compare_rows
+from .quality import QualitySum
+from .receipt import Check, QualityCheck
+from .tolerances import is_tie
+
+__all__ = ["CANDIDATES", "Errors", "Logits", "Replay", "Tokens", "counted"]
+
+Logits = NDArray[np.float32]
+
+CANDIDATES = 8  # picked out of each row
+
+
+class Errors:
+    """What one check found so far: figures over all positions, and the error at each."""
+
+    def __init__(self, context: int) -> None:
+        self.difference: Difference | None = None
+        self.by_position = np.zeros(context)
+
+    def add(self, position: int, found: Logits, golden: Prompt | Continuation, first: int) -> None:
+        """Compare logits [N, V] at `position` and following with golden's, from its `first` on."""
+        end = first + len(found)
+        reference = golden.logits[first:end]
+        top = None if golden.top is None else golden.top.rows(first, end)
+        scale = float(np.abs(golden.logits).max())
+        rows = compare_rows(found, reference, top)
+        difference = rows.summary(scale)
+        self.difference = self.difference.join(difference) if self.difference else difference
+        here = self.by_position[position : position + len(found)]
+        with np.errstate(invalid="ignore"):  # a damaged file may hold what is not finite
+            error = rows.max_abs / scale
+        np.maximum(here, np.nan_to_num(error, nan=np.inf, posinf=np.inf), out=here)
+
+
+class Replay:
+    """The golden vectors of one bundle against one engine."""
+
+    def __init__(self, bundle: Bundle, engine: Engine, tolerance: float, label: str = "") -> None:
+        """Read the vectors; the names of all checks begin with `label`."""
+        self.label = label
+        self.golden = Golden.load(bundle.file(GOLDEN_NAME))
+        self.engine, self.tolerance = engine, tolerance
+        info = bundle.manifest.model_info()
+        self.context, self.vocab_size = info.block_size, info.vocab_size
+
+    def checks(self) -> list[Check]:
+        """Return all five checks.
+
+        An engine that chose the reference's tokens at every step of `decode` is fed the very same
+        ones when it decodes freely: then both are one computation, and it is done once.
+        """
+        first = [self.prefill(), self.chunked(), self.ragged()]
+        decode = self.decode()
+        if decode.first_difference is None:
+            return [*first, decode, replace(decode, name=f"{self.label}continuation")]
+        return [*first, decode, self.continuation()]
+
+    def quality(self, quantization: Quantization | None) -> QualityCheck | None:
+        """Compare with the model as it was before it was quantised, if it was."""
+        if quantization is None:
+            return None
+        state, found = self.engine.new_state(1, self.context), QualitySum()
+        for window in self.golden.quality:
+            ids = window.ids[None, :-1]  # (1, T)
+            for start, logits in logit_pieces(state, ids, self._pieces(ids)):
+                part = slice(start, start + logits.shape[1])
+                top = None if window.top is None else window.top.rows(part.start, part.stop)
+                found.add(logits[0], window.logits[part], window.ids[1:][part], top)
+        return QualityCheck(found.result(), quantization.max_kl)
+
+    def prefill(self) -> Check:
+        """Whole prompts, the longest first: the others meet a cache that is not clean."""
+        state = self.engine.new_state(1, self.context)
+        errors = Errors(self.context)
+        for prompt in sorted(self.golden.prefill, key=lambda prompt: -len(prompt.ids)):
+            self._feed(state, [prompt], errors)
+        return self._check("prefill", errors)
+
+    def chunked(self) -> Check:
+        """One prompt in pieces."""
+        state, errors = self.engine.new_state(1, self.context), Errors(self.context)
+        self._feed(state, [self.golden.chunked], errors, self.golden.chunk_sizes)
+        return self._check("chunked", errors)
+
+    def ragged(self) -> Check:
+        """Rows of different length in one batch."""
+        rows = self.golden.ragged
+        state, errors = self.engine.new_state(len(rows), self.context), Errors(self.context)
+        self._feed(state, rows, errors)
+        return self._check("ragged", errors)
+
+    def _feed(
+        self, state: State, rows: list[Prompt], errors: Errors, sizes: list[int] | None = None
+    ) -> None:
+        """Feed the rows as one batch and compare all their logits, a piece at a time."""
+        ids, lengths = pad([row.ids for row in rows])
+        if sizes is None:
+            sizes = self._pieces(ids)
+        for start, logits in logit_pieces(state, ids, sizes):
+            for row, golden in enumerate(rows):
+                own = logits[row, : max(0, int(lengths[row]) - start)]
+                if len(own):
+                    errors.add(start, own, golden, start)
+
+    def _pieces(self, ids: NDArray[np.int64]) -> list[int]:
+        """Return how to cut ids [B, T] so that no piece has too many logits."""
+        rows, length = ids.shape
+        return pieces_that_fit(rows, length, self.vocab_size)
+
+    def decode(self) -> Check:
+        """One token at a time on top of the ragged batch, always feeding the reference's token."""
+        state, lengths, logits = self._ragged_start()
+        reference = self.golden.continuations
+        errors, tokens = Errors(self.context), Tokens(self.tolerance)
+        for step in range(len(reference[0].ids)):
+            if step:
+                fed = np.array([row.ids[step - 1] for row in reference])
+                logits = _decode_step(state, fed, lengths + step - 1)
+            for row, golden in enumerate(reference):
+                position = int(lengths[row]) + step - 1
+                errors.add(position, logits[row][None], golden, step)
+                tokens.add(golden, step, int(logits[row].argmax()))
+        return self._check("decode", errors, tokens)
+
+    def continuation(self) -> Check:
+        """Greedy decoding on its own tokens, each row up to its first difference."""
+        state, lengths, logits = self._ragged_start()
+        reference = self.golden.continuations
+        errors, tokens = Errors(self.context), Tokens(self.tolerance)
+        same = np.ones(len(reference), dtype=bool)  # rows that still follow the reference
+        chosen = logits.argmax(axis=-1)
+        for step in range(len(reference[0].ids)):
+            if step:
+                logits = _decode_step(state, chosen, lengths + step - 1)
+            chosen = logits.argmax(axis=-1)
+            for row in np.flatnonzero(same):
+                golden, position = reference[row], int(lengths[row]) + step - 1
+                errors.add(position, logits[row][None], golden, step)
+                same[row] = tokens.add(golden, step, int(chosen[row]))
+        return self._check("continuation", errors, tokens)
+
+    def candidates(self) -> list[Check]:
+        """What the engine picks out of its logits on a device; nothing if it does not."""
+        state, lengths, _ = self._ragged_start()
+        reference, wrong, count = self.golden.continuations, 0, 0
+        for step in range(1, len(reference[0].ids)):
+            state.next_ids[:, 0] = [row.ids[step - 1] for row in reference]
+            state.past_len[:] = lengths + step - 1
+            state.decode()
+            found = state.topk(CANDIDATES)
+            if found is None:
+                return []
+            logits = state.logits()[:, 0]  # (B, V)
+            wrong += sum(
+                not _are_best(best, row) for (best,), row in zip(found, logits, strict=True)
+            )
+            count += len(found)
+        return [counted("candidates", wrong, count)] if count else []
+
+    def _ragged_start(self) -> tuple[State, NDArray[np.int64], Logits]:
+        """Return a state filled with the ragged batch, the lengths, and the last logits [B, V]."""
+        ids, lengths = pad([row.ids for row in self.golden.ragged])
+        state = self.engine.new_state(len(ids), self.context)
+        return state, lengths, last_logits(state, ids, lengths)
+
+    def _check(self, name: str, errors: Errors, tokens: "Tokens | None" = None) -> Check:
+        difference = errors.difference
+        assert difference is not None  # golden files have at least one prompt
+        passed = difference.relative <= self.tolerance and (tokens is None or tokens.agree)
+        return Check(
+            name=self.label + name,
+            difference=difference,
+            tolerance=self.tolerance,
+            passed=bool(passed),
+            first_difference=tokens.first if tokens else None,
+            margin=tokens.margin if tokens else None,
+            by_position=[float(f"{error:.3g}") for error in errors.by_position],
+        )
+
+
+class Tokens:
+    """Whether an engine chose the reference's tokens, or could be excused where it did not."""
+
+    def __init__(self, tolerance: float) -> None:
+        self.tolerance, self.agree = tolerance, True
+        self.first: int | None = None
+        self.margin: float | None = None
+
+    def add(self, golden: Continuation, step: int, token: int) -> bool:
+        """Note the token chosen at `step` of a row; return whether it is the reference's."""
+        if token == golden.ids[step]:
+            return True
+        margin = float(golden.margins[step])
+        self.agree &= is_tie(golden.logits[step], margin, self.tolerance)
+        if self.first is None or step < self.first:
+            self.first, self.margin = step, margin
+        return False
+
+
+def counted(name: str, wrong: int, count: int) -> Check:
+    """Return a check that allows no error; its "errors" are how many of `count` are wrong."""
+    difference = Difference(float(wrong), wrong / count, 0.0, 1 - wrong / count, count)
+    return Check(name, difference, 0.0, wrong == 0)
+
+
+def _are_best(found: Candidates, logits: Logits) -> bool:
+    """Return whether `found` are the best of `logits` [V], and right about the others."""
+    best = np.sort(logits)[-len(found.ids) :]
+    return bool(
+        np.array_equal(logits[found.ids], found.logits)
+        and np.array_equal(np.sort(found.logits), best)
+        and len(set(found.ids.tolist())) == len(found.ids)
+        and found.lowest == logits.min()
+        and found.finite == np.isfinite(logits).all()
+    )
+
+
+def _decode_step(state: State, tokens: NDArray[np.int64], past_len: NDArray[np.int64]) -> Logits:
+    """Feed one token to each row, as generation does, and return its logits [B, V]."""
+    state.next_ids[:, 0] = tokens
+    state.past_len[:] = past_len
+    state.decode()
+    return state.logits()[:, 0].copy()

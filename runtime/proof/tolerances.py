@@ -1,0 +1,63 @@
+"""How far an engine's logits may be from the reference; docs/proof.md justifies the numbers."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle.bundle import Bundle
+from ..engines.base import Engine
+from ..errors import BundleError
+
+__all__ = ["TOLERANCES", "USUAL", "is_tie", "row_of", "tolerance_of"]
+
+# Largest error relative to max |reference logit|, by precision of the bundle, or "tf32" where an
+# engine rounds float32 products to TF32; see `row_of`.
+#
+# TF32: with its rounding done in PyTorch, to the operands of all products, it was at 5e-4 to 2e-3
+# on the shipped model and on random ones.
+# float16: PyTorch itself is at 6e-4 on the shipped model and at 1e-3 to 6.4e-3 on small random
+# ones; an engine that sums in another order may be as far off on the other side, so the limit is
+# three times the worst. bfloat16 has three bits of mantissa less: eight times as much (PyTorch:
+# 4e-3, and 1e-2 to 5.7e-2).
+TOLERANCES = {
+    "float32": 1e-5,
+    "tf32": 1e-2,
+    "float16": 2e-2,
+    "bfloat16": 1.6e-1,
+    "int8": 0.2,
+    "int4": 0.2,
+}
+
+# How far the logits of engines that are right usually lie apart; decides what a near tie is. With
+# rounded activations that is far less than the worst case above: up to 7e-3 on the shipped model.
+USUAL = {
+    "float32": 1e-5,
+    "tf32": 2e-3,
+    "float16": 1e-3,
+    "bfloat16": 8e-3,
+    "int8": 1e-2,
+    "int4": 1e-2,
+}
+
+Logits = NDArray[np.float32]
+
+
+def row_of(precision: str, *, tf32: bool) -> str:
+    """Return the row of the tables above for a bundle of `precision` on an engine."""
+    return "tf32" if tf32 and precision == "float32" else precision
+
+
+def tolerance_of(bundle: Bundle, engine: Engine) -> float:
+    """Return the largest error, relative to max |logit|, of the bundle's precision on `engine`."""
+    row = row_of(bundle.manifest.precision, tf32=engine.info.tf32)
+    if row not in TOLERANCES:
+        raise BundleError(f"no tolerance is known for the precision {row!r}")
+    return TOLERANCES[row]
+
+
+def is_tie(reference: Logits, margin: float, tolerance: float) -> bool:
+    """Return whether an engine within `tolerance` may pick another token at this position.
+
+    `reference` is the row [V] of logits and `margin` its lead of the best over the second: each of
+    the two may move by tolerance * max |logit|.
+    """
+    return margin <= 2 * tolerance * float(np.abs(reference).max())

@@ -1,0 +1,153 @@
+"""Replaying a bundle's golden vectors on an engine of this machine, without PyTorch.
+
+The tokenizer must give the ids that it gave at export. Then five checks of the engine: whole
+prompts, a prompt in pieces, a batch of rows of different length, decoding on top of that batch with
+the reference's tokens, and decoding freely. Logits must lie within the tolerance. A chosen token
+must be the reference's, unless the reference itself was so close to a tie that an engine within the
+tolerance may choose either; the report names the first such step. Where an engine picks the best
+logits out on its device, a sixth check compares those with its logits.
+
+All lowerings that an engine here can run are checked. A quantised bundle is checked twice: once
+with float32 activations, where it must compute what its integers stand for as exactly as a float32
+bundle does, and once as it runs, within the tolerance of its precision. So a kernel's error and the
+quantiser's loss, which is measured against the float32 model, are told apart.
+"""
+
+import platform
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from datetime import datetime, timezone
+from itertools import zip_longest
+from typing import Literal
+
+from ..bundle.bundle import GOLDEN_NAME, TOKENIZER_NAME, Bundle
+from ..bundle.golden import Golden
+from ..bundle.manifest import Graph
+from ..engines.base import Engine, EngineInfo
+from ..engines.choice import (
+    local_lowerings,
+    missing_engine,
+    open_engine,
+    resolve_backend,
+)
+from ..errors import InvalidInputError
+from ..text.tokenizer import Tokenizer
+from .receipt import Check, Receipt
+from .replay import Replay, counted
+from .tolerances import TOLERANCES, row_of, tolerance_of
+
+__all__ = ["verify", "verify_engine"]
+
+
+def verify(
+    bundle: Bundle,
+    backend: str = "auto",
+    check: Literal["hash", "size"] = "hash",
+    threads: int | None = None,
+    *,
+    tf32: bool = False,
+    cuda_graph: bool = True,
+) -> Receipt:
+    """Check the bundle's bytes (unless `check` is "size"), then its computation.
+
+    `tf32` and `cuda_graph` are those of `open_engine`. The receipt is pending where the CPU is the
+    backend and can run none of the graphs.
+
+    Raises:
+        BundleError: if a file is not the one that was exported.
+        EngineError: if the engine cannot run the bundle.
+    """
+    if check not in ("hash", "size"):
+        raise InvalidInputError(f"check is {check!r}; it must be 'hash' or 'size'")
+    if check == "hash":
+        bundle.check_hashes()
+    backend = resolve_backend(bundle, backend)
+    reason = missing_engine(bundle, backend)
+    if reason is not None:
+        return _pending(bundle, reason)
+
+    def opened(lowering: str | None = None, *, exact: bool = False) -> closing[Engine]:
+        engine = open_engine(
+            bundle,
+            backend,
+            threads,
+            lowering=lowering,
+            exact=exact,
+            tf32=tf32,
+            cuda_graph=cuda_graph,
+        )
+        return closing(engine)
+
+    others: list[Check] = []
+    exact = local_lowerings(bundle, backend, "exact") if bundle.manifest.quantization else []
+    for place, lowering in enumerate(exact):
+        label = f"exact {lowering} " if place else "exact "
+        with opened(lowering, exact=True) as engine:
+            tolerance = TOLERANCES[row_of("float32", tf32=tf32)]
+            others += Replay(bundle, engine, tolerance, label).checks()
+    for lowering in local_lowerings(bundle, backend)[1:]:
+        with opened(lowering) as engine:
+            others += Replay(bundle, engine, tolerance_of(bundle, engine), f"{lowering} ").checks()
+    with opened() as engine:
+        receipt = verify_engine(bundle, engine)
+    return replace(receipt, checks=receipt.checks + others)
+
+
+def verify_engine(bundle: Bundle, engine: Engine) -> Receipt:
+    """Replay the golden vectors of `bundle` on an open engine."""
+    replay = Replay(bundle, engine, tolerance_of(bundle, engine))
+    tokenizer = _tokenizer_checks(bundle, replay.golden)
+    checks = [*tokenizer, *replay.checks(), *replay.candidates()]
+    receipt = _receipt(bundle, engine.graph, engine.info, checks)
+    return replace(receipt, quality=replay.quality(bundle.manifest.quantization))
+
+
+def _pending(bundle: Bundle, reason: str) -> Receipt:
+    """Return the receipt of a bundle that cannot be run here, with what needs no engine."""
+    checks = _tokenizer_checks(bundle, Golden.load(bundle.file(GOLDEN_NAME)))
+    nothing = EngineInfo("", "", "", 0)
+    return replace(_receipt(bundle, bundle.manifest.graphs[0], nothing, checks), pending=reason)
+
+
+def _receipt(bundle: Bundle, graph: Graph, engine: EngineInfo, checks: list[Check]) -> Receipt:
+    return Receipt(
+        bundle_id=bundle.manifest.id,
+        graph=graph.name,
+        lowering=graph.lowering,
+        precision=bundle.manifest.precision,
+        engine=engine.name,
+        engine_version=engine.version,
+        device=engine.device,
+        machine=f"{platform.node()} ({platform.system()} {platform.machine()})",
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        checks=checks,
+    )
+
+
+def _tokenizer_checks(bundle: Bundle, golden: Golden) -> list[Check]:
+    """Return the check of the tokenizer, if the golden vectors have one: ids must be the same.
+
+    Its "errors" are the numbers of ids and of characters that differ.
+    """
+    sample = golden.tokenizer
+    if sample is None:
+        return []
+    wrong = len(sample.ids)
+    if bundle.has(TOKENIZER_NAME):
+        tokenizer = Tokenizer(bundle.file(TOKENIZER_NAME).read_bytes())
+        wrong = _mismatches(_encode_or_nothing(tokenizer, sample.text), sample.ids.tolist())
+        known = tokenizer.decode(list(range(tokenizer.vocab_size)))
+        wrong += _mismatches(list(known), list(sample.vocabulary))
+    return [counted("tokenizer", wrong, len(sample.ids) + len(sample.vocabulary))]
+
+
+def _encode_or_nothing(tokenizer: Tokenizer, text: str) -> list[int]:
+    try:
+        return tokenizer.encode(text)
+    except InvalidInputError:
+        return []
+
+
+def _mismatches(found: Sequence[object], expected: Sequence[object]) -> int:
+    return sum(a != b for a, b in zip_longest(found, expected))

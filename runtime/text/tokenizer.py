@@ -1,0 +1,77 @@
+"""Text to ids and back, with nothing lost in silence.
+
+The `tokenizers` library drops a character that a model's vocabulary lacks, or raises without
+naming it; here such a character is an error that says which one and where.
+"""
+
+from tokenizers import Tokenizer as Backend
+
+from ..errors import BundleError, InvalidInputError
+
+__all__ = ["Tokenizer"]
+
+
+class Tokenizer:
+    """A tokenizer in Hugging Face's `tokenizers` JSON format."""
+
+    def __init__(self, text: str | bytes) -> None:
+        """Read the JSON text of a tokenizer.json."""
+        try:
+            text = text.decode("utf-8") if isinstance(text, bytes) else text
+            self.backend: Backend = Backend.from_str(text)
+        except Exception as error:  # the library raises plain Exception
+            raise BundleError(f"tokenizer.json cannot be read: {error}") from error
+        unknown = getattr(self.backend.model, "unk_token", None)
+        self.unknown_id = None if unknown is None else self.backend.token_to_id(unknown)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, added tokens included."""
+        return int(self.backend.get_vocab_size())
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text`; an unknown character raises `InvalidInputError`."""
+        try:
+            ids: list[int] | None = self.backend.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # a WordLevel model without an unknown token
+            reason: Exception | None = error
+            ids = None
+        else:
+            reason = None
+        if ids is not None and self.unknown_id not in ids and self.decode(ids) == text:
+            return ids
+        # Something got lost. A tokenizer may change text on purpose (case, Unicode forms); a
+        # character without any id of its own is what must not pass.
+        position = self._first_unknown(text)
+        if position is not None:
+            raise _unknown(text, position) from reason
+        if ids is None:
+            raise InvalidInputError(f"the text cannot be tokenized: {reason}") from reason
+        return ids
+
+    def decode(self, ids: list[int]) -> str:
+        """Return the text of `ids`; bytes that are not UTF-8 show as U+FFFD."""
+        text: str = self.backend.decode(ids, skip_special_tokens=False)
+        return text
+
+    def _first_unknown(self, text: str) -> int | None:
+        """Return the index of the first character that has no id by itself."""
+        known: dict[str, bool] = {}
+        for index, character in enumerate(text):
+            if character not in known:
+                try:
+                    ids = self.backend.encode(character, add_special_tokens=False).ids
+                    known[character] = bool(ids) and self.unknown_id not in ids
+                except Exception:  # as above
+                    known[character] = False
+            if not known[character]:
+                return index
+        return None
+
+
+def _unknown(text: str, position: int) -> InvalidInputError:
+    character = text[position]
+    return InvalidInputError(
+        f"the character {character!r} (U+{ord(character):04X}) at position {position} of the text "
+        f"is not in the model's vocabulary"
+    )

@@ -1,0 +1,261 @@
+"""`edgegpt.json`: it comes back as it was written; whatever is wrong with it is a BundleError."""
+
+import dataclasses
+import hashlib
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.bundle.manifest import (
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    Manifest,
+    Quality,
+    Quantization,
+)
+from edgegpt.runtime.errors import BundleError
+
+FUZZ = settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+
+
+@pytest.fixture(scope="module")
+def text(small_bundle) -> str:
+    return (small_bundle / MANIFEST_NAME).read_text()
+
+
+@pytest.fixture(scope="module")
+def manifest(text) -> Manifest:
+    return Manifest.parse(text)
+
+
+def places(value, path=()):
+    """Return the paths of all values inside a JSON document."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value)
+    found = []
+    for key, part in inside:
+        found.append((*path, key))
+        if isinstance(part, dict | list):
+            found += places(part, (*path, key))
+    return found
+
+
+def put(document, path, value) -> None:
+    for key in path[:-1]:
+        document = document[key]
+    document[path[-1]] = value
+
+
+def sealed(document) -> str:
+    """Return the document as JSON with the id that fits it, so that its content alone is judged."""
+    body = {key: value for key, value in document.items() if key != "id"}
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return json.dumps({**body, "id": hashlib.sha256(canonical.encode()).hexdigest()})
+
+
+def parsed(text) -> Manifest | None:
+    """Return the manifest, or None if it was refused as it should be."""
+    try:
+        return Manifest.parse(text)
+    except BundleError:
+        return None
+
+
+def refusal(text) -> str:
+    with pytest.raises(BundleError) as error:
+        Manifest.parse(text)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_manifest_comes_back_as_it_was_written(manifest, text):
+    assert manifest.to_json() == text
+    assert Manifest.parse(manifest.to_json()) == manifest
+    assert Manifest.parse(text.encode()) == manifest
+
+
+def test_the_fitted_id_of_these_tests_is_the_real_one(text, manifest):
+    assert json.loads(sealed(json.loads(text)))["id"] == manifest.id
+
+
+def test_the_order_of_keys_and_the_white_space_do_not_matter(manifest, text):
+    assert Manifest.parse(json.dumps(json.loads(text), sort_keys=True)) == manifest
+
+
+def test_a_runtime_learns_the_models_shape(manifest):
+    info = manifest.model_info()
+    assert (info.vocab_size, info.block_size, info.n_layer) == (34, 32, 2)
+    assert (info.n_kv_head, info.head_dim, info.position) == (2, 16, "learned")
+
+
+def test_caches_come_by_layer_keys_before_values(manifest):
+    names = [port.name for port in manifest.graphs[0].caches()]
+    assert names == ["past_k.0", "past_v.0", "past_k.1", "past_v.1"]
+
+
+@pytest.mark.parametrize("bad", ["", "{", "nonsense", "1" * 5000, b"\xff{}", "\0"])
+def test_what_is_not_json_is_refused(bad):
+    assert f"{MANIFEST_NAME} is not JSON" in refusal(bad)
+
+
+def test_what_is_nested_beyond_measure_is_refused():
+    assert refusal("[" * 100_000) == f"{MANIFEST_NAME} is nested too deeply"
+
+
+@pytest.mark.parametrize("bad", ["[]", "null", "3", '"text"'])
+def test_json_that_is_no_object_is_refused(bad):
+    assert refusal(bad) == f"{MANIFEST_NAME} is not a JSON object"
+
+
+@pytest.mark.parametrize("version", [0, FORMAT_VERSION + 1, "1", 1.0, True, None])
+def test_another_format_version_is_refused_with_both_numbers(text, version):
+    message = refusal(sealed(json.loads(text) | {"format_version": version}))
+    assert f"has format version {version!r}; this edgegpt reads {FORMAT_VERSION}" in message
+
+
+def test_a_document_without_a_version_is_refused():
+    assert "format version None" in refusal("{}")
+
+
+@pytest.mark.parametrize(
+    "key", ["model", "precision", "graphs", "weights_file", "weights", "files", "versions"]
+)
+def test_a_missing_or_wrongly_typed_part_is_named(text, key):
+    document = json.loads(text)
+    assert f"{key} is 3, not" in refusal(sealed(document | {key: 3})).replace("a whole number", "3")
+    del document[key]
+    assert refusal(sealed(document)) == f"{MANIFEST_NAME} lacks {key!r}"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        (("model", "vocab_size"), 0, "vocab_size is 0"),
+        (("model", "block_size"), True, "block_size is True"),
+        (("model", "n_layer"), "2", "n_layer is a string"),
+        (("model", "n_head"), None, "n_head is None"),
+        (("model", "position"), 3, "position is a whole number"),
+        (("files", "golden.safetensors"), [], "files: golden.safetensors is not a table"),
+        (("files", "golden.safetensors", "size"), 1.0, "size is 1.0"),
+        (("weights", "head.weight", "offset"), -1, "weights: head.weight"),
+        (("weights", "head.weight", "shape"), [32, "x"], "weights: head.weight has a string"),
+        (("graphs",), [], "lists no graph"),
+        (("graphs", 0), "x", "graphs[0] is not a table"),
+        (("graphs", 0, "file"), "other.onnx", "uses other.onnx, which its table of files lacks"),
+        (("graphs", 0, "inputs", 0), 3, "graphs[0]: inputs"),
+        (("graphs", 0, "inputs", 0, "shape"), [2.5], "graphs[0]: inputs has 2.5"),
+        (("graphs", 0, "inputs", 3, "present"), 3, "present is a whole number"),
+        (("weights_file",), "other.safetensors", "uses other.safetensors"),
+        (("versions", "torch"), 3, "torch is a whole number"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_place(text, path, value, named):
+    document = json.loads(text)
+    put(document, path, value)
+    assert named in refusal(sealed(document))
+
+
+@pytest.mark.parametrize("path", [("model", "n_layer"), ("files", "golden.safetensors", "size")])
+def test_a_manifest_edited_after_the_export_is_refused(text, path):
+    document = json.loads(text)
+    put(document, path, 3)
+    assert "was changed after the export: its id does not match" in refusal(json.dumps(document))
+
+
+def test_an_edited_manifest_is_refused_when_its_bundle_is_opened(bundle_copy):
+    path = bundle_copy / MANIFEST_NAME
+    path.write_text(path.read_text().replace('"float32"', '"float64"', 1))
+    with pytest.raises(BundleError, match="was changed after the export"):
+        Bundle.open(bundle_copy)
+
+
+QUANTIZATION = Quantization("rtn", 32, ["head.weight"], Quality(1e-3, 0.5, 2.0, 7), 1.5, 0.1)
+
+
+def test_what_quantisation_cost_is_read_back(manifest):
+    quantised = dataclasses.replace(manifest, quantization=QUANTIZATION)
+    assert Manifest.parse(quantised.to_json()).quantization == QUANTIZATION
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ((), [], "not a table"),
+        (("method",), 1, "method is a whole number"),
+        (("block",), 0, "block is 0"),
+        (("kept",), [None], "has None where a string belongs"),
+        (("quality",), None, "quality is None"),
+        (("quality", "kl"), "small", "kl is a string"),
+        (("quality", "tokens"), 0, "tokens is 0"),
+        (("max_kl",), True, "max_kl is True"),
+    ],
+)
+def test_a_wrong_value_in_what_quantisation_cost_is_refused(manifest, path, value, named):
+    document = json.loads(dataclasses.replace(manifest, quantization=QUANTIZATION).to_json())
+    put(document, ("quantization", *path), value)
+    message = refusal(sealed(document))
+    assert "quantization" in message
+    assert named in message
+
+
+def test_every_field_counts_for_the_id(manifest):
+    for field in dataclasses.fields(Manifest):
+        value = getattr(manifest, field.name)
+        other = value + "x" if isinstance(value, str) else type(value)()
+        other = QUANTIZATION if value is None else other
+        other = ["head"] if value == [] else other
+        assert dataclasses.replace(manifest, **{field.name: other}).id != manifest.id
+
+
+@pytest.mark.parametrize("depth", [300, 900, 5000])
+def test_a_deeply_nested_config_is_refused(text, depth):
+    document = json.loads(text)
+    document["model"]["extra"] = "DEEP"
+    nested = json.dumps(document).replace('"DEEP"', "[" * depth + "]" * depth)
+    assert MANIFEST_NAME in refusal(nested)
+
+
+@FUZZ
+@given(data=st.data(), value=json_values)
+def test_a_changed_value_anywhere_is_refused(text, manifest, data, value):
+    document = json.loads(text)
+    path = data.draw(st.sampled_from(places(document)))
+    put(document, path, value)
+    assert parsed(json.dumps(document)) in (manifest, None)
+
+
+@FUZZ
+@given(data=st.data(), value=json_values)
+def test_a_changed_value_under_a_fitting_id_is_a_manifest_or_a_bundle_error(text, data, value):
+    document = json.loads(text)
+    put(document, data.draw(st.sampled_from(places(document))), value)
+    found = parsed(sealed(document))
+    assert found is None or found.id == json.loads(sealed(document))["id"]
+
+
+@FUZZ
+@given(data=st.data())
+def test_damaged_text_is_a_bundle_error_or_the_same_manifest(text, manifest, data):
+    begin = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(begin, min(len(text), begin + 20)))
+    damaged = text.encode()[:begin] + data.draw(st.binary(max_size=5)) + text.encode()[end:]
+    assert parsed(damaged) in (manifest, None)
+
+
+@FUZZ
+@given(name=st.text(max_size=12))
+def test_any_name_of_a_file_is_found_missing_or_refused(small_bundle, tmp_path, text, name):
+    document = json.loads(text)
+    document["files"] = {name: {"size": 1, "sha256": ""}} | document["files"]
+    (tmp_path / MANIFEST_NAME).write_text(sealed(document))
+    with pytest.raises(BundleError):
+        Bundle.open(tmp_path)

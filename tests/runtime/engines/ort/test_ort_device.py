@@ -1,0 +1,174 @@
+"""Blocks of a device's memory, on a CUDA runtime library that is faked behind ctypes."""
+
+import ctypes
+import gc
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from edgegpt.runtime.cuda import cudart as cudart_module
+from edgegpt.runtime.cuda.cudart import Cudart
+from edgegpt.runtime.cuda.device_lock import DEVICE_LOCK
+from edgegpt.runtime.engines.ort.device import DeviceMemory
+from edgegpt.runtime.errors import EngineError
+
+SUCCESS, OUT_OF_MEMORY = 0, 2
+
+
+class Function:
+    """A function of a ctypes library: it is called, and takes a `restype`."""
+
+    restype = None
+
+    def __init__(self, call) -> None:
+        self.call = call
+
+    def __call__(self, *arguments):
+        return self.call(*arguments)
+
+
+class FakeLibrary:
+    """libcudart with real memory, which begins as 0xFF, and a list of its calls."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.blocks: dict[int, ctypes.Array] = {}
+        self.calls: list[str] = []
+        self.status = SUCCESS  # of the next copy
+
+    def __getattr__(self, name: str):
+        def call(*arguments):
+            self.calls.append(name)
+            return getattr(self, f"do_{name}")(*arguments)
+
+        if name.startswith("do_"):
+            raise AttributeError(name)
+        function = Function(call)
+        setattr(self, name, function)
+        return function
+
+    def do_cudaMalloc(self, address, size):  # noqa: N802
+        if sum(map(len, self.blocks.values())) + size.value > self.capacity:
+            return OUT_OF_MEMORY
+        block = (ctypes.c_ubyte * size.value)(*([255] * size.value))
+        self.blocks[ctypes.addressof(block)] = block
+        address._obj.value = ctypes.addressof(block)
+        return SUCCESS
+
+    def do_cudaFree(self, address):  # noqa: N802
+        del self.blocks[address.value]
+        return SUCCESS
+
+    def do_cudaMemset(self, address, value, size):  # noqa: N802
+        ctypes.memset(address, value, size.value)
+        return SUCCESS
+
+    def do_cudaMemcpy(self, target, source, size, kind):  # noqa: N802
+        device = {1: target, 2: source}[kind]
+        assert device.value in self.blocks
+        ctypes.memmove(target, source, size.value)
+        return self.status
+
+    def do_cudaStreamSynchronize(self, stream):  # noqa: N802
+        assert stream is None
+        return SUCCESS
+
+    def do_cudaMemGetInfo(self, free, total):  # noqa: N802
+        free._obj.value = self.capacity - sum(map(len, self.blocks.values()))
+        return SUCCESS
+
+    def do_cudaGetErrorString(self, status):  # noqa: N802
+        return {OUT_OF_MEMORY: b"out of memory"}.get(status, b"an illegal memory access")
+
+    def do_cudaGetLastError(self):  # noqa: N802
+        return SUCCESS
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> FakeLibrary:
+    made, names = FakeLibrary(5_000_000), []
+
+    def load(name: str) -> FakeLibrary:
+        names.append(name)
+        return made
+
+    monkeypatch.setattr(cudart_module.ctypes, "CDLL", load)
+    made.names = names
+    return made
+
+
+@pytest.fixture
+def memory(library: FakeLibrary) -> DeviceMemory:
+    return DeviceMemory(Cudart(SimpleNamespace(cuda_version="13.0")))
+
+
+def test_the_library_is_the_one_of_onnxruntimes_cuda(memory, library, monkeypatch) -> None:
+    monkeypatch.setattr(cudart_module.sys, "platform", "win32")
+    Cudart(SimpleNamespace(cuda_version="12.9"))
+    assert library.names == ["libcudart.so.13", "cudart64_12.dll"]
+
+
+def test_a_library_that_does_not_load_is_named() -> None:
+    with pytest.raises(EngineError, match=r"libcudart\.so\.99 does not load"):
+        Cudart(SimpleNamespace(cuda_version="99.1"))
+
+
+def test_a_block_begins_as_zeros_and_keeps_what_is_written(memory, library) -> None:
+    block = memory.allocate(1000, "cache")
+    assert not block.read().any()
+    data = np.arange(1000).astype(np.uint8)
+    library.calls.clear()
+    block.write(data)
+    assert library.calls == ["cudaMemcpy", "cudaStreamSynchronize"]  # on its way, and there
+    np.testing.assert_array_equal(block.read(), data)
+    place = memory.place(block, "float32", (2, 3), 256)
+    assert (place.device, place.address, place.shape) == ("cuda", block.address + 256, (2, 3))
+
+
+def test_a_block_that_nobody_has_is_given_back_under_the_lock(memory, library) -> None:
+    block = memory.allocate(1000, "cache")
+    with DEVICE_LOCK:  # as while a step is captured
+
+        def drop() -> None:
+            nonlocal block
+            del block
+            gc.collect()
+
+        thread = threading.Thread(target=drop)
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive()
+        assert library.blocks
+    thread.join()
+    assert not library.blocks
+
+
+def test_a_full_device_is_told_and_can_be_used_on(memory, library) -> None:
+    held = memory.allocate(4_000_000, "cache")
+    with pytest.raises(
+        EngineError, match=r"out of memory on cuda: .*2\.0 MB for the logits \(1\.0 MB are free\)"
+    ):
+        memory.allocate(2_000_000, "logits")
+    assert "cudaGetLastError" in library.calls
+    assert not held.read().any()
+    memory.allocate(500_000, "logits")
+
+
+def test_another_failure_is_told_as_it_is(memory, library) -> None:
+    block = memory.allocate(10, "inputs")
+    library.status = 700
+    with pytest.raises(EngineError, match="cudaMemcpy: an illegal memory access"):
+        block.read()
+    told = memory.explain(RuntimeError("CUDA failure 700"), "9 MB")
+    assert str(told) == "cuda failed: CUDA failure 700"
+    assert "no room for 9 MB" in str(memory.explain(MemoryError(), "9 MB"))
+
+
+def test_a_run_that_finds_no_room_says_so(memory) -> None:
+    def run(binding, options) -> None:
+        raise RuntimeError("Failed to allocate memory for requested buffer of size 7")
+
+    with pytest.raises(EngineError, match="no room for memory for a step's activations"):
+        memory.run(SimpleNamespace(run_with_iobinding=run), None, None)

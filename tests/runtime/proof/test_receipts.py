@@ -1,0 +1,132 @@
+"""Receipts: what is kept where, what counts, and the warning of `load`."""
+
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import edgegpt
+from edgegpt.cli import main
+from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.engines.base import EngineInfo
+from edgegpt.runtime.engines.ort.cpu import OrtEngine
+from edgegpt.runtime.errors import EdgeGPTWarning
+from edgegpt.runtime.proof.receipt_page import render_html
+from edgegpt.runtime.proof.receipt_store import keep, known, missing_proof
+from edgegpt.runtime.proof.verify import verify
+
+GRAPH = "decoder.ort"
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+def engine(version: str) -> EngineInfo:
+    return EngineInfo("onnxruntime", version, "cpu", 1)
+
+
+def test_the_receipt_of_the_export_counts(small_bundle: Path) -> None:
+    bundle = Bundle.open(small_bundle)
+    (own,) = known(bundle)
+    assert own.outcome == "passed"
+    assert missing_proof(bundle, GRAPH, engine(own.engine_version)) is None
+
+
+def test_another_version_is_not_proved_until_it_is_verified(small_bundle: Path) -> None:
+    bundle = Bundle.open(small_bundle)
+    message = missing_proof(bundle, GRAPH, engine("9.99"))
+    assert message is not None
+    assert "onnxruntime 9.99 on cpu yet: run edgegpt verify" in message
+    keep(replace(verify(bundle), engine_version="9.99"))
+    assert missing_proof(bundle, GRAPH, engine("9.99")) is None
+    assert missing_proof(bundle, GRAPH, engine("9.98")) is not None
+    assert missing_proof(bundle, "decoder.other", engine("9.99")) is not None
+
+
+def test_a_failed_receipt_is_remembered_until_one_passes(small_bundle: Path) -> None:
+    bundle = Bundle.open(small_bundle)
+    receipt = replace(verify(bundle), engine_version="9.99")
+    keep(replace(receipt, checks=[replace(receipt.checks[0], passed=False)]))
+    assert "failed its verification" in str(missing_proof(bundle, GRAPH, engine("9.99")))
+    keep(receipt)
+    assert missing_proof(bundle, GRAPH, engine("9.99")) is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"receipt_version": 3, "outcome": "yes"}', "\0"])
+def test_an_unreadable_receipt_does_not_count(bundle_copy: Path, text: str) -> None:
+    (bundle_copy / "receipt.json").write_text(text)
+    assert known(Bundle.open(bundle_copy)) == []
+
+
+def test_a_receipt_of_another_bundle_does_not_count(bundle_copy: Path) -> None:
+    body = json.loads((bundle_copy / "receipt.json").read_text())
+    (bundle_copy / "receipt.json").write_text(json.dumps(body | {"bundle_id": "0" * 64}))
+    assert known(Bundle.open(bundle_copy)) == []
+
+
+def test_verify_keeps_its_receipt_where_the_user_may_write(small_bundle: Path, state: Path) -> None:
+    before = sorted(small_bundle.iterdir())
+    with pytest.raises(SystemExit) as stop:
+        main(["verify", str(small_bundle), "--json"])
+    assert stop.value.code == 0
+    (kept,) = state.rglob("*.json")
+    assert json.loads(kept.read_text())["bundle_id"] == Bundle.open(small_bundle).manifest.id
+    assert sorted(small_bundle.iterdir()) == before
+
+
+def test_verify_by_size_alone_keeps_no_receipt(small_bundle: Path, state: Path) -> None:
+    with pytest.raises(SystemExit):
+        main(["verify", str(small_bundle), "--check", "size"])
+    assert not state.exists()
+
+
+def test_load_is_silent_where_there_is_proof(small_bundle: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        edgegpt.load(small_bundle).close()
+
+
+def test_load_warns_on_a_version_that_nobody_verified(
+    small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OrtEngine, "info", property(lambda _: engine("9.99")))
+    with pytest.warns(EdgeGPTWarning, match=r"not verified on onnxruntime 9\.99"):
+        edgegpt.load(small_bundle).close()
+
+
+def test_the_html_report_is_self_contained_and_draws_every_check(
+    small_bundle: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["verify", str(small_bundle), "--report", str(tmp_path / "r.html")])
+    assert stop.value.code == 0
+    page = (tmp_path / "r.html").read_text()
+    assert page.count("<polyline") == 15
+    assert ">PASS<" in page
+    assert ">FAIL<" not in page
+    assert not any(word in page for word in ("http:", "https:", "<script", "<link", "src="))
+
+
+def test_the_report_escapes_what_it_is_told(small_bundle: Path) -> None:
+    receipt = replace(verify(Bundle.open(small_bundle)), machine="<b>&")
+    assert "&lt;b&gt;&amp;" in render_html(receipt)
+
+
+def test_the_report_draws_infinite_errors(small_bundle: Path) -> None:
+    receipt = verify(Bundle.open(small_bundle))
+    broken = replace(receipt.checks[0], passed=False, by_position=[float("inf")] * 4)
+    page = render_html(replace(receipt, checks=[broken]))
+    assert ">FAIL<" in page
+    assert "inf," not in page
+    assert "nan" not in page
+
+
+def test_errors_are_told_by_position(small_bundle: Path) -> None:
+    for check in verify(Bundle.open(small_bundle)).checks[1:]:
+        assert len(check.by_position) == 32
+        assert 0 < max(check.by_position) <= 1.01 * check.difference.relative
