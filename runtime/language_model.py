@@ -1,10 +1,9 @@
 """The public face of the runtime: open a bundle, generate text, stream it, compute logits."""
 
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeGuard, overload
+from typing import overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,12 +11,15 @@ from numpy.typing import ArrayLike, NDArray
 from .bundle.bundle import TOKENIZER_NAME, Bundle
 from .engines.base import Engine
 from .engines.choice import open_engine
+from .engines.options import EngineOptions
 from .errors import BundleError, EdgeGPTError, EngineError, InvalidInputError
-from .generation.loop import Overflow, Text, stream_of
+from .generation.arguments import Prompt, as_batch, end_ids_of, seeds_of, stop_strings_of
+from .generation.loop import Overflow, Rules
 from .generation.prefill import all_logits
-from .generation.run import Result, Run, Settings, Stream
+from .generation.rows import Text, series_of
+from .generation.run import Result, Run, Stream
 from .generation.sampling import Sampling
-from .generation.speculation import MAX_DRAFT, Pace
+from .generation.speculation import Pace
 from .proof.receipt_store import warn_if_unproved
 from .proof.tolerances import USUAL, row_of, tolerance_of
 from .text.tokenizer import Tokenizer
@@ -25,9 +27,7 @@ from .upgrade import with_upgrade
 
 __all__ = ["LanguageModel", "load"]
 
-Prompt = str | Sequence[int]
 DEFAULT_NEW_TOKENS = 200
-LARGEST_SEED = 2**64 - 1
 
 
 class LanguageModel:
@@ -66,6 +66,7 @@ class LanguageModel:
         repetition_penalty: float = ...,
         seed: int | Sequence[int] | None = ...,
         stop: str | Sequence[str] | None = ...,
+        end_ids: int | Sequence[int] | None = ...,
         overflow: Overflow | None = ...,
         speculate: int = ...,
     ) -> Result: ...
@@ -83,6 +84,7 @@ class LanguageModel:
         repetition_penalty: float = ...,
         seed: int | Sequence[int] | None = ...,
         stop: str | Sequence[str] | None = ...,
+        end_ids: int | Sequence[int] | None = ...,
         overflow: Overflow | None = ...,
         speculate: int = ...,
     ) -> list[Result]: ...
@@ -99,6 +101,7 @@ class LanguageModel:
         repetition_penalty: float = 1.0,
         seed: int | Sequence[int] | None = None,
         stop: str | Sequence[str] | None = None,
+        end_ids: int | Sequence[int] | None = None,
         overflow: Overflow | None = None,
         speculate: int = 0,
     ) -> Result | list[Result]:
@@ -118,8 +121,10 @@ class LanguageModel:
                 the same prompt twice under one seed gives the same text twice. A list gives each
                 prompt its own seed.
             stop: text, or several, that ends the generation where the first of them is complete.
+            end_ids: token id, or several, that ends a text; it is the last of `token_ids`, and not
+                part of the text.
             overflow: when the text outgrows the context, "slide" goes on with its last part (see
-                `edgegpt.runtime.generation.loop`), "stop" ends it. Default: "slide" for models with
+                `edgegpt.runtime.generation.rows`), "stop" ends it. Default: "slide" for models with
                 learned positions.
             speculate: draft up to so many tokens, at most 15, from earlier parts of the text, and
                 check them in one step: faster where the text repeats itself, and where it does not
@@ -136,8 +141,9 @@ class LanguageModel:
             EngineError: if the engine fails, or the model was closed.
         """
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-        prompts, single = _as_batch(prompt)
-        run = self._run(prompts, max_new_tokens, sampling, seed, stop, overflow, speculate)
+        prompts, single = as_batch(prompt)
+        rules = self._rules(max_new_tokens, sampling, stop, end_ids, overflow, speculate)
+        run = self._run(prompts, seed, rules)
         for _ in run.pieces():
             pass
         results = run.results()
@@ -155,6 +161,7 @@ class LanguageModel:
         repetition_penalty: float = 1.0,
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
+        end_ids: int | Sequence[int] | None = None,
         overflow: Overflow | None = None,
         speculate: int = 0,
     ) -> Stream:
@@ -168,11 +175,12 @@ class LanguageModel:
             raise InvalidInputError(
                 "this bundle has no tokenizer, so there is no text to stream; use generate"
             )
-        prompts, single = _as_batch(prompt)
+        prompts, single = as_batch(prompt)
         if not single:
             raise InvalidInputError("stream takes one prompt; generate takes a batch")
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-        return Stream(self._run(prompts, max_new_tokens, sampling, seed, stop, overflow, speculate))
+        rules = self._rules(max_new_tokens, sampling, stop, end_ids, overflow, speculate)
+        return Stream(self._run(prompts, seed, rules))
 
     def forward(self, ids: ArrayLike) -> NDArray[np.float32]:
         """Return logits, float32 [B, T, vocab_size], for int64 `ids` [B, T], T <= context."""
@@ -239,53 +247,48 @@ class LanguageModel:
             )
 
     def _run(
-        self,
-        prompts: Sequence[Prompt],
-        max_new_tokens: int,
-        sampling: Sampling,
-        seed: int | Sequence[int] | None,
-        stop: str | Sequence[str] | None,
-        overflow: Overflow | None,
-        speculate: int,
+        self, prompts: Sequence[Prompt], seed: int | Sequence[int] | None, rules: Rules
     ) -> Run:
-        """Check the arguments of a call and get it ready to run."""
+        """Check the prompts of a call and get it ready to run."""
         if not prompts:
             raise InvalidInputError("there is no prompt")
-        if type(max_new_tokens) is not int or max_new_tokens < 0:
-            raise InvalidInputError(
-                f"max_new_tokens is {max_new_tokens!r}; it must be an int of 0 or more"
-            )
-        if overflow not in (None, "slide", "stop"):
-            raise InvalidInputError(f"overflow is {overflow!r}; it must be 'slide' or 'stop'")
-        if type(speculate) is not int or not 0 <= speculate <= MAX_DRAFT:
-            raise InvalidInputError(
-                f"speculate is {speculate!r}; it must be a whole number from 0 to {MAX_DRAFT}"
-            )
-        if speculate and (sampling.temperature != 0.0 or len(prompts) != 1):
+        if rules.speculate and len(prompts) != 1:
             raise InvalidInputError("speculate needs temperature 0 and a single prompt")
-        settings = Settings(
-            max_new_tokens=max_new_tokens,
-            sampling=sampling,
-            stop=_stop_strings(stop, self.tokenizer),
-            overflow=overflow or self.default_overflow,
-            context=self.context,
-            tolerance=self.tolerance,
-            speculate=speculate,
-            pace=self._pace,
-        )
-        seeds = _seeds(seed, len(prompts))
+        self._check_ids(np.array(sorted(rules.end_ids), dtype=np.int64))
+        seeds = seeds_of(seed, len(prompts))
         encoded = [self.encode_prompt(prompt) for prompt in prompts]
         for ids in encoded:
-            if settings.overflow == "stop" and len(ids) > self.context:
+            if rules.overflow == "stop" and len(ids) > self.context:
                 raise InvalidInputError(
                     f"the prompt has {len(ids)} tokens and the context {self.context}; "
                     f"shorten it, or let the context slide"
                 )
         texts = [
-            Text(ids, seed=own_seed, stream=stream_of(ids))
+            Text(ids, seed=own_seed, series=series_of(ids))
             for ids, own_seed in zip(encoded, seeds, strict=True)
         ]
-        return Run(self.engine, self.tokenizer, texts, settings)
+        return Run(self.engine, self.tokenizer, texts, rules, self._pace)
+
+    def _rules(
+        self,
+        max_new_tokens: int,
+        sampling: Sampling,
+        stop: str | Sequence[str] | None,
+        end_ids: int | Sequence[int] | None,
+        overflow: Overflow | None,
+        speculate: int,
+    ) -> Rules:
+        """Return what a call asks for, with the model's own settings where it does not say."""
+        return Rules(
+            context=self.context,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            overflow=self.default_overflow if overflow is None else overflow,
+            tolerance=self.tolerance,
+            stop=stop_strings_of(stop, have_text=self.tokenizer is not None),
+            end_ids=end_ids_of(end_ids),
+            speculate=speculate,
+        )
 
 
 def load(
@@ -321,7 +324,8 @@ def load(
         InvalidInputError: if there is no such backend, or a number is impossible.
     """
     opened = Bundle.open(bundle)
-    engine = first = open_engine(opened, backend, threads, tf32=tf32, cuda_graph=cuda_graph)
+    options = EngineOptions(backend, threads, tf32, cuda_graph)
+    engine = first = open_engine(opened, options)
     try:
         if backend == "auto" and upgrade and not tf32:
             engine = with_upgrade(opened, first)
@@ -339,57 +343,3 @@ def _context(wanted: int | None, block_size: int) -> int:
     if type(wanted) is not int or not 1 <= wanted <= block_size:
         raise InvalidInputError(f"context is {wanted}; the model can see 1 to {block_size} tokens")
     return wanted
-
-
-def _as_batch(prompt: object) -> tuple[list[Prompt], bool]:
-    """Return the prompts of a call, and whether it was a single one."""
-    prompt = _listed(prompt)
-    if isinstance(prompt, str) or _are_ids(prompt):
-        return [prompt], True
-    if not isinstance(prompt, list):
-        raise InvalidInputError(f"a prompt is text or a list of token ids, not {prompt!r:.60}")
-    prompts = [_listed(part) for part in prompt]
-    for part in prompts:
-        if not (isinstance(part, str) or _are_ids(part)):
-            raise InvalidInputError(f"a prompt is text or a list of token ids, not {part!r:.60}")
-    return prompts, False
-
-
-def _listed(value: object) -> Any:
-    """Return arrays and tensors, tuples and other sequences as lists; all else as it is."""
-    if isinstance(value, np.ndarray) or hasattr(value, "tolist"):
-        return value.tolist()  # type: ignore[union-attr,unused-ignore]
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return list(value)
-    return value
-
-
-def _are_ids(value: object) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(
-        isinstance(part, int | np.integer) and not isinstance(part, bool) for part in value
-    )
-
-
-def _stop_strings(stop: str | Sequence[str] | None, tokenizer: Tokenizer | None) -> list[str]:
-    if stop is not None and not isinstance(stop, str | Sequence):
-        raise InvalidInputError(f"stop is {stop!r}; it must be a text or several")
-    stops = [stop] if isinstance(stop, str) else list(stop or [])
-    if not all(isinstance(text, str) for text in stops):
-        raise InvalidInputError(f"stop is {stop!r}; it must be a text or several")
-    if stops and tokenizer is None:
-        raise InvalidInputError("this bundle has no tokenizer, so stop strings cannot be found")
-    if "" in stops:
-        raise InvalidInputError("a stop string is empty")
-    return stops
-
-
-def _seeds(seed: int | Sequence[int] | None, count: int) -> list[int]:
-    if seed is None:
-        return [secrets.randbits(63) for _ in range(count)]
-    seeds = list(seed) if isinstance(seed, Sequence) else [seed] * count
-    if len(seeds) != count:
-        raise InvalidInputError(f"there are {len(seeds)} seeds for {count} prompts")
-    for value in seeds:
-        if type(value) is not int or not 0 <= value <= LARGEST_SEED:
-            raise InvalidInputError(f"the seed {value!r} is not a whole number from 0 to 2**64 - 1")
-    return seeds

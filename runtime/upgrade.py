@@ -101,19 +101,19 @@ class UpgradingEngine(Engine):
         """Name, version and device of the engine that the next generation will use."""
         return (self._better or self._first).info
 
-    def new_state(self, batch: int, context: int) -> State:
-        """Return an empty cache for `batch` rows of up to `context` tokens."""
+    def new_state(self, rows: int, context: int) -> State:
+        """Return an empty cache for `rows` texts of up to `context` tokens."""
         taken = self._upgrade.take() if self._upgrade else None
         if taken is not None:
             self._better, self.graph = taken, taken.graph
         if self._better is not None:
             try:
-                return self._better.new_state(batch, context)
+                return self._better.new_state(rows, context)
             except InvalidInputError:  # it was built for less
                 pass
             except EngineError as error:  # such as no room on the GPU
                 warnings.warn(f"the first engine goes on: {error}", EdgeGPTWarning, stacklevel=2)
-        return self._first.new_state(batch, context)
+        return self._first.new_state(rows, context)
 
     def close(self) -> None:
         """Stop the upgrade and free both engines."""

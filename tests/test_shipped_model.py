@@ -10,7 +10,7 @@ import edgegpt
 from edgegpt.checkpoint import Checkpoint, load_checkpoint
 from edgegpt.cli import main
 from edgegpt.export import export_bundle
-from edgegpt.runtime.generation.loop import window_start
+from edgegpt.runtime.generation.rows import window_start
 from edgegpt.runtime.text.tokenizer import Tokenizer
 
 FOLDER = Path(__file__).parents[1] / "models" / "shakespeare-char"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edgegpt.runtime.bench import BenchResult, Plan
     from edgegpt.runtime.bench.measure import Progress as Report
     from edgegpt.runtime.bench.result import Metric
+    from edgegpt.runtime.engines.options import EngineOptions
 
 __all__ = ["command"]
 
@@ -84,10 +85,7 @@ def command(
     depths: list[int] | None,
     batches: list[int],
     context: int | None,
-    backend: str,
-    threads: int | None,
-    tf32: bool,
-    cuda_graph: bool,
+    engine: "EngineOptions",
     temperature: float,
     top_k: int | None,
     top_p: float,
@@ -115,12 +113,9 @@ def command(
         tokens=tokens,
         depths=depths,
         batches=batches,
-        threads=threads,
         context=context,
-        backend=backend,
         sampling=sampling,
-        tf32=tf32,
-        cuda_graph=cuda_graph,
+        engine=engine,
     )
     assert bundle is not None
     _measure(bundle, plan, as_json, out, html)

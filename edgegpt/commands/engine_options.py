@@ -1,7 +1,8 @@
 """The options of every command that runs a bundle: on which engine, and how."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -11,7 +12,25 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def engine_options(command: Command) -> Command:
-    """Give a command --backend, --threads, --tf32 and --cuda-graph/--no-cuda-graph."""
+    """Give a command --backend, --threads, --tf32 and --cuda-graph/--no-cuda-graph.
+
+    They reach it as one argument, `engine`, an `EngineOptions`.
+    """
+
+    @wraps(command)
+    def with_engine(
+        *arguments: Any,
+        backend: str,
+        threads: int | None,
+        tf32: bool,
+        cuda_graph: bool,
+        **others: Any,
+    ) -> Any:
+        from edgegpt.runtime.engines.options import EngineOptions
+
+        engine = EngineOptions(backend, threads, tf32, cuda_graph)
+        return command(*arguments, engine=engine, **others)
+
     options = (
         click.option(
             "--backend",
@@ -28,6 +47,7 @@ def engine_options(command: Command) -> Command:
             help="let CUDA replay decode steps as graphs",
         ),
     )
+    decorated: Any = with_engine
     for option in reversed(options):
-        command = option(command)
-    return command
+        decorated = option(decorated)
+    return cast(Command, decorated)

@@ -20,6 +20,7 @@ from .engine_options import engine_options
 
 if TYPE_CHECKING:
     from edgegpt import LanguageModel
+    from edgegpt.runtime.engines.options import EngineOptions
     from edgegpt.runtime.evaluate import Evaluation
 
 __all__ = ["command"]
@@ -48,31 +49,20 @@ def command(
     data: Path,
     split: str,
     context: int | None,
-    backend: str,
-    threads: int | None,
-    tf32: bool,
-    cuda_graph: bool,
+    engine: "EngineOptions",
     as_json: bool,
 ) -> None:
     """Evaluate and print cross-entropy, perplexity and bits per character."""
     from_checkpoint = _is_checkpoint(model)
-    if from_checkpoint and (backend != "auto" or tf32):
+    if from_checkpoint and (engine.backend != "auto" or engine.tf32):
         raise click.UsageError("--backend and --tf32 are for bundles; a checkpoint runs in PyTorch")
     raw = _read(data)
     corpus = _Corpus(raw.decode(), split)
     with _progress() as report:
         if from_checkpoint:
-            ran, result = _evaluate_checkpoint(model, corpus, context, threads, report)
+            ran, result = _evaluate_checkpoint(model, corpus, context, engine.threads, report)
         else:
-            opened = edgegpt.load(
-                model,
-                backend,
-                context,
-                threads=threads,
-                tf32=tf32,
-                cuda_graph=cuda_graph,
-                upgrade=False,
-            )
+            opened = edgegpt.load(model, context=context, upgrade=False, **asdict(engine))
             with opened:
                 ran, result = _evaluate_bundle(opened, corpus, report)
     if as_json:

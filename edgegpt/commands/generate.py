@@ -11,6 +11,7 @@ from .engine_options import engine_options
 
 if TYPE_CHECKING:
     from edgegpt import Result
+    from edgegpt.runtime.engines.options import EngineOptions
 
 __all__ = ["command"]
 
@@ -27,6 +28,9 @@ __all__ = ["command"]
 @click.option("--repetition-penalty", type=float, default=1.0, show_default=True)
 @click.option("--seed", type=int, help="of the random numbers; default: a new one")
 @click.option("--stop", multiple=True, help="end where this text appears; may be repeated")
+@click.option(
+    "--end-id", "end_ids", type=int, multiple=True, help="token id that ends it; may be repeated"
+)
 @click.option("--overflow", type=click.Choice(["slide", "stop"]), help="when the context is full")
 @click.option(
     "--speculate", type=int, default=0, help="draft so many tokens from the text; for temperature 0"
@@ -39,10 +43,7 @@ def command(
     prompt: str | None,
     prompt_ids: str | None,
     context: int | None,
-    backend: str,
-    threads: int | None,
-    tf32: bool,
-    cuda_graph: bool,
+    engine: "EngineOptions",
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -50,15 +51,8 @@ def command(
     given = _prompt(prompt, prompt_ids)
     import edgegpt
 
-    opened = edgegpt.load(
-        bundle,
-        backend,
-        context,
-        threads=threads,
-        tf32=tf32,
-        cuda_graph=cuda_graph,
-        upgrade=False,  # there is one generation only
-    )
+    # There is one generation only: nothing to upgrade for.
+    opened = edgegpt.load(bundle, context=context, upgrade=False, **asdict(engine))
     with opened as model:
         if as_json or model.tokenizer is None:
             result = model.generate(given, **settings)

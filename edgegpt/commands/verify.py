@@ -4,7 +4,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 from rich.console import Console
@@ -13,6 +13,9 @@ from edgegpt.errors import BundleError
 
 from .engine_options import engine_options
 from .receipt_table import print_places, print_receipt
+
+if TYPE_CHECKING:
+    from edgegpt.runtime.engines.options import EngineOptions
 
 __all__ = ["command"]
 
@@ -38,13 +41,10 @@ __all__ = ["command"]
 @click.option("--json", "as_json", is_flag=True, help="print the receipt as JSON")
 def command(
     bundle: Path,
-    backend: str,
     check: Literal["hash", "size"],
     report: Path | None,
     checkpoint: Path | None,
-    threads: int | None,
-    tf32: bool,
-    cuda_graph: bool,
+    engine: "EngineOptions",
     as_json: bool,
 ) -> int:
     """Verify; exit code 0 if everything passed, 1 if not, or if nothing here can run the bundle."""
@@ -57,9 +57,7 @@ def command(
 
     try:
         with Console(file=sys.stderr).status(f"verifying {bundle}"):
-            receipt = verify(
-                Bundle.open(bundle), backend, check, threads, tf32=tf32, cuda_graph=cuda_graph
-            )
+            receipt = verify(Bundle.open(bundle), engine, check)
     except BundleError as error:
         if as_json:
             click.echo(json.dumps({"passed": False, "error": str(error)}))

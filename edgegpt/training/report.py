@@ -109,7 +109,7 @@ def write_sample(model: GPT, tokenizer: Tokenizer, count: int, seed: int) -> str
     for step in range(count):
         window = torch.tensor([ids[-model.config.block_size :]], device=device)  # (1, T)
         logits = model(window)[0, -1].float().cpu().numpy().astype(np.float32)  # (V,)
-        choice = choose(logits, Sampling(temperature=0.8), ids, seed=seed, stream=0, step=step)
+        choice = choose(logits, Sampling(temperature=0.8), ids, seed=seed, series=0, step=step)
         ids.append(choice.token)
     model.train(was_training)
     text: str = tokenizer.decode(ids[1:], skip_special_tokens=False)

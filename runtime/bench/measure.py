@@ -55,7 +55,7 @@ def measure(path: str | Path, plan: Plan, version: str, progress: Progress) -> B
         EngineError: as `edgegpt.load` does, and where the GPU or its energy cannot be measured.
         InvalidInputError: for what the bundle's context cannot hold.
     """
-    machine, threads = Machine.here(), plan.threads or physical_cores()
+    machine, threads = Machine.here(), plan.engine.threads or physical_cores()
     progress("loading", 0, 1)
     with ExitStack() as stack:
         model, load_s, gpu = _load(path, plan, threads, stack)
@@ -169,15 +169,11 @@ def _load(
     while True:
         begin = time.perf_counter()
         bundle = Bundle.open(path)
-        backend = resolve_backend(bundle, plan.backend)
-        engine = open_engine(
-            bundle,
-            backend,
-            threads if backend == "cpu" else plan.threads,
-            tf32=plan.tf32,
-            cuda_graph=plan.cuda_graph,
-            clock=gpu.clock if gpu else None,
-        )
+        backend = resolve_backend(bundle, plan.engine.backend)
+        options = replace(plan.engine, backend=backend)
+        if backend == "cpu":
+            options = replace(options, threads=threads)
+        engine = open_engine(bundle, options, clock=gpu.clock if gpu else None)
         model = LanguageModel(bundle, engine, plan.context)
         seconds.append(time.perf_counter() - begin)
         if len(seconds) == LOADS:
@@ -189,7 +185,7 @@ def _load(
 
 
 def _engine_in_words(engine: EngineInfo, plan: Plan) -> str:
-    plain = engine.device.startswith("cuda") and not plan.cuda_graph
+    plain = engine.device.startswith("cuda") and not plan.engine.cuda_graph
     return f"{engine.name} ({engine.device}{', no CUDA graphs' if plain else ''})"
 
 

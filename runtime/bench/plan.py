@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from ..engines.options import DEFAULTS, EngineOptions
 from ..errors import InvalidInputError
 from ..generation.sampling import Sampling
 
@@ -20,26 +21,21 @@ class Plan:
         tokens: decoding steps of a repeat; None is 64, or half the context if that is less.
         depths: prompt lengths; None is 32, a quarter and half of the context, and nearly all of it.
         batches: numbers of rows.
-        threads: None is one for each physical core.
         context: tokens of the cache; None is the model's block size.
-        backend: see `edgegpt.load`.
         sampling: how to choose tokens.
-        tf32, cuda_graph: see `edgegpt.load`.
+        engine: which one; threads of None are one for each physical core.
     """
 
     repeats: int = 5
     tokens: int | None = None
     depths: list[int] | None = None
     batches: list[int] = field(default_factory=lambda: [1, 4])
-    threads: int | None = None
     context: int | None = None
-    backend: str = "auto"
     sampling: Sampling = field(default_factory=Sampling)
-    tf32: bool = False
-    cuda_graph: bool = True
+    engine: EngineOptions = DEFAULTS
 
     def __post_init__(self) -> None:
-        for name in ("repeats", "tokens", "threads"):
+        for name in ("repeats", "tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidInputError(f"{name} is {value}; it must be at least 1")

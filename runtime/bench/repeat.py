@@ -1,16 +1,17 @@
 """One timed generation for a whole batch, from the prompts' text to the last token's text."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 
 from ..cuda.event_clock import EventClock
-from ..generation.loop import Rules, Text, Window, generate_tokens, stream_of
+from ..generation.loop import Rules, generate_tokens
+from ..generation.rows import Outcome, Rows, Text, series_of
 from ..generation.sampling import Sampling
 from ..language_model import LanguageModel
-from ..text.stops import TextStream
+from ..text.stops import Detokenizer
 from .energy import Meter
 from .prompts import Row
 from .result import Repeat
@@ -46,12 +47,12 @@ class Runner:
         texts = [self._text(row, depth, seed) for seed, row in enumerate(rows)]
         tokenize_s = clock() - marks[0][0]
         tokenizer = self.model.tokenizer
-        streams = [TextStream(tokenizer, []) for _ in rows] if tokenizer is not None else []
+        watching = [Detokenizer(tokenizer, []) for _ in rows] if tokenizer is not None else []
         seconds = 0.0  # for text
-        for row, token in self._tokens(texts):
-            if streams:
+        for row, token in generate_tokens(self.engine, texts, self._rules()):
+            if watching:
                 begin = clock()
-                streams[row].push(token)
+                watching[row].push(token)
                 seconds += clock() - begin
             if row == len(rows) - 1:
                 marks.append((clock(), engine.seconds, seconds))
@@ -83,21 +84,20 @@ class Runner:
                 self.device_clock.paused = False
 
     def _decode_on_and_on(self, texts: list[Text], depth: int, meter: Meter) -> dict[str, float]:
-        model, tokens = self.model, 0
-        rules = Rules(model.context, self.steps + 1, self.sampling, "slide", model.tolerance)
+        model, tokens, rules = self.model, 0, self._rules()
         with model.engine.new_state(len(texts), model.context) as state:
             for text in texts:
                 del text.ids[depth:]
-                text.finish_reason = None
-            window = Window(state, texts, self.sampling.candidates)
-            logits = first = [row.copy() for row in window.fill()]
+            rows = Rows(state, self.sampling.candidates)
+            first = list(rows.admit(texts))
+            logits: Sequence[Outcome] = first
             begin = time.perf_counter()
             meter.begin()
             while time.perf_counter() - begin < ENERGY_S:
                 for _ in range(self.steps):
-                    for text, row in zip(texts, logits, strict=True):
-                        text.add(rules.choose(text, row))
-                    logits = list(window.advance())
+                    for text, own in zip(texts, logits, strict=True):
+                        rules.write(text, own)
+                    logits = rows.advance()
                 tokens += self.steps * len(texts)
                 for text in texts:
                     del text.ids[depth:]
@@ -110,18 +110,12 @@ class Runner:
         ids = row.ids
         if row.text is not None and self.model.tokenizer is not None:
             ids = self.model.tokenizer.encode(row.text)[:depth]
-        return Text(list(ids), seed=seed, stream=stream_of(ids))
+        return Text(list(ids), seed=seed, series=series_of(ids))
 
-    def _tokens(self, texts: list[Text]) -> Iterator[tuple[int, int]]:
-        return generate_tokens(
-            self.engine,
-            texts,
-            context=self.model.context,
-            max_new_tokens=self.steps + 1,  # the first one comes from the prefill
-            sampling=self.sampling,
-            overflow="slide",
-            tolerance=self.model.tolerance,
-        )
+    def _rules(self) -> Rules:
+        model = self.model
+        new_tokens = self.steps + 1  # the first one comes from the prefill
+        return Rules(model.context, new_tokens, self.sampling, "slide", model.tolerance)
 
 
 def _by_step(clock: EventClock | None, spans: list[int]) -> list[float]:

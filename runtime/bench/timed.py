@@ -45,9 +45,9 @@ class TimedEngine(Engine):
         """Time spent inside the states of this engine so far."""
         return self.clock.seconds
 
-    def new_state(self, batch: int, context: int) -> "TimedState":
-        """Return an empty cache for `batch` rows of up to `context` tokens."""
-        return TimedState(self.inner.new_state(batch, context), self.clock)
+    def new_state(self, rows: int, context: int) -> "TimedState":
+        """Return an empty cache for `rows` texts of up to `context` tokens."""
+        return TimedState(self.inner.new_state(rows, context), self.clock)
 
     def close(self) -> None:
         """Close the inner engine."""
@@ -61,7 +61,7 @@ class TimedState(State):
     """
 
     def __init__(self, inner: State, clock: Clock) -> None:
-        super().__init__(inner.batch, inner.context)
+        super().__init__(inner.rows, inner.context)
         self.next_ids, self.past_len = inner.next_ids, inner.past_len
         self.inner, self.clock = inner, clock
 
@@ -79,10 +79,14 @@ class TimedState(State):
         """Give back what the inner state holds."""
         self.inner.close()
 
-    def _run(self, ids: Ids, past_len: Ids, logit_positions: Ids) -> None:
+    def _run(self, ids: Ids, past_len: Ids, logit_positions: Ids, first: int) -> None:
         with self.clock:
-            self.inner._run(ids, past_len, logit_positions)
+            self.inner._run(ids, past_len, logit_positions, first)
 
-    def _decode(self, longest: int) -> None:
+    def _decode(self, count: int, longest: int) -> None:
         with self.clock:
-            self.inner._decode(longest)
+            self.inner._decode(count, longest)
+
+    def _copy_rows(self, sources: list[int], targets: list[int], slots: int) -> None:
+        with self.clock:
+            self.inner._copy_rows(sources, targets, slots)

@@ -13,7 +13,7 @@ from ..errors import EngineError
 
 __all__ = ["Cudart"]
 
-TO_DEVICE, TO_HOST = 1, 2  # cudaMemcpyKind
+TO_DEVICE, TO_HOST, WITHIN_DEVICE = 1, 2, 3  # cudaMemcpyKind
 DEFAULT_STREAM = None
 Address, Size = ctypes.c_void_p, ctypes.c_size_t
 
@@ -48,7 +48,7 @@ class Cudart:
         assert address.value is not None
         try:
             self._call("cudaMemset", address, 0, Size(size))
-            self._call("cudaStreamSynchronize", DEFAULT_STREAM)
+            self.wait()
         except EngineError:
             self.free(address.value)
             raise
@@ -61,12 +61,23 @@ class Cudart:
     def to_device(self, address: int, source: int, size: int) -> None:
         """Copy from the host."""
         self._call("cudaMemcpy", Address(address), Address(source), Size(size), TO_DEVICE)
-        # From pageable memory the copy may return when the data has left the host only.
-        self._call("cudaStreamSynchronize", DEFAULT_STREAM)
+        self.wait()  # a copy from pageable memory may return when the data has only left the host
 
     def to_host(self, target: int, address: int, size: int) -> None:
         """Copy to the host."""
         self._call("cudaMemcpy", Address(target), Address(address), Size(size), TO_HOST)
+
+    def copy_lines(self, target: int, source: int, width: int, count: int, pitch: int) -> None:
+        """Copy `count` lines of `width` bytes, `pitch` bytes apart, within the device.
+
+        Unlike all other calls this one may return before it is done; `wait` ends then.
+        """
+        ends = (Address(target), Size(pitch), Address(source), Size(pitch))
+        self._call("cudaMemcpy2D", *ends, Size(width), Size(count), WITHIN_DEVICE)
+
+    def wait(self) -> None:
+        """Return when the default stream has done all its work."""
+        self._call("cudaStreamSynchronize", DEFAULT_STREAM)
 
     def free_bytes(self) -> int | None:
         """Return how much memory is free, if that can be asked."""

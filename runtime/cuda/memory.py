@@ -138,6 +138,14 @@ class Cuda:
         kind = self.runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
         self.call("cudaMemcpyAsync", target, source, size, kind, stream)
 
+    def copy_lines(
+        self, target: int, source: int, width: int, count: int, pitch: int, stream: Any
+    ) -> None:
+        """Copy `count` lines of `width` bytes, `pitch` bytes apart, within the device."""
+        kind = self.runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        ends = (target, pitch, source, pitch)
+        self.call("cudaMemcpy2DAsync", *ends, width, count, kind, stream)
+
     def forget_error(self) -> None:
         """Clear the last error, which the next call would report again."""
         self.runtime.cudaGetLastError()

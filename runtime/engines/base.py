@@ -1,10 +1,11 @@
 """What every inference engine offers: weights that can be shared, and states that cannot.
 
-An `Engine` holds one graph and its weights and may be used from several threads. A `State` is one
-generation: its cache and its buffers, used by one thread at a time.
+An `Engine` holds one graph and its weights and may be used from several threads. A `State` is a
+cache for some rows and the buffers of their steps, used by one thread at a time.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,37 +39,45 @@ class EngineInfo:
 
 
 class State(ABC):
-    """One generation: a cache of `context` slots for each of `batch` rows.
+    """A cache of `context` slots for each of `rows` rows.
+
+    Each row may hold another text. A step feeds some neighbouring rows and leaves the others as
+    they are: only the fed rows cost anything. So whoever keeps the rows in use at 0 .. n - 1 pays
+    for n; `reorder` is how rows are moved, copied and given up.
 
     Attributes:
-        batch: number of rows.
-        context: number of cache slots in a row.
-        next_ids: int64 [B, 1], what `decode` feeds; the caller writes into it.
-        past_len: int64 [B], where `decode` puts it; the caller writes into it.
+        rows: number of rows, R.
+        context: number of cache slots in a row, S.
+        next_ids: int64 [R, 1], what `decode` feeds; the caller writes into it.
+        past_len: int64 [R], where `decode` puts it; the caller writes into it.
     """
 
-    next_ids: Ids
-    past_len: Ids
+    def __init__(self, rows: int, context: int) -> None:
+        self.rows, self.context = rows, context
+        self.next_ids: Ids = np.zeros((rows, 1), dtype=np.int64)
+        self.past_len: Ids = np.zeros(rows, dtype=np.int64)
 
-    def __init__(self, batch: int, context: int) -> None:
-        self.batch, self.context = batch, context
-
-    def step(self, ids: Ids, past_len: Ids, logit_positions: Ids) -> None:
-        """Run the model on new tokens; the results are fetched with `logits`.
+    def step(self, ids: Ids, past_len: Ids, logit_positions: Ids, first: int = 0) -> None:
+        """Run the model on new tokens of B rows; the results are fetched with `logits`.
 
         Args:
             ids: int64 [B, T], new tokens; shorter rows are padded on the right with any id.
             past_len: int64 [B], how many slots of each row are filled: the new tokens take the
                 slots from there on.
             logit_positions: int64 [B, P], which of the T new tokens logits are wanted for.
+            first: the rows are `first` .. `first` + B - 1 of the state.
 
         Raises:
-            InvalidInputError: if new tokens would not fit the cache. Not every engine would
-                notice: some write past the end.
+            InvalidInputError: if there are no such rows, or new tokens would not fit the cache. Not
+                every engine would notice: some write past the end.
         """
-        batch, length = ids.shape
-        if batch != self.batch or past_len.shape != (batch,) or len(logit_positions) != batch:
-            raise InvalidInputError(f"the step has {batch} rows, the state {self.batch}")
+        count, length = ids.shape
+        if past_len.shape != (count,) or len(logit_positions) != count:
+            raise InvalidInputError(
+                f"a step of {count} rows has {len(past_len)} lengths and {len(logit_positions)} "
+                f"rows of logit_positions"
+            )
+        self._check_rows(first, count)
         if int(past_len.min()) < 0 or not (logit_positions >= 0).all():
             raise InvalidInputError("past_len and logit_positions must not be negative")
         if int(logit_positions.max()) >= length:
@@ -78,18 +87,48 @@ class State(ABC):
                 f"{length} new tokens after {int(past_len.max())} do not fit the cache of "
                 f"{self.context} tokens"
             )
-        self._run(ids, past_len, logit_positions)
+        self._run(ids, past_len, logit_positions, first)
 
-    def decode(self) -> None:
-        """Run the model on `next_ids` at `past_len`: as `step` with one token a row, but lighter.
+    def decode(self, count: int | None = None) -> None:
+        """Run the first `count` rows (None: all) of `next_ids` at `past_len`.
+
+        That is `step` with one token a row, but lighter.
 
         Raises:
-            InvalidInputError: if the cache is full.
+            InvalidInputError: if there are not so many rows, or the cache of one is full.
         """
-        longest = max(self.past_len.tolist())
+        if count is None:
+            count = self.rows
+        elif not 1 <= count <= self.rows:
+            self._check_rows(0, count)
+        longest = max(self.past_len[:count].tolist())
         if longest >= self.context:
             raise InvalidInputError(f"the cache of {self.context} tokens is full")
-        self._decode(longest)
+        self._decode(count, longest)
+
+    def reorder(self, parents: Sequence[int], slots: int) -> None:
+        """Let row i go on as what row `parents[i]` was, for all i; what is behind them is free.
+
+        A row may be the parent of several. This moves the last row into the place of one that
+        ended ([0, 3, 2] of 4), copies a row ([0, 1, 2, 1] of 3), and picks the survivors of a beam
+        search.
+
+        Args:
+            parents: rows, at most as many as the state has.
+            slots: how many slots of a row are filled at most: no others are copied.
+
+        Raises:
+            InvalidInputError: if there is no such row, or a row has not so many slots.
+        """
+        self._check_rows(0, len(parents))
+        if not (min(parents) >= 0 and max(parents) < self.rows and 0 <= slots <= self.context):
+            raise InvalidInputError(
+                f"cannot copy {slots} slots of the rows {list(parents)}: the state has {self.rows} "
+                f"rows of {self.context}"
+            )
+        targets = [row for row, parent in enumerate(parents) if row != parent]
+        if targets and slots:
+            self._copy_rows([parents[row] for row in targets], targets, slots)
 
     @abstractmethod
     def logits(self) -> NDArray[np.float32]:
@@ -104,7 +143,10 @@ class State(ABC):
         return None
 
     def close(self) -> None:  # noqa: B027 - most states have nothing to give back
-        """Give back what the state holds. It must not be used then; dropping it does as well."""
+        """Give back what the state holds; it must not be used any more.
+
+        A state that is dropped without this frees what it holds.
+        """
 
     def __enter__(self) -> "State":
         return self
@@ -114,13 +156,26 @@ class State(ABC):
         if kind is None or kind is GeneratorExit:
             self.close()
 
+    def _check_rows(self, first: int, count: int) -> None:
+        if first < 0 or count < 1 or first + count > self.rows:
+            what = f"rows {first} to {first + count - 1}" if first else f"{count} rows"
+            raise InvalidInputError(f"the step has {what}, the state {self.rows} in all")
+
     @abstractmethod
-    def _run(self, ids: Ids, past_len: Ids, logit_positions: Ids) -> None:
+    def _run(self, ids: Ids, past_len: Ids, logit_positions: Ids, first: int) -> None:
         """Run checked inputs."""
 
     @abstractmethod
-    def _decode(self, longest: int) -> None:
-        """Run `next_ids` at `past_len`, whose largest number is `longest`."""
+    def _decode(self, count: int, longest: int) -> None:
+        """Run `count` rows of `next_ids` at `past_len`, whose largest number is `longest`."""
+
+    @abstractmethod
+    def _copy_rows(self, sources: list[int], targets: list[int], slots: int) -> None:
+        """Copy the first `slots` slots of each source row to its target row, all at once.
+
+        A row may be source and target: what counts is what it held before. No target is there
+        twice.
+        """
 
 
 class Engine(ABC):
@@ -134,8 +189,8 @@ class Engine(ABC):
         """Name, version and device."""
 
     @abstractmethod
-    def new_state(self, batch: int, context: int) -> State:
-        """Return an empty cache for `batch` rows of up to `context` tokens."""
+    def new_state(self, rows: int, context: int) -> State:
+        """Return an empty cache for `rows` texts of up to `context` tokens."""
 
     @abstractmethod
     def close(self) -> None:

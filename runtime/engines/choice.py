@@ -1,12 +1,14 @@
 """The inference engines, and the choice among them. One file an engine, its import inside it."""
 
 import warnings
+from dataclasses import replace
 
 from ..bundle.bundle import Bundle
 from ..bundle.manifest import Graph
 from ..cuda.event_clock import EventClock
 from ..errors import EdgeGPTWarning, EngineError, InvalidInputError
 from .base import Engine, EngineInfo, State
+from .options import DEFAULTS, EngineOptions
 from .ort.cpu import OrtEngine
 from .ort.cuda import CudaEngine
 from .ort.cuda_provider import open_candidates, too_old_for_cuda
@@ -76,62 +78,51 @@ def resolve_backend(bundle: Bundle, backend: str) -> str:
 
 def open_engine(
     bundle: Bundle,
-    backend: str = "auto",
-    threads: int | None = None,
+    options: EngineOptions = DEFAULTS,
     *,
     lowering: str | None = None,
     exact: bool = False,
-    tf32: bool = False,
-    cuda_graph: bool = True,
     clock: EventClock | None = None,
 ) -> Engine:
-    """Load the graphs of `bundle` that fit `backend` best.
+    """Load the graphs of `bundle` that fit the backend best.
 
     Args:
         bundle: an opened bundle.
-        backend: "cpu" and "cuda" are ONNX Runtime's providers; "auto" is the best one there is, see
-            `resolve_backend`. "tensorrt" and "tensorrt-rtx" build their engine first if none is
-            stored, which takes a while.
-        threads: threads inside an operator; None: the physical cores.
+        options: what the user chose.
         lowering: one of `local_lowerings(bundle, backend)`; None: the best.
         exact: multiply quantised weights by float32 activations: slow, and what the quantised
             model is by definition. By default engines may round activations, too.
-        tf32: let CUDA round float32 products to TF32.
-        cuda_graph: let CUDA replay decode steps as graphs; off, for comparison.
         clock: times what a GPU does in every step; for other backends than "cpu".
 
     Raises:
-        InvalidInputError: if there is no such backend.
+        InvalidInputError: if there is no such backend, or an option is not for it.
         EngineError: if it is not installed or cannot run this bundle. Never falls back in silence.
     """
-    asked, backend = backend, resolve_backend(bundle, backend)
-    if threads is not None and (type(threads) is not int or threads < 1):
-        raise InvalidInputError(f"threads is {threads!r}; it must be a whole number of 1 or more")
-    if tf32 and backend != "cuda":
+    backend = resolve_backend(bundle, options.backend)
+    if options.tf32 and backend != "cuda":
         raise InvalidInputError(f"the backend {backend} has no TF32; it is for the backend cuda")
     if backend in TENSORRT:
-        return _open_tensorrt(bundle, backend, threads, cuda_graph, clock)
+        return _open_tensorrt(bundle, replace(options, backend=backend), clock)
     graphs = _local_graphs(bundle, backend, "exact" if exact else "decoder")
     decoder = next((graph for graph in graphs if lowering in (None, graph.lowering)), None)
     if decoder is None:
-        raise EngineError(missing_engine(bundle, backend) or _no_graph(bundle, asked, backend))
+        why = missing_engine(bundle, backend) or _no_graph(bundle, options.backend, backend)
+        raise EngineError(why)
     if backend == "cuda":
-        return CudaEngine(bundle, decoder, threads, tf32=tf32, cuda_graph=cuda_graph, clock=clock)
+        return CudaEngine(bundle, decoder, options, clock=clock)
     prefills = [graph for graph in bundle.manifest.graphs if graph.part == "prefill"]
     same = [graph for graph in prefills if graph.lowering == decoder.lowering and not exact]
-    return OrtEngine(bundle, decoder, same[0] if same else None, threads)
+    return OrtEngine(bundle, decoder, same[0] if same else None, options.threads)
 
 
-def _open_tensorrt(
-    bundle: Bundle, flavour: str, threads: int | None, cuda_graph: bool, clock: EventClock | None
-) -> Engine:
+def _open_tensorrt(bundle: Bundle, options: EngineOptions, clock: EventClock | None) -> Engine:
     from .tensorrt.engine import TensorRTEngine
     from .tensorrt.prepare import engine_for_this_gpu
 
-    if threads is not None:
-        raise InvalidInputError(f"threads is for the CPU; the backend {flavour} takes none")
-    prepared = engine_for_this_gpu(bundle, flavour)
-    return TensorRTEngine(prepared, cuda_graph=cuda_graph, clock=clock)
+    if options.threads is not None:
+        raise InvalidInputError(f"threads is for the CPU; the backend {options.backend} takes none")
+    prepared = engine_for_this_gpu(bundle, options.backend)
+    return TensorRTEngine(prepared, cuda_graph=options.cuda_graph, clock=clock)
 
 
 def _local_graphs(bundle: Bundle, backend: str, part: str) -> list[Graph]:

@@ -32,42 +32,46 @@ class NullEngine(Engine):
         """Name, version and device."""
         return EngineInfo("null", "0", "cpu", 1)
 
-    def new_state(self, batch: int, context: int) -> "NullState":
-        """Return an empty cache for `batch` rows of up to `context` tokens."""
-        return NullState(self, batch, context)
+    def new_state(self, rows: int, context: int) -> "NullState":
+        """Return an empty cache for `rows` texts of up to `context` tokens."""
+        return NullState(self, rows, context)
 
     def close(self) -> None:
         """Do nothing: there is nothing to free."""
 
 
 class NullState(State):
-    """A cache of ids, int64 [B, context]."""
+    """A cache of ids, int64 [R, context]."""
 
-    def __init__(self, engine: NullEngine, batch: int, context: int) -> None:
-        super().__init__(batch, context)
+    def __init__(self, engine: NullEngine, rows: int, context: int) -> None:
+        super().__init__(rows, context)
         self.engine = engine
-        self.next_ids = np.zeros((batch, 1), dtype=np.int64)
-        self.past_len = np.zeros(batch, dtype=np.int64)
-        self.slots = np.full((batch, context), EMPTY_SLOT, dtype=np.int64)
-        self.result = np.empty((batch, 0, engine.vocab_size), dtype=np.float32)
+        self.slots = np.full((rows, context), EMPTY_SLOT, dtype=np.int64)
+        self.result = np.empty((rows, 0, engine.vocab_size), dtype=np.float32)
 
     def logits(self) -> NDArray[np.float32]:
         """Return the last step's logits, float32 [B, P, V]."""
         return self.result
 
-    def _run(self, ids: Ids, past_len: Ids, logit_positions: Ids) -> None:
+    def _run(self, ids: Ids, past_len: Ids, logit_positions: Ids, first: int) -> None:
         self.engine.steps += 1
         for row, past in enumerate(past_len):
-            self.slots[row, past : past + ids.shape[1]] = ids[row]
+            self.slots[first + row, past : past + ids.shape[1]] = ids[row]
         self.result = np.stack(
             [
-                np.stack([self._next(row, past + position) for position in logit_positions[row]])
+                np.stack([self._next(first + row, past + place) for place in logit_positions[row]])
                 for row, past in enumerate(past_len)
             ]
-        )
+        )  # (B, P, V)
 
-    def _decode(self, longest: int) -> None:
-        self._run(self.next_ids, self.past_len, np.zeros_like(self.next_ids))
+    def _decode(self, count: int, longest: int) -> None:
+        ids = self.next_ids[:count]
+        self._run(ids, self.past_len[:count], np.zeros_like(ids), 0)
+
+    def _copy_rows(self, sources: list[int], targets: list[int], slots: int) -> None:
+        kept = self.slots[sources, :slots]
+        self.slots[targets] = EMPTY_SLOT
+        self.slots[targets, :slots] = kept
 
     def _next(self, row: int, last_slot: int) -> NDArray[np.float32]:
         return self.engine.network([int(token) for token in self.slots[row, : last_slot + 1]])

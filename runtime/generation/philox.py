@@ -2,7 +2,7 @@
 
 Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011; the round and
 key constants are those of its Random123 library. No state means no order of draws to keep: the
-number that belongs to (seed, stream, step, token id) is the same on every engine, in every row of
+number that belongs to (seed, series, step, token id) is the same on every engine, in every row of
 a batch, and whatever was drawn before.
 """
 
@@ -65,43 +65,43 @@ def _round_keys(key: tuple[int, int]) -> NDArray[np.uint64]:
 
 
 def gumbel(
-    seed: int, stream: int, step: int, ids: NDArray[np.int64], vocab_size: int | None = None
+    seed: int, series: int, step: int, ids: NDArray[np.int64], vocab_size: int | None = None
 ) -> NDArray[np.float64]:
     """Return standard Gumbel noise, float64 [N], one number for each token id.
 
     Args:
         seed: 64-bit key.
-        stream: 64-bit number of the text that is being generated.
+        series: 64-bit number of the text that is being generated.
         step: 32-bit number of the token within that text.
         ids: int64 [N], token ids whose noise is wanted.
         vocab_size: number of ids that there are; of a small vocabulary, the noise of several steps
             is computed at once. The numbers are the same.
     """
     if vocab_size is None or vocab_size > SMALL_VOCABULARY:
-        return _gumbel(seed, stream, np.full(len(ids), step & MASK), ids)
+        return _gumbel(seed, series, np.full(len(ids), step & MASK), ids)
     steps = TABLE_SIZE // vocab_size
-    row: NDArray[np.float64] = _table(seed, stream, step // steps, vocab_size)[step % steps]
+    row: NDArray[np.float64] = _table(seed, series, step // steps, vocab_size)[step % steps]
     return row[ids]
 
 
 @lru_cache(maxsize=32)  # texts that are generated side by side
-def _table(seed: int, stream: int, part: int, vocab_size: int) -> NDArray[np.float64]:
+def _table(seed: int, series: int, part: int, vocab_size: int) -> NDArray[np.float64]:
     """Return the noise of all ids in `part`, counted from 0, of the steps [steps, vocab_size]."""
     steps = TABLE_SIZE // vocab_size
     step = np.repeat(np.arange(part * steps, (part + 1) * steps) & MASK, vocab_size)
-    noise = _gumbel(seed, stream, step, np.tile(np.arange(vocab_size), steps))
+    noise = _gumbel(seed, series, step, np.tile(np.arange(vocab_size), steps))
     return noise.reshape(steps, vocab_size)
 
 
 def _gumbel(
-    seed: int, stream: int, step: NDArray[np.int64], ids: NDArray[np.int64]
+    seed: int, series: int, step: NDArray[np.int64], ids: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Return the noise of pairs of a step [N] and an id [N]."""
     counter = np.empty((4, len(ids)), dtype=np.uint64)
     counter[0] = ids
     counter[1] = step
-    counter[2] = stream & MASK
-    counter[3] = (stream >> 32) & MASK
+    counter[2] = series & MASK
+    counter[3] = (series >> 32) & MASK
     words = philox4x32(counter, (seed & MASK, (seed >> 32) & MASK))
     # 52 random bits, centred in their interval: never 0 and, as 53 would round to, never 1.
     top = words[:2] >> UNUSED_BITS

@@ -35,14 +35,20 @@ def pad(rows: Sequence[Sequence[int] | Ids]) -> tuple[Ids, Ids]:
     return ids, lengths
 
 
-def last_logits(state: State, ids: Ids, lengths: Ids, chunk: int = PREFILL_CHUNK) -> Logits:
-    """Fill an empty cache with `ids` [B, T]; return the logits of each row's last token [B, V]."""
+def last_logits(
+    state: State, ids: Ids, lengths: Ids, chunk: int = PREFILL_CHUNK, first: int = 0
+) -> Logits:
+    """Fill the rows from `first` on anew with `ids` [B, T], of which row b has lengths[b].
+
+    Returns the logits of each row's last token [B, V]; other rows of the state stay as they are.
+    """
     rows: list[Logits | None] = [None] * len(ids)
     for start, end in _pieces(even_pieces(ids.shape[1], chunk), ids.shape[1]):
-        last = (lengths - 1 - start).clip(0, end - start - 1)
-        past_len = np.full(len(ids), start, dtype=np.int64)
-        state.step(ids[:, start:end], past_len, last[:, None])
-        logits = state.logits()  # (B, 1, V)
+        count = int(np.flatnonzero(lengths > start)[-1]) + 1  # the rows behind have ended
+        last = (lengths[:count] - 1 - start).clip(0, end - start - 1)
+        past_len = np.full(count, start, dtype=np.int64)
+        state.step(ids[:count, start:end], past_len, last[:, None], first)
+        logits = state.logits()  # (count, 1, V)
         for row in np.flatnonzero((lengths > start) & (lengths <= end)):
             rows[row] = logits[row, 0].copy()
     return np.stack([row for row in rows if row is not None])

@@ -6,27 +6,13 @@ from dataclasses import dataclass
 
 from ..engines.base import Engine
 from ..errors import InvalidInputError
-from ..text.stops import TextStream
+from ..text.stops import Detokenizer
 from ..text.tokenizer import Tokenizer
-from .loop import FinishReason, Overflow, Text, generate_tokens
-from .sampling import Sampling
+from .loop import Rules, generate_tokens
+from .rows import FinishReason, Text
 from .speculation import Pace
 
-__all__ = ["Result", "Run", "Settings", "Stream", "Timings"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What holds for all texts of a call; see `edgegpt.runtime.generation.loop.generate_tokens`."""
-
-    max_new_tokens: int
-    sampling: Sampling
-    stop: list[str]
-    overflow: Overflow
-    context: int
-    tolerance: float
-    speculate: int
-    pace: Pace
+__all__ = ["Result", "Run", "Stream", "Timings"]
 
 
 @dataclass(frozen=True)
@@ -54,10 +40,10 @@ class Result:
     """What was generated for one prompt, the prompt itself not included.
 
     Attributes:
-        text: the new text up to a stop string; None if the bundle has no tokenizer.
-        token_ids: all new ids, those of a stop string included.
-        finish_reason: "length" (max_new_tokens), "stop" (a stop string), "context" (the text
-            outgrew the context and overflow is "stop").
+        text: the new text up to a stop string or an end id; None if the bundle has no tokenizer.
+        token_ids: all new ids, those of a stop string and an end id included.
+        finish_reason: "length" (max_new_tokens), "stop" (a stop string), "eos" (an end id),
+            "context" (the text outgrew the context and overflow is "stop").
         timings: of the whole call.
         seed: the seed used, so that the text can be had again.
         first_near_tie: the first new token, counted from 0, whose lead over the runner-up was so
@@ -73,32 +59,36 @@ class Result:
 
 
 class Run:
-    """The texts of one call, the text streams that watch them, and the clock."""
+    """The texts of one call, the detokenizers that watch them, and the clock."""
 
     def __init__(
-        self, engine: Engine, tokenizer: Tokenizer | None, texts: list[Text], settings: Settings
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer | None,
+        texts: list[Text],
+        rules: Rules,
+        pace: Pace,
     ) -> None:
-        self.engine, self.texts, self.settings = engine, texts, settings
-        self.streams: list[TextStream] = []
+        self.engine, self.texts, self.rules, self.pace = engine, texts, rules, pace
+        self.detokenizers: list[Detokenizer] = []
         if tokenizer is not None:
-            self.streams = [TextStream(tokenizer, settings.stop) for _ in texts]
+            self.detokenizers = [Detokenizer(tokenizer, rules.stop) for _ in texts]
         self.written = [""] * len(texts)
         self.first_token_s = self.total_s = 0.0
         self.ended = False
 
     def pieces(self) -> Generator[str, None, None]:
-        """Generate everything; yield the pieces of text of all rows as they come."""
+        """Generate everything; yield the pieces of text of all texts as they come."""
         begin = time.perf_counter()
-        for row, token in self._tokens():
+        for number, token in self._tokens():
             self.total_s = time.perf_counter() - begin
             self.first_token_s = self.first_token_s or self.total_s
-            if self.streams:
-                stream = self.streams[row]
-                yield from self._write(row, stream.push(token))
-                if stream.stopped:
-                    self.texts[row].finish_reason = "stop"
-        for row, stream in enumerate(self.streams):
-            yield from self._write(row, stream.finish())
+            if self.detokenizers and token not in self.rules.end_ids:
+                yield from self._write(number, self.detokenizers[number].push(token))
+                if self.detokenizers[number].stopped:
+                    self.texts[number].finish_reason = "stop"
+        for number, detokenizer in enumerate(self.detokenizers):
+            yield from self._write(number, detokenizer.finish())
         self.ended = True
 
     def results(self) -> list[Result]:
@@ -107,7 +97,7 @@ class Run:
         timings = Timings(self.first_token_s, self.total_s, new_tokens)
         return [
             Result(
-                text=written if self.streams else None,
+                text=written if self.detokenizers else None,
                 token_ids=text.new_ids,
                 finish_reason=text.finish_reason or "length",
                 timings=timings,
@@ -118,24 +108,13 @@ class Run:
         ]
 
     def _tokens(self) -> Iterator[tuple[int, int]]:
-        settings = self.settings
-        if settings.max_new_tokens == 0:
+        if self.rules.max_new_tokens == 0:
             return iter(())
-        return generate_tokens(
-            self.engine,
-            self.texts,
-            context=settings.context,
-            max_new_tokens=settings.max_new_tokens,
-            sampling=settings.sampling,
-            overflow=settings.overflow,
-            tolerance=settings.tolerance,
-            speculate=settings.speculate,
-            pace=settings.pace,
-        )
+        return generate_tokens(self.engine, self.texts, self.rules, self.pace)
 
-    def _write(self, row: int, piece: str) -> Iterator[str]:
+    def _write(self, number: int, piece: str) -> Iterator[str]:
         if piece:
-            self.written[row] += piece
+            self.written[number] += piece
             yield piece
 
 

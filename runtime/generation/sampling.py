@@ -77,7 +77,7 @@ def choose(
     history: Sequence[int],
     *,
     seed: int,
-    stream: int,
+    series: int,
     step: int,
     tolerance: float = 0.0,
 ) -> Choice:
@@ -89,7 +89,7 @@ def choose(
         sampling: the settings.
         history: ids of the text so far, for the repetition penalty.
         seed: 64-bit key of the random numbers.
-        stream: 64-bit number that tells this text from others under the same seed.
+        series: 64-bit number that tells this text from others under the same seed.
         step: number of this token in its text, counted from 0.
         tolerance: of the logits, relative to the largest; decides what a near tie is.
 
@@ -97,7 +97,7 @@ def choose(
         NumericalError: if a logit is NaN or +inf, or if all are -inf.
     """
     if isinstance(logits, Candidates):
-        choice = _choose_among(logits, sampling, history, seed, stream, step, tolerance)
+        choice = _choose_among(logits, sampling, history, seed, series, step, tolerance)
         if choice is not None:
             return choice
         logits = logits.fetch()
@@ -122,7 +122,7 @@ def choose(
         gap = _lead(scores, place)
         return Choice(int(ids[place]), gap, gap <= reach)
     ranking = _Ranking(ids, scores, sampling, reach)
-    return ranking.draw(seed, stream, step, len(logits))
+    return ranking.draw(seed, series, step, len(logits))
 
 
 def _choose_among(
@@ -130,7 +130,7 @@ def _choose_among(
     sampling: Sampling,
     history: Sequence[int],
     seed: int,
-    stream: int,
+    series: int,
     step: int,
     tolerance: float,
 ) -> Choice | None:
@@ -152,7 +152,7 @@ def _choose_among(
         gap = _lead(logits, place)
         return Choice(int(ids[place]), gap, gap <= reach) if best > logits.min() else None
     ranking = _Ranking(ids, logits.astype(np.float64), sampling, reach)
-    return ranking.draw(seed, stream, step, row.vocab_size) if ranking.is_complete() else None
+    return ranking.draw(seed, series, step, row.vocab_size) if ranking.is_complete() else None
 
 
 class _Ranking:
@@ -178,10 +178,10 @@ class _Ranking:
         """Return whether ids with scores of at most the last one's would change nothing."""
         return bool(self.ranked[-1] < self.ranked[self.perhaps - 1])
 
-    def draw(self, seed: int, stream: int, step: int, vocab_size: int) -> Choice:
+    def draw(self, seed: int, series: int, step: int, vocab_size: int) -> Choice:
         """Return the noisy best of what is kept."""
         ids = self.ids[: self.perhaps]
-        noisy = self.ranked[: self.perhaps] + gumbel(seed, stream, step, ids, vocab_size)
+        noisy = self.ranked[: self.perhaps] + gumbel(seed, series, step, ids, vocab_size)
         place = int(noisy[: self.kept].argmax())
         gap = _lead(noisy, place)
         return Choice(int(ids[place]), gap, gap <= self.reach or place >= self.surely)

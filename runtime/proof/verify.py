@@ -31,6 +31,7 @@ from ..engines.choice import (
     open_engine,
     resolve_backend,
 )
+from ..engines.options import DEFAULTS, EngineOptions
 from ..errors import InvalidInputError
 from ..text.tokenizer import Tokenizer
 from .receipt import Check, Receipt
@@ -42,17 +43,12 @@ __all__ = ["verify", "verify_engine"]
 
 def verify(
     bundle: Bundle,
-    backend: str = "auto",
+    options: EngineOptions = DEFAULTS,
     check: Literal["hash", "size"] = "hash",
-    threads: int | None = None,
-    *,
-    tf32: bool = False,
-    cuda_graph: bool = True,
 ) -> Receipt:
     """Check the bundle's bytes (unless `check` is "size"), then its computation.
 
-    `tf32` and `cuda_graph` are those of `open_engine`. The receipt is pending where the CPU is the
-    backend and can run none of the graphs.
+    The receipt is pending where the CPU is the backend and can run none of the graphs.
 
     Raises:
         BundleError: if a file is not the one that was exported.
@@ -62,29 +58,22 @@ def verify(
         raise InvalidInputError(f"check is {check!r}; it must be 'hash' or 'size'")
     if check == "hash":
         bundle.check_hashes()
-    backend = resolve_backend(bundle, backend)
+    backend = resolve_backend(bundle, options.backend)
     reason = missing_engine(bundle, backend)
     if reason is not None:
         return _pending(bundle, reason)
 
+    chosen = replace(options, backend=backend)
+
     def opened(lowering: str | None = None, *, exact: bool = False) -> closing[Engine]:
-        engine = open_engine(
-            bundle,
-            backend,
-            threads,
-            lowering=lowering,
-            exact=exact,
-            tf32=tf32,
-            cuda_graph=cuda_graph,
-        )
-        return closing(engine)
+        return closing(open_engine(bundle, chosen, lowering=lowering, exact=exact))
 
     others: list[Check] = []
     exact = local_lowerings(bundle, backend, "exact") if bundle.manifest.quantization else []
     for place, lowering in enumerate(exact):
         label = f"exact {lowering} " if place else "exact "
         with opened(lowering, exact=True) as engine:
-            tolerance = TOLERANCES[row_of("float32", tf32=tf32)]
+            tolerance = TOLERANCES[row_of("float32", tf32=options.tf32)]
             others += Replay(bundle, engine, tolerance, label).checks()
     for lowering in local_lowerings(bundle, backend)[1:]:
         with opened(lowering) as engine:

@@ -1,13 +1,15 @@
 """Ids to text as they come, up to the first stop string."""
 
+from collections.abc import Sequence
+
 from .tokenizer import Tokenizer
 
-__all__ = ["TextStream"]
+__all__ = ["Detokenizer"]
 
 REPLACEMENT = "\ufffd"  # how bytes that are not (yet) a character are decoded
 
 
-class TextStream:
+class Detokenizer:
     """Turns ids into text as they come, and watches for stop strings.
 
     Text that may still turn into half a character or the beginning of a stop string is held back.
@@ -15,7 +17,7 @@ class TextStream:
     the last token leaves incomplete is not part of it.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: list[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
         self.tokenizer, self.stop = tokenizer, stop
         self.ids: list[int] = []
         self.context = self.done = 0  # ids[context:done] say how the ones after them read

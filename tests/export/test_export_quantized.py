@@ -13,6 +13,7 @@ from edgegpt.errors import ExportError, InvalidInputError
 from edgegpt.export import QuantizationSettings, export_bundle
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines.choice import open_engine
+from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.engines.ort.binding import SHORT_STEP
 from edgegpt.runtime.proof.verify import verify
 
@@ -124,7 +125,7 @@ def test_a_layer_that_the_model_does_not_have_is_refused(tmp_path: Path, layer: 
 
 def test_a_row_of_a_long_prompt_does_not_depend_on_its_neighbours(int8_bundle: Path) -> None:
     """The prefill graph rounds activations, each row by its own scale: to the same bits."""
-    engine = open_engine(Bundle.open(int8_bundle), threads=1)
+    engine = open_engine(Bundle.open(int8_bundle), EngineOptions(threads=1))
     rng = np.random.default_rng(0)
     ids = rng.integers(0, 30, (3, SHORT_STEP + 4))
     positions = np.tile(np.arange(ids.shape[1]), (3, 1))
@@ -138,7 +139,9 @@ def test_a_row_of_a_long_prompt_does_not_depend_on_its_neighbours(int8_bundle: P
 
 def test_long_prompts_run_on_the_graph_that_is_made_for_them(int8_bundle: Path) -> None:
     bundle = Bundle.open(int8_bundle)
-    quick, exact = open_engine(bundle, threads=1), open_engine(bundle, threads=1, exact=True)
+    quick, exact = (
+        open_engine(bundle, EngineOptions(threads=1), exact=exact) for exact in (False, True)
+    )
     assert exact.prefill is None
     ids = np.random.default_rng(0).integers(0, 30, (1, SHORT_STEP + 4))
     for length in (SHORT_STEP, SHORT_STEP + 1):
@@ -205,7 +208,7 @@ def test_the_copy_for_prompts_can_be_left_out(tmp_path: Path, int8_bundle: Path)
     small = Bundle.open(exported(tmp_path, "int8", fast_prefill=False))
     assert [graph.part for graph in small.manifest.graphs] == ["decoder", "exact", "exact", "exact"]
     assert not any(name.endswith(".columns") for name in small.manifest.weights)
-    assert open_engine(small, threads=1).prefill is None
+    assert open_engine(small, EngineOptions(threads=1)).prefill is None
     whole = Bundle.open(int8_bundle).manifest.weights
     copies = [entry for name, entry in whole.items() if name.endswith(".columns")]
     assert sum(entry.size for entry in copies) == 2 * (32 * 96 + 32 * 32 + 2 * 32 * 128)

@@ -13,6 +13,7 @@ from edgegpt.export.decoder_graph import build_decoder_graph, trace
 from edgegpt.export.lowerings import legacy
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines.choice import local_lowerings, open_engine
+from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.engines.ort import session as ort_session
 
 LLAMA = {
@@ -66,7 +67,7 @@ def test_an_onnxruntime_too_old_for_the_others_runs_it(
         monkeypatch.setitem(ort_session.MINIMUM_VERSION, name, (999, 1))
     bundle = Bundle.open(small_bundle)
     assert local_lowerings(bundle) == ["legacy"]
-    engine = open_engine(bundle, threads=1)
+    engine = open_engine(bundle, EngineOptions(threads=1))
     assert engine.graph.name == "decoder.legacy"
     state = engine.new_state(2, 32)
     for cache in state.caches:

@@ -15,6 +15,7 @@ from edgegpt.export import QuantizationSettings, export_bundle
 from edgegpt.model import GPT
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines.choice import local_lowerings, open_engine
+from edgegpt.runtime.engines.options import EngineOptions
 
 LLAMA = {
     "norm": "rmsnorm",
@@ -43,7 +44,7 @@ def exported(folder: Path, **changes: object) -> tuple[GPT, Bundle]:
 def test_rows_of_different_length_in_pieces_match_pytorch(tmp_path: Path, changes: dict) -> None:
     """Pieces of several tokens on filled caches, for several rows at once: the operator cannot."""
     model, bundle = exported(tmp_path, **changes)
-    engine = open_engine(bundle, threads=1)
+    engine = open_engine(bundle, EngineOptions(threads=1))
     assert engine.graph.lowering == "ort"
     state = engine.new_state(3, 32)
     for cache in state.caches:
@@ -68,7 +69,7 @@ def test_rows_of_different_length_in_pieces_match_pytorch(tmp_path: Path, change
 
 def test_single_steps_through_the_bound_buffers_are_ordinary_steps(tmp_path: Path) -> None:
     _, bundle = exported(tmp_path)
-    engine = open_engine(bundle, threads=1)
+    engine = open_engine(bundle, EngineOptions(threads=1))
     bound, ordinary = engine.new_state(2, 32), engine.new_state(2, 32)
     ids = np.random.default_rng(0).integers(0, 40, (2, 12)) % bundle.manifest.model["vocab_size"]
     for step in range(12):
@@ -98,7 +99,7 @@ def test_a_layer_of_the_character_gpt_is_ten_nodes(tmp_path: Path) -> None:
 def test_no_node_copies_the_cache(tmp_path: Path) -> None:
     """Bound in place, ONNX Runtime writes the new slots and leaves all others untouched."""
     _, bundle = exported(tmp_path)
-    engine = open_engine(bundle, threads=1)
+    engine = open_engine(bundle, EngineOptions(threads=1))
     state = engine.new_state(1, 32)
     addresses = [cache.ctypes.data for cache in state.caches]
     for cache in state.caches:

@@ -25,6 +25,7 @@ from edgegpt.runtime.bundle.derived_weights import (
 from edgegpt.runtime.bundle.manifest import Graph, WeightEntry
 from edgegpt.runtime.bundle.onnx_file import External, graph_nodes
 from edgegpt.runtime.engines.choice import open_engine
+from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.engines.ort import cpu as ort
 from edgegpt.runtime.engines.ort.cpu import OrtEngine
 from edgegpt.runtime.engines.ort.session import open_session
@@ -80,7 +81,9 @@ def test_the_graph_computes_what_the_exact_one_does(
     monkeypatch.setattr(derived_weights, "_link", shutil.copyfile)  # onnxruntime follows no link
     monkeypatch.setattr(ort, "open_session", without_qdq_optimizer)
     ids = np.random.default_rng(0).integers(0, 34, (2, 20))
-    expected = all_logits(open_engine(bundle, "cpu", 1, exact=True).new_state(2, 32), ids)
+    expected = all_logits(
+        open_engine(bundle, EngineOptions("cpu", 1), exact=True).new_state(2, 32), ids
+    )
     with graph_with_weights(bundle, graph_of(bundle)) as path:
         beside = SimpleNamespace(file=lambda name: path.with_name(name), manifest=bundle.manifest)
         engine = OrtEngine(beside, graph_of(bundle), None, 1)

@@ -36,16 +36,15 @@ class FaultyState(State):
     """Hands everything on to an honest state; a subclass changes one thing."""
 
     def __init__(self, inner: State) -> None:
-        super().__init__(inner.batch, inner.context)
+        super().__init__(inner.rows, inner.context)
         self.inner = inner
         self.steps, self.in_step = 0, True
-        self.next_ids = np.zeros((inner.batch, 1), dtype=np.int64)
-        self.past_len = np.zeros(inner.batch, dtype=np.int64)
 
     def logits(self):
         return self.inner.logits()
 
-    def _run(self, ids, past_len, logit_positions) -> None:
+    def _run(self, ids, past_len, logit_positions, first) -> None:
+        assert first == 0, "the faults are of whole batches"
         if not self.in_step:
             self.inner.step(ids, past_len, logit_positions)
             return
@@ -55,13 +54,17 @@ class FaultyState(State):
         self.after(past_len, ids.shape[1])
         self.steps += 1
 
-    def _decode(self, longest: int) -> None:
+    def _decode(self, count: int, longest: int) -> None:
+        assert count == self.rows
         ids, past_len, _ = self.before(self.next_ids, self.past_len, np.zeros_like(self.next_ids))
         past_len = np.clip(past_len, 0, self.context - 1)
         self.inner.next_ids[:], self.inner.past_len[:] = ids, past_len
         self.inner.decode()
         self.after(past_len, 1)
         self.steps += 1
+
+    def _copy_rows(self, sources, targets, slots) -> None:
+        self.inner._copy_rows(sources, targets, slots)
 
     def before(self, ids, past_len, logit_positions):
         """Return what the engine is given instead."""

@@ -30,6 +30,7 @@ from edgegpt.model import GPT, GPTConfig
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.bundle.golden import Golden
 from edgegpt.runtime.engines.choice import open_engine
+from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.proof.receipt import Receipt
 from edgegpt.runtime.proof.tolerances import TOLERANCES
 from edgegpt.runtime.proof.verify import verify, verify_engine
@@ -190,7 +191,7 @@ def test_a_wrong_runtime_is_caught(specimens: dict[str, Specimen], fault: str) -
     bundle = Bundle.open(specimen.bundle)
     in_torch = verify_engine(bundle, FaultyEngine(TorchEngine(specimen.model), wrap))
     movement = max(check.difference.relative for check in in_torch.checks)
-    receipt = verify_engine(bundle, FaultyEngine(open_engine(bundle, "cpu"), wrap))
+    receipt = verify_engine(bundle, FaultyEngine(open_engine(bundle, EngineOptions("cpu")), wrap))
     judge(fault, movement, receipt)
     assert movement > 3 * TOLERANCE  # or this gallery would show nothing
 
@@ -204,7 +205,7 @@ def test_a_runtime_that_is_wrong_in_decode_alone_is_caught(
     bundle = Bundle.open(specimen.bundle)
     in_torch = verify_engine(bundle, FaultyEngine(TorchEngine(specimen.model), wrap, in_step=False))
     movement = max(check.difference.relative for check in in_torch.checks)
-    engine = FaultyEngine(open_engine(bundle, "cpu"), wrap, in_step=False)
+    engine = FaultyEngine(open_engine(bundle, EngineOptions("cpu")), wrap, in_step=False)
     receipt = verify_engine(bundle, engine)
     judge(f"in decode: {fault}", movement, receipt)
     assert movement > 3 * TOLERANCE

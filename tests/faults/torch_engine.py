@@ -39,15 +39,14 @@ class TorchState(State):
         self.model = model
         self.caches = [np.zeros(shape, dtype=np.float32) for _ in range(2 * config.n_layer)]
         self.result = np.zeros((batch, 0, config.vocab_size), dtype=np.float32)
-        self.next_ids = np.zeros((batch, 1), dtype=np.int64)
-        self.past_len = np.zeros(batch, dtype=np.int64)
 
     def logits(self) -> NDArray[np.float32]:
         return self.result
 
     @torch.no_grad()
-    def _run(self, ids, past_len, logit_positions) -> None:
-        tensors = [torch.from_numpy(cache) for cache in self.caches]
+    def _run(self, ids, past_len, logit_positions, first) -> None:
+        rows = slice(first, first + len(ids))
+        tensors = [torch.from_numpy(cache[rows]) for cache in self.caches]
         types = [block.attention.qkv.weight.dtype for block in self.model.blocks]
         pairs = zip(tensors[::2], tensors[1::2], types, strict=True)
         past = [(keys.to(dtype), values.to(dtype)) for keys, values, dtype in pairs]
@@ -58,8 +57,13 @@ class TorchState(State):
             past,
         )
         for cache, tensor in zip(self.caches, (t for kv in present for t in kv), strict=True):
-            cache[...] = tensor.float().numpy()
+            cache[rows] = tensor.float().numpy()
         self.result = logits.numpy()
 
-    def _decode(self, longest: int) -> None:
-        self._run(self.next_ids, self.past_len, np.zeros_like(self.next_ids))
+    def _decode(self, count: int, longest: int) -> None:
+        ids = self.next_ids[:count]
+        self._run(ids, self.past_len[:count], np.zeros_like(ids), 0)
+
+    def _copy_rows(self, sources, targets, slots) -> None:
+        for cache in self.caches:
+            cache[targets, :, :slots] = cache[sources, :, :slots]

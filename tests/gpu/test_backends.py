@@ -8,6 +8,7 @@ import pytest
 
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.cuda.memory import Cuda, find_device
+from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.errors import EngineError
 from edgegpt.runtime.generation.run import Result
 from edgegpt.runtime.proof.verify import verify
@@ -22,7 +23,7 @@ PRECISIONS = ["float32", "float16", "bfloat16", "rope", "int8", "int4"]
 @pytest.mark.parametrize("cuda_graph", [True, False])
 @pytest.mark.parametrize("name", PRECISIONS)
 def test_the_proof_passes(bundles, backend, name, cuda_graph):
-    receipt = verify(Bundle.open(bundles(name)), backend, cuda_graph=cuda_graph)
+    receipt = verify(Bundle.open(bundles(name)), EngineOptions(backend, cuda_graph=cuda_graph))
     wrong = [
         (check.name, check.difference.relative) for check in receipt.checks if not check.passed
     ]

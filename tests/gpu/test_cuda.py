@@ -4,6 +4,7 @@ import pytest
 
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines.choice import open_engine
+from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.errors import EngineError, InvalidInputError
 from edgegpt.runtime.proof.verify import verify
 
@@ -12,13 +13,13 @@ pytestmark = pytest.mark.parametrize("backend", ["cuda"], indirect=True)
 
 @pytest.mark.parametrize("name", ["float32", "rope", "int8", "int4"])
 def test_the_proof_passes_with_tf32_too(bundles, backend, name):
-    receipt = verify(Bundle.open(bundles(name)), backend, tf32=True)
+    receipt = verify(Bundle.open(bundles(name)), EngineOptions(backend, tf32=True))
     assert receipt.device == "cuda-tf32"
     assert receipt.passed
 
 
 def test_the_proof_looks_at_the_candidates(bundles, backend):
-    receipt = verify(Bundle.open(bundles("rope")), backend)
+    receipt = verify(Bundle.open(bundles("rope")), EngineOptions(backend))
     assert "candidates" in [check.name for check in receipt.checks]
 
 
@@ -53,4 +54,4 @@ def test_auto_is_cuda_here(bundles, backend):
 
 def test_the_cpu_still_refuses_tf32_here(bundles, backend):
     with pytest.raises(InvalidInputError, match="no TF32"):
-        open_engine(Bundle.open(bundles("float32")), "cpu", tf32=True)
+        open_engine(Bundle.open(bundles("float32")), EngineOptions("cpu", tf32=True))

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.engines.tensorrt.engine import TensorRTEngine
 from edgegpt.runtime.engines.tensorrt.prepare import Request, build_engine, engine_for_this_gpu
 from edgegpt.runtime.engines.tensorrt.vendor import FLAVOURS
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.parametrize("backend", FLAVOURS, indirect=True)
 
 def test_a_receipt_proves_its_own_plan_only(backend, bundles, tmp_path: Path):
     bundle = Bundle.open(bundles("float32"))
-    keep(verify(bundle, backend))
+    keep(verify(bundle, EngineOptions(backend)))
     other = build_engine(bundle, Request(backend, max_batch=2, folder=tmp_path))
     for prepared, proved in ((engine_for_this_gpu(bundle, backend), True), (other, False)):
         engine = TensorRTEngine(prepared)

@@ -14,7 +14,7 @@ import torch
 import edgegpt
 from edgegpt.runtime.engines.ort.cpu import OrtState
 from edgegpt.runtime.errors import InvalidInputError, NumericalError
-from edgegpt.runtime.generation.loop import window_start
+from edgegpt.runtime.generation.rows import window_start
 from edgegpt.runtime.generation.run import Result
 
 PROMPT = "The wind"
@@ -151,6 +151,27 @@ def test_text_held_back_for_a_stop_string_that_never_came_is_in_the_result(model
     assert same(found, whole)
 
 
+def test_an_end_id_ends_the_text_before_it_and_is_kept_among_the_ids(model):
+    whole = model.generate(PROMPT, max_new_tokens=40)
+    end = whole.token_ids[9]
+    place = whole.token_ids.index(end)
+    for end_ids in (end, [end], np.array([end])):
+        result = model.generate(PROMPT, max_new_tokens=40, end_ids=end_ids)
+        assert result.finish_reason == "eos"
+        assert result.token_ids == whole.token_ids[: place + 1]
+        assert result.text == model.tokenizer.decode(whole.token_ids[:place])
+    stream = model.stream(PROMPT, max_new_tokens=40, end_ids=end)
+    assert "".join(stream) == result.text
+    assert stream.result.finish_reason == "eos"
+
+
+def test_an_end_id_ends_a_drafted_text_too(model):
+    settings = {"max_new_tokens": 60, "end_ids": model.encode_prompt("q")}
+    plain = model.generate("rain, rain, rain", **settings)
+    drafted = model.generate("rain, rain, rain", speculate=4, **settings)
+    assert (drafted.token_ids, drafted.finish_reason) == (plain.token_ids, plain.finish_reason)
+
+
 def test_settings_reach_the_sampler(model):
     greedy = model.generate(PROMPT, max_new_tokens=30).token_ids
     for settings in ({"top_k": 1}, {"top_p": 1e-9}, {"min_p": 1.0}):
@@ -240,6 +261,10 @@ def test_a_prompt_that_is_neither_text_nor_ids_is_refused(model, prompt):
         ({"stop": ["a", ""]}, "stop string is empty"),
         ({"stop": 5}, "stop"),
         ({"stop": [5]}, "stop"),
+        ({"end_ids": 34}, "id 34 is not in the vocabulary"),
+        ({"end_ids": [-1]}, "id -1 is not in the vocabulary"),
+        ({"end_ids": "q"}, "end_ids is 'q'"),
+        ({"end_ids": [1.5]}, "end_ids is"),
         ({"seed": -1}, "seed -1"),
         ({"seed": 2**64}, "seed 18446744073709551616"),
         ({"seed": 1.5}, "seed 1.5"),

@@ -119,6 +119,21 @@ class FakeCuda:
         self.enqueue(stream, lambda: ctypes.memmove(target, source, size))
         return (SUCCESS,)
 
+    def cudaMemcpy2DAsync(  # noqa: N802
+        self, target, target_pitch, source, source_pitch, width, height, kind, stream
+    ):
+        assert kind == 3
+        for end, pitch in ((target, target_pitch), (source, source_pitch)):
+            assert width <= pitch
+            assert self.size_at(end) >= (height - 1) * pitch + width
+
+        def copy():
+            for line in range(height):
+                ctypes.memmove(target + line * target_pitch, source + line * source_pitch, width)
+
+        self.enqueue(stream, copy)
+        return (SUCCESS,)
+
     def cudaMemsetAsync(self, pointer, value, size, stream):  # noqa: N802
         assert self.size_at(pointer) >= size
         self.enqueue(stream, lambda: ctypes.memset(pointer, value, size))

@@ -3,12 +3,14 @@
 `CountingMemory` keeps the books: what was allocated, what was copied where, and what ran.
 """
 
+import ctypes
 from typing import Any
 
 import numpy as np
 
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.bundle.manifest import Graph
+from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.engines.ort.cuda import CudaEngine, CudaState
 from edgegpt.runtime.engines.ort.device import Block, DeviceMemory
 from edgegpt.runtime.engines.ort.picker import candidates_model
@@ -33,9 +35,10 @@ class HostBlock(Block):
         self.data[:] = data
         self.books.to_device += data.nbytes
 
-    def read(self) -> np.ndarray:
-        self.books.to_host += self.size
-        return self.data.copy()
+    def read(self, size: int | None = None) -> np.ndarray:
+        data = self.data[:size].copy()
+        self.books.to_host += data.nbytes
+        return data
 
 
 class CountingMemory(DeviceMemory):
@@ -57,6 +60,13 @@ class CountingMemory(DeviceMemory):
 
     def free_bytes(self) -> None:
         return None
+
+    def copy_lines(self, target: int, source: int, width: int, count: int, pitch: int) -> None:
+        for line in range(count):
+            ctypes.memmove(target + line * pitch, source + line * pitch, width)
+
+    def wait(self) -> None:
+        pass
 
     def run(self, session: Any, binding: Any, options: Any) -> None:
         super().run(session, binding, options)
@@ -83,7 +93,7 @@ class HostEngine(CudaEngine):
 def host_engine(bundle: Bundle, lowering: str = "ort", **settings: Any) -> HostEngine:
     """Open the graph of a lowering."""
     (graph,) = [graph for graph in bundle.manifest.graphs if graph.lowering == lowering]
-    return HostEngine(bundle, graph, **settings)
+    return HostEngine(bundle, graph, EngineOptions("cuda", **settings))
 
 
 def decode(state: CudaState, past: int, token: int = 3) -> None:

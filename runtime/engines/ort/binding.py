@@ -6,6 +6,7 @@ new slots and copy nothing.
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple, Protocol
 
@@ -21,19 +22,21 @@ __all__ = [
     "Place",
     "Step",
     "StepInputs",
+    "StepShape",
     "bind_graph",
     "cache_shape",
     "place_of",
     "vocab_size",
 ]
 
-# Up to so many new tokens a step is short: its buffers are small, and are kept.
-SHORT_STEP = 16
+# Up to so many new tokens a step is short: its buffers are small, and some are kept.
+SHORT_STEP, KEPT_STEPS = 16, 32
 # The numbers that ONNX gives the types of ports; numpy has no bfloat16.
 ELEMENT_TYPES = {"float32": 1, "int32": 6, "int64": 7, "float16": 10, "bfloat16": 16}
 ELEMENT_BYTES = {"float32": 4, "int32": 4, "int64": 8, "float16": 2, "bfloat16": 2}
 
 Array = NDArray[Any]
+Zeros = Callable[[tuple[int, ...], str], Array]  # makes an array of a shape and a dtype
 
 
 class Place(NamedTuple):
@@ -66,23 +69,23 @@ class StepInputs:
         seqlens_k, total, slots: what lowerings have in place of past_len; see `Port`.
     """
 
-    def __init__(
-        self,
-        batch: int,
-        length: int,
-        positions: int,
-        zeros: Callable[[tuple[int, ...], str], Array] = np.zeros,
-    ) -> None:
-        """Make them; `zeros` makes arrays of a shape and a dtype."""
-        self.length = length
-        self.ids = zeros((batch, length), "int64")
-        self.past_len = zeros((batch,), "int64")
+    def __init__(self, ids: Ids, past_len: Ids, positions: int, zeros: Zeros = np.zeros) -> None:
+        """Take the first two arrays, and make the others with `zeros`."""
+        batch, self.length = ids.shape
+        self.ids, self.past_len = ids, past_len
         self.logit_positions = zeros((batch, positions), "int64")
         self.seqlens_k = zeros((batch,), "int32")
         self.total = np.zeros(1, dtype=np.int32)
-        self.offsets = np.arange(length, dtype=np.int64)
+        self.offsets = np.arange(self.length, dtype=np.int64)
         # With one new token, its slot is past_len.
-        self.slots = self.past_len if length == 1 else zeros((batch, length), "int64")
+        self.slots = self.past_len if self.length == 1 else zeros((batch, self.length), "int64")
+
+    @classmethod
+    def of_size(
+        cls, batch: int, length: int, positions: int, zeros: Zeros = np.zeros
+    ) -> "StepInputs":
+        """Make all arrays with `zeros`."""
+        return cls(zeros((batch, length), "int64"), zeros((batch,), "int64"), positions, zeros)
 
     def derive(self, longest: int) -> None:
         """Compute what follows from `past_len`, whose largest number is `longest`."""
@@ -130,6 +133,21 @@ def bind_graph(
     binding.bind_output("logits", *logits)
 
 
+@dataclass(frozen=True)
+class StepShape:
+    """`length` new tokens and `positions` rows of logits for rows first .. first + count - 1."""
+
+    first: int
+    count: int
+    length: int
+    positions: int
+
+    @property
+    def rows(self) -> slice:
+        """The rows, as an index."""
+        return slice(self.first, self.first + self.count)
+
+
 class Step(Protocol):
     """One shape of step, bound."""
 
@@ -143,52 +161,65 @@ class Step(Protocol):
 
 
 class BoundState(State):
-    """A state whose steps are bound when first needed."""
+    """A state whose steps are bound when first needed, and kept for the next time.
 
-    def __init__(self, graph: Graph, batch: int, context: int, single: Step) -> None:
-        """Start with the bound step of one token a row."""
-        super().__init__(batch, context)
-        self.single = self.last = single
-        self.next_ids, self.past_len = single.inputs.ids, single.inputs.past_len
-        self.bound: dict[tuple[int, int], Step] = {}
+    Attributes:
+        single: the step of one token a row that was run last, or will be first.
+    """
+
+    def __init__(self, graph: Graph, rows: int, context: int) -> None:
+        """Bind the step that decodes all rows."""
+        super().__init__(rows, context)
         # GroupQueryAttention takes several tokens on a filled cache for one row only.
-        self.row_by_row = batch > 1 and any(port.role == "seqlens_k" for port in graph.inputs)
+        self.takes_rows_apart = any(port.role == "seqlens_k" for port in graph.inputs)
+        self.bound: dict[StepShape, Step] = {}
+        self.single = self.last = self._single(rows)
 
     @abstractmethod
-    def _bind(self, rows: slice, length: int, positions: int) -> Step:
-        """Return a new step on some rows of the cache."""
+    def _single(self, count: int) -> Step:
+        """Return the step of one token for the first `count` rows."""
+
+    @abstractmethod
+    def _bind(self, shape: StepShape) -> Step:
+        """Return a new step."""
 
     def logits(self) -> NDArray[np.float32]:
         """Return the last step's logits, float32 [B, P, V]. Valid until the next step."""
         return self.last.logits()
 
-    def _decode(self, longest: int) -> None:
-        self.last = self.single
+    def _decode(self, count: int, longest: int) -> None:
+        self.single = self.last = self._single(count)
         self.single.run_bound(longest)
 
-    def _run(self, ids: Ids, past_len: Ids, logit_positions: Ids) -> None:
-        length, positions = ids.shape[1], logit_positions.shape[1]
-        if self.row_by_row and length > 1 and past_len.any():
-            self.last = self._run_rows(ids, past_len, logit_positions)
+    def _run(self, ids: Ids, past_len: Ids, logit_positions: Ids, first: int) -> None:
+        count, length = ids.shape
+        if self.takes_rows_apart and count > 1 and length > 1 and past_len.any():
+            self.last = self._run_rows(ids, past_len, logit_positions, first)
             return
-        step = self.bound.get((length, positions))
-        if step is None:
-            step = self._bind(slice(0, self.batch), length, positions)
-            if length > SHORT_STEP:  # buffers of long steps are large: keep one
-                self.bound = {key: old for key, old in self.bound.items() if key[0] <= SHORT_STEP}
-            self.bound[length, positions] = step
-        self.last = step
-        _run_step(step, ids, past_len, logit_positions)
+        shape = StepShape(first, count, length, logit_positions.shape[1])
+        self.last = self._bound(shape)
+        _run_step(self.last, ids, past_len, logit_positions)
 
-    def _run_rows(self, ids: Ids, past_len: Ids, logit_positions: Ids) -> "_Gathered":
+    def _run_rows(self, ids: Ids, past_len: Ids, logit_positions: Ids, first: int) -> Step:
         """Run each row by itself, on its part of the cache."""
-        parts, inputs = [], StepInputs(self.batch, ids.shape[1], logit_positions.shape[1])
-        for row in range(self.batch):
+        parts = []
+        for row in range(len(ids)):
             part = slice(row, row + 1)
-            step = self._bind(part, ids.shape[1], logit_positions.shape[1])
+            step = self._bound(StepShape(first + row, 1, ids.shape[1], logit_positions.shape[1]))
             _run_step(step, ids[part], past_len[part], logit_positions[part])
             parts.append(step.logits())
-        return _Gathered(inputs, np.concatenate(parts))
+        return _Gathered(step.inputs, np.concatenate(parts))
+
+    def _bound(self, shape: StepShape) -> Step:
+        """Return the step of that shape; of those with large buffers only the last one is kept."""
+        step = self.bound.get(shape)
+        if step is None:
+            is_short = shape.length <= SHORT_STEP
+            alike = [old for old in self.bound if (old.length <= SHORT_STEP) == is_short]
+            if len(alike) >= (KEPT_STEPS if is_short else 1):
+                del self.bound[alike[0]]
+            step = self.bound[shape] = self._bind(shape)
+        return step
 
 
 class _Gathered:
@@ -212,9 +243,9 @@ def _run_step(step: Step, ids: Ids, past_len: Ids, logit_positions: Ids) -> None
     step.run_bound(int(past_len.max()))
 
 
-def cache_shape(port: Port, batch: int, context: int) -> tuple[int, ...]:
-    """Return the shape of a cache for `batch` rows of `context` slots."""
-    return _shape(port, {"batch": batch, "context": context})
+def cache_shape(port: Port, rows: int, context: int) -> tuple[int, ...]:
+    """Return the shape of a cache for `rows` rows of `context` slots."""
+    return _shape(port, {"batch": rows, "context": context})
 
 
 def vocab_size(graph: Graph) -> int:

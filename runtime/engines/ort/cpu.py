@@ -14,6 +14,7 @@ from .binding import (
     SHORT_STEP,
     BoundState,
     StepInputs,
+    StepShape,
     bind_graph,
     cache_shape,
     place_of,
@@ -64,11 +65,11 @@ class OrtEngine(Engine):
         """Name, version and device."""
         return EngineInfo("onnxruntime", self.runtime.__version__, "cpu", self.threads)
 
-    def new_state(self, batch: int, context: int) -> "OrtState":
-        """Return an empty cache for `batch` rows of up to `context` tokens."""
+    def new_state(self, rows: int, context: int) -> "OrtState":
+        """Return an empty cache for `rows` texts of up to `context` tokens."""
         if self.session is None:
             raise EngineError("the model was closed")
-        return OrtState(self.session, self.prefill, self.graph, batch, context)
+        return OrtState(self.session, self.prefill, self.graph, rows, context)
 
     def close(self) -> None:
         """Drop the sessions, which frees the weights."""
@@ -84,34 +85,54 @@ class OrtEngine(Engine):
 
 
 class OrtState(BoundState):
-    """The cache of one generation, as numpy arrays.
+    """A cache as numpy arrays.
 
     Up to SHORT_STEP new tokens the decoder graph is used, so that short steps, those that check
     drafts among them, compute what single steps do; beyond, the prefill graph is the faster one.
     """
 
-    def __init__(self, session: Any, prefill: Any, graph: Graph, batch: int, context: int) -> None:
+    def __init__(self, session: Any, prefill: Any, graph: Graph, rows: int, context: int) -> None:
         self.session, self.prefill, self.graph = session, prefill or session, graph
         self.caches: Caches = [
-            np.zeros(cache_shape(port, batch, context), dtype=port.dtype) for port in graph.caches()
+            np.zeros(cache_shape(port, rows, context), dtype=port.dtype) for port in graph.caches()
         ]
-        super().__init__(graph, batch, context, BoundStep(session, graph, self.caches, 1, 1))
+        self.singles: dict[int, BoundStep] = {}
+        self.single_logits = np.zeros((rows, 1, vocab_size(graph)), dtype=np.float32)
+        super().__init__(graph, rows, context)
 
-    def _bind(self, rows: slice, length: int, positions: int) -> "BoundStep":
-        session = self.session if length <= SHORT_STEP else self.prefill
-        caches = [cache[rows] for cache in self.caches]
-        return BoundStep(session, self.graph, caches, length, positions)
+    def _single(self, count: int) -> "BoundStep":
+        step = self.singles.get(count)
+        if step is None:
+            caches = [cache[:count] for cache in self.caches]
+            inputs = StepInputs(self.next_ids[:count], self.past_len[:count], 1)
+            step = BoundStep(self.session, self.graph, caches, inputs, self.single_logits[:count])
+            self.singles[count] = step
+        return step
+
+    def _bind(self, shape: StepShape) -> "BoundStep":
+        session = self.session if shape.length <= SHORT_STEP else self.prefill
+        caches = [cache[shape.rows] for cache in self.caches]
+        inputs = StepInputs.of_size(shape.count, shape.length, shape.positions)
+        sizes = (shape.count, shape.positions, vocab_size(self.graph))
+        return BoundStep(session, self.graph, caches, inputs, np.zeros(sizes, dtype=np.float32))
+
+    def _copy_rows(self, sources: list[int], targets: list[int], slots: int) -> None:
+        for cache in self.caches:  # [R, K, S, D]; indexing by a list makes a copy first
+            cache[targets, :, :slots] = cache[sources, :, :slots]
 
 
 class BoundStep:
-    """A step of `length` new tokens and `positions` rows of logits on numpy memory."""
+    """A step on numpy memory: the cache's rows, the inputs, and the logits [B, P, V]."""
 
     def __init__(
-        self, session: Any, graph: Graph, caches: Caches, length: int, positions: int
+        self,
+        session: Any,
+        graph: Graph,
+        caches: Caches,
+        inputs: StepInputs,
+        logits: NDArray[np.float32],
     ) -> None:
-        batch = len(caches[0])
-        self.session, self.inputs = session, StepInputs(batch, length, positions)
-        self.result = np.zeros((batch, positions, vocab_size(graph)), dtype=np.float32)
+        self.session, self.inputs, self.result = session, inputs, logits
         self.caches = caches  # keeps their memory alive
         self.binding = session.io_binding()
         bind_graph(

@@ -33,18 +33,21 @@ from ...cuda.event_clock import EventClock, span_of
 from ...errors import EdgeGPTWarning, EngineError
 from ..base import Engine, EngineInfo
 from ..candidates import Candidates
+from ..moves import SPARE, moves_in_order
+from ..options import DEFAULTS, EngineOptions
 from .binding import (
     ELEMENT_BYTES,
     BoundState,
     Place,
     StepInputs,
+    StepShape,
     bind_graph,
     cache_shape,
     place_of,
     vocab_size,
 )
 from .cuda_provider import check_placement, open_candidates, provider, replays_rightly
-from .device import DeviceMemory
+from .device import Block, DeviceMemory
 from .picker import CandidateStep, is_worthwhile
 from .session import LOG_ERRORS_ONLY, import_onnxruntime, open_session
 
@@ -65,10 +68,8 @@ class CudaEngine(Engine):
         self,
         bundle: Bundle,
         graph: Graph,
-        threads: int | None = None,
+        options: EngineOptions = DEFAULTS,
         *,
-        tf32: bool = False,
-        cuda_graph: bool = True,
         clock: EventClock | None = None,
     ) -> None:
         """Load the graph.
@@ -76,15 +77,14 @@ class CudaEngine(Engine):
         Args:
             bundle: where it lies.
             graph: a decoder that `runs_on_cuda`.
-            threads: of the host, for computing shapes; None: one.
-            tf32: whether products of float32 may be rounded to TF32 (10 bits of mantissa).
-            cuda_graph: whether decode steps are captured and replayed, where that is right.
+            options: threads are of the host, for computing shapes, and one by default; TF32 keeps
+                10 bits of the mantissa; steps are captured and replayed only where that is right.
             clock: times the device's part of every step, on the clock's stream.
         """
-        self.graph, self.tf32, self.clock = graph, tf32, clock
-        self.threads = threads or 1
+        self.graph, self.tf32, self.clock = graph, options.tf32, clock
+        self.threads = options.threads or 1
         self.runtime = import_onnxruntime("cuda")
-        self.cuda_graph = cuda_graph and self._may_replay()
+        self.cuda_graph = options.cuda_graph and self._may_replay()
         self.owner, self.other = threading.current_thread(), ThreadPoolExecutor(1, "edgegpt-cuda")
         self.picker = self._open_candidates()
         self.memory = self._open_memory()
@@ -99,11 +99,11 @@ class CudaEngine(Engine):
         device = f"{self.device}-tf32" if self.tf32 else self.device
         return EngineInfo("onnxruntime", version, device, self.threads, self.tf32)
 
-    def new_state(self, batch: int, context: int) -> "CudaState":
-        """Return an empty cache for `batch` rows of up to `context` tokens."""
+    def new_state(self, rows: int, context: int) -> "CudaState":
+        """Return an empty cache for `rows` texts of up to `context` tokens."""
         if self.session is None:
             raise EngineError("the model was closed")
-        return CudaState(self, self._take(batch, context), batch)
+        return CudaState(self, self._take(rows, context), rows)
 
     def close(self) -> None:
         """Drop the sessions and the kept buffers."""
@@ -143,26 +143,25 @@ class CudaEngine(Engine):
         options.add_run_config_entry("gpu_graph_id", str(number))
         return options
 
-    def _take(self, batch: int, context: int) -> "_Buffers":
+    def _take(self, rows: int, context: int) -> "_Buffers":
         """Return kept buffers of as few rows as will do, or new ones, for which kept ones may go.
 
         Buffers of more rows do as well: after the largest batch has come, others capture nothing
         anew but their own step.
         """
         with DEVICE_LOCK:
-            fitting = [one for one in self.kept if one.context == context and one.batch >= batch]
+            fitting = [one for one in self.kept if one.context == context and one.rows >= rows]
             if fitting:
-                best = min(fitting, key=lambda buffers: buffers.batch)
+                best = min(fitting, key=lambda buffers: buffers.rows)
                 self.kept = [one for one in self.kept if one is not best]
-                best.single(batch)
                 return best
             try:
-                return _Buffers(self, batch, context)
+                return _Buffers(self, rows, context)
             except EngineError:
                 if not self.kept:
                     raise
                 self.kept = []
-                return _Buffers(self, batch, context)
+                return _Buffers(self, rows, context)
 
     def _may_replay(self) -> bool:
         """Return whether steps of the graph can be replayed; warn if only a newer version can."""
@@ -198,12 +197,12 @@ class CudaEngine(Engine):
 
 
 class CudaState(BoundState):
-    """The cache of one generation, in buffers that its engine lends."""
+    """A cache in buffers that its engine lends."""
 
-    def __init__(self, engine: CudaEngine, buffers: "_Buffers", batch: int) -> None:
-        super().__init__(engine.graph, batch, buffers.context, buffers.single(batch))
+    def __init__(self, engine: CudaEngine, buffers: "_Buffers", rows: int) -> None:
         self.engine = engine
         self.buffers: _Buffers | None = buffers
+        super().__init__(engine.graph, rows, buffers.context)
 
     def topk(self, count: int) -> list[list[Candidates]] | None:
         """Return the best logits of the last step, or None if all are as cheap or here already."""
@@ -211,42 +210,63 @@ class CudaState(BoundState):
         return step.topk(count) if isinstance(step, DeviceStep) else None
 
     def close(self) -> None:
-        """Lend the buffers back, which are clean: their numbers are finite, and masked when new."""
+        """Lend the buffers back.
+
+        They need no cleaning: all their numbers are finite, and a new text masks the old ones.
+        """
         buffers, self.buffers = self.buffers, None
         if buffers is not None:
             self.bound.clear()
             self.engine.give_back(buffers)
 
-    def _bind(self, rows: slice, length: int, positions: int) -> "DeviceStep":
-        assert self.buffers is not None, "the state was closed"
+    def _single(self, count: int) -> "DeviceStep":
+        return self._own().single(count)
+
+    def _bind(self, shape: StepShape) -> "DeviceStep":
         options = self.engine.run_options(capture=False)
-        return DeviceStep(self.engine, self.buffers, rows, length, positions, options)
+        return DeviceStep(self.engine, self._own(), shape, options)
+
+    def _decode(self, count: int, longest: int) -> None:
+        inputs = self._single(count).inputs
+        inputs.ids[:], inputs.past_len[:] = self.next_ids[:count], self.past_len[:count]
+        super()._decode(count, longest)
+
+    def _copy_rows(self, sources: list[int], targets: list[int], slots: int) -> None:
+        self._own().copy_rows(sources, targets, slots)
+
+    def _own(self) -> "_Buffers":
+        assert self.buffers is not None, "the state was closed"
+        return self.buffers
 
 
 class _Buffers:
-    """A cache for `batch` rows of `context` tokens, and the decode steps that are bound to it."""
+    """A cache for `rows` texts of `context` tokens, and the decode steps that are bound to it."""
 
-    def __init__(self, engine: CudaEngine, batch: int, context: int) -> None:
-        self.engine, self.batch, self.context = engine, batch, context
+    def __init__(self, engine: CudaEngine, rows: int, context: int) -> None:
+        self.engine, self.rows, self.context = engine, rows, context
         self.singles: dict[int, DeviceStep] = {}
         self.blocks, self.places, self.widths = [], [], []
         for port in engine.graph.caches():
-            shape = cache_shape(port, batch, context)
+            shape = cache_shape(port, rows, context)
             size = prod(shape) * ELEMENT_BYTES[port.dtype]
             block = engine.memory.allocate(
-                size, f"cache ({port.name} of {batch} rows of {context} tokens)"
+                size, f"cache ({port.name} of {rows} rows of {context} tokens)"
             )
             self.blocks.append(block)
             self.places.append(engine.memory.place(block, port.dtype, shape))
             self.widths.append(ELEMENT_BYTES[port.dtype])
-        self.single(batch)
+        # The logits of all decode steps, of however many rows: only the last one's are wanted.
+        size = rows * vocab_size(engine.graph) * ELEMENT_BYTES["float32"]
+        self.logits = engine.memory.allocate(size, "logits")
+        self.spare: Block | None = None  # a row on its way to another place
 
     def single(self, rows: int) -> "DeviceStep":
         """Return the step of one token for the first `rows`."""
         step = self.singles.get(rows)
         if step is None:
             options = self.engine.run_options(capture=True)
-            step = DeviceStep(self.engine, self, slice(0, rows), 1, 1, options, self.context)
+            shape = StepShape(0, rows, 1, 1)
+            step = DeviceStep(self.engine, self, shape, options, self.context, self.logits)
             self.singles[rows] = step
         return step
 
@@ -257,36 +277,55 @@ class _Buffers:
             for place, width in zip(self.places, self.widths, strict=True)
         ]
 
+    def copy_rows(self, sources: list[int], targets: list[int], slots: int) -> None:
+        """Copy the first `slots` slots of rows; see `State.reorder`."""
+        moves, memory = moves_in_order(sources, targets), self.engine.memory
+        with DEVICE_LOCK:
+            if any(SPARE in move for move in moves) and self.spare is None:
+                size = max(block.size for block in self.blocks) // self.rows
+                self.spare = memory.allocate(size, "row on its way")
+            for place, width in zip(self.places, self.widths, strict=True):
+                _, heads, context, head_dim = place.shape
+                pitch = context * head_dim * width  # from a head of a row to the next, in bytes
+                at = {row: place.address + row * heads * pitch for row in range(self.rows)}
+                if self.spare is not None:
+                    at[SPARE] = self.spare.address
+                for source, target in moves:
+                    line = slots * head_dim * width
+                    memory.copy_lines(at[target], at[source], line, heads, pitch)
+            memory.wait()
+
 
 class DeviceStep:
-    """A step of `length` new tokens and `positions` rows of logits on the device's memory."""
+    """A step on the device's memory."""
 
     def __init__(
         self,
         engine: CudaEngine,
-        buffers: "_Buffers",
-        rows: slice,
-        length: int,
-        positions: int,
+        buffers: _Buffers,
+        shape: StepShape,
         options: Any,
         context: int | None = None,
+        result: Block | None = None,
     ) -> None:
-        """Bind `rows` of the cache.
+        """Bind rows of the cache.
 
-        With a `context`, that is the longest length that operators are told of.
+        With a `context`, that is the longest length that operators are told of. The logits go to
+        the beginning of `result`; None: to a new block.
         """
-        caches = buffers.cache_rows(rows)
-        batch, size = caches[0].shape[0], vocab_size(engine.graph)
+        caches, vocabulary = buffers.cache_rows(shape.rows), vocab_size(engine.graph)
         # Kept, since a step may still wait for its turn when its state was given up.
         self.blocks = buffers.blocks
         self.engine, self.memory, self.session = engine, engine.memory, engine.session
-        self.options, self.context, self.length = options, context, length
-        mirror = _Mirror(batch, length, positions)
-        self.inputs = StepInputs(batch, length, positions, mirror.zeros)
+        self.options, self.context, self.length = options, context, shape.length
+        sizes = (shape.count, shape.length, shape.positions)
+        mirror = _Mirror(*sizes)
+        self.inputs = StepInputs.of_size(*sizes, mirror.zeros)
         self.host, self.device = mirror.data, self.memory.allocate(mirror.data.size, "inputs")
-        shape = (batch, positions, size)
-        self.result = self.memory.allocate(prod(shape) * ELEMENT_BYTES["float32"], "logits")
-        self.where = self.memory.place(self.result, "float32", shape)
+        logits = (shape.count, shape.positions, vocabulary)
+        self.size = prod(logits) * ELEMENT_BYTES["float32"]
+        self.result = result or self.memory.allocate(self.size, "logits")
+        self.where = self.memory.place(self.result, "float32", logits)
         self.fetched: NDArray[np.float32] | None = None
         self.pickers: dict[int, CandidateStep] = {}
         self.binding = self.session.io_binding()
@@ -308,7 +347,8 @@ class DeviceStep:
     def logits(self) -> NDArray[np.float32]:
         """Copy the result to the host, once a run: float32 [B, P, V]."""
         if self.fetched is None:
-            self.fetched = self.result.read().view(np.float32).reshape(self.where.shape)
+            raw = self.result.read(self.size)
+            self.fetched = raw.view(np.float32).reshape(self.where.shape)  # (B, P, V)
         return self.fetched
 
     def topk(self, count: int) -> list[list[Candidates]] | None:

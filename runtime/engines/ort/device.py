@@ -40,11 +40,11 @@ class Block:
         with DEVICE_LOCK:
             self.cudart.to_device(self.address, data.ctypes.data, self.size)
 
-    def read(self) -> Bytes:
-        """Copy all bytes of the block to the host."""
-        data = np.empty(self.size, dtype=np.uint8)
+    def read(self, size: int | None = None) -> Bytes:
+        """Copy the first `size` bytes of the block, None: all, to the host."""
+        data = np.empty(self.size if size is None else size, dtype=np.uint8)
         with DEVICE_LOCK:
-            self.cudart.to_host(data.ctypes.data, self.address, self.size)
+            self.cudart.to_host(data.ctypes.data, self.address, data.size)
         return data
 
 
@@ -74,6 +74,17 @@ class DeviceMemory:
     def place(self, block: Block, dtype: str, shape: tuple[int, ...], offset: int = 0) -> Place:
         """Return a tensor that lies in `block`, `offset` bytes behind its beginning."""
         return Place(self.kind, 0, ELEMENT_TYPES[dtype], shape, block.address + offset)
+
+    def copy_lines(self, target: int, source: int, width: int, count: int, pitch: int) -> None:
+        """Copy `count` lines of `width` bytes, `pitch` bytes apart, from one address to another.
+
+        They may still be on their way when this returns; see `wait`.
+        """
+        self.cudart.copy_lines(target, source, width, count, pitch)
+
+    def wait(self) -> None:
+        """Return when all copies are done."""
+        self.cudart.wait()
 
     def run(self, session: Any, binding: Any, options: Any) -> None:
         """Run a bound step, and wait until its results are there.

@@ -88,8 +88,8 @@ class TensorRTEngine(Engine):
         device = f"{_as_file_name(self.device.name)} plan {self.digest}"
         return EngineInfo(name, self.vendor.version, device, 1)
 
-    def new_state(self, batch: int, context: int) -> "TensorRTState":
-        """Return an empty cache for `batch` rows of up to `context` tokens.
+    def new_state(self, rows: int, context: int) -> "TensorRTState":
+        """Return an empty cache for `rows` texts of up to `context` tokens.
 
         Raises:
             InvalidInputError: if the engine was not built for so much.
@@ -97,14 +97,14 @@ class TensorRTEngine(Engine):
         """
         if self.plan is None:
             raise EngineError("the model was closed")
-        if batch > self.limits.max_batch or context > self.limits.max_context:
+        if rows > self.limits.max_batch or context > self.limits.max_context:
             raise InvalidInputError(
                 f"the engine was built for {self.limits.max_batch} rows of "
-                f"{self.limits.max_context} tokens, not for {batch} of {context}: run edgegpt "
-                f"build with --backend {self.vendor.flavour} --max-batch {max(batch, 1)} "
+                f"{self.limits.max_context} tokens, not for {rows} of {context}: run edgegpt "
+                f"build with --backend {self.vendor.flavour} --max-batch {max(rows, 1)} "
                 f"--max-context {context}"
             )
-        return TensorRTState(self, self._session(self.plan, batch), batch, context)
+        return TensorRTState(self, self._session(self.plan, rows), rows, context)
 
     def close(self) -> None:
         """Free the weights, and keep what was compiled on the device for the next time."""
@@ -128,14 +128,14 @@ class TensorRTEngine(Engine):
                 return
         session.close()
 
-    def _session(self, plan: LoadedPlan, batch: int) -> Session:
+    def _session(self, plan: LoadedPlan, rows: int) -> Session:
         with self.lock:
             session = self.idle.pop() if self.idle else None
-        if session is not None and session.batch != batch:
+        if session is not None and session.rows != rows:
             session.close()  # before the new one needs the room
             session = None
         if session is None:
-            return Session(self.cuda, plan, batch)
+            return Session(self.cuda, plan, rows)
         session.clear()
         return session
 
@@ -162,29 +162,44 @@ class TensorRTEngine(Engine):
 
 
 class TensorRTState(State):
-    """The cache of one generation, in a session that is its own until it ends."""
+    """A cache in a session, which is its own until it is closed.
 
-    def __init__(self, engine: TensorRTEngine, session: Session, batch: int, context: int) -> None:
-        super().__init__(batch, context)
+    It has at most as many rows as the engine was built for (`--max-batch`).
+    """
+
+    def __init__(self, engine: TensorRTEngine, session: Session, rows: int, context: int) -> None:
+        super().__init__(rows, context)
         self.engine, self.session = engine, session
-        self.next_ids = np.zeros((batch, 1), dtype=np.int64)
-        self.past_len = np.zeros(batch, dtype=np.int64)
+        self.gathered: NDArray[np.float32] | None = None  # of a step that ran row by row
         self.drop = weakref.finalize(self, session.close)
 
     def logits(self) -> NDArray[np.float32]:
         """Return the last step's logits, float32 [B, P, V]. Valid until the next step."""
-        return self.session.logits()
+        return self.session.logits() if self.gathered is None else self.gathered
 
     def close(self) -> None:
         """Give the session back to the engine; the state must not be used then."""
         if self.drop.detach() is not None:
             self.engine.give_back(self.session)
 
-    def _run(self, ids: Ids, past_len: Ids, logit_positions: Ids) -> None:
-        self.session.step(ids, past_len, logit_positions)
+    def _run(self, ids: Ids, past_len: Ids, logit_positions: Ids, first: int) -> None:
+        self.gathered = None
+        if len(ids) == 1 or self.session.caches.takes(first):
+            self.session.step(ids, past_len, logit_positions, first)
+            return
+        parts = []
+        for row in range(len(ids)):
+            part = slice(row, row + 1)
+            self.session.step(ids[part], past_len[part], logit_positions[part], first + row)
+            parts.append(self.session.logits().copy())
+        self.gathered = np.concatenate(parts)
 
-    def _decode(self, longest: int) -> None:
-        self.session.decode(self.next_ids, self.past_len)
+    def _decode(self, count: int, longest: int) -> None:
+        self.gathered = None
+        self.session.decode(self.next_ids[:count], self.past_len[:count])
+
+    def _copy_rows(self, sources: list[int], targets: list[int], slots: int) -> None:
+        self.session.copy_rows(sources, targets, slots)
 
 
 def _check_aliases(engine: Any, graph: Graph) -> None:

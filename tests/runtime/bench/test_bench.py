@@ -21,13 +21,15 @@ from edgegpt.runtime.bench.timed import TimedEngine
 from edgegpt.runtime.bundle.bundle import GOLDEN_NAME, TOKENIZER_NAME, Bundle
 from edgegpt.runtime.bundle.manifest import WeightEntry
 from edgegpt.runtime.engines.null import NullEngine
+from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.errors import BundleError, InvalidInputError
 from edgegpt.runtime.generation import loop as generate
-from edgegpt.runtime.generation.loop import Text, generate_tokens
+from edgegpt.runtime.generation.loop import Rules, generate_tokens
+from edgegpt.runtime.generation.rows import Text
 from edgegpt.runtime.generation.sampling import Sampling
 from edgegpt.runtime.language_model import LanguageModel
 from edgegpt.runtime.machine import Machine
-from edgegpt.runtime.text.stops import TextStream
+from edgegpt.runtime.text.stops import Detokenizer
 from edgegpt.runtime.text.tokenizer import Tokenizer
 
 SMALL_MACHINE = Machine("cpu", 1, 1 << 16, 1 << 30, "Linux", "3.11")
@@ -55,7 +57,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     for owner, name, seconds in (
         (generate, "choose", 10),
         (Tokenizer, "encode", 5),
-        (TextStream, "push", 1),
+        (Detokenizer, "push", 1),
     ):
         monkeypatch.setattr(owner, name, _slow(clock, getattr(owner, name), seconds))
     return clock
@@ -107,18 +109,8 @@ def test_a_timed_engine_writes_the_same_text(small_bundle: Path, sampling: Sampl
     with edgegpt.load(small_bundle) as model:
 
         def write(engine) -> list[tuple[int, int]]:  # type: ignore[no-untyped-def]
-            texts = [Text([1, 2, 3], seed=1, stream=1), Text([4], seed=2, stream=2)]
-            return list(
-                generate_tokens(
-                    engine,
-                    texts,
-                    context=8,
-                    max_new_tokens=12,
-                    sampling=sampling,
-                    overflow="slide",
-                    tolerance=0.0,
-                )
-            )
+            texts = [Text([1, 2, 3], seed=1, series=1), Text([4], seed=2, series=2)]
+            return list(generate_tokens(engine, texts, Rules(8, 12, sampling, "slide", 0.0)))
 
         around = TimedEngine(model.engine)
         assert write(around) == write(model.engine)
@@ -129,7 +121,7 @@ def test_every_cell_is_run_in_every_round_and_the_first_round_does_not_count(
     small_bundle: Path,
 ) -> None:
     told: list[tuple[str, int, int]] = []
-    plan = Plan(repeats=2, tokens=3, depths=[8, 4], batches=[2, 1], threads=1)
+    plan = Plan(repeats=2, tokens=3, depths=[8, 4], batches=[2, 1], engine=EngineOptions(threads=1))
     result = measure(small_bundle, plan, "9.9", lambda *told_now: told.append(told_now))
     cells = [(1, 4), (1, 8), (2, 4), (2, 8)]
     assert [(cell.batch, cell.depth) for cell in result.cells] == cells
@@ -144,7 +136,14 @@ def test_every_cell_is_run_in_every_round_and_the_first_round_does_not_count(
 
 def test_the_result_says_what_was_measured(small_bundle: Path) -> None:
     sampling = Sampling(temperature=0.5, top_k=7, top_p=0.9)
-    plan = Plan(repeats=1, depths=[4], batches=[1], threads=2, context=16, sampling=sampling)
+    plan = Plan(
+        repeats=1,
+        depths=[4],
+        batches=[1],
+        engine=EngineOptions(threads=2),
+        context=16,
+        sampling=sampling,
+    )
     result = measure(small_bundle, plan, "9.9", lambda *_: None)
     manifest = Bundle.open(small_bundle).manifest
     assert (result.bundle, result.precision) == (manifest.id, manifest.precision)
@@ -200,8 +199,11 @@ def test_a_prompt_that_just_fits_is_taken() -> None:
     [{"repeats": 0}, {"tokens": 0}, {"threads": 0}, {"depths": []}, {"batches": [1, 0]}],
 )
 def test_a_plan_of_nothing_is_refused(change: dict[str, object]) -> None:
+    def plan(threads: int | None = None, **others: object) -> Plan:
+        return Plan(**others, engine=EngineOptions(threads=threads))  # type: ignore[arg-type]
+
     with pytest.raises(InvalidInputError, match=next(iter(change))):
-        Plan(**change)  # type: ignore[arg-type]
+        plan(**change)  # type: ignore[arg-type]
 
 
 def test_a_batch_beyond_the_memory_is_refused(small_bundle: Path) -> None:

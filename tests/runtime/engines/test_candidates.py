@@ -11,10 +11,11 @@ from hypothesis.extra.numpy import arrays
 from edgegpt.runtime.engines.candidates import Candidates
 from edgegpt.runtime.engines.null import NullEngine, NullState
 from edgegpt.runtime.errors import NumericalError
-from edgegpt.runtime.generation.loop import Text, generate_tokens
+from edgegpt.runtime.generation.loop import Rules, generate_tokens
+from edgegpt.runtime.generation.rows import Text
 from edgegpt.runtime.generation.sampling import SPARE, Sampling, choose
 
-PLACE = {"seed": 11, "stream": 22}
+PLACE = {"seed": 11, "series": 22}
 # Few distinct values make ties, half floats near ties, and floats neither.
 numbers = st.one_of(
     st.integers(-3, 3).map(float), st.floats(-20, 20, width=16), st.floats(-100, 100, width=32)
@@ -149,17 +150,10 @@ def test_generation_from_candidates_writes_the_same_text_and_fetches_nothing_els
     def write(kind):
         engine = kind(network, 300)
         count = 1 if speculate else 2
-        texts = [Text([1, 2, row], seed=5, stream=row) for row in range(count)]
-        for _ in generate_tokens(
-            engine,
-            texts,
-            context=40,
-            max_new_tokens=30,
-            sampling=sampling,
-            overflow="stop",
-            tolerance=1e-5,
-            speculate=speculate,
-        ):
+        texts = [Text([1, 2, row], seed=5, series=row) for row in range(count)]
+        drafts = speculate if sampling.temperature == 0.0 else 0
+        rules = Rules(40, 30, sampling, "stop", 1e-5, speculate=drafts)
+        for _ in generate_tokens(engine, texts, rules):
             pass
         return engine, [(text.ids, text.first_near_tie) for text in texts]
 

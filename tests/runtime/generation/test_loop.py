@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from edgegpt.runtime.engines.null import NullEngine
 from edgegpt.runtime.errors import NumericalError
-from edgegpt.runtime.generation.loop import Text, generate_tokens, window_start
+from edgegpt.runtime.generation.loop import Rules, generate_tokens
+from edgegpt.runtime.generation.rows import Text, window_start
 from edgegpt.runtime.generation.sampling import Sampling, choose
 
 VOCABULARY = 7
@@ -39,16 +40,16 @@ def visible_start(length: int, context: int) -> int:
     return start
 
 
-def written_alone(prompt, *, count, context, sampling=GREEDY, seed=1, stream=2) -> list[int]:
+def written_alone(prompt, *, count, context, sampling=GREEDY, seed=1, series=2) -> list[int]:
     ids = list(prompt)
     for step in range(count):
         logits = network(ids[visible_start(len(ids), context) :])
-        ids.append(choose(logits, sampling, ids, seed=seed, stream=stream, step=step).token)
+        ids.append(choose(logits, sampling, ids, seed=seed, series=series, step=step).token)
     return ids[len(prompt) :]
 
 
 def texts_of(prompts) -> list[Text]:
-    return [Text(list(ids), seed=1, stream=2 + row) for row, ids in enumerate(prompts)]
+    return [Text(list(ids), seed=1, series=2 + row) for row, ids in enumerate(prompts)]
 
 
 def write(
@@ -61,17 +62,11 @@ def write(
     engine=None,
     on=None,
     tolerance=1e-5,
+    end_ids=frozenset(),
 ):
     """Generate to the end; `on(row, token)` is called for each token."""
-    tokens = generate_tokens(
-        engine or NullEngine(network, VOCABULARY),
-        texts,
-        context=context,
-        max_new_tokens=count,
-        sampling=sampling,
-        overflow=overflow,
-        tolerance=tolerance,
-    )
+    rules = Rules(context, count, sampling, overflow, tolerance, end_ids=end_ids)
+    tokens = generate_tokens(engine or NullEngine(network, VOCABULARY), texts, rules)
     for row, token in tokens:
         if on is not None:
             on(row, token)
@@ -105,7 +100,7 @@ def test_a_window_moves_only_when_it_is_full(context, length):
 def test_a_batch_gives_each_prompt_what_it_gets_alone(sampling, prompts, context):
     found = write(texts_of(prompts), count=12, context=context, sampling=sampling)
     assert found == [
-        written_alone(ids, count=12, context=context, sampling=sampling, stream=2 + row)
+        written_alone(ids, count=12, context=context, sampling=sampling, series=2 + row)
         for row, ids in enumerate(prompts)
     ]
 
@@ -129,7 +124,7 @@ def test_every_step_shows_the_network_exactly_its_window(context, prompt_length)
         seen.append(list(visible))
         return network(visible)
 
-    text = Text([token % VOCABULARY for token in range(prompt_length)], seed=1, stream=2)
+    text = Text([token % VOCABULARY for token in range(prompt_length)], seed=1, series=2)
     write([text], count=13, context=context, engine=NullEngine(recording, VOCABULARY))
     lengths = range(prompt_length, prompt_length + 13)
     assert seen == [text.ids[visible_start(n, context) : n] for n in lengths]
@@ -152,7 +147,7 @@ def measured_engine() -> tuple[NullEngine, list[int]]:
 
 def test_only_a_sliding_window_is_fed_again():
     engine, sizes = measured_engine()
-    write([Text([1, 2, 3], seed=1, stream=2)], count=12, context=8, engine=engine)
+    write([Text([1, 2, 3], seed=1, series=2)], count=12, context=8, engine=engine)
     assert sizes == [3, 1, 1, 1, 1, 1, 5, 1, 1, 1, 5, 1]
 
 
@@ -170,14 +165,14 @@ def test_a_row_that_has_ended_is_not_fed_again(length):
 
 @pytest.mark.parametrize(("prompt_length", "count"), [(1, 5), (3, 3), (5, 1)])
 def test_with_overflow_stop_a_text_ends_when_it_outgrows_the_context(prompt_length, count):
-    text = Text([3] * prompt_length, seed=1, stream=2)
+    text = Text([3] * prompt_length, seed=1, series=2)
     write([text], count=100, context=5, overflow="stop")
     assert text.finish_reason == "context"
     assert text.new_ids == written_alone([3] * prompt_length, count=count, context=5)
 
 
 def test_a_text_that_fills_the_context_and_its_length_at_once_ends_by_length():
-    text = Text([3, 3], seed=1, stream=2)
+    text = Text([3, 3], seed=1, series=2)
     write([text], count=4, context=5, overflow="stop")
     assert (text.finish_reason, len(text.new_ids)) == ("length", 4)
 
@@ -207,6 +202,18 @@ def test_a_row_that_ends_early_does_not_disturb_the_others(prompts, context, end
     assert [text.finish_reason for text in texts] == ["stop"] + ["length"] * (len(prompts) - 1)
 
 
+@given(st.lists(prompt_ids, min_size=1, max_size=4), st.sets(st.integers(0, VOCABULARY - 1)))
+@settings(deadline=None, max_examples=60)
+def test_a_text_ends_with_the_first_end_id_that_it_writes(prompts, end_ids):
+    texts = texts_of(prompts)
+    found = write(texts, count=12, context=9, end_ids=frozenset(end_ids))
+    for ids, own, text in zip(prompts, found, texts, strict=True):
+        whole = written_alone(ids, count=12, context=9)
+        ends = [place for place, token in enumerate(whole) if token in end_ids]
+        assert own == whole[: ends[0] + 1 if ends else None]
+        assert text.finish_reason == ("eos" if ends else "length")
+
+
 def test_tokens_come_row_by_row_in_the_order_of_the_steps():
     order = []
     texts = texts_of([[1], [2, 3]])
@@ -221,7 +228,7 @@ def test_nan_logits_end_the_generation_with_an_error():
 
     engine = NullEngine(broken, VOCABULARY)
     with pytest.raises(NumericalError, match="token 1 hold NaN"):
-        write([Text([1, 2], seed=1, stream=2)], count=5, context=9, engine=engine)
+        write([Text([1, 2], seed=1, series=2)], count=5, context=9, engine=engine)
 
 
 def leads(*gaps: float, others: float = -3.0) -> NullEngine:
@@ -234,7 +241,7 @@ def leads(*gaps: float, others: float = -3.0) -> NullEngine:
 
 
 def near_tie(engine: NullEngine, count: int, sampling: Sampling = GREEDY) -> int | None:
-    text = Text([1], seed=1, stream=2)
+    text = Text([1], seed=1, series=2)
     write([text], count=count, context=9, engine=engine, sampling=sampling)
     return text.first_near_tie
 
@@ -246,16 +253,16 @@ def test_a_near_tie_is_a_lead_of_at_most_twice_the_tolerance_of_the_largest_logi
     assert near_tie(leads(0.0, 1.0), 2) == 0
 
 
-@pytest.mark.parametrize("stream", range(10))
-def test_when_sampling_a_near_tie_is_judged_on_the_scale_of_the_scores(stream):
+@pytest.mark.parametrize("series", range(10))
+def test_when_sampling_a_near_tie_is_judged_on_the_scale_of_the_scores(series):
     ids, near, tolerance = [1, 2], [], 0.05
     sampling = Sampling(temperature=4.0)
     for step in range(8):
         logits = network(ids)
-        choice = choose(logits, sampling, ids, seed=1, stream=stream, step=step)
+        choice = choose(logits, sampling, ids, seed=1, series=series, step=step)
         near.append(choice.gap <= 2 * tolerance * np.abs(logits).max() / 4.0)
         ids.append(choice.token)
-    text = Text(ids[:2], seed=1, stream=stream)
+    text = Text(ids[:2], seed=1, series=series)
     write([text], count=8, context=20, sampling=sampling, tolerance=tolerance)
     assert text.ids == ids
     assert text.first_near_tie == (near.index(True) if any(near) else None)

@@ -50,10 +50,10 @@ def test_many_counters_at_once_give_what_each_gives_alone():
 
 
 def test_noise_is_made_from_the_words_of_its_own_counter_and_key():
-    (token, step, *stream), key, words = KNOWN_ANSWERS["pi"]
+    (token, step, *series), key, words = KNOWN_ANSWERS["pi"]
     found = gumbel(
         seed=key[0] | key[1] << 32,
-        stream=stream[0] | stream[1] << 32,
+        series=series[0] | series[1] << 32,
         step=step,
         ids=np.array([token]),
     )
@@ -63,10 +63,10 @@ def test_noise_is_made_from_the_words_of_its_own_counter_and_key():
 
 @given(words64, words64, words32, st.lists(st.integers(0, 300_000), min_size=1, unique=True))
 @settings(deadline=None)
-def test_a_number_does_not_depend_on_which_other_ids_are_asked_for(seed, stream, step, ids):
-    together = gumbel(seed, stream, step, np.array(ids))
-    backwards = gumbel(seed, stream, step, np.array(ids[::-1]))
-    alone = [gumbel(seed, stream, step, np.array([token]))[0] for token in ids]
+def test_a_number_does_not_depend_on_which_other_ids_are_asked_for(seed, series, step, ids):
+    together = gumbel(seed, series, step, np.array(ids))
+    backwards = gumbel(seed, series, step, np.array(ids[::-1]))
+    alone = [gumbel(seed, series, step, np.array([token]))[0] for token in ids]
     assert together.tolist() == backwards[::-1].tolist() == alone
 
 
@@ -78,12 +78,12 @@ def test_a_number_does_not_depend_on_which_other_ids_are_asked_for(seed, stream,
     st.data(),
 )
 @settings(deadline=None)
-def test_a_known_vocabulary_gives_the_same_bits(seed, stream, step, vocab_size, data):
+def test_a_known_vocabulary_gives_the_same_bits(seed, series, step, vocab_size, data):
     """Of a small one, many steps are computed at once and kept; of a large one, none."""
     ids = np.array(data.draw(st.lists(st.integers(0, vocab_size - 1), max_size=20)), dtype=np.int64)
     for near in (step, step + 1, max(step - 1, 0)):  # within one table and across its end
-        expected = gumbel(seed, stream, near, ids)
-        assert gumbel(seed, stream, near, ids, vocab_size).tobytes() == expected.tobytes()
+        expected = gumbel(seed, series, near, ids)
+        assert gumbel(seed, series, near, ids, vocab_size).tobytes() == expected.tobytes()
 
 
 def test_tables_of_noise_are_not_mixed_up():
@@ -91,9 +91,9 @@ def test_tables_of_noise_are_not_mixed_up():
     ids = np.arange(1000)
     steps = philox.TABLE_SIZE // len(ids)
     for step in (0, steps - 1, steps, 3 * steps + 1):
-        for stream in range(40):
-            expected = gumbel(5, stream, step, ids)
-            np.testing.assert_array_equal(gumbel(5, stream, step, ids, len(ids)), expected)
+        for series in range(40):
+            expected = gumbel(5, series, step, ids)
+            np.testing.assert_array_equal(gumbel(5, series, step, ids, len(ids)), expected)
 
 
 def test_no_ids_give_no_numbers():
@@ -102,12 +102,12 @@ def test_no_ids_give_no_numbers():
 
 @given(words64, words64, words32, st.integers(0, 63))
 @settings(deadline=None)
-def test_every_bit_of_seed_stream_and_step_matters(seed, stream, step, bit):
-    noise = gumbel(seed, stream, step, IDS)
+def test_every_bit_of_seed_stream_and_step_matters(seed, series, step, bit):
+    noise = gumbel(seed, series, step, IDS)
     others = [
-        gumbel(seed ^ 1 << bit, stream, step, IDS),
-        gumbel(seed, stream ^ 1 << bit, step, IDS),
-        gumbel(seed, stream, step ^ 1 << bit % 32, IDS),
+        gumbel(seed ^ 1 << bit, series, step, IDS),
+        gumbel(seed, series ^ 1 << bit, step, IDS),
+        gumbel(seed, series, step ^ 1 << bit % 32, IDS),
     ]
     # 53 random bits: two equal numbers among 50 pairs have a chance of 1e-14.
     assert all((other != noise).all() for other in others)
@@ -143,7 +143,7 @@ def many_draws():
     """Return 200,000 numbers: 200 ids in each of 10 steps of 100 streams."""
     ids = np.arange(200)
     return np.concatenate(
-        [gumbel(42, stream, step, ids) for stream in range(100) for step in range(10)]
+        [gumbel(42, series, step, ids) for series in range(100) for step in range(10)]
     )
 
 

@@ -79,7 +79,6 @@ def test_rows_are_padded_on_the_right():
         ((2, 1), [0, 6], (2, 1), "1 new tokens after 6 do not fit"),
         ((2, 1), [-1, 0], (2, 1), "fit|negative"),
         ((3, 1), [0, 0, 0], (3, 1), "3 rows, the state 2"),
-        ((1, 1), [0], (1, 1), "1 rows, the state 2"),
         ((2, 1), [0], (2, 1), "rows"),
         ((2, 1), [0, 0], (1, 1), "rows"),
     ],

@@ -12,7 +12,7 @@ import torch
 
 import edgegpt
 from edgegpt.model import GPT
-from edgegpt.runtime.generation.loop import stream_of, window_start
+from edgegpt.runtime.generation.rows import series_of, window_start
 from edgegpt.runtime.generation.sampling import Sampling, choose
 
 PROMPTS = ["The wind", "No answer", "quick", "'Who goes?'"]
@@ -29,11 +29,11 @@ def in_pytorch(small_bundle: Path, small_model: GPT) -> list[list[int]]:
     with edgegpt.load(small_bundle) as model, torch.no_grad():
         for prompt, seed in zip(PROMPTS, SEEDS, strict=True):
             ids = model.encode_prompt(prompt)
-            stream, start = stream_of(ids), len(ids)
+            series, start = series_of(ids), len(ids)
             for step in range(COUNT):
                 window = torch.tensor([ids[window_start(len(ids), model.context) :]])
                 logits = small_model(window)[0, -1].numpy()
-                choice = choose(logits, sampling, ids, seed=seed, stream=stream, step=step)
+                choice = choose(logits, sampling, ids, seed=seed, series=series, step=step)
                 ids.append(choice.token)
             texts.append(ids[start:])
     return texts

@@ -15,7 +15,7 @@ from edgegpt.runtime.generation import sampling as sampling_module
 from edgegpt.runtime.generation.philox import gumbel
 from edgegpt.runtime.generation.sampling import FEW, Choice, Sampling, choose
 
-PLACE = {"seed": 11, "stream": 22}
+PLACE = {"seed": 11, "series": 22}
 # Half floats, so that logits of the same sign and size stay apart in every order of arithmetic.
 logit_lists = st.lists(st.floats(-20, 20, width=16), min_size=1, max_size=30)
 samplings = st.builds(
@@ -70,7 +70,7 @@ def kept_ids(logits, sampling: Sampling) -> list[int]:
 @settings(deadline=None, max_examples=300)
 def test_the_choice_is_the_noisy_best_of_what_the_filters_keep(logits, sampling, step):
     kept = kept_ids(logits, sampling)
-    noise = gumbel(PLACE["seed"], PLACE["stream"], step, np.array(kept))
+    noise = gumbel(PLACE["seed"], PLACE["series"], step, np.array(kept))
     score = {i: logits[i] / sampling.temperature + g for i, g in zip(kept, noise, strict=True)}
     first, *others = sorted(score, key=score.__getitem__, reverse=True)
     expected_gap = score[first] - score[others[0]] if others else math.inf

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 import edgegpt
 from edgegpt.errors import InvalidInputError
 from edgegpt.runtime.engines.null import NullEngine
-from edgegpt.runtime.generation.loop import Text, generate_tokens
+from edgegpt.runtime.generation.loop import Rules, generate_tokens
+from edgegpt.runtime.generation.rows import Text
 from edgegpt.runtime.generation.sampling import Sampling
 from edgegpt.runtime.generation.speculation import FIRST_PAUSE, MAX_DRAFT, TRIES, Drafts, Pace
 
@@ -29,17 +30,10 @@ def hashing(order: int):
 def written(network, prompt: list[int], count: int, context: int, speculate: int, penalty=1.0):
     """Return the text that the network writes, and in how many steps."""
     engine = NullEngine(network, VOCABULARY)
-    text = Text(list(prompt), seed=0, stream=0)
-    tokens = generate_tokens(
-        engine,
-        [text],
-        context=context,
-        max_new_tokens=count,
-        sampling=Sampling(repetition_penalty=penalty),
-        overflow="slide",
-        tolerance=1e-5,
-        speculate=speculate,
-    )
+    text = Text(list(prompt), seed=0, series=0)
+    sampling = Sampling(repetition_penalty=penalty)
+    rules = Rules(context, count, sampling, "slide", 1e-5, speculate=speculate)
+    tokens = generate_tokens(engine, [text], rules)
     assert [token for _, token in tokens] == text.new_ids
     return text.new_ids, engine.steps
 
@@ -102,9 +96,9 @@ def test_where_rounding_could_decide_a_single_step_does(always):
         return logits
 
     engine = Uneven(network, VOCABULARY)
-    text = Text([2, 2, 2, 2], seed=0, stream=0)
-    rules = {"context": 64, "max_new_tokens": 20, "sampling": Sampling(), "overflow": "slide"}
-    list(generate_tokens(engine, [text], **rules, tolerance=1e-5, speculate=4))
+    text = Text([2, 2, 2, 2], seed=0, series=0)
+    rules = Rules(64, 20, Sampling(), "slide", 1e-5, speculate=4)
+    list(generate_tokens(engine, [text], rules))
     assert text.new_ids == [2] * 20
     assert max(sizes[1:]) == 5  # drafts were tried
 

@@ -30,9 +30,9 @@ def run_steps(monkeypatch) -> list[int]:
         steps.append(ids.shape[1])
         run(state, ids, *rest)
 
-    def counting_one(state, longest):
+    def counting_one(state, *rest):
         steps.append(1)
-        decode(state, longest)
+        decode(state, *rest)
 
     monkeypatch.setattr(OrtState, "_run", counting)
     monkeypatch.setattr(OrtState, "_decode", counting_one)

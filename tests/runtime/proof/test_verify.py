@@ -19,6 +19,7 @@ from edgegpt.errors import BundleError, InvalidInputError
 from edgegpt.model import GPT
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.bundle.golden import Golden
+from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.engines.ort.cpu import OrtState
 from edgegpt.runtime.proof.tolerances import TOLERANCES
 from edgegpt.runtime.proof.verify import verify
@@ -67,7 +68,7 @@ def movement(bundle: Path, model: GPT, name: str, weight: NDArray[np.float32]) -
 
 
 def test_a_clean_bundle_passes_every_check(small_bundle: Path) -> None:
-    receipt = verify(Bundle.open(small_bundle), "cpu")
+    receipt = verify(Bundle.open(small_bundle), EngineOptions("cpu"))
     assert receipt.passed
     checks = ["prefill", "chunked", "ragged", "decode", "continuation"]
     others = [f"{lowering} {name}" for lowering in ("standard", "legacy") for name in checks]
@@ -79,7 +80,7 @@ def test_a_clean_bundle_passes_every_check(small_bundle: Path) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_number_of_threads_does_not_matter(small_bundle: Path, threads: int) -> None:
-    assert verify(Bundle.open(small_bundle), "cpu", threads=threads).passed
+    assert verify(Bundle.open(small_bundle), EngineOptions("cpu", threads)).passed
 
 
 WEIGHTS = [

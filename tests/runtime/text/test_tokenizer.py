@@ -11,7 +11,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from edgegpt.errors import DataError
 from edgegpt.runtime.errors import BundleError, InvalidInputError
-from edgegpt.runtime.text.stops import TextStream
+from edgegpt.runtime.text.stops import Detokenizer
 from edgegpt.runtime.text.tokenizer import Tokenizer
 from edgegpt.training.char_tokenizer import build_char_tokenizer, encode_corpus
 
@@ -50,7 +50,7 @@ def bpe_without_unknown() -> Backend:
 
 def pieces_of(tokenizer: Tokenizer, ids: list[int], stop: list[str]) -> tuple[list[str], bool]:
     """Return the pieces for ids fed one by one, as generation does; and whether it stopped."""
-    stream = TextStream(tokenizer, stop)
+    stream = Detokenizer(tokenizer, stop)
     pieces = []
     for token in ids:
         pieces.append(stream.push(token))

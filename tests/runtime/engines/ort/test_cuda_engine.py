@@ -12,6 +12,7 @@ from host_engine import decode, host_engine
 
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines.choice import open_engine
+from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.engines.ort import cuda as ort_cuda
 from edgegpt.runtime.engines.ort.cuda import CudaState, DeviceStep
 from edgegpt.runtime.engines.ort.picker import EXTRAS, is_worthwhile
@@ -48,7 +49,7 @@ def no_small_vocabularies(monkeypatch):
 def test_every_kind_of_step_gives_the_cpu_engines_logits(bundle, lowering, cuda_graph):
     engines = [
         host_engine(bundle, lowering, cuda_graph=cuda_graph),
-        open_engine(bundle, "cpu", threads=1, lowering=lowering),
+        open_engine(bundle, EngineOptions("cpu", threads=1), lowering=lowering),
     ]
     states, past = [engine.new_state(2, BLOCK) for engine in engines], np.zeros(2, dtype=np.int64)
     ids = np.random.default_rng(0).integers(0, VOCABULARY, (2, 20))
@@ -195,7 +196,7 @@ def test_of_a_small_vocabulary_all_logits_are_copied(engine):
 def test_the_text_is_the_cpu_engines(bundle, engine, no_small_vocabularies, monkeypatch, settings):
     monkeypatch.setattr("edgegpt.runtime.generation.sampling.SPARE", 8)
     found = LanguageModel(bundle, engine).generate(PROMPT, max_new_tokens=60, **settings)
-    with LanguageModel(bundle, open_engine(bundle, "cpu", threads=1)) as cpu:
+    with LanguageModel(bundle, open_engine(bundle, EngineOptions("cpu", threads=1))) as cpu:
         expected = cpu.generate(PROMPT, max_new_tokens=60, **settings)
     assert (found.token_ids, found.first_near_tie) == (
         expected.token_ids,

@@ -124,7 +124,7 @@ def test_a_text_in_the_buffers_of_several_is_the_text_in_its_own(bundle, lowerin
         if first:
             model.generate(first, max_new_tokens=30)
         texts.append(model.generate("Who goes", max_new_tokens=40).token_ids)
-        assert [buffers.batch for buffers in engine.kept] == [max(len(first), 1)]
+        assert [buffers.rows for buffers in engine.kept] == [max(len(first), 1)]
         engine.close()
     assert texts[0] == texts[1]
 

@@ -10,6 +10,7 @@ from edgegpt.cli import main
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.bundle.manifest import Graph
 from edgegpt.runtime.engines.choice import local_lowerings, open_engine, resolve_backend
+from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.engines.ort import cuda_provider
 from edgegpt.runtime.engines.ort.cuda_provider import (
     check_placement,
@@ -226,7 +227,7 @@ def test_auto_is_cuda_only_where_its_package_is_installed_and_works(small_bundle
 
 def test_tf32_is_refused_where_there_is_none(small_bundle):
     with pytest.raises(InvalidInputError, match="the backend cpu has no TF32"):
-        open_engine(Bundle.open(small_bundle), "cpu", tf32=True)
+        open_engine(Bundle.open(small_bundle), EngineOptions("cpu", tf32=True))
 
 
 @pytest.mark.parametrize("command", ["generate", "verify", "bench"])

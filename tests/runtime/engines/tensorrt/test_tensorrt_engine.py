@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from fake_cuda import FakeCuda
 from fake_tensorrt import fake_module, fake_plan, one_layer_graph
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schedules import Schedule, play, play_alone, schedules
 
 from edgegpt.runtime.engines.null import NullEngine
 from edgegpt.runtime.engines.tensorrt.engine import TensorRTEngine
@@ -19,8 +22,9 @@ from edgegpt.runtime.engines.tensorrt.profiles import DECODE, PREFILL, Limits
 from edgegpt.runtime.engines.tensorrt.store import Identity, StoredEngine
 from edgegpt.runtime.engines.tensorrt.vendor import Vendor
 from edgegpt.runtime.errors import EdgeGPTWarning, EngineError, InvalidInputError
-from edgegpt.runtime.generation.loop import Text, generate_tokens
+from edgegpt.runtime.generation.loop import Rules, generate_tokens
 from edgegpt.runtime.generation.prefill import all_logits, last_logits, pad
+from edgegpt.runtime.generation.rows import Text
 from edgegpt.runtime.generation.sampling import Sampling
 
 VOCAB = 11
@@ -75,18 +79,10 @@ def install(monkeypatch: pytest.MonkeyPatch, cuda: FakeCuda) -> None:
 
 
 def generated(engine, prompts: list[list[int]], count: int, **settings) -> list[list[int]]:
-    texts = [Text(list(prompt), seed=1, stream=0) for prompt in prompts]
+    texts = [Text(list(prompt), seed=1, series=0) for prompt in prompts]
     sampling = Sampling(0.0, None, 1.0, 0.0, 1.0)
-    for _ in generate_tokens(
-        engine,
-        texts,
-        context=LIMITS.max_context,
-        max_new_tokens=count,
-        sampling=sampling,
-        overflow="slide",
-        tolerance=0.0,
-        **settings,
-    ):
+    rules = Rules(LIMITS.max_context, count, sampling, "slide", 0.0, **settings)
+    for _ in generate_tokens(engine, texts, rules):
         pass
     return [text.new_ids for text in texts]
 
@@ -96,6 +92,49 @@ def test_a_batch_gets_the_tokens_of_the_reference(machine: Machine, cuda_graph: 
     prompts = [[1, 2, 3, 4], [5], [6, 7]]
     expected = generated(NullEngine(network, VOCAB), prompts, 40)  # the window slides, too
     assert generated(machine.engine(cuda_graph=cuda_graph), prompts, 40) == expected
+
+
+@given(schedule=schedules(VOCAB), capacity=st.integers(1, 3))
+@settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_every_text_that_joins_forks_slides_and_leaves_is_what_it_is_alone(
+    machine: Machine, schedule: Schedule, capacity: int
+) -> None:
+    rules = Rules(LIMITS.max_context, 10**6, Sampling(), "slide", 0.0)
+    with machine.engine().new_state(capacity, LIMITS.max_context) as state:
+        lives = play(state, schedule, rules)
+    for life in lives:
+        if life.logits:
+            alone = play_alone(NullEngine(network, VOCAB).new_state(1, 24), life, rules)
+            np.testing.assert_array_equal(life.logits, alone.logits)
+
+
+def test_rows_change_places_on_the_device(machine: Machine) -> None:
+    state = machine.engine().new_state(3, 24)
+    last_logits(state, *pad([[1, 2], [3, 4], [5, 6]]))
+    state.reorder([1, 2, 0], 2)
+    state.next_ids[:], state.past_len[:] = 7, 2
+    state.decode()
+    expected = [network([3, 4, 7]), network([5, 6, 7]), network([1, 2, 7])]
+    np.testing.assert_array_equal(state.logits()[:, 0], expected)
+
+
+def test_fewer_rows_have_a_captured_step_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machine = Machine("tensorrt", tmp_path)
+    install(monkeypatch, machine.cuda)
+    state = machine.engine().new_state(3, 24)
+    last_logits(state, *pad([[1], [2], [3]]))
+    state.next_ids[:, 0] = [4, 5, 6]
+    for step, count in enumerate((3, 3, 2, 2, 3, 2)):
+        state.past_len[:] = 1
+        state.decode(count)
+        expected = [network([row + 1, row + 4]) for row in range(count)]
+        np.testing.assert_array_equal(state.logits()[:, 0], expected)
+        launched = machine.cuda.calls.count("cudaGraphLaunch")
+        assert launched == [0, 1, 1, 2, 3, 4][step]
 
 
 def test_drafted_steps_get_the_tokens_of_the_reference(machine: Machine) -> None:

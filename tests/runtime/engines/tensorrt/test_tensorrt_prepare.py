@@ -17,6 +17,7 @@ from edgegpt.runtime.bundle.manifest import Manifest
 from edgegpt.runtime.engines.choice import local_lowerings, open_engine
 from edgegpt.runtime.engines.memory import memory_needed
 from edgegpt.runtime.engines.null import NullEngine
+from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.engines.tensorrt import build_memory as memory
 from edgegpt.runtime.engines.tensorrt import prepare, profiles
 from edgegpt.runtime.engines.tensorrt.prepare import (
@@ -73,7 +74,7 @@ def test_opening_builds_the_first_time_and_only_then(
     setup: Setup, bundle: Bundle, flavour: str
 ) -> None:
     for _ in range(2):
-        engine = open_engine(bundle, flavour)
+        engine = open_engine(bundle, EngineOptions(flavour))
         assert engine.graph.name == "decoder.standard"
         engine.close()
     assert setup.built == 1
@@ -174,7 +175,7 @@ def test_a_bundle_without_the_lowering_is_refused(setup: Setup, bundle: Bundle) 
     graphs = [graph for graph in bundle.manifest.graphs if graph.lowering != "legacy"]
     only = Bundle(bundle.folder, replace(bundle.manifest, graphs=graphs))
     with pytest.raises(EngineError, match=r"10\.3\.0 reads the lowering 'legacy'.* has only"):
-        open_engine(only, "tensorrt")
+        open_engine(only, EngineOptions("tensorrt"))
 
 
 @pytest.mark.parametrize(
@@ -195,7 +196,7 @@ def test_a_quantised_bundle_without_its_graph_is_refused_in_one_sentence(
         quantization=SimpleNamespace(),  # type: ignore[arg-type]
     )
     with pytest.raises(EngineError, match=words):
-        open_engine(Bundle(small_bundle, manifest), "tensorrt")
+        open_engine(Bundle(small_bundle, manifest), EngineOptions("tensorrt"))
 
 
 def test_verify_checks_the_one_lowering_that_tensorrt_reads(setup: Setup, bundle: Bundle) -> None:
@@ -211,7 +212,7 @@ def test_a_version_that_is_too_old_is_refused(setup: Setup, version: str) -> Non
 
 def test_threads_are_refused(setup: Setup, bundle: Bundle) -> None:
     with pytest.raises(InvalidInputError, match="threads is for the CPU"):
-        open_engine(bundle, "tensorrt", threads=2)
+        open_engine(bundle, EngineOptions("tensorrt", threads=2))
 
 
 def test_a_build_that_cannot_fit_the_host_is_refused(setup: Setup, bundle: Bundle) -> None:

@@ -1,0 +1,36 @@
+"""What a user chooses about an engine, from the command line down to the engine itself."""
+
+from dataclasses import dataclass
+
+from ..errors import InvalidInputError
+
+__all__ = ["DEFAULTS", "EngineOptions"]
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """On which engine, and how.
+
+    Attributes:
+        backend: "cpu" and "cuda" are ONNX Runtime's providers; "tensorrt" and "tensorrt-rtx" build
+            their engine first if none is stored, which takes a while; "auto" is the best one that
+            is ready at once, see `choice.resolve_backend`.
+        threads: threads inside an operator; None leaves it to the engine.
+        tf32: let CUDA round float32 products to TF32.
+        cuda_graph: let CUDA replay decode steps as graphs; off, for comparison.
+    """
+
+    backend: str = "auto"
+    threads: int | None = None
+    tf32: bool = False
+    cuda_graph: bool = True
+
+    def __post_init__(self) -> None:
+        threads = self.threads
+        if threads is not None and (type(threads) is not int or threads < 1):
+            raise InvalidInputError(
+                f"threads is {threads!r}; it must be a whole number of 1 or more"
+            )
+
+
+DEFAULTS = EngineOptions()

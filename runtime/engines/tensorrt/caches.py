@@ -1,0 +1,117 @@
+"""The cache of a session on the device: where its rows lie, and copies between them."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from ...bundle.manifest import Graph
+from ...cuda.memory import Cuda
+from ..moves import SPARE, moves_in_order
+from .vendor import writes_in_place
+
+__all__ = ["ITEM_SIZES", "Caches"]
+
+ITEM_SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
+ALIGNMENT = 256  # bytes; what TensorRT asks of an address
+
+
+@dataclass(frozen=True)
+class _Cache:
+    """One cache [R, K, S, D]: its addresses before and after a step, and sizes in bytes.
+
+    `present` is `past` where TensorRT writes in place. A line is a head of a row, S * D numbers.
+    """
+
+    past: int
+    present: int
+    row: int
+    line: int
+    slot: int
+
+
+class Caches:
+    """Memory for `rows` texts of `context` tokens, by the names of the graph's cache inputs."""
+
+    def __init__(self, cuda: Cuda, stack: ExitStack, graph: Graph, rows: int, context: int) -> None:
+        """Allocate; `stack` will free.
+
+        Raises:
+            EngineError: if the GPU has no room.
+        """
+        self.cuda, self.rows = cuda, rows
+        self.caches: dict[str, _Cache] = {}
+        in_place = writes_in_place(graph)
+        sizes = {"batch": rows, "context": context}
+        for port in graph.caches():
+            shape = [size if isinstance(size, int) else sizes[size] for size in port.shape]
+            slot = shape[-1] * ITEM_SIZES[port.dtype]
+            line, row = slot * shape[2], slot * prod(shape[1:3])
+            past = cuda.allocate(stack, row * rows, "the cache")
+            present = past
+            if not in_place:
+                present = cuda.allocate(stack, row * rows, "the cache's new version")
+            self.caches[port.name] = _Cache(past, present, row, line, slot)
+        self.spare: int | None = None
+        self.staging: dict[str, tuple[int, int]] = {}  # a row of each cache, before and after
+
+    def clear(self, stream: Any) -> None:
+        """Empty the cache: a slot that is masked must not hold NaN, which would spread."""
+        for cache in self.caches.values():
+            for pointer in {cache.past, cache.present}:
+                self.cuda.clear(pointer, cache.row * self.rows, stream)
+
+    def takes(self, first: int) -> bool:
+        """Return whether TensorRT takes the addresses of rows from `first` on."""
+        return all(first * cache.row % ALIGNMENT == 0 for cache in self.caches.values())
+
+    def begin(self, stack: ExitStack, first: int, stream: Any) -> None:
+        """Make a step on rows from `first` on possible.
+
+        Where TensorRT does not take their addresses, that is a step on the single row `first`, in
+        another place, which `stack` frees.
+        """
+        if self.takes(first):
+            return
+        if not self.staging:
+            for name, cache in self.caches.items():
+                past = self.cuda.allocate(stack, cache.row, "a row of the cache")
+                present = past
+                if cache.past != cache.present:
+                    present = self.cuda.allocate(stack, cache.row, "a row of the cache")
+                self.staging[name] = past, present
+        for name, cache in self.caches.items():
+            home = cache.past + first * cache.row
+            self.cuda.within_device(self.staging[name][0], home, cache.row, stream)
+
+    def addresses(self, name: str, first: int) -> tuple[int, int]:
+        """Return where a step reads and writes the rows of a cache from `first` on."""
+        if not self.takes(first):
+            return self.staging[name]
+        cache = self.caches[name]
+        return cache.past + first * cache.row, cache.present + first * cache.row
+
+    def settle(self, first: int, count: int, stream: Any) -> None:
+        """After a step on some rows: what was written elsewhere goes back to where it belongs."""
+        for name, cache in self.caches.items():
+            home, written = cache.past + first * cache.row, self.addresses(name, first)[1]
+            if written != home:
+                self.cuda.within_device(home, written, count * cache.row, stream)
+
+    def copy_rows(
+        self, stack: ExitStack, sources: list[int], targets: list[int], slots: int, stream: Any
+    ) -> None:
+        """Copy the first `slots` slots of rows, see `State.reorder`; `stack` frees a spare row."""
+        moves = moves_in_order(sources, targets)
+        if any(SPARE in move for move in moves) and self.spare is None:
+            largest = max(cache.row for cache in self.caches.values())
+            self.spare = self.cuda.allocate(stack, largest, "a row on its way")
+        for cache in self.caches.values():
+            at = {row: cache.past + row * cache.row for row in range(self.rows)}
+            if self.spare is not None:
+                at[SPARE] = self.spare
+            heads = cache.row // cache.line
+            for source, target in moves:
+                self.cuda.copy_lines(
+                    at[target], at[source], slots * cache.slot, heads, cache.line, stream
+                )

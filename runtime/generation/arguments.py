@@ -1,0 +1,79 @@
+"""What a caller may give as prompts, seeds and stop strings, brought into one form."""
+
+import secrets
+from collections.abc import Sequence
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from ..errors import InvalidInputError
+
+__all__ = ["Prompt", "as_batch", "end_ids_of", "seeds_of", "stop_strings_of"]
+
+Prompt = str | Sequence[int]
+LARGEST_SEED = 2**64 - 1
+
+
+def as_batch(prompt: object) -> tuple[list[Prompt], bool]:
+    """Return the prompts of a call, and whether it was a single one."""
+    prompt = _listed(prompt)
+    if isinstance(prompt, str) or _are_ids(prompt):
+        return [prompt], True
+    if not isinstance(prompt, list):
+        raise InvalidInputError(f"a prompt is text or a list of token ids, not {prompt!r:.60}")
+    prompts = [_listed(part) for part in prompt]
+    for part in prompts:
+        if not (isinstance(part, str) or _are_ids(part)):
+            raise InvalidInputError(f"a prompt is text or a list of token ids, not {part!r:.60}")
+    return prompts, False
+
+
+def stop_strings_of(stop: str | Sequence[str] | None, *, have_text: bool) -> tuple[str, ...]:
+    """Return the stop strings of a call; `have_text` tells whether the bundle has a tokenizer."""
+    if stop is not None and not isinstance(stop, str | Sequence):
+        raise InvalidInputError(f"stop is {stop!r}; it must be a text or several")
+    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if not all(isinstance(text, str) for text in stops):
+        raise InvalidInputError(f"stop is {stop!r}; it must be a text or several")
+    if stops and not have_text:
+        raise InvalidInputError("this bundle has no tokenizer, so stop strings cannot be found")
+    if "" in stops:
+        raise InvalidInputError("a stop string is empty")
+    return stops
+
+
+def end_ids_of(end_ids: int | Sequence[int] | None) -> frozenset[int]:
+    """Return the token ids that end a text."""
+    listed = _listed([] if end_ids is None else end_ids)
+    ids = listed if isinstance(listed, list) else [listed]
+    if not _are_ids(ids):
+        raise InvalidInputError(f"end_ids is {end_ids!r:.60}; it must be a token id or several")
+    return frozenset(int(token) for token in ids)
+
+
+def seeds_of(seed: int | Sequence[int] | None, count: int) -> list[int]:
+    """Return a seed for each of `count` prompts; None draws them."""
+    if seed is None:
+        return [secrets.randbits(63) for _ in range(count)]
+    seeds = list(seed) if isinstance(seed, Sequence) else [seed] * count
+    if len(seeds) != count:
+        raise InvalidInputError(f"there are {len(seeds)} seeds for {count} prompts")
+    for value in seeds:
+        if type(value) is not int or not 0 <= value <= LARGEST_SEED:
+            raise InvalidInputError(f"the seed {value!r} is not a whole number from 0 to 2**64 - 1")
+    return seeds
+
+
+def _listed(value: object) -> Any:
+    """Return arrays and tensors, tuples and other sequences as lists; all else as it is."""
+    if isinstance(value, np.ndarray) or hasattr(value, "tolist"):
+        return value.tolist()  # type: ignore[union-attr,unused-ignore]
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return list(value)
+    return value
+
+
+def _are_ids(value: object) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(
+        isinstance(part, int | np.integer) and not isinstance(part, bool) for part in value
+    )

@@ -1,0 +1,225 @@
+"""Texts that join, fork, slide and leave get what each of them gets alone, on every engine."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from schedules import Life, play, play_alone, schedules
+
+from edgegpt.runtime.engines.moves import SPARE, moves_in_order
+from edgegpt.runtime.engines.null import NullEngine
+from edgegpt.runtime.errors import InvalidInputError
+from edgegpt.runtime.generation.loop import Rules
+from edgegpt.runtime.generation.rows import Rows, Text, window_start
+from edgegpt.runtime.generation.sampling import Sampling
+
+VOCABULARY, ENDLESS = 7, 10**6
+GREEDY, WARM = Sampling(), Sampling(temperature=1.0, top_k=5)
+
+
+def network(visible) -> np.ndarray:
+    """Return logits that every visible id and every position changes; an empty slot is an error."""
+    assert min(visible) >= 0
+    mixed = np.random.SeedSequence([token + 1 for token in visible])
+    return np.random.Generator(np.random.Philox(mixed)).normal(size=VOCABULARY).astype(np.float32)
+
+
+def text(*ids: int) -> Text:
+    return Text(list(ids), seed=1, series=0)
+
+
+@given(
+    schedule=schedules(VOCABULARY),
+    capacity=st.integers(1, 5),
+    context=st.integers(1, 9),
+    sampling=st.sampled_from([GREEDY, WARM]),
+)
+@settings(deadline=None, max_examples=300)
+def test_every_text_is_what_it_is_alone(schedule, capacity, context, sampling):
+    rules = Rules(context, ENDLESS, sampling, "slide", 1e-5)
+    engine = NullEngine(network, VOCABULARY)
+    lives = play(engine.new_state(capacity, context), schedule, rules)
+    assert lives
+    for life in lives:
+        ids = list(life.begin)
+        for step, logits in enumerate(life.logits):
+            np.testing.assert_array_equal(logits, network(ids[window_start(len(ids), context) :]))
+            ids.append(life.text.ids[len(life.begin) + step])
+        if life.logits:
+            assert play_alone(engine.new_state(1, context), life, rules).text.ids == life.text.ids
+
+
+def assert_the_same_up_to_a_near_tie(life: Life, alone: Life, tolerance: float) -> int:
+    """Return how many tokens were compared."""
+    for step, (found, expected) in enumerate(zip(life.logits, alone.logits, strict=True)):
+        scale = np.abs(expected).max()
+        assert np.abs(found - expected).max() <= tolerance * scale
+        place = len(life.begin) + step
+        if life.text.ids[place] != alone.text.ids[place]:
+            assert alone.text.first_near_tie is not None
+            assert alone.text.first_near_tie <= step
+            return step
+    return len(life.logits)
+
+
+@pytest.fixture(scope="module")
+def engines(small_bundle: Path):
+    """The CPU engine in all lowerings, and CUDA's on the host's memory."""
+    from host_engine import host_engine
+
+    from edgegpt.runtime.bundle.bundle import Bundle
+    from edgegpt.runtime.engines.choice import open_engine
+    from edgegpt.runtime.engines.options import EngineOptions
+
+    bundle, options = Bundle.open(small_bundle), EngineOptions("cpu", threads=1)
+    made = {
+        name: open_engine(bundle, options, lowering=name) for name in ("ort", "standard", "legacy")
+    }
+    made["cuda"] = host_engine(bundle)
+    yield made
+    for engine in made.values():
+        engine.close()
+
+
+@pytest.mark.parametrize("name", ["ort", "standard", "legacy", "cuda"])
+@given(schedule=schedules(34, longest=20, steps=12), context=st.sampled_from([6, 32]))
+@settings(deadline=None, max_examples=12)
+def test_every_text_of_a_real_engine_is_what_it_is_alone(engines, name, schedule, context):
+    engine, rules = engines[name], Rules(context, ENDLESS, GREEDY, "slide", 1e-5)
+    with engine.new_state(3, context) as state:
+        lives = play(state, schedule, rules, candidates=4)
+    with engine.new_state(1, context) as single:
+        for life in lives:
+            if life.logits:
+                alone = play_alone(single, life, rules)
+                assert_the_same_up_to_a_near_tie(life, alone, 1e-5)
+
+
+def test_only_rows_in_use_are_fed():
+    engine, fed = NullEngine(network, VOCABULARY), []
+    state = engine.new_state(4, 16)
+    decode = state._decode
+    state._decode = lambda count, longest: (fed.append(count), decode(count, longest))
+    rows, rules = Rows(state), Rules(16, ENDLESS, GREEDY, "slide", 1e-5)
+    texts = [text(1), text(2, 3), text(4), text(5)]
+    for own, logits in zip(texts, rows.admit(texts), strict=True):
+        rules.write(own, logits)
+    for leaving in texts:
+        for own, logits in zip(rows.texts, rows.advance(), strict=True):
+            rules.write(own, logits)
+        rows.release([leaving])
+    assert fed == [4, 3, 2, 1]
+    assert rows.texts == []
+
+
+@pytest.mark.parametrize("name", ["ort", "standard", "legacy", "cuda"])
+def test_an_engine_gives_logits_of_the_rows_that_were_decoded_alone(engines, name):
+    state = engines[name].new_state(4, 16)
+    state.step(np.full((4, 2), 3), np.zeros(4, dtype=np.int64), np.ones((4, 1), dtype=np.int64))
+    state.next_ids[:], state.past_len[:] = 5, 2
+    for count in (4, 2, 1, 3):
+        state.decode(count)
+        assert state.logits().shape == (count, 1, 34)
+        np.testing.assert_allclose(state.logits(), state.logits()[:1].repeat(count, 0), atol=1e-6)
+    state.close()
+
+
+@pytest.mark.parametrize("name", ["ort", "standard", "legacy", "cuda"])
+def test_feeding_some_rows_leaves_the_others_as_they_are(engines, name):
+    engine, rng = engines[name], np.random.default_rng(0)
+    ids = rng.integers(0, 34, (4, 5))
+    last, nothing = np.full((4, 1), 4), np.zeros(4, dtype=np.int64)
+    expected = []
+    for row in (3, 0, 1, 2):  # what row 3 of the other state is fed lies in row 0 here
+        alone = engine.new_state(1, 16)
+        alone.step(ids[row, None], nothing[:1], last[:1])
+        alone.next_ids[:], alone.past_len[:] = 7, 5
+        alone.decode()
+        expected.append(alone.logits()[0, 0].copy())
+        alone.close()
+    state = engine.new_state(4, 16)
+    state.step(rng.integers(0, 34, (4, 9)), nothing, np.full((4, 1), 8))  # of earlier texts
+    state.step(ids[:2, :2], nothing[:2], nothing[:2, None], first=1)
+    state.step(ids[:2, 2:], nothing[:2] + 2, last[:2] - 2, first=1)  # on top of a filled cache
+    state.step(ids[3, None], nothing[:1], last[:1], first=0)
+    state.step(ids[2, None], nothing[:1], last[:1], first=3)
+    state.next_ids[:], state.past_len[:] = 7, 5
+    state.decode()
+    np.testing.assert_allclose(state.logits()[:, 0], expected, atol=1e-5)
+    state.close()
+
+
+@given(st.integers(1, 9), st.data())
+def test_moves_one_by_one_do_what_all_at_once_would(count, data):
+    parents = data.draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=count))
+    targets = [row for row, parent in enumerate(parents) if row != parent]
+    moves = moves_in_order([parents[row] for row in targets], targets)
+    rows = dict(enumerate("abcdefghi"[:count])) | {SPARE: "?"}
+    expected = [rows[parent] for parent in parents]
+    for source, target in moves:
+        rows[target] = rows[source]
+    assert [rows[row] for row in range(len(parents))] == expected
+    circles = sum(SPARE in move for move in moves)
+    assert len(moves) == len(targets) + circles // 2  # a row waits only where it must
+
+
+@pytest.mark.parametrize("parents", [[2, 1], [0, 0, 1, 2], [3, 2, 1, 0], [1, 2, 3, 0], [2, 2, 2]])
+@pytest.mark.parametrize("name", ["ort", "standard", "legacy", "cuda"])
+def test_reordered_rows_go_on_as_their_parents(engines, name, parents):
+    engine, nothing = engines[name], np.zeros(4, dtype=np.int64)
+    ids = np.random.default_rng(1).integers(0, 34, (4, 6))
+    states = [engine.new_state(4, 16) for _ in range(2)]
+    for state in states:
+        state.step(ids, nothing, np.full((4, 1), 5))
+        state.next_ids[:], state.past_len[:] = [[1], [1], [1], [1]], 6
+    states[1].decode()
+    expected = states[1].logits()[parents, 0].copy()
+    states[0].reorder(parents, 6)
+    states[0].decode(len(parents))
+    np.testing.assert_allclose(states[0].logits()[:, 0], expected, atol=1e-6)
+    for state in states:
+        state.close()
+
+
+def test_what_cannot_be_is_refused():
+    engine = NullEngine(network, VOCABULARY)
+    state = engine.new_state(2, 8)
+    for parents, slots in (([0, 2], 3), ([-1], 3), ([0, 1, 0], 3), ([1], 9), ([], 1)):
+        with pytest.raises(InvalidInputError, match="rows"):
+            state.reorder(parents, slots)
+    one = np.ones((1, 1), dtype=np.int64)
+    with pytest.raises(InvalidInputError, match="rows 2 to 2, the state 2"):
+        state.step(one, one[0] * 0, one * 0, first=2)
+    with pytest.raises(InvalidInputError, match="3 rows, the state 2"):
+        state.decode(3)
+    rows = Rows(state)
+    with pytest.raises(InvalidInputError, match="without any token"):
+        rows.admit([text()])
+    rows.admit([text(1), text(2)])
+    with pytest.raises(InvalidInputError, match="the state 2 in all"):
+        rows.admit([text(3)])
+    with pytest.raises(InvalidInputError, match="a fork begins with the ids"):
+        rows.fork(rows.texts[0], text(9))
+    with pytest.raises(InvalidInputError, match="3 rows, the state 2"):
+        rows.fork(rows.texts[0], text(1))
+    assert [one.ids for one in rows.texts] == [[1], [2]]
+
+
+def test_beams_go_on_from_the_best_texts():
+    """Both places go to children of one text, as in a beam search."""
+    engine, rules = NullEngine(network, VOCABULARY), Rules(16, ENDLESS, GREEDY, "slide", 0.0)
+    rows = Rows(engine.new_state(3, 16))
+    beams = [text(1), text(2, 2), text(3, 3, 3)]
+    rows.admit(beams)
+    parents = [2, 2, 0]
+    children = [
+        text(*beams[parent].ids, token) for parent, token in zip(parents, (4, 5, 6), strict=True)
+    ]
+    rows.reorder(parents, children)
+    for child, logits in zip(rows.texts, rows.advance(), strict=True):
+        np.testing.assert_array_equal(logits, network(child.ids))
+        rules.write(child, logits)
+    for child, logits in zip(rows.texts, rows.advance(), strict=True):
+        np.testing.assert_array_equal(logits, network(child.ids))

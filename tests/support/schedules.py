@@ -1,0 +1,95 @@
+"""Random lives of texts on the rows of one state: they arrive, fork, and end at any time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from hypothesis import strategies as st
+
+from edgegpt.runtime.engines.base import State
+from edgegpt.runtime.generation.loop import Rules
+from edgegpt.runtime.generation.rows import Rows, Text
+
+__all__ = ["Life", "Schedule", "play", "play_alone", "schedules"]
+
+
+@dataclass(eq=False)
+class Life:
+    """A text, the ids that it began with, and the logits [V] that chose each of its tokens."""
+
+    text: Text
+    begin: list[int]
+    logits: list[np.ndarray] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What happens before each step: prompts that arrive, and which live texts fork or end.
+
+    Live texts are named by any numbers, which count round and round.
+    """
+
+    arrivals: Sequence[Sequence[Sequence[int]]]
+    forks: Sequence[Sequence[int]]
+    ends: Sequence[Sequence[int]]
+
+
+@st.composite
+def schedules(draw, vocabulary: int, longest: int = 12, steps: int = 16) -> Schedule:
+    """Draw schedules of up to `steps` steps, with prompts of up to `longest` ids."""
+    prompt = st.lists(st.integers(0, vocabulary - 1), min_size=1, max_size=longest)
+    count = draw(st.integers(2, steps))
+
+    def some(of, most: int) -> list:
+        return [draw(st.lists(of, max_size=most)) for _ in range(count)]
+
+    number = st.integers(0, 100)
+    arrivals = some(prompt, 2)
+    arrivals[0] = arrivals[0] or [[1]]
+    return Schedule(arrivals, some(number, 1), some(number, 2))
+
+
+def play(state: State, schedule: Schedule, rules: Rules, candidates: int = 0) -> list[Life]:
+    """Let the texts of a schedule live on one state; return all of them."""
+    rows, lives = Rows(state, candidates), {}
+
+    def written(texts: Sequence[Text], outcomes: Sequence) -> None:
+        for text, found in zip(list(texts), outcomes, strict=True):
+            logits = found if isinstance(found, np.ndarray) else found.fetch()
+            lives[id(text)].logits.append(np.array(logits))
+            rules.write(text, found)
+
+    def born(ids: Sequence[int]) -> Text:
+        text = Text(list(ids), seed=7, series=len(lives))
+        lives[id(text)] = Life(text, list(ids))
+        return text
+
+    for prompts, forks, ends in zip(schedule.arrivals, schedule.forks, schedule.ends, strict=True):
+        for number in ends:
+            if rows.texts:
+                rows.texts[number % len(rows.texts)].finish_reason = "stop"
+        rows.release([text for text in rows.texts if text.finish_reason is not None])
+        for number in forks:
+            if 0 < len(rows.texts) < state.rows:
+                parent = rows.texts[number % len(rows.texts)]
+                rows.fork(parent, born(parent.ids))
+        if rows.texts:
+            written(rows.texts, rows.advance())
+        arriving = [born(ids) for ids in prompts[: state.rows - len(rows.texts)]]
+        if arriving:
+            written(arriving, list(rows.admit(arriving)))
+    return list(lives.values())
+
+
+def play_alone(state: State, life: Life, rules: Rules) -> Life:
+    """Write the same text by itself, as many tokens."""
+    rows, count = Rows(state), len(life.logits)
+    text = Text(list(life.begin), seed=life.text.seed, series=life.text.series)
+    alone = Life(text, list(life.begin))
+    outcomes: Sequence[np.ndarray] = list(rows.admit([text]))
+    while True:
+        alone.logits.append(np.array(outcomes[0]))
+        rules.write(text, outcomes[0])
+        if len(alone.logits) == count:
+            return alone
+        outcomes = rows.advance()
