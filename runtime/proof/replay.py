@@ -21,6 +21,7 @@ __all__ = ["CANDIDATES", "Errors", "Logits", "Replay", "Tokens", "counted"]
 Logits = NDArray[np.float32]
 
 CANDIDATES = 8  # picked out of each row
+BATCHED = 2  # rows that begin as one batch; the others join later
 
 
 class Errors:
@@ -171,10 +172,17 @@ class Replay:
         return [counted("candidates", wrong, count)] if count else []
 
     def _ragged_start(self) -> tuple[State, NDArray[np.int64], Logits]:
-        """Return a state filled with the ragged batch, the lengths, and the last logits [B, V]."""
-        ids, lengths = pad([row.ids for row in self.golden.ragged])
-        state = self.engine.new_state(len(ids), self.context)
-        return state, lengths, last_logits(state, ids, lengths)
+        """Return a state filled with the ragged rows, their lengths, and the last logits [B, V].
+
+        The first rows come as one batch, the others join one by one, as texts do.
+        """
+        rows = [row.ids for row in self.golden.ragged]
+        state = self.engine.new_state(len(rows), self.context)
+        together = rows[:BATCHED]
+        logits = [last_logits(state, *pad(together))]
+        for first, row in enumerate(rows[BATCHED:], start=len(together)):
+            logits.append(last_logits(state, *pad([row]), first=first))
+        return state, np.array([len(row) for row in rows]), np.concatenate(logits)
 
     def _check(self, name: str, errors: Errors, tokens: "Tokens | None" = None) -> Check:
         difference = errors.difference

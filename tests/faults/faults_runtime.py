@@ -44,14 +44,13 @@ class FaultyState(State):
         return self.inner.logits()
 
     def _run(self, ids, past_len, logit_positions, first) -> None:
-        assert first == 0, "the faults are of whole batches"
         if not self.in_step:
-            self.inner.step(ids, past_len, logit_positions)
+            self.inner.step(ids, past_len, logit_positions, first)
             return
         ids, past_len, logit_positions = self.before(ids, past_len, logit_positions)
         past_len = np.clip(past_len, 0, self.context - ids.shape[1])
-        self.inner.step(ids, past_len, logit_positions)
-        self.after(past_len, ids.shape[1])
+        self.inner.step(ids, past_len, logit_positions, self.row(first))
+        self.after(past_len, ids.shape[1], first)
         self.steps += 1
 
     def _decode(self, count: int, longest: int) -> None:
@@ -60,7 +59,7 @@ class FaultyState(State):
         past_len = np.clip(past_len, 0, self.context - 1)
         self.inner.next_ids[:], self.inner.past_len[:] = ids, past_len
         self.inner.decode()
-        self.after(past_len, 1)
+        self.after(past_len, 1, 0)
         self.steps += 1
 
     def _copy_rows(self, sources, targets, slots) -> None:
@@ -70,7 +69,11 @@ class FaultyState(State):
         """Return what the engine is given instead."""
         return ids, past_len, logit_positions
 
-    def after(self, past_len, length: int) -> None:
+    def row(self, first: int) -> int:
+        """Return which row is fed instead of `first`."""
+        return first
+
+    def after(self, past_len, length: int, first: int) -> None:
         """Damage the caches after a step."""
 
 
@@ -131,12 +134,19 @@ class RowsSwapped(FaultyState):
         return ids, past_len, logit_positions
 
 
+class JoinsAnotherRow(FaultyState):
+    """A text that joins others is written over the one before it."""
+
+    def row(self, first: int) -> int:
+        return max(first - 1, 0)
+
+
 class CacheWrittenOneSlotLate(FaultyState):
     """What belongs into slot p lands in slot p + 1."""
 
-    def after(self, past_len, length: int) -> None:
+    def after(self, past_len, length: int, first: int) -> None:
         for cache in self.inner.caches:
-            for row, start in enumerate(past_len):
+            for row, start in enumerate(past_len, start=first):
                 end = min(start + length, self.context - 1)
                 cache[row, :, start + 1 : end + 1] = cache[row, :, start:end].copy()
                 cache[row, :, start] = 0.0
@@ -145,7 +155,7 @@ class CacheWrittenOneSlotLate(FaultyState):
 class CacheRowsMixed(FaultyState):
     """After each step the first two rows of the cache change places."""
 
-    def after(self, past_len, length: int) -> None:
+    def after(self, past_len, length: int, first: int) -> None:
         for cache in self.inner.caches:
             cache[:2] = cache[:2][::-1].copy()
 
@@ -153,10 +163,10 @@ class CacheRowsMixed(FaultyState):
 class KeysNotWritten(FaultyState):
     """The keys of decoded tokens are lost."""
 
-    def after(self, past_len, length: int) -> None:
+    def after(self, past_len, length: int, first: int) -> None:
         if length == 1:
             for keys in self.inner.caches[::2]:
-                for row, start in enumerate(past_len):
+                for row, start in enumerate(past_len, start=first):
                     keys[row, :, start] = 0.0
 
 
@@ -168,6 +178,7 @@ RUNTIME_FAULTS: dict[str, Callable[[State], FaultyState]] = {
     "stale cache after reset": StaleCacheAfterReset,
     "logits of the token before": LogitsOfTheTokenBefore,
     "rows of a batch swapped": RowsSwapped,
+    "a text joins another row": JoinsAnotherRow,
     "cache written one slot late": CacheWrittenOneSlotLate,
     "cache row mixed between batch rows": CacheRowsMixed,
     "keys of decoded tokens lost": KeysNotWritten,

@@ -5,12 +5,17 @@ from contextlib import ExitStack
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schedules import compare_up_to_a_near_tie, play, play_alone, schedules
 
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.cuda.memory import Cuda, find_device
 from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.errors import EngineError
+from edgegpt.runtime.generation.loop import Rules
 from edgegpt.runtime.generation.run import Result
+from edgegpt.runtime.generation.sampling import Sampling
 from edgegpt.runtime.proof.verify import verify
 
 PROMPT = "ROMEO:"
@@ -67,6 +72,22 @@ def up_to_the_first_tie(one: Result, other: Result, count: int) -> int:
     end = min((tie for tie in ties if tie is not None), default=count)
     assert one.token_ids[:end] == other.token_ids[:end]
     return end
+
+
+@pytest.mark.parametrize("name", ["float32", "rope"])
+@given(schedule=schedules(30, longest=20, steps=12), capacity=st.integers(1, 4))
+@settings(
+    deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_texts_that_join_fork_and_leave_are_what_they_are_alone(load, name, schedule, capacity):
+    model = load(name)
+    rules = Rules(model.context, 10**6, Sampling(), "slide", model.tolerance)
+    with model.engine.new_state(capacity, model.context) as state:
+        lives = play(state, schedule, rules, candidates=4)
+    with model.engine.new_state(1, model.context) as single:
+        for life in lives:
+            if life.logits:
+                compare_up_to_a_near_tie(life, play_alone(single, life, rules), model.tolerance)
 
 
 def test_memory_stays_constant_over_10_000_tokens(load, used_bytes):

@@ -10,7 +10,7 @@ from edgegpt.runtime.engines.base import State
 from edgegpt.runtime.generation.loop import Rules
 from edgegpt.runtime.generation.rows import Rows, Text
 
-__all__ = ["Life", "Schedule", "play", "play_alone", "schedules"]
+__all__ = ["Life", "Schedule", "compare_up_to_a_near_tie", "play", "play_alone", "schedules"]
 
 
 @dataclass(eq=False)
@@ -93,3 +93,16 @@ def play_alone(state: State, life: Life, rules: Rules) -> Life:
         if len(alone.logits) == count:
             return alone
         outcomes = rows.advance()
+
+
+def compare_up_to_a_near_tie(life: Life, alone: Life, tolerance: float) -> int:
+    """See that logits agree, and tokens up to a near tie; return how many tokens did."""
+    for step, (found, expected) in enumerate(zip(life.logits, alone.logits, strict=True)):
+        scale = np.abs(expected).max()
+        assert np.abs(found - expected).max() <= tolerance * scale
+        place = len(life.begin) + step
+        if life.text.ids[place] != alone.text.ids[place]:
+            assert alone.text.first_near_tie is not None
+            assert alone.text.first_near_tie <= step
+            return step
+    return len(life.logits)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from schedules import Life, play, play_alone, schedules
+from schedules import compare_up_to_a_near_tie, play, play_alone, schedules
 
 from edgegpt.runtime.engines.moves import SPARE, moves_in_order
 from edgegpt.runtime.engines.null import NullEngine
@@ -51,19 +51,6 @@ def test_every_text_is_what_it_is_alone(schedule, capacity, context, sampling):
             assert play_alone(engine.new_state(1, context), life, rules).text.ids == life.text.ids
 
 
-def assert_the_same_up_to_a_near_tie(life: Life, alone: Life, tolerance: float) -> int:
-    """Return how many tokens were compared."""
-    for step, (found, expected) in enumerate(zip(life.logits, alone.logits, strict=True)):
-        scale = np.abs(expected).max()
-        assert np.abs(found - expected).max() <= tolerance * scale
-        place = len(life.begin) + step
-        if life.text.ids[place] != alone.text.ids[place]:
-            assert alone.text.first_near_tie is not None
-            assert alone.text.first_near_tie <= step
-            return step
-    return len(life.logits)
-
-
 @pytest.fixture(scope="module")
 def engines(small_bundle: Path):
     """The CPU engine in all lowerings, and CUDA's on the host's memory."""
@@ -94,7 +81,7 @@ def test_every_text_of_a_real_engine_is_what_it_is_alone(engines, name, schedule
         for life in lives:
             if life.logits:
                 alone = play_alone(single, life, rules)
-                assert_the_same_up_to_a_near_tie(life, alone, 1e-5)
+                compare_up_to_a_near_tie(life, alone, 1e-5)
 
 
 def test_only_rows_in_use_are_fed():

@@ -188,9 +188,9 @@ def test_positions_that_do_not_advance_fail_the_decoding_checks(
     """In `decode`, with which texts are written, while `step` does everything right."""
     honest = OrtState._decode
 
-    def stuck(self: OrtState, longest: int) -> None:
+    def stuck(self: OrtState, *rest: int) -> None:
         self.past_len -= self.past_len > 1
-        honest(self, longest)
+        honest(self, *rest)
 
     monkeypatch.setattr(OrtState, "_decode", stuck)
     failed = {check.name for check in verify(Bundle.open(small_bundle)).checks if not check.passed}
@@ -203,9 +203,9 @@ def test_positions_that_do_not_advance_fail_a_prompt_in_pieces(
     """In `step`, where one of the pieces is a single token, while `decode` is right."""
     honest = OrtState._run
 
-    def stuck(self: OrtState, ids, past_len, logit_positions) -> None:
+    def stuck(self: OrtState, ids, past_len, *rest) -> None:
         late = past_len - (past_len > 1) if ids.shape[1] == 1 else past_len
-        honest(self, ids, late, logit_positions)
+        honest(self, ids, late, *rest)
 
     monkeypatch.setattr(OrtState, "_run", stuck)
     failed = {check.name for check in verify(Bundle.open(small_bundle)).checks if not check.passed}
