@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .console import waiting
 from .engine_options import engine_options
 
 if TYPE_CHECKING:
@@ -50,15 +51,16 @@ def command(
     given = _prompt(prompt, prompt_ids)
     import edgegpt
 
-    opened = edgegpt.load(
-        bundle,
-        backend,
-        context,
-        threads=threads,
-        tf32=tf32,
-        cuda_graph=cuda_graph,
-        upgrade=False,  # there is one generation only
-    )
+    with waiting(f"opening {bundle}"):
+        opened = edgegpt.load(
+            bundle,
+            backend,
+            context,
+            threads=threads,
+            tf32=tf32,
+            cuda_graph=cuda_graph,
+            upgrade=False,  # there is one generation only
+        )
     with opened as model:
         if as_json or model.tokenizer is None:
             result = model.generate(given, **settings)

@@ -6,7 +6,6 @@ rounds show it.
 
 import datetime
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from ..engines.memory import memory_needed
 from ..errors import InvalidInputError
 from ..language_model import LanguageModel
 from ..machine import Machine, peak_memory, physical_cores
+from ..progress import Progress
 from ..proof.receipt_store import warn_if_unproved
 from .bandwidth import (
     cache_bytes_per_slot,
@@ -33,12 +33,9 @@ from .prompts import Prompts, prompts_for
 from .repeat import Runner
 from .result import BenchResult, Cell, Repeat
 
-__all__ = ["Progress", "measure"]
+__all__ = ["measure"]
 
 LOADS = 3
-
-# Takes what is being done, how many runs are done, and how many there will be.
-Progress = Callable[[str, int, int], None]
 
 
 def measure(path: str | Path, plan: Plan, version: str, progress: Progress) -> BenchResult:
