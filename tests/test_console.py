@@ -1,6 +1,7 @@
 """What commands draw: tables on stdout, and on stderr, if it is a terminal, what they are doing."""
 
 import io
+import logging
 import sys
 
 import pytest
@@ -42,6 +43,20 @@ def test_a_terminal_shows_what_is_waited_for_and_what_comes_then(terminal) -> No
     with waiting("loading PyTorch") as tell:
         tell("tracing [the graph]")
     assert "tracing [the graph]" in stderr.getvalue()
+
+
+def test_a_terminal_shows_what_the_runtime_logs_meanwhile(terminal) -> None:
+    stderr, logger = terminal(), logging.getLogger("edgegpt.runtime.engines")
+    with progress() as report:
+        report("verifying", 1, 8)
+        logger.info("building %s", "decoder[1]")
+        logger.debug("a detail")
+    logger.info("too late")
+    shown = stderr.getvalue()
+    assert "verifying" in shown
+    assert "building decoder[1]" in shown
+    assert "detail" not in shown
+    assert "late" not in shown
 
 
 def test_nothing_is_drawn_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:

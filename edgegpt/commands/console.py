@@ -1,13 +1,16 @@
 """What commands draw: tables on stdout; on stderr, if that is a terminal, what they are doing.
 
-rich is imported on use: `edgegpt --help`, and what neither draws nor waits, do without it.
+With it goes what the runtime logs meanwhile, such as that it builds an engine. rich is imported on
+use: `edgegpt --help`, and what neither draws nor waits, do without it.
 """
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from edgegpt.log import logged
 from edgegpt.runtime.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -78,12 +81,15 @@ def _drawn(*, with_bar: bool) -> Iterator[Progress]:
     columns: list[ProgressColumn] = [
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
+        *([BarColumn(), MofNCompleteColumn()] if with_bar else []),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[logged]}", markup=False, style="dim"),
     ]
-    if with_bar:
-        columns += [BarColumn(), MofNCompleteColumn()]
-    console = Console(file=sys.stderr)
-    with Drawing(*columns, TimeElapsedColumn(), console=console, transient=True) as drawing:
-        task = drawing.add_task("", total=None)
-        yield lambda what, done, total: drawing.update(
-            task, description=what, completed=done, total=total or None
-        )
+    with Drawing(*columns, console=Console(file=sys.stderr), transient=True) as drawing:
+        task = drawing.add_task("", total=None, logged="")
+
+        def show(what: str, done: int, total: int) -> None:
+            drawing.update(task, description=what, completed=done, total=total or None, logged="")
+
+        with logged(logging.INFO, lambda line: drawing.update(task, logged=line)):
+            yield show

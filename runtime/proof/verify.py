@@ -13,6 +13,7 @@ bundle does, and once as it runs, within the tolerance of its precision. So a ke
 quantiser's loss, which is measured against the float32 model, are told apart.
 """
 
+import logging
 import platform
 from collections.abc import Sequence
 from contextlib import closing
@@ -38,6 +39,8 @@ from .replay import Replay, counted
 from .tolerances import TOLERANCES, row_of, tolerance_of
 
 __all__ = ["verify", "verify_engine"]
+
+logger = logging.getLogger(__name__)
 
 
 def verify(
@@ -77,6 +80,7 @@ def verify(
             tf32=tf32,
             cuda_graph=cuda_graph,
         )
+        logger.info("replaying the golden vectors on %s", engine.graph.name)
         return closing(engine)
 
     others: list[Check] = []

@@ -1,5 +1,6 @@
 """The engine for a bundle on this machine: the stored one if it is good, or a new one."""
 
+import logging
 import time
 import warnings
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ __all__ = [
     "engine_for_this_gpu",
     "stored_for_this_gpu",
 ]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -136,16 +139,20 @@ def _stored_or_built(
 ) -> Prepared:
     found = load_engine(folder, identity, graph)
     if isinstance(found, StoredEngine):
+        logger.info("found the engine of %s for %s: %s", graph.name, vendor.name, found.path)
         return Prepared(vendor, graph, found, None)
     if found is not None:
         warnings.warn(f"{found}; the engine is built again", EdgeGPTWarning, stacklevel=2)
     bundle.check_hashes()  # an engine of damaged weights would stand for the intact ones
     check_attention(bundle, identity.limits)
     check_memory(bundle, graph, identity.limits, device)
+    logger.info("building %s for %s, which takes a while", graph.name, vendor.name)
     begin = time.perf_counter()
     plan = build_plan(vendor, bundle, graph, identity.limits, target)
     seconds = time.perf_counter() - begin
     engine = store_engine(folder, identity, graph, plan, seconds)
+    size = len(plan) / 1e6
+    logger.info("built %s in %.1f s, %.1f MB: %s", graph.name, seconds, size, engine.path)
     return Prepared(vendor, graph, engine, seconds)
 
 

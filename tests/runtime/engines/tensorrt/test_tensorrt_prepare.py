@@ -1,5 +1,6 @@
 """Which engine is used and when one is built, with a builder and a GPU that are stand-ins."""
 
+import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -77,6 +78,22 @@ def test_opening_builds_the_first_time_and_only_then(
         assert engine.graph.name == "decoder.standard"
         engine.close()
     assert setup.built == 1
+
+
+def test_the_log_tells_what_is_built_and_what_was_found(
+    setup: Setup, bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = []
+    for _ in range(2):
+        with caplog.at_level(logging.INFO, "edgegpt"):
+            path = engine_for_this_gpu(bundle, "tensorrt").engine.path
+        told.append([line for line in caplog.messages if "decoder.standard" in line])
+        caplog.clear()
+    (begun, ended), (found,) = told
+    assert begun == "building decoder.standard for tensorrt 10.16.2, which takes a while"
+    assert ended.startswith("built decoder.standard in ")
+    assert ended.endswith(str(path))
+    assert found == f"found the engine of decoder.standard for tensorrt 10.16.2: {path}"
 
 
 def test_the_engine_that_was_built_last_is_the_one_that_runs(setup: Setup, bundle: Bundle) -> None:
