@@ -20,6 +20,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch):
 
     def put() -> Terminal:
         monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("COLUMNS", "200")
         monkeypatch.setattr(sys, "stderr", Terminal())
         return sys.stderr
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+DRAWING = ("rich", "click")
 FOLDERS = {"edgegpt": "edgegpt", "export": "edgegpt.export", "runtime": "edgegpt.runtime"}
 HEAVY = ("torch", "onnx", "onnxscript", "onnx_ir")
 
@@ -38,6 +39,14 @@ def test_the_runtime_imports_neither_torch_nor_another_layer(path: Path) -> None
     for name in _imports(path):
         assert not any(_is_in(name, heavy) for heavy in HEAVY), name
         assert not _is_in(name, "edgegpt") or _is_in(name, "edgegpt.runtime"), name
+
+
+@pytest.mark.parametrize("path", _modules("runtime"), ids=str)
+def test_the_runtime_neither_draws_nor_prints(path: Path) -> None:
+    assert not any(_is_in(name, drawing) for name in _imports(path) for drawing in DRAWING)
+    if path.name != "trial.py":  # a program of its own, whose output doctor reads
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert "print" not in {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
 
 
 @pytest.mark.parametrize("path", _modules("edgegpt"), ids=str)

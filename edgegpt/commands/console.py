@@ -77,15 +77,22 @@ def _drawn(*, with_bar: bool) -> Iterator[Progress]:
         TimeElapsedColumn,
     )
     from rich.progress import Progress as Drawing
+    from rich.table import Column
 
     columns: list[ProgressColumn] = [
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         *([BarColumn(), MofNCompleteColumn()] if with_bar else []),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[logged]}", markup=False, style="dim"),
+        TextColumn(
+            "{task.fields[logged]}",
+            markup=False,
+            style="dim",
+            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+        ),
     ]
-    with Drawing(*columns, console=Console(file=sys.stderr), transient=True) as drawing:
+    console = Console(file=sys.stderr)
+    with Drawing(*columns, console=console, transient=True, expand=True) as drawing:
         task = drawing.add_task("", total=None, logged="")
 
         def show(what: str, done: int, total: int) -> None:
