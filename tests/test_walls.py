@@ -83,6 +83,18 @@ def test_importing_edgegpt_loads_no_framework_and_no_engine() -> None:
     assert not loaded & {*HEAVY, "onnxruntime", "numpy", "tokenizers"}
 
 
+def test_the_public_names_are_listed_and_errors_are_there_without_numpy() -> None:
+    code = (
+        "import edgegpt\n"
+        "public = 'LanguageModel Result Stream Timings __version__ errors load'.split()\n"
+        "assert dir(edgegpt) == public == edgegpt.__all__, dir(edgegpt)\n"
+        "assert issubclass(edgegpt.errors.BundleError, edgegpt.errors.EdgeGPTError)"
+    )
+    assert not _loaded_after(code) & {*HEAVY, "onnxruntime", "numpy", "tokenizers"}
+    found = _loaded_after("import edgegpt; [getattr(edgegpt, name) for name in dir(edgegpt)]")
+    assert "numpy" in found
+
+
 def test_help_loads_no_framework_and_no_engine() -> None:
     code = (
         "from edgegpt.cli import main\n"
