@@ -15,8 +15,12 @@ On the command line, `edgegpt -v` and a command's name show INFO, `edgegpt -vv` 
 """
 
 import logging
+import os
 
 __all__ = ()
 
+# Nothing leaves the device. ONNX Runtime sends telemetry from 1.29 on; it looks at this variable
+# once, when it is imported, wherever in the program that is.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 # Without any handler, logging itself would print warnings in a program that asked for nothing.
 logging.getLogger("edgegpt").addHandler(logging.NullHandler())
