@@ -4,6 +4,7 @@
 # make test-long  campaigns: fuzzing, kills, soaks
 # make test-gpu   what needs an NVIDIA GPU, in .venv-gpu, with onnxruntime-gpu in place of onnxruntime;
 #                 with TEST_EXTRAS=tensorrt also TensorRT, which pip fetches from NVIDIA
+# make docs       write the pages that are generated
 #
 # PIP_ARGS goes to pip, for a mirror or for another build of PyTorch; see the README.
 
@@ -15,7 +16,7 @@ BUNDLE := build/shakespeare-char
 EDGEGPT := $(VENV)/bin/edgegpt
 PYTEST := $(VENV)/bin/python -m pytest
 
-.PHONY: demo test test-long test-gpu lint types clean
+.PHONY: demo test test-long test-gpu lint types docs clean
 
 demo: $(VENV)/.installed-demo
 	$(EDGEGPT) export models/shakespeare-char --out $(BUNDLE) --force
@@ -40,6 +41,9 @@ types: $(VENV)/.installed-test
 	$(VENV)/bin/pip wheel -q --no-deps --no-build-isolation --wheel-dir build/types .
 	$(VENV)/bin/python -m zipfile -e build/types/*.whl build/types
 	cd build/types && ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml -p edgegpt
+
+docs: $(VENV)/.installed-test
+	$(VENV)/bin/python docs/generate_commands.py
 
 clean:
 	rm -rf $(VENV) $(VENV)-gpu build

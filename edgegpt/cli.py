@@ -5,18 +5,21 @@ Each subcommand is one module in `edgegpt/commands/`, imported only when it is u
 """
 
 import importlib
+import logging
 import signal
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import click
 
 from . import __version__
 from .errors import EdgeGPTError
+from .log import logged
 
 __all__ = ["cli", "main"]
 
@@ -35,6 +38,7 @@ COMMANDS = {
     "pack": ("pack", "Write a bundle as one file."),
     "unpack": ("unpack", "Write a packed bundle to a folder."),
 }
+LOG_LINE = "%(asctime)s %(levelname)-5s %(name)s: %(message)s"
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
 # Which extra brings the package that a command could not import.
@@ -72,8 +76,15 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="edgegpt")
-def cli() -> None:
+@click.option(
+    "-v", "--verbose", count=True, help="Tell on stderr what the runtime does; -vv: details, too."
+)
+@click.pass_context
+def cli(context: click.Context, verbose: int) -> None:
     """Train it, export it, prove it, run it: transformers on edge devices."""
+    if verbose:
+        level = logging.INFO if verbose == 1 else logging.DEBUG
+        context.with_resource(logged(level, partial(click.echo, err=True), LOG_LINE))
 
 
 def main(arguments: list[str] | None = None) -> None:

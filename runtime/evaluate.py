@@ -18,6 +18,7 @@ from .engines.base import State
 from .errors import InvalidInputError
 from .generation.prefill import logit_pieces, pieces_that_fit
 from .language_model import LanguageModel
+from .progress import Progress, silent
 from .proof.compare import log_loss
 from .proof.quality import LARGEST_LOSS
 
@@ -29,7 +30,6 @@ LARGEST_BATCH = 2**23  # numbers of a batch's logits: models with a large vocabu
 Ids = NDArray[np.int64]
 # Takes windows [B, T]; yields pieces [B, size, V] of their logits, each with its first position.
 LogitsOf = Callable[[Ids], Iterator[tuple[int, NDArray[np.float32]]]]
-Progress = Callable[[int, int], None]  # tokens predicted so far, and in all
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,7 @@ class Evaluation:
     context: int
 
 
-def evaluate_model(
-    model: LanguageModel, ids: list[int], progress: Progress = lambda *_: None
-) -> Evaluation:
+def evaluate_model(model: LanguageModel, ids: list[int], progress: Progress = silent) -> Evaluation:
     """Evaluate an opened bundle, as its engine runs it, on the text of `ids`.
 
     Raises:
@@ -86,7 +84,7 @@ def evaluate(
     characters: int,
     context: int,
     rows: int = MOST_ROWS,
-    progress: Progress = lambda *_: None,
+    progress: Progress = silent,
 ) -> Evaluation:
     """Evaluate any model on a text.
 
@@ -96,7 +94,7 @@ def evaluate(
         characters: how many characters `ids[1:]` stand for.
         context: how many tokens the model sees at once.
         rows: windows to feed as one batch.
-        progress: is called after each batch.
+        progress: is called after each batch, with the tokens predicted so far and in all.
 
     Raises:
         InvalidInputError: if there is nothing to predict.
@@ -115,7 +113,7 @@ def evaluate(
             losses = log_loss(flat, targets.ravel()).reshape(targets.shape)  # (B, size)
             total += float(losses[:, max(0, first - start) :].sum())
         done += len(starts) * length - first
-        progress(done, count)
+        progress("predicting tokens", done, count)
     loss = total / count
     return Evaluation(
         loss=loss,

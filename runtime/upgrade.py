@@ -8,6 +8,8 @@ lock and memory, and because one that fails, or is stopped with its parent, must
 with it.
 """
 
+import logging
+import shlex
 import subprocess
 import sys
 import threading
@@ -28,6 +30,8 @@ from .proof.receipt_store import missing_proof
 
 __all__ = ["Upgrade", "UpgradingEngine", "proving_command", "with_upgrade"]
 
+logger = logging.getLogger(__name__)
+
 STOP_S = 20.0  # for a child that was asked to end; a build ends between two of its steps
 
 
@@ -41,8 +45,10 @@ def with_upgrade(bundle: Bundle, first: Engine) -> Engine:
         if _could_run(bundle, flavour):
             ready = _ready(bundle, flavour)
             if ready is not None:
+                logger.info("%s begins: its engine was built and proved before", flavour)
                 return UpgradingEngine(first, None, ready)
             command = proving_command(bundle, flavour)
+            logger.info("%s is made ready by: %s", flavour, shlex.join(command))
             return UpgradingEngine(first, Upgrade(command, partial(_proved, bundle, flavour)))
     return first
 
@@ -51,7 +57,8 @@ def _could_run(bundle: Bundle, flavour: str) -> bool:
     try:
         graph_for(import_vendor(flavour), bundle)
         return find_device(Cuda()) is not None
-    except EngineError:
+    except EngineError as error:
+        logger.debug("%s does not run here: %s", flavour, error)
         return False
 
 
@@ -59,7 +66,8 @@ def _ready(bundle: Bundle, flavour: str) -> Engine | None:
     """Open the engine that an earlier process has built and proved, if there is one."""
     try:
         return _proved(bundle, flavour)
-    except EngineError:  # it has to be built, or proved, first: that says what is wrong
+    except EngineError as error:  # it has to be built, or proved, first: that says what is wrong
+        logger.debug("%s is not ready yet: %s", flavour, error)
         return None
 
 
@@ -106,11 +114,12 @@ class UpgradingEngine(Engine):
         taken = self._upgrade.take() if self._upgrade else None
         if taken is not None:
             self._better, self.graph = taken, taken.graph
+            logger.info("the next generation is on %s %s", taken.info.name, taken.info.device)
         if self._better is not None:
             try:
                 return self._better.new_state(rows, context)
-            except InvalidInputError:  # it was built for less
-                pass
+            except InvalidInputError as error:  # it was built for less
+                logger.debug("the first engine takes a generation: %s", error)
             except EngineError as error:  # such as no room on the GPU
                 warnings.warn(f"the first engine goes on: {error}", EdgeGPTWarning, stacklevel=2)
         return self._first.new_state(rows, context)
@@ -186,5 +195,7 @@ class Upgrade:
         elif not self._cancelled:
             lines = said.decode(errors="replace").strip().splitlines()
             failure = lines[-1] if lines else "its results were wrong"
+        if failure is not None:
+            logger.warning("no faster engine: %s", failure)
         with self._lock:
             self._engine, self._failure = engine, failure

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+DRAWING = ("rich", "click")
 FOLDERS = {"edgegpt": "edgegpt", "export": "edgegpt.export", "runtime": "edgegpt.runtime"}
 HEAVY = ("torch", "onnx", "onnxscript", "onnx_ir")
 
@@ -38,6 +39,14 @@ def test_the_runtime_imports_neither_torch_nor_another_layer(path: Path) -> None
     for name in _imports(path):
         assert not any(_is_in(name, heavy) for heavy in HEAVY), name
         assert not _is_in(name, "edgegpt") or _is_in(name, "edgegpt.runtime"), name
+
+
+@pytest.mark.parametrize("path", _modules("runtime"), ids=str)
+def test_the_runtime_neither_draws_nor_prints(path: Path) -> None:
+    assert not any(_is_in(name, drawing) for name in _imports(path) for drawing in DRAWING)
+    if path.name != "trial.py":  # a program of its own, whose output doctor reads
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert "print" not in {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
 
 
 @pytest.mark.parametrize("path", _modules("edgegpt"), ids=str)
@@ -72,6 +81,18 @@ def _loaded_after(code: str) -> set[str]:
 def test_importing_edgegpt_loads_no_framework_and_no_engine() -> None:
     loaded = _loaded_after("import edgegpt")
     assert not loaded & {*HEAVY, "onnxruntime", "numpy", "tokenizers"}
+
+
+def test_the_public_names_are_listed_and_errors_are_there_without_numpy() -> None:
+    code = (
+        "import edgegpt\n"
+        "public = 'LanguageModel Result Stream Timings __version__ errors load'.split()\n"
+        "assert dir(edgegpt) == public == edgegpt.__all__, dir(edgegpt)\n"
+        "assert issubclass(edgegpt.errors.BundleError, edgegpt.errors.EdgeGPTError)"
+    )
+    assert not _loaded_after(code) & {*HEAVY, "onnxruntime", "numpy", "tokenizers"}
+    found = _loaded_after("import edgegpt; [getattr(edgegpt, name) for name in dir(edgegpt)]")
+    assert "numpy" in found
 
 
 def test_help_loads_no_framework_and_no_engine() -> None:

@@ -2,34 +2,28 @@
 
 import json
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich import box
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from edgegpt import __version__
 from edgegpt.errors import InvalidInputError
 
+from .console import facts_table, progress, stdout, titled_table
 from .engine_options import engine_options
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from edgegpt.runtime.bench import BenchResult, Plan
-    from edgegpt.runtime.bench.measure import Progress as Report
     from edgegpt.runtime.bench.result import Metric
     from edgegpt.runtime.engines.options import EngineOptions
 
 __all__ = ["command"]
 
-WIDTH = 140  # of tables where stdout is not a terminal
 OUTPUT = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -129,8 +123,8 @@ def _measure(
     for path in (out, html):
         if path is not None:
             _check_writable(path)
-    with _progress() as progress:
-        result = measure(bundle, plan, __version__, progress)
+    with progress() as report:
+        result = measure(bundle, plan, __version__, report)
     if out is not None:
         write_result(result, out)
     if html is not None:
@@ -147,37 +141,22 @@ def _check_writable(path: Path) -> None:
         raise InvalidInputError(f"cannot write {path}: its folder is missing or not writable")
 
 
-@contextmanager
-def _progress() -> "Iterator[Report]":
-    """Yield a function that shows progress on stderr, where that is a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = Console(file=sys.stderr)
-    with Progress(
-        *columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda what, done, total: bar.update(
-            task, description=what, completed=done, total=total
-        )
-
-
 def _print_result(result: "BenchResult") -> None:
     """Print the facts, and a row for each batch and depth: medians, and ranges below them."""
     from edgegpt.runtime.bench.words import explanation, facts
 
-    console = _console()
-    grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    console, about = stdout(), facts_table()
     for name, value in facts(result).items():
-        grid.add_row(name, escape(value))
-    console.print(grid)
+        about.add_row(name, escape(value))
+    console.print(about)
     for metrics in result.tables:
         console.print(_table(result, metrics))
     below = f"Median over the repeats; below it, the range. {explanation(result)}"
     console.print(below, markup=False)
 
 
-def _table(result: "BenchResult", metrics: "list[Metric]") -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
+def _table(result: "BenchResult", metrics: "list[Metric]") -> "Table":
+    table = titled_table()
     for heading in ("batch", "depth", *(metric.heading for metric in metrics)):
         table.add_column(heading, justify="right", overflow="fold")
     for cell in result.cells:
@@ -195,11 +174,10 @@ def _compare(a: Path, b: Path, as_json: bool) -> None:
         body = {"cells": [asdict(cell) for cell in comparison.cells], "notes": comparison.notes}
         click.echo(json.dumps(body, indent=1))
         return
-    console = _console()
+    console = stdout()
     for note in comparison.notes:
         console.print(f"note: {note}", markup=False)
-    title = escape(f"{b} / {a}")
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table = titled_table(f"{b} / {a}")
     for heading in ("batch", "depth", *(metric.heading for metric in comparison.metrics)):
         table.add_column(heading.removesuffix(" ms"), justify="right")
     for cell in comparison.cells:
@@ -211,8 +189,3 @@ def _compare(a: Path, b: Path, as_json: bool) -> None:
         "Ratios of the medians: B is faster where those of tokens/s are above 1 and those of times "
         "below 1. In brackets: from B's least over A's most to B's most over A's least."
     )
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=WIDTH)

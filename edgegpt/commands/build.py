@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .console import progress
+
 if TYPE_CHECKING:
     from edgegpt.runtime.engines.tensorrt.prepare import Prepared
 
@@ -51,7 +53,8 @@ def command(
     from edgegpt.runtime.engines.tensorrt.prepare import Request, build_engine
 
     request = Request(backend, max_batch, max_context, compute_capability, out)
-    prepared = build_engine(Bundle.open(bundle), request)
+    with progress() as report:
+        prepared = build_engine(Bundle.open(bundle), request, report)
     facts = _facts(prepared)
     if as_json:
         click.echo(json.dumps(facts, indent=1))

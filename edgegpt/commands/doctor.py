@@ -1,26 +1,26 @@
 """`edgegpt doctor`: what is installed, what really works, and what mends the rest."""
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from edgegpt.runtime.doctor.needs import BACKENDS
 
+from .console import facts_table, stdout, titled_table, waiting
+
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from edgegpt.runtime.doctor.diagnosis import Choice, Diagnosis
     from edgegpt.runtime.doctor.fit import BundleFit, Fit
 
 __all__ = ["command"]
 
-WIDTH = 120  # of tables where stdout is not a terminal
 COLOURS = {"ok": "green", "limited": "yellow", "missing": "red", "broken": "bold red"}
 
 
@@ -42,7 +42,7 @@ def command(bundle: Path | None, backend: str, as_json: bool) -> int:
     from edgegpt.runtime.doctor.report import examine
 
     opened = None if bundle is None else Bundle.open(bundle)
-    with Console(file=sys.stderr).status("looking at this machine"):
+    with waiting("looking at this machine"):
         report = examine(LocalProbe())
     diagnosis = diagnose(report)
     bundle_fit = None if opened is None else fit(opened, report, diagnosis)
@@ -62,8 +62,7 @@ def command(bundle: Path | None, backend: str, as_json: bool) -> int:
         }
         click.echo(json.dumps(facts, indent=1))
         return 0 if works else 1
-    console = Console(highlight=False)
-    console = console if console.is_terminal else Console(highlight=False, width=WIDTH)
+    console = stdout()
     _print_findings(console, diagnosis)
     if bundle_fit is None:
         _print_backends(console, diagnosis)
@@ -73,9 +72,9 @@ def command(bundle: Path | None, backend: str, as_json: bool) -> int:
     return 0 if works else 1
 
 
-def _print_findings(console: Console, diagnosis: "Diagnosis") -> None:
+def _print_findings(console: "Console", diagnosis: "Diagnosis") -> None:
     """Print a line a finding, what mends it below."""
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table = facts_table()
     for finding in diagnosis.findings:
         status = Text(finding.status, style=COLOURS[finding.status])
         table.add_row(Text(finding.subject), status, Text(finding.text))
@@ -84,7 +83,7 @@ def _print_findings(console: Console, diagnosis: "Diagnosis") -> None:
     console.print(table)
 
 
-def _print_backends(console: Console, diagnosis: "Diagnosis") -> None:
+def _print_backends(console: "Console", diagnosis: "Diagnosis") -> None:
     table = _table("backend", "works", "")
     for backend, subjects in diagnosis.blocked.items():
         why = f"see {', '.join(subjects)}" if subjects else ""
@@ -92,7 +91,7 @@ def _print_backends(console: Console, diagnosis: "Diagnosis") -> None:
     console.print(table)
 
 
-def _print_bundle(console: Console, found: "BundleFit") -> None:
+def _print_bundle(console: "Console", found: "BundleFit") -> None:
     from edgegpt.runtime.doctor.words import gigabytes
 
     table = _table("backend", "works", "graph", "needs", "free", "largest context", "batch", "")
@@ -122,7 +121,7 @@ def _fit_cells(fit: "Fit") -> list[str | Text]:
     ]
 
 
-def _print_verdict(console: Console, backend: str, works: bool, choice: "Choice") -> None:
+def _print_verdict(console: "Console", backend: str, works: bool, choice: "Choice") -> None:
     if choice.backend is None:
         console.print(Text(f"auto would use nothing: {choice.why}"))
     else:
@@ -131,8 +130,8 @@ def _print_verdict(console: Console, backend: str, works: bool, choice: "Choice"
         console.print(Text(f"{backend} {'would' if works else 'would not'} work"))
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
+def _table(*columns: str) -> "Table":
+    table = titled_table()
     for name in columns:
         table.add_column(name)
     return table

@@ -2,30 +2,26 @@
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 import edgegpt
 from edgegpt.errors import CheckpointError, DataError, InvalidInputError
 
+from .console import progress
 from .engine_options import engine_options
 
 if TYPE_CHECKING:
     from edgegpt import LanguageModel
     from edgegpt.runtime.engines.options import EngineOptions
     from edgegpt.runtime.evaluate import Evaluation
+    from edgegpt.runtime.progress import Progress
 
 __all__ = ["command"]
-
-Report = Callable[[int, int], None]
 
 
 @click.command(
@@ -58,7 +54,8 @@ def command(
         raise click.UsageError("--backend and --tf32 are for bundles; a checkpoint runs in PyTorch")
     raw = _read(data)
     corpus = _Corpus(raw.decode(), split)
-    with _progress() as report:
+    with progress() as report:
+        report(f"opening {model}", 0, 0)
         if from_checkpoint:
             ran, result = _evaluate_checkpoint(model, corpus, context, engine.threads, report)
         else:
@@ -114,7 +111,7 @@ def _is_checkpoint(folder: Path) -> bool:
 
 
 def _evaluate_bundle(
-    model: "LanguageModel", corpus: _Corpus, report: Report
+    model: "LanguageModel", corpus: _Corpus, report: "Progress"
 ) -> "tuple[dict[str, str], Evaluation]":
     from edgegpt.runtime.evaluate import evaluate_model
 
@@ -130,7 +127,7 @@ def _evaluate_bundle(
 
 
 def _evaluate_checkpoint(
-    path: Path, corpus: _Corpus, context: int | None, threads: int | None, report: Report
+    path: Path, corpus: _Corpus, context: int | None, threads: int | None, report: "Progress"
 ) -> "tuple[dict[str, str], Evaluation]":
     """Evaluate in PyTorch, on the path that training uses, in float32 on the CPU."""
     import torch
@@ -157,13 +154,3 @@ def _evaluate_checkpoint(
     characters = len(tokenizer.decode(ids[1:]))
     result = evaluate(logits_of, ids, characters, context or block, progress=report)
     return {"precision": "float32", "engine": f"PyTorch {torch.__version__} (cpu)"}, result
-
-
-@contextmanager
-def _progress() -> Iterator[Report]:
-    """Yield a function that shows progress on stderr, where that is a terminal."""
-    console = Console(file=sys.stderr)
-    columns = (TextColumn("{task.completed:,} tokens"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,14 +1,13 @@
 """`edgegpt export`: a checkpoint in, a proved bundle out."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
-from rich.console import Console
 
 from edgegpt.errors import InvalidInputError
 
+from .console import waiting
 from .receipt_table import print_receipt
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def command(
     if precision == FLOAT and keep_fp32:
         raise click.UsageError("--keep-fp32 needs a --precision other than float32")
     text = None if calibration is None else _read(calibration)
-    with Console(file=sys.stderr).status("loading PyTorch") as status:
+    with waiting("loading PyTorch") as tell:
         from edgegpt.export import export_bundle
 
         receipt = export_bundle(
@@ -79,7 +78,7 @@ def command(
             quantization=_quantization(precision, method, max_kl, keep_fp32, fast_prefill),
             half=_half(precision, keep_fp32),
             calibration=text,
-            progress=status.update,
+            progress=tell,
         )
     if as_json:
         click.echo(receipt.to_json(), nl=False)

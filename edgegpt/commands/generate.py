@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .console import waiting
 from .engine_options import engine_options
 
 if TYPE_CHECKING:
@@ -51,8 +52,9 @@ def command(
     given = _prompt(prompt, prompt_ids)
     import edgegpt
 
-    # There is one generation only: nothing to upgrade for.
-    opened = edgegpt.load(bundle, context=context, upgrade=False, **asdict(engine))
+    with waiting(f"opening {bundle}"):
+        # There is one generation only: nothing to upgrade for.
+        opened = edgegpt.load(bundle, context=context, upgrade=False, **asdict(engine))
     with opened as model:
         if as_json or model.tokenizer is None:
             result = model.generate(given, **settings)

@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich import box
-from rich.console import Console
-from rich.table import Table
+
+from .console import facts_table, stdout, titled_table
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from edgegpt.runtime.bundle.manifest import Manifest, Port
 
 __all__ = ["command"]
-
-WIDTH = 110  # of tables where stdout is not a terminal
 
 
 @click.command(help="Show what is inside a bundle, and the memory that it needs.")
@@ -52,8 +51,7 @@ def command(bundle: Path, batch: int, context: int | None, as_json: bool) -> Non
     if as_json:
         click.echo(json.dumps(facts, indent=1))
         return
-    console = Console(highlight=False)
-    console = console if console.is_terminal else Console(highlight=False, width=WIDTH)
+    console = stdout()
     _print_facts(console, facts)
     for graph in manifest.graphs:
         _print_ports(console, f"{graph.name} (opset {graph.opset})", graph.inputs, graph.outputs)
@@ -78,7 +76,7 @@ def _count(shape: list[int]) -> int:
     return total
 
 
-def _print_facts(console: Console, facts: dict[str, Any]) -> None:
+def _print_facts(console: "Console", facts: dict[str, Any]) -> None:
     memory = facts["memory"]
     settings = ", ".join(f"{name} {value}" for name, value in facts["model"].items())
     files = ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in facts["files"].items())
@@ -96,7 +94,7 @@ def _print_facts(console: Console, facts: dict[str, Any]) -> None:
         "quantised": _loss(facts["quantization"]),
         "made with": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
     }
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table = facts_table()
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table)
@@ -120,8 +118,10 @@ def _loss(quantization: dict[str, Any] | None) -> str:
     )
 
 
-def _print_ports(console: Console, title: str, inputs: "list[Port]", outputs: "list[Port]") -> None:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+def _print_ports(
+    console: "Console", title: str, inputs: "list[Port]", outputs: "list[Port]"
+) -> None:
+    table = titled_table(title)
     for name in ("", "name", "role", "dtype", "shape"):
         table.add_column(name)
     for kind, ports in (("input", inputs), ("output", outputs)):
@@ -134,10 +134,10 @@ def _print_ports(console: Console, title: str, inputs: "list[Port]", outputs: "l
     console.print(table, markup=False)
 
 
-def _print_receipts(console: Console, receipts: list[dict[str, Any]]) -> None:
+def _print_receipts(console: "Console", receipts: list[dict[str, Any]]) -> None:
     from edgegpt.runtime.proof.receipt import VERDICTS
 
-    table = Table(title="Receipts", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table = titled_table("Receipts")
     for name in ("result", "engine", "device", "graph", "machine", "date"):
         table.add_column(name)
     for receipt in receipts:

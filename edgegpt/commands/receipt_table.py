@@ -2,28 +2,24 @@
 
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 from edgegpt.runtime.proof.receipt import COLUMNS, VERDICTS, Receipt, verdict
+
+from .console import stdout, titled_table
 
 if TYPE_CHECKING:
     from edgegpt.export.bisect import Place
 
 __all__ = ["print_places", "print_receipt"]
 
-WIDTH = 120  # of the table where stdout is not a terminal
-
 
 def print_receipt(receipt: Receipt) -> None:
     """Print one table, a row per check, and the verdict."""
-    console = _console()
+    console = stdout()
     title = f"{receipt.graph} in {receipt.precision}"
     if receipt.pending is None:
         engine = f"{receipt.engine} {receipt.engine_version} ({receipt.device})"
         title += f" on {engine} against PyTorch"
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table = titled_table(title)
     for name in COLUMNS:
         left = name in ("check", "result")
         table.add_column(name, justify="left" if left else "right", no_wrap=left)
@@ -41,9 +37,9 @@ def print_receipt(receipt: Receipt) -> None:
 
 def print_places(graph: str, places: "list[Place]") -> None:
     """Print a row for each place in the graph, and which one is wrong first."""
-    console = _console()
+    console = stdout()
     title = f"{graph} against PyTorch, in the order of computation"
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table = titled_table(title)
     for name in ("place", "relative", "allowed", "result"):
         table.add_column(name, justify="left" if name in ("place", "result") else "right")
     for place in places:
@@ -52,8 +48,3 @@ def print_places(graph: str, places: "list[Place]") -> None:
     console.print(table)
     wrong = [place.name for place in places if not place.passed]
     console.print(f"first wrong place: {wrong[0]}" if wrong else "no place is wrong")
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=WIDTH)

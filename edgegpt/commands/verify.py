@@ -1,16 +1,15 @@
 """`edgegpt verify`: is this bundle the exported one, and does this machine compute it rightly?"""
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
-from rich.console import Console
 
 from edgegpt.errors import BundleError
 
+from .console import waiting
 from .engine_options import engine_options
 from .receipt_table import print_places, print_receipt
 
@@ -56,7 +55,7 @@ def command(
     from edgegpt.runtime.proof.verify import verify
 
     try:
-        with Console(file=sys.stderr).status(f"verifying {bundle}"):
+        with waiting(f"verifying {bundle}"):
             receipt = verify(Bundle.open(bundle), engine, check)
     except BundleError as error:
         if as_json:
@@ -76,7 +75,7 @@ def command(
 
 def _bisect(path: Path, checkpoint: Path, as_json: bool) -> int:
     """Print every place with its error; exit code 1 if one is out of tolerance."""
-    with Console(file=sys.stderr).status("comparing the graph with PyTorch, place by place"):
+    with waiting("comparing the graph with PyTorch, place by place"):
         from edgegpt.checkpoint import load_checkpoint
         from edgegpt.export.bisect import bisect, first_wrong
         from edgegpt.runtime.bundle.bundle import Bundle

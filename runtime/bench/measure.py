@@ -8,7 +8,8 @@ import datetime
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from ..engines.memory import memory_needed
 from ..errors import InvalidInputError
 from ..language_model import LanguageModel
 from ..machine import Machine, peak_memory, physical_cores
+from ..progress import Progress
 from ..proof.receipt_store import warn_if_unproved
 from .bandwidth import (
     cache_bytes_per_slot,
@@ -33,12 +35,9 @@ from .prompts import Prompts, prompts_for
 from .repeat import Runner
 from .result import BenchResult, Cell, Repeat
 
-__all__ = ["Progress", "measure"]
+__all__ = ["measure"]
 
 LOADS = 3
-
-# Takes what is being done, how many runs are done, and how many there will be.
-Progress = Callable[[str, int, int], None]
 
 
 def measure(path: str | Path, plan: Plan, version: str, progress: Progress) -> BenchResult:
@@ -60,23 +59,14 @@ def measure(path: str | Path, plan: Plan, version: str, progress: Progress) -> B
     with ExitStack() as stack:
         model, load_s, gpu = _load(path, plan, threads, stack)
         stack.enter_context(model)
-        cells = plan.cells(model.context)
-        _check_memory(model, cells, machine, gpu)
+        _check_memory(model, plan.cells(model.context), machine, gpu)
         meter, energy = find_meter(gpu.bus_id if gpu else None)
         if meter is not None:
             stack.enter_context(meter)
         prompts = prompts_for(model.bundle, model.tokenizer, model.vocab_size)
         rounds = _Rounds(model, plan, prompts, progress, gpu, meter)
-        rounds.run()  # to warm up
-        peak = peak_memory()  # before the bandwidth is measured, which takes much memory
-        taken = gpu.taken_memory() if gpu else None
-        bandwidths, timed = [], []
-        for _ in range(plan.repeats):
-            bandwidths.append(gpu.copy_bandwidth() if gpu else read_bandwidth(machine, threads))
-            timed.append(rounds.run())
-        told = all(total(one.joules) > 0 for results in timed for one in results if one.joules)
-        if not told:
-            timed = [[replace(one, joules={}) for one in results] for results in timed]
+        bandwidth = gpu.copy_bandwidth if gpu else partial(read_bandwidth, machine, threads)
+        measured = _measured(rounds, plan.repeats, bandwidth, gpu, energy)
         manifest, graph, engine = model.bundle.manifest, model.engine.graph, model.engine.info
         return BenchResult(
             date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -95,16 +85,49 @@ def measure(path: str | Path, plan: Plan, version: str, progress: Progress) -> B
             weight_bytes=weight_bytes_per_token(model.bundle),
             slot_bytes=cache_bytes_per_slot(graph),
             load_s=load_s,
-            bandwidths=bandwidths,
-            peak_memory=peak,
             gpu=gpu.words if gpu else None,
-            gpu_memory=taken,
-            energy=energy if told else "not measured: the meter stood still",
-            cells=[
-                Cell(*cell, [results[index] for results in timed])
-                for index, cell in enumerate(cells)
-            ],
+            bandwidths=measured.bandwidths,
+            peak_memory=measured.peak_memory,
+            gpu_memory=measured.gpu_memory,
+            energy=measured.energy,
+            cells=measured.cells,
         )
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What the rounds gave; the names are those of `BenchResult`."""
+
+    bandwidths: list[float]
+    peak_memory: int | None
+    gpu_memory: int | None
+    energy: str
+    cells: list[Cell]
+
+
+def _measured(
+    rounds: "_Rounds",
+    repeats: int,
+    bandwidth: Callable[[], float],
+    gpu: Gpu | None,
+    energy: str,
+) -> _Measured:
+    """Run one round to warm up and `repeats` more, each after a reading of the bandwidth."""
+    rounds.run()
+    peak = peak_memory()  # before the bandwidth is measured, which takes much memory
+    taken = gpu.taken_memory() if gpu else None
+    bandwidths, timed = [], []
+    for _ in range(repeats):
+        bandwidths.append(bandwidth())
+        timed.append(rounds.run())
+    if any(total(one.joules) <= 0 for results in timed for one in results if one.joules):
+        timed = [[replace(one, joules={}) for one in results] for results in timed]
+        energy = "not measured: the meter stood still"
+    cells = [
+        Cell(*cell, [results[index] for results in timed])
+        for index, cell in enumerate(rounds.cells)
+    ]
+    return _Measured(bandwidths, peak, taken, energy, cells)
 
 
 class _Rounds:

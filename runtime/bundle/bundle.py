@@ -4,6 +4,7 @@ Opening checks that every file is there with its size; `check_hashes` reads them
 """
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from ..errors import BundleError
 from .manifest import MANIFEST_NAME, Manifest
 
 __all__ = ["GOLDEN_NAME", "RECEIPT_NAME", "TOKENIZER_NAME", "Bundle", "sha256_of"]
+
+logger = logging.getLogger(__name__)
 
 GOLDEN_NAME = "golden.safetensors"
 TOKENIZER_NAME = "tokenizer.json"
@@ -43,6 +46,9 @@ class Bundle:
         bundle = cls(folder, Manifest.parse(text))
         for name in bundle.manifest.files:
             bundle._check_size(name)
+        logger.info(
+            "bundle %s in %s at %s", bundle.manifest.id[:12], bundle.manifest.precision, folder
+        )
         return bundle
 
     def file(self, name: str) -> Path:

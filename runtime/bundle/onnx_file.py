@@ -1,17 +1,17 @@
 """As much of the ONNX format as a TensorRT build needs, without the onnx package.
 
-An ONNX file is a protobuf message: fields of a number and a value, messages nested as bytes. Three
-things are done here: the graph's nodes are listed, and the weights that lie in other files; and
-symbolic sizes are replaced by numbers, because TensorRT's parser refuses a cache whose number of
-slots is symbolic.
+An ONNX file is a protobuf message. Three things are done here: the graph's nodes are listed, and
+the weights that lie in other files; and symbolic sizes are replaced by numbers, because TensorRT's
+parser refuses a cache whose number of slots is symbolic.
 
 Field numbers are those of onnx.proto.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ..errors import BundleError
+from .protobuf import BYTES, bytes_field, number_field, read_fields
 
 __all__ = ["External", "Node", "external_tensors", "graph_nodes", "with_sizes"]
 
@@ -23,10 +23,6 @@ NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OP_TYPE, NODE_DOMAIN = 1, 2, 3, 4, 7
 SIZE_VALUE, SIZE_SYMBOL = 1, 2
 TENSOR_NAME, TENSOR_EXTERNAL = 8, 13
 ENTRY_KEY, ENTRY_VALUE = 1, 2
-
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-FIXED_LENGTHS = {FIXED64: 8, FIXED32: 4}
-LONGEST_VARINT = 10
 
 
 @dataclass(frozen=True)
@@ -50,16 +46,6 @@ class External:
     length: int
 
 
-@dataclass(frozen=True)
-class _Field:
-    """One field; `value` is the content of a field of bytes, and empty for a number."""
-
-    number: int
-    wire: int
-    value: bytes
-    whole: bytes
-
-
 def graph_nodes(model: bytes) -> list[Node]:
     """Return the nodes of the model's graph in their order.
 
@@ -68,9 +54,9 @@ def graph_nodes(model: bytes) -> list[Node]:
     """
     return [
         _node(field.value)
-        for graph in _fields(model)
+        for graph in read_fields(model)
         if graph.number == GRAPH
-        for field in _fields(graph.value)
+        for field in read_fields(graph.value)
         if field.number == NODE
     ]
 
@@ -83,9 +69,9 @@ def external_tensors(model: bytes) -> list[External]:
     """
     tensors = [
         _external(field.value)
-        for graph in _fields(model)
+        for graph in read_fields(model)
         if graph.number == GRAPH
-        for field in _fields(graph.value)
+        for field in read_fields(graph.value)
         if field.number == INITIALIZER
     ]
     return [tensor for tensor in tensors if tensor is not None]
@@ -97,11 +83,11 @@ def with_sizes(model: bytes, sizes: Mapping[str, int]) -> bytes:
     Raises:
         BundleError: if `model` is not a protobuf message.
     """
-    numbers = {symbol.encode(): _number(SIZE_VALUE, size) for symbol, size in sizes.items()}
+    numbers = {symbol.encode(): number_field(SIZE_VALUE, size) for symbol, size in sizes.items()}
 
     def fix(dimension: bytes) -> bytes:
         parts = []
-        for field in _fields(dimension):
+        for field in read_fields(dimension):
             is_symbol = field.number == SIZE_SYMBOL
             parts.append(numbers.get(field.value, field.whole) if is_symbol else field.whole)
         return b"".join(parts)
@@ -116,10 +102,9 @@ def _edited(
     if not path:
         return edit(message)
     parts = []
-    for field in _fields(message):
+    for field in read_fields(message):
         if field.number in path[0] and field.wire == BYTES:
-            inner = _edited(field.value, path[1:], edit)
-            parts.append(_varint(field.number << 3 | BYTES) + _varint(len(inner)) + inner)
+            parts.append(bytes_field(field.number, _edited(field.value, path[1:], edit)))
         else:
             parts.append(field.whole)
     return b"".join(parts)
@@ -127,7 +112,7 @@ def _edited(
 
 def _node(message: bytes) -> Node:
     texts: dict[int, list[str]] = {}
-    for field in _fields(message):
+    for field in read_fields(message):
         if field.wire == BYTES and field.number in (
             NODE_INPUT,
             NODE_OUTPUT,
@@ -145,12 +130,13 @@ def _node(message: bytes) -> Node:
 def _external(message: bytes) -> External | None:
     """Return where a TensorProto's bytes lie, None if they are in it."""
     name, entries = "", {}
-    for field in _fields(message):
+    for field in read_fields(message):
         if field.number == TENSOR_NAME and field.wire == BYTES:
             name = field.value.decode(errors="replace")
         elif field.number == TENSOR_EXTERNAL and field.wire == BYTES:
             pair = {
-                part.number: part.value.decode(errors="replace") for part in _fields(field.value)
+                part.number: part.value.decode(errors="replace")
+                for part in read_fields(field.value)
             }
             entries[pair.get(ENTRY_KEY)] = pair.get(ENTRY_VALUE, "")
     if not entries:
@@ -160,48 +146,3 @@ def _external(message: bytes) -> External | None:
     except ValueError as error:
         raise BundleError(f"the graph does not say where its weight {name} lies") from error
     return External(name, entries.get("location", ""), offset, length)
-
-
-def _fields(message: bytes) -> Iterator[_Field]:
-    start = 0
-    while start < len(message):
-        key, value_start = _read_varint(message, start)
-        number, wire = key >> 3, key & 7
-        if wire == VARINT:
-            _, end = _read_varint(message, value_start)
-            value_start = end
-        elif wire == BYTES:
-            length, value_start = _read_varint(message, value_start)
-            end = value_start + length
-        elif wire in FIXED_LENGTHS:
-            end = value_start + FIXED_LENGTHS[wire]
-        else:
-            raise BundleError(f"the graph is not an ONNX file: it has a field of wire type {wire}")
-        if end > len(message):
-            raise BundleError("the graph is not an ONNX file: it ends within a field")
-        value = message[value_start:end] if wire == BYTES else b""
-        yield _Field(number, wire, value, message[start:end])
-        start = end
-
-
-def _read_varint(message: bytes, start: int) -> tuple[int, int]:
-    """Return the number that begins at `start`, and where it ends."""
-    number = 0
-    for index, byte in enumerate(message[start : start + LONGEST_VARINT]):
-        number |= (byte & 0x7F) << (7 * index)
-        if byte < 0x80:
-            return number, start + index + 1
-    raise BundleError("the graph is not an ONNX file: it ends within a number")
-
-
-def _varint(number: int) -> bytes:
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
-
-
-def _number(field: int, value: int) -> bytes:
-    return _varint(field << 3 | VARINT) + _varint(value)

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from ..engines.ort.cpu import PROVIDER as CPU
+from ..engines.ort.cuda_provider import PROVIDER as CUDA
+from ..engines.tensorrt.vendor import MODULES
 from .parse import (
     CUDA_OF_DRIVER,
     Library,
@@ -20,7 +23,17 @@ from .parse import (
 from .probe import Probe, Ran
 from .trial import MARK, told
 
-__all__ = ["Flavour", "Gpu", "Jetson", "MachineReport", "OnnxRuntime", "Provider", "examine"]
+__all__ = [
+    "CPU",
+    "CUDA",
+    "Flavour",
+    "Gpu",
+    "Jetson",
+    "MachineReport",
+    "OnnxRuntime",
+    "Provider",
+    "examine",
+]
 
 SMI = (
     "nvidia-smi",
@@ -28,10 +41,8 @@ SMI = (
     "--format=csv,noheader,nounits",
 )
 PROGRAM_SECONDS = 15.0
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # Providers that are not tried: it sends its work to a service.
 REMOTE = ("AzureExecutionProvider",)
-FLAVOURS = ("tensorrt", "tensorrt_rtx")
 # Distributions whose versions are of interest.
 OF_INTEREST = ("onnxruntime", "ort-nightly", "nvidia-", "tensorrt", "cuda-")
 LINUX_LIBRARIES = (
@@ -156,7 +167,7 @@ def examine(probe: Probe) -> MachineReport:
         libraries=libraries_of_distributions(distributions) + libraries_of_files(_files(probe)),
         # What uses the driver would hang with it, one after the other.
         onnxruntime=_onnxruntime(probe, only_cpu=driver.hangs),
-        tensorrt=[] if driver.hangs else [_flavour(probe, module) for module in FLAVOURS],
+        tensorrt=[] if driver.hangs else [_flavour(probe, module) for module in MODULES.values()],
         bindings_error=_failure(bindings, told(bindings.out), "imported"),
     )
 

@@ -1,5 +1,6 @@
 """The inference engines, and the choice among them. One file an engine, its import inside it."""
 
+import logging
 import warnings
 from dataclasses import replace
 
@@ -30,6 +31,8 @@ __all__ = [
     "open_engine",
     "resolve_backend",
 ]
+
+logger = logging.getLogger(__name__)
 
 TENSORRT = ("tensorrt", "tensorrt-rtx")
 BACKENDS = ("auto", "cpu", "cuda", *TENSORRT)
@@ -72,7 +75,9 @@ def resolve_backend(bundle: Bundle, backend: str) -> str:
         except EngineError as error:
             warnings.warn(f"the CPU is used: {error}", EdgeGPTWarning, stacklevel=2)
         else:
+            logger.info("auto is cuda: its provider is installed and loads")
             return "cuda"
+    logger.info("auto is cpu; installed: %s", ", ".join(installed_distributions()) or "no engine")
     return "cpu"
 
 

@@ -5,6 +5,7 @@ state folder, one file for each bundle, graph, engine, engine version and device
 """
 
 import json
+import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from ..user_folders import state_folder
 from .receipt import RECEIPT_VERSION, Outcome, Receipt
 
 __all__ = ["KnownReceipt", "keep", "known", "missing_proof", "warn_if_unproved"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ def keep(receipt: Receipt) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{receipt.graph}-{receipt.engine}-{receipt.engine_version}-{receipt.device}.json"
     write_file(folder / name, receipt.to_json().encode())
+    logger.info("kept the receipt %s", folder / name)
     return folder / name
 
 
@@ -63,6 +67,7 @@ def missing_proof(bundle: Bundle, graph: str, engine: EngineInfo) -> str | None:
         return f"{bundle.folder} failed its verification on {where}: do not rely on it"
     if not same:
         return f"{bundle.folder} is not verified on {where} yet: run edgegpt verify {bundle.folder}"
+    logger.debug("%s is proved on %s by %d receipts", graph, where, len(same))
     return None
 
 

@@ -13,6 +13,7 @@ bundle does, and once as it runs, within the tolerance of its precision. So a ke
 quantiser's loss, which is measured against the float32 model, are told apart.
 """
 
+import logging
 import platform
 from collections.abc import Sequence
 from contextlib import closing
@@ -40,6 +41,8 @@ from .tolerances import TOLERANCES, row_of, tolerance_of
 
 __all__ = ["verify", "verify_engine"]
 
+logger = logging.getLogger(__name__)
+
 
 def verify(
     bundle: Bundle,
@@ -66,7 +69,9 @@ def verify(
     chosen = replace(options, backend=backend)
 
     def opened(lowering: str | None = None, *, exact: bool = False) -> closing[Engine]:
-        return closing(open_engine(bundle, chosen, lowering=lowering, exact=exact))
+        engine = open_engine(bundle, chosen, lowering=lowering, exact=exact)
+        logger.info("replaying the golden vectors on %s", engine.graph.name)
+        return closing(engine)
 
     others: list[Check] = []
     exact = local_lowerings(bundle, backend, "exact") if bundle.manifest.quantization else []

@@ -1,6 +1,7 @@
 """`edgegpt train --resume` and Ctrl-C as the user meets them: what is kept, what is refused."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -71,6 +72,25 @@ def test_a_damaged_run_is_refused_by_file(
     outcome = resume()
     assert outcome.code == 1
     assert f"{file} is damaged" in outcome.err
+
+
+class RunsCode:
+    """When unpickled, makes a folder."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.mark),)
+
+
+def test_a_state_that_would_run_code_is_refused(train: Callable, resume: Callable, tmp_path: Path):
+    train(None, "--stop-at 1")
+    torch.save({"model": RunsCode(tmp_path / "mark")}, tmp_path / "out" / "train" / "state.pt")
+    outcome = resume()
+    assert outcome.code == 1
+    assert "state.pt is damaged" in outcome.err
+    assert not (tmp_path / "mark").exists()
 
 
 @pytest.mark.parametrize("text", ["high the wind was\n", "Other Characters: ÄÖÜ\n"])

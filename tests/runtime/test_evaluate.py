@@ -52,7 +52,7 @@ def expected(ids: list[int], context: int) -> float:
 def test_every_token_but_the_first_counts_once(length: int, piece: int):
     ids = np.random.default_rng(length).integers(0, V, length).tolist()
     model, seen = Recorder(piece), []
-    result = evaluate(model, ids, length - 1, 8, 2, lambda done, total: seen.append((done, total)))
+    result = evaluate(model, ids, length - 1, 8, 2, lambda _, *numbers: seen.append(numbers))
     assert result.tokens == length - 1
     assert result.loss == pytest.approx(expected(ids, 8), rel=1e-6)
     assert result.perplexity == pytest.approx(math.exp(result.loss))
@@ -73,7 +73,7 @@ def test_a_text_with_nothing_to_predict_is_refused(ids: list[int]):
 
 
 def test_the_validation_part_is_what_training_keeps():
-    data = pytest.importorskip("edgegpt.data")
+    data = pytest.importorskip("edgegpt.training.data")
     ids = np.arange(1234, dtype=np.int32)
     assert validation_part(ids.tolist()) == data.split(ids, 8)[1].tolist()
 

@@ -96,6 +96,15 @@ def test_an_engine_that_does_not_open_leaves_the_old_one_at_work(
         assert upgrade.take() is None
 
 
+def test_a_failure_is_logged_when_it_happens_and_not_only_at_the_next_generation(
+    started: list[Upgrade], caplog: pytest.LogCaptureFixture
+):
+    upgrade = Upgrade(python("raise SystemExit('error: no GPU here')"), lambda: None)
+    started.append(upgrade)
+    assert upgrade.wait(SECONDS)
+    assert caplog.messages == ["no faster engine: error: no GPU here"]
+
+
 def test_cancelling_stops_the_process_and_is_quiet(better: Closing):
     begin = time.monotonic()
     with warnings.catch_warnings():

@@ -1,5 +1,6 @@
 """ONNX Runtime on the CPU: all is bound to numpy memory, and the cache is updated in place."""
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from .binding import (
 from .session import LOG_ERRORS_ONLY, import_onnxruntime, open_session
 
 __all__ = ["OrtEngine"]
+
+logger = logging.getLogger(__name__)
 
 PROVIDER = "CPUExecutionProvider"
 # How long idle threads wait for the next operator before they sleep. The default, some 40 ms, keeps
@@ -96,6 +99,8 @@ class OrtState(BoundState):
         self.caches: Caches = [
             np.zeros(cache_shape(port, rows, context), dtype=port.dtype) for port in graph.caches()
         ]
+        size = sum(cache.nbytes for cache in self.caches) / 1e6
+        logger.debug("a cache of %.1f MB for %d rows of %d tokens", size, rows, context)
         self.singles: dict[int, BoundStep] = {}
         self.single_logits = np.zeros((rows, 1, vocab_size(graph)), dtype=np.float32)
         super().__init__(graph, rows, context)

@@ -15,6 +15,7 @@ graph, under these rules:
   only chooses a kernel.
 """
 
+import logging
 import threading
 import warnings
 from collections.abc import Callable
@@ -52,6 +53,8 @@ from .picker import CandidateStep, is_worthwhile
 from .session import LOG_ERRORS_ONLY, import_onnxruntime, open_session
 
 __all__ = ["CudaEngine"]
+
+logger = logging.getLogger(__name__)
 
 MOST_GRAPHS = 32
 NO_GRAPH = -1  # the run option that neither captures nor replays
@@ -255,6 +258,8 @@ class _Buffers:
             self.blocks.append(block)
             self.places.append(engine.memory.place(block, port.dtype, shape))
             self.widths.append(ELEMENT_BYTES[port.dtype])
+        total = sum(block.size for block in self.blocks) / 1e6
+        logger.debug("a cache of %.1f MB on CUDA for %d rows of %d tokens", total, rows, context)
         # The logits of all decode steps, of however many rows: only the last one's are wanted.
         size = rows * vocab_size(engine.graph) * ELEMENT_BYTES["float32"]
         self.logits = engine.memory.allocate(size, "logits")

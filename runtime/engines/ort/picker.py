@@ -1,10 +1,9 @@
 """A graph that picks the best logits out on the device, so that a token costs one small copy.
 
-It is five nodes over the logits of any model, so its ONNX file is written here, byte by byte:
+It is five nodes over the logits of any model, so its ONNX file is written here, field by field:
 shipping it in every bundle would change their format for what only one engine runs.
 
-Field numbers are those of onnx.proto; https://protobuf.dev/programming-guides/encoding tells how
-fields are encoded.
+Field numbers are those of onnx.proto.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...bundle.protobuf import bytes_field, number_field, text_field
 from ..candidates import Candidates
 from .binding import Place, place_of
 from .device import Block, DeviceMemory
@@ -91,15 +91,20 @@ def candidates_model() -> bytes:
     ]
     graph = b"".join(
         [
-            *(_bytes(1, node) for node in nodes),
-            _text(2, "candidates"),
-            _bytes(11, _value("logits", FLOAT, ["batch", "positions", "vocabulary"])),
-            _bytes(11, _value("k", INT64, [1])),
-            _bytes(12, _value("candidates", FLOAT, ["batch", "positions", "numbers"])),
+            *(bytes_field(1, node) for node in nodes),
+            text_field(2, "candidates"),
+            bytes_field(11, _value("logits", FLOAT, ["batch", "positions", "vocabulary"])),
+            bytes_field(11, _value("k", INT64, [1])),
+            bytes_field(12, _value("candidates", FLOAT, ["batch", "positions", "numbers"])),
         ]
     )
-    opset = _text(1, "") + _number(2, OPSET)
-    return _number(1, IR_VERSION) + _text(2, "edgegpt") + _bytes(7, graph) + _bytes(8, opset)
+    opset = text_field(1, "") + number_field(2, OPSET)
+    return (
+        number_field(1, IR_VERSION)
+        + text_field(2, "edgegpt")
+        + bytes_field(7, graph)
+        + bytes_field(8, opset)
+    )
 
 
 def candidates_example() -> dict[str, NDArray[Any]]:
@@ -108,47 +113,25 @@ def candidates_example() -> dict[str, NDArray[Any]]:
 
 
 def _node(operator: str, inputs: list[str], outputs: list[str], attributes: list[bytes]) -> bytes:
-    fields = [_text(1, name) for name in inputs] + [_text(2, name) for name in outputs]
-    named = [_text(3, outputs[0]), _text(4, operator)]
-    return b"".join([*fields, *named, *(_bytes(5, attribute) for attribute in attributes)])
+    fields = [text_field(1, name) for name in inputs] + [text_field(2, name) for name in outputs]
+    named = [text_field(3, outputs[0]), text_field(4, operator)]
+    return b"".join([*fields, *named, *(bytes_field(5, attribute) for attribute in attributes)])
 
 
 def _int(name: str, value: int) -> bytes:
-    return _text(1, name) + _number(3, value) + _number(20, 2)  # AttributeType INT
+    return text_field(1, name) + number_field(3, value) + number_field(20, 2)  # AttributeType INT
 
 
 def _ints(name: str, values: Iterable[int]) -> bytes:
-    numbers = b"".join(_number(8, value) for value in values)
-    return _text(1, name) + numbers + _number(20, 7)  # AttributeType INTS
+    numbers = b"".join(number_field(8, value) for value in values)
+    return text_field(1, name) + numbers + number_field(20, 7)  # AttributeType INTS
 
 
 def _value(name: str, element_type: int, shape: list[int | str]) -> bytes:
     """Return a ValueInfoProto; dimensions are numbers, or names where they are not fixed."""
     dimensions = [
-        _bytes(1, _number(1, size) if isinstance(size, int) else _text(2, size)) for size in shape
+        bytes_field(1, number_field(1, size) if isinstance(size, int) else text_field(2, size))
+        for size in shape
     ]
-    tensor = _number(1, element_type) + _bytes(2, b"".join(dimensions))
-    return _text(1, name) + _bytes(2, _bytes(1, tensor))
-
-
-def _number(field: int, value: int) -> bytes:
-    return _varint(field << 3) + _varint(value)
-
-
-def _text(field: int, text: str) -> bytes:
-    return _bytes(field, text.encode())
-
-
-def _bytes(field: int, payload: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(payload)) + payload
-
-
-def _varint(value: int) -> bytes:
-    """Return the base-128 form, seven bits a byte; negative numbers as 64-bit two's complement."""
-    value &= 2**64 - 1
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    tensor = number_field(1, element_type) + bytes_field(2, b"".join(dimensions))
+    return text_field(1, name) + bytes_field(2, bytes_field(1, tensor))

@@ -1,5 +1,7 @@
 """Importing ONNX Runtime and opening sessions: what its CPU and its CUDA engine have in common."""
 
+import logging
+import time
 from collections.abc import Sequence
 from importlib import metadata
 from types import ModuleType
@@ -18,6 +20,8 @@ __all__ = [
     "too_old",
     "version_of",
 ]
+
+logger = logging.getLogger(__name__)
 
 # All of them install the same files.
 DISTRIBUTIONS = (
@@ -79,15 +83,19 @@ def open_session(
     reason = too_old(runtime, graph)
     if reason is not None:
         raise EngineError(reason)
+    begin = time.perf_counter()
     try:
         # Without enable_fallback=0 a provider that raises is replaced by another one.
-        return runtime.InferenceSession(
+        session = runtime.InferenceSession(
             str(bundle.file(graph.file)), options, providers=providers, enable_fallback=0
         )
     except Exception as error:  # the bindings raise several unrelated types
         raise EngineError(
             f"onnxruntime {runtime.__version__} cannot load {graph.file}: {error}"
         ) from error
+    seconds = time.perf_counter() - begin
+    logger.info("opened %s on onnxruntime %s in %.2f s", graph.name, runtime.__version__, seconds)
+    return session
 
 
 def too_old(runtime: ModuleType, graph: Graph) -> str | None:

@@ -1,7 +1,8 @@
 """Building a plan, TensorRT's name for a serialized engine.
 
 All of TensorRT's work is done in a thread of its own. Ctrl-C reaches only the main thread; were it
-inside TensorRT, the interruption would be raised in a callback and get lost in the C++ code.
+inside TensorRT, the interruption would be raised in a callback and get lost in the C++ code. The
+same holds for what the caller's own callback raises, so that is called in the caller's thread.
 """
 
 import contextlib
@@ -13,10 +14,11 @@ from ...bundle.bundle import Bundle
 from ...bundle.derived_weights import graph_with_weights
 from ...bundle.manifest import Graph
 from ...errors import EdgeGPTError, EngineError
+from ...progress import Progress, silent
 from .log import Log
+from .monitor import BuildMonitor
 from .network import make_attention_decomposable, parse_network
 from .profiles import Limits, add_profiles, profiles
-from .progress import BuildProgress
 from .target import Target
 from .vendor import STANDARD_SINCE, Vendor, reads
 
@@ -55,24 +57,33 @@ def graph_for(vendor: Vendor, bundle: Bundle) -> Graph:
 
 
 def build_plan(
-    vendor: Vendor, bundle: Bundle, graph: Graph, limits: Limits, target: Target
+    vendor: Vendor,
+    bundle: Bundle,
+    graph: Graph,
+    limits: Limits,
+    target: Target,
+    progress: Progress = silent,
 ) -> memoryview:
     """Return the plan of `graph` for `target`, as bytes in TensorRT's memory.
 
+    `progress` is told what TensorRT does, in the thread that calls this. What it raises ends the
+    build, as Ctrl-C does: that is raised here, when TensorRT has ended.
+
     Raises:
         EngineError: if TensorRT cannot read or build the graph.
-        KeyboardInterrupt: if the user stopped it; TensorRT has ended by then.
+        KeyboardInterrupt: if the user stopped it.
     """
-    with BuildProgress(vendor, f"building {graph.name} for {vendor.name}") as progress:
-        work = _Work(lambda: _build(vendor, bundle, graph, limits, target, progress))
-        try:
-            work.start()
-            while not work.finished.wait(WAIT_S):
-                pass
-        except KeyboardInterrupt:
-            progress.cancel()
-            work.wait_for_end()
-            raise
+    monitor = BuildMonitor(vendor, f"building {graph.name}")
+    work = _Work(lambda: _build(vendor, bundle, graph, limits, target, monitor))
+    try:
+        monitor.report(progress)
+        work.start()
+        while not work.finished.wait(WAIT_S):
+            monitor.report(progress)
+    except BaseException:
+        monitor.cancelled.set()
+        work.wait_for_end()
+        raise
     return memoryview(work.result())
 
 
@@ -82,9 +93,9 @@ def _build(
     graph: Graph,
     limits: Limits,
     target: Target,
-    progress: BuildProgress,
+    monitor: BuildMonitor,
 ) -> Any:
-    if progress.cancelled.is_set():
+    if monitor.cancelled.is_set():
         raise EngineError("the build was stopped before it began")
     log = Log(vendor)
     builder = log.make(vendor.module, "Builder", log.logger)
@@ -99,7 +110,7 @@ def _build(
     if vendor.is_rtx:
         vendor.set_compute_capability(config, target.compute_capability)
     add_profiles(builder, config, profiles(graph, limits))
-    config.progress_monitor = progress.monitor
+    config.progress_monitor = monitor.vendors
     plan = log.ask(builder, "build_serialized_network", network, config)
     if plan is None:
         raise EngineError(f"{vendor.name} cannot build {graph.name}: {log.last()}")

@@ -1,5 +1,6 @@
 """What TensorRT says when something fails, which its calls tell only by False, None or a crash."""
 
+import logging
 from collections import deque
 from functools import cache
 from itertools import count
@@ -10,6 +11,8 @@ from ...errors import EdgeGPTError, EngineError
 from .vendor import Vendor
 
 __all__ = ["Log"]
+
+logger = logging.getLogger(__name__)
 
 KEPT = 100  # errors
 # cudaErrorInsufficientDriver, which every build without a GPU logs.
@@ -72,5 +75,6 @@ def _logger(module: ModuleType) -> tuple[Any, "deque[tuple[int, str]]", "count[i
         def log(self, severity: Any, message: str) -> None:
             if severity in severe:
                 errors.append((next(numbers), message))
+                logger.debug("%s: %s", module.__name__, message)
 
     return Logger(), errors, numbers

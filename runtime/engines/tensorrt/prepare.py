@@ -1,5 +1,6 @@
 """The engine for a bundle on this machine: the stored one if it is good, or a new one."""
 
+import logging
 import time
 import warnings
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from ...bundle.bundle import Bundle
 from ...bundle.manifest import Graph
 from ...cuda.memory import Cuda, Device, find_device
 from ...errors import EdgeGPTWarning
+from ...progress import Progress, silent
 from .build_memory import check_memory
 from .builder import build_plan, graph_for
 from .profiles import Limits, check_attention
@@ -30,6 +32,8 @@ __all__ = [
     "engine_for_this_gpu",
     "stored_for_this_gpu",
 ]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,10 @@ class Request:
     folder: Path | None = None
 
 
-def build_engine(bundle: Bundle, request: Request) -> Prepared:
+def build_engine(bundle: Bundle, request: Request, progress: Progress = silent) -> Prepared:
     """Return the engine for exactly these settings, building it unless it is there.
+
+    `progress` is that of `build_plan`.
 
     Raises:
         InvalidInputError: if a setting is impossible.
@@ -86,13 +92,14 @@ def build_engine(bundle: Bundle, request: Request) -> Prepared:
     graph = graph_for(vendor, bundle)
     identity = _identity(bundle, graph, vendor, target, limits)
     folder = request.folder or engine_folder(bundle.manifest.id)
-    return _stored_or_built(bundle, folder, identity, vendor, graph, target, device)
+    return _stored_or_built(bundle, folder, identity, vendor, graph, target, device, progress)
 
 
-def engine_for_this_gpu(bundle: Bundle, flavour: str) -> Prepared:
+def engine_for_this_gpu(bundle: Bundle, flavour: str, progress: Progress = silent) -> Prepared:
     """Return the engine to run here: of those that were built for this GPU the last one.
 
-    Without any, one is built for the limits that `edgegpt verify` needs.
+    Without any, one is built for the limits that `edgegpt verify` needs; `progress` is that of
+    `build_plan`.
 
     Raises:
         EngineError: as `build_engine`, and if there is no GPU.
@@ -103,7 +110,7 @@ def engine_for_this_gpu(bundle: Bundle, flavour: str) -> Prepared:
     graph, folder = graph_for(vendor, bundle), engine_folder(bundle.manifest.id)
     usual = _usual(bundle, graph, vendor, target)
     identity = newest(folder, usual) or usual
-    return _stored_or_built(bundle, folder, identity, vendor, graph, target, device)
+    return _stored_or_built(bundle, folder, identity, vendor, graph, target, device, progress)
 
 
 def stored_for_this_gpu(bundle: Bundle, flavour: str) -> Prepared | None:
@@ -133,19 +140,24 @@ def _stored_or_built(
     graph: Graph,
     target: Target,
     device: Device | None,
+    progress: Progress,
 ) -> Prepared:
     found = load_engine(folder, identity, graph)
     if isinstance(found, StoredEngine):
+        logger.info("found the engine of %s for %s: %s", graph.name, vendor.name, found.path)
         return Prepared(vendor, graph, found, None)
     if found is not None:
         warnings.warn(f"{found}; the engine is built again", EdgeGPTWarning, stacklevel=2)
     bundle.check_hashes()  # an engine of damaged weights would stand for the intact ones
     check_attention(bundle, identity.limits)
     check_memory(bundle, graph, identity.limits, device)
+    logger.info("building %s for %s, which takes a while", graph.name, vendor.name)
     begin = time.perf_counter()
-    plan = build_plan(vendor, bundle, graph, identity.limits, target)
+    plan = build_plan(vendor, bundle, graph, identity.limits, target, progress)
     seconds = time.perf_counter() - begin
     engine = store_engine(folder, identity, graph, plan, seconds)
+    size = len(plan) / 1e6
+    logger.info("built %s in %.1f s, %.1f MB: %s", graph.name, seconds, size, engine.path)
     return Prepared(vendor, graph, engine, seconds)
 
 

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -142,6 +143,36 @@ def test_every_family_of_models_is_read_and_built(
         bundle = Bundle(tmp_path, manifest)
     plan = build_plan(vendor, bundle, graph, LIMITS, TARGET)
     assert len(plan) > 100_000
+
+
+def test_a_build_reports_its_phases_in_the_thread_that_asked_for_it(
+    vendor: Vendor, small_bundle: Path
+) -> None:
+    bundle, told = Bundle.open(small_bundle), []
+    graph = graph_for(vendor, bundle)
+
+    def progress(*report: object) -> None:
+        told.append((threading.current_thread(), *report))
+
+    build_plan(vendor, bundle, graph, LIMITS, TARGET, progress)
+    assert {thread for thread, *_ in told} == {threading.current_thread()}
+    assert told[0][1:] == ("building decoder.standard", 0, 0)
+    assert told[-1][1].startswith("building decoder.standard: ")
+    assert 0 <= told[-1][2] <= told[-1][3] > 0
+
+
+def test_what_a_caller_raises_in_its_callback_ends_the_build(
+    vendor: Vendor, small_bundle: Path
+) -> None:
+    bundle, before = Bundle.open(small_bundle), threading.active_count()
+
+    def progress(what: str, done: int, total: int) -> None:
+        if total:
+            raise RuntimeError("the window was closed")
+
+    with pytest.raises(RuntimeError, match="the window was closed"):
+        build_plan(vendor, bundle, graph_for(vendor, bundle), LIMITS, TARGET, progress)
+    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

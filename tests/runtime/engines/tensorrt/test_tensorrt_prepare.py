@@ -1,6 +1,10 @@
 """Which engine is used and when one is built, with a builder and a GPU that are stand-ins."""
 
+import io
+import logging
 import sys
+import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -37,6 +41,7 @@ class Setup:
 
     def __init__(self, patch: pytest.MonkeyPatch, cache: Path) -> None:
         self.cuda, self.patch, self.built = FakeCuda(), patch, 0
+        self.delay = 0.0  # seconds that a build takes
         bindings = ModuleType("cuda.bindings")
         bindings.runtime = self.cuda  # type: ignore[attr-defined]
         patch.setitem(sys.modules, "cuda", ModuleType("cuda"))
@@ -54,8 +59,10 @@ class Setup:
         self.patch.setitem(sys.modules, name, module)
         return module
 
-    def build(self, vendor, bundle, graph, limits, target) -> bytes:
+    def build(self, vendor, bundle, graph, limits, target, progress) -> bytes:
         self.built += 1
+        progress("building", 1, 2)
+        time.sleep(self.delay)
         return fake_plan(graph, limits)
 
 
@@ -78,6 +85,59 @@ def test_opening_builds_the_first_time_and_only_then(
         assert engine.graph.name == "decoder.standard"
         engine.close()
     assert setup.built == 1
+
+
+def test_a_build_reports_to_its_caller_and_what_is_stored_does_not(
+    setup: Setup, bundle: Bundle
+) -> None:
+    told: list[tuple[str, int, int]] = []
+    for _ in range(2):
+        build_engine(bundle, Request("tensorrt"), lambda *report: told.append(report))
+        engine_for_this_gpu(bundle, "tensorrt-rtx", lambda *report: told.append(report))
+    assert told == [("building", 1, 2)] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["build"], "1/2"),
+        (["generate", "--prompt", "The"], "building decoder.standard for tensorrt 10.16.2"),
+        (["verify"], "building decoder.standard for tensorrt 10.16.2"),
+    ],
+)
+def test_on_a_terminal_a_command_shows_that_it_builds(
+    setup: Setup, small_bundle: Path, arguments: list[str], shown: str
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    setup.patch.setenv("TERM", "xterm")
+    setup.patch.setenv("COLUMNS", "200")
+    setup.patch.setattr(sys, "stderr", terminal := Terminal())
+    setup.delay = 0.5  # a drawing is renewed ten times a second
+    name, *options = arguments
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that nothing is proved
+        with pytest.raises(SystemExit):
+            main([name, str(small_bundle), "--backend", "tensorrt", *options])
+    assert shown in terminal.getvalue()
+
+
+def test_the_log_tells_what_is_built_and_what_was_found(
+    setup: Setup, bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = []
+    for _ in range(2):
+        with caplog.at_level(logging.INFO, "edgegpt"):
+            path = engine_for_this_gpu(bundle, "tensorrt").engine.path
+        told.append([line for line in caplog.messages if "decoder.standard" in line])
+        caplog.clear()
+    (begun, ended), (found,) = told
+    assert begun == "building decoder.standard for tensorrt 10.16.2, which takes a while"
+    assert ended.startswith("built decoder.standard in ")
+    assert ended.endswith(str(path))
+    assert found == f"found the engine of decoder.standard for tensorrt 10.16.2: {path}"
 
 
 def test_the_engine_that_was_built_last_is_the_one_that_runs(setup: Setup, bundle: Bundle) -> None:

@@ -1,0 +1,102 @@
+"""What commands draw: tables on stdout; on stderr, if that is a terminal, what they are doing.
+
+With it goes what the runtime logs meanwhile, such as that it builds an engine. rich is imported on
+use: `edgegpt --help`, and what neither draws nor waits, do without it.
+"""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from edgegpt.log import logged
+from edgegpt.runtime.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+__all__ = ["facts_table", "progress", "stdout", "titled_table", "waiting"]
+
+WIDTH = 140  # of tables where stdout is not a terminal
+
+
+def stdout() -> "Console":
+    """Return the console of results, as wide as the terminal."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDTH)
+
+
+def titled_table(title: str | None = None) -> "Table":
+    """Return an empty table with a line below its headings."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    heading = None if title is None else Text(title)  # names may have brackets in them
+    return Table(title=heading, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+
+
+def facts_table() -> "Table":
+    """Return an empty table without headings, for a name and what it is in each row."""
+    from rich.table import Table
+
+    return Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[Callable[[str], None]]:
+    """Show what is being done, and for how long; yield a function that shows something else."""
+    with _drawn(with_bar=False) as show:
+        show(what, 0, 0)
+        yield lambda now: show(now, 0, 0)
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """Yield a function that shows what is being done, for how long, and how much of it is done."""
+    with _drawn(with_bar=True) as show:
+        yield show
+
+
+@contextmanager
+def _drawn(*, with_bar: bool) -> Iterator[Progress]:
+    if not sys.stderr.isatty():
+        yield silent
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        ProgressColumn,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+    from rich.progress import Progress as Drawing
+    from rich.table import Column
+
+    columns: list[ProgressColumn] = [
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        *([BarColumn(), MofNCompleteColumn()] if with_bar else []),
+        TimeElapsedColumn(),
+        TextColumn(
+            "{task.fields[logged]}",
+            markup=False,
+            style="dim",
+            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+        ),
+    ]
+    console = Console(file=sys.stderr)
+    with Drawing(*columns, console=console, transient=True, expand=True) as drawing:
+        task = drawing.add_task("", total=None, logged="")
+
+        def show(what: str, done: int, total: int) -> None:
+            drawing.update(task, description=what, completed=done, total=total or None, logged="")
+
+        with logged(logging.INFO, lambda line: drawing.update(task, logged=line)):
+            yield show

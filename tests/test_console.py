@@ -1,0 +1,76 @@
+"""What commands draw: tables on stdout, and on stderr, if it is a terminal, what they are doing."""
+
+import io
+import logging
+import sys
+
+import pytest
+
+from edgegpt.commands.console import progress, stdout, titled_table, waiting
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch):
+    """Return a function that puts a terminal in the place of stderr."""
+
+    def put() -> Terminal:
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        return sys.stderr
+
+    return put
+
+
+def test_a_terminal_shows_what_is_done_and_how_much_of_it(terminal) -> None:
+    stderr = terminal()
+    with progress() as report:
+        report("building [x] of y", 3, 8)
+    shown = stderr.getvalue()
+    assert "building [x] of y" in shown
+    assert "3/8" in shown
+
+
+def test_a_terminal_shows_what_is_waited_for_and_what_comes_then(terminal) -> None:
+    stderr = terminal()
+    with waiting("opening [b]"):
+        pass
+    assert "opening [b]" in stderr.getvalue()
+    with waiting("loading PyTorch") as tell:
+        tell("tracing [the graph]")
+    assert "tracing [the graph]" in stderr.getvalue()
+
+
+def test_a_terminal_shows_what_the_runtime_logs_meanwhile(terminal) -> None:
+    stderr, logger = terminal(), logging.getLogger("edgegpt.runtime.engines")
+    with progress() as report:
+        report("verifying", 1, 8)
+        logger.info("building %s", "decoder[1]")
+        logger.debug("a detail")
+    logger.info("too late")
+    shown = stderr.getvalue()
+    assert "verifying" in shown
+    assert "building decoder[1]" in shown
+    assert "detail" not in shown
+    assert "late" not in shown
+
+
+def test_nothing_is_drawn_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress() as report, waiting("a while") as tell:
+        report("building", 3, 8)
+        tell("still building")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+def test_a_title_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    table = titled_table("decoder [draft] of a bundle")
+    table.add_column("a heading that is wide enough")
+    table.add_row("1")
+    stdout().print(table)
+    assert "decoder [draft] of a bundle" in capsys.readouterr().out
