@@ -1,6 +1,6 @@
 """The public face of the runtime: open a bundle, generate text, stream it, compute logits."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import overload
@@ -66,7 +66,7 @@ class LanguageModel:
         repetition_penalty: float = ...,
         seed: int | Sequence[int] | None = ...,
         stop: str | Sequence[str] | None = ...,
-        end_ids: int | Sequence[int] | None = ...,
+        end_ids: int | Collection[int] | None = ...,
         overflow: Overflow | None = ...,
         speculate: int = ...,
     ) -> Result: ...
@@ -84,7 +84,7 @@ class LanguageModel:
         repetition_penalty: float = ...,
         seed: int | Sequence[int] | None = ...,
         stop: str | Sequence[str] | None = ...,
-        end_ids: int | Sequence[int] | None = ...,
+        end_ids: int | Collection[int] | None = ...,
         overflow: Overflow | None = ...,
         speculate: int = ...,
     ) -> list[Result]: ...
@@ -101,7 +101,7 @@ class LanguageModel:
         repetition_penalty: float = 1.0,
         seed: int | Sequence[int] | None = None,
         stop: str | Sequence[str] | None = None,
-        end_ids: int | Sequence[int] | None = None,
+        end_ids: int | Collection[int] | None = None,
         overflow: Overflow | None = None,
         speculate: int = 0,
     ) -> Result | list[Result]:
@@ -161,7 +161,7 @@ class LanguageModel:
         repetition_penalty: float = 1.0,
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
-        end_ids: int | Sequence[int] | None = None,
+        end_ids: int | Collection[int] | None = None,
         overflow: Overflow | None = None,
         speculate: int = 0,
     ) -> Stream:
@@ -274,7 +274,7 @@ class LanguageModel:
         max_new_tokens: int,
         sampling: Sampling,
         stop: str | Sequence[str] | None,
-        end_ids: int | Sequence[int] | None,
+        end_ids: int | Collection[int] | None,
         overflow: Overflow | None,
         speculate: int,
     ) -> Rules:

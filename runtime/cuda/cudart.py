@@ -1,7 +1,8 @@
 """The CUDA runtime library that ONNX Runtime itself has loaded, through ctypes: memory and copies.
 
 Its own library, and not that of `cuda-bindings`, so that both always are of one version. All calls
-are on the default stream and finished when they return; so they are made under `DEVICE_LOCK`.
+are on the default stream, and all but `copy_lines` are finished when they return; so they are made
+under `DEVICE_LOCK`.
 """
 
 import ctypes

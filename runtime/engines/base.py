@@ -107,7 +107,7 @@ class State(ABC):
         self._decode(count, longest)
 
     def reorder(self, parents: Sequence[int], slots: int) -> None:
-        """Let row i go on as what row `parents[i]` was, for all i; what is behind them is free.
+        """Let row i go on as what row `parents[i]` was, for all i; the rows behind those are free.
 
         A row may be the parent of several. This moves the last row into the place of one that
         ended ([0, 3, 2] of 4), copies a row ([0, 1, 2, 1] of 3), and picks the survivors of a beam
@@ -120,7 +120,10 @@ class State(ABC):
         Raises:
             InvalidInputError: if there is no such row, or a row has not so many slots.
         """
-        self._check_rows(0, len(parents))
+        if not 1 <= len(parents) <= self.rows:
+            raise InvalidInputError(
+                f"{len(parents)} rows are to go on, and the state has {self.rows} rows"
+            )
         if not (min(parents) >= 0 and max(parents) < self.rows and 0 <= slots <= self.context):
             raise InvalidInputError(
                 f"cannot copy {slots} slots of the rows {list(parents)}: the state has {self.rows} "

@@ -1,7 +1,7 @@
 """What a caller may give as prompts, seeds and stop strings, brought into one form."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence, Set
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -42,8 +42,10 @@ def stop_strings_of(stop: str | Sequence[str] | None, *, have_text: bool) -> tup
     return stops
 
 
-def end_ids_of(end_ids: int | Sequence[int] | None) -> frozenset[int]:
+def end_ids_of(end_ids: int | Collection[int] | None) -> frozenset[int]:
     """Return the token ids that end a text."""
+    if isinstance(end_ids, Set):
+        end_ids = list(end_ids)
     listed = _listed([] if end_ids is None else end_ids)
     ids = listed if isinstance(listed, list) else [listed]
     if not _are_ids(ids):

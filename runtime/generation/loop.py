@@ -115,7 +115,8 @@ def _plainly(rows: Rows, logits: Sequence[Outcome], rules: Rules) -> Iterator[tu
     numbers = {id(text): number for number, text in enumerate(rows.texts)}
     while True:
         for text, own in zip(list(rows.texts), logits, strict=True):
-            yield numbers[id(text)], rules.write(text, own)
+            if text.finish_reason is None:
+                yield numbers[id(text)], rules.write(text, own)
         ended = [text for text in rows.texts if text.finish_reason is not None]
         if ended:
             rows.release(ended)

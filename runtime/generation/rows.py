@@ -20,6 +20,7 @@ sees the same windows as one longer call does.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Literal
 
 import numpy as np
@@ -67,6 +68,12 @@ class Text:
         """Ids after the prompt."""
         return self.ids[self.prompt_length :]
 
+    def forked(self, series: int) -> "Text":
+        """Return a text that goes on from here with other random numbers, under the same seed."""
+        copy = Text(list(self.ids), self.seed, series, None, self.first_near_tie)
+        copy.prompt_length = self.prompt_length
+        return copy
+
     def add(self, choice: Choice) -> None:
         """Append a token, and remember the first near tie."""
         if self.first_near_tie is None and choice.near_tie:
@@ -108,8 +115,11 @@ class Rows:
         The texts that are there already keep what they have.
 
         Raises:
-            InvalidInputError: if there are not so many free rows, or a text is empty.
+            InvalidInputError: if there are not so many free rows, or a text is empty, or there is
+                none.
         """
+        if not texts:
+            raise InvalidInputError("there is no text to admit")
         first, context = len(self.texts), self.state.context
         if not all(text.ids for text in texts):
             raise InvalidInputError("a text without any token cannot be continued")
@@ -155,7 +165,11 @@ class Rows:
         return self.state.context - (len(self.texts[0].ids) - self.starts[0])
 
     def release(self, texts: Sequence[Text]) -> None:
-        """Give up the rows of `texts`; last rows move into the places of earlier ones."""
+        """Give up the rows of `texts`; last rows move into the places of earlier ones.
+
+        A text whose logits were no numbers leaves some in its row, which others may read: it ends
+        the use of the whole state.
+        """
         gone = {id(text) for text in texts}
         parents = [row for row, text in enumerate(self.texts) if id(text) not in gone]
         count = len(parents)
@@ -164,36 +178,56 @@ class Rows:
         parents = [row if row in staying else moving.pop() for row in range(count)]
         self.reorder(parents, [self.texts[row] for row in parents])
 
-    def fork(self, text: Text, copy: Text) -> None:
-        """Let `copy` go on in a row of its own from what `text` is by now.
+    def fork(self, text: Text, series: int) -> Text:
+        """Return a copy of `text` in a row of its own; see `Text.forked`.
 
         Raises:
-            InvalidInputError: if there is no free row, or `copy` has not the ids of `text`.
+            InvalidInputError: if there is no free row, or `text` is in none.
         """
-        row = next(row for row, one in enumerate(self.texts) if one is text)
-        if copy.ids != text.ids:
-            raise InvalidInputError("a fork begins with the ids of the text that it is made of")
+        row = next((row for row, one in enumerate(self.texts) if one is text), None)
+        if row is None:
+            raise InvalidInputError("only a text that is in a row can be forked")
+        copy = text.forked(series)
         self.reorder([*range(len(self.texts)), row], [*self.texts, copy])
+        return copy
 
     def reorder(self, parents: Sequence[int], texts: Sequence[Text]) -> None:
         """Let row i go on with `texts[i]` from the cache of row `parents[i]`.
 
-        Each text begins with the ids whose cache it takes over: the parent's, but for tokens that
-        were not fed yet.
+        Each text has the ids of its parent, and perhaps one that was not fed yet.
+
+        Raises:
+            InvalidInputError: if there is no such row, or another number of texts.
         """
+        count = len(self.texts)
+        if len(parents) != len(texts) or not all(0 <= row < count for row in parents):
+            raise InvalidInputError(
+                f"{len(texts)} texts cannot go on from the rows {list(parents)} of {count}"
+            )
         if parents:
-            fed = [len(self.texts[row].ids) - self.starts[row] for row in parents]
-            self.state.reorder(parents, min(max(fed), self.state.context))
+            moving = [row for place, row in enumerate(parents) if row != place]
+            fed = [len(self.texts[row].ids) - self.starts[row] for row in moving]
+            self.state.reorder(parents, min(max(fed, default=0), self.state.context))
         self.starts = [self.starts[row] for row in parents]
         self.texts = list(texts)
 
     def _slide(self) -> dict[int, Logits]:
-        """Feed again the texts whose windows are full; return the last logits [V] by their rows."""
-        slid = {}
-        context = self.state.context
-        for row, text in enumerate(self.texts):
-            if len(text.ids) - self.starts[row] > context:
-                self.starts[row] = window_start(len(text.ids), context)
-                part = pad([text.ids[self.starts[row] :]])
-                slid[row] = last_logits(self.state, *part, first=row)[0]
+        """Feed again the texts whose windows are full; return the last logits [V] by their rows.
+
+        Neighbours are fed as one batch.
+        """
+        context, slid = self.state.context, {}
+        full = [
+            row
+            for row, (text, start) in enumerate(zip(self.texts, self.starts, strict=True))
+            if len(text.ids) - start > context
+        ]
+        # Neighbouring rows have the same difference to their places in the list.
+        for _, group in groupby(enumerate(full), key=lambda pair: pair[1] - pair[0]):
+            rows = [row for _, row in group]
+            starts = [window_start(len(self.texts[row].ids), context) for row in rows]
+            parts = [self.texts[row].ids[start:] for row, start in zip(rows, starts, strict=True)]
+            logits = last_logits(self.state, *pad(parts), first=rows[0])
+            for row, start, own in zip(rows, starts, logits, strict=True):
+                self.starts[row], slid[row] = start, own
         return slid

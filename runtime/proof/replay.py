@@ -22,6 +22,7 @@ Logits = NDArray[np.float32]
 
 CANDIDATES = 8  # picked out of each row
 BATCHED = 2  # rows that begin as one batch; the others join later
+ALONE = 8  # steps at the end that feed the first row by itself, too: captured as CUDA graphs, too
 
 
 class Errors:
@@ -122,14 +123,25 @@ class Replay:
         return pieces_that_fit(rows, length, self.vocab_size)
 
     def decode(self) -> Check:
-        """One token at a time on top of the ragged batch, always feeding the reference's token."""
+        """One token at a time on top of the ragged rows, always feeding the reference's token.
+
+        Half-way the rows change places, and the last steps are done for one row and for all: what
+        texts that come and go make of a state.
+        """
         state, lengths, logits = self._ragged_start()
         reference = self.golden.continuations
         errors, tokens = Errors(self.context), Tokens(self.tolerance)
-        for step in range(len(reference[0].ids)):
+        steps = len(reference[0].ids)
+        for step in range(steps):
+            if step == steps // 2:
+                places = [*range(1, len(reference)), 0]
+                state.reorder(places, min(int(lengths.max()) + step, self.context))
+                reference, lengths = [reference[row] for row in places], lengths[places]
+                logits = logits[places]
             if step:
                 fed = np.array([row.ids[step - 1] for row in reference])
-                logits = _decode_step(state, fed, lengths + step - 1)
+                alone = steps - step <= ALONE
+                logits = _decode_step(state, fed, lengths + step - 1, first_alone=alone)
             for row, golden in enumerate(reference):
                 position = int(lengths[row]) + step - 1
                 errors.add(position, logits[row][None], golden, step)
@@ -236,9 +248,25 @@ def _are_best(found: Candidates, logits: Logits) -> bool:
     )
 
 
-def _decode_step(state: State, tokens: NDArray[np.int64], past_len: NDArray[np.int64]) -> Logits:
-    """Feed one token to each row, as generation does, and return its logits [B, V]."""
+def _decode_step(
+    state: State,
+    tokens: NDArray[np.int64],
+    past_len: NDArray[np.int64],
+    *,
+    first_alone: bool = False,
+) -> Logits:
+    """Feed one token to each row, as generation does, and return its logits [B, V].
+
+    Those of the first row may come from a step of its own, which the other step repeats.
+    """
     state.next_ids[:, 0] = tokens
     state.past_len[:] = past_len
+    alone = None
+    if first_alone:
+        state.decode(1)
+        alone = state.logits()[0, 0].copy()
     state.decode()
-    return state.logits()[:, 0].copy()
+    logits = state.logits()[:, 0].copy()
+    if alone is not None:
+        logits[0] = alone
+    return logits

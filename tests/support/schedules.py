@@ -72,7 +72,8 @@ def play(state: State, schedule: Schedule, rules: Rules, candidates: int = 0) ->
         for number in forks:
             if 0 < len(rows.texts) < state.rows:
                 parent = rows.texts[number % len(rows.texts)]
-                rows.fork(parent, born(parent.ids))
+                fork = rows.fork(parent, series=len(lives))
+                lives[id(fork)] = Life(fork, list(fork.ids))
         if rows.texts:
             written(rows.texts, rows.advance())
         arriving = [born(ids) for ids in prompts[: state.rows - len(rows.texts)]]
@@ -85,6 +86,7 @@ def play_alone(state: State, life: Life, rules: Rules) -> Life:
     """Write the same text by itself, as many tokens."""
     rows, count = Rows(state), len(life.logits)
     text = Text(list(life.begin), seed=life.text.seed, series=life.text.series)
+    text.prompt_length = life.text.prompt_length
     alone = Life(text, list(life.begin))
     outcomes: Sequence[np.ndarray] = list(rows.admit([text]))
     while True:

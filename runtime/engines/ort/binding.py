@@ -212,13 +212,14 @@ class BoundState(State):
 
     def _bound(self, shape: StepShape) -> Step:
         """Return the step of that shape; of those with large buffers only the last one is kept."""
-        step = self.bound.get(shape)
+        step = self.bound.pop(shape, None)
         if step is None:
             is_short = shape.length <= SHORT_STEP
             alike = [old for old in self.bound if (old.length <= SHORT_STEP) == is_short]
             if len(alike) >= (KEPT_STEPS if is_short else 1):
                 del self.bound[alike[0]]
-            step = self.bound[shape] = self._bind(shape)
+            step = self._bind(shape)
+        self.bound[shape] = step  # as the last one: those that were not used for long go first
         return step
 
 

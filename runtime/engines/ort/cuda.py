@@ -1,8 +1,8 @@
 """ONNX Runtime on CUDA: cache, logits and candidates stay on the device.
 
 A decode step copies one small block of inputs to the device, runs, and copies one small block of
-candidates back; it allocates nothing. All addresses are fixed, so that it can be replayed as a CUDA
-graph, under these rules:
+candidates back; from the second step of so many rows on it allocates nothing. All addresses are
+fixed, so that it can be replayed as a CUDA graph, under these rules:
 
 - Only steps of one token a row are captured: prompts differ in length.
 - A capture belongs to a thread: steps are run by two threads at most, see `in_own_thread`.
@@ -57,6 +57,7 @@ __all__ = ["CudaEngine"]
 logger = logging.getLogger(__name__)
 
 MOST_GRAPHS = 32
+PLAIN_RUNS = 4  # of a step before it is worth a graph, if nobody asked for so many rows
 NO_GRAPH = -1  # the run option that neither captures nor replays
 KEPT = 4  # sets of buffers that wait for another text
 ALIGNMENT = 256  # of tensors in a block, in bytes; what cudaMalloc guarantees
@@ -139,9 +140,10 @@ class CudaEngine(Engine):
         if not self.cuda_graph:
             return None
         number = NO_GRAPH
-        if capture and self.captured < MOST_GRAPHS:
-            self.captured += 1
-            number = self.captured
+        with DEVICE_LOCK:
+            if capture and self.captured < MOST_GRAPHS:
+                self.captured += 1
+                number = self.captured
         options = self.runtime.RunOptions()
         options.add_run_config_entry("gpu_graph_id", str(number))
         return options
@@ -157,6 +159,7 @@ class CudaEngine(Engine):
             if fitting:
                 best = min(fitting, key=lambda buffers: buffers.rows)
                 self.kept = [one for one in self.kept if one is not best]
+                best.single(rows, at_once=True)
                 return best
             try:
                 return _Buffers(self, rows, context)
@@ -230,9 +233,9 @@ class CudaState(BoundState):
         return DeviceStep(self.engine, self._own(), shape, options)
 
     def _decode(self, count: int, longest: int) -> None:
-        inputs = self._single(count).inputs
-        inputs.ids[:], inputs.past_len[:] = self.next_ids[:count], self.past_len[:count]
-        super()._decode(count, longest)
+        step = self.single = self.last = self._single(count)
+        step.inputs.ids[:], step.inputs.past_len[:] = self.next_ids[:count], self.past_len[:count]
+        step.run_bound(longest)
 
     def _copy_rows(self, sources: list[int], targets: list[int], slots: int) -> None:
         self._own().copy_rows(sources, targets, slots)
@@ -264,15 +267,23 @@ class _Buffers:
         size = rows * vocab_size(engine.graph) * ELEMENT_BYTES["float32"]
         self.logits = engine.memory.allocate(size, "logits")
         self.spare: Block | None = None  # a row on its way to another place
+        self.single(rows, at_once=True)
 
-    def single(self, rows: int) -> "DeviceStep":
-        """Return the step of one token for the first `rows`."""
+    def single(self, rows: int, *, at_once: bool = False) -> "DeviceStep":
+        """Return the step of one token for the first `rows`.
+
+        It is captured at once, or when it has shown that so many rows are there to stay: while
+        the texts of a batch end one after the other, most numbers of rows last for a few tokens.
+        """
         step = self.singles.get(rows)
         if step is None:
-            options = self.engine.run_options(capture=True)
+            options = self.engine.run_options(capture=at_once)
             shape = StepShape(0, rows, 1, 1)
             step = DeviceStep(self.engine, self, shape, options, self.context, self.logits)
+            step.captured = at_once
             self.singles[rows] = step
+        elif not step.captured and (at_once or step.runs >= PLAIN_RUNS):
+            step.options, step.captured = self.engine.run_options(capture=True), True
         return step
 
     def cache_rows(self, rows: slice) -> list[Place]:
@@ -318,6 +329,8 @@ class DeviceStep:
         With a `context`, that is the longest length that operators are told of. The logits go to
         the beginning of `result`; None: to a new block.
         """
+        if engine.session is None:
+            raise EngineError("the model was closed")
         caches, vocabulary = buffers.cache_rows(shape.rows), vocab_size(engine.graph)
         # Kept, since a step may still wait for its turn when its state was given up.
         self.blocks = buffers.blocks
@@ -331,6 +344,7 @@ class DeviceStep:
         self.size = prod(logits) * ELEMENT_BYTES["float32"]
         self.result = result or self.memory.allocate(self.size, "logits")
         self.where = self.memory.place(self.result, "float32", logits)
+        self.runs, self.captured = 0, False  # whether it has asked for a CUDA graph
         self.fetched: NDArray[np.float32] | None = None
         self.pickers: dict[int, CandidateStep] = {}
         self.binding = self.session.io_binding()
@@ -340,6 +354,7 @@ class DeviceStep:
         """Run what the inputs hold; `longest` is the largest of `past_len`."""
         self.inputs.derive(longest if self.context is None else self.context - self.length)
         self.fetched = None
+        self.runs += 1
         self.engine.in_own_thread(self._run)
 
     def _run(self) -> None:

@@ -54,6 +54,11 @@ class Caches:
             self.caches[port.name] = _Cache(past, present, row, line, slot)
         self.spare: int | None = None
         self.staging: dict[str, tuple[int, int]] = {}  # a row of each cache, before and after
+        sizes_of_rows = {cache.row for cache in self.caches.values()}
+        self.aligned = [
+            all(row * size % ALIGNMENT == 0 for size in sizes_of_rows) for row in range(rows)
+        ]
+        self.in_place = in_place
 
     def clear(self, stream: Any) -> None:
         """Empty the cache: a slot that is masked must not hold NaN, which would spread."""
@@ -63,7 +68,7 @@ class Caches:
 
     def takes(self, first: int) -> bool:
         """Return whether TensorRT takes the addresses of rows from `first` on."""
-        return all(first * cache.row % ALIGNMENT == 0 for cache in self.caches.values())
+        return self.aligned[first]
 
     def begin(self, stack: ExitStack, first: int, stream: Any) -> None:
         """Make a step on rows from `first` on possible.
@@ -74,12 +79,13 @@ class Caches:
         if self.takes(first):
             return
         if not self.staging:
+            staging = {}
             for name, cache in self.caches.items():
-                past = self.cuda.allocate(stack, cache.row, "a row of the cache")
-                present = past
-                if cache.past != cache.present:
+                past = present = self.cuda.allocate(stack, cache.row, "a row of the cache")
+                if not self.in_place:
                     present = self.cuda.allocate(stack, cache.row, "a row of the cache")
-                self.staging[name] = past, present
+                staging[name] = past, present
+            self.staging = staging
         for name, cache in self.caches.items():
             home = cache.past + first * cache.row
             self.cuda.within_device(self.staging[name][0], home, cache.row, stream)
@@ -91,8 +97,10 @@ class Caches:
         cache = self.caches[name]
         return cache.past + first * cache.row, cache.present + first * cache.row
 
-    def settle(self, first: int, count: int, stream: Any) -> None:
+    def bring_home(self, first: int, count: int, stream: Any) -> None:
         """After a step on some rows: what was written elsewhere goes back to where it belongs."""
+        if self.in_place and self.takes(first):
+            return
         for name, cache in self.caches.items():
             home, written = cache.past + first * cache.row, self.addresses(name, first)[1]
             if written != home:

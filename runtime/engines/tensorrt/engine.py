@@ -1,10 +1,9 @@
 """TensorRT, both flavours: a decoder on an NVIDIA GPU.
 
-The sequence is the vendor's: deserialize the plan; a context for each optimization profile; its
-profile, addresses and shapes; then steps on a stream. The cache is written in place where TensorRT
-promises that (see `writes_in_place`): the address of a present output is then that of its past
-input. Everything that a step needs is allocated before it, and
-results stay on the device until they are asked for.
+The sequence is the vendor's: deserialize the plan; a context for prompts, and one for each number
+of rows that is decoded; its profile, addresses and shapes; then steps on a stream. The cache is
+written in place where TensorRT promises that (see `writes_in_place`): the address of a present
+output is then that of its past input. Results stay on the device until they are asked for.
 
 Two builds of one graph need not choose the same kernels: receipts are for a plan.
 """
@@ -131,7 +130,7 @@ class TensorRTEngine(Engine):
     def _session(self, plan: LoadedPlan, rows: int) -> Session:
         with self.lock:
             session = self.idle.pop() if self.idle else None
-        if session is not None and session.rows != rows:
+        if session is not None and session.rows < rows:
             session.close()  # before the new one needs the room
             session = None
         if session is None:

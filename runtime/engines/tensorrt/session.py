@@ -3,7 +3,9 @@
 Shapes: B rows, T new tokens, P positions whose logits are wanted, S cache slots, V vocabulary.
 """
 
+import logging
 import math
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +27,10 @@ from .vendor import Vendor
 
 __all__ = ["LoadedPlan", "Session"]
 
+logger = logging.getLogger(__name__)
+
 INT64, FLOAT32 = 8, 4  # bytes
+PATIENCE = 16  # decoded tokens before so many rows get a context of their own
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,9 @@ class LoadedPlan:
 class Session:
     """Contexts and buffers for `rows` texts, allocated here once.
 
-    Two things come later: buffers for the logits of long steps, when a step wants more of them than
-    any before; and a context for decoding fewer rows, when so many are first decoded.
+    Some things come later, when they are first needed: buffers for the logits of long steps; a
+    place for a row that TensorRT cannot take where it is, or that changes places; and contexts that
+    decode fewer rows.
     """
 
     fetched: bool  # the last step's logits are on the host
@@ -62,6 +68,7 @@ class Session:
         self.stack, self.grown = ExitStack(), ExitStack()
         self.bound: tuple[int, ...] | None = None  # what the prefill context is bound to
         self.decoding: dict[int, DecodeStep] = {}  # by their numbers of rows
+        self.wanted: Counter[int] = Counter()  # how often so many rows had no step of their own
         self.stream: Any = None
         try:
             with DEVICE_LOCK:
@@ -108,11 +115,10 @@ class Session:
     def decode(self, ids: Ids, past_len: Ids) -> None:
         """Run int64 ids [B, 1] at past_len [B], for the first B rows."""
         assert self.stream is not None, "the session was closed"
-        count = len(ids)
-        step = self.decoding.get(count) or self._decode_step(count)
+        count, step = len(ids), self._step_for(len(ids))
         self.settle()
-        self.ids[1].array[:count] = ids[:, 0]
-        self.past_len[1].array[:count] = past_len
+        self.ids[1].array[:count], self.ids[1].array[count : step.rows] = ids[:, 0], 0
+        self.past_len[1].array[:count], self.past_len[1].array[count : step.rows] = past_len, 0
         with span_of(self.plan.clock, self.stream):
             step.run()
         self._ran(self.single_logits, count, 1)
@@ -175,9 +181,9 @@ class Session:
             raise EngineError(f"TensorRT wants more of: {', '.join(missing)}")
 
     def execute(self, context: Any, first: int, count: int) -> None:
-        """Put a context's work on `count` rows on the stream, and what settles their cache."""
+        """Put a context's work on `count` rows on the stream, and what completes their cache."""
         self.ask(context, "execute_async_v3", int(self.stream))
-        self.caches.settle(first, count, self.stream)
+        self.caches.bring_home(first, count, self.stream)
 
     def ask(self, thing: Any, name: str, *arguments: Any) -> Any:
         """Call a method of TensorRT's; see `Log.ask`."""
@@ -204,6 +210,23 @@ class Session:
         # One workspace for all contexts: their steps follow each other on one stream.
         size = self.plan.engine.device_memory_size_v2
         self.workspace = cuda.allocate(stack, size, "activations"), size
+
+    def _step_for(self, count: int) -> DecodeStep:
+        """Return the step that decodes `count` rows, or free rows behind them, too.
+
+        While the texts of a batch end one after the other, most numbers of rows last for a few
+        tokens. A context for each would cost more than it saves, kernels compiled for it above all.
+        """
+        step = self.decoding.get(count)
+        if step is not None:
+            return step
+        self.wanted[count] += 1
+        if self.wanted[count] == PATIENCE:
+            try:
+                return self._decode_step(count)
+            except EngineError as error:  # such as no room for another context
+                logger.info("decoding goes on with free rows: %s", error)
+        return self.decoding[min(rows for rows in self.decoding if rows > count)]
 
     def _decode_step(self, rows: int) -> DecodeStep:
         """Make the step that decodes so many rows; it keeps a context, as shapes keep to one."""

@@ -214,6 +214,17 @@ def test_a_text_ends_with_the_first_end_id_that_it_writes(prompts, end_ids):
         assert text.finish_reason == ("eos" if ends else "length")
 
 
+def test_a_text_that_the_caller_ends_gets_nothing_more_in_the_same_step():
+    def stop_the_others(row, token):
+        for text in texts[row + 1 :]:
+            text.finish_reason = "stop"
+
+    texts = texts_of([[1], [2], [3]])
+    found = write(texts, count=4, context=9, on=stop_the_others)
+    assert [len(ids) for ids in found] == [4, 0, 0]
+    assert [text.finish_reason for text in texts] == ["length", "stop", "stop"]
+
+
 def test_tokens_come_row_by_row_in_the_order_of_the_steps():
     order = []
     texts = texts_of([[1], [2, 3]])

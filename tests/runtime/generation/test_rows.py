@@ -187,10 +187,15 @@ def test_what_cannot_be_is_refused():
     rows.admit([text(1), text(2)])
     with pytest.raises(InvalidInputError, match="the state 2 in all"):
         rows.admit([text(3)])
-    with pytest.raises(InvalidInputError, match="a fork begins with the ids"):
-        rows.fork(rows.texts[0], text(9))
-    with pytest.raises(InvalidInputError, match="3 rows, the state 2"):
-        rows.fork(rows.texts[0], text(1))
+    with pytest.raises(InvalidInputError, match="no text to admit"):
+        rows.admit([])
+    with pytest.raises(InvalidInputError, match="only a text that is in a row"):
+        rows.fork(text(9), series=1)
+    with pytest.raises(InvalidInputError, match="3 rows are to go on, and the state has 2"):
+        rows.fork(rows.texts[0], series=1)
+    for parents, texts in (([0, 5], [text(1), text(2)]), ([0, 1], [text(1)])):
+        with pytest.raises(InvalidInputError, match="cannot go on from the rows"):
+            rows.reorder(parents, texts)
     assert [one.ids for one in rows.texts] == [[1], [2]]
 
 
@@ -210,3 +215,42 @@ def test_beams_go_on_from_the_best_texts():
         rules.write(child, logits)
     for child, logits in zip(rows.texts, rows.advance(), strict=True):
         np.testing.assert_array_equal(logits, network(child.ids))
+
+
+def test_a_fork_goes_on_as_what_it_is_made_of_with_other_random_numbers():
+    rules = Rules(16, 6, Sampling(temperature=2.0), "slide", 1e-5)
+    rows = Rows(NullEngine(network, VOCABULARY).new_state(4, 16))
+    parent = text(1, 2)
+    rules.write(parent, rows.admit([parent])[0])
+    rules.write(parent, rows.advance()[0])
+    same, other = rows.fork(parent, parent.series), rows.fork(parent, series=5)
+    while rows.texts:
+        for own, logits in zip(list(rows.texts), rows.advance(), strict=True):
+            rules.write(own, logits)
+        rows.release([own for own in rows.texts if own.finish_reason])
+    assert same.ids == parent.ids != other.ids
+    assert other.new_ids[:2] == parent.new_ids[:2]
+    assert [len(own.new_ids) for own in (parent, same, other)] == [6, 6, 6]
+
+
+def test_full_windows_of_neighbours_are_fed_again_as_one_batch():
+    engine, rules = NullEngine(network, VOCABULARY), Rules(4, ENDLESS, GREEDY, "slide", 1e-5)
+    rows = Rows(engine.new_state(4, 4))
+    texts = [text(1, 1, 1, 1), text(2, 2), text(3, 3, 3, 3), text(4, 4, 4, 4)]
+    for own, logits in zip(texts, rows.admit(texts), strict=True):
+        rules.write(own, logits)
+    before = engine.steps
+    rows.advance()
+    assert engine.steps - before == 3  # row 0; rows 2 and 3; the step of all
+
+
+def test_a_window_that_could_not_be_fed_again_is_fed_the_next_time():
+    engine, rules = NullEngine(network, VOCABULARY), Rules(4, ENDLESS, GREEDY, "slide", 1e-5)
+    state = engine.new_state(1, 4)
+    rows, own = Rows(state), text(1, 2, 3, 4)
+    rules.write(own, rows.admit([own])[0])
+    run, state._run = state._run, None
+    with pytest.raises(TypeError):
+        rows.advance()
+    state._run = run
+    np.testing.assert_array_equal(rows.advance()[0], network(own.ids[2:]))

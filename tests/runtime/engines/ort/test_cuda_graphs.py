@@ -142,3 +142,11 @@ def test_the_longest_length_that_operators_are_told_is_the_context_at_every_step
         decode(state, past)
         assert state.single.inputs.total[0] == BLOCK
         assert state.single.inputs.seqlens_k.tolist() == [past, past]
+
+
+def test_a_number_of_rows_that_lasts_for_a_few_tokens_takes_no_graph(engine):
+    state = engine.new_state(3, BLOCK)
+    for past, count in enumerate((3, 3, 2, 2, 1, *[2] * 4)):
+        state.past_len[:] = past
+        state.decode(count)
+    assert engine.memory.graph_ids == ["1", "1", "-1", "-1", "-1", "-1", "-1", "2", "2"]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from schedules import Schedule, play, play_alone, schedules
 
 from edgegpt.runtime.engines.null import NullEngine
+from edgegpt.runtime.engines.tensorrt import session
 from edgegpt.runtime.engines.tensorrt.engine import TensorRTEngine
 from edgegpt.runtime.engines.tensorrt.prepare import Prepared
 from edgegpt.runtime.engines.tensorrt.profiles import DECODE, PREFILL, Limits
@@ -120,21 +121,35 @@ def test_rows_change_places_on_the_device(machine: Machine) -> None:
     np.testing.assert_array_equal(state.logits()[:, 0], expected)
 
 
-def test_fewer_rows_have_a_captured_step_of_their_own(
+def test_fewer_rows_get_a_captured_step_of_their_own_when_they_are_there_to_stay(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(session, "PATIENCE", 3)
     machine = Machine("tensorrt", tmp_path)
     install(monkeypatch, machine.cuda)
     state = machine.engine().new_state(3, 24)
     last_logits(state, *pad([[1], [2], [3]]))
-    state.next_ids[:, 0] = [4, 5, 6]
-    for step, count in enumerate((3, 3, 2, 2, 3, 2)):
-        state.past_len[:] = 1
+    state.next_ids[:, 0], state.past_len[:] = [4, 5, 6], 1
+    for count, launched in ((3, 0), (3, 1), (2, 2), (2, 3), (2, 3), (2, 4), (3, 5)):
         state.decode(count)
         expected = [network([row + 1, row + 4]) for row in range(count)]
         np.testing.assert_array_equal(state.logits()[:, 0], expected)
-        launched = machine.cuda.calls.count("cudaGraphLaunch")
-        assert launched == [0, 1, 1, 2, 3, 4][step]
+        assert machine.cuda.calls.count("cudaGraphLaunch") == launched
+        if count == 2:  # the free row may have been fed, too
+            last_logits(state, *pad([[3]]), first=2)
+
+
+def test_without_room_for_another_context_decoding_goes_on_with_free_rows(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "PATIENCE", 2)
+    state = machine.engine().new_state(3, 24)
+    machine.module.failing_contexts = set(range(3, 9))
+    last_logits(state, *pad([[1], [2], [3]]))
+    state.next_ids[:, 0], state.past_len[:] = [4, 5, 6], 1
+    for _ in range(5):
+        state.decode(1)
+        np.testing.assert_array_equal(state.logits()[:, 0], [network([1, 4])])
 
 
 def test_drafted_steps_get_the_tokens_of_the_reference(machine: Machine) -> None:
