@@ -38,7 +38,7 @@ class LanguageModel:
         self.bundle, self._engine = bundle, engine
         self._closed = False
         self._pace = Pace()
-        info = bundle.manifest.model_info()
+        info = bundle.manifest.model_info
         self.vocab_size = info.vocab_size
         self.context = _context(context, info.block_size)
         self.default_overflow: Overflow = "slide" if info.position == "learned" else "stop"

@@ -42,7 +42,7 @@ def command(bundle: Path, batch: int, context: int | None, as_json: bool) -> Non
         "files": {name: entry.size for name, entry in manifest.files.items()},
         "memory": {
             "batch": batch,
-            "context": context or manifest.model_info().block_size,
+            "context": context or manifest.model_info.block_size,
             **asdict(memory),
             "total": memory.total,
         },
@@ -99,7 +99,7 @@ def _print_facts(console: Console, facts: dict[str, Any]) -> None:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in rows.items():
         table.add_row(name, value)
-    console.print(table)
+    console.print(table, markup=False)
 
 
 def _kept(names: list[str]) -> str:

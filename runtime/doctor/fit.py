@@ -79,7 +79,7 @@ def fit(bundle: Bundle, report: MachineReport, diagnosis: Diagnosis) -> BundleFi
     fits = [_fit(bundle, backend, report, diagnosis) for backend in BACKENDS]
     choice = choose([found.backend for found in fits if not found.obstacle])
     manifest, least = bundle.manifest, memory_needed(bundle, 1, 1)
-    block_size = manifest.model_info().block_size
+    block_size = manifest.model_info.block_size
     return BundleFit(
         manifest.id, manifest.precision, block_size, least.weights, least.cache, fits, choice
     )
@@ -87,7 +87,7 @@ def fit(bundle: Bundle, report: MachineReport, diagnosis: Diagnosis) -> BundleFi
 
 def _fit(bundle: Bundle, backend: str, report: MachineReport, diagnosis: Diagnosis) -> Fit:
     reserve = RESERVE["cuda" if backend in CUDA_BACKENDS else "cpu"]
-    block_size = bundle.manifest.model_info().block_size
+    block_size = bundle.manifest.model_info.block_size
     graph, obstacle = _graph(bundle, backend, report)
     lowering = graph.lowering if graph else None
     if not diagnosis.works(backend):

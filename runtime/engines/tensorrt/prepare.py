@@ -78,7 +78,7 @@ def build_engine(bundle: Bundle, request: Request) -> Prepared:
     """
     vendor = import_vendor(request.flavour)
     limits = Limits.of(
-        bundle.manifest.model_info().block_size, request.max_batch, request.max_context
+        bundle.manifest.model_info.block_size, request.max_batch, request.max_context
     )
     by_name = vendor.is_rtx and request.compute_capability is not None
     device = None if by_name else find_device(Cuda())
@@ -121,7 +121,7 @@ def stored_for_this_gpu(bundle: Bundle, flavour: str) -> Prepared | None:
 
 
 def _usual(bundle: Bundle, graph: Graph, vendor: Vendor, target: Target) -> Identity:
-    limits = Limits.of(bundle.manifest.model_info().block_size, None, None)
+    limits = Limits.of(bundle.manifest.model_info.block_size, None, None)
     return _identity(bundle, graph, vendor, target, limits)
 
 
