@@ -3,17 +3,17 @@
 from dataclasses import dataclass
 from typing import Any
 
+from ..engines.support import Version, numbers
+from .needs import FLAVOUR_BACKENDS
 from .parse import (
     CUDA_OF_DRIVER,
     Library,
     SmiGpu,
-    Version,
     jetpack_of,
     l4t_release,
     libraries_of_distributions,
     libraries_of_files,
     meminfo,
-    numbers,
     power_mode,
     smi_gpus,
 )
@@ -31,7 +31,6 @@ PROGRAM_SECONDS = 15.0
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # Providers that are not tried: it sends its work to a service.
 REMOTE = ("AzureExecutionProvider",)
-FLAVOURS = ("tensorrt", "tensorrt_rtx")
 # Distributions whose versions are of interest.
 OF_INTEREST = ("onnxruntime", "ort-nightly", "nvidia-", "tensorrt", "cuda-")
 LINUX_LIBRARIES = (
@@ -156,7 +155,7 @@ def examine(probe: Probe) -> MachineReport:
         libraries=libraries_of_distributions(distributions) + libraries_of_files(_files(probe)),
         # What uses the driver would hang with it, one after the other.
         onnxruntime=_onnxruntime(probe, only_cpu=driver.hangs),
-        tensorrt=[] if driver.hangs else [_flavour(probe, module) for module in FLAVOURS],
+        tensorrt=[] if driver.hangs else [_flavour(probe, module) for module in FLAVOUR_BACKENDS],
         bindings_error=_failure(bindings, told(bindings.out), "imported"),
     )
 

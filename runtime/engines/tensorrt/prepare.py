@@ -54,7 +54,7 @@ class Request:
     """What `edgegpt build` is asked for; None is the default of each.
 
     Attributes:
-        flavour: one of `FLAVOURS`.
+        flavour: one of `TENSORRT`.
         max_batch: most rows of a generation.
         max_context: cache slots of a row.
         compute_capability: of the GPU it is for, as "8.9"; None: this machine's.
