@@ -45,7 +45,7 @@ class Row:
 def measure(bundle: Bundle, graph: Graph, capability: str) -> Row:
     """Read and build one graph in this process."""
     vendor = import_vendor("tensorrt-rtx")
-    limits = Limits.of(bundle.manifest.model_info().block_size, None, None)
+    limits = Limits.of(bundle.manifest.model_info.block_size, None, None)
     parsed, size, error = False, 0, ""
     begin = time.perf_counter()
     try:

@@ -226,11 +226,11 @@ def _run(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only: that caches are copied here is known
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    context = bundle.manifest.model_info().block_size
-    cache = {}
-    for port in graph.caches():
-        shape = [{"batch": 1, "context": context}.get(str(size), size) for size in port.shape]
-        cache[port.name] = np.zeros(shape, dtype=port.dtype)
+    context = bundle.manifest.model_info.block_size
+    cache = {
+        port.name: np.zeros(port.sized({"batch": 1, "context": context}), dtype=port.dtype)
+        for port in graph.caches()
+    }
     pieces: dict[str, list[NDArray[np.float32]]] = {name: [] for name in probes}
     start = 0
     for size in sizes:
@@ -255,12 +255,11 @@ def _feeds(graph: Graph, ids: NDArray[np.int64], past: int) -> dict[str, NDArray
         "position_ids": past + np.arange(size)[None],
         "logit_positions": np.arange(size)[None],
     }
-    ports = [port for port in graph.inputs if port.role != "cache"]
+    sizes = {"batch": 1, "new_tokens": size, "logit_positions": size}
     return {
-        port.name: by_role[port.role].reshape(*by_role[port.role].shape, 1)
-        if len(port.shape) > by_role[port.role].ndim
-        else by_role[port.role]
-        for port in ports
+        port.name: by_role[port.role].reshape(port.sized(sizes))
+        for port in graph.inputs
+        if port.role != "cache"
     }
 
 

@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from edgegpt.errors import ExportError
 from edgegpt.model import GPT, GPTConfig
 from edgegpt.runtime.bundle.manifest import Graph, Port
+from edgegpt.runtime.bundle.vocabulary import AXES
 
 from .passes import FoldWeightTransposes, ShareDimensions
 
 __all__ = ["Traced", "build_decoder_graph", "describe", "trace"]
 
-SYMBOLS = ("batch", "new_tokens", "context", "logit_positions")
 # Sizes to trace with: all different, and none of them 1, which torch.export would bake in.
 EXAMPLE = {"batch": 2, "new_tokens": 3, "context": 7, "logit_positions": 5}
 
@@ -136,7 +136,7 @@ def _example(model: GPT) -> tuple[object, ...]:
 
 
 def _dynamic_shapes(config: GPTConfig) -> tuple[object, ...]:
-    batch, new_tokens, context, positions = (torch.export.Dim(name) for name in SYMBOLS)
+    batch, new_tokens, context, positions = (torch.export.Dim(name) for name in AXES)
     cache = {0: batch, 2: context}
     past = [(cache, cache) for _ in range(config.n_layer)]
     return {0: batch, 1: new_tokens}, {0: batch}, {0: batch, 1: positions}, past

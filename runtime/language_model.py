@@ -21,7 +21,7 @@ from .generation.run import Result, Run, Stream
 from .generation.sampling import Sampling
 from .generation.speculation import Pace
 from .proof.receipt_store import warn_if_unproved
-from .proof.tolerances import USUAL, row_of, tolerance_of
+from .proof.tolerances import USUAL, tolerance_key, tolerance_of
 from .text.tokenizer import Tokenizer
 from .upgrade import with_upgrade
 
@@ -38,12 +38,12 @@ class LanguageModel:
         self.bundle, self._engine = bundle, engine
         self._closed = False
         self._pace = Pace()
-        info = bundle.manifest.model_info()
+        info = bundle.manifest.model_info
         self.vocab_size = info.vocab_size
         self.context = _context(context, info.block_size)
         self.default_overflow: Overflow = "slide" if info.position == "learned" else "stop"
-        row = row_of(bundle.manifest.precision, tf32=engine.info.tf32)
-        self.tolerance = min(tolerance_of(bundle, engine), USUAL[row])
+        key = tolerance_key(bundle.manifest.precision, tf32=engine.info.tf32)
+        self.tolerance = min(tolerance_of(bundle, engine), USUAL[key])
         self.tokenizer: Tokenizer | None = None
         if bundle.has(TOKENIZER_NAME):
             self.tokenizer = Tokenizer(bundle.file(TOKENIZER_NAME).read_bytes())

@@ -41,7 +41,7 @@ def command(bundle: Path, batch: int, context: int | None, as_json: bool) -> Non
         "files": {name: entry.size for name, entry in manifest.files.items()},
         "memory": {
             "batch": batch,
-            "context": context or manifest.model_info().block_size,
+            "context": context or manifest.model_info.block_size,
             **asdict(memory),
             "total": memory.total,
         },
@@ -97,7 +97,7 @@ def _print_facts(console: "Console", facts: dict[str, Any]) -> None:
     table = facts_table()
     for name, value in rows.items():
         table.add_row(name, value)
-    console.print(table)
+    console.print(table, markup=False)
 
 
 def _kept(names: list[str]) -> str:

@@ -87,8 +87,4 @@ def weight_bytes_per_token(bundle: Bundle) -> int:
 
 def cache_bytes_per_slot(graph: Graph) -> int:
     """Return the bytes of keys and values of one token of one row, all layers together."""
-    total = 0
-    for port in graph.caches():
-        sizes = [size for size in port.shape if isinstance(size, int)]  # batch, context: symbols
-        total += int(np.prod(sizes, dtype=np.int64)) * port.itemsize
-    return total
+    return sum(port.nbytes({"batch": 1, "context": 1}) for port in graph.caches())

@@ -8,13 +8,15 @@ import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeVar
-
-import numpy as np
+from functools import cached_property
+from math import prod
+from typing import Any
 
 from ..errors import BundleError
-
-pass
+from .fields import PLAIN_NAME, positive, take, text, whole, word
+from .graph import Graph, Port
+from .model_info import ModelInfo
+from .vocabulary import PRECISIONS, WEIGHT_DTYPES, WEIGHT_ITEM_BYTES, Precision, WeightDtype
 
 __all__ = [
     "FORMAT_VERSION",
@@ -32,11 +34,8 @@ __all__ = [
 FORMAT_VERSION = 3
 MANIFEST_NAME = "edgegpt.json"
 
-# Parts of letters, digits, dots, dashes and underscores that do not begin with a dot.
-PLAIN_PATH = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+PLAIN_PATH = re.compile(rf"{PLAIN_NAME.pattern}(/{PLAIN_NAME.pattern})*")
 LONGEST_PATH = 200
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,55 +50,11 @@ class FileEntry:
 class WeightEntry:
     """Where one weight lies in the weight file, and the SHA-256 of its bytes."""
 
-    dtype: str
+    dtype: WeightDtype
     shape: list[int]
     offset: int
     size: int
     sha256: str
-
-
-@dataclass(frozen=True)
-class Port:
-    """One input or output of a graph.
-
-    `role` is one of ids, past_len, logit_positions, cache, logits, or, in the `ort` lowering,
-    seqlens_k, total_sequence_length, position_ids (see `edgegpt.export.passes.FeedPositions`).
-    Symbolic axes are strings. A cache input names in `present` the output that holds it after the
-    step.
-    """
-
-    name: str
-    role: str
-    dtype: str
-    shape: list[int | str]
-    present: str | None = None
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of one number; numpy by itself has no bfloat16."""
-        return 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
-
-
-@dataclass(frozen=True)
-class Graph:
-    """One ONNX file: which lowering made it, and its inputs and outputs by role.
-
-    `part` is "decoder" for a graph that can do everything; a quantised bundle also has, with the
-    same inputs and outputs, "prefill", which is faster for long steps, and "exact", which does not
-    round activations: it is there to be compared with, and for engines that round none.
-    """
-
-    name: str
-    file: str
-    part: str
-    lowering: str
-    opset: int
-    inputs: list[Port]
-    outputs: list[Port]
-
-    def caches(self) -> list[Port]:
-        """Return the cache inputs in the order of the layers, keys before values."""
-        return [port for port in self.inputs if port.role == "cache"]
 
 
 @dataclass(frozen=True)
@@ -134,18 +89,6 @@ class Quantization:
 
 
 @dataclass(frozen=True)
-class ModelInfo:
-    """What a runtime must know of the model's config."""
-
-    vocab_size: int
-    block_size: int
-    n_layer: int
-    n_kv_head: int
-    head_dim: int
-    position: str
-
-
-@dataclass(frozen=True)
 class Manifest:
     """The parsed table of contents. `model` is the whole config, as the exporter wrote it.
 
@@ -154,7 +97,7 @@ class Manifest:
     """
 
     model: dict[str, Any]
-    precision: str
+    precision: Precision
     graphs: list[Graph]
     weights_file: str
     weights: dict[str, WeightEntry]
@@ -166,25 +109,16 @@ class Manifest:
     @property
     def id(self) -> str:
         """SHA-256 over everything else in the manifest, the table of file hashes included."""
-        canonical = json.dumps(self._body(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return _id_of(self._body())
+
+    @cached_property
+    def model_info(self) -> ModelInfo:
+        """The part of the model's config that a runtime needs."""
+        return ModelInfo.of(self.model, f"{MANIFEST_NAME}: model")
 
     def to_json(self) -> str:
         """Return the text of edgegpt.json."""
         return json.dumps({**self._body(), "id": self.id}, indent=1) + "\n"
-
-    def model_info(self) -> ModelInfo:
-        """Return the part of the model's config that a runtime needs."""
-        where = f"{MANIFEST_NAME}: model"
-        n_embd, n_head = (_positive(self.model, key, where) for key in ("n_embd", "n_head"))
-        return ModelInfo(
-            vocab_size=_positive(self.model, "vocab_size", where),
-            block_size=_positive(self.model, "block_size", where),
-            n_layer=_positive(self.model, "n_layer", where),
-            n_kv_head=_positive(self.model, "n_kv_head", where),
-            head_dim=n_embd // n_head,
-            position=_take(self.model, "position", str, where),
-        )
 
     def _body(self) -> dict[str, Any]:
         return {"format_version": FORMAT_VERSION, **asdict(self)}
@@ -199,12 +133,7 @@ class Manifest:
 
     @classmethod
     def _parse(cls, text: str | bytes) -> "Manifest":
-        try:
-            document = json.loads(text)
-        except ValueError as error:
-            raise BundleError(f"{MANIFEST_NAME} is not JSON: {error}") from error
-        if not isinstance(document, dict):
-            raise BundleError(f"{MANIFEST_NAME} is not a JSON object")
+        document = _read_json(text)
         version = document.get("format_version")
         if type(version) is not int or version != FORMAT_VERSION:
             raise BundleError(
@@ -214,11 +143,14 @@ class Manifest:
         surplus = sorted(set(document) - {f.name for f in fields(cls)} - {"format_version", "id"})
         if surplus:
             raise BundleError(f"{MANIFEST_NAME} has the unknown key {surplus[0]!r:.60}")
-        manifest = cls._from_document(document)
-        if manifest.id != document.get("id"):
+        body = {key: value for key, value in document.items() if key != "id"}
+        if _id_of(body) != document.get("id"):
             raise BundleError(
                 f"{MANIFEST_NAME} was changed after the export: its id does not match its content"
             )
+        manifest = cls._from_document(document)
+        if manifest.id != document["id"]:
+            raise BundleError(f"{MANIFEST_NAME} has keys that this edgegpt does not know")
         return manifest
 
     @classmethod
@@ -226,69 +158,56 @@ class Manifest:
         where = MANIFEST_NAME
         files = {
             _relative(path): _file_entry(entry, f"{where}: files: {path}")
-            for path, entry in _take(document, "files", dict, where).items()
+            for path, entry in take(document, "files", dict, where).items()
         }
+        model = take(document, "model", dict, where)
+        info = ModelInfo.of(model, f"{where}: model")
         graphs = [
-            _graph(entry, f"{where}: graphs[{index}]")
-            for index, entry in enumerate(_take(document, "graphs", list, where))
+            Graph.of(entry, info, f"{where}: graphs[{index}]")
+            for index, entry in enumerate(take(document, "graphs", list, where))
         ]
-        weights_file = _take(document, "weights_file", str, where)
+        weights_file = take(document, "weights_file", str, where)
         for name in [weights_file, *(graph.file for graph in graphs)]:
             if name not in files:
                 raise BundleError(f"{where} uses {name}, which its table of files lacks")
         if not graphs:
             raise BundleError(f"{where} lists no graph")
-        manifest = cls(
-            model=_take(document, "model", dict, where),
-            precision=_take(document, "precision", str, where),
+        if len({graph.name for graph in graphs}) < len(graphs):
+            raise BundleError(f"{where} lists two graphs of one name")
+        return cls(
+            model=model,
+            precision=word(document, "precision", PRECISIONS, where),
             graphs=graphs,
             weights_file=weights_file,
             weights={
-                name: _weight_entry(entry, f"{where}: weights: {name}")
-                for name, entry in _take(document, "weights", dict, where).items()
+                name: _weight_entry(entry, files[weights_file].size, f"{where}: weights: {name}")
+                for name, entry in take(document, "weights", dict, where).items()
             },
             files=files,
             versions={
-                name: _take(document["versions"], name, str, f"{where}: versions")
-                for name in _take(document, "versions", dict, where)
+                name: take(document["versions"], name, str, f"{where}: versions")
+                for name in take(document, "versions", dict, where)
             },
             quantization=_quantization(document.get("quantization"), f"{where}: quantization"),
-            kept=[_text(name, f"{where}: kept") for name in _take(document, "kept", list, where)],
+            kept=[text(name, f"{where}: kept") for name in take(document, "kept", list, where)],
         )
-        manifest.model_info()  # refuses a config that no runtime could use
-        return manifest
 
 
-def _take(table: Any, key: str, kind: type[T], where: str) -> T:
-    """Return table[key], which must be of type `kind`; bool does not pass for int."""
-    if not isinstance(table, dict):
-        raise BundleError(f"{where} is not a table")
-    if key not in table:
-        raise BundleError(f"{where} lacks {key!r}")
-    value = table[key]
-    if type(value) is not kind:
-        raise BundleError(f"{where}: {key} is {_kind(value)}, not {_NAMES[kind]}")
-    return value
+def _read_json(text: str | bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+        # Half a surrogate pair is JSON, but no text: it could not be shown.
+        json.dumps(document, ensure_ascii=False).encode()
+    except ValueError as error:
+        raise BundleError(f"{MANIFEST_NAME} is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise BundleError(f"{MANIFEST_NAME} is not a JSON object")
+    return document
 
 
-_NAMES = {
-    str: "a string",
-    float: "a number",
-    int: "a whole number",
-    dict: "a table",
-    list: "a list",
-}
-
-
-def _kind(value: Any) -> str:
-    return repr(value)[:40] if type(value) is float else _NAMES.get(type(value), repr(value)[:40])
-
-
-def _positive(table: Any, key: str, where: str) -> int:
-    value = _take(table, key, int, where)
-    if value < 1:
-        raise BundleError(f"{where}: {key} is {value}; it must be at least 1")
-    return value
+def _id_of(body: dict[str, Any]) -> str:
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _relative(path: str) -> str:
@@ -302,74 +221,39 @@ def _relative(path: str) -> str:
 
 
 def _file_entry(entry: Any, where: str) -> FileEntry:
-    return FileEntry(_take(entry, "size", int, where), _take(entry, "sha256", str, where))
+    return FileEntry(take(entry, "size", int, where), take(entry, "sha256", str, where))
 
 
-def _weight_entry(entry: Any, where: str) -> WeightEntry:
-    return WeightEntry(
-        dtype=_take(entry, "dtype", str, where),
-        shape=[_whole(size, where) for size in _take(entry, "shape", list, where)],
-        offset=_whole(_take(entry, "offset", int, where), where),
-        size=_whole(_take(entry, "size", int, where), where),
-        sha256=_take(entry, "sha256", str, where),
+def _weight_entry(entry: Any, end: int, where: str) -> WeightEntry:
+    """Read where a weight lies in the weight file, which has `end` bytes."""
+    weight = WeightEntry(
+        dtype=word(entry, "dtype", WEIGHT_DTYPES, where),
+        shape=[whole(size, where) for size in take(entry, "shape", list, where)],
+        offset=whole(take(entry, "offset", int, where), where),
+        size=whole(take(entry, "size", int, where), where),
+        sha256=take(entry, "sha256", str, where),
     )
+    if weight.size != prod(weight.shape) * WEIGHT_ITEM_BYTES[weight.dtype]:
+        raise BundleError(f"{where}: size is {weight.size}, which its dtype and shape do not give")
+    if weight.offset + weight.size > end:
+        raise BundleError(f"{where} reaches beyond the {end:,} bytes of the weight file")
+    return weight
 
 
 def _quantization(entry: Any, where: str) -> Quantization | None:
     if entry is None:
         return None
-    quality = _take(entry, "quality", dict, where)
+    quality = take(entry, "quality", dict, where)
     return Quantization(
-        method=_take(entry, "method", str, where),
-        block=_positive(entry, "block", where),
-        kept=[_text(name, where) for name in _take(entry, "kept", list, where)],
+        method=take(entry, "method", str, where),
+        block=positive(entry, "block", where),
+        kept=[text(name, where) for name in take(entry, "kept", list, where)],
         quality=Quality(
-            kl=_take(quality, "kl", float, where),
-            top1_agreement=_take(quality, "top1_agreement", float, where),
-            perplexity=_take(quality, "perplexity", float, where),
-            tokens=_positive(quality, "tokens", where),
+            kl=take(quality, "kl", float, where),
+            top1_agreement=take(quality, "top1_agreement", float, where),
+            perplexity=take(quality, "perplexity", float, where),
+            tokens=positive(quality, "tokens", where),
         ),
-        reference_perplexity=_take(entry, "reference_perplexity", float, where),
-        max_kl=_take(entry, "max_kl", float, where),
+        reference_perplexity=take(entry, "reference_perplexity", float, where),
+        max_kl=take(entry, "max_kl", float, where),
     )
-
-
-def _text(value: Any, where: str) -> str:
-    if type(value) is not str:
-        raise BundleError(f"{where} has {_kind(value)} where a string belongs")
-    return value
-
-
-def _graph(entry: Any, where: str) -> Graph:
-    return Graph(
-        name=_take(entry, "name", str, where),
-        file=_take(entry, "file", str, where),
-        part=_take(entry, "part", str, where),
-        lowering=_take(entry, "lowering", str, where),
-        opset=_take(entry, "opset", int, where),
-        inputs=[_port(port, f"{where}: inputs") for port in _take(entry, "inputs", list, where)],
-        outputs=[_port(port, f"{where}: outputs") for port in _take(entry, "outputs", list, where)],
-    )
-
-
-def _port(entry: Any, where: str) -> Port:
-    shape = _take(entry, "shape", list, where)
-    for size in shape:
-        if type(size) is not str:
-            _whole(size, where)
-    present = entry.get("present")
-    if present is not None and type(present) is not str:
-        raise BundleError(f"{where}: present is {_kind(present)}, not a string")
-    return Port(
-        name=_take(entry, "name", str, where),
-        role=_take(entry, "role", str, where),
-        dtype=_take(entry, "dtype", str, where),
-        shape=shape,
-        present=present,
-    )
-
-
-def _whole(value: Any, where: str) -> int:
-    if type(value) is not int or value < 0:
-        raise BundleError(f"{where} has {_kind(value)} where a whole number of 0 or more belongs")
-    return value

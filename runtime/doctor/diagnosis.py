@@ -6,22 +6,21 @@ Everything here is computed from a `MachineReport` alone.
 from dataclasses import dataclass
 from typing import Literal
 
+from ..engines.support import SUPPORT, lowerings_of, numbers, oldest
 from .needs import (
     AUTO,
     BACKENDS,
     CUDA_BACKENDS,
     FLAVOUR_BACKENDS,
     LATER,
-    LOWERINGS,
     ORT_CUDA,
     RTX_CAPABILITIES,
     RUNTIMES,
     TENSORRT_RANGE,
     extra,
-    lowerings_of,
     wheel_of,
 )
-from .parse import CUDA_OF_DRIVER, missing_library, numbers
+from .parse import CUDA_OF_DRIVER, missing_library
 from .report import CPU, CUDA, Flavour, MachineReport
 from .words import dotted, first_sentence, gigabytes, session_trouble
 
@@ -29,7 +28,10 @@ __all__ = ["Choice", "Diagnosis", "Finding", "Status", "choose", "diagnose"]
 
 Status = Literal["ok", "limited", "missing", "broken"]
 NAMES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
-OLD_DRIVER_RUNTIME = 'pip install "onnxruntime-gpu[cuda,cudnn]>=1.25,<1.27"'
+# The versions that run all lowerings of the CPU, and those for CUDA that an older driver can run.
+ALL_LOWERINGS = f">={dotted(max(SUPPORT['cpu', name].since for name in lowerings_of('cpu')))}"
+OLD_DRIVER = f">={dotted(oldest('cuda'))},<{dotted(max(ORT_CUDA))}"
+OLD_DRIVER_RUNTIME = f'pip install "onnxruntime-gpu[cuda,cudnn]{OLD_DRIVER}"'
 JETPACK_TENSORRT = "sudo apt install python3-libnvinfer"
 
 
@@ -167,17 +169,13 @@ def _runtimes(report: MachineReport) -> list[Finding]:
         text = f"{name} {runtime.version} cannot compute: {said}"
         return [Finding("broken", subject, text, _reinstall(report), AUTO)]
     loads = ", ".join(found.name for found in runtime.providers if found.works)
-    text, runs = f"{name} {runtime.version}, loads {loads}", _lowerings(report)
+    text, runs = f"{name} {runtime.version}, loads {loads}", lowerings_of("cpu", runtime.version)
     if not runs:
         return [Finding("broken", subject, f"{text}; too old", _newer(report), AUTO)]
-    if len(runs) < len(LOWERINGS["cpu"]):
+    if len(runs) < len(lowerings_of("cpu")):
         text = f"{text}; runs only the lowering {' and '.join(runs)}"
         return [Finding("limited", subject, text, _newer(report))]
     return [Finding("ok", subject, text)]
-
-
-def _lowerings(report: MachineReport) -> list[str]:
-    return lowerings_of("cpu", numbers(report.onnxruntime.version))
 
 
 def _installed(report: MachineReport) -> list[str]:
@@ -188,7 +186,7 @@ def _installed(report: MachineReport) -> list[str]:
 def _newer(report: MachineReport) -> tuple[str, ...]:
     """Return how to get an ONNX Runtime that runs all lowerings."""
     if numbers(report.python) >= (3, 11):
-        return ('pip install --upgrade "onnxruntime>=1.25"',)
+        return (f'pip install --upgrade "onnxruntime{ALL_LOWERINGS}"',)
     if report.jetson is None:
         return (f"take Python 3.11 or later, then: {extra('cpu')}",)
     return (  # the system's Python stays for TensorRT
@@ -312,7 +310,7 @@ def _flavour(report: MachineReport, flavour: Flavour) -> list[Finding]:
         return [Finding("missing", subject, "not installed", remedy, blocks)] if report.gpus else []
     version = numbers(flavour.version)
     if flavour.module == "tensorrt" and not TENSORRT_RANGE[0] <= version < TENSORRT_RANGE[1]:
-        text = f"{flavour.version}; this edgegpt is written for 10.3 to 11"
+        text = f"{flavour.version}; this edgegpt is written for {dotted(TENSORRT_RANGE[0])} to 11"
         return [Finding("broken", subject, text, remedy, blocks)]
     if flavour.builds:
         return [Finding("ok", subject, f"{flavour.version}, builds engines")]

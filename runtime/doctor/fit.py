@@ -6,24 +6,13 @@ from dataclasses import dataclass
 from ..bundle.bundle import Bundle
 from ..bundle.manifest import Graph
 from ..engines.memory import memory_needed
-from ..engines.ort.cuda_provider import runs_on_cuda
+from ..engines.support import ENGINES, SUPPORT, fitting, lowerings_of
 from ..engines.tensorrt.build_memory import running_memory
 from ..engines.tensorrt.builder import REQUANTISE
-from ..engines.tensorrt.vendor import reads
 from .diagnosis import Choice, Diagnosis, choose
-from .needs import (
-    AUTO,
-    BACKENDS,
-    CUDA_BACKENDS,
-    FLAVOUR_BACKENDS,
-    LATER,
-    LOWERINGS,
-    UNSUPPORTED_PRECISIONS,
-    lowerings_of,
-)
-from .parse import Version, numbers
+from .needs import AUTO, BACKENDS, CUDA_BACKENDS, LATER
 from .report import MachineReport
-from .words import gigabytes
+from .words import dotted, gigabytes
 
 __all__ = ["BundleFit", "Fit", "fit"]
 
@@ -79,7 +68,7 @@ def fit(bundle: Bundle, report: MachineReport, diagnosis: Diagnosis) -> BundleFi
     fits = [_fit(bundle, backend, report, diagnosis) for backend in BACKENDS]
     choice = choose([found.backend for found in fits if not found.obstacle])
     manifest, least = bundle.manifest, memory_needed(bundle, 1, 1)
-    block_size = manifest.model_info().block_size
+    block_size = manifest.model_info.block_size
     return BundleFit(
         manifest.id, manifest.precision, block_size, least.weights, least.cache, fits, choice
     )
@@ -87,7 +76,7 @@ def fit(bundle: Bundle, report: MachineReport, diagnosis: Diagnosis) -> BundleFi
 
 def _fit(bundle: Bundle, backend: str, report: MachineReport, diagnosis: Diagnosis) -> Fit:
     reserve = RESERVE["cuda" if backend in CUDA_BACKENDS else "cpu"]
-    block_size = bundle.manifest.model_info().block_size
+    block_size = bundle.manifest.model_info.block_size
     graph, obstacle = _graph(bundle, backend, report)
     lowering = graph.lowering if graph else None
     if not diagnosis.works(backend):
@@ -113,39 +102,31 @@ def _fit(bundle: Bundle, backend: str, report: MachineReport, diagnosis: Diagnos
 def _graph(bundle: Bundle, backend: str, report: MachineReport) -> tuple[Graph | None, str]:
     """Return the best graph that the backend's engine runs, and why there is none."""
     manifest, version = bundle.manifest, _engine_version(backend, report)
-    if manifest.precision in UNSUPPORTED_PRECISIONS.get(backend, ()):
+    graphs = fitting(manifest, backend, version)
+    if graphs:
+        return graphs[0], ""
+    if not lowerings_of(backend, None, manifest.precision):
         return None, f"does not compute in {manifest.precision}"
-    runs = lowerings_of(backend, version)
-    fitting = (
-        graph for name in runs for graph in manifest.graphs if _generates(graph, name, backend)
-    )
-    graph = next(fitting, None)
-    if graph is not None or not runs:  # an engine too old for any: the diagnosis says so
-        return graph, ""
+    if not lowerings_of(backend, version):  # an engine too old for any: the diagnosis says so
+        return None, ""
+    runs = lowerings_of(backend, version, manifest.precision)
     have = {graph.lowering for graph in manifest.graphs}
-    for name, oldest in LOWERINGS[backend].items() if have.issuperset(runs) else ():
-        if any(_generates(graph, name, backend) for graph in manifest.graphs):
-            engine = "onnxruntime-gpu" if backend == "cuda" else backend
-            return None, f"runs {name} of it from {engine} {'.'.join(map(str, oldest))} on"
-    has = ", ".join(sorted(have))
+    on_others = fitting(manifest, backend, None)
+    if on_others and have.issuperset(runs):
+        lowering = on_others[0].lowering
+        since = dotted(SUPPORT[backend, lowering].since)
+        return None, f"runs {lowering} of it from {ENGINES[backend]} {since} on"
     remedy = "export it again" if manifest.quantization is None else REQUANTISE
-    return None, f"its engine runs {runs[-1]}, the bundle has only {has}: {remedy}"
+    may_run = runs[-1] if runs else f"no {manifest.precision}"
+    has = ", ".join(sorted(have))
+    return None, f"its engine runs {may_run}, the bundle has only {has}: {remedy}"
 
 
-def _generates(graph: Graph, lowering: str, backend: str) -> bool:
-    """Return whether a backend whose engine runs `lowering` could generate with a graph of it."""
-    if backend in LATER:
-        return reads(lowering, graph)
-    parts = ("decoder", "exact") if backend == "cuda" else ("decoder",)
-    on_device = backend != "cuda" or runs_on_cuda(graph)
-    return graph.lowering == lowering and graph.part in parts and on_device
-
-
-def _engine_version(backend: str, report: MachineReport) -> Version:
+def _engine_version(backend: str, report: MachineReport) -> str:
     if backend in AUTO:
-        return numbers(report.onnxruntime.version)
-    versions = {FLAVOUR_BACKENDS[found.module]: found.version for found in report.tensorrt}
-    return numbers(versions.get(backend, ""))
+        return report.onnxruntime.version
+    versions = {found.module: found.version for found in report.tensorrt}
+    return versions.get(ENGINES[backend], "")
 
 
 def _memory(backend: str, report: MachineReport) -> int:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ..engines.support import Version, numbers
+
 __all__ = [
     "CUDA_OF_DRIVER",
     "Library",
@@ -17,12 +19,9 @@ __all__ = [
     "libraries_of_files",
     "meminfo",
     "missing_library",
-    "numbers",
     "power_mode",
     "smi_gpus",
 ]
-
-Version = tuple[int, ...]
 
 # L4T release -> JetPack, from NVIDIA's JetPack archive.
 JETPACKS = {
@@ -83,12 +82,6 @@ class SmiGpu:
     total: int
     free: int
     driver: str
-
-
-def numbers(version: str) -> Version:
-    """Return the leading numbers of a version: (1, 23, 2) of 1.23.2+cu126."""
-    match = re.match(r"\d+(?:\.\d+)*", version)
-    return tuple(int(part) for part in match[0].split(".")) if match else ()
 
 
 def smi_gpus(text: str) -> list[SmiGpu]:

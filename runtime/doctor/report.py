@@ -5,18 +5,17 @@ from typing import Any
 
 from ..engines.ort.cpu import PROVIDER as CPU
 from ..engines.ort.cuda_provider import PROVIDER as CUDA
-from ..engines.tensorrt.vendor import MODULES
+from ..engines.support import Version, numbers
+from .needs import FLAVOUR_BACKENDS
 from .parse import (
     CUDA_OF_DRIVER,
     Library,
     SmiGpu,
-    Version,
     jetpack_of,
     l4t_release,
     libraries_of_distributions,
     libraries_of_files,
     meminfo,
-    numbers,
     power_mode,
     smi_gpus,
 )
@@ -167,7 +166,7 @@ def examine(probe: Probe) -> MachineReport:
         libraries=libraries_of_distributions(distributions) + libraries_of_files(_files(probe)),
         # What uses the driver would hang with it, one after the other.
         onnxruntime=_onnxruntime(probe, only_cpu=driver.hangs),
-        tensorrt=[] if driver.hangs else [_flavour(probe, module) for module in MODULES.values()],
+        tensorrt=[] if driver.hangs else [_flavour(probe, module) for module in FLAVOUR_BACKENDS],
         bindings_error=_failure(bindings, told(bindings.out), "imported"),
     )
 

@@ -6,19 +6,17 @@ from dataclasses import replace
 
 from ..bundle.bundle import Bundle
 from ..bundle.manifest import Graph
+from ..bundle.vocabulary import Part
 from ..cuda.event_clock import EventClock
 from ..errors import EdgeGPTWarning, EngineError, InvalidInputError
+from . import support
 from .base import Engine, EngineInfo, State
 from .options import DEFAULTS, EngineOptions
 from .ort.cpu import OrtEngine
 from .ort.cuda import CudaEngine
-from .ort.cuda_provider import open_candidates, too_old_for_cuda
-from .ort.session import (
-    LOWERINGS,
-    import_onnxruntime,
-    installed_distributions,
-    too_old,
-)
+from .ort.cuda_provider import open_candidates
+from .ort.session import import_onnxruntime, installed_distributions
+from .support import TENSORRT
 
 __all__ = [
     "BACKENDS",
@@ -34,11 +32,10 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-TENSORRT = ("tensorrt", "tensorrt-rtx")
-BACKENDS = ("auto", "cpu", "cuda", *TENSORRT)
+BACKENDS = ("auto", *support.BACKENDS)
 
 
-def local_lowerings(bundle: Bundle, backend: str = "cpu", part: str = "decoder") -> list[str]:
+def local_lowerings(bundle: Bundle, backend: str = "cpu", part: Part = "decoder") -> list[str]:
     """Return the lowerings of `bundle` whose `part` the backend can run here, the best first."""
     if backend in TENSORRT:
         from .tensorrt.builder import graph_for
@@ -55,8 +52,7 @@ def missing_engine(bundle: Bundle, backend: str = "cpu") -> str | None:
     """
     if backend != "cpu" or _local_graphs(bundle, backend, "decoder"):
         return None
-    graphs = _candidates(bundle, backend, "decoder")
-    return _obstacle(bundle, graphs[0], backend) if graphs else None
+    return next(iter(_obstacles(bundle, backend)), None)
 
 
 def resolve_backend(bundle: Bundle, backend: str) -> str:
@@ -130,39 +126,26 @@ def _open_tensorrt(bundle: Bundle, options: EngineOptions, clock: EventClock | N
     return TensorRTEngine(prepared, cuda_graph=options.cuda_graph, clock=clock)
 
 
-def _local_graphs(bundle: Bundle, backend: str, part: str) -> list[Graph]:
+def _local_graphs(bundle: Bundle, backend: str, part: Part) -> list[Graph]:
     """Return the best graph of each lowering that ONNX Runtime can run here, the best first."""
-    best: dict[str, Graph] = {}
-    for graph in _candidates(bundle, backend, part):
-        if graph.lowering not in best and _obstacle(bundle, graph, backend) is None:
-            best[graph.lowering] = graph
-    return list(best.values())
+    version = import_onnxruntime(backend).__version__
+    return support.fitting(bundle.manifest, backend, version, part)
 
 
-def _candidates(bundle: Bundle, backend: str, part: str) -> list[Graph]:
-    """Return the graphs that compute what `part` does, the best first."""
-    # On CUDA no kernel rounds activations, so an exact graph generates as well.
-    parts = (part, "exact") if backend == "cuda" else (part,)
-    graphs = [
-        graph
-        for graph in bundle.manifest.graphs
-        if graph.part in parts and graph.lowering in LOWERINGS
-    ]
-    return sorted(graphs, key=lambda graph: (LOWERINGS.index(graph.lowering), graph.part != part))
-
-
-def _obstacle(bundle: Bundle, graph: Graph, backend: str) -> str | None:
-    """Return why the installed onnxruntime cannot run `graph`, or None if it can."""
-    runtime = import_onnxruntime(backend)
-    if backend == "cuda":
-        return too_old_for_cuda(runtime, graph) or too_old(runtime, graph)
-    if backend == "cpu" and bundle.manifest.precision == "bfloat16":
-        return f"onnxruntime runs no bfloat16 on a CPU, and {graph.name} is in bfloat16: use a GPU"
-    return too_old(runtime, graph)
+def _obstacles(bundle: Bundle, backend: str) -> list[str]:
+    """Return why the installed onnxruntime does not run what generates on other versions."""
+    manifest, version = bundle.manifest, import_onnxruntime(backend).__version__
+    found = (
+        support.obstacle(backend, version, graph, manifest.precision)
+        for graph in support.serving(manifest, backend)
+    )
+    return [reason for reason in found if reason is not None]
 
 
 def _no_graph(bundle: Bundle, asked: str, backend: str) -> str:
     have = ", ".join(graph.name for graph in bundle.manifest.graphs)
-    found = (_obstacle(bundle, graph, backend) for graph in _candidates(bundle, backend, "decoder"))
-    why = "".join(f"; {reason}" for reason in dict.fromkeys(found) if reason is not None)
-    return f"no graph of {bundle.folder} fits the backend {asked}; it has: {have}{why}"
+    why = _obstacles(bundle, backend)
+    if not support.serving(bundle.manifest, backend):
+        why = [f"the backend {backend} runs {', '.join(support.lowerings_of(backend))}"]
+    told = "".join(f"; {reason}" for reason in why)
+    return f"no graph of {bundle.folder} fits the backend {asked}; it has: {have}{told}"

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from ..bundle.bundle import Bundle
 from ..errors import InvalidInputError
 from .base import PREFILL_CHUNK
@@ -36,7 +34,7 @@ class Memory:
 
 def memory_needed(bundle: Bundle, batch: int = 1, context: int | None = None) -> Memory:
     """Return the memory for `batch` rows of `context` tokens (default: the block size)."""
-    info = bundle.manifest.model_info()
+    info = bundle.manifest.model_info
     context = info.block_size if context is None else context
     if batch < 1 or not 1 <= context <= info.block_size:
         raise InvalidInputError(
@@ -44,15 +42,11 @@ def memory_needed(bundle: Bundle, batch: int = 1, context: int | None = None) ->
             f"not {batch} and {context}"
         )
     manifest = bundle.manifest
-    cache = 0
-    for port in manifest.graphs[0].caches():
-        sizes = {"batch": batch, "context": context}
-        shape = [size if isinstance(size, int) else sizes[size] for size in port.shape]
-        cache += int(np.prod(shape)) * port.itemsize
+    sizes = {"batch": batch, "context": context}
+    cache = sum(port.nbytes(sizes) for port in manifest.graphs[0].caches())
     tokens = min(context, PREFILL_CHUNK)
-    n_head, n_ff = int(manifest.model["n_head"]), int(manifest.model["n_ff"])
-    scores = batch * n_head * tokens * context * FLOAT32
-    wide = WIDE_VALUES * batch * tokens * n_ff * FLOAT32
+    scores = batch * info.n_head * tokens * context * FLOAT32
+    wide = WIDE_VALUES * batch * tokens * info.n_ff * FLOAT32
     logits = batch * info.vocab_size * FLOAT32
     weights = sum(entry.size for entry in manifest.weights.values())
     return Memory(weights, cache, max(scores, wide) + logits)

@@ -24,7 +24,7 @@ class NullEngine(Engine):
 
     def __init__(self, network: Network, vocab_size: int) -> None:
         self.network, self.vocab_size = network, vocab_size
-        self.graph = Graph("null", "", "decoder", "null", 0, [], [])
+        self.graph = Graph("null", "", "decoder", "standard", 0, [], [])
         self.steps = 0  # how often any state was run
 
     @property

@@ -55,7 +55,7 @@ class Replay:
         self.label = label
         self.golden = Golden.load(bundle.file(GOLDEN_NAME))
         self.engine, self.tolerance = engine, tolerance
-        info = bundle.manifest.model_info()
+        info = bundle.manifest.model_info
         self.context, self.vocab_size = info.block_size, info.vocab_size
 
     def checks(self) -> list[Check]:

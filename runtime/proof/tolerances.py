@@ -1,16 +1,20 @@
 """How far an engine's logits may be from the reference; docs/proof.md justifies the numbers."""
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.bundle import Bundle
+from ..bundle.vocabulary import Precision
 from ..engines.base import Engine
-from ..errors import BundleError
 
-__all__ = ["TOLERANCES", "USUAL", "is_tie", "row_of", "tolerance_of"]
+__all__ = ["TOLERANCES", "USUAL", "is_tie", "tolerance_key", "tolerance_of"]
+
+Key = Precision | Literal["tf32"]
 
 # Largest error relative to max |reference logit|, by precision of the bundle, or "tf32" where an
-# engine rounds float32 products to TF32; see `row_of`.
+# engine rounds float32 products to TF32; see `tolerance_key`.
 #
 # TF32: with its rounding done in PyTorch, to the operands of all products, it was at 5e-4 to 2e-3
 # on the shipped model and on random ones.
@@ -18,7 +22,7 @@ __all__ = ["TOLERANCES", "USUAL", "is_tie", "row_of", "tolerance_of"]
 # ones; an engine that sums in another order may be as far off on the other side, so the limit is
 # three times the worst. bfloat16 has three bits of mantissa less: eight times as much (PyTorch:
 # 4e-3, and 1e-2 to 5.7e-2).
-TOLERANCES = {
+TOLERANCES: dict[Key, float] = {
     "float32": 1e-5,
     "tf32": 1e-2,
     "float16": 2e-2,
@@ -29,7 +33,7 @@ TOLERANCES = {
 
 # How far the logits of engines that are right usually lie apart; decides what a near tie is. With
 # rounded activations that is far less than the worst case above: up to 7e-3 on the shipped model.
-USUAL = {
+USUAL: dict[Key, float] = {
     "float32": 1e-5,
     "tf32": 2e-3,
     "float16": 1e-3,
@@ -41,17 +45,14 @@ USUAL = {
 Logits = NDArray[np.float32]
 
 
-def row_of(precision: str, *, tf32: bool) -> str:
-    """Return the row of the tables above for a bundle of `precision` on an engine."""
+def tolerance_key(precision: Precision, *, tf32: bool) -> Key:
+    """Return the key of the tables above for a bundle of `precision` on an engine."""
     return "tf32" if tf32 and precision == "float32" else precision
 
 
 def tolerance_of(bundle: Bundle, engine: Engine) -> float:
     """Return the largest error, relative to max |logit|, of the bundle's precision on `engine`."""
-    row = row_of(bundle.manifest.precision, tf32=engine.info.tf32)
-    if row not in TOLERANCES:
-        raise BundleError(f"no tolerance is known for the precision {row!r}")
-    return TOLERANCES[row]
+    return TOLERANCES[tolerance_key(bundle.manifest.precision, tf32=engine.info.tf32)]
 
 
 def is_tie(reference: Logits, margin: float, tolerance: float) -> bool:

@@ -37,7 +37,7 @@ from ..errors import InvalidInputError
 from ..text.tokenizer import Tokenizer
 from .receipt import Check, Receipt
 from .replay import Replay, counted
-from .tolerances import TOLERANCES, row_of, tolerance_of
+from .tolerances import TOLERANCES, tolerance_key, tolerance_of
 
 __all__ = ["verify", "verify_engine"]
 
@@ -78,7 +78,7 @@ def verify(
     for place, lowering in enumerate(exact):
         label = f"exact {lowering} " if place else "exact "
         with opened(lowering, exact=True) as engine:
-            tolerance = TOLERANCES[row_of("float32", tf32=options.tf32)]
+            tolerance = TOLERANCES[tolerance_key("float32", tf32=options.tf32)]
             others += Replay(bundle, engine, tolerance, label).checks()
     for lowering in local_lowerings(bundle, backend)[1:]:
         with opened(lowering) as engine:

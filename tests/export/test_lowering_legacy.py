@@ -1,5 +1,6 @@
 """The legacy lowering: one attention layer by itself, and what must not be in a whole graph."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from edgegpt.export.lowerings import legacy
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines.choice import local_lowerings, open_engine
 from edgegpt.runtime.engines.options import EngineOptions
-from edgegpt.runtime.engines.ort import session as ort_session
+from edgegpt.runtime.engines.support import SUPPORT
 
 LLAMA = {
     "norm": "rmsnorm",
@@ -64,7 +65,8 @@ def test_an_onnxruntime_too_old_for_the_others_runs_it(
     small_bundle: Path, small_model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("ort", "standard"):
-        monkeypatch.setitem(ort_session.MINIMUM_VERSION, name, (999, 1))
+        later = replace(SUPPORT["cpu", name], since=(999, 1))
+        monkeypatch.setitem(SUPPORT, ("cpu", name), later)
     bundle = Bundle.open(small_bundle)
     assert local_lowerings(bundle) == ["legacy"]
     engine = open_engine(bundle, EngineOptions(threads=1))

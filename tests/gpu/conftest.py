@@ -13,7 +13,8 @@ from edgegpt.export.quantization import QuantizationSettings
 from edgegpt.runtime.cuda.memory import Cuda, find_device
 from edgegpt.runtime.engines.ort.cuda_provider import open_candidates
 from edgegpt.runtime.engines.ort.session import import_onnxruntime
-from edgegpt.runtime.engines.tensorrt.vendor import FLAVOURS, import_vendor
+from edgegpt.runtime.engines.support import TENSORRT
+from edgegpt.runtime.engines.tensorrt.vendor import import_vendor
 from edgegpt.runtime.errors import EngineError
 from edgegpt.runtime.language_model import LanguageModel
 
@@ -48,10 +49,10 @@ def obstacle(backend: str) -> str | None:
 
 @pytest.fixture(scope="session")
 def obstacles() -> dict[str, str | None]:
-    return {backend: obstacle(backend) for backend in ("cuda", *FLAVOURS)}
+    return {backend: obstacle(backend) for backend in ("cuda", *TENSORRT)}
 
 
-@pytest.fixture(params=("cuda", *FLAVOURS))
+@pytest.fixture(params=("cuda", *TENSORRT))
 def backend(request: pytest.FixtureRequest, obstacles: dict[str, str | None]) -> str:
     """Each backend that works; a test of one alone takes it by indirect parametrisation."""
     reason = obstacles[request.param]

@@ -6,13 +6,13 @@ import pytest
 
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines.options import EngineOptions
+from edgegpt.runtime.engines.support import TENSORRT
 from edgegpt.runtime.engines.tensorrt.engine import TensorRTEngine
 from edgegpt.runtime.engines.tensorrt.prepare import Request, build_engine, engine_for_this_gpu
-from edgegpt.runtime.engines.tensorrt.vendor import FLAVOURS
 from edgegpt.runtime.proof.receipt_store import keep, missing_proof
 from edgegpt.runtime.proof.verify import verify
 
-pytestmark = pytest.mark.parametrize("backend", FLAVOURS, indirect=True)
+pytestmark = pytest.mark.parametrize("backend", TENSORRT, indirect=True)
 
 
 def test_a_receipt_proves_its_own_plan_only(backend, bundles, tmp_path: Path):

@@ -16,8 +16,9 @@ from typing import Any
 from ...bundle.manifest import Graph
 from ...cuda.device_lock import DEVICE_LOCK
 from ...errors import EngineError
+from ..support import SUPPORT, numbers
 from .picker import candidates_example, candidates_model
-from .session import LOG_ERRORS_ONLY, Provider, version_of
+from .session import LOG_ERRORS_ONLY, Provider
 
 __all__ = [
     "PROVIDER",
@@ -25,49 +26,19 @@ __all__ = [
     "open_candidates",
     "provider",
     "replays_rightly",
-    "runs_on_cuda",
-    "too_old_for_cuda",
 ]
 
 PROVIDER = "CUDAExecutionProvider"
 INSTALL = 'pip install "edgegpt-toolkit[cuda]"'
-# GroupQueryAttention has no float32 kernel there (up to onnxruntime 1.31).
-FUSED_ATTENTION_CACHES = ("float16", "bfloat16")
-# Before 1.28 the provider lacks operators of opset 24, and would leave them to the CPU.
-SINCE: dict[str, tuple[int, ...]] = {"ort": (1, 25), "standard": (1, 28)}
-# Before these, a replayed step reads again what it once copied from the host's memory, which is
-# something else by then (microsoft/onnxruntime, pull requests 32120 and 32121).
-REPLAYS_SINCE = {"ort": (1, 31), "standard": (1, 30)}
 # These work on shapes, and ONNX Runtime keeps them on the CPU by design: their operands are there,
 # and a step that is replayed as a CUDA graph does not run them at all.
 SHAPE_OPERATORS = {"Shape", "Size", "Squeeze", "Unsqueeze", "Constant"}
 
 
-def runs_on_cuda(graph: Graph) -> bool:
-    """Return whether the provider has kernels for all operators of the graph's lowering."""
-    if graph.lowering == "ort":
-        return all(port.dtype in FUSED_ATTENTION_CACHES for port in graph.caches())
-    return graph.lowering == "standard"
-
-
-def too_old_for_cuda(runtime: ModuleType, graph: Graph) -> str | None:
-    """Return why the provider cannot run `graph`, or None if it can."""
-    if graph.lowering not in SINCE:
-        return f"the backend cuda does not run the lowering {graph.lowering}"
-    if not runs_on_cuda(graph):
-        return f"CUDA has no kernel for the fused attention of {graph.name} in this precision"
-    needed = SINCE[graph.lowering]
-    if version_of(runtime) >= needed:
-        return None
-    return (
-        f"the graph {graph.name} needs onnxruntime-gpu {needed[0]}.{needed[1]} or later on CUDA; "
-        f"{runtime.__version__} is installed"
-    )
-
-
 def replays_rightly(runtime: ModuleType, graph: Graph) -> bool:
     """Return whether this version may replay steps of `graph` as CUDA graphs."""
-    return version_of(runtime) >= REPLAYS_SINCE[graph.lowering]
+    since = SUPPORT["cuda", graph.lowering].replays
+    return since is not None and numbers(runtime.__version__) >= since
 
 
 def provider(*, tf32: bool, cuda_graph: bool, stream: int | None = None) -> Provider:

@@ -13,12 +13,9 @@ from ...errors import EngineError
 
 __all__ = [
     "LOG_ERRORS_ONLY",
-    "LOWERINGS",
     "import_onnxruntime",
     "installed_distributions",
     "open_session",
-    "too_old",
-    "version_of",
 ]
 
 logger = logging.getLogger(__name__)
@@ -32,14 +29,6 @@ DISTRIBUTIONS = (
     "ort-nightly",
     "ort-nightly-gpu",
 )
-# Older versions lack the operators of the lowering, or compute them wrongly.
-Versions = dict[str, tuple[int, ...]]
-MINIMUM_VERSION: Versions = {
-    "ort": (1, 25),
-    "standard": (1, 25),
-    "legacy": (1, 14),
-}
-LOWERINGS = tuple(MINIMUM_VERSION)  # that ONNX Runtime runs, the best first
 LOG_ERRORS_ONLY = 3
 
 Provider = str | tuple[str, dict[str, str]]
@@ -78,11 +67,8 @@ def open_session(
     """Open a session on a graph of the bundle.
 
     Raises:
-        EngineError: if this version cannot run the lowering, or cannot load the graph.
+        EngineError: if this version cannot load the graph.
     """
-    reason = too_old(runtime, graph)
-    if reason is not None:
-        raise EngineError(reason)
     begin = time.perf_counter()
     try:
         # Without enable_fallback=0 a provider that raises is replaced by another one.
@@ -96,22 +82,6 @@ def open_session(
     seconds = time.perf_counter() - begin
     logger.info("opened %s on onnxruntime %s in %.2f s", graph.name, runtime.__version__, seconds)
     return session
-
-
-def too_old(runtime: ModuleType, graph: Graph) -> str | None:
-    """Return why this onnxruntime is too old for the graph's lowering, or None if it is not."""
-    needed = MINIMUM_VERSION.get(graph.lowering, (0, 0))
-    if version_of(runtime) >= needed:
-        return None
-    return (
-        f"the graph {graph.name} needs onnxruntime {needed[0]}.{needed[1]} or later; "
-        f"{runtime.__version__} is installed"
-    )
-
-
-def version_of(runtime: ModuleType) -> tuple[int, ...]:
-    """Return major and minor version of the module `onnxruntime`."""
-    return tuple(int(part) for part in runtime.__version__.split(".")[:2])
 
 
 def _is_installed(distribution: str) -> bool:

@@ -15,12 +15,13 @@ from ...bundle.derived_weights import graph_with_weights
 from ...bundle.manifest import Graph
 from ...errors import EdgeGPTError, EngineError
 from ...progress import Progress, silent
+from ..support import fitting, lowerings_of, oldest
 from .log import Log
 from .monitor import BuildMonitor
 from .network import make_attention_decomposable, parse_network
 from .profiles import Limits, add_profiles, profiles
 from .target import Target
-from .vendor import STANDARD_SINCE, Vendor, reads
+from .vendor import Vendor
 
 __all__ = ["REQUANTISE", "build_plan", "graph_for"]
 
@@ -39,20 +40,23 @@ def graph_for(vendor: Vendor, bundle: Bundle) -> Graph:
     Raises:
         EngineError: if the bundle has none.
     """
-    for graph in bundle.manifest.graphs:
-        if reads(vendor.lowering, graph):
-            return graph
-    have = ", ".join(graph.name for graph in bundle.manifest.graphs)
-    quantised = bundle.manifest.quantization is not None
-    why = REQUANTISE if quantised else "export the model again with this edgegpt"
-    if quantised and vendor.lowering != "standard":
-        why = (
-            f"quantised weights need tensorrt {STANDARD_SINCE[0]}.{STANDARD_SINCE[1]} or later; "
-            f"or export the model without quantising it"
+    manifest = bundle.manifest
+    graphs = fitting(manifest, vendor.flavour, vendor.version)
+    if graphs:
+        return graphs[0]
+    reads = lowerings_of(vendor.flavour, vendor.version, manifest.precision)
+    if not reads:
+        needed = oldest(vendor.flavour, manifest.precision)
+        raise EngineError(
+            f"{vendor.name} reads nothing of the {manifest.precision} bundle {bundle.folder}: "
+            f"quantised weights need {vendor.flavour} {needed[0]}.{needed[1]} or later; or export "
+            f"the model without quantising it"
         )
+    have = ", ".join(graph.name for graph in manifest.graphs)
+    quantised = manifest.quantization is not None
     raise EngineError(
-        f"{vendor.name} reads the lowering {vendor.lowering!r}, and {bundle.folder} has only "
-        f"{have}: {why}"
+        f"{vendor.name} reads the lowering {reads[0]!r}, and {bundle.folder} has only {have}: "
+        f"{REQUANTISE if quantised else 'export the model again with this edgegpt'}"
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...bundle.manifest import Graph, Port
 from ...bundle.onnx_file import Node, graph_nodes, with_sizes
+from ...bundle.vocabulary import AXES
 from ...errors import EngineError
 from .log import Log
 from .vendor import Vendor
@@ -76,8 +77,7 @@ def data_type(vendor: Vendor, port: Port) -> Any:
 
 def static_shape(port: Port, context: int) -> tuple[int, ...]:
     """Return a port's shape in the network: `context` is a number, other symbols are -1."""
-    sizes = {"context": context}
-    return tuple(size if isinstance(size, int) else sizes.get(size, DYNAMIC) for size in port.shape)
+    return port.sized({**dict.fromkeys(AXES, DYNAMIC), "context": context})
 
 
 def _check_nodes(nodes: list[Node], graph: Graph) -> None:

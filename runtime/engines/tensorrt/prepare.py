@@ -58,7 +58,7 @@ class Request:
     """What `edgegpt build` is asked for; None is the default of each.
 
     Attributes:
-        flavour: one of `FLAVOURS`.
+        flavour: one of `TENSORRT`.
         max_batch: most rows of a generation.
         max_context: cache slots of a row.
         compute_capability: of the GPU it is for, as "8.9"; None: this machine's.
@@ -84,7 +84,7 @@ def build_engine(bundle: Bundle, request: Request, progress: Progress = silent) 
     """
     vendor = import_vendor(request.flavour)
     limits = Limits.of(
-        bundle.manifest.model_info().block_size, request.max_batch, request.max_context
+        bundle.manifest.model_info.block_size, request.max_batch, request.max_context
     )
     by_name = vendor.is_rtx and request.compute_capability is not None
     device = None if by_name else find_device(Cuda())
@@ -128,7 +128,7 @@ def stored_for_this_gpu(bundle: Bundle, flavour: str) -> Prepared | None:
 
 
 def _usual(bundle: Bundle, graph: Graph, vendor: Vendor, target: Target) -> Identity:
-    limits = Limits.of(bundle.manifest.model_info().block_size, None, None)
+    limits = Limits.of(bundle.manifest.model_info.block_size, None, None)
     return _identity(bundle, graph, vendor, target, limits)
 
 

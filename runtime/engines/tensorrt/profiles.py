@@ -76,7 +76,6 @@ def profiles(graph: Graph, limits: Limits) -> tuple[Profile, Profile]:
     """Return the profiles "prefill" and "decode" of a graph.
 
     Raises:
-        EngineError: if an input has a symbol whose sizes are not known.
         InvalidInputError: if a tensor would be larger than TensorRT's may be.
     """
     longest = limits.max_new_tokens
@@ -104,7 +103,7 @@ def check_attention(bundle: Bundle, limits: Limits) -> None:
     Raises:
         InvalidInputError: if they would.
     """
-    heads = int(bundle.manifest.model["n_head"])
+    heads = bundle.manifest.model_info.n_head
     if limits.max_batch * heads * limits.max_new_tokens * limits.max_context > LARGEST_TENSOR:
         raise _too_large(limits, "the scores of attention")
 
@@ -135,12 +134,7 @@ def _range(
     port: Port, sizes: dict[str, tuple[int, int, int]], limits: Limits
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     known = {**sizes, "context": (limits.max_context,) * 3}
-    least, usual, largest = [], [], []
-    for size in port.shape:
-        if isinstance(size, str) and size not in known:
-            raise EngineError(f"the input {port.name} has an axis of unknown size, {size!r}")
-        three = (size, size, size) if isinstance(size, int) else known[size]
-        least.append(three[0])
-        usual.append(three[1])
-        largest.append(three[2])
-    return tuple(least), tuple(usual), tuple(largest)
+    least, usual, largest = (
+        port.sized({symbol: three[place] for symbol, three in known.items()}) for place in range(3)
+    )
+    return least, usual, largest

@@ -12,24 +12,11 @@ from types import ModuleType
 from typing import Any
 
 from ...bundle.manifest import Graph
-from ...bundle.vocabulary import QUANTISED
+from ...bundle.vocabulary import QUANTISED, Lowering
 from ...errors import EngineError
+from ..support import ENGINES, lowerings_of, numbers, oldest
 
-__all__ = [
-    "FLAVOURS",
-    "Vendor",
-    "import_vendor",
-    "reads",
-    "writes_in_place",
-]
-
-FLAVOURS = ("tensorrt", "tensorrt-rtx")
-MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-# execute_async_v3, named tensors and strong typing are there from 10.3 on; layers that update a KV
-# cache from RTX 1.4 on.
-MINIMUM_VERSIONS = {"tensorrt": (10, 3), "tensorrt-rtx": (1, 4)}
-# From this version of `tensorrt` on the parser reads TensorScatter and Attention.
-STANDARD_SINCE = (10, 15)
+__all__ = ["Vendor", "import_vendor", "writes_in_place"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +24,7 @@ class Vendor:
     """An imported flavour.
 
     Attributes:
-        flavour: one of `FLAVOURS`.
+        flavour: one of `TENSORRT`.
         module: `tensorrt` or `tensorrt_rtx`.
     """
 
@@ -60,11 +47,9 @@ class Vendor:
         return f"{self.flavour} {self.version}"
 
     @property
-    def lowering(self) -> str:
-        """The lowering of bundles that this version reads."""
-        if self.is_rtx or _numbers(self.version) >= STANDARD_SINCE:
-            return "standard"
-        return "legacy"
+    def lowering(self) -> Lowering:
+        """The lowering that this version reads, of bundles that are not quantised."""
+        return lowerings_of(self.flavour, self.version)[0]
 
     def network_flags(self) -> int:
         """Return what `create_network` takes: types are the graph's, never the builder's choice.
@@ -143,38 +128,26 @@ def writes_in_place(graph: Graph) -> bool:
     return graph.lowering in ("standard", QUANTISED)
 
 
-def reads(lowering: str, graph: Graph) -> bool:
-    """Return whether a TensorRT that reads `lowering` reads `graph`, and whether that generates."""
-    if graph.lowering == QUANTISED:
-        return lowering == "standard" and graph.part == "exact"
-    return graph.lowering == lowering and graph.part == "decoder"
-
-
 def import_vendor(flavour: str) -> Vendor:
     """Import a flavour.
 
     Raises:
         EngineError: if it is not installed, does not load, or is too old.
     """
+    name = ENGINES[flavour]
     try:
-        module = importlib.import_module(MODULES[flavour])
+        module = importlib.import_module(name)
         version = str(module.__version__)
     except (ImportError, OSError, AttributeError) as error:  # OSError: a library that is missing
         raise EngineError(
-            f"the {flavour} backend needs the package {MODULES[flavour]} ({error}): "
+            f"the {flavour} backend needs the package {name} ({error}): "
             f'pip install "edgegpt-toolkit[{flavour}]"'
         ) from error
-    vendor, minimum = Vendor(flavour, module), MINIMUM_VERSIONS[flavour]
-    if _numbers(version) < minimum:
+    vendor, minimum = Vendor(flavour, module), oldest(flavour)
+    if numbers(version) < minimum:
         raise EngineError(
-            f"{vendor.name} is too old: {MODULES[flavour]} {minimum[0]}.{minimum[1]} or later "
-            f"is needed"
+            f"{vendor.name} is too old: {name} {minimum[0]}.{minimum[1]} or later is needed"
         )
     if vendor.lowering == "standard" and not hasattr(module, "IKVCacheUpdateLayer"):
         raise EngineError(f"{vendor.name} is too old: it has no layer that updates a KV cache")
     return vendor
-
-
-def _numbers(version: str) -> tuple[int, int]:
-    match = re.match(r"(\d+)\.(\d+)", version)
-    return (int(match[1]), int(match[2])) if match else (0, 0)

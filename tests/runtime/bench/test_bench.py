@@ -73,7 +73,7 @@ def _slow(clock: Clock, function, seconds: float):  # type: ignore[no-untyped-de
 
 def _null_model(bundle: Path, clock: Clock, seen: list[int]) -> LanguageModel:
     opened = Bundle.open(bundle)
-    vocab_size = opened.manifest.model_info().vocab_size
+    vocab_size = opened.manifest.model_info.vocab_size
 
     def network(ids: Sequence[int]) -> np.ndarray:
         clock.pass_by(100)

@@ -16,6 +16,14 @@ from edgegpt.runtime.bundle.manifest import (
     Quality,
     Quantization,
 )
+from edgegpt.runtime.bundle.vocabulary import (
+    DTYPES,
+    LOWERINGS,
+    PARTS,
+    PRECISIONS,
+    ROLES,
+    WEIGHT_DTYPES,
+)
 from edgegpt.runtime.errors import BundleError
 
 FUZZ = settings(
@@ -92,9 +100,26 @@ def test_the_order_of_keys_and_the_white_space_do_not_matter(manifest, text):
 
 
 def test_a_runtime_learns_the_models_shape(manifest):
-    info = manifest.model_info()
+    info = manifest.model_info
     assert (info.vocab_size, info.block_size, info.n_layer) == (34, 32, 2)
     assert (info.n_kv_head, info.head_dim, info.position) == (2, 16, "learned")
+    assert (info.n_head, info.n_ff) == (2, 128)
+    assert manifest.model_info is info  # derived once
+
+
+def test_a_port_knows_its_size(manifest):
+    graph = manifest.graphs[0]
+    cache = graph.caches()[0]
+    assert cache.sized({"batch": 3, "context": 5, "new_tokens": 7}) == (3, 2, 5, 16)
+    assert cache.nbytes({"batch": 3, "context": 5}) == 3 * 2 * 5 * 16 * 4
+    sizes = {dtype: dataclasses.replace(cache, dtype=dtype).itemsize for dtype in DTYPES}
+    assert sizes == {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4}
+
+
+def test_a_graph_knows_its_logits(manifest):
+    graph = manifest.graphs[1]
+    assert graph.logits.name == "logits"
+    assert graph.vocab_size == 34
 
 
 def test_caches_come_by_layer_keys_before_values(manifest):
@@ -156,11 +181,116 @@ def test_a_missing_or_wrongly_typed_part_is_named(text, key):
         (("graphs", 0, "inputs", 3, "present"), 3, "present is a whole number"),
         (("weights_file",), "other.safetensors", "uses other.safetensors"),
         (("versions", "torch"), 3, "torch is a whole number"),
+        (("model", "n_ff"), 0, "model: n_ff is 0"),
+        (("model", "n_layer"), 10**400, "n_layer is 1000"),
+        (("model", "n_embd"), 33, "model: n_embd is 33, which is no multiple of n_head, 2"),
+        (("model", "n_kv_head"), 3, "model: n_head is 2, which is no multiple of n_kv_head, 3"),
+        (("graphs", 0, "opset"), 0, "graphs[0]: opset is 0"),
+        (("graphs", 0, "name"), "../x", "graphs[0]: name is '../x'; it must be"),
+        (("graphs", 0, "name"), "decoder.legacy", "lists two graphs of one name"),
+        (("graphs", 0, "inputs", 0, "name"), "[/b]", "graphs[0]: inputs: name is '[/b]'"),
+        (("graphs", 0, "inputs", 0, "shape"), [-2], "graphs[0]: inputs has -2"),
+        (("weights", "head.weight", "size"), 7, "head.weight: size is 7, which its dtype and"),
+        (("weights", "head.weight", "offset"), 10**6, "weights: head.weight reaches beyond the"),
+        (("versions", "torch"), "\ud800", "is not JSON: 'utf-8' codec can't encode"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_place(text, path, value, named):
     document = json.loads(text)
     put(document, path, value)
+    assert named in refusal(sealed(document))
+
+
+@pytest.mark.parametrize(
+    ("path", "where", "known"),
+    [
+        (("precision",), "precision", PRECISIONS),
+        (("graphs", 1, "lowering"), "graphs[1]: lowering", LOWERINGS),
+        (("graphs", 1, "part"), "graphs[1]: part", PARTS),
+        (("graphs", 0, "inputs", 1, "role"), "graphs[0]: inputs: seqlens_k: role", ROLES),
+        (("graphs", 0, "outputs", 0, "role"), "graphs[0]: outputs: logits: role", ROLES),
+        (("graphs", 0, "inputs", 5, "dtype"), "graphs[0]: inputs: past_k.0: dtype", DTYPES),
+        (("weights", "head.weight", "dtype"), "weights: head.weight: dtype", WEIGHT_DTYPES),
+    ],
+)
+@pytest.mark.parametrize("word", ["abacus", "", "x" * 5000])
+def test_an_unknown_word_is_refused_with_its_place_and_the_known_ones(
+    text, path, where, known, word
+):
+    document = json.loads(text)
+    put(document, path, word)
+    message = refusal(sealed(document))
+    shown = repr(word[:40])
+    assert message == f"{MANIFEST_NAME}: {where} is {shown}; known are: {', '.join(known)}"
+
+
+def test_an_unknown_axis_is_refused_with_its_place_and_the_known_ones(text):
+    document = json.loads(text)
+    put(document, ("graphs", 2, "inputs", 3, "shape", 2), "time")
+    known = "batch, new_tokens, context, logit_positions"
+    assert refusal(sealed(document)) == (
+        f"{MANIFEST_NAME}: graphs[2]: inputs: past_k.0 has the axis 'time'; known are: {known}"
+    )
+
+
+def test_what_was_changed_after_the_export_is_told_so_whatever_it_is_now(text):
+    document = json.loads(text)
+    put(document, ("graphs", 0, "lowering"), "abacus")
+    assert "was changed after the export" in refusal(json.dumps(document))
+
+
+def test_a_key_that_nobody_knows_is_refused_inside_of_a_graph_too(text):
+    document = json.loads(text)
+    put(document, ("graphs", 0, "inputs", 0, "colour"), "red")
+    assert "has keys that this edgegpt does not know" in refusal(sealed(document))
+    assert "the unknown key 'colour'" in refusal(sealed(json.loads(text) | {"colour": "red"}))
+
+
+@pytest.mark.parametrize(
+    ("port", "change", "named"),
+    [
+        (("inputs", 0), {"dtype": "int32"}, "ids is int32 [batch, new_tokens]; in this model ids "),
+        (("inputs", 0), {"shape": ["new_tokens", "batch"]}, "is int64 [batch, new_tokens]"),
+        (("inputs", 2), {"shape": ["batch"]}, "total_sequence_length is int32 [batch]; in this "),
+        (("inputs", 4), {"shape": []}, "[batch, logit_positions] or [batch, logit_positions, 1]"),
+        (("inputs", 5), {"dtype": "int64"}, "cache is float32 or float16 or bfloat16 [batch, 2"),
+        (("inputs", 5), {"shape": ["batch", 3, "context", 16]}, "past_k.0 is float32 [batch, 3, "),
+        (("inputs", 5), {"dtype": "float16"}, "past_k.0: present is 'present_k.0'; of a cache it"),
+        (("inputs", 5), {"present": None}, "past_k.0: present is None; of a cache it must be an"),
+        (("inputs", 5), {"present": "logits"}, "past_k.0: present is 'logits'"),
+        (("inputs", 6), {"present": "present_k.0"}, "past_v.0: present is 'present_k.0'"),
+        (("inputs", 0), {"present": "present_k.0"}, "ids: present is 'present_k.0'"),
+        (("inputs", 0), {"role": "position_ids"}, "seqlens_k, total_sequence_length, position_id"),
+        (("outputs", 0), {"dtype": "float16"}, "logits is float16 [batch, logit_positions, 34]"),
+        (("outputs", 0), {"shape": ["batch", "logit_positions", 35]}, "35]; in this model logits"),
+        (("outputs", 1), {"name": "present_k.7"}, "past_k.0: present is 'present_k.0'"),
+    ],
+)
+def test_a_port_that_is_not_what_its_role_says_is_refused(text, port, change, named):
+    document = json.loads(text)
+    side, index = port
+    document["graphs"][0][side][index] |= change
+    message = refusal(sealed(document))
+    assert named in message
+    assert f"{MANIFEST_NAME}: graphs[0]: " in message
+
+
+@pytest.mark.parametrize(
+    ("side", "edit", "named"),
+    [
+        ("outputs", lambda ports: ports[1:], "its outputs are, besides caches, none; they must"),
+        ("outputs", lambda ports: ports[:1] + ports, "besides caches, logits, logits; they must"),
+        ("outputs", lambda ports: [*ports, {**ports[1], "name": "more"}], "more is the present of"),
+        ("inputs", lambda ports: ports[1:], "its inputs are, besides caches, seqlens_k, total_"),
+        ("inputs", lambda ports: ports[:4] + ports[5:], "there must be one of ids, one of logit_"),
+        ("inputs", lambda ports: ports[:1] + ports, "its inputs are, besides caches, ids, ids"),
+        ("inputs", lambda ports: ports[:-1], "has 3 caches; a model of n_layer 2 has 4, keys and"),
+        ("inputs", lambda ports: ports[:5], "has 0 caches"),
+    ],
+)
+def test_a_graph_that_lacks_a_port_or_has_one_too_many_is_refused(text, side, edit, named):
+    document = json.loads(text)
+    document["graphs"][0][side] = edit(document["graphs"][0][side])
     assert named in refusal(sealed(document))
 
 

@@ -10,10 +10,10 @@ from edgegpt.runtime.doctor.parse import (
     libraries_of_files,
     meminfo,
     missing_library,
-    numbers,
     power_mode,
     smi_gpus,
 )
+from edgegpt.runtime.engines.support import numbers
 
 
 @pytest.mark.parametrize(

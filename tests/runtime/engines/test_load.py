@@ -4,6 +4,7 @@ What `generate` gives is in test_language_model.py.
 """
 
 import sys
+from dataclasses import replace
 from importlib import metadata
 
 import numpy as np
@@ -16,7 +17,7 @@ from edgegpt.export import export_bundle
 from edgegpt.model import GPT, GPTConfig
 from edgegpt.runtime.bundle.bundle import TOKENIZER_NAME, Bundle
 from edgegpt.runtime.engines.choice import local_lowerings, open_engine
-from edgegpt.runtime.engines.ort import session as ort_session
+from edgegpt.runtime.engines.support import SUPPORT
 from edgegpt.runtime.errors import BundleError, EngineError, InvalidInputError
 from edgegpt.runtime.generation import prefill
 from edgegpt.runtime.language_model import LanguageModel
@@ -110,8 +111,8 @@ def test_without_onnxruntime_the_message_says_what_to_install(small_bundle, monk
 
 
 def test_an_onnxruntime_too_old_for_the_graph_is_refused(small_bundle, monkeypatch):
-    for lowering in ort_session.LOWERINGS:
-        monkeypatch.setitem(ort_session.MINIMUM_VERSION, lowering, (999, 1))
+    for row in [row for row in SUPPORT if row[0] == "cpu"]:
+        monkeypatch.setitem(SUPPORT, row, replace(SUPPORT[row], since=(999, 1)))
     with pytest.raises(EngineError, match=r"needs onnxruntime 999\.1 or later"):
         edgegpt.load(small_bundle)
 
@@ -129,8 +130,8 @@ def test_onnxruntimes_that_overwrite_each_other_are_refused(small_bundle, monkey
 
 def test_a_graph_that_no_engine_here_can_run_is_refused(altered_bundle, small_bundle):
     graph = Bundle.open(small_bundle).manifest.graphs[0]
-    foreign = type(graph)(**vars(graph) | {"lowering": "abacus", "name": "decoder.abacus"})
-    with pytest.raises(EngineError, match=r"fits the backend auto; it has: decoder\.abacus"):
+    foreign = type(graph)(**vars(graph) | {"lowering": "standard-qdq", "name": "decoder.qdq"})
+    with pytest.raises(EngineError, match=r"fits the backend auto; it has: decoder\.qdq"):
         edgegpt.load(altered_bundle(graphs=[foreign]))
 
 

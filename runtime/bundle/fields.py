@@ -1,0 +1,87 @@
+"""Values out of a JSON document, looked at before they are trusted.
+
+What is missing or of another kind is a `BundleError` that names the place, `where`.
+"""
+
+import re
+from typing import Any, TypeVar
+
+from ..errors import BundleError
+
+__all__ = ["PLAIN_NAME", "kind_of", "plain", "positive", "take", "text", "whole", "word"]
+
+# Letters, digits, dots, dashes and underscores, with no dot in front: safe as a part of a path.
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+LONGEST_NAME = 80
+LARGEST = 2**63 - 1  # of a whole number: what ONNX and files can have
+
+T = TypeVar("T")
+W = TypeVar("W", bound=str)
+
+NAMES = {
+    str: "a string",
+    float: "a number",
+    int: "a whole number",
+    dict: "a table",
+    list: "a list",
+}
+
+
+def take(table: Any, key: str, kind: type[T], where: str) -> T:
+    """Return table[key], which must be of type `kind`; bool does not pass for int."""
+    if not isinstance(table, dict):
+        raise BundleError(f"{where} is not a table")
+    if key not in table:
+        raise BundleError(f"{where} lacks {key!r}")
+    value = table[key]
+    if type(value) is not kind:
+        raise BundleError(f"{where}: {key} is {kind_of(value)}, not {NAMES[kind]}")
+    return value
+
+
+def positive(table: Any, key: str, where: str) -> int:
+    """Return table[key], a whole number from 1 on."""
+    value = take(table, key, int, where)
+    if not 1 <= value <= LARGEST:
+        raise BundleError(f"{where}: {key} is {value!r:.30}; it must be from 1 to 2**63 - 1")
+    return value
+
+
+def plain(table: Any, key: str, where: str) -> str:
+    """Return table[key], a plain name, which can be shown and be a part of a file's name."""
+    value = take(table, key, str, where)
+    if not PLAIN_NAME.fullmatch(value) or len(value) > LONGEST_NAME:
+        raise BundleError(
+            f"{where}: {key} is {value[:40]!r}; it must be up to {LONGEST_NAME} letters, digits, "
+            f"dots, dashes and underscores, with no dot in front"
+        )
+    return value
+
+
+def word(table: Any, key: str, known: tuple[W, ...], where: str) -> W:
+    """Return table[key], one of the `known` words."""
+    value = take(table, key, str, where)
+    for one in known:
+        if one == value:
+            return one
+    raise BundleError(f"{where}: {key} is {value[:40]!r}; known are: {', '.join(known)}")
+
+
+def whole(value: Any, where: str) -> int:
+    """Return a value that must be a whole number from 0 on."""
+    if type(value) is not int or not 0 <= value <= LARGEST:
+        found = f"{value!r:.30}" if type(value) is int else kind_of(value)
+        raise BundleError(f"{where} has {found} where a whole number from 0 to 2**63 - 1 belongs")
+    return value
+
+
+def text(value: Any, where: str) -> str:
+    """Return a value that must be a string."""
+    if type(value) is not str:
+        raise BundleError(f"{where} has {kind_of(value)} where a string belongs")
+    return value
+
+
+def kind_of(value: Any) -> str:
+    """Return what a value is, for messages."""
+    return repr(value)[:40] if type(value) is float else NAMES.get(type(value), repr(value)[:40])

@@ -1,0 +1,50 @@
+"""What a runtime must know of a model's config."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import BundleError
+from .fields import positive, take
+
+__all__ = ["ModelInfo"]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The sizes of a model, by the names of its config; `head_dim` is the width of one head."""
+
+    vocab_size: int
+    block_size: int
+    n_layer: int
+    n_head: int
+    n_kv_head: int
+    head_dim: int
+    n_ff: int
+    position: str
+
+    @classmethod
+    def of(cls, config: dict[str, Any], where: str) -> "ModelInfo":
+        """Read them out of a config that lies at `where`.
+
+        Raises:
+            BundleError: if no runtime could use such a model.
+        """
+        n_embd, n_head, n_kv_head = (
+            positive(config, key, where) for key in ("n_embd", "n_head", "n_kv_head")
+        )
+        for whole, part in (("n_embd", "n_head"), ("n_head", "n_kv_head")):
+            if config[whole] % config[part]:
+                raise BundleError(
+                    f"{where}: {whole} is {config[whole]}, which is no multiple of {part}, "
+                    f"{config[part]}"
+                )
+        return cls(
+            vocab_size=positive(config, "vocab_size", where),
+            block_size=positive(config, "block_size", where),
+            n_layer=positive(config, "n_layer", where),
+            n_head=n_head,
+            n_kv_head=n_kv_head,
+            head_dim=n_embd // n_head,
+            n_ff=positive(config, "n_ff", where),
+            position=take(config, "position", str, where),
+        )

@@ -1,0 +1,281 @@
+"""Who runs what: the table, cell by cell, and all who read it agree."""
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from recorded_machine import RecordedMachine
+
+from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.bundle.manifest import Graph, Quality, Quantization
+from edgegpt.runtime.bundle.vocabulary import LOWERINGS, PARTS, PRECISIONS
+from edgegpt.runtime.doctor.diagnosis import diagnose
+from edgegpt.runtime.doctor.fit import fit
+from edgegpt.runtime.doctor.report import examine
+from edgegpt.runtime.engines import choice
+from edgegpt.runtime.engines.choice import local_lowerings, missing_engine, open_engine
+from edgegpt.runtime.engines.options import EngineOptions
+from edgegpt.runtime.engines.support import (
+    BACKENDS,
+    ENGINES,
+    SUPPORT,
+    TENSORRT,
+    fitting,
+    lowerings_of,
+    numbers,
+    obstacle,
+    oldest,
+    serving,
+)
+from edgegpt.runtime.engines.tensorrt.builder import graph_for
+from edgegpt.runtime.engines.tensorrt.vendor import Vendor
+from edgegpt.runtime.errors import EngineError
+from edgegpt.runtime.proof.tolerances import TOLERANCES, USUAL
+
+FLOAT, INTEGER = ("float32", "float16", "bfloat16"), ("int8", "int4")
+# backend, lowering: the first version that runs it, the first that does not any more, precisions.
+RUNS = {
+    ("cpu", "ort"): ((1, 25), None, ("float32", "float16", *INTEGER)),
+    ("cpu", "standard"): ((1, 25), None, ("float32", "float16", *INTEGER)),
+    ("cpu", "legacy"): ((1, 14), None, ("float32", "float16", *INTEGER)),
+    ("cuda", "ort"): ((1, 25), None, ("float16", "bfloat16")),  # int8 and int4 cache in float32
+    ("cuda", "standard"): ((1, 28), None, (*FLOAT, *INTEGER)),
+    ("tensorrt", "standard"): ((10, 15), None, FLOAT),
+    ("tensorrt", "standard-qdq"): ((10, 15), None, INTEGER),
+    ("tensorrt", "legacy"): ((10, 3), (10, 15), FLOAT),
+    ("tensorrt-rtx", "standard"): ((1, 4), None, FLOAT),
+    ("tensorrt-rtx", "standard-qdq"): ((1, 4), None, INTEGER),
+}
+NOWHERE = ((), None, ())
+VERSIONS = {
+    "cpu": ("1.13.1", "1.14.0", "1.23.2", "1.24.9", "1.25.0", "1.31.1"),
+    "cuda": ("1.24.9", "1.25.0", "1.27.9", "1.28.0", "1.31.1"),
+    "tensorrt": ("10.2.0", "10.3.0", "10.14.1.48", "10.15.0.9", "11.0.0"),
+    "tensorrt-rtx": ("1.3.9", "1.4.0", "1.7.1"),
+}
+QUANTIZATION = Quantization("rtn", 32, [], Quality(1e-3, 0.5, 2.0, 7), 1.5, 0.1)
+# What generates of a quantised bundle, where it is another graph than a decoder.
+GENERATES = {("cuda", "standard"): "exact", "standard-qdq": "exact"}
+
+
+@pytest.fixture(scope="module")
+def small(small_bundle: Path) -> Bundle:
+    return Bundle.open(small_bundle)
+
+
+def in_precision(bundle: Bundle, precision: str, lowerings: tuple[str, ...] = LOWERINGS) -> Bundle:
+    """Return a bundle with the graphs that the exporter gives one of that precision."""
+    decoder = bundle.manifest.graphs[0]
+    caches = precision if precision in FLOAT else "float32"
+    inputs = [
+        dataclasses.replace(port, dtype=caches) if port.role == "cache" else port
+        for port in decoder.inputs
+    ]
+    parts = {
+        "ort": ("decoder",) if precision in FLOAT else ("decoder", "exact", "prefill"),
+        "standard": ("decoder",) if precision in FLOAT else ("exact",),
+        "legacy": ("decoder",) if precision in FLOAT else (),
+        "standard-qdq": () if precision in FLOAT else ("exact",),
+    }
+    graphs = [
+        dataclasses.replace(
+            decoder, name=f"{part}.{lowering}", lowering=lowering, part=part, inputs=inputs
+        )
+        for lowering in lowerings
+        for part in parts[lowering]
+    ]
+    quantization = None if precision in FLOAT else QUANTIZATION
+    manifest = dataclasses.replace(
+        bundle.manifest, graphs=graphs, precision=precision, quantization=quantization
+    )
+    return Bundle(bundle.folder, manifest)
+
+
+def graph_of(bundle: Bundle, lowering: str, part: str) -> Graph:
+    """Return a graph of another lowering and part, with the bundle's caches."""
+    graph = bundle.manifest.graphs[0]
+    return dataclasses.replace(graph, name=f"{part}.{lowering}", lowering=lowering, part=part)
+
+
+def runs(backend: str, version: str, lowering: str, precision: str) -> bool:
+    since, until, precisions = RUNS.get((backend, lowering), NOWHERE)
+    in_time = since <= numbers(version) and (until is None or numbers(version) < until)
+    return in_time and precision in precisions
+
+
+def expected(backend: str, version: str, precision: str) -> list[str]:
+    """Return the lowerings that generate, of a whole bundle, the best first."""
+    exported = {
+        "float": ("ort", "standard", "legacy"),
+        "cpu": ("ort",),  # the standard graph of a quantised bundle is an exact one
+        "cuda": ("ort", "standard"),
+        "tensorrt": ("standard-qdq",),
+        "tensorrt-rtx": ("standard-qdq",),
+    }
+    names = exported["float" if precision in FLOAT else backend]
+    return [name for name in names if runs(backend, version, name, precision)]
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch):
+    """Return a function that lets an onnxruntime of another version be installed."""
+
+    def install(version: str) -> None:
+        runtime = SimpleNamespace(__version__=version)
+        monkeypatch.setattr(choice, "import_onnxruntime", lambda _: runtime)
+
+    return install
+
+
+CELLS = [
+    (backend, version, precision)
+    for backend in BACKENDS
+    for version in VERSIONS[backend]
+    for precision in PRECISIONS
+]
+
+
+def test_the_table_has_these_rows_and_no_others() -> None:
+    assert set(SUPPORT) == set(RUNS)
+    assert set(ENGINES) == set(BACKENDS)
+
+
+@pytest.mark.parametrize("lowering", LOWERINGS)
+@pytest.mark.parametrize(("backend", "version", "precision"), CELLS)
+def test_a_cell_is_run_or_refused_with_a_reason(small, backend, version, precision, lowering):
+    bundle = in_precision(small, precision)
+    graph = graph_of(bundle, lowering, "decoder")
+    reason = obstacle(backend, version, graph, precision)
+    assert (reason is None) is runs(backend, version, lowering, precision)
+    if reason is None:
+        return
+    assert "\n" not in reason
+    assert graph.name in reason or f"backend {backend} does not run the lowering" in reason
+    if precision in RUNS.get((backend, lowering), NOWHERE)[2]:  # a matter of versions
+        assert f"needs {ENGINES[backend]} " in reason
+        assert f"; {version} is installed" in reason
+
+
+@pytest.mark.parametrize(
+    ("cell", "lowering", "reason"),
+    [
+        (("cpu", "1.24.9", "float32"), "ort", "needs onnxruntime 1.25 or later; 1.24.9 is"),
+        (("cpu", "1.31.1", "bfloat16"), "ort", "runs no bfloat16 on a CPU, and decoder.ort is in"),
+        (("cpu", "1.31.1", "int8"), "standard-qdq", "does not run the lowering standard-qdq"),
+        (("cuda", "1.31.1", "float32"), "ort", "no kernel for the fused attention of decoder.ort"),
+        (("cuda", "1.27.9", "float32"), "standard", "needs onnxruntime-gpu 1.28 or later; 1.27.9"),
+        (("cuda", "1.31.1", "float32"), "legacy", "cuda does not run the lowering legacy"),
+        (("tensorrt", "10.15.0", "float32"), "legacy", "needs tensorrt older than 10.15; 10.15.0"),
+        (("tensorrt", "10.3.0", "int4"), "standard-qdq", "needs tensorrt 10.15 or later; 10.3.0"),
+        (("tensorrt", "11.0.0", "int4"), "standard", "standard is in int4, which this backend doe"),
+        (("tensorrt-rtx", "1.3.9", "int4"), "standard-qdq", "needs tensorrt_rtx 1.4 or later; 1.3"),
+    ],
+)
+def test_the_reasons_say_what_it_is(small, cell, lowering, reason):
+    backend, version, precision = cell
+    graph = graph_of(in_precision(small, precision), lowering, "decoder")
+    assert reason in str(obstacle(backend, version, graph, precision))
+
+
+@pytest.mark.parametrize(("backend", "version", "precision"), CELLS)
+def test_what_fits_is_the_best_graph_of_each_lowering(small, backend, version, precision):
+    manifest = in_precision(small, precision).manifest
+    graphs = fitting(manifest, backend, version)
+    assert [graph.lowering for graph in graphs] == expected(backend, version, precision)
+    for graph in graphs:
+        usual = "decoder" if precision in FLOAT else GENERATES.get((backend, graph.lowering))
+        assert graph.part == (usual or GENERATES.get(graph.lowering, "decoder"))
+
+
+@pytest.mark.parametrize(("backend", "version", "precision"), CELLS)
+def test_the_choice_the_builder_and_the_doctor_agree(small, installed, backend, version, precision):
+    bundle = in_precision(small, precision)
+    names = expected(backend, version, precision)
+    machine = examine(RecordedMachine("jetson-thor-jetpack-7.2"))
+    if backend in TENSORRT:
+        vendor = Vendor(backend, SimpleNamespace(__version__=version))
+        flavour = dataclasses.replace(machine.tensorrt[0], module=ENGINES[backend], version=version)
+        machine = dataclasses.replace(machine, tensorrt=[flavour])
+        if names:
+            assert graph_for(vendor, bundle).lowering == names[0]
+        elif numbers(version) >= oldest(backend):
+            with pytest.raises(EngineError, match=r"quantised weights need tensorrt 10\.15"):
+                graph_for(vendor, bundle)
+    else:
+        installed(version)
+        runtime = dataclasses.replace(machine.onnxruntime, version=version)
+        machine = dataclasses.replace(machine, onnxruntime=runtime)
+        assert local_lowerings(bundle, backend) == names
+        assert (missing_engine(bundle, backend) is None) is (bool(names) or backend == "cuda")
+        if not names:
+            with pytest.raises(EngineError, match=r"needs onnxruntime|runs no bfloat16|no kernel"):
+                open_engine(bundle, EngineOptions(backend))
+    (found,) = [
+        one for one in fit(bundle, machine, diagnose(machine)).backends if one.backend == backend
+    ]
+    assert found.lowering == (names[0] if names else None)
+
+
+@pytest.mark.parametrize("precision", INTEGER)
+def test_exact_graphs_are_compared_with_on_every_lowering(small, installed, precision):
+    installed("1.31.1")
+    bundle = in_precision(small, precision)
+    assert local_lowerings(bundle, "cpu", "exact") == ["ort", "standard"]
+    assert local_lowerings(bundle, "cuda", "exact") == ["standard"]
+    for flavour in TENSORRT:
+        (graph,) = fitting(bundle.manifest, flavour, None, "exact")
+        assert (graph.lowering, graph.part) == ("standard-qdq", "exact")
+
+
+def test_a_prefill_graph_generates_nowhere(small):
+    manifest = in_precision(small, "int8").manifest
+    for backend in BACKENDS:
+        assert "prefill" not in {graph.part for graph in serving(manifest, backend)}
+    assert {graph.part for graph in serving(manifest, "cpu", "prefill")} == {"prefill"}
+
+
+def test_a_graph_of_cuda_rounds_no_activations_so_that_a_decoder_comes_before_an_exact_one(small):
+    bundle = in_precision(small, "float16")
+    pair = [graph_of(bundle, "standard", part) for part in ("exact", "decoder")]
+    manifest = dataclasses.replace(bundle.manifest, graphs=pair)
+    assert [graph.part for graph in serving(manifest, "cuda")] == ["decoder", "exact"]
+    assert [graph.part for graph in fitting(manifest, "cuda", None)] == ["decoder"]
+
+
+def test_a_bundle_without_any_graph_for_a_backend_learns_what_that_runs(small, installed):
+    installed("1.31.1")
+    only = in_precision(small, "float32", ("legacy",))
+    words = r"fits the backend cuda; it has: decoder\.legacy; the backend cuda runs ort, standard$"
+    with pytest.raises(EngineError, match=words):
+        open_engine(only, EngineOptions("cuda"))
+
+
+def test_versions_are_asked_for_by_backend_and_precision() -> None:
+    assert oldest("tensorrt") == (10, 3)
+    assert oldest("tensorrt", "int4") == (10, 15)
+    assert oldest("tensorrt-rtx") == (1, 4)
+    assert oldest("cpu") == (1, 14)
+    assert lowerings_of("cpu", "1.23.2") == ["legacy"]
+    assert lowerings_of("cpu") == ["ort", "standard", "legacy"]
+    assert lowerings_of("cpu", None, "bfloat16") == []
+    assert lowerings_of("tensorrt", "unknown") == []
+
+
+def test_replayed_graphs_are_for_cuda_alone() -> None:
+    assert {row for row, support in SUPPORT.items() if support.replays} == {
+        ("cuda", "ort"),
+        ("cuda", "standard"),
+    }
+
+
+def test_every_word_of_a_row_is_a_manifest_s() -> None:
+    for (backend, lowering), support in SUPPORT.items():
+        assert backend in BACKENDS
+        assert lowering in LOWERINGS
+        assert set(support.parts) <= set(PARTS)
+        assert set(support.precisions) <= set(PRECISIONS)
+
+
+def test_every_precision_has_a_tolerance() -> None:
+    assert set(TOLERANCES) == set(USUAL) == {*PRECISIONS, "tf32"}
