@@ -18,11 +18,11 @@ from edgegpt.runtime.bundle.derived_weights import graph_with_weights
 from edgegpt.runtime.bundle.manifest import Graph
 from edgegpt.runtime.bundle.vocabulary import QUANTISED
 from edgegpt.runtime.engines.tensorrt.builder import build_plan
+from edgegpt.runtime.engines.tensorrt.flavour import import_flavour
 from edgegpt.runtime.engines.tensorrt.log import Log
 from edgegpt.runtime.engines.tensorrt.network import parse_network
 from edgegpt.runtime.engines.tensorrt.profiles import Limits
 from edgegpt.runtime.engines.tensorrt.target import Target
-from edgegpt.runtime.engines.tensorrt.vendor import import_vendor
 from edgegpt.runtime.errors import EdgeGPTError
 from edgegpt.runtime.machine import peak_memory
 
@@ -44,18 +44,18 @@ class Row:
 
 def measure(bundle: Bundle, graph: Graph, capability: str) -> Row:
     """Read and build one graph in this process."""
-    vendor = import_vendor("tensorrt-rtx")
+    flavour = import_flavour("tensorrt-rtx")
     limits = Limits.of(bundle.manifest.model_info.block_size, None, None)
     parsed, size, error = False, 0, ""
     begin = time.perf_counter()
     try:
-        log = Log(vendor)
-        builder = vendor.module.Builder(log.logger)
+        log = Log(flavour)
+        builder = flavour.module.Builder(log.logger)
         with graph_with_weights(bundle, graph) as path:
-            parse_network(vendor, log, builder, path, graph, limits.max_context)
+            parse_network(flavour, log, builder, path, graph, limits.max_context)
         parsed = True
         begin = time.perf_counter()
-        size = len(build_plan(vendor, bundle, graph, limits, Target(capability)))
+        size = len(build_plan(flavour, bundle, graph, limits, Target(capability)))
     except EdgeGPTError as problem:
         error = str(problem)
     seconds = time.perf_counter() - begin

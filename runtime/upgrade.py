@@ -23,8 +23,8 @@ from .engines.base import Engine, EngineInfo, State
 from .engines.choice import TENSORRT
 from .engines.tensorrt.builder import graph_for
 from .engines.tensorrt.engine import TensorRTEngine
+from .engines.tensorrt.flavour import import_flavour
 from .engines.tensorrt.prepare import stored_for_this_gpu
-from .engines.tensorrt.vendor import import_vendor
 from .errors import EdgeGPTWarning, EngineError, InvalidInputError
 from .proof.receipt_store import missing_proof
 
@@ -41,41 +41,41 @@ def with_upgrade(bundle: Bundle, first: Engine) -> Engine:
     Any flavour that is installed, has a GPU and reads a graph of the bundle is tried, the first one
     that does.
     """
-    for flavour in TENSORRT:
-        if _could_run(bundle, flavour):
-            ready = _ready(bundle, flavour)
+    for backend in TENSORRT:
+        if _could_run(bundle, backend):
+            ready = _ready(bundle, backend)
             if ready is not None:
-                logger.info("%s begins: its engine was built and proved before", flavour)
+                logger.info("%s begins: its engine was built and proved before", backend)
                 return UpgradingEngine(first, None, ready)
-            command = proving_command(bundle, flavour)
-            logger.info("%s is made ready by: %s", flavour, shlex.join(command))
-            return UpgradingEngine(first, Upgrade(command, partial(_proved, bundle, flavour)))
+            command = proving_command(bundle, backend)
+            logger.info("%s is made ready by: %s", backend, shlex.join(command))
+            return UpgradingEngine(first, Upgrade(command, partial(_proved, bundle, backend)))
     return first
 
 
-def _could_run(bundle: Bundle, flavour: str) -> bool:
+def _could_run(bundle: Bundle, backend: str) -> bool:
     try:
-        graph_for(import_vendor(flavour), bundle)
+        graph_for(import_flavour(backend), bundle)
         return find_device(Cuda()) is not None
     except EngineError as error:
-        logger.debug("%s does not run here: %s", flavour, error)
+        logger.debug("%s does not run here: %s", backend, error)
         return False
 
 
-def _ready(bundle: Bundle, flavour: str) -> Engine | None:
+def _ready(bundle: Bundle, backend: str) -> Engine | None:
     """Open the engine that an earlier process has built and proved, if there is one."""
     try:
-        return _proved(bundle, flavour)
+        return _proved(bundle, backend)
     except EngineError as error:  # it has to be built, or proved, first: that says what is wrong
-        logger.debug("%s is not ready yet: %s", flavour, error)
+        logger.debug("%s is not ready yet: %s", backend, error)
         return None
 
 
-def _proved(bundle: Bundle, flavour: str) -> Engine:
+def _proved(bundle: Bundle, backend: str) -> Engine:
     """Open the engine that is stored for this GPU; an EngineError if no receipt is there for it."""
-    prepared = stored_for_this_gpu(bundle, flavour)
+    prepared = stored_for_this_gpu(bundle, backend)
     if prepared is None:
-        raise EngineError(f"no {flavour} engine is stored")
+        raise EngineError(f"no {backend} engine is stored")
     engine = TensorRTEngine(prepared)
     reason = missing_proof(bundle, engine.graph.name, engine.info)
     if reason is not None:

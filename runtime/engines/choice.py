@@ -39,9 +39,9 @@ def local_lowerings(bundle: Bundle, backend: str = "cpu", part: Part = "decoder"
     """Return the lowerings of `bundle` whose `part` the backend can run here, the best first."""
     if backend in TENSORRT:
         from .tensorrt.builder import graph_for
-        from .tensorrt.vendor import import_vendor
+        from .tensorrt.flavour import import_flavour
 
-        return [graph_for(import_vendor(backend), bundle).lowering]
+        return [graph_for(import_flavour(backend), bundle).lowering]
     return [graph.lowering for graph in _local_graphs(bundle, backend, part)]
 
 

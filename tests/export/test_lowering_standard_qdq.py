@@ -30,9 +30,9 @@ from edgegpt.runtime.engines.ort import cpu as ort
 from edgegpt.runtime.engines.ort.cpu import OrtEngine
 from edgegpt.runtime.engines.ort.session import open_session
 from edgegpt.runtime.engines.tensorrt.builder import build_plan, graph_for
+from edgegpt.runtime.engines.tensorrt.flavour import import_flavour
 from edgegpt.runtime.engines.tensorrt.profiles import Limits
 from edgegpt.runtime.engines.tensorrt.target import Target
-from edgegpt.runtime.engines.tensorrt.vendor import import_vendor
 from edgegpt.runtime.errors import BundleError
 from edgegpt.runtime.generation.prefill import all_logits
 
@@ -91,10 +91,10 @@ def test_the_graph_computes_what_the_exact_one_does(
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
     monkeypatch.undo()
     if importlib.util.find_spec("tensorrt_rtx") is not None:
-        vendor = import_vendor("tensorrt-rtx")
-        graph = graph_for(vendor, bundle)
+        flavour = import_flavour("tensorrt-rtx")
+        graph = graph_for(flavour, bundle)
         assert graph == graph_of(bundle)
-        assert len(build_plan(vendor, bundle, graph, Limits(2, 16), Target("8.9"))) > 100_000
+        assert len(build_plan(flavour, bundle, graph, Limits(2, 16), Target("8.9"))) > 100_000
 
 
 def test_all_operators_are_onnxs_own_and_the_file_is_gone_afterwards(int4_bundle: Bundle) -> None:

@@ -14,7 +14,7 @@ from edgegpt.runtime.cuda.memory import Cuda, find_device
 from edgegpt.runtime.engines.ort.cuda_provider import open_candidates
 from edgegpt.runtime.engines.ort.session import import_onnxruntime
 from edgegpt.runtime.engines.support import TENSORRT
-from edgegpt.runtime.engines.tensorrt.vendor import import_vendor
+from edgegpt.runtime.engines.tensorrt.flavour import import_flavour
 from edgegpt.runtime.errors import EngineError
 from edgegpt.runtime.language_model import LanguageModel
 
@@ -35,15 +35,15 @@ def obstacle(backend: str) -> str | None:
     try:
         if backend == "cuda":
             open_candidates(import_onnxruntime("cuda"))
-        vendor = None if backend == "cuda" else import_vendor(backend)
+        flavour = None if backend == "cuda" else import_flavour(backend)
         device = find_device(Cuda())
     except EngineError as error:
         return str(error)
     if device is None:
         return "no GPU"
-    named = vendor.compute_capabilities() if vendor else []
-    if vendor and named and device.compute_capability not in named:
-        return f"{vendor.name} does not run on compute capability {device.compute_capability}"
+    named = flavour.compute_capabilities() if flavour else []
+    if flavour and named and device.compute_capability not in named:
+        return f"{flavour.name} does not run on compute capability {device.compute_capability}"
     return None
 
 

@@ -5,7 +5,7 @@ new slots and copy nothing.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple, Protocol
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ...bundle.manifest import Graph, Port
+from ...bundle.manifest import Graph
 from ...errors import EngineError
 from ..base import Ids, State
 
@@ -24,16 +24,13 @@ __all__ = [
     "StepInputs",
     "StepShape",
     "bind_graph",
-    "cache_shape",
     "place_of",
-    "vocab_size",
 ]
 
 # Up to so many new tokens a step is short: its buffers are small, and some are kept.
 SHORT_STEP, KEPT_STEPS = 16, 32
 # The numbers that ONNX gives the types of ports; numpy has no bfloat16.
 ELEMENT_TYPES = {"float32": 1, "int32": 6, "int64": 7, "float16": 10, "bfloat16": 16}
-ELEMENT_BYTES = {"float32": 4, "int32": 4, "int64": 8, "float16": 2, "bfloat16": 2}
 
 Array = NDArray[Any]
 Zeros = Callable[[tuple[int, ...], str], Array]  # makes an array of a shape and a dtype
@@ -126,11 +123,23 @@ def bind_graph(
             where = next(remaining)
         else:
             where = place(port.role, arrays[port.role])
-            where = where._replace(shape=_shape(port, sizes))
-        binding.bind_input(port.name, *where)
+            where = where._replace(shape=port.sized(sizes))
+        _bind(binding.bind_input, graph, port.name, where)
         if port.present is not None:
-            binding.bind_output(port.present, *where)
-    binding.bind_output("logits", *logits)
+            _bind(binding.bind_output, graph, port.present, where)
+    _bind(binding.bind_output, graph, graph.logits.name, logits)
+
+
+def _bind(bind: Callable[..., None], graph: Graph, name: str, where: Place) -> None:
+    """Bind one name.
+
+    Raises:
+        EngineError: if the graph's file has no such input or output.
+    """
+    try:
+        bind(name, *where)
+    except Exception as error:  # the bindings raise several unrelated types
+        raise EngineError(f"{graph.file} is not what the manifest says of it: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -242,20 +251,3 @@ def _run_step(step: Step, ids: Ids, past_len: Ids, logit_positions: Ids) -> None
     step.inputs.past_len[:] = past_len
     step.inputs.logit_positions[:] = logit_positions
     step.run_bound(int(past_len.max()))
-
-
-def cache_shape(port: Port, rows: int, context: int) -> tuple[int, ...]:
-    """Return the shape of a cache for `rows` rows of `context` slots."""
-    return _shape(port, {"batch": rows, "context": context})
-
-
-def vocab_size(graph: Graph) -> int:
-    """Return the number of logits of a position."""
-    for port in graph.outputs:
-        if port.role == "logits" and isinstance(port.shape[-1], int):
-            return port.shape[-1]
-    raise EngineError(f"the graph {graph.name} has no logits of a fixed size")
-
-
-def _shape(port: Port, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    return tuple(size if isinstance(size, int) else sizes[size] for size in port.shape)

@@ -17,9 +17,7 @@ from .binding import (
     StepInputs,
     StepShape,
     bind_graph,
-    cache_shape,
     place_of,
-    vocab_size,
 )
 from .session import LOG_ERRORS_ONLY, import_onnxruntime, open_session
 
@@ -96,13 +94,11 @@ class OrtState(BoundState):
 
     def __init__(self, session: Any, prefill: Any, graph: Graph, rows: int, context: int) -> None:
         self.session, self.prefill, self.graph = session, prefill or session, graph
-        self.caches: Caches = [
-            np.zeros(cache_shape(port, rows, context), dtype=port.dtype) for port in graph.caches()
-        ]
+        self.caches = _new_caches(graph, {"batch": rows, "context": context})
         size = sum(cache.nbytes for cache in self.caches) / 1e6
         logger.debug("a cache of %.1f MB for %d rows of %d tokens", size, rows, context)
         self.singles: dict[int, BoundStep] = {}
-        self.single_logits = np.zeros((rows, 1, vocab_size(graph)), dtype=np.float32)
+        self.single_logits = np.zeros((rows, 1, graph.vocab_size), dtype=np.float32)
         super().__init__(graph, rows, context)
 
     def _single(self, count: int) -> "BoundStep":
@@ -118,12 +114,28 @@ class OrtState(BoundState):
         session = self.session if shape.length <= SHORT_STEP else self.prefill
         caches = [cache[shape.rows] for cache in self.caches]
         inputs = StepInputs.of_size(shape.count, shape.length, shape.positions)
-        sizes = (shape.count, shape.positions, vocab_size(self.graph))
+        sizes = (shape.count, shape.positions, self.graph.vocab_size)
         return BoundStep(session, self.graph, caches, inputs, np.zeros(sizes, dtype=np.float32))
 
     def _copy_rows(self, sources: list[int], targets: list[int], slots: int) -> None:
         for cache in self.caches:  # [R, K, S, D]; indexing by a list makes a copy first
             cache[targets, :, :slots] = cache[sources, :, :slots]
+
+
+def _new_caches(graph: Graph, sizes: dict[str, int]) -> Caches:
+    """Return the caches of a graph, all zero.
+
+    Raises:
+        EngineError: if this machine has no room for them.
+    """
+    try:
+        return [np.zeros(port.sized(sizes), dtype=port.dtype) for port in graph.caches()]
+    except (MemoryError, ValueError) as error:  # ValueError: more than numpy can count
+        size = sum(port.nbytes(sizes) for port in graph.caches()) / 1e6
+        raise EngineError(
+            f"there is no room for a cache of {size:,.1f} MB, for {sizes['batch']} rows of "
+            f"{sizes['context']} tokens: choose a smaller context or batch"
+        ) from error
 
 
 class BoundStep:

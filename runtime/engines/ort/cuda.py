@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from ...bundle.bundle import Bundle
 from ...bundle.manifest import Graph
+from ...bundle.vocabulary import ITEM_BYTES
 from ...cuda.cudart import Cudart
 from ...cuda.device_lock import DEVICE_LOCK
 from ...cuda.event_clock import EventClock, span_of
@@ -37,15 +38,12 @@ from ..candidates import Candidates
 from ..moves import SPARE, moves_in_order
 from ..options import DEFAULTS, EngineOptions
 from .binding import (
-    ELEMENT_BYTES,
     BoundState,
     Place,
     StepInputs,
     StepShape,
     bind_graph,
-    cache_shape,
     place_of,
-    vocab_size,
 )
 from .cuda_provider import check_placement, open_candidates, provider, replays_rightly
 from .device import Block, DeviceMemory
@@ -80,7 +78,7 @@ class CudaEngine(Engine):
 
         Args:
             bundle: where it lies.
-            graph: a decoder that `runs_on_cuda`.
+            graph: a decoder that `support` lets run on CUDA.
             options: threads are of the host, for computing shapes, and one by default; TF32 keeps
                 10 bits of the mantissa; steps are captured and replayed only where that is right.
             clock: times the device's part of every step, on the clock's stream.
@@ -252,19 +250,18 @@ class _Buffers:
         self.engine, self.rows, self.context = engine, rows, context
         self.singles: dict[int, DeviceStep] = {}
         self.blocks, self.places, self.widths = [], [], []
+        sizes = {"batch": rows, "context": context}
         for port in engine.graph.caches():
-            shape = cache_shape(port, rows, context)
-            size = prod(shape) * ELEMENT_BYTES[port.dtype]
             block = engine.memory.allocate(
-                size, f"cache ({port.name} of {rows} rows of {context} tokens)"
+                port.nbytes(sizes), f"cache ({port.name} of {rows} rows of {context} tokens)"
             )
             self.blocks.append(block)
-            self.places.append(engine.memory.place(block, port.dtype, shape))
-            self.widths.append(ELEMENT_BYTES[port.dtype])
+            self.places.append(engine.memory.place(block, port.dtype, port.sized(sizes)))
+            self.widths.append(port.itemsize)
         total = sum(block.size for block in self.blocks) / 1e6
         logger.debug("a cache of %.1f MB on CUDA for %d rows of %d tokens", total, rows, context)
         # The logits of all decode steps, of however many rows: only the last one's are wanted.
-        size = rows * vocab_size(engine.graph) * ELEMENT_BYTES["float32"]
+        size = rows * engine.graph.vocab_size * ITEM_BYTES["float32"]
         self.logits = engine.memory.allocate(size, "logits")
         self.spare: Block | None = None  # a row on its way to another place
         self.single(rows, at_once=True)
@@ -331,7 +328,7 @@ class DeviceStep:
         """
         if engine.session is None:
             raise EngineError("the model was closed")
-        caches, vocabulary = buffers.cache_rows(shape.rows), vocab_size(engine.graph)
+        caches, vocabulary = buffers.cache_rows(shape.rows), engine.graph.vocab_size
         # Kept, since a step may still wait for its turn when its state was given up.
         self.blocks = buffers.blocks
         self.engine, self.memory, self.session = engine, engine.memory, engine.session
@@ -341,7 +338,7 @@ class DeviceStep:
         self.inputs = StepInputs.of_size(*sizes, mirror.zeros)
         self.host, self.device = mirror.data, self.memory.allocate(mirror.data.size, "inputs")
         logits = (shape.count, shape.positions, vocabulary)
-        self.size = prod(logits) * ELEMENT_BYTES["float32"]
+        self.size = prod(logits) * ITEM_BYTES["float32"]
         self.result = result or self.memory.allocate(self.size, "logits")
         self.where = self.memory.place(self.result, "float32", logits)
         self.runs, self.captured = 0, False  # whether it has asked for a CUDA graph
@@ -395,12 +392,12 @@ class _Mirror:
     def __init__(self, batch: int, length: int, positions: int) -> None:
         ids, past_len, rows, seqlens = batch * length, batch, batch * positions, batch
         numbers = 2 * ids + past_len + rows + seqlens
-        self.data = np.zeros(numbers * ELEMENT_BYTES["int64"] + 5 * ALIGNMENT, dtype=np.uint8)
+        self.data = np.zeros(numbers * ITEM_BYTES["int64"] + 5 * ALIGNMENT, dtype=np.uint8)
         self.used = 0
 
     def zeros(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
         """Return the next part of it as an array."""
-        size = prod(shape) * ELEMENT_BYTES[dtype]
+        size = prod(shape) * np.dtype(dtype).itemsize
         part = self.data[self.used : self.used + size].view(dtype).reshape(shape)
         self.used += -(-size // ALIGNMENT) * ALIGNMENT
         return part

@@ -14,8 +14,8 @@ from ...cuda.memory import Device
 from ...errors import EngineError
 from ...machine import available_memory
 from ..memory import Memory, memory_needed
+from .flavour import writes_in_place
 from .profiles import Limits
-from .vendor import writes_in_place
 
 __all__ = ["BuildMemory", "build_memory", "check_memory", "running_memory"]
 

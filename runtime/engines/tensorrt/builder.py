@@ -16,12 +16,12 @@ from ...bundle.manifest import Graph
 from ...errors import EdgeGPTError, EngineError
 from ...progress import Progress, silent
 from ..support import fitting, lowerings_of, oldest
+from .flavour import Flavour
 from .log import Log
 from .monitor import BuildMonitor
 from .network import make_attention_decomposable, parse_network
 from .profiles import Limits, add_profiles, profiles
 from .target import Target
-from .vendor import Vendor
 
 __all__ = ["REQUANTISE", "build_plan", "graph_for"]
 
@@ -34,34 +34,34 @@ WAIT_S = 0.2  # how often the waiting thread looks up, for systems where waiting
 BEGIN_S = 1.0  # an interrupted start of a thread has begun by then, or never will
 
 
-def graph_for(vendor: Vendor, bundle: Bundle) -> Graph:
+def graph_for(flavour: Flavour, bundle: Bundle) -> Graph:
     """Return the graph of `bundle` that this version of TensorRT reads.
 
     Raises:
         EngineError: if the bundle has none.
     """
     manifest = bundle.manifest
-    graphs = fitting(manifest, vendor.flavour, vendor.version)
+    graphs = fitting(manifest, flavour.backend, flavour.version)
     if graphs:
         return graphs[0]
-    reads = lowerings_of(vendor.flavour, vendor.version, manifest.precision)
+    reads = lowerings_of(flavour.backend, flavour.version, manifest.precision)
     if not reads:
-        needed = oldest(vendor.flavour, manifest.precision)
+        needed = oldest(flavour.backend, manifest.precision)
         raise EngineError(
-            f"{vendor.name} reads nothing of the {manifest.precision} bundle {bundle.folder}: "
-            f"quantised weights need {vendor.flavour} {needed[0]}.{needed[1]} or later; or export "
+            f"{flavour.name} reads nothing of the {manifest.precision} bundle {bundle.folder}: "
+            f"quantised weights need {flavour.backend} {needed[0]}.{needed[1]} or later; or export "
             f"the model without quantising it"
         )
     have = ", ".join(graph.name for graph in manifest.graphs)
     quantised = manifest.quantization is not None
     raise EngineError(
-        f"{vendor.name} reads the lowering {reads[0]!r}, and {bundle.folder} has only {have}: "
+        f"{flavour.name} reads the lowering {reads[0]!r}, and {bundle.folder} has only {have}: "
         f"{REQUANTISE if quantised else 'export the model again with this edgegpt'}"
     )
 
 
 def build_plan(
-    vendor: Vendor,
+    flavour: Flavour,
     bundle: Bundle,
     graph: Graph,
     limits: Limits,
@@ -77,8 +77,8 @@ def build_plan(
         EngineError: if TensorRT cannot read or build the graph.
         KeyboardInterrupt: if the user stopped it.
     """
-    monitor = BuildMonitor(vendor, f"building {graph.name}")
-    work = _Work(lambda: _build(vendor, bundle, graph, limits, target, monitor))
+    monitor = BuildMonitor(flavour, f"building {graph.name}")
+    work = _Work(lambda: _build(flavour, bundle, graph, limits, target, monitor))
     try:
         monitor.report(progress)
         work.start()
@@ -92,7 +92,7 @@ def build_plan(
 
 
 def _build(
-    vendor: Vendor,
+    flavour: Flavour,
     bundle: Bundle,
     graph: Graph,
     limits: Limits,
@@ -101,23 +101,23 @@ def _build(
 ) -> Any:
     if monitor.cancelled.is_set():
         raise EngineError("the build was stopped before it began")
-    log = Log(vendor)
-    builder = log.make(vendor.module, "Builder", log.logger)
+    log = Log(flavour)
+    builder = log.make(flavour.module, "Builder", log.logger)
     with graph_with_weights(bundle, graph) as path:
-        network = parse_network(vendor, log, builder, path, graph, limits.max_context)
-    make_attention_decomposable(vendor, network)
+        network = parse_network(flavour, log, builder, path, graph, limits.max_context)
+    make_attention_decomposable(flavour, network)
     config = log.make(builder, "create_builder_config")
-    flags = vendor.module.BuilderFlag
+    flags = flavour.module.BuilderFlag
     config.clear_flag(flags.TF32)  # on by default; float32 means float32
     if hasattr(flags, "REQUIRE_USER_ALLOCATION"):  # RTX could allocate in the middle of a step
         config.set_flag(flags.REQUIRE_USER_ALLOCATION)
-    if vendor.is_rtx:
-        vendor.set_compute_capability(config, target.compute_capability)
+    if flavour.is_rtx:
+        flavour.set_compute_capability(config, target.compute_capability)
     add_profiles(builder, config, profiles(graph, limits))
     config.progress_monitor = monitor.vendors
     plan = log.ask(builder, "build_serialized_network", network, config)
     if plan is None:
-        raise EngineError(f"{vendor.name} cannot build {graph.name}: {log.last()}")
+        raise EngineError(f"{flavour.name} cannot build {graph.name}: {log.last()}")
     return plan
 
 

@@ -2,17 +2,15 @@
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 from ...bundle.manifest import Graph
 from ...cuda.memory import Cuda
 from ..moves import SPARE, moves_in_order
-from .vendor import writes_in_place
+from .flavour import writes_in_place
 
-__all__ = ["ITEM_SIZES", "Caches"]
+__all__ = ["Caches"]
 
-ITEM_SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
 ALIGNMENT = 256  # bytes; what TensorRT asks of an address
 
 
@@ -42,11 +40,10 @@ class Caches:
         self.cuda, self.rows = cuda, rows
         self.caches: dict[str, _Cache] = {}
         in_place = writes_in_place(graph)
-        sizes = {"batch": rows, "context": context}
         for port in graph.caches():
-            shape = [size if isinstance(size, int) else sizes[size] for size in port.shape]
-            slot = shape[-1] * ITEM_SIZES[port.dtype]
-            line, row = slot * shape[2], slot * prod(shape[1:3])
+            shape = port.sized({"batch": rows, "context": context})  # [R, K, S, D]
+            slot = shape[3] * port.itemsize
+            line, row = slot * shape[2], slot * shape[2] * shape[1]
             past = cuda.allocate(stack, row * rows, "the cache")
             present = past
             if not in_place:

@@ -28,7 +28,7 @@ class DecodeStep:
         """Bind a context of the decode profile, which is this step's own."""
         self.session, self.context, self.rows = session, context, rows
         plan = session.plan
-        self.captures = plan.cuda_graph and not plan.vendor.captures_itself
+        self.captures = plan.cuda_graph and not plan.flavour.captures_itself
         self.runs = 0
         self.graph: Any = None
         sizes = {"batch": rows, "new_tokens": 1, "logit_positions": 1}

@@ -24,11 +24,11 @@ from ...cuda.memory import Cuda, Device, find_device
 from ...errors import EngineError, InvalidInputError
 from ...files import write_file
 from ..base import Engine, EngineInfo, Ids, State
+from .flavour import writes_in_place
 from .log import Log
 from .network import data_type
 from .prepare import Prepared
 from .session import LoadedPlan, Session
-from .vendor import writes_in_place
 
 __all__ = ["TensorRTEngine"]
 
@@ -53,25 +53,25 @@ class TensorRTEngine(Engine):
             EngineError: if there is no GPU, or TensorRT cannot load the plan.
         """
         self.graph = prepared.graph
-        self.vendor, self.limits = prepared.vendor, prepared.engine.identity.limits
+        self.flavour, self.limits = prepared.flavour, prepared.engine.identity.limits
         self.cuda = Cuda()
         device = find_device(self.cuda)
         if device is None:
-            raise EngineError(f"{self.vendor.flavour} needs a GPU, and this machine shows none")
+            raise EngineError(f"{self.flavour.backend} needs a GPU, and this machine shows none")
         self.device = device
-        self.log = Log(self.vendor)
-        self.runtime = self.log.make(self.vendor.module, "Runtime", self.log.logger)
+        self.log = Log(self.flavour)
+        self.runtime = self.log.make(self.flavour.module, "Runtime", self.log.logger)
         with DEVICE_LOCK:
             engine = self._deserialize(prepared)
         self.cache_file = _runtime_cache_file(prepared.engine.path, device)
         self.plan: LoadedPlan | None = LoadedPlan(
-            vendor=self.vendor,
+            flavour=self.flavour,
             log=self.log,
             engine=engine,
             graph=self.graph,
             limits=self.limits,
             runtime_cache=self.log.ask(
-                self.vendor, "runtime_cache", engine, _read_checked(self.cache_file)
+                self.flavour, "runtime_cache", engine, _read_checked(self.cache_file)
             ),
             cuda_graph=cuda_graph,
             clock=clock,
@@ -83,9 +83,9 @@ class TensorRTEngine(Engine):
     @property
     def info(self) -> EngineInfo:
         """Name, version and device."""
-        name = self.vendor.module.__name__
+        name = self.flavour.module.__name__
         device = f"{_as_file_name(self.device.name)} plan {self.digest}"
-        return EngineInfo(name, self.vendor.version, device, 1)
+        return EngineInfo(name, self.flavour.version, device, 1)
 
     def new_state(self, rows: int, context: int) -> "TensorRTState":
         """Return an empty cache for `rows` texts of up to `context` tokens.
@@ -100,7 +100,7 @@ class TensorRTEngine(Engine):
             raise InvalidInputError(
                 f"the engine was built for {self.limits.max_batch} rows of "
                 f"{self.limits.max_context} tokens, not for {rows} of {context}: run edgegpt "
-                f"build with --backend {self.vendor.flavour} --max-batch {max(rows, 1)} "
+                f"build with --backend {self.flavour.backend} --max-batch {max(rows, 1)} "
                 f"--max-context {context}"
             )
         return TensorRTState(self, self._session(self.plan, rows), rows, context)
@@ -142,10 +142,10 @@ class TensorRTEngine(Engine):
         engine = self.log.ask(self.runtime, "deserialize_cuda_engine", prepared.engine.plan)
         if engine is None:
             raise EngineError(
-                f"{self.vendor.name} cannot load {prepared.engine.path}: {self.log.last()}. "
+                f"{self.flavour.name} cannot load {prepared.engine.path}: {self.log.last()}. "
                 f"Remove the file, and it is built again"
             )
-        module = self.vendor.module
+        module = self.flavour.module
         found = {}
         for index in range(engine.num_io_tensors):
             name = engine.get_tensor_name(index)
@@ -153,7 +153,7 @@ class TensorRTEngine(Engine):
             if engine.get_tensor_location(name) != module.TensorLocation.DEVICE:
                 raise EngineError(f"{prepared.engine.path} wants {name} in the host's memory")
         ports = [*self.graph.inputs, *self.graph.outputs]
-        if found != {port.name: data_type(self.vendor, port) for port in ports}:
+        if found != {port.name: data_type(self.flavour, port) for port in ports}:
             raise EngineError(f"{prepared.engine.path} has other inputs and outputs than its graph")
         if writes_in_place(self.graph):
             _check_aliases(engine, self.graph)

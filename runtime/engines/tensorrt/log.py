@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from ...errors import EdgeGPTError, EngineError
-from .vendor import Vendor
+from .flavour import Flavour
 
 __all__ = ["Log"]
 
@@ -22,10 +22,10 @@ NO_DRIVER = "cudaError 35"
 class Log:
     """The errors that TensorRT logged since this was made, and calls that end in them."""
 
-    def __init__(self, vendor: Vendor) -> None:
+    def __init__(self, flavour: Flavour) -> None:
         """Begin; `logger` is what the vendor's objects take."""
-        self.vendor = vendor
-        self.logger, self.errors, numbers = _logger(vendor.module)
+        self.flavour = flavour
+        self.logger, self.errors, numbers = _logger(flavour.module)
         self.begin = next(numbers)
 
     def ask(self, thing: Any, name: str, *arguments: Any, **named: Any) -> Any:
@@ -40,17 +40,17 @@ class Log:
             raise
         except Exception as error:  # the bindings raise several unrelated types
             raise EngineError(
-                f"{self.vendor.name} failed in {name}: {error} ({self.last()})"
+                f"{self.flavour.name} failed in {name}: {error} ({self.last()})"
             ) from error
         if result is False:
-            raise EngineError(f"{self.vendor.name} failed in {name}: {self.last()}")
+            raise EngineError(f"{self.flavour.name} failed in {name}: {self.last()}")
         return result
 
     def make(self, thing: Any, name: str, *arguments: Any, **named: Any) -> Any:
         """Call a method that makes something: as `ask`, and None is a failure, too."""
         made = self.ask(thing, name, *arguments, **named)
         if made is None:
-            raise EngineError(f"{self.vendor.name} failed in {name}: {self.last()}")
+            raise EngineError(f"{self.flavour.name} failed in {name}: {self.last()}")
         return made
 
     def last(self) -> str:

@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 from ...progress import Progress
-from .vendor import Vendor
+from .flavour import Flavour
 
 __all__ = ["BuildMonitor"]
 
@@ -21,12 +21,12 @@ class BuildMonitor:
         cancelled: makes TensorRT leave the build at its next step.
     """
 
-    def __init__(self, vendor: Vendor, title: str) -> None:
+    def __init__(self, flavour: Flavour, title: str) -> None:
         """Begin; `title` stands before the phase in what is reported."""
         self.title, self.cancelled = title, threading.Event()
         self.outermost = ""
         self.place, self.reported = (title, 0, 0), ("", 0, 0)  # what, done, total
-        self.vendors: Any = self._monitor(vendor)
+        self.vendors: Any = self._monitor(flavour)
 
     def report(self, progress: Progress) -> None:
         """Tell where the build is by now, if it has moved on since the last time."""
@@ -48,13 +48,13 @@ class BuildMonitor:
             what, _, total = self.place
             self.place = what, step + 1, total
 
-    def _monitor(self, vendor: Vendor) -> Any:
+    def _monitor(self, flavour: Flavour) -> Any:
         """Return the vendor's monitor; nothing may be raised in it."""
         own = self
 
-        class Monitor(vendor.module.IProgressMonitor):  # type: ignore[misc, name-defined]
+        class Monitor(flavour.module.IProgressMonitor):  # type: ignore[misc, name-defined]
             def __init__(self) -> None:
-                vendor.module.IProgressMonitor.__init__(self)
+                flavour.module.IProgressMonitor.__init__(self)
 
             def phase_start(self, name: str, parent: str | None, steps: int) -> None:
                 own.began(name, parent, steps)

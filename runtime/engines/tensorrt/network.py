@@ -13,8 +13,8 @@ from ...bundle.manifest import Graph, Port
 from ...bundle.onnx_file import Node, graph_nodes, with_sizes
 from ...bundle.vocabulary import AXES
 from ...errors import EngineError
+from .flavour import Flavour
 from .log import Log
-from .vendor import Vendor
 
 __all__ = ["data_type", "make_attention_decomposable", "parse_network", "static_shape"]
 
@@ -35,7 +35,7 @@ LAYER_ORIGIN = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 
 
 def parse_network(
-    vendor: Vendor, log: Log, builder: Any, path: Path, graph: Graph, context: int
+    flavour: Flavour, log: Log, builder: Any, path: Path, graph: Graph, context: int
 ) -> Any:
     """Return the network of `graph`, whose file is at `path`, with a cache of `context` slots.
 
@@ -46,33 +46,33 @@ def parse_network(
     model = with_sizes(path.read_bytes(), {"context": context})
     nodes = graph_nodes(model)
     _check_nodes(nodes, graph)
-    network = builder.create_network(vendor.network_flags())
-    parser = vendor.module.OnnxParser(network, log.logger)
+    network = builder.create_network(flavour.network_flags())
+    parser = flavour.module.OnnxParser(network, log.logger)
     if not parser.parse(model, str(path)):  # the path is where the weights are looked for
         reasons = [_reason(parser.get_error(index)) for index in range(parser.num_errors)]
         told = "; ".join(reasons[:3]) or log.last()
-        raise EngineError(f"{vendor.name} cannot read {graph.file}: {told}")
-    _check_ports(vendor, network, graph, context)
-    _check_layers(vendor, network, nodes, graph)
+        raise EngineError(f"{flavour.name} cannot read {graph.file}: {told}")
+    _check_ports(flavour, network, graph, context)
+    _check_layers(flavour, network, nodes, graph)
     return network
 
 
-def make_attention_decomposable(vendor: Vendor, network: Any) -> None:
+def make_attention_decomposable(flavour: Flavour, network: Any) -> None:
     """Let TensorRT take attention apart where it has no kernel for it; with a mask it has none."""
-    for attention in _attentions(vendor, network):
+    for attention in _attentions(flavour, network):
         attention.decomposable = True
 
 
-def data_type(vendor: Vendor, port: Port) -> Any:
+def data_type(flavour: Flavour, port: Port) -> Any:
     """Return the vendor's data type of a port.
 
     Raises:
         EngineError: if TensorRT has none such.
     """
     name = DATA_TYPES.get(port.dtype)
-    if name is None or not hasattr(vendor.module.DataType, name):
-        raise EngineError(f"{vendor.name} has no data type {port.dtype} for {port.name}")
-    return getattr(vendor.module.DataType, name)
+    if name is None or not hasattr(flavour.module.DataType, name):
+        raise EngineError(f"{flavour.name} has no data type {port.dtype} for {port.name}")
+    return getattr(flavour.module.DataType, name)
 
 
 def static_shape(port: Port, context: int) -> tuple[int, ...]:
@@ -102,7 +102,7 @@ def _check_nodes(nodes: list[Node], graph: Graph) -> None:
             )
 
 
-def _check_ports(vendor: Vendor, network: Any, graph: Graph, context: int) -> None:
+def _check_ports(flavour: Flavour, network: Any, graph: Graph, context: int) -> None:
     """Compare the network's inputs and outputs with those of the manifest."""
     found = {
         "inputs": [network.get_input(index) for index in range(network.num_inputs)],
@@ -112,20 +112,20 @@ def _check_ports(vendor: Vendor, network: Any, graph: Graph, context: int) -> No
         tensors = {tensor.name: tensor for tensor in found[kind]}
         if set(tensors) != {port.name for port in ports}:
             raise EngineError(
-                f"{graph.file} as {vendor.name} reads it has the {kind} {', '.join(tensors)}, the "
+                f"{graph.file} as {flavour.name} reads it has the {kind} {', '.join(tensors)}, the "
                 f"manifest lists {', '.join(port.name for port in ports)}"
             )
         for port in ports:
             tensor = tensors[port.name]
             shape, wanted = tuple(tensor.shape), static_shape(port, context)
-            if tensor.dtype != data_type(vendor, port) or shape != wanted:
+            if tensor.dtype != data_type(flavour, port) or shape != wanted:
                 raise EngineError(
                     f"{port.name} of {graph.file} is {tensor.dtype} {list(shape)} as "
-                    f"{vendor.name} reads it, the manifest says {port.dtype} {list(wanted)}"
+                    f"{flavour.name} reads it, the manifest says {port.dtype} {list(wanted)}"
                 )
 
 
-def _check_layers(vendor: Vendor, network: Any, nodes: list[Node], graph: Graph) -> None:
+def _check_layers(flavour: Flavour, network: Any, nodes: list[Node], graph: Graph) -> None:
     """See that every node of the graph became a layer, and that attention kept its mask."""
     made: set[str] = set()
     for index in range(network.num_layers):
@@ -136,30 +136,30 @@ def _check_layers(vendor: Vendor, network: Any, nodes: list[Node], graph: Graph)
     for node in nodes:
         if node.op_type not in FOLDED and not made.intersection([node.name, *node.outputs]):
             raise EngineError(
-                f"{vendor.name} dropped the node {node.name} ({node.op_type}) of {graph.file}"
+                f"{flavour.name} dropped the node {node.name} ({node.op_type}) of {graph.file}"
             )
-    attentions = _attentions(vendor, network)
+    attentions = _attentions(flavour, network)
     wanted = sum(node.op_type == "Attention" for node in nodes)
     if len(attentions) != wanted:
         raise EngineError(
-            f"{graph.file} has {wanted} Attention nodes, {vendor.name} made {len(attentions)}"
+            f"{graph.file} has {wanted} Attention nodes, {flavour.name} made {len(attentions)}"
         )
     for attention in attentions:
         if attention.mask is None or attention.causal:
             raise EngineError(
-                f"{vendor.name} lost the mask of an Attention of {graph.file}: tokens would see "
+                f"{flavour.name} lost the mask of an Attention of {graph.file}: tokens would see "
                 f"what they must not"
             )
 
 
-def _attentions(vendor: Vendor, network: Any) -> list[Any]:
+def _attentions(flavour: Flavour, network: Any) -> list[Any]:
     """Return the attention operators; before 10.14 there are none."""
-    kind = getattr(vendor.module.LayerType, "ATTENTION_INPUT", None)
+    kind = getattr(flavour.module.LayerType, "ATTENTION_INPUT", None)
     found = []
     for index in range(network.num_layers if kind is not None else 0):
         layer = network.get_layer(index)
         if layer.type == kind:
-            layer.__class__ = vendor.module.IAttentionInputLayer  # the bindings' way to downcast
+            layer.__class__ = flavour.module.IAttentionInputLayer  # the bindings' way to downcast
             found.append(layer.attention)
     return found
 

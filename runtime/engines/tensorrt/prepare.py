@@ -13,6 +13,7 @@ from ...errors import EdgeGPTWarning
 from ...progress import Progress, silent
 from .build_memory import check_memory
 from .builder import build_plan, graph_for
+from .flavour import Flavour, import_flavour
 from .profiles import Limits, check_attention
 from .store import (
     Identity,
@@ -23,7 +24,6 @@ from .store import (
     store_engine,
 )
 from .target import Target, target_for
-from .vendor import Vendor, import_vendor
 
 __all__ = [
     "Prepared",
@@ -41,13 +41,13 @@ class Prepared:
     """An engine that may be used.
 
     Attributes:
-        vendor: the flavour it is for.
+        flavour: the flavour it is for.
         graph: the graph it computes.
         engine: its plan, checked.
         seconds: how long building took; None if it was there already.
     """
 
-    vendor: Vendor
+    flavour: Flavour
     graph: Graph
     engine: StoredEngine
     seconds: float | None
@@ -58,14 +58,14 @@ class Request:
     """What `edgegpt build` is asked for; None is the default of each.
 
     Attributes:
-        flavour: one of `TENSORRT`.
+        backend: one of `TENSORRT`.
         max_batch: most rows of a generation.
         max_context: cache slots of a row.
         compute_capability: of the GPU it is for, as "8.9"; None: this machine's.
         folder: where to keep it; None: the user's cache.
     """
 
-    flavour: str
+    backend: str
     max_batch: int | None = None
     max_context: int | None = None
     compute_capability: str | None = None
@@ -82,20 +82,20 @@ def build_engine(bundle: Bundle, request: Request, progress: Progress = silent) 
         BundleError: if a file is not the one that was exported.
         EngineError: if TensorRT is not installed, or cannot build the engine.
     """
-    vendor = import_vendor(request.flavour)
+    flavour = import_flavour(request.backend)
     limits = Limits.of(
         bundle.manifest.model_info.block_size, request.max_batch, request.max_context
     )
-    by_name = vendor.is_rtx and request.compute_capability is not None
+    by_name = flavour.is_rtx and request.compute_capability is not None
     device = None if by_name else find_device(Cuda())
-    target = target_for(vendor, request.compute_capability, device)
-    graph = graph_for(vendor, bundle)
-    identity = _identity(bundle, graph, vendor, target, limits)
+    target = target_for(flavour, request.compute_capability, device)
+    graph = graph_for(flavour, bundle)
+    identity = _identity(bundle, graph, flavour, target, limits)
     folder = request.folder or engine_folder(bundle.manifest.id)
-    return _stored_or_built(bundle, folder, identity, vendor, graph, target, device, progress)
+    return _stored_or_built(bundle, folder, identity, flavour, graph, target, device, progress)
 
 
-def engine_for_this_gpu(bundle: Bundle, flavour: str, progress: Progress = silent) -> Prepared:
+def engine_for_this_gpu(bundle: Bundle, backend: str, progress: Progress = silent) -> Prepared:
     """Return the engine to run here: of those that were built for this GPU the last one.
 
     Without any, one is built for the limits that `edgegpt verify` needs; `progress` is that of
@@ -104,39 +104,39 @@ def engine_for_this_gpu(bundle: Bundle, flavour: str, progress: Progress = silen
     Raises:
         EngineError: as `build_engine`, and if there is no GPU.
     """
-    vendor = import_vendor(flavour)
+    flavour = import_flavour(backend)
     device = find_device(Cuda())
-    target = target_for(vendor, None, device)
-    graph, folder = graph_for(vendor, bundle), engine_folder(bundle.manifest.id)
-    usual = _usual(bundle, graph, vendor, target)
+    target = target_for(flavour, None, device)
+    graph, folder = graph_for(flavour, bundle), engine_folder(bundle.manifest.id)
+    usual = _usual(bundle, graph, flavour, target)
     identity = newest(folder, usual) or usual
-    return _stored_or_built(bundle, folder, identity, vendor, graph, target, device, progress)
+    return _stored_or_built(bundle, folder, identity, flavour, graph, target, device, progress)
 
 
-def stored_for_this_gpu(bundle: Bundle, flavour: str) -> Prepared | None:
+def stored_for_this_gpu(bundle: Bundle, backend: str) -> Prepared | None:
     """Return what `engine_for_this_gpu` does if that is stored; nothing is built.
 
     Raises:
         EngineError: if TensorRT is not installed, reads no graph of the bundle, or finds no GPU.
     """
-    vendor = import_vendor(flavour)
-    target = target_for(vendor, None, find_device(Cuda()))
-    graph, folder = graph_for(vendor, bundle), engine_folder(bundle.manifest.id)
-    identity = newest(folder, _usual(bundle, graph, vendor, target))
+    flavour = import_flavour(backend)
+    target = target_for(flavour, None, find_device(Cuda()))
+    graph, folder = graph_for(flavour, bundle), engine_folder(bundle.manifest.id)
+    identity = newest(folder, _usual(bundle, graph, flavour, target))
     found = None if identity is None else load_engine(folder, identity, graph)
-    return Prepared(vendor, graph, found, None) if isinstance(found, StoredEngine) else None
+    return Prepared(flavour, graph, found, None) if isinstance(found, StoredEngine) else None
 
 
-def _usual(bundle: Bundle, graph: Graph, vendor: Vendor, target: Target) -> Identity:
+def _usual(bundle: Bundle, graph: Graph, flavour: Flavour, target: Target) -> Identity:
     limits = Limits.of(bundle.manifest.model_info.block_size, None, None)
-    return _identity(bundle, graph, vendor, target, limits)
+    return _identity(bundle, graph, flavour, target, limits)
 
 
 def _stored_or_built(
     bundle: Bundle,
     folder: Path,
     identity: Identity,
-    vendor: Vendor,
+    flavour: Flavour,
     graph: Graph,
     target: Target,
     device: Device | None,
@@ -144,31 +144,31 @@ def _stored_or_built(
 ) -> Prepared:
     found = load_engine(folder, identity, graph)
     if isinstance(found, StoredEngine):
-        logger.info("found the engine of %s for %s: %s", graph.name, vendor.name, found.path)
-        return Prepared(vendor, graph, found, None)
+        logger.info("found the engine of %s for %s: %s", graph.name, flavour.name, found.path)
+        return Prepared(flavour, graph, found, None)
     if found is not None:
         warnings.warn(f"{found}; the engine is built again", EdgeGPTWarning, stacklevel=2)
     bundle.check_hashes()  # an engine of damaged weights would stand for the intact ones
     check_attention(bundle, identity.limits)
     check_memory(bundle, graph, identity.limits, device)
-    logger.info("building %s for %s, which takes a while", graph.name, vendor.name)
+    logger.info("building %s for %s, which takes a while", graph.name, flavour.name)
     begin = time.perf_counter()
-    plan = build_plan(vendor, bundle, graph, identity.limits, target, progress)
+    plan = build_plan(flavour, bundle, graph, identity.limits, target, progress)
     seconds = time.perf_counter() - begin
     engine = store_engine(folder, identity, graph, plan, seconds)
     size = len(plan) / 1e6
     logger.info("built %s in %.1f s, %.1f MB: %s", graph.name, seconds, size, engine.path)
-    return Prepared(vendor, graph, engine, seconds)
+    return Prepared(flavour, graph, engine, seconds)
 
 
 def _identity(
-    bundle: Bundle, graph: Graph, vendor: Vendor, target: Target, limits: Limits
+    bundle: Bundle, graph: Graph, flavour: Flavour, target: Target, limits: Limits
 ) -> Identity:
     return Identity(
         bundle_id=bundle.manifest.id,
         graph=graph.name,
-        flavour=vendor.flavour,
-        version=vendor.version,
+        flavour=flavour.backend,
+        version=flavour.version,
         compute_capability=target.compute_capability,
         gpu=target.gpu,
         cuda=target.cuda,

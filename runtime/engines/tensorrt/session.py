@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...bundle.manifest import Graph, Port
+from ...bundle.manifest import Graph
 from ...cuda.device_lock import DEVICE_LOCK
 from ...cuda.event_clock import EventClock, span_of
 from ...cuda.memory import Cuda, HostArray
@@ -21,9 +21,9 @@ from ...errors import EngineError, InvalidInputError
 from ..base import Ids
 from .caches import Caches
 from .decode_step import DecodeStep
+from .flavour import Flavour
 from .log import Log
 from .profiles import DECODE, PREFILL, Limits
-from .vendor import Vendor
 
 __all__ = ["LoadedPlan", "Session"]
 
@@ -37,7 +37,7 @@ PATIENCE = 16  # decoded tokens before so many rows get a context of their own
 class LoadedPlan:
     """A deserialized engine, and what its contexts need."""
 
-    vendor: Vendor
+    flavour: Flavour
     log: Log
     engine: Any
     graph: Graph
@@ -162,6 +162,7 @@ class Session:
 
         `sizes` are those of symbolic axes, `first` the first row, the others are addresses.
         """
+        sizes = {"context": self.plan.limits.max_context, **sizes}
         inputs = {
             "ids": self.ids[0],
             "past_len": self.past_len[0],
@@ -172,7 +173,7 @@ class Session:
             if port.role == "cache":
                 past, present = self.caches.addresses(port.name, first)
             self.ask(context, "set_tensor_address", port.name, past)
-            self.ask(context, "set_input_shape", port.name, self._shape(port, sizes))
+            self.ask(context, "set_input_shape", port.name, port.sized(sizes))
             if port.present is not None:
                 self.ask(context, "set_tensor_address", port.present, present)
         self.ask(context, "set_tensor_address", "logits", logits)
@@ -195,7 +196,7 @@ class Session:
 
     def _allocate(self) -> None:
         cuda, stack, rows, limits = self.cuda, self.stack, self.rows, self.plan.limits
-        self.vocab_size = _vocab_size(self.plan.graph)
+        self.vocab_size = self.plan.graph.vocab_size
         self.caches = Caches(cuda, stack, self.plan.graph, rows, limits.max_context)
         longest = limits.max_new_tokens
         self.ids = self._input(rows * longest)
@@ -240,7 +241,7 @@ class Session:
         plan = self.plan
         decodes = profile == DECODE
         context = plan.log.make(
-            plan.vendor,
+            plan.flavour,
             "new_context",
             plan.engine,
             plan.runtime_cache,
@@ -278,15 +279,3 @@ class Session:
         pointer, host = to
         host.array[: values.size] = values.ravel()
         self.cuda.to_device(pointer, host, values.size * INT64, self.stream)
-
-    def _shape(self, port: Port, sizes: dict[str, int]) -> tuple[int, ...]:
-        known = {"context": self.plan.limits.max_context, **sizes}
-        return tuple(size if isinstance(size, int) else known[size] for size in port.shape)
-
-
-def _vocab_size(graph: Graph) -> int:
-    (logits,) = [port for port in graph.outputs if port.role == "logits"]
-    vocab_size = logits.shape[-1]
-    if not isinstance(vocab_size, int) or logits.dtype != "float32":
-        raise EngineError(f"the graph {graph.name} has no float32 logits")
-    return vocab_size

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ...cuda.memory import Device
 from ...errors import EngineError, InvalidInputError
-from .vendor import Vendor
+from .flavour import Flavour
 
 __all__ = ["Target", "target_for"]
 
@@ -31,11 +31,11 @@ class Target:
         return self.gpu or f"compute capability {self.compute_capability}"
 
 
-def target_for(vendor: Vendor, compute_capability: str | None, device: Device | None) -> Target:
+def target_for(flavour: Flavour, compute_capability: str | None, device: Device | None) -> Target:
     """Return the target: the asked compute capability, or this machine's GPU.
 
     Args:
-        vendor: the flavour.
+        flavour: the flavour.
         compute_capability: as "8.9"; None: that of `device`.
         device: the GPU of this machine, None if it has none.
 
@@ -47,31 +47,31 @@ def target_for(vendor: Vendor, compute_capability: str | None, device: Device | 
         raise InvalidInputError(
             f"{compute_capability!r} is no compute capability; they are written as 8.9"
         )
-    if vendor.is_rtx:
-        capability = compute_capability or _needed(vendor, device).compute_capability
-        known = vendor.compute_capabilities()
+    if flavour.is_rtx:
+        capability = compute_capability or _needed(flavour, device).compute_capability
+        known = flavour.compute_capabilities()
         if capability not in known:
             raise InvalidInputError(
-                f"{vendor.name} cannot build for compute capability {capability}; it can for: "
+                f"{flavour.name} cannot build for compute capability {capability}; it can for: "
                 f"{', '.join(known)}"
             )
         return Target(capability)
-    device = _needed(vendor, device)
+    device = _needed(flavour, device)
     if compute_capability not in (None, device.compute_capability):
         raise InvalidInputError(
-            f"{vendor.flavour} builds for the GPU of this machine, {device.name} of compute "
+            f"{flavour.backend} builds for the GPU of this machine, {device.name} of compute "
             f"capability {device.compute_capability}, and not for {compute_capability}; "
             f"tensorrt-rtx can build for others"
         )
     return Target(device.compute_capability, device.name, device.cuda_major)
 
 
-def _needed(vendor: Vendor, device: Device | None) -> Device:
+def _needed(flavour: Flavour, device: Device | None) -> Device:
     if device is not None:
         return device
     how = (
         "`edgegpt build --compute-capability` builds for one elsewhere"
-        if vendor.is_rtx
+        if flavour.is_rtx
         else "build on the device itself"
     )
-    raise EngineError(f"{vendor.flavour} needs a GPU, and this machine shows none: {how}")
+    raise EngineError(f"{flavour.backend} needs a GPU, and this machine shows none: {how}")

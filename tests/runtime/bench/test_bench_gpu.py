@@ -24,10 +24,10 @@ from edgegpt.runtime.cuda.event_clock import EventClock
 from edgegpt.runtime.cuda.memory import Cuda
 from edgegpt.runtime.engines.ort.cuda_provider import provider
 from edgegpt.runtime.engines.tensorrt.engine import TensorRTEngine
+from edgegpt.runtime.engines.tensorrt.flavour import Flavour
 from edgegpt.runtime.engines.tensorrt.prepare import Prepared
 from edgegpt.runtime.engines.tensorrt.profiles import Limits
 from edgegpt.runtime.engines.tensorrt.store import Identity, StoredEngine
-from edgegpt.runtime.engines.tensorrt.vendor import Vendor
 from edgegpt.runtime.errors import EngineError, InvalidInputError
 
 VOCAB, LIMITS = 34, Limits(max_batch=4, max_context=32)
@@ -57,7 +57,7 @@ def gpu_bundle(
     graph = one_layer_graph(VOCAB)
     identity = Identity("b", graph.name, "tensorrt", "1", "8.9", "", "", 4, 32)
     stored = StoredEngine(identity, tmp_path / "plan.engine", fake_plan(graph, LIMITS), "ab" * 32)
-    prepared = Prepared(Vendor("tensorrt", module), graph, stored, None)
+    prepared = Prepared(Flavour("tensorrt", module), graph, stored, None)
     monkeypatch.setattr(MEASURE, "resolve_backend", lambda *_: "tensorrt")
     monkeypatch.setattr(
         MEASURE, "open_engine", lambda *_, clock, **__: TensorRTEngine(prepared, clock=clock)

@@ -156,6 +156,23 @@ def test_a_graph_that_is_no_onnx_is_an_engine_error(altered_bundle):
         edgegpt.load(altered_bundle({"decoder.ort.onnx": b"no protobuf at all"}))
 
 
+def test_a_graph_whose_file_has_other_inputs_is_an_engine_error(altered_bundle, small_bundle):
+    graphs = Bundle.open(small_bundle).manifest.graphs
+    renamed = [replace(port, name=f"{port.name}s") for port in graphs[0].inputs]
+    bundle = altered_bundle(graphs=[replace(graphs[0], inputs=renamed), *graphs[1:]])
+    engine = open_engine(Bundle.open(bundle))
+    with pytest.raises(EngineError, match=r"decoder\.ort\.onnx is not what the manifest says"):
+        engine.new_state(1, 8)
+
+
+@pytest.mark.parametrize("context", [2**40, 2**60])
+def test_a_cache_beyond_the_memory_is_an_engine_error(small_bundle, context):
+    engine = open_engine(Bundle.open(small_bundle))
+    with pytest.raises(EngineError, match=f"no room for a cache .* for 1 rows of {context} tokens"):
+        engine.new_state(1, context)
+    engine.close()
+
+
 def test_a_precision_without_a_tolerance_is_a_bundle_error(altered_bundle):
     with pytest.raises(BundleError, match="float3"):
         edgegpt.load(altered_bundle(precision="float3"))

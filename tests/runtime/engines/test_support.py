@@ -29,7 +29,7 @@ from edgegpt.runtime.engines.support import (
     serving,
 )
 from edgegpt.runtime.engines.tensorrt.builder import graph_for
-from edgegpt.runtime.engines.tensorrt.vendor import Vendor
+from edgegpt.runtime.engines.tensorrt.flavour import Flavour
 from edgegpt.runtime.errors import EngineError
 from edgegpt.runtime.proof.tolerances import TOLERANCES, USUAL
 
@@ -194,14 +194,14 @@ def test_the_choice_the_builder_and_the_doctor_agree(small, installed, backend, 
     names = expected(backend, version, precision)
     machine = examine(RecordedMachine("jetson-thor-jetpack-7.2"))
     if backend in TENSORRT:
-        vendor = Vendor(backend, SimpleNamespace(__version__=version))
-        flavour = dataclasses.replace(machine.tensorrt[0], module=ENGINES[backend], version=version)
-        machine = dataclasses.replace(machine, tensorrt=[flavour])
+        flavour = Flavour(backend, SimpleNamespace(__version__=version))
+        found = dataclasses.replace(machine.tensorrt[0], module=ENGINES[backend], version=version)
+        machine = dataclasses.replace(machine, tensorrt=[found])
         if names:
-            assert graph_for(vendor, bundle).lowering == names[0]
+            assert graph_for(flavour, bundle).lowering == names[0]
         elif numbers(version) >= oldest(backend):
             with pytest.raises(EngineError, match=r"quantised weights need tensorrt 10\.15"):
-                graph_for(vendor, bundle)
+                graph_for(flavour, bundle)
     else:
         installed(version)
         runtime = dataclasses.replace(machine.onnxruntime, version=version)

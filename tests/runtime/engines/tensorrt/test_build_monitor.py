@@ -4,15 +4,15 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from edgegpt.runtime.engines.tensorrt.flavour import Flavour
 from edgegpt.runtime.engines.tensorrt.monitor import BuildMonitor
-from edgegpt.runtime.engines.tensorrt.vendor import Vendor
 
 
 @pytest.fixture
 def monitor() -> BuildMonitor:
     module = ModuleType("tensorrt")
     module.IProgressMonitor = SimpleNamespace  # type: ignore[attr-defined]
-    return BuildMonitor(Vendor("tensorrt", module), "building")
+    return BuildMonitor(Flavour("tensorrt", module), "building")
 
 
 def reports(monitor: BuildMonitor) -> list[tuple[str, int, int]]:

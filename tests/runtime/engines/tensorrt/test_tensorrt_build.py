@@ -21,11 +21,11 @@ from edgegpt.runtime.bundle.manifest import Graph, Port
 from edgegpt.runtime.bundle.onnx_file import Node
 from edgegpt.runtime.engines.tensorrt import network as network_module
 from edgegpt.runtime.engines.tensorrt.builder import build_plan, graph_for
+from edgegpt.runtime.engines.tensorrt.flavour import Flavour, import_flavour
 from edgegpt.runtime.engines.tensorrt.log import Log
 from edgegpt.runtime.engines.tensorrt.network import parse_network
 from edgegpt.runtime.engines.tensorrt.profiles import Limits
 from edgegpt.runtime.engines.tensorrt.target import Target
-from edgegpt.runtime.engines.tensorrt.vendor import Vendor, import_vendor
 from edgegpt.runtime.errors import BundleError, EngineError
 
 LIMITS, TARGET = Limits(2, 16), Target("8.9")
@@ -37,16 +37,16 @@ FLOATS = {
 
 
 @pytest.fixture(scope="module")
-def vendor() -> Vendor:
+def flavour() -> Flavour:
     pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed: nothing is built")
-    return import_vendor("tensorrt-rtx")
+    return import_flavour("tensorrt-rtx")
 
 
-def parsed(vendor: Vendor, bundle: Bundle, graph: Graph) -> object:
-    log = Log(vendor)
-    builder = vendor.module.Builder(log.logger)
+def parsed(flavour: Flavour, bundle: Bundle, graph: Graph) -> object:
+    log = Log(flavour)
+    builder = flavour.module.Builder(log.logger)
     with graph_with_weights(bundle, graph) as path:
-        return parse_network(vendor, log, builder, path, graph, LIMITS.max_context)
+        return parse_network(flavour, log, builder, path, graph, LIMITS.max_context)
 
 
 def attention_bundle(
@@ -128,33 +128,33 @@ def damaged(bundle_copy: Path) -> Bundle:
     ids=["char", "llama"],
 )
 def test_every_family_of_models_is_read_and_built(
-    vendor: Vendor, tmp_path: Path, shape: dict, small_bundle: Path
+    flavour: Flavour, tmp_path: Path, shape: dict, small_bundle: Path
 ) -> None:
     import onnx_ir as ir
 
     if not shape:
         bundle = Bundle.open(small_bundle)
-        graph = graph_for(vendor, bundle)
+        graph = graph_for(flavour, bundle)
     else:
         model = build_decoder_graph(trace(random_model(small_config(**shape))), standard)
         graph = describe(model, standard, "decoder")
         ir.save(model, tmp_path / graph.file)
         manifest = replace(Bundle.open(small_bundle).manifest, graphs=[graph])
         bundle = Bundle(tmp_path, manifest)
-    plan = build_plan(vendor, bundle, graph, LIMITS, TARGET)
+    plan = build_plan(flavour, bundle, graph, LIMITS, TARGET)
     assert len(plan) > 100_000
 
 
 def test_a_build_reports_its_phases_in_the_thread_that_asked_for_it(
-    vendor: Vendor, small_bundle: Path
+    flavour: Flavour, small_bundle: Path
 ) -> None:
     bundle, told = Bundle.open(small_bundle), []
-    graph = graph_for(vendor, bundle)
+    graph = graph_for(flavour, bundle)
 
     def progress(*report: object) -> None:
         told.append((threading.current_thread(), *report))
 
-    build_plan(vendor, bundle, graph, LIMITS, TARGET, progress)
+    build_plan(flavour, bundle, graph, LIMITS, TARGET, progress)
     assert {thread for thread, *_ in told} == {threading.current_thread()}
     assert told[0][1:] == ("building decoder.standard", 0, 0)
     assert told[-1][1].startswith("building decoder.standard: ")
@@ -162,7 +162,7 @@ def test_a_build_reports_its_phases_in_the_thread_that_asked_for_it(
 
 
 def test_what_a_caller_raises_in_its_callback_ends_the_build(
-    vendor: Vendor, small_bundle: Path
+    flavour: Flavour, small_bundle: Path
 ) -> None:
     bundle, before = Bundle.open(small_bundle), threading.active_count()
 
@@ -171,20 +171,20 @@ def test_what_a_caller_raises_in_its_callback_ends_the_build(
             raise RuntimeError("the window was closed")
 
     with pytest.raises(RuntimeError, match="the window was closed"):
-        build_plan(vendor, bundle, graph_for(vendor, bundle), LIMITS, TARGET, progress)
+        build_plan(flavour, bundle, graph_for(flavour, bundle), LIMITS, TARGET, progress)
     assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_attention_over_a_cache_is_read_and_built_in_every_precision(
-    vendor: Vendor, damaged: Bundle, dtype: str
+    flavour: Flavour, damaged: Bundle, dtype: str
 ) -> None:
     bundle, graph = attention_bundle(damaged, dtype=dtype)
-    network = parsed(vendor, bundle, graph)
+    network = parsed(flavour, bundle, graph)
     layers = [network.get_layer(index).type for index in range(network.num_layers)]
-    assert layers.count(vendor.module.LayerType.KV_CACHE_UPDATE) == 2
-    assert layers.count(vendor.module.LayerType.ATTENTION_INPUT) == 1
-    assert len(build_plan(vendor, bundle, graph, LIMITS, TARGET)) > 10_000
+    assert layers.count(flavour.module.LayerType.KV_CACHE_UPDATE) == 2
+    assert layers.count(flavour.module.LayerType.ATTENTION_INPUT) == 1
+    assert len(build_plan(flavour, bundle, graph, LIMITS, TARGET)) > 10_000
 
 
 @pytest.mark.parametrize(
@@ -199,62 +199,62 @@ def test_attention_over_a_cache_is_read_and_built_in_every_precision(
     ],
 )
 def test_attention_that_would_be_computed_wrongly_is_refused(
-    vendor: Vendor, damaged: Bundle, kind: str, words: str
+    flavour: Flavour, damaged: Bundle, kind: str, words: str
 ) -> None:
     with pytest.raises(EngineError, match=words):
-        parsed(vendor, *attention_bundle(damaged, kind))
+        parsed(flavour, *attention_bundle(damaged, kind))
 
 
 def test_an_attention_that_lost_its_mask_is_refused(
-    vendor: Vendor, damaged: Bundle, monkeypatch: pytest.MonkeyPatch
+    flavour: Flavour, damaged: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(network_module, "_check_nodes", lambda nodes, graph: None)
     with pytest.raises(EngineError, match="lost the mask"):
-        parsed(vendor, *attention_bundle(damaged, "nonpad and causal"))
+        parsed(flavour, *attention_bundle(damaged, "nonpad and causal"))
 
 
 def test_a_node_that_became_no_layer_is_named(
-    vendor: Vendor, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    flavour: Flavour, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = Bundle.open(small_bundle)
     read = network_module.graph_nodes
     more = [Node("Mul", "", "node_lost", ["a", "b"], ["c"])]
     monkeypatch.setattr(network_module, "graph_nodes", lambda model: read(model) + more)
     with pytest.raises(EngineError, match=r"dropped the node node_lost \(Mul\)"):
-        parsed(vendor, bundle, graph_for(vendor, bundle))
+        parsed(flavour, bundle, graph_for(flavour, bundle))
 
 
 @pytest.mark.parametrize("change", ["dtype", "shape", "name"])
 def test_a_network_with_other_ports_than_the_manifest_is_refused(
-    vendor: Vendor, small_bundle: Path, change: str
+    flavour: Flavour, small_bundle: Path, change: str
 ) -> None:
     bundle = Bundle.open(small_bundle)
-    graph = graph_for(vendor, bundle)
+    graph = graph_for(flavour, bundle)
     changed = {"dtype": "float16", "shape": ["batch", 2, "context", 8], "name": "past_x.0"}
     inputs = [
         replace(port, **{change: changed[change]}) if port.name == "past_k.0" else port
         for port in graph.inputs
     ]
     with pytest.raises(EngineError, match=r"past_[kx]\.0"):
-        parsed(vendor, bundle, replace(graph, inputs=inputs))
+        parsed(flavour, bundle, replace(graph, inputs=inputs))
 
 
-def test_operators_of_onnx_runtime_are_refused(vendor: Vendor, small_bundle: Path) -> None:
+def test_operators_of_onnx_runtime_are_refused(flavour: Flavour, small_bundle: Path) -> None:
     bundle = Bundle.open(small_bundle)
     with pytest.raises(EngineError, match=r"com\.microsoft\.\w+, which is no standard ONNX"):
-        parsed(vendor, bundle, bundle.manifest.graphs[0])
+        parsed(flavour, bundle, bundle.manifest.graphs[0])
 
 
-def test_a_graph_that_is_no_onnx_is_refused(vendor: Vendor, damaged: Bundle) -> None:
+def test_a_graph_that_is_no_onnx_is_refused(flavour: Flavour, damaged: Bundle) -> None:
     (damaged.folder / "decoder.standard.onnx").write_bytes(b"\x3a\xff\xff\xff\xff\xff\x7f")
     with pytest.raises(BundleError, match="not an ONNX file"):
-        parsed(vendor, damaged, graph_for(vendor, damaged))
+        parsed(flavour, damaged, graph_for(flavour, damaged))
 
 
-def test_weights_that_are_missing_are_an_engine_error(vendor: Vendor, damaged: Bundle) -> None:
+def test_weights_that_are_missing_are_an_engine_error(flavour: Flavour, damaged: Bundle) -> None:
     (damaged.folder / "weights.safetensors").unlink()
     with pytest.raises(EngineError, match=r"cannot read decoder\.standard\.onnx"):
-        parsed(vendor, damaged, graph_for(vendor, damaged))
+        parsed(flavour, damaged, graph_for(flavour, damaged))
 
 
 def command(bundle: Path, out: Path, *more: str) -> list[str]:
@@ -263,7 +263,7 @@ def command(bundle: Path, out: Path, *more: str) -> list[str]:
 
 
 def test_the_command_builds_once_and_describes_what_it_built(
-    vendor: Vendor, small_bundle: Path, tmp_path: Path
+    flavour: Flavour, small_bundle: Path, tmp_path: Path
 ) -> None:
     build = command(small_bundle, tmp_path, "--max-batch", "2", "--json")
     first, second = (
@@ -281,7 +281,7 @@ def test_the_command_builds_once_and_describes_what_it_built(
     ("number", "delay"), [(signal.SIGINT, 0.0), (signal.SIGINT, 0.3), (signal.SIGTERM, 0.1)]
 )
 def test_ctrl_c_and_termination_end_a_build_and_leave_no_file(
-    vendor: Vendor, tmp_path: Path, small_bundle: Path, number: signal.Signals, delay: float
+    flavour: Flavour, tmp_path: Path, small_bundle: Path, number: signal.Signals, delay: float
 ) -> None:
     script = (
         "import signal, sys; from edgegpt.runtime.engines.tensorrt import builder, prepare\n"

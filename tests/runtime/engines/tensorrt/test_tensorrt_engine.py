@@ -18,10 +18,10 @@ from schedules import Schedule, play, play_alone, schedules
 from edgegpt.runtime.engines.null import NullEngine
 from edgegpt.runtime.engines.tensorrt import session
 from edgegpt.runtime.engines.tensorrt.engine import TensorRTEngine
+from edgegpt.runtime.engines.tensorrt.flavour import Flavour
 from edgegpt.runtime.engines.tensorrt.prepare import Prepared
 from edgegpt.runtime.engines.tensorrt.profiles import DECODE, PREFILL, Limits
 from edgegpt.runtime.engines.tensorrt.store import Identity, StoredEngine
-from edgegpt.runtime.engines.tensorrt.vendor import Vendor
 from edgegpt.runtime.errors import EdgeGPTWarning, EngineError, InvalidInputError
 from edgegpt.runtime.generation.loop import Rules, generate_tokens
 from edgegpt.runtime.generation.prefill import all_logits, last_logits, pad
@@ -59,7 +59,7 @@ class Machine:
         plan = fake_plan(graph, LIMITS) if plan is None else plan
         digest = hashlib.sha256(plan).hexdigest()
         stored = StoredEngine(identity, self.folder / "plan.engine", plan, digest)
-        return Prepared(Vendor(self.flavour, self.module), graph, stored, None)
+        return Prepared(Flavour(self.flavour, self.module), graph, stored, None)
 
     def engine(self, **settings: bool) -> TensorRTEngine:
         return TensorRTEngine(self.prepared(), **settings)

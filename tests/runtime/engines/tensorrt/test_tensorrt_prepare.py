@@ -24,13 +24,13 @@ from edgegpt.runtime.engines.null import NullEngine
 from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.engines.tensorrt import build_memory as memory
 from edgegpt.runtime.engines.tensorrt import prepare, profiles
+from edgegpt.runtime.engines.tensorrt.flavour import import_flavour
 from edgegpt.runtime.engines.tensorrt.prepare import (
     Request,
     build_engine,
     engine_for_this_gpu,
     stored_for_this_gpu,
 )
-from edgegpt.runtime.engines.tensorrt.vendor import import_vendor
 from edgegpt.runtime.errors import BundleError, EdgeGPTWarning, EngineError, InvalidInputError
 
 RTX = ["--backend", "tensorrt-rtx", "--compute-capability", "8.9"]
@@ -59,7 +59,7 @@ class Setup:
         self.patch.setitem(sys.modules, name, module)
         return module
 
-    def build(self, vendor, bundle, graph, limits, target, progress) -> bytes:
+    def build(self, flavour, bundle, graph, limits, target, progress) -> bytes:
         self.built += 1
         progress("building", 1, 2)
         time.sleep(self.delay)
@@ -227,7 +227,7 @@ def test_a_stale_engine_is_not_used(setup: Setup, bundle: Bundle, change: str) -
 )
 def test_the_lowering_follows_the_version(setup: Setup, version: str, lowering: str) -> None:
     setup.install("tensorrt", version)
-    assert import_vendor("tensorrt").lowering == lowering
+    assert import_flavour("tensorrt").lowering == lowering
 
 
 def test_a_bundle_without_the_lowering_is_refused(setup: Setup, bundle: Bundle) -> None:
@@ -267,7 +267,7 @@ def test_verify_checks_the_one_lowering_that_tensorrt_reads(setup: Setup, bundle
 def test_a_version_that_is_too_old_is_refused(setup: Setup, version: str) -> None:
     setup.install("tensorrt", version)
     with pytest.raises(EngineError, match="too old"):
-        import_vendor("tensorrt")
+        import_flavour("tensorrt")
 
 
 def test_threads_are_refused(setup: Setup, bundle: Bundle) -> None:

@@ -16,25 +16,25 @@ from ...bundle.vocabulary import QUANTISED, Lowering
 from ...errors import EngineError
 from ..support import ENGINES, lowerings_of, numbers, oldest
 
-__all__ = ["Vendor", "import_vendor", "writes_in_place"]
+__all__ = ["Flavour", "import_flavour", "writes_in_place"]
 
 
 @dataclass(frozen=True)
-class Vendor:
+class Flavour:
     """An imported flavour.
 
     Attributes:
-        flavour: one of `TENSORRT`.
+        backend: one of `TENSORRT`.
         module: `tensorrt` or `tensorrt_rtx`.
     """
 
-    flavour: str
+    backend: str
     module: ModuleType
 
     @property
     def is_rtx(self) -> bool:
         """Whether this is TensorRT for RTX."""
-        return self.flavour == "tensorrt-rtx"
+        return self.backend == "tensorrt-rtx"
 
     @property
     def version(self) -> str:
@@ -44,12 +44,12 @@ class Vendor:
     @property
     def name(self) -> str:
         """Flavour and version, for messages."""
-        return f"{self.flavour} {self.version}"
+        return f"{self.backend} {self.version}"
 
     @property
     def lowering(self) -> Lowering:
         """The lowering that this version reads, of bundles that are not quantised."""
-        return lowerings_of(self.flavour, self.version)[0]
+        return lowerings_of(self.backend, self.version)[0]
 
     def network_flags(self) -> int:
         """Return what `create_network` takes: types are the graph's, never the builder's choice.
@@ -128,26 +128,26 @@ def writes_in_place(graph: Graph) -> bool:
     return graph.lowering in ("standard", QUANTISED)
 
 
-def import_vendor(flavour: str) -> Vendor:
+def import_flavour(backend: str) -> Flavour:
     """Import a flavour.
 
     Raises:
         EngineError: if it is not installed, does not load, or is too old.
     """
-    name = ENGINES[flavour]
+    name = ENGINES[backend]
     try:
         module = importlib.import_module(name)
         version = str(module.__version__)
     except (ImportError, OSError, AttributeError) as error:  # OSError: a library that is missing
         raise EngineError(
-            f"the {flavour} backend needs the package {name} ({error}): "
-            f'pip install "edgegpt-toolkit[{flavour}]"'
+            f"the {backend} backend needs the package {name} ({error}): "
+            f'pip install "edgegpt-toolkit[{backend}]"'
         ) from error
-    vendor, minimum = Vendor(flavour, module), oldest(flavour)
+    flavour, minimum = Flavour(backend, module), oldest(backend)
     if numbers(version) < minimum:
         raise EngineError(
-            f"{vendor.name} is too old: {name} {minimum[0]}.{minimum[1]} or later is needed"
+            f"{flavour.name} is too old: {name} {minimum[0]}.{minimum[1]} or later is needed"
         )
-    if vendor.lowering == "standard" and not hasattr(module, "IKVCacheUpdateLayer"):
-        raise EngineError(f"{vendor.name} is too old: it has no layer that updates a KV cache")
-    return vendor
+    if flavour.lowering == "standard" and not hasattr(module, "IKVCacheUpdateLayer"):
+        raise EngineError(f"{flavour.name} is too old: it has no layer that updates a KV cache")
+    return flavour
