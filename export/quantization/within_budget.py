@@ -14,7 +14,7 @@ from edgegpt.runtime.proof.quality import BUDGETS
 from .blocks import BlockQuantized
 from .keep import keep_enough, layer_costs
 from .quality import measure, with_weights
-from .quantize import TIED_TABLE, quantize, weight_names
+from .quantize import quantize, weight_names
 
 __all__ = ["AUTO", "QuantizationSettings", "quantize_within_budget"]
 
@@ -117,8 +117,8 @@ def _grid(model: GPT) -> tuple[int, frozenset[str]]:
     for block in BLOCKS:
         if all(width % block == 0 for width in widths):
             return block, frozenset()
-    tied = TIED_TABLE in weight_names(model) and model.config.n_embd % BLOCKS[-1]
-    return BLOCKS[-1], frozenset([TIED_TABLE] if tied else [])
+    tables = model.tied_names().values() if model.config.n_embd % BLOCKS[-1] else ()
+    return BLOCKS[-1], frozenset(tables)
 
 
 def _matching(model: GPT, patterns: str | tuple[str, ...]) -> frozenset[str]:

@@ -59,7 +59,7 @@ def test_a_clean_bundle_has_no_wrong_place(
 ) -> None:
     places = places_of(small_bundle, small_model, graph)
     assert first_wrong(places) is None
-    assert [place.name for place in places] == place_names(2)
+    assert [place.name for place in places] == place_names(small_model)
     assert 0 < max(place.error for place in places) < 1e-5
 
 
