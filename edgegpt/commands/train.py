@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
@@ -44,8 +43,7 @@ def _option(name: str, hint: Any, text: str) -> Callable[[Callable[..., Any]], C
         return click.option(f"--{flag}/--no-{flag}", default=None, help=text)
     if get_origin(hint) is Literal:
         return click.option(f"--{flag}", type=click.Choice(get_args(hint)), help=text)
-    kind = next(part for part in (get_args(hint) or (hint,)) if part is not NoneType)
-    return click.option(f"--{flag}", type=kind, help=text)
+    return click.option(f"--{flag}", type=hint, help=text)
 
 
 @click.command(
