@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
 from typing import TypeVar
 
 import onnx
@@ -57,7 +56,7 @@ from edgegpt.runtime.text.tokenizer import Tokenizer
 from .decoder_graph import Traced, build_decoder_graph, describe, trace
 from .golden import make_golden, quality_windows
 from .half_precision import HalfPrecision, in_half_precision, matching_layers
-from .lowerings import legacy, ort, standard, standard_qdq
+from .lowerings import LOWERINGS, ORT, STANDARD, STANDARD_QDQ, Lowering
 from .passes import (
     DequantizeWeights,
     QuantizeActivations,
@@ -294,35 +293,36 @@ class _Exported:
 
     def graphs(self) -> list[tuple[Graph, ir.Model]]:
         """Return all graphs, the one that generates first."""
-        obstacle, traced = ort.obstacle(self.model.config), trace(self.model)
+        traced = trace(self.model)
         if self.quantization is None:
-            lowerings = (*((ort,) if obstacle is None else ()), standard, legacy)
             return [
                 _named(build_decoder_graph(traced, lowering), lowering, "decoder")
-                for lowering in lowerings
+                for lowering in LOWERINGS
+                if lowering.obstacle(self.model.config) is None
             ]
+        obstacle = ORT.obstacle(self.model.config)
         if obstacle is not None:
             raise ExportError(f"no {self.precision} export of this model: {obstacle}")
-        decoder = build_decoder_graph(traced, ort)
+        decoder = build_decoder_graph(traced, ORT)
         QuantizeWeights(self.weights)(decoder)
         parts = {"decoder": decoder, "exact": decoder.clone()}
         UseFloatActivations()(parts["exact"])
         if self.fast_prefill:
             parts["prefill"] = decoder.clone()
             QuantizeActivations(self.weights)(parts["prefill"])
-        portable = build_decoder_graph(traced, standard)  # the one that CUDA can run
+        portable = build_decoder_graph(traced, STANDARD)  # the one that CUDA can run
         for edit in (QuantizeWeights(self.weights), UseFloatActivations()):
             edit(portable)
-        graphs = [_named(model, ort, part) for part, model in parts.items()]
-        return [*graphs, _named(portable, standard, "exact"), *self.for_tensorrt(traced)]
+        graphs = [_named(model, ORT, part) for part, model in parts.items()]
+        return [*graphs, _named(portable, STANDARD, "exact"), *self.for_tensorrt(traced)]
 
     def for_tensorrt(self, traced: Traced) -> list[tuple[Graph, ir.Model]]:
         """Return the graph that TensorRT reads, if the blocks allow it."""
         if any(weight.shape[1] % weight.block for weight in self.weights.values()):
             return []
-        model = build_decoder_graph(traced, standard_qdq)
+        model = build_decoder_graph(traced, STANDARD_QDQ)
         DequantizeWeights(self.weights)(model)
-        return [_named(model, standard_qdq, "exact")]
+        return [_named(model, STANDARD_QDQ, "exact")]
 
     def golden(self) -> Golden:
         """Compute the golden vectors."""
@@ -337,8 +337,8 @@ class _Exported:
         return replace(golden, quality=quality_windows(source.model, self.windows))
 
 
-def _named(model: ir.Model, lowering: ModuleType, part: str) -> tuple[Graph, ir.Model]:
-    model.graph.name = f"{part}.{lowering.NAME}"
+def _named(model: ir.Model, lowering: Lowering, part: str) -> tuple[Graph, ir.Model]:
+    model.graph.name = f"{part}.{lowering.name}"
     return describe(model, lowering, part), model
 
 

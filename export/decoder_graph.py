@@ -13,7 +13,6 @@ import io
 import logging
 import warnings
 from dataclasses import dataclass
-from types import ModuleType
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common
@@ -25,6 +24,7 @@ from edgegpt.errors import ExportError
 from edgegpt.model import GPT
 from edgegpt.runtime.bundle.manifest import Graph, Port
 
+from .lowerings import Lowering
 from .passes import FoldWeightTransposes, ShareDimensions
 
 __all__ = ["Traced", "build_decoder_graph", "describe", "trace"]
@@ -74,40 +74,40 @@ def trace(model: GPT) -> Traced:
     return Traced(program, n_layer, model.tied_names())
 
 
-def build_decoder_graph(traced: Traced, lowering: ModuleType) -> ir.Model:
-    """Return the ONNX graph of a traced model, lowered by a module of `lowerings`."""
+def build_decoder_graph(traced: Traced, lowering: Lowering) -> ir.Model:
+    """Return the ONNX graph of a traced model."""
     program = _lower(traced, lowering)
     graph = program.model
     _rename_weights(graph.graph, traced.tied_names)
     _simplify(graph)
-    for edit in lowering.PASSES:
+    for edit in lowering.passes:
         edit()(graph)
     _clean(graph)
-    graph.ir_version = lowering.IR_VERSION
+    graph.ir_version = lowering.ir_version
     graph.producer_name, graph.producer_version = "edgegpt", None
     found = graph.opset_imports.get("")
-    if found != lowering.OPSET:  # the exporter raises the opset without a word where it must
-        raise ExportError(f"asked torch.onnx for opset {lowering.OPSET}, got {found}")
+    if found != lowering.opset:  # the exporter raises the opset without a word where it must
+        raise ExportError(f"asked torch.onnx for opset {lowering.opset}, got {found}")
     return graph
 
 
-def describe(model: ir.Model, lowering: ModuleType, part: str) -> Graph:
+def describe(model: ir.Model, lowering: Lowering, part: str) -> Graph:
     """Return what the manifest says about the graph: its ports by role."""
-    name = f"{part}.{lowering.NAME}"
+    name = f"{part}.{lowering.name}"
     inputs = [_port(value) for value in model.graph.inputs]
     outputs = [_port(value) for value in model.graph.outputs]
     return Graph(
         name=name,
         file=f"{name}.onnx",
         part=part,
-        lowering=lowering.NAME,
-        opset=lowering.OPSET,
+        lowering=lowering.name,
+        opset=lowering.opset,
         inputs=inputs,
         outputs=outputs,
     )
 
 
-def _lower(traced: Traced, lowering: ModuleType) -> torch.onnx.ONNXProgram:
+def _lower(traced: Traced, lowering: Lowering) -> torch.onnx.ONNXProgram:
     cache = [f"{kind}.{layer}" for layer in range(traced.n_layer) for kind in ("past_k", "past_v")]
     present = [name.replace("past", "present") for name in cache]
     with _quiet():
@@ -115,8 +115,8 @@ def _lower(traced: Traced, lowering: ModuleType) -> torch.onnx.ONNXProgram:
             traced.program,
             dynamo=True,
             dynamic_shapes=_dynamic_shapes(traced.n_layer),
-            opset_version=lowering.OPSET,
-            custom_translation_table=lowering.translations(),
+            opset_version=lowering.opset,
+            custom_translation_table=dict(lowering.translations),
             input_names=["ids", "past_len", "logit_positions", *cache],
             output_names=["logits", *present],
             optimize=False,  # its optimizer renames weights and merges those that are equal

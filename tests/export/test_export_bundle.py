@@ -1,8 +1,8 @@
 """Exporting: what a bundle contains, that the proof guards it, and that failures leave nothing."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from edgegpt.checkpoint import save_config, save_weights
 from edgegpt.errors import CheckpointError, ExportError, VerificationError
 from edgegpt.export import bundle as bundle_module
 from edgegpt.export import export_bundle
-from edgegpt.export.lowerings import standard
+from edgegpt.export.lowerings import LOWERINGS, STANDARD
 from edgegpt.model import GPT, GPTConfig
 from edgegpt.runtime.bundle.bundle import Bundle
 
@@ -116,24 +116,22 @@ def test_forward_of_the_bundle_is_pytorch_s(small_bundle: Path, small_model: GPT
     assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
 
 
-class WrongLowering(ModuleType):
-    """The standard lowering with one mistake in it."""
+def one_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the standard lowering have one mistake in it."""
+    ((operator, right),) = STANDARD.translations.items()
 
-    NAME, OPSET, IR_VERSION = standard.NAME, standard.OPSET, standard.IR_VERSION
-    PASSES = standard.PASSES
+    def scaled_wrongly(*tensors: object, scale: float, **sizes: int) -> object:
+        return right(*tensors, scale=scale * 1.001, **sizes)
 
-    @staticmethod
-    def translations() -> dict[object, object]:
-        def scaled_wrongly(*tensors: object, scale: float, **sizes: int) -> object:
-            return standard._cached_attention(*tensors, scale=scale * 1.001, **sizes)
-
-        return {torch.ops.edgegpt.cached_attention.default: scaled_wrongly}
+    wrong = replace(STANDARD, translations={operator: scaled_wrongly})
+    lowerings = [wrong if lowering is STANDARD else lowering for lowering in LOWERINGS]
+    monkeypatch.setattr(bundle_module, "LOWERINGS", lowerings)
 
 
 def test_a_graph_that_computes_something_else_is_not_shipped(
     small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundle_module, "standard", WrongLowering("wrong"))
+    one_wrong(monkeypatch)
     with pytest.raises(VerificationError, match="PyTorch computes: standard prefill is off by"):
         export_bundle(small_checkpoint, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
@@ -144,7 +142,7 @@ def test_a_failed_export_keeps_the_bundle_that_was_there(
 ) -> None:
     export_bundle(small_checkpoint, tmp_path / "bundle")
     before = (tmp_path / "bundle" / "edgegpt.json").read_bytes()
-    monkeypatch.setattr(bundle_module, "standard", WrongLowering("wrong"))
+    one_wrong(monkeypatch)
     with pytest.raises(VerificationError):
         export_bundle(small_checkpoint, tmp_path / "bundle", force=True)
     assert (tmp_path / "bundle" / "edgegpt.json").read_bytes() == before
