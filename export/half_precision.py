@@ -11,7 +11,6 @@ norm before it, or `RESIDUAL`, the stream that they all add to.
 
 import copy
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -22,33 +21,12 @@ from edgegpt.model import GPT
 __all__ = [
     "DTYPES",
     "RESIDUAL",
-    "HalfPrecision",
     "in_half_precision",
     "matching_layers",
 ]
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 RESIDUAL = "residual"
-
-
-@dataclass(frozen=True)
-class HalfPrecision:
-    """What to export in.
-
-    Attributes:
-        precision: "float16" or "bfloat16".
-        keep_fp32: sub-layers to leave in float32, by name or by the beginning of it, up to a dot;
-            in float16 those that would overflow are added to them.
-    """
-
-    precision: str
-    keep_fp32: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.precision not in DTYPES:
-            raise InvalidInputError(
-                f"{self.precision!r} is not of half precision; choose one of: {', '.join(DTYPES)}"
-            )
 
 
 def matching_layers(model: GPT, patterns: Collection[str]) -> frozenset[str]:

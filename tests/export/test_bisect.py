@@ -15,7 +15,7 @@ import torch
 from edgegpt.checkpoint import load_checkpoint, save_config, save_weights
 from edgegpt.cli import main
 from edgegpt.errors import BundleError, CheckpointError
-from edgegpt.export import QuantizationSettings, export_bundle
+from edgegpt.export import ExportSettings, export_bundle
 from edgegpt.export.bisect import Place, bisect, first_wrong, place_names
 from edgegpt.model import GPT, GPTConfig
 from edgegpt.runtime.bundle.bundle import Bundle
@@ -156,8 +156,8 @@ def test_a_llama_like_model_can_be_bisected(tmp_path: Path) -> None:
 def test_a_quantised_bundle_is_refused(
     small_checkpoint: Path, small_model: GPT, tmp_path: Path
 ) -> None:
-    settings = QuantizationSettings("int8", max_kl=1e9)
-    export_bundle(small_checkpoint, tmp_path / "bundle", quantization=settings)
+    settings = ExportSettings(max_kl=1e9)
+    export_bundle(small_checkpoint, tmp_path / "bundle", precision="int8", settings=settings)
     with pytest.raises(BundleError, match="cannot bisect a bundle in int8"):
         places_of(tmp_path / "bundle", small_model, "decoder.ort")
 

@@ -10,10 +10,10 @@ import torch
 
 import edgegpt
 from edgegpt.checkpoint import save_config, save_weights
-from edgegpt.errors import CheckpointError, ExportError, VerificationError
-from edgegpt.export import bundle as bundle_module
-from edgegpt.export import export_bundle
+from edgegpt.errors import CheckpointError, ExportError, InvalidInputError, VerificationError
+from edgegpt.export import ExportSettings, export_bundle
 from edgegpt.export.lowerings import LOWERINGS, STANDARD
+from edgegpt.export.recipes import parts
 from edgegpt.model import GPT, GPTConfig
 from edgegpt.runtime.bundle.bundle import Bundle
 
@@ -125,7 +125,7 @@ def one_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
 
     wrong = replace(STANDARD, translations={operator: scaled_wrongly})
     lowerings = [wrong if lowering is STANDARD else lowering for lowering in LOWERINGS]
-    monkeypatch.setattr(bundle_module, "LOWERINGS", lowerings)
+    monkeypatch.setattr(parts, "LOWERINGS", lowerings)
 
 
 def test_a_graph_that_computes_something_else_is_not_shipped(
@@ -168,6 +168,36 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(
     with pytest.raises(ExportError, match="not a bundle"):
         export_bundle(small_checkpoint, tmp_path, force=True)
     assert (tmp_path / "letters.txt").read_text() == "dear"
+
+
+@pytest.mark.parametrize(
+    ("precision", "choice", "reason"),
+    [
+        ("float8", {}, "no precision 'float8'; there are: float32, float16, bfloat16, int8, int4"),
+        ("float32", {"calibration": "text"}, "float32 has no use for calibration; .*: nothing"),
+        ("float32", {"fast_prefill": False}, "float32 has no use for fast_prefill"),
+        ("float32", {"keep_fp32": ("head",)}, "float32 has no use for keep_fp32"),
+        (
+            "bfloat16",
+            {"method": "gptq", "max_kl": 0.0, "keep_fp32": ("head",)},
+            "bfloat16 has no use for method, max_kl; .*: keep_fp32",
+        ),
+        ("float16", {"keep_fp32": "auto"}, "keep_fp32 cannot be 'auto' in float16"),
+        (
+            "int8",
+            {"calibration": "The wind " * 4},
+            "calibration is for the method gptq, not for rtn",
+        ),
+        ("int4", {"calibration": "The wind"}, "8 tokens has no window of 32"),
+    ],
+)
+def test_a_choice_that_a_precision_has_no_use_for_is_refused_by_name(
+    small_checkpoint: Path, tmp_path: Path, precision: str, choice: dict, reason: str
+) -> None:
+    settings = ExportSettings(**choice)
+    with pytest.raises(InvalidInputError, match=reason):
+        export_bundle(small_checkpoint, tmp_path / "b", precision=precision, settings=settings)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
