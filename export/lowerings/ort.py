@@ -18,12 +18,12 @@ import edgegpt.model.cached_attention  # noqa: F401 - registers the operator nam
 from edgegpt.model import GPTConfig
 
 from ..passes import FeedPositions, FuseSkipNorms
+from ..passes.parts import MICROSOFT
 from .base import Lowering
 from .parts import in_type_of
 
 __all__ = ["ORT"]
 
-DOMAIN = "com.microsoft"
 ROTARY_STEP = 16
 
 op: Any = opset23  # its types are those of values that are computed at once
@@ -47,11 +47,11 @@ def _attention_operator() -> onnxscript.values.Op:
     inputs += ["total_sequence_length", "cos_cache", "sin_cache"]
     optional = schema.FormalParameterOption.Optional
     return onnxscript.values.Op(
-        onnxscript.values.Opset(DOMAIN, 1),
+        onnxscript.values.Opset(MICROSOFT, 1),
         "GroupQueryAttention",
         schema(
             "GroupQueryAttention",
-            DOMAIN,
+            MICROSOFT,
             1,
             inputs=[schema.FormalParameter(n, "T", param_option=optional) for n in inputs],
             outputs=[
