@@ -52,7 +52,7 @@ def save_weights(folder: Path, model: GPT, dtype: torch.dtype) -> None:
     tensors = {
         name: tensor.detach().to("cpu", dtype).contiguous()
         for name, tensor in model.state_dict().items()
-        if not (model.config.tie_embeddings and name == "head.weight")
+        if name not in model.tied_names()
     }
     write_file(folder / "model.safetensors", save(tensors))
 
@@ -106,8 +106,9 @@ def _load_weights(folder: Path, model: GPT) -> None:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
-    if model.config.tie_embeddings and "token_embedding.weight" in tensors:
-        tensors["head.weight"] = tensors["token_embedding.weight"]
+    for name, other in model.tied_names().items():
+        if other in tensors:
+            tensors[name] = tensors[other]
     check_state(tensors, model.state_dict(), path)
     model.load_state_dict(tensors)
 

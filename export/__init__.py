@@ -1,7 +1,6 @@
 """From a PyTorch model to a proved ONNX bundle."""
 
 from .bundle import export_bundle
-from .half_precision import HalfPrecision
-from .quantization import QuantizationSettings
+from .settings import ExportSettings
 
-__all__ = ["HalfPrecision", "QuantizationSettings", "export_bundle"]
+__all__ = ["ExportSettings", "export_bundle"]

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from edgegpt.errors import BundleError, CheckpointError
 from edgegpt.model import GPT
+from edgegpt.model.layers import SubLayer
 from edgegpt.runtime.bundle.bundle import GOLDEN_NAME, Bundle
 from edgegpt.runtime.bundle.golden import Golden
 from edgegpt.runtime.bundle.manifest import Graph
@@ -71,7 +73,7 @@ def bisect(bundle: Bundle, model: GPT, graph: Graph) -> list[Place]:
     golden = Golden.load(bundle.file(GOLDEN_NAME))
     ids, sizes = golden.chunked.ids, golden.chunk_sizes
     reference = _reference(model, ids)
-    with _probed_graph(bundle, graph, model.config.n_layer) as (path, probes):
+    with _probed_graph(bundle, graph, model.sub_layers()) as (path, probes):
         found = _run(path, bundle, graph, probes, ids, sizes)
     tolerance = TOLERANCES[bundle.manifest.precision]
     return [Place(name, _error(found[name], reference[name]), tolerance) for name in reference]
@@ -82,19 +84,20 @@ def first_wrong(places: list[Place]) -> str | None:
     return next((place.name for place in places if not place.passed), None)
 
 
-def place_names(n_layer: int) -> list[str]:
+def place_names(model: GPT) -> list[str]:
     """Return the names of all places in the order of computation."""
-    parts = ("norm_1", "attention", "norm_2", "feed_forward")
-    names = ["embedding"]
-    for i in range(n_layer):
-        names += [*(f"blocks.{i}.{part}" for part in parts), f"blocks.{i}"]
-    return [*names, "norm_final", "logits"]
+    layers, names = model.sub_layers(), ["embedding"]
+    for layer, following in pairwise(layers):
+        names += [layer.norm, layer.name]
+        if following.block != layer.block:
+            names.append(layer.block)
+    return [*names, layers[-1].norm, "logits"]
 
 
 @torch.no_grad()
 def _reference(model: GPT, ids: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
     """Return each place's tensor [T, width] in PyTorch, in the order of computation."""
-    names = place_names(model.config.n_layer)
+    names = place_names(model)
     values: dict[str, NDArray[np.float32]] = {}
     handles = [model.blocks[0].register_forward_pre_hook(_keeper(values, "embedding"))]
     handles += [
@@ -122,7 +125,7 @@ def _keeper(values: dict[str, NDArray[np.float32]], name: str):
 
 @contextmanager
 def _probed_graph(
-    bundle: Bundle, graph: Graph, n_layer: int
+    bundle: Bundle, graph: Graph, layers: list[SubLayer]
 ) -> Iterator[tuple[Path, dict[str, str]]]:
     """Yield a copy of the graph with an output for each place, and place -> output name."""
     with tempfile.TemporaryDirectory(prefix="edgegpt-bisect-") as folder:
@@ -131,7 +134,7 @@ def _probed_graph(
             bundle.file(bundle.manifest.weights_file), copy.parent / bundle.manifest.weights_file
         )
         model = ir.load(bundle.file(graph.file))
-        probes = _find_places(model, n_layer)
+        probes = _find_places(model, layers)
         outputs = {value.name for value in model.graph.outputs}
         for value in probes.values():
             if value.name not in outputs:
@@ -142,19 +145,18 @@ def _probed_graph(
         yield copy, {name: str(value.name) for name, value in probes.items()}
 
 
-def _find_places(model: ir.Model, n_layer: int) -> dict[str, ir.Value]:
+def _find_places(model: ir.Model, layers: list[SubLayer]) -> dict[str, ir.Value]:
     """Return the value of each place, found through the weights of the normalisations."""
-    norms = [f"blocks.{i}.{part}" for i in range(n_layer) for part in ("norm_1", "norm_2")]
-    norms.append("norm_final")
-    nodes = {name: _reader(model, f"{name}.weight") for name in norms}
-    places = {name: node.outputs[0] for name, node in nodes.items()}
-    streams = [_stream(nodes[name]) for name in norms]  # before each sub-layer, and the last one
+    norms = [_reader(model, f"{layer.norm}.weight") for layer in layers]
+    places = {layer.norm: norm.outputs[0] for layer, norm in zip(layers, norms, strict=True)}
+    streams = [_stream(norm) for norm in norms]  # before each sub-layer and before the head
     places["embedding"] = streams[0]
-    for i in range(n_layer):
-        before, middle, after = streams[2 * i : 2 * i + 3]
-        places[f"blocks.{i}"] = after
-        places[f"blocks.{i}.attention"] = _added(model.graph, middle, before)
-        places[f"blocks.{i}.feed_forward"] = _added(model.graph, after, middle)
+    for (layer, following), (before, after) in zip(
+        pairwise(layers), pairwise(streams), strict=True
+    ):
+        places[layer.name] = _added(model.graph, after, before)
+        if following.block != layer.block:
+            places[layer.block] = after
     (places["logits"],) = [value for value in model.graph.outputs if value.name == "logits"]
     return places
 

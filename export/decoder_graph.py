@@ -13,7 +13,6 @@ import io
 import logging
 import warnings
 from dataclasses import dataclass
-from types import ModuleType
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common
@@ -22,10 +21,11 @@ from onnxscript import optimizer
 from torch import Tensor, nn
 
 from edgegpt.errors import ExportError
-from edgegpt.model import GPT, GPTConfig
+from edgegpt.model import GPT
 from edgegpt.runtime.bundle.manifest import Graph, Port
 from edgegpt.runtime.bundle.vocabulary import AXES
 
+from .lowerings import Lowering
 from .passes import FoldWeightTransposes, ShareDimensions
 
 __all__ = ["Traced", "build_decoder_graph", "describe", "trace"]
@@ -57,63 +57,66 @@ class Traced:
     """The cached path of a model as torch.export sees it: the same for all lowerings."""
 
     program: torch.export.ExportedProgram
-    config: GPTConfig
+    n_layer: int
+    tied_names: dict[str, str]
 
 
 def trace(model: GPT) -> Traced:
     """Trace `model`'s cached path."""
-    shapes = _dynamic_shapes(model.config)
+    n_layer = model.config.n_layer
     with _quiet():
         program = torch.export.export(
-            _Decoder(model).eval(), _example(model), dynamic_shapes=shapes, strict=False
+            _Decoder(model).eval(),
+            _example(model),
+            dynamic_shapes=_dynamic_shapes(n_layer),
+            strict=False,
         )
-    return Traced(program, model.config)
+    return Traced(program, n_layer, model.tied_names())
 
 
-def build_decoder_graph(traced: Traced, lowering: ModuleType) -> ir.Model:
-    """Return the ONNX graph of a traced model, lowered by a module of `lowerings`."""
+def build_decoder_graph(traced: Traced, lowering: Lowering) -> ir.Model:
+    """Return the ONNX graph of a traced model."""
     program = _lower(traced, lowering)
     graph = program.model
-    _rename_weights(graph.graph, traced.config.tie_embeddings)
+    _rename_weights(graph.graph, traced.tied_names)
     _simplify(graph)
-    for edit in lowering.PASSES:
+    for edit in lowering.passes:
         edit()(graph)
     _clean(graph)
-    graph.ir_version = lowering.IR_VERSION
+    graph.ir_version = lowering.ir_version
     graph.producer_name, graph.producer_version = "edgegpt", None
     found = graph.opset_imports.get("")
-    if found != lowering.OPSET:  # the exporter raises the opset without a word where it must
-        raise ExportError(f"asked torch.onnx for opset {lowering.OPSET}, got {found}")
+    if found != lowering.opset:  # the exporter raises the opset without a word where it must
+        raise ExportError(f"asked torch.onnx for opset {lowering.opset}, got {found}")
     return graph
 
 
-def describe(model: ir.Model, lowering: ModuleType, part: str) -> Graph:
+def describe(model: ir.Model, lowering: Lowering, part: str) -> Graph:
     """Return what the manifest says about the graph: its ports by role."""
-    name = f"{part}.{lowering.NAME}"
+    name = f"{part}.{lowering.name}"
     inputs = [_port(value) for value in model.graph.inputs]
     outputs = [_port(value) for value in model.graph.outputs]
     return Graph(
         name=name,
         file=f"{name}.onnx",
         part=part,
-        lowering=lowering.NAME,
-        opset=lowering.OPSET,
+        lowering=lowering.name,
+        opset=lowering.opset,
         inputs=inputs,
         outputs=outputs,
     )
 
 
-def _lower(traced: Traced, lowering: ModuleType) -> torch.onnx.ONNXProgram:
-    layers = range(traced.config.n_layer)
-    cache = [kind + f".{layer}" for layer in layers for kind in ("past_k", "past_v")]
+def _lower(traced: Traced, lowering: Lowering) -> torch.onnx.ONNXProgram:
+    cache = [f"{kind}.{layer}" for layer in range(traced.n_layer) for kind in ("past_k", "past_v")]
     present = [name.replace("past", "present") for name in cache]
     with _quiet():
         program = torch.onnx.export(
             traced.program,
             dynamo=True,
-            dynamic_shapes=_dynamic_shapes(traced.config),
-            opset_version=lowering.OPSET,
-            custom_translation_table=lowering.translations(),
+            dynamic_shapes=_dynamic_shapes(traced.n_layer),
+            opset_version=lowering.opset,
+            custom_translation_table=dict(lowering.translations),
             input_names=["ids", "past_len", "logit_positions", *cache],
             output_names=["logits", *present],
             optimize=False,  # its optimizer renames weights and merges those that are equal
@@ -125,28 +128,25 @@ def _lower(traced: Traced, lowering: ModuleType) -> torch.onnx.ONNXProgram:
 
 
 def _example(model: GPT) -> tuple[object, ...]:
-    config, size = model.config, EXAMPLE
-    shape = (size["batch"], config.n_kv_head, size["context"], config.head_dim)
-    dtypes = [block.attention.qkv.weight.dtype for block in model.blocks]
+    size = EXAMPLE
     ids = torch.zeros(size["batch"], size["new_tokens"], dtype=torch.int64)
     past_len = torch.ones(size["batch"], dtype=torch.int64)
     positions = torch.zeros(size["batch"], size["logit_positions"], dtype=torch.int64)
-    past = [(torch.zeros(shape, dtype=t), torch.zeros(shape, dtype=t)) for t in dtypes]
-    return ids, past_len, positions, past
+    return ids, past_len, positions, model.empty_cache(size["batch"], size["context"])
 
 
-def _dynamic_shapes(config: GPTConfig) -> tuple[object, ...]:
+def _dynamic_shapes(n_layer: int) -> tuple[object, ...]:
     batch, new_tokens, context, positions = (torch.export.Dim(name) for name in AXES)
     cache = {0: batch, 2: context}
-    past = [(cache, cache) for _ in range(config.n_layer)]
+    past = [(cache, cache) for _ in range(n_layer)]
     return {0: batch, 1: new_tokens}, {0: batch}, {0: batch, 1: positions}, past
 
 
-def _rename_weights(graph: ir.Graph, tied: bool) -> None:
-    """Give the weights the names of the model's parameters; tied ones go by the embedding's."""
+def _rename_weights(graph: ir.Graph, tied_names: dict[str, str]) -> None:
+    """Give the weights the names of the model's parameters."""
     for name, value in list(graph.initializers.items()):
         own = name.removeprefix("model.")
-        value.name = "token_embedding.weight" if tied and own == "head.weight" else own
+        value.name = tied_names.get(own, own)
 
 
 def _simplify(model: ir.Model) -> None:

@@ -144,9 +144,7 @@ def _continue(model: GPT, ids: list[int], steps: int) -> Continuation:
 @torch.no_grad()
 def _guess(model: GPT, ids: list[int], count: int) -> list[int]:
     """Return `count` greedy tokens after `ids`, decoded with the cache."""
-    config = model.config
-    shape = (1, config.n_kv_head, config.block_size, config.head_dim)
-    cache = [(torch.zeros(shape), torch.zeros(shape)) for _ in range(config.n_layer)]
+    cache = model.empty_cache(1, model.config.block_size)
     fresh, done, tokens = ids, 0, []
     while len(tokens) < count:
         last = torch.tensor([[len(fresh) - 1]])

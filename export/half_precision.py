@@ -11,7 +11,6 @@ norm before it, or `RESIDUAL`, the stream that they all add to.
 
 import copy
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -22,48 +21,17 @@ from edgegpt.model import GPT
 __all__ = [
     "DTYPES",
     "RESIDUAL",
-    "HalfPrecision",
     "in_half_precision",
     "matching_layers",
-    "sub_layers",
 ]
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 RESIDUAL = "residual"
 
 
-@dataclass(frozen=True)
-class HalfPrecision:
-    """What to export in.
-
-    Attributes:
-        precision: "float16" or "bfloat16".
-        keep_fp32: sub-layers to leave in float32, by name or by the beginning of it, up to a dot;
-            in float16 those that would overflow are added to them.
-    """
-
-    precision: str
-    keep_fp32: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.precision not in DTYPES:
-            raise InvalidInputError(
-                f"{self.precision!r} is not of half precision; choose one of: {', '.join(DTYPES)}"
-            )
-
-
-def sub_layers(model: GPT) -> dict[str, str]:
-    """Return what can be kept in float32, each with the name of the norm before it."""
-    layers = {}
-    for index in range(model.config.n_layer):
-        layers[f"blocks.{index}.attention"] = f"blocks.{index}.norm_1"
-        layers[f"blocks.{index}.feed_forward"] = f"blocks.{index}.norm_2"
-    return layers | {"head": "norm_final"}
-
-
 def matching_layers(model: GPT, patterns: Collection[str]) -> frozenset[str]:
     """Return the sub-layers whose names are, or begin with, one of the patterns, up to a dot."""
-    known = [*sub_layers(model), RESIDUAL]
+    known = [*(layer.name for layer in model.sub_layers()), RESIDUAL]
     found: set[str] = set()
     for pattern in patterns:
         names = [name for name in known if f"{name}.".startswith(f"{pattern}.")]
@@ -86,37 +54,24 @@ def in_half_precision(model: GPT, precision: str, kept: Collection[str] = ()) ->
             module.register_forward_pre_hook(_widen_or_narrow)
             if id(module.weight) not in wide:
                 module.to(dtype)
-    if model.config.position == "rope":
-        narrow.rotary_cos, narrow.rotary_sin = (
-            model.rotary_cos.to(dtype),
-            model.rotary_sin.to(dtype),
-        )
-    for module in _writers(narrow):
+    for table in narrow.buffers():
+        table.data = table.to(dtype)
+    for module in narrow.writers():
         module.register_forward_hook(_giving(stream))
     narrow.head.register_forward_hook(_giving(torch.float32))
     return narrow
 
 
 def _kept_parameters(model: GPT, kept: Collection[str]) -> Iterator[nn.Parameter]:
-    for name, norm in sub_layers(model).items():
-        if name in kept:
-            yield from model.get_submodule(name).parameters()
-        if name in kept or RESIDUAL in kept:
-            yield from model.get_submodule(norm).parameters()
+    for layer in model.sub_layers():
+        if layer.name in kept:
+            yield from model.get_submodule(layer.name).parameters()
+        if layer.name in kept or RESIDUAL in kept:
+            yield from model.get_submodule(layer.norm).parameters()
     if RESIDUAL in kept:  # the stream begins with embeddings, which may be as large as it is
-        yield model.token_embedding.weight
-        if model.config.position == "learned":
-            yield model.position_embedding.weight
-
-
-def _writers(model: GPT) -> Iterator[nn.Module]:
-    """Return the modules whose results are added to the residual stream."""
-    yield model.token_embedding
-    if model.config.position == "learned":
-        yield model.position_embedding
-    for block in model.blocks:
-        yield block.attention.proj
-        yield block.feed_forward.down
+        for module in model.writers():
+            if isinstance(module, nn.Embedding):
+                yield module.weight
 
 
 def _widen_or_narrow(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

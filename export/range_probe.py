@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from edgegpt.model import GPT
+from edgegpt.model.layers import Attention
 
-from .half_precision import RESIDUAL, sub_layers
+from .half_precision import RESIDUAL
 
 __all__ = ["SAFE", "largest_values", "too_large"]
 
@@ -33,13 +34,13 @@ def too_large(model: GPT, windows: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def largest_values(model: GPT, windows: Tensor) -> dict[str, float]:
-    """Return max |value| inside each of `sub_layers(model)`, and in the residual stream.
+    """Return max |value| inside each of `model.sub_layers()`, and in the residual stream.
 
     Args:
         model: in float32 and eval mode.
         windows: ids of a text, int64 [N, T], T <= block_size.
     """
-    largest = dict.fromkeys([*sub_layers(model), RESIDUAL], 0.0)
+    largest = dict.fromkeys([*(layer.name for layer in model.sub_layers()), RESIDUAL], 0.0)
 
     def note(name: str, tensor: Tensor) -> None:
         value = float(tensor.abs().max())
@@ -58,18 +59,15 @@ def largest_values(model: GPT, windows: Tensor) -> dict[str, float]:
 
 def _watch(model: GPT, note: Note) -> Iterator[RemovableHandle]:
     """Register a hook on every layer; yield the handles."""
-    for name, norm in sub_layers(model).items():
-        for module in model.get_submodule(name).modules():
+    for layer in model.sub_layers():
+        for module in model.get_submodule(layer.name).modules():
             if isinstance(module, nn.Linear):
-                yield module.register_forward_hook(_noting(note, name))
-        yield model.get_submodule(norm).register_forward_pre_hook(_noting(note, RESIDUAL))
-    for index, block in enumerate(model.blocks):
-        yield block.attention.qkv.register_forward_hook(
-            lambda _, __, qkv, name=f"blocks.{index}.attention": note(name, _products(model, qkv))
-        )
-        # What is added to the stream has the stream's type.
-        for module in (block.attention.proj, block.feed_forward.down):
-            yield module.register_forward_hook(lambda _, __, result: note(RESIDUAL, result))
+                yield module.register_forward_hook(_noting(note, layer.name))
+            elif isinstance(module, Attention):
+                yield module.qkv.register_forward_hook(_noting_scores(note, layer.name, module))
+        yield model.get_submodule(layer.norm).register_forward_pre_hook(_noting(note, RESIDUAL))
+    for writer in model.writers():  # what is added to the stream has the stream's type
+        yield writer.register_forward_hook(lambda _, __, result: note(RESIDUAL, result))
 
 
 def _noting(note: Note, name: str) -> Callable[..., None]:
@@ -83,9 +81,11 @@ def _noting(note: Note, name: str) -> Callable[..., None]:
     return hook
 
 
-def _products(model: GPT, qkv: Tensor) -> Tensor:
-    """Return a bound of the attention scores: the longest query times the longest key, scaled."""
-    config = model.config
-    heads = qkv.unflatten(-1, (-1, config.head_dim)).norm(dim=-1)  # (B, T, H + 2K)
-    queries, keys, _ = heads.split([config.n_head, config.n_kv_head, config.n_kv_head], dim=-1)
-    return queries.max() * keys.max() * config.scale
+def _noting_scores(note: Note, name: str, attention: Attention) -> Callable[..., None]:
+    """Return a hook that notes a bound of the scores: the longest query times the longest key."""
+
+    def hook(_: nn.Module, __: tuple[Tensor, ...], qkv: Tensor) -> None:
+        queries, keys, _ = (heads.norm(dim=-1).max() for heads in attention.split_heads(qkv))
+        note(name, queries * keys * attention.config.scale)
+
+    return hook

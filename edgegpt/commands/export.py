@@ -1,7 +1,7 @@
 """`edgegpt export`: a checkpoint in, a proved bundle out."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import click
 
@@ -9,9 +9,6 @@ from edgegpt.errors import InvalidInputError
 
 from .console import waiting
 from .receipt_table import print_receipt
-
-if TYPE_CHECKING:
-    from edgegpt.export import HalfPrecision, QuantizationSettings
 
 __all__ = ["command"]
 
@@ -45,9 +42,8 @@ HALF = ("float16", "bfloat16")
 )
 @click.option(
     "--fast-prefill/--no-fast-prefill",
-    default=True,
-    show_default=True,
-    help="add an int8 copy of the weights that feeds prompts faster; not for float32",
+    default=None,
+    help="add an int8 copy of the weights that feeds prompts faster; default for int8 and int4",
 )
 @click.option("--json", "as_json", is_flag=True, help="print the receipt as JSON")
 def command(
@@ -59,25 +55,27 @@ def command(
     calibration: Path | None,
     max_kl: float | None,
     keep_fp32: str | None,
-    fast_prefill: bool,
+    fast_prefill: bool | None,
     as_json: bool,
 ) -> None:
     """Export; fails, and leaves nothing behind, if the proof fails."""
-    if precision in (FLOAT, *HALF) and (method or calibration or max_kl is not None):
-        raise click.UsageError("--method, --calibration and --max-kl need --precision int8 or int4")
-    if precision == FLOAT and keep_fp32:
+    chosen = (method, calibration, max_kl, fast_prefill)
+    if precision in (FLOAT, *HALF) and any(value is not None for value in chosen):
+        raise click.UsageError(
+            "--method, --calibration, --max-kl and --fast-prefill need --precision int8 or int4"
+        )
+    if precision == FLOAT and keep_fp32 is not None:
         raise click.UsageError("--keep-fp32 needs a --precision other than float32")
     text = None if calibration is None else _read(calibration)
     with waiting("loading PyTorch") as tell:
-        from edgegpt.export import export_bundle
+        from edgegpt.export import ExportSettings, export_bundle
 
         receipt = export_bundle(
             checkpoint,
             out,
+            precision=precision,
+            settings=ExportSettings(_layers(keep_fp32), method, text, max_kl, fast_prefill),
             force=force,
-            quantization=_quantization(precision, method, max_kl, keep_fp32, fast_prefill),
-            half=_half(precision, keep_fp32),
-            calibration=text,
             progress=tell,
         )
     if as_json:
@@ -88,34 +86,13 @@ def command(
     click.echo(f"{out}: {size / 1e6:.1f} MB")
 
 
-def _half(precision: str, keep_fp32: str | None) -> "HalfPrecision | None":
-    if precision not in HALF:
-        return None
-    from edgegpt.export import HalfPrecision
-
-    keep = _layers(keep_fp32)
-    return HalfPrecision(precision, () if isinstance(keep, str) else keep)
-
-
-def _layers(keep_fp32: str | None) -> str | tuple[str, ...]:
+def _layers(keep_fp32: str | None) -> Literal["auto"] | tuple[str, ...] | None:
     """Return names that are separated by commas; "auto" as it is."""
-    if keep_fp32 == "auto":
-        return keep_fp32
-    return tuple(name.strip() for name in (keep_fp32 or "").split(",") if name.strip())
-
-
-def _quantization(
-    precision: str,
-    method: Literal["rtn", "gptq"] | None,
-    max_kl: float | None,
-    keep_fp32: str | None,
-    fast_prefill: bool,
-) -> "QuantizationSettings | None":
-    if precision in (FLOAT, *HALF):
+    if keep_fp32 is None:
         return None
-    from edgegpt.export import QuantizationSettings
-
-    return QuantizationSettings(precision, method, max_kl, _layers(keep_fp32), fast_prefill)
+    if keep_fp32 == "auto":
+        return "auto"
+    return tuple(name.strip() for name in keep_fp32.split(",") if name.strip())
 
 
 def _read(path: Path) -> str:

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
@@ -17,7 +16,7 @@ from edgegpt.presets import DEFAULT_PRESET, load_preset, preset_names
 from edgegpt.training.config import TrainConfig
 from edgegpt.training.data import load_corpus
 from edgegpt.training.distributed import processes
-from edgegpt.training.report import reporting
+from edgegpt.training.log import training_log
 from edgegpt.training.trainer import Trainer, read_settings
 
 __all__ = ["command"]
@@ -44,8 +43,7 @@ def _option(name: str, hint: Any, text: str) -> Callable[[Callable[..., Any]], C
         return click.option(f"--{flag}/--no-{flag}", default=None, help=text)
     if get_origin(hint) is Literal:
         return click.option(f"--{flag}", type=click.Choice(get_args(hint)), help=text)
-    kind = next(part for part in (get_args(hint) or (hint,)) if part is not NoneType)
-    return click.option(f"--{flag}", type=kind, help=text)
+    return click.option(f"--{flag}", type=hint, help=text)
 
 
 @click.command(
@@ -85,7 +83,7 @@ def command(
     given = {name: value for name, value in settings.items() if value is not None}
     # Read before --force clears --out, which may be the same folder.
     origin = None if init_from is None else load_checkpoint(init_from)
-    with processes() as where:
+    with processes() as group:
         if resume:
             stored = read_settings(out)
             model, train = stored["model"], stored["train"]
@@ -102,20 +100,20 @@ def command(
         train_config = TrainConfig.from_dict(
             train | {name: given[name] for name in given if name not in model_names}
         )
-        trainer = Trainer(model_config, train_config, load_corpus(data), data, out, where)
+        trainer = Trainer(model_config, train_config, load_corpus(data), data, out, group)
         if origin is not None and init_from is not None:
             trainer.take_weights(origin, init_from)
         if resume:
             trainer.resume()
         else:
-            if where.is_first:
+            if group.is_first:
                 _clear_folder(out)
-            where.barrier()
+            group.barrier()
             trainer.start()
-        with reporting(out / "metrics.jsonl" if where.is_first else None) as report:
-            _announce(trainer, report.note)
-            trainer.run(report, stop_at)
-        if where.is_first:
+        with training_log(out / "metrics.jsonl" if group.is_first else None) as log:
+            _announce(trainer, log.note)
+            trainer.run(log, stop_at)
+        if group.is_first:
             _conclude(trainer, as_json)
         return EXIT_INTERRUPTED if trainer.interrupted and not trainer.finished else 0
 
@@ -153,8 +151,8 @@ def _announce(trainer: Trainer, note: Callable[[str], None]) -> None:
         f"{trainer.model_config.vocab_size} distinct"
     )
     note(
-        f"{trainer.model.parameter_count():,} parameters on {trainer.where.device.type} "
-        f"in {precision}, {trainer.where.world} process(es)"
+        f"{trainer.model.parameter_count():,} parameters on {trainer.group.device.type} "
+        f"in {precision}, {trainer.group.world} process(es)"
     )
 
 

@@ -1,19 +1,22 @@
 """The settings that make a model: its shape and its switches."""
 
 import math
-from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal, get_type_hints
 
 from ..errors import InvalidInputError
+from ..settings import check_types, from_table
 
 __all__ = ["GPTConfig"]
+
+FOLLOWS: Any = None  # the default of a setting that is filled in from the others
 
 
 @dataclass(frozen=True)
 class GPTConfig:
     """The shape of a model. An unknown key or an impossible value is refused.
 
-    `n_kv_head` and `n_ff` of None are filled in: as many as `n_head`, and 4 * `n_embd`.
+    `n_kv_head` and `n_ff` may be left out, or None: as many as `n_head`, and 4 * `n_embd`.
     """
 
     vocab_size: Annotated[int, "number of token ids"]
@@ -21,8 +24,8 @@ class GPTConfig:
     n_layer: Annotated[int, "number of transformer blocks"]
     n_head: Annotated[int, "query heads per block"]
     n_embd: Annotated[int, "width of the residual stream"]
-    n_kv_head: Annotated[int | None, "key/value heads per block; default: n_head"] = None
-    n_ff: Annotated[int | None, "width of the feed-forward layer; default: 4 * n_embd"] = None
+    n_kv_head: Annotated[int, "key/value heads per block; default: n_head"] = FOLLOWS
+    n_ff: Annotated[int, "width of the feed-forward layer; default: 4 * n_embd"] = FOLLOWS
     norm: Annotated[Literal["layernorm", "rmsnorm"], "normalisation before each sub-layer"] = (
         "layernorm"
     )
@@ -46,27 +49,13 @@ class GPTConfig:
             object.__setattr__(self, "n_kv_head", self.n_head)
         if self.n_ff is None and isinstance(self.n_embd, int):
             object.__setattr__(self, "n_ff", 4 * self.n_embd)
-        self._check_types()
+        check_types(self)
         self._check_values()
-
-    def _check_types(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            if get_origin(hint) is Literal:
-                if value not in get_args(hint):
-                    choices = ", ".join(get_args(hint))
-                    raise InvalidInputError(f"{name} is {value!r}; choose one of: {choices}")
-                continue
-            accepted = (int, float) if hint is float else (get_args(hint) or (hint,))
-            # bool is an int to isinstance, but n_layer = true is a mistake.
-            if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
-                expected = " or ".join(kind.__name__ for kind in accepted)
-                raise InvalidInputError(f"{name} is {value!r}, which is not of type {expected}")
 
     def _check_values(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
             value = getattr(self, name)
-            if hint is not float and type(value) is int and value < 1:
+            if hint is int and value < 1:
                 raise InvalidInputError(f"{name} is {value}; it must be at least 1")
         if self.n_embd % self.n_head:
             raise InvalidInputError(
@@ -94,20 +83,12 @@ class GPTConfig:
     def scale(self) -> float:
         """Factor on the attention scores; head_dim**-0.5 is Vaswani et al. 2017, section 3.2.1."""
         width = self.head_dim if self.attention_scale == "head_dim" else self.n_embd
-        return float(width) ** -0.5
+        return math.pow(width, -0.5)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "GPTConfig":
         """Build a config from parsed JSON or TOML; unknown and missing keys are named."""
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise InvalidInputError(f"unknown model setting: {', '.join(unknown)}")
-        required = {"vocab_size", "block_size", "n_layer", "n_head", "n_embd"}
-        missing = sorted(required - set(values))
-        if missing:
-            raise InvalidInputError(f"missing model setting: {', '.join(missing)}")
-        return cls(**values)
+        return from_table(cls, values, "model")
 
     def to_dict(self) -> dict[str, Any]:
         """Return all settings, the filled-in ones included."""

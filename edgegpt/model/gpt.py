@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ..errors import InvalidInputError
 from .config import GPTConfig
-from .layers import Block, new_norm
+from .layers import Block, SubLayer, new_norm
 from .rotary import rotary_table
 
 __all__ = ["GPT"]
@@ -39,12 +39,9 @@ class GPT(nn.Module):
             raise InvalidInputError(
                 f"{length} tokens do not fit the block of {self.config.block_size}"
             )
-        x = self.token_embedding(ids)  # (B, T, C)
-        if self.config.position == "learned":
-            x = x + self.position_embedding(torch.arange(length, device=ids.device))  # (T, C)
-        x = self.dropout(x)
+        x = self.dropout(self.embed(ids))  # (B, T, C)
         for block in self.blocks:
-            x = block(x, self._rotary())
+            x = block(x, self.rotary)
         return self.head(self.norm_final(x))
 
     def forward_cached(
@@ -62,34 +59,70 @@ class GPT(nn.Module):
         past_len + T <= block_size. Rows may be padded on the right: what padding writes to the
         cache is overwritten before any later token can see it.
         """
-        x = self.token_embedding(ids)  # (B, T, C)
-        if self.config.position == "learned":
-            new = torch.arange(ids.shape[1], device=ids.device)  # (T,)
-            x = x + self.position_embedding(past_len.unsqueeze(1) + new)  # (B, T, C)
+        x = self.embed(ids, past_len)  # (B, T, C)
         present = []
         for block, layer_past in zip(self.blocks, past, strict=True):
-            x, layer_present = block.forward_cached(x, layer_past, past_len, self._rotary())
+            x, layer_present = block.forward_cached(x, layer_past, past_len, self.rotary)
             present.append(layer_present)
         index = logit_positions.unsqueeze(2).expand(-1, -1, x.shape[-1])  # (B, P, C)
         return self.head(self.norm_final(x.gather(1, index))), present
+
+    def embed(self, ids: Tensor, past_len: Tensor | None = None) -> Tensor:
+        """Return the residual stream [B, T, C] that enters the first block.
+
+        `ids` int64 [B, T]; `past_len` int64 [B] says how many tokens come before each row's.
+        """
+        x = self.token_embedding(ids)  # (B, T, C)
+        if self.config.position == "learned":
+            position = torch.arange(ids.shape[1], device=ids.device)  # (T,)
+            if past_len is not None:
+                position = past_len.unsqueeze(1) + position  # (B, T)
+            x = x + self.position_embedding(position)
+        return x
+
+    @property
+    def rotary(self) -> tuple[Tensor, Tensor] | None:
+        """The tables that every block rotates by, cos and sin [block_size, D/2], if any."""
+        if self.config.position == "learned":
+            return None
+        return self.rotary_cos, self.rotary_sin
+
+    def empty_cache(self, batch: int, slots: int) -> list[tuple[Tensor, Tensor]]:
+        """Return what `forward_cached` takes as `past` before the first token, zeros."""
+        return [block.attention.empty_cache(batch, slots) for block in self.blocks]
+
+    def sub_layers(self) -> list[SubLayer]:
+        """Return all that reads the residual stream, in the order of computation: the head last."""
+        return [
+            *(
+                SubLayer(f"blocks.{index}.{layer.name}", f"blocks.{index}.{layer.norm}")
+                for index, block in enumerate(self.blocks)
+                for layer in block.sub_layers()
+            ),
+            SubLayer("head", "norm_final"),
+        ]
+
+    def writers(self) -> list[nn.Embedding | nn.Linear]:
+        """Return the modules whose results make up the residual stream, the embeddings first."""
+        embeddings = [self.token_embedding]
+        if self.config.position == "learned":
+            embeddings.append(self.position_embedding)
+        return [*embeddings, *(writer for block in self.blocks for writer in block.writers())]
+
+    def tied_names(self) -> dict[str, str]:
+        """Return the name of each weight that is another one, and that one's name."""
+        return {"head.weight": "token_embedding.weight"} if self.config.tie_embeddings else {}
 
     def parameter_count(self) -> int:
         """Return how many numbers are trained, a tied weight counted once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def _rotary(self) -> tuple[Tensor, Tensor] | None:
-        if self.config.position == "learned":
-            return None
-        return self.rotary_cos, self.rotary_sin
-
     def _initialise(self) -> None:
         """GPT-2's scheme: N(0, 0.02), narrower where a sub-layer joins the residual stream."""
+        narrower = {writer.weight for block in self.blocks for writer in block.writers()}
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
             elif parameter.dim() == 2:
-                joins_residual = name.endswith(
-                    ("attention.proj.weight", "feed_forward.down.weight")
-                )
-                shrink = (2 * self.config.n_layer) ** -0.5 if joins_residual else 1.0
+                shrink = (2 * self.config.n_layer) ** -0.5 if parameter in narrower else 1.0
                 nn.init.normal_(parameter, std=0.02 * shrink)

@@ -1,5 +1,7 @@
 """The parts of a transformer: attention, feed-forward, norm, and the block that they make up."""
 
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -7,7 +9,20 @@ from .cached_attention import cached_attention
 from .config import GPTConfig
 from .rotary import rotate
 
-__all__ = ["Attention", "Block", "FeedForward", "new_norm"]
+__all__ = ["Attention", "Block", "FeedForward", "SubLayer", "new_norm"]
+
+
+@dataclass(frozen=True)
+class SubLayer:
+    """A part that reads the residual stream through a norm: the names of both in the model."""
+
+    name: str
+    norm: str
+
+    @property
+    def block(self) -> str:
+        """The name of the block that it is in; empty for the head."""
+        return self.name.rpartition(".")[0]
 
 
 class Attention(nn.Module):
@@ -25,11 +40,7 @@ class Attention(nn.Module):
         """Attend within `x` [B, T, C]; `rotary` holds cos and sin [block_size, D/2] or is None."""
         config = self.config
         batch, length, _ = x.shape
-        heads, kv_heads, width = config.n_head, config.n_kv_head, config.head_dim
-        q, k, v = self.qkv(x).split([heads * width, kv_heads * width, kv_heads * width], dim=-1)
-        q = q.view(batch, length, heads, width).transpose(1, 2)  # (B, H, T, D)
-        k = k.view(batch, length, kv_heads, width).transpose(1, 2)  # (B, K, T, D)
-        v = v.view(batch, length, kv_heads, width).transpose(1, 2)  # (B, K, T, D)
+        q, k, v = self.split_heads(self.qkv(x))
         if rotary is not None:
             cos, sin = rotary[0][:length], rotary[1][:length]  # (T, D/2)
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
@@ -40,9 +51,9 @@ class Attention(nn.Module):
             is_causal=True,
             dropout_p=config.dropout if self.training else 0.0,
             scale=config.scale,
-            enable_gqa=kv_heads != heads,
+            enable_gqa=config.n_kv_head != config.n_head,
         )  # (B, H, T, D)
-        y = y.transpose(1, 2).reshape(batch, length, heads * width)  # (B, T, C)
+        y = y.transpose(1, 2).reshape(batch, length, -1)  # (B, T, H * D)
         return self.dropout(self.proj(y))
 
     def forward_cached(
@@ -70,6 +81,18 @@ class Attention(nn.Module):
             scale=config.scale,
         )
         return self.proj(y), (present_k, present_v)
+
+    def split_heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries [B, H, T, D], keys and values [B, K, T, D] of what `qkv` gives."""
+        config = self.config
+        heads = qkv.unflatten(-1, (-1, config.head_dim)).transpose(1, 2)  # (B, H + 2K, T, D)
+        q, k, v = heads.split([config.n_head, config.n_kv_head, config.n_kv_head], dim=1)
+        return q, k, v
+
+    def empty_cache(self, batch: int, slots: int) -> tuple[Tensor, Tensor]:
+        """Return keys and values [B, K, S, D] of zeros, in the type that this layer computes in."""
+        shape = (batch, self.config.n_kv_head, slots, self.config.head_dim)
+        return self.qkv.weight.new_zeros(shape), self.qkv.weight.new_zeros(shape)
 
 
 class FeedForward(nn.Module):
@@ -129,3 +152,11 @@ class Block(nn.Module):
         y, present = self.attention.forward_cached(self.norm_1(x), past, past_len, rotary)
         x = x + y
         return x + self.feed_forward(self.norm_2(x)), present
+
+    def sub_layers(self) -> tuple[SubLayer, ...]:
+        """Return its sub-layers in the order of `forward`, named within the block."""
+        return SubLayer("attention", "norm_1"), SubLayer("feed_forward", "norm_2")
+
+    def writers(self) -> tuple[nn.Linear, ...]:
+        """Return the modules whose results are added to the residual stream."""
+        return self.attention.proj, self.feed_forward.down

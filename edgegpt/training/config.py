@@ -1,10 +1,11 @@
 """The settings of a training run, and the learning rate that follows from them."""
 
 import math
-from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
 
 from ..errors import InvalidInputError
+from ..settings import check_types, from_table
 
 __all__ = ["TrainConfig", "learning_rate_at"]
 
@@ -37,19 +38,9 @@ class TrainConfig:
     ] = "float32"
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            if get_origin(hint) is Literal:
-                if value not in get_args(hint):
-                    choices = ", ".join(get_args(hint))
-                    raise InvalidInputError(f"{name} is {value!r}; choose one of: {choices}")
-            elif isinstance(value, bool) or not isinstance(
-                value, (int, float) if hint is float else int
-            ):
-                raise InvalidInputError(
-                    f"{name} is {value!r}, which is not of type {hint.__name__}"
-                )
-            elif not (math.isfinite(value) and value >= 0):
+        check_types(self)
+        for name, value in self.to_dict().items():
+            if not isinstance(value, str) and not (math.isfinite(value) and value >= 0):
                 raise InvalidInputError(f"{name} is {value}; it must be 0 or more")
         for name in ("batch_size", "max_steps", "eval_interval", "eval_windows", "log_interval"):
             if getattr(self, name) < 1:
@@ -65,11 +56,8 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
-        """Build from parsed JSON or TOML; an unknown key is refused by name."""
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
-        if unknown:
-            raise InvalidInputError(f"unknown training setting: {', '.join(unknown)}")
-        return cls(**values)
+        """Build from parsed JSON or TOML; unknown keys are named."""
+        return from_table(cls, values, "training")
 
     def to_dict(self) -> dict[str, Any]:
         """Return all settings."""

@@ -2,7 +2,7 @@
 
 Every random choice of a step is a function of (seed, step, process), so the state to resume from
 is the weights, the optimizer, the step, and which step was best; nothing about generators. What the
-user sees while it runs is in `report.py`.
+user sees while it runs is in `log.py`.
 """
 
 import io
@@ -36,7 +36,7 @@ from .char_tokenizer import build_char_tokenizer, encode_corpus
 from .config import TrainConfig, learning_rate_at
 from .data import Corpus, random_batch, split, windows
 from .distributed import Processes
-from .report import Report
+from .log import TrainingLog
 
 __all__ = ["Trainer", "read_settings"]
 
@@ -55,10 +55,10 @@ class Trainer:
         corpus: Corpus,
         source: str | None,
         out: Path,
-        where: Processes,
+        group: Processes,
     ) -> None:
         """Build everything; `source` is what named the corpus, kept for resuming."""
-        self.config, self.corpus, self.out, self.where = config, corpus, out, where
+        self.config, self.corpus, self.out, self.group = config, corpus, out, group
         self.source = source
         self.tokenizer: Tokenizer = build_char_tokenizer(corpus.text)
         vocabulary = self.tokenizer.get_vocab_size()
@@ -67,11 +67,11 @@ class Trainer:
         self.train_ids, self.validation_ids = split(ids, model_config.block_size)
 
         torch.manual_seed(config.seed)
-        self.model = GPT(self.model_config).to(where.device)
+        self.model = GPT(self.model_config).to(group.device)
         self.optimizer = _optimizer(self.model, config)
-        self.autocast_dtype = _autocast_dtype(config.precision, where.device)
+        self.autocast_dtype = _autocast_dtype(config.precision, group.device)
         self.wrapped: torch.nn.Module = self.model
-        if where.world > 1:
+        if group.world > 1:
             self.wrapped = DistributedDataParallel(self.model)
         self.step = 0
         self.best_loss = float("inf")
@@ -80,7 +80,7 @@ class Trainer:
 
     def start(self) -> None:
         """Begin a new checkpoint folder; only the first process writes."""
-        if self.where.is_first:
+        if self.group.is_first:
             (self.out / "train").mkdir(parents=True, exist_ok=True)
             save_config(self.out, self.model_config)
             write_file(self.out / "tokenizer.json", self.tokenizer.to_str(pretty=True).encode())
@@ -107,7 +107,7 @@ class Trainer:
             )
         path = self.out / "train" / STATE_FILE
         try:
-            state = torch.load(path, map_location=self.where.device, weights_only=True)
+            state = torch.load(path, map_location=self.group.device, weights_only=True)
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.best_loss = state["step"], state["best_loss"]
@@ -116,7 +116,7 @@ class Trainer:
             raise CheckpointError(f"nothing to resume: {path} is missing") from None
         except Exception as error:  # torch.load raises whatever the damage leads to
             raise CheckpointError(f"{path} is damaged: {error}") from error
-        if self.where.is_first:
+        if self.group.is_first:
             self._save_settings()
 
     def take_weights(self, origin: Checkpoint, folder: Path) -> None:
@@ -132,16 +132,16 @@ class Trainer:
         check_state(origin.model.state_dict(), self.model.state_dict(), folder)
         self.model.load_state_dict(origin.model.state_dict())
 
-    def run(self, report: Report, stop_at: int | None = None) -> None:
+    def run(self, log: TrainingLog, stop_at: int | None = None) -> None:
         """Train to `max_steps`, to `stop_at`, or to Ctrl-C, of which `interrupted` tells."""
         last = self.config.max_steps if stop_at is None else min(stop_at, self.config.max_steps)
-        report.begin(self.step, self.config.max_steps)
+        log.begin(self.step, self.config.max_steps)
         with StopRequest() as stop:
             while self.step < last and not self._anyone(stop.requested):
-                self._train_step(report)
+                self._train_step(log)
                 due = self.step % self.config.eval_interval == 0
                 if due or self.step == self.config.max_steps:
-                    self._evaluate_and_save(report)
+                    self._evaluate_and_save(log)
         self.interrupted = stop.requested
         if not self.finished:
             self._save_state()
@@ -155,30 +155,30 @@ class Trainer:
         """Return the mean cross-entropy in nats over the validation windows."""
         block, rows = self.model_config.block_size, self.config.batch_size
         batches = windows(self.validation_ids, block, rows, self.config.eval_windows)
-        total = torch.zeros(2, dtype=torch.float64, device=self.where.device)
+        total = torch.zeros(2, dtype=torch.float64, device=self.group.device)
         self.model.eval()
         with torch.no_grad():
             for index, (inputs, targets) in enumerate(batches):
-                if index % self.where.world == self.where.rank:
+                if index % self.group.world == self.group.rank:
                     loss = self._loss(self.model, inputs, targets)
                     total[0] += loss.double() * inputs.numel()
                     total[1] += inputs.numel()
         self.model.train()
-        total = self.where.sum(total)
+        total = self.group.sum(total)
         return float(total[0] / total[1])
 
     def _anyone(self, here: bool) -> bool:
         """Return whether `here` holds in any process, so that all of them stop at the same step."""
-        if self.where.world == 1:
+        if self.group.world == 1:
             return here
-        return bool(self.where.sum(torch.tensor(float(here), device=self.where.device)) > 0)
+        return bool(self.group.sum(torch.tensor(float(here), device=self.group.device)) > 0)
 
-    def _train_step(self, report: Report) -> None:
-        config, where, step = self.config, self.where, self.step + 1
+    def _train_step(self, log: TrainingLog) -> None:
+        config, group, step = self.config, self.group, self.step + 1
         rate = learning_rate_at(step, config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        torch.manual_seed(_dropout_seed(config.seed, step, where.rank))
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = rate
+        torch.manual_seed(_dropout_seed(config.seed, step, group.rank))
         inputs, targets = self._batch(step)
         self.wrapped.train()
         loss = self._loss(self.wrapped, inputs, targets)
@@ -188,34 +188,34 @@ class Trainer:
         self.optimizer.step()
         self.step = step
 
-        tokens = inputs.numel() * where.world
+        tokens = inputs.numel() * group.world
         if step % config.log_interval == 0 or step == config.max_steps:
-            mean = where.sum(loss.detach().clone()) / where.world
-            report.trained(step, tokens, rate, float(mean))
+            mean = group.sum(loss.detach().clone()) / group.world
+            log.trained(step, tokens, rate, float(mean))
         else:
-            report.trained(step, tokens, rate, None)
+            log.trained(step, tokens, rate, None)
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return this process's rows of the batch that all processes together train on."""
-        rows, where = self.config.batch_size, self.where
+        rows, group = self.config.batch_size, self.group
         inputs, targets = random_batch(
             self.train_ids,
             self.model_config.block_size,
-            rows * where.world,
+            rows * group.world,
             self.config.seed,
             step,
         )
-        mine = slice(rows * where.rank, rows * (where.rank + 1))
+        mine = slice(rows * group.rank, rows * (group.rank + 1))
         return inputs[mine], targets[mine]
 
     def _loss(self, model: torch.nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-        device = self.where.device
+        device = self.group.device
         enabled = self.autocast_dtype is not None
         with torch.autocast(device.type, self.autocast_dtype or torch.float32, enabled=enabled):
             logits = model(inputs.to(device))  # (B, T, V)
         return F.cross_entropy(logits.float().flatten(0, 1), targets.to(device).flatten())
 
-    def _evaluate_and_save(self, report: Report) -> None:
+    def _evaluate_and_save(self, log: TrainingLog) -> None:
         loss = self.validation_loss()
         if not math.isfinite(loss):
             raise NumericalError(
@@ -225,16 +225,16 @@ class Trainer:
         improved = loss < self.best_loss
         if improved:
             self.best_loss, self.step_of_best = loss, self.step
-        if self.where.is_first:
+        if self.group.is_first:
             if improved:
                 save_weights(self.out, self.model, SAVE_DTYPES[self.config.save_dtype])
-            report.evaluated(self.step, loss, improved)
-            report.sample(self.model, self.tokenizer, self.step, self.config)
+            log.evaluated(self.step, loss, improved)
+            log.sample(self.model, self.tokenizer, self.step, self.config)
         self._save_state()
-        report.resume_clock()
+        log.resume_clock()
 
     def _save_state(self) -> None:
-        if self.where.is_first:
+        if self.group.is_first:
             buffer = io.BytesIO()
             state = {
                 "model": self.model.state_dict(),
@@ -245,7 +245,7 @@ class Trainer:
             }
             torch.save(state, buffer)
             write_file(self.out / "train" / STATE_FILE, buffer.getvalue())
-        self.where.barrier()
+        self.group.barrier()
 
     def _save_settings(self) -> None:
         settings = {

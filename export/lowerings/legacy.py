@@ -5,28 +5,20 @@ Python 3.10 is 1.23. Query heads that share a key/value head are laid in a row, 
 tokens, so that keys and values need not be repeated.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import onnx_ir as ir
 import torch
-from onnxscript.onnx_opset import opset18 as op
+from onnxscript.onnx_opset import opset18
 
 import edgegpt.model.cached_attention  # noqa: F401 - registers the operator named below
 
+from .base import Lowering
 from .parts import placed_heads, range_of, scalar
 
-__all__ = ["IR_VERSION", "NAME", "OPSET", "PASSES", "translations"]
+__all__ = ["LEGACY"]
 
-NAME = "legacy"
-OPSET = 18  # the lowest that torch.onnx writes
-IR_VERSION = 8  # of the ONNX release that brought opset 18
-PASSES = ()
-
-
-def translations() -> dict[Any, Callable[..., Any]]:
-    """Return what `torch.onnx.export` takes as `custom_translation_table`."""
-    return {torch.ops.edgegpt.cached_attention.default: _cached_attention}
+op: Any = opset18  # its types are those of values that are computed at once
 
 
 def _cached_attention(
@@ -83,3 +75,11 @@ def _written(past: Any, fresh: Any, position: Any, n_kv_head: int) -> Any:
     place = op.Unsqueeze(position, op.Constant(value_ints=[1, 3]))  # (B, 1, T, 1)
     place = op.Expand(place, op.Constant(value_ints=[1, n_kv_head, 1, past.shape[3]]))
     return op.ScatterElements(past, place, fresh, axis=2)
+
+
+LEGACY = Lowering(
+    name="legacy",
+    opset=18,  # the lowest that torch.onnx writes
+    ir_version=8,  # of the ONNX release that brought opset 18
+    translations={torch.ops.edgegpt.cached_attention.default: _cached_attention},
+)

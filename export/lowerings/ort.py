@@ -7,31 +7,29 @@ as much as a thousandth of its time. Rows of different length are fine, but new 
 rows on top of filled caches are not: the engine feeds those row by row.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import onnx
 import onnxscript
 import torch
-from onnxscript.onnx_opset import opset23 as op
+from onnxscript.onnx_opset import opset23
 
 import edgegpt.model.cached_attention  # noqa: F401 - registers the operator named below
 from edgegpt.model import GPTConfig
 
 from ..passes import FeedPositions, FuseSkipNorms
+from ..passes.parts import MICROSOFT
+from .base import Lowering
 from .parts import in_type_of
 
-__all__ = ["IR_VERSION", "NAME", "OPSET", "PASSES", "obstacle", "translations"]
+__all__ = ["ORT"]
 
-NAME = "ort"
-OPSET = 23
-IR_VERSION = 10
-DOMAIN = "com.microsoft"
-PASSES = (FeedPositions, FuseSkipNorms)
 ROTARY_STEP = 16
 
+op: Any = opset23  # its types are those of values that are computed at once
 
-def obstacle(config: GPTConfig) -> str | None:
+
+def _obstacle(config: GPTConfig) -> str | None:
     """Return why a model of this shape cannot be lowered, or None if it can."""
     if config.position == "rope" and config.head_dim % ROTARY_STEP:
         return (
@@ -39,11 +37,6 @@ def obstacle(config: GPTConfig) -> str | None:
             f"{ROTARY_STEP} only, and this model's are {config.head_dim} wide"
         )
     return None
-
-
-def translations() -> dict[Any, Callable[..., Any]]:
-    """Return what `torch.onnx.export` takes as `custom_translation_table`."""
-    return {torch.ops.edgegpt.cached_attention.default: _cached_attention}
 
 
 def _attention_operator() -> onnxscript.values.Op:
@@ -54,11 +47,11 @@ def _attention_operator() -> onnxscript.values.Op:
     inputs += ["total_sequence_length", "cos_cache", "sin_cache"]
     optional = schema.FormalParameterOption.Optional
     return onnxscript.values.Op(
-        onnxscript.values.Opset(DOMAIN, 1),
+        onnxscript.values.Opset(MICROSOFT, 1),
         "GroupQueryAttention",
         schema(
             "GroupQueryAttention",
-            DOMAIN,
+            MICROSOFT,
             1,
             inputs=[schema.FormalParameter(n, "T", param_option=optional) for n in inputs],
             outputs=[
@@ -75,7 +68,7 @@ def _attention_operator() -> onnxscript.values.Op:
     )
 
 
-GROUP_QUERY_ATTENTION = _attention_operator()
+GROUP_QUERY_ATTENTION: Any = _attention_operator()
 
 
 def _cached_attention(
@@ -112,3 +105,13 @@ def _cached_attention(
         scale=scale,
         do_rotary=int(cos is not None),
     )
+
+
+ORT = Lowering(
+    name="ort",
+    opset=23,
+    ir_version=10,
+    translations={torch.ops.edgegpt.cached_attention.default: _cached_attention},
+    passes=(FeedPositions, FuseSkipNorms),
+    obstacle=_obstacle,
+)

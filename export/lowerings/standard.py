@@ -5,27 +5,19 @@ tensor: the shorter form, `nonpad_kv_seqlen` with `is_causal`, is computed wrong
 1.25 to 1.27 and silently dropped by TensorRT.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from onnxscript.onnx_opset import opset24 as op
+from onnxscript.onnx_opset import opset24
 
 import edgegpt.model.cached_attention  # noqa: F401 - registers the operator named below
 
+from .base import Lowering
 from .parts import placed_heads, range_of
 
-__all__ = ["IR_VERSION", "NAME", "OPSET", "PASSES", "translations"]
+__all__ = ["STANDARD"]
 
-NAME = "standard"
-OPSET = 24
-IR_VERSION = 10  # onnx's own default is newer than what ONNX Runtime 1.31 accepts
-PASSES = ()
-
-
-def translations() -> dict[Any, Callable[..., Any]]:
-    """Return what `torch.onnx.export` takes as `custom_translation_table`."""
-    return {torch.ops.edgegpt.cached_attention.default: _cached_attention}
+op: Any = opset24  # its types are those of values that are computed at once
 
 
 def _cached_attention(
@@ -55,3 +47,11 @@ def _cached_attention(
     out = op.Transpose(out, perm=[0, 2, 1, 3])  # (B, T, H, D)
     out = op.Reshape(out, op.Constant(value_ints=[0, 0, -1]))  # (B, T, H * D)
     return out, present_k, present_v
+
+
+STANDARD = Lowering(
+    name="standard",
+    opset=24,
+    ir_version=10,  # onnx's own default is newer than what ONNX Runtime 1.31 accepts
+    translations={torch.ops.edgegpt.cached_attention.default: _cached_attention},
+)

@@ -1,9 +1,11 @@
 """The lowering of quantised bundles for TensorRT: `standard`, over weights of DequantizeLinear."""
 
+from dataclasses import replace
+
 from edgegpt.runtime.bundle.vocabulary import QUANTISED
 
-from .standard import IR_VERSION, OPSET, PASSES, translations
+from .standard import STANDARD
 
-__all__ = ["IR_VERSION", "NAME", "OPSET", "PASSES", "translations"]
+__all__ = ["STANDARD_QDQ"]
 
-NAME = QUANTISED
+STANDARD_QDQ = replace(STANDARD, name=QUANTISED)

@@ -1,4 +1,7 @@
-"""Edits of an ONNX graph: one class a file, an `onnx_ir` pass that says if it changed anything."""
+"""Edits of an ONNX graph: one class a file, an `onnx_ir` pass that says if it changed anything.
+
+A pass checks what it needs of a graph in `requires`, and what it makes of it in `ensures`.
+"""
 
 from .dequantize_weights import DequantizeWeights
 from .feed_positions import FeedPositions

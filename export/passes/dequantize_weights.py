@@ -1,11 +1,14 @@
 """Put quantised weights in place of float32 ones, in standard operators that TensorRT reads."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx_ir as ir
 
 from edgegpt.runtime.bundle.derived_weights import ALIGNMENT, DERIVED_NAME
 
 from ..quantization import BlockQuantized
+from .parts import add_initializer, constant, ensure, readers, require, require_weights
 
 __all__ = ["DequantizeWeights"]
 
@@ -25,41 +28,40 @@ class DequantizeWeights(ir.passes.InPlacePass):
 
     The new initializers have no bytes yet: they are derived from the bundle's weights where they
     are needed, see `edgegpt.runtime.bundle.derived_weights`.
-
-    Precondition: the weights of `quantized` are the second inputs of their MatMul nodes, as
-    [in, out]; a tied embedding is read by a Gather and through a Transpose. Blocks divide widths.
     """
 
-    def __init__(self, quantized: dict[str, BlockQuantized]) -> None:
+    def __init__(self, quantized: Mapping[str, BlockQuantized]) -> None:
         super().__init__()
         self.quantized = quantized
         self.end = 0  # of the file so far
+
+    def requires(self, model: ir.Model) -> None:
+        """Require the weights of `quantized`, read as `readers` says, and that blocks fill rows."""
+        require_weights(model.graph, self.quantized)
+        for name, weight in self.quantized.items():
+            require(weight.shape[1] % weight.block == 0, f"whole blocks make up the rows of {name}")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Edit `model` in place."""
         graph = model.graph
         for name, weight in self.quantized.items():
-            old = graph.initializers[name]
-            users = [node for node, _ in old.uses()]
-            graph.initializers.pop(name)
-            for node in users:
-                if node.op_type == "Gather":
-                    table = self._initializer(
-                        graph, f"{name}.table", ir.DataType.FLOAT, weight.shape
-                    )
-                    node.replace_input_with(0, table)
-                elif node.op_type == "Transpose":
-                    ((product, _),) = node.outputs[0].uses()
-                    self._replace(graph, product, name, weight)
-                    graph.remove(node, safe=True)
-                else:
-                    self._replace(graph, node, name, weight)
+            old = graph.initializers.pop(name)
+            lookups, products = readers(old)
+            for node in lookups:
+                table = self._initializer(graph, f"{name}.table", ir.DataType.FLOAT, weight.shape)
+                node.replace_input_with(0, table)
+            for node in products:
+                self._replace(graph, node, name, weight)
+            graph.remove(old.consumers(), safe=True)  # what transposed it
         return ir.passes.PassResult(model, bool(self.quantized))
 
-    def _replace(
-        self, graph: ir.Graph, product: ir.Node, name: str, weight: BlockQuantized
-    ) -> None:
-        """Let `product` multiply by the dequantised weight, and add the correction."""
+    def ensures(self, model: ir.Model) -> None:
+        """Ensure that none of these weights is left."""
+        left = sorted(set(self.quantized) & set(model.graph.initializers))
+        ensure(not left, f"{', '.join(left)} is no longer there in float32")
+
+    def _replace(self, graph: ir.Graph, old: ir.Node, name: str, weight: BlockQuantized) -> None:
+        """Put the product by the dequantised weight, and its correction, in the place of `old`."""
         rows, width = weight.shape
         blocks = width // weight.block
         integers = self._initializer(graph, f"{name}.signed", INTEGERS[weight.bits], (rows, width))
@@ -68,27 +70,34 @@ class DequantizeWeights(ir.passes.InPlacePass):
             "DequantizeLinear", [integers, scales], {"axis": 1, "block_size": weight.block}
         )
         turned = ir.node("Transpose", whole.outputs, {"perm": [1, 0]})  # (K, N)
-        graph.insert_before(product, [whole, turned])
-        product.replace_input_with(1, turned.outputs[0])
-        if weight.zero_points is None and (weight.scales > 0).all():
-            return
+        x, out = old.inputs[0], old.outputs[0]
+        product = ir.node("MatMul", [x, turned.outputs[0]], name=old.name)  # (B, T, N)
+        value, new = product.outputs[0], [whole, turned, product]
+        value.name, value.type, value.shape = out.name, out.type, out.shape
+        if weight.zero_points is not None or not (weight.scales > 0).all():
+            new += self._correction(graph, x, value, name, weight)
+            value.name = f"{out.name}.uncorrected"
+        graph.insert_before(old, new)
+        ir.convenience.replace_nodes_and_values(graph, old, [old], [], [out], new[-1].outputs)
+
+    def _correction(
+        self,
+        graph: ir.Graph,
+        x: ir.Value | None,
+        product: ir.Value,
+        name: str,
+        weight: BlockQuantized,
+    ) -> list[ir.Node]:
+        """Return nodes of which the last adds (sums of x over the blocks) c to `product`."""
+        rows, blocks = weight.scales.shape
         offsets = self._initializer(graph, f"{name}.corrections", ir.DataType.FLOAT, (blocks, rows))
-        shape = _constant(graph, f"cut.{blocks}x{weight.block}", [0, 0, blocks, weight.block])
-        axis = _constant(graph, "axis.3", [3])
-        x, out = product.inputs[0], product.outputs[0]
+        cuts = np.array([0, 0, blocks, weight.block])
+        shape = constant(graph, f"cut.{blocks}x{weight.block}", cuts)
+        axis = constant(graph, "axis.3", np.array([3]))
         cut = ir.node("Reshape", [x, shape])  # (B, T, G, block)
         sums = ir.node("ReduceSum", [cut.outputs[0], axis], {"keepdims": 0})  # (B, T, G)
         rest = ir.node("MatMul", [sums.outputs[0], offsets])  # (B, T, N)
-        both = ir.node("Add", [out, rest.outputs[0]])
-        graph.insert_after(product, [cut, sums, rest, both])
-        value, old = both.outputs[0], out.name
-        value.dtype, value.shape = ir.DataType.FLOAT, out.shape
-        uses = [(node, index) for node, index in out.uses() if node is not both]
-        for node, index in uses:
-            node.replace_input_with(index, value)
-        if out.is_graph_output():
-            graph.outputs[list(graph.outputs).index(out)] = value
-        out.name, value.name = f"{old}.uncorrected", old
+        return [cut, sums, rest, ir.node("Add", [product, rest.outputs[0]])]
 
     def _initializer(
         self, graph: ir.Graph, name: str, dtype: ir.DataType, shape: tuple[int, ...]
@@ -106,20 +115,4 @@ class DequantizeWeights(ir.passes.InPlacePass):
             name=name,
         )
         self.end += -(-size // ALIGNMENT) * ALIGNMENT
-        value = ir.Value(
-            name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype), const_value=tensor
-        )
-        graph.register_initializer(value)
-        return value
-
-
-def _constant(graph: ir.Graph, name: str, numbers: list[int]) -> ir.Value:
-    """Return the initializer of that name, int64."""
-    if name in graph.initializers:
-        return graph.initializers[name]
-    tensor = ir.tensor(np.array(numbers, dtype=np.int64), name=name)
-    value = ir.Value(
-        name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
-    graph.register_initializer(value)
-    return value
+        return add_initializer(graph, name, tensor)

@@ -2,6 +2,8 @@
 
 import onnx_ir as ir
 
+from .parts import ensure, operand, require
+
 __all__ = ["FoldWeightTransposes"]
 
 
@@ -9,23 +11,34 @@ class FoldWeightTransposes(ir.passes.InPlacePass):
     """Replace Transpose(weight) by the transposed weight, under the weight's own name.
 
     PyTorch keeps a linear layer as [out, in] and MatMul wants [in, out]. Left to the engine, the
-    transposes would be folded at each load, at the price of both copies in memory.
-
-    Precondition: none. A weight with another use as well (a tied embedding) is left alone.
+    transposes would be folded at each load, at the price of both copies in memory. A weight with
+    another use as well (a tied embedding) is left alone.
     """
+
+    def requires(self, model: ir.Model) -> None:
+        """Require that each of these nodes names its order of axes."""
+        for node, weight in _transposed(model.graph):
+            require("perm" in node.attributes, f"the Transpose of {weight.name} has a perm")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Edit `model` in place."""
-        modified = False
-        for node in list(model.graph):
-            source = node.inputs[0] if node.op_type == "Transpose" else None
-            if source is None or not source.is_initializer() or len(source.uses()) > 1:
-                continue
-            order = node.attributes["perm"].as_ints()
-            array = source.const_value.numpy().transpose(order)
-            source.const_value = ir.tensor(array.copy(order="C"), name=source.name)
-            source.shape = ir.Shape(array.shape)
-            ir.convenience.replace_all_uses_with(node.outputs[0], source)
+        found = _transposed(model.graph)
+        for node, weight in found:
+            assert weight.const_value is not None
+            array = weight.const_value.numpy().transpose(node.attributes["perm"].as_ints())
+            weight.const_value = ir.tensor(array.copy(order="C"), name=weight.name)
+            weight.shape = ir.Shape(array.shape)
+            ir.convenience.replace_all_uses_with(node.outputs[0], weight)
             model.graph.remove(node, safe=True)
-            modified = True
-        return ir.passes.PassResult(model, modified)
+        return ir.passes.PassResult(model, bool(found))
+
+    def ensures(self, model: ir.Model) -> None:
+        """Ensure that none of these nodes is left."""
+        left = [str(weight.name) for _, weight in _transposed(model.graph)]
+        ensure(not left, f"nothing transposes {', '.join(left)}")
+
+
+def _transposed(graph: ir.Graph) -> list[tuple[ir.Node, ir.Value]]:
+    """Return the Transpose nodes of weights that nothing else reads, with these weights."""
+    nodes = [(node, operand(node, 0)) for node in graph if node.op_type == "Transpose"]
+    return [(n, value) for n, value in nodes if value.is_initializer() and len(value.uses()) == 1]

@@ -2,9 +2,10 @@
 
 import onnx_ir as ir
 
+from .parts import MICROSOFT, ensure, operand, require
+
 __all__ = ["FuseSkipNorms"]
 
-DOMAIN = "com.microsoft"
 FUSED = {
     "LayerNormalization": "SkipLayerNormalization",
     "RMSNormalization": "SkipSimplifiedLayerNormalization",
@@ -14,54 +15,68 @@ FUSED = {
 class FuseSkipNorms(ir.passes.InPlacePass):
     """Replace norm(a + b [+ bias]) by ONNX Runtime's skip-norm, which also gives the sum.
 
-    Precondition: none. A sum whose operand is itself a sum with a vector weight takes that weight
-    as its bias, if nothing else reads the inner sum.
+    A sum whose operand is itself a sum with a vector weight takes that weight as its bias, if
+    nothing else reads the inner sum.
     """
+
+    def requires(self, model: ir.Model) -> None:
+        """Require that such norms are over the last axis, the only one that a skip-norm has."""
+        for norm in _pairs(model.graph).values():
+            axis = norm.attributes.get_int("axis", -1)
+            require(axis == -1, f"{norm.outputs[0].name} is a norm over the last axis")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Edit `model` in place."""
-        modified = False
-        for node in list(model.graph):
-            total = node.inputs[0].producer() if node.op_type in FUSED else None
-            if total is not None and total.op_type == "Add" and not _is_bias_add(total):
-                _fuse(model.graph, total, node)
-                modified = True
-        if modified:
-            model.opset_imports[DOMAIN] = 1
-        return ir.passes.PassResult(model, modified)
+        pairs = _pairs(model.graph)
+        for total, norm in pairs.items():
+            _fuse(model.graph, total, norm)
+        if pairs:
+            model.opset_imports[MICROSOFT] = 1
+        return ir.passes.PassResult(model, bool(pairs))
+
+    def ensures(self, model: ir.Model) -> None:
+        """Ensure that no such norm is left."""
+        left = [str(total.outputs[0].name) for total in _pairs(model.graph)]
+        ensure(not left, f"{', '.join(left)} is not summed apart from its norm")
+
+
+def _pairs(graph: ir.Graph) -> dict[ir.Node, ir.Node]:
+    """Return the additions of two streams whose sum is normalised, each with the first norm."""
+    pairs: dict[ir.Node, ir.Node] = {}
+    for norm in graph:
+        total = operand(norm, 0).producer() if norm.op_type in FUSED else None
+        if total is not None and total.op_type == "Add" and not _is_bias_add(total):
+            pairs.setdefault(total, norm)
+    return pairs
 
 
 def _fuse(graph: ir.Graph, total: ir.Node, norm: ir.Node) -> None:
-    stream, added = total.inputs
-    bias_add, bias = added.producer(), None
+    stream, added = operand(total, 0), operand(total, 1)
+    old, bias = [norm, total], None
+    bias_add = added.producer()
     if bias_add is not None and _is_bias_add(bias_add) and len(added.uses()) == 1:
-        added, bias = bias_add.inputs
+        added, bias = operand(bias_add, 0), operand(bias_add, 1)
+        old.append(bias_add)
     gamma, *beta = norm.inputs[1:]
     inputs = [added, stream, gamma]
     if norm.op_type == "LayerNormalization":
         inputs.append(beta[0] if beta else None)
     if bias is not None:
         inputs.append(bias)
-    old_sum, old_normed = total.outputs[0], norm.outputs[0]
     epsilon = {"epsilon": norm.attributes["epsilon"].as_float()}
-    fused = ir.node(FUSED[norm.op_type], inputs, epsilon, domain=DOMAIN, num_outputs=4)
-    normed, _, _, new_sum = fused.outputs
-    for new, old in ((normed, old_normed), (new_sum, old_sum)):
-        new.dtype, new.shape = old.dtype, old.shape
-        ir.convenience.replace_all_uses_with(old, new)
-    for unused in fused.outputs[1:3]:
-        unused.name = ""
+    fused = ir.node(FUSED[norm.op_type], inputs, epsilon, domain=MICROSOFT, num_outputs=4)
+    normed, *unused, new_sum = fused.outputs
+    for value in unused:
+        value.name = ""
     # The sum may be read before the norm's place, but never before its own.
-    graph.insert_after(total, fused)
-    graph.remove(norm, safe=True)
-    graph.remove(total, safe=True)
-    normed.name, new_sum.name = old_normed.name, old_sum.name
-    if bias is not None:
-        graph.remove(bias_add, safe=True)
+    ir.convenience.replace_nodes_and_values(
+        graph, total, old, [fused], [norm.outputs[0], total.outputs[0]], [normed, new_sum]
+    )
 
 
 def _is_bias_add(node: ir.Node) -> bool:
     """Return whether `node` adds a vector weight."""
-    if node.op_type != "Add" or node.inputs[1] is None:
+    if node.op_type != "Add":
         return False
-    return node.inputs[1].is_initializer() and len(node.inputs[1].shape or ()) == 1
+    bias = operand(node, 1)
+    return bias.is_initializer() and len(bias.shape or ()) == 1

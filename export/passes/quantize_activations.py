@@ -1,10 +1,13 @@
 """Let long prompts be multiplied in int8: weights by the column, activations by the row."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from ..quantization import BlockQuantized
-from .quantize_weights import DOMAIN, add_initializer
+from .parts import MICROSOFT, add_initializer, constant, ensure, operand, require
 
 __all__ = ["QuantizeActivations"]
 
@@ -20,66 +23,71 @@ class QuantizeActivations(ir.passes.InPlacePass):
     product is multiplied by the same number again. So a token's result is its own: neither its
     neighbours nor a range from calibration have a part in it. Weights get one scale a column, as
     a second copy of a byte each: computing it from the blocks when the graph is loaded would need
-    many times that memory.
-
-    Precondition: the products are by `quantized` weights. The head, which sees few rows, stays as
-    it is.
+    many times that memory. The head, which sees few rows, stays as it is.
     """
 
-    def __init__(self, quantized: dict[str, BlockQuantized]) -> None:
+    def __init__(self, quantized: Mapping[str, BlockQuantized]) -> None:
         super().__init__()
         self.quantized = quantized
 
+    def requires(self, model: ir.Model) -> None:
+        """Require that the products are by `quantized` weights."""
+        for node in _products(model.graph):
+            name = operand(node, 1).name
+            require(name in self.quantized, f"{name} is one of the quantised weights")
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Edit `model` in place."""
-        graph = model.graph
-        emit = _Emitter(graph, self.quantized)
-        last = graph.outputs[0].producer()
-        modified = False
-        for node in list(graph):
-            if node.op_type == "MatMulNBits" and node is not last:
-                emit.replace(node)
-                modified = True
-        return ir.passes.PassResult(model, modified)
+        emit, found = _Emitter(model.graph, self.quantized), _products(model.graph)
+        for node in found:
+            emit.replace(node)
+        return ir.passes.PassResult(model, bool(found))
+
+    def ensures(self, model: ir.Model) -> None:
+        """Ensure that none of these products is left."""
+        left = [str(operand(node, 1).name) for node in _products(model.graph)]
+        ensure(not left, f"no activations meet the blocks of {', '.join(left)}")
+
+
+def _products(graph: ir.Graph) -> list[ir.Node]:
+    """Return the MatMulNBits nodes but the head."""
+    head = graph.outputs[0].producer()
+    return [node for node in graph if node.op_type == "MatMulNBits" and node is not head]
 
 
 class _Emitter:
     """Adds nodes to a graph; constants and quantised activations that are equal are shared."""
 
-    def __init__(self, graph: ir.Graph, quantized: dict[str, BlockQuantized]) -> None:
+    def __init__(self, graph: ir.Graph, quantized: Mapping[str, BlockQuantized]) -> None:
         self.graph, self.quantized = graph, quantized
-        self.constants: dict[str, ir.Value] = {}
         self.rows: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
 
     def replace(self, node: ir.Node) -> None:
         """Put the int8 product in the place of one MatMulNBits."""
         self.place = node
         bias = node.inputs[5] if len(node.inputs) > 5 else None
-        rounded, largest = self.quantized_rows(node.inputs[0])
-        weight, scale = self.columns(str(node.inputs[1].name))
-        step = self.constant("step", 1 / LARGEST)
+        rounded, largest = self.quantized_rows(operand(node, 0))
+        weight, scale = self.columns(str(operand(node, 1).name))
+        step = self.constant("step", np.float32(1 / LARGEST))
         middle = self.constant("middle", np.uint8(MIDDLE))
         product = self.node(
-            "MatMulIntegerToFloat", [rounded, weight, step, scale, middle], domain=DOMAIN
+            "MatMulIntegerToFloat", [rounded, weight, step, scale, middle], domain=MICROSOFT
         )
         out = self.node("Mul", [product, largest])
         if bias is not None:
             out = self.node("Add", [out, bias])
-        old = node.outputs[0]
-        out.dtype, out.shape, name = ir.DataType.FLOAT, old.shape, old.name
-        ir.convenience.replace_all_uses_with(old, out)
-        self.graph.remove(node, safe=True)
-        out.name = name
+        ir.convenience.replace_nodes_and_values(self.graph, node, [node], [], node.outputs, [out])
 
     def quantized_rows(self, x: ir.Value) -> tuple[ir.Value, ir.Value]:
         """Return x [B, T, K] divided by its rows' largest magnitudes as uint8, and these."""
         if x not in self.rows:
             magnitude = self.node("Abs", [x])
             axes = self.constant("last_axis", np.array([-1]))
+            smallest = self.constant("smallest", np.float32(SMALLEST_ROW))
             largest = self.node("ReduceMax", [magnitude, axes])  # (B, T, 1)
-            largest = self.node("Max", [largest, self.constant("smallest", SMALLEST_ROW)])
+            largest = self.node("Max", [largest, smallest])
             unit = self.node("Div", [x, largest])
-            step = self.constant("step", 1 / LARGEST)
+            step = self.constant("step", np.float32(1 / LARGEST))
             middle = self.constant("middle", np.uint8(MIDDLE))
             self.rows[x] = self.node("QuantizeLinear", [unit, step, middle]), largest
         return self.rows[x]
@@ -93,16 +101,12 @@ class _Emitter:
         scales = scale.astype(np.float32)
         return columns, add_initializer(self.graph, f"{name}.column_scales", scales)
 
-    def node(
-        self, kind: str, inputs: list[ir.Value], attributes: dict | None = None, domain: str = ""
-    ) -> ir.Value:
+    def node(self, kind: str, inputs: list[ir.Value], domain: str = "") -> ir.Value:
         """Add a node before the one that is being replaced; return its output."""
-        node = ir.node(kind, inputs, attributes, domain=domain)
+        node = ir.node(kind, inputs, domain=domain)
         self.graph.insert_before(self.place, node)
         return node.outputs[0]
 
-    def constant(self, name: str, value: object) -> ir.Value:
-        if name not in self.constants:
-            array = np.asarray(value, dtype=np.float32 if isinstance(value, float) else None)
-            self.constants[name] = add_initializer(self.graph, f"int8.{name}", array)
-        return self.constants[name]
+    def constant(self, name: str, value: NDArray[np.generic] | np.generic) -> ir.Value:
+        """Return the constant of that name."""
+        return constant(self.graph, f"int8.{name}", np.asarray(value))

@@ -1,8 +1,14 @@
 """Read each dynamic dimension in one place, so that what depends on it is computed once."""
 
+from collections.abc import Iterator
+
 import onnx_ir as ir
 
+from .parts import ensure, operand, require
+
 __all__ = ["ShareDimensions"]
+
+Place = tuple[ir.Value, int]  # of a dimension: whose it is, and the axis
 
 
 class ShareDimensions(ir.passes.InPlacePass):
@@ -11,37 +17,50 @@ class ShareDimensions(ir.passes.InPlacePass):
     A lowering translates each layer by itself and reads the number of new tokens from that layer's
     own tensors. Once all layers read it from the same input, the masks that follow are equal, and
     common-subexpression elimination leaves one of them.
-
-    Precondition: values carry their symbolic shapes, as torch.onnx.export leaves them.
     """
+
+    def requires(self, model: ir.Model) -> None:
+        """Require the symbolic shapes of values, as torch.onnx.export leaves them."""
+        for value in model.graph.inputs:
+            require(value.shape is not None, f"the input {value.name} has a shape")
+        for node in model.graph:
+            if node.op_type == "Shape":
+                value = operand(node, 0)
+                require(value.shape is not None, f"{value.name}, which a Shape reads, has one")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Edit `model` in place."""
-        sources = {}
-        for value in model.graph.inputs:
-            for axis, size in enumerate(value.shape or ()):
-                if isinstance(size, ir.SymbolicDim):
-                    sources.setdefault(size.value, (value, axis))
-        modified = False
-        for node in model.graph:
-            if node.op_type == "Shape":
-                modified |= _redirect(node, sources)
-        return ir.passes.PassResult(model, modified)
+        found = list(_elsewhere(model.graph))
+        for node, (value, axis) in found:
+            node.replace_input_with(0, value)
+            node.attributes["start"] = ir.AttrInt64("start", axis)
+            node.attributes["end"] = ir.AttrInt64("end", axis + 1)
+        return ir.passes.PassResult(model, bool(found))
+
+    def ensures(self, model: ir.Model) -> None:
+        """Ensure that no such dimension is read from anything else."""
+        left = [str(operand(node, 0).name) for node, _ in _elsewhere(model.graph)]
+        ensure(not left, f"no dimension of an input is read from {', '.join(left)}")
 
 
-def _redirect(node: ir.Node, sources: dict[str | None, tuple[ir.Value, int]]) -> bool:
-    """Let `node` read its one dimension from a graph input, if it is one of the inputs'."""
-    shape = node.inputs[0].shape
+def _elsewhere(graph: ir.Graph) -> Iterator[tuple[ir.Node, Place]]:
+    """Yield the Shape nodes that read the dimension of an input elsewhere, and its place there."""
+    sources: dict[str, Place] = {}
+    for value in graph.inputs:
+        for axis, size in enumerate(value.shape or ()):
+            if isinstance(size, ir.SymbolicDim) and size.value is not None:
+                sources.setdefault(size.value, (value, axis))
+    for node in graph:
+        source = sources.get(_dimension(node) or "") if node.op_type == "Shape" else None
+        if source is not None and source[0] is not node.inputs[0]:
+            yield node, source
+
+
+def _dimension(node: ir.Node) -> str | None:
+    """Return the name of the one symbolic dimension that a Shape node reads; else None."""
+    shape = operand(node, 0).shape
     start, end = node.attributes.get("start"), node.attributes.get("end")
     if shape is None or start is None or end is None or end.as_int() != start.as_int() + 1:
-        return False
+        return None
     size = shape[start.as_int()]
-    if not isinstance(size, ir.SymbolicDim) or size.value not in sources:
-        return False
-    value, axis = sources[size.value]
-    if value is node.inputs[0]:
-        return False
-    node.replace_input_with(0, value)
-    node.attributes["start"] = ir.AttrInt64("start", axis)
-    node.attributes["end"] = ir.AttrInt64("end", axis + 1)
-    return True
+    return size.value if isinstance(size, ir.SymbolicDim) else None

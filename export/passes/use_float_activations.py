@@ -8,10 +8,7 @@ FLOAT32 = 1  # of MatMulNBits' accuracy levels
 
 
 class UseFloatActivations(ir.passes.InPlacePass):
-    """Set the accuracy level of every MatMulNBits to float32.
-
-    Precondition: none.
-    """
+    """Set the accuracy level of every MatMulNBits to float32."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Edit `model` in place."""

@@ -11,11 +11,10 @@ from .gptq import gptq
 from .keep import keep_enough, layer_costs
 from .quality import measure, with_weights
 from .quantize import quantize, weight_names
-from .within_budget import QuantizationSettings, quantize_within_budget
+from .within_budget import quantize_within_budget
 
 __all__ = [
     "BlockQuantized",
-    "QuantizationSettings",
     "cut_windows",
     "gptq",
     "keep_enough",

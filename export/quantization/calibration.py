@@ -45,8 +45,7 @@ def own_windows(model: GPT, count: int = OWN_WINDOWS, length: int = OWN_LENGTH) 
     """
     config = model.config
     length = min(length, config.block_size)
-    shape = (count, config.n_kv_head, length, config.head_dim)
-    cache = [(torch.zeros(shape), torch.zeros(shape)) for _ in range(config.n_layer)]
+    cache = model.empty_cache(count, length)
     generator = torch.Generator().manual_seed(SEED)
     fresh = torch.randint(config.vocab_size, (count, 1), generator=generator)
     written, only = [fresh], torch.zeros(count, 1, dtype=torch.int64)

@@ -16,7 +16,6 @@ from .gptq import gptq
 
 __all__ = ["quantize", "weight_names"]
 
-TIED_TABLE = "token_embedding.weight"
 MIN_BLOCK = 16  # of MatMulNBits and GatherBlockQuantized
 BATCH = 8  # calibration windows in one forward pass
 
@@ -27,11 +26,9 @@ def weight_names(model: GPT) -> list[str]:
     A tied table goes by the embedding's name. An embedding of its own is left alone: a token
     reads one row of it.
     """
-    parts = model.named_modules()
+    parts, tied = model.named_modules(), model.tied_names()
     names = [f"{name}.weight" for name, part in parts if isinstance(part, nn.Linear)]
-    if model.config.tie_embeddings:
-        names[names.index("head.weight")] = TIED_TABLE
-    return names
+    return [tied.get(name, name) for name in names]
 
 
 def quantize(
@@ -94,16 +91,18 @@ def _with_gptq(
     """
     model = copy.deepcopy(model)
     done = {}
-    if TIED_TABLE in wanted:
-        table = model.get_parameter(TIED_TABLE)
-        done[TIED_TABLE] = round_to_nearest(table, bits, block, symmetric=symmetric)
-        table.copy_(torch.from_numpy(done[TIED_TABLE].dequantized()))
-    stream = _embedded(model, windows)  # (N, T, C)
-    for index, part in enumerate(model.blocks):
+    for name in model.tied_names().values():
+        if name in wanted:
+            table = model.get_parameter(name)
+            done[name] = round_to_nearest(table, bits, block, symmetric=symmetric)
+            table.copy_(torch.from_numpy(done[name].dequantized()))
+    names = {part: name for name, part in model.named_modules()}
+    stream = model.embed(windows)  # (N, T, C)
+    for part in model.blocks:
         linears = {
-            f"blocks.{index}.{name}": linear
-            for name, linear in part.named_modules()
-            if isinstance(linear, nn.Linear) and f"blocks.{index}.{name}.weight" in wanted
+            names[linear]: linear
+            for linear in part.modules()
+            if isinstance(linear, nn.Linear) and f"{names[linear]}.weight" in wanted
         }
         hessians = input_hessians(linears, partial(_after, model, part, stream))
         for name, linear in linears.items():
@@ -117,17 +116,9 @@ def _with_gptq(
     return done
 
 
-def _embedded(model: GPT, windows: Tensor) -> Tensor:
-    """Return the stream [N, T, C] that enters the first block, as `GPT.forward` makes it."""
-    stream = model.token_embedding(windows)
-    if model.config.position == "learned":
-        stream = stream + model.position_embedding(torch.arange(windows.shape[1]))
-    return stream
-
-
 def _after(model: GPT, part: nn.Module, stream: Tensor) -> Tensor:
     """Return the stream [N, T, C] behind a block, a few windows at a time."""
-    return torch.cat([part(some, model._rotary()) for some in stream.split(BATCH)])
+    return torch.cat([part(some, model.rotary) for some in stream.split(BATCH)])
 
 
 def _check(model: GPT, bits: int, block: int, method: str, windows: Tensor | None) -> None:

@@ -1,25 +1,24 @@
 """Quantise a model so that it stays within a budget of KL divergence, or say why it cannot."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
 from edgegpt.errors import ExportError, InvalidInputError
 from edgegpt.model import GPT
+from edgegpt.runtime.bundle.derived_weights import BITS
 from edgegpt.runtime.bundle.manifest import Quantization
 from edgegpt.runtime.proof.quality import BUDGETS
 
+from ..settings import AUTO, ExportSettings
 from .blocks import BlockQuantized
 from .keep import keep_enough, layer_costs
 from .quality import measure, with_weights
-from .quantize import TIED_TABLE, quantize, weight_names
+from .quantize import quantize, weight_names
 
-__all__ = ["AUTO", "QuantizationSettings", "quantize_within_budget"]
+__all__ = ["quantize_within_budget"]
 
-AUTO = "auto"
-BITS = {"int8": 8, "int4": 4}
 # Rounding to nearest costs int8 next to nothing; GPTQ costs int4 a seventh of what rounding does.
 METHODS: dict[str, Literal["rtn", "gptq"]] = {"int8": "rtn", "int4": "gptq"}
 BLOCKS = (128, 64, 32, 16)
@@ -27,59 +26,39 @@ RANKING_WINDOWS = 4  # of held-out text, to rank the layers with
 WORST = 5  # layers that an error names
 
 
-@dataclass(frozen=True)
-class QuantizationSettings:
-    """How to quantise.
-
-    Attributes:
-        precision: "int8" or "int4".
-        method: "rtn" rounds to nearest, "gptq" is better for int4; None: the usual one.
-        max_kl: largest mean KL to float32 per token, in nats; None: `BUDGETS`.
-        keep_fp32: layers to leave in float32, by name or by the beginning of it, up to a dot; or
-            "auto" for the fewest that the budget needs.
-        fast_prefill: add a graph, and an int8 copy of the weights, that feed prompts faster.
-    """
-
-    precision: str
-    method: Literal["rtn", "gptq"] | None = None
-    max_kl: float | None = None
-    keep_fp32: str | tuple[str, ...] = ()
-    fast_prefill: bool = True
-
-
 def quantize_within_budget(
     model: GPT,
+    precision: str,
     windows: Tensor,
     calibration: Tensor | None,
-    settings: QuantizationSettings,
+    settings: ExportSettings,
     progress: Callable[[str], None],
 ) -> tuple[dict[str, BlockQuantized], Quantization]:
     """Return the quantised weights of `model`, and what the manifest says of them.
 
     Args:
         model: in float32 and eval mode; it stays as it is.
+        precision: "int8" or "int4".
         windows: held-out text to measure the loss on, int64 [N, T + 1].
         calibration: another text for GPTQ, int64 [M, T]; None lets the model write one.
-        settings: see there.
+        settings: the method, the budget and what to keep; see there.
         progress: is told each stage as it begins.
 
     Raises:
         ExportError: if the loss is past the budget; names the layers that cost most.
         InvalidInputError: for an impossible setting.
     """
-    if settings.precision not in BITS:
-        raise InvalidInputError(
-            f"no precision {settings.precision!r}; there are: float32, {', '.join(BITS)}"
-        )
-    method = settings.method or METHODS[settings.precision]
-    max_kl = BUDGETS[settings.precision] if settings.max_kl is None else settings.max_kl
+    method = settings.method or METHODS[precision]
+    if calibration is not None and method != "gptq":
+        raise InvalidInputError(f"calibration is for the method gptq, not for {method}")
+    max_kl = BUDGETS[precision] if settings.max_kl is None else settings.max_kl
     block, kept = _grid(model)
     if settings.keep_fp32 != AUTO:
-        kept |= _matching(model, settings.keep_fp32)
-    progress(f"quantising to {settings.precision} ({method}, blocks of {block})")
+        kept |= _matching(model, settings.keep_fp32 or ())
+    progress(f"quantising to {precision} ({method}, blocks of {block})")
     weights = quantize(
         model,
-        BITS[settings.precision],
+        BITS[precision],
         block=block,
         symmetric=True,
         method=method,
@@ -92,7 +71,7 @@ def quantize_within_budget(
         progress("looking for the layers that cost most")
         costs = layer_costs(model, weights, windows[:RANKING_WINDOWS])
         if settings.keep_fp32 != AUTO:
-            raise ExportError(_past_budget(settings.precision, quality.kl, max_kl, costs))
+            raise ExportError(_past_budget(precision, quality.kl, max_kl, costs))
         more = keep_enough(model, weights, costs, windows, max_kl)
         kept |= more
         weights = {name: weight for name, weight in weights.items() if name not in more}
@@ -117,11 +96,11 @@ def _grid(model: GPT) -> tuple[int, frozenset[str]]:
     for block in BLOCKS:
         if all(width % block == 0 for width in widths):
             return block, frozenset()
-    tied = TIED_TABLE in weight_names(model) and model.config.n_embd % BLOCKS[-1]
-    return BLOCKS[-1], frozenset([TIED_TABLE] if tied else [])
+    tables = model.tied_names().values() if model.config.n_embd % BLOCKS[-1] else ()
+    return BLOCKS[-1], frozenset(tables)
 
 
-def _matching(model: GPT, patterns: str | tuple[str, ...]) -> frozenset[str]:
+def _matching(model: GPT, patterns: tuple[str, ...]) -> frozenset[str]:
     """Return the weights whose names are, or begin with, one of the patterns."""
     found: set[str] = set()
     for pattern in patterns:

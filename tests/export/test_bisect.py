@@ -15,7 +15,7 @@ import torch
 from edgegpt.checkpoint import load_checkpoint, save_config, save_weights
 from edgegpt.cli import main
 from edgegpt.errors import BundleError, CheckpointError
-from edgegpt.export import QuantizationSettings, export_bundle
+from edgegpt.export import ExportSettings, export_bundle
 from edgegpt.export.bisect import Place, bisect, first_wrong, place_names
 from edgegpt.model import GPT, GPTConfig
 from edgegpt.runtime.bundle.bundle import Bundle
@@ -59,7 +59,7 @@ def test_a_clean_bundle_has_no_wrong_place(
 ) -> None:
     places = places_of(small_bundle, small_model, graph)
     assert first_wrong(places) is None
-    assert [place.name for place in places] == place_names(2)
+    assert [place.name for place in places] == place_names(small_model)
     assert 0 < max(place.error for place in places) < 1e-5
 
 
@@ -156,8 +156,8 @@ def test_a_llama_like_model_can_be_bisected(tmp_path: Path) -> None:
 def test_a_quantised_bundle_is_refused(
     small_checkpoint: Path, small_model: GPT, tmp_path: Path
 ) -> None:
-    settings = QuantizationSettings("int8", max_kl=1e9)
-    export_bundle(small_checkpoint, tmp_path / "bundle", quantization=settings)
+    settings = ExportSettings(max_kl=1e9)
+    export_bundle(small_checkpoint, tmp_path / "bundle", precision="int8", settings=settings)
     with pytest.raises(BundleError, match="cannot bisect a bundle in int8"):
         places_of(tmp_path / "bundle", small_model, "decoder.ort")
 

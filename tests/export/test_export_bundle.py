@@ -1,8 +1,8 @@
 """Exporting: what a bundle contains, that the proof guards it, and that failures leave nothing."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -10,10 +10,10 @@ import torch
 
 import edgegpt
 from edgegpt.checkpoint import save_config, save_weights
-from edgegpt.errors import CheckpointError, ExportError, VerificationError
-from edgegpt.export import bundle as bundle_module
-from edgegpt.export import export_bundle
-from edgegpt.export.lowerings import standard
+from edgegpt.errors import CheckpointError, ExportError, InvalidInputError, VerificationError
+from edgegpt.export import ExportSettings, export_bundle
+from edgegpt.export.lowerings import LOWERINGS, STANDARD
+from edgegpt.export.recipes import parts
 from edgegpt.model import GPT, GPTConfig
 from edgegpt.runtime.bundle.bundle import Bundle
 
@@ -116,24 +116,22 @@ def test_forward_of_the_bundle_is_pytorch_s(small_bundle: Path, small_model: GPT
     assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
 
 
-class WrongLowering(ModuleType):
-    """The standard lowering with one mistake in it."""
+def one_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the standard lowering have one mistake in it."""
+    ((operator, right),) = STANDARD.translations.items()
 
-    NAME, OPSET, IR_VERSION = standard.NAME, standard.OPSET, standard.IR_VERSION
-    PASSES = standard.PASSES
+    def scaled_wrongly(*tensors: object, scale: float, **sizes: int) -> object:
+        return right(*tensors, scale=scale * 1.001, **sizes)
 
-    @staticmethod
-    def translations() -> dict[object, object]:
-        def scaled_wrongly(*tensors: object, scale: float, **sizes: int) -> object:
-            return standard._cached_attention(*tensors, scale=scale * 1.001, **sizes)
-
-        return {torch.ops.edgegpt.cached_attention.default: scaled_wrongly}
+    wrong = replace(STANDARD, translations={operator: scaled_wrongly})
+    lowerings = [wrong if lowering is STANDARD else lowering for lowering in LOWERINGS]
+    monkeypatch.setattr(parts, "LOWERINGS", lowerings)
 
 
 def test_a_graph_that_computes_something_else_is_not_shipped(
     small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundle_module, "standard", WrongLowering("wrong"))
+    one_wrong(monkeypatch)
     with pytest.raises(VerificationError, match="PyTorch computes: standard prefill is off by"):
         export_bundle(small_checkpoint, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
@@ -144,7 +142,7 @@ def test_a_failed_export_keeps_the_bundle_that_was_there(
 ) -> None:
     export_bundle(small_checkpoint, tmp_path / "bundle")
     before = (tmp_path / "bundle" / "edgegpt.json").read_bytes()
-    monkeypatch.setattr(bundle_module, "standard", WrongLowering("wrong"))
+    one_wrong(monkeypatch)
     with pytest.raises(VerificationError):
         export_bundle(small_checkpoint, tmp_path / "bundle", force=True)
     assert (tmp_path / "bundle" / "edgegpt.json").read_bytes() == before
@@ -170,6 +168,36 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(
     with pytest.raises(ExportError, match="not a bundle"):
         export_bundle(small_checkpoint, tmp_path, force=True)
     assert (tmp_path / "letters.txt").read_text() == "dear"
+
+
+@pytest.mark.parametrize(
+    ("precision", "choice", "reason"),
+    [
+        ("float8", {}, "no precision 'float8'; there are: float32, float16, bfloat16, int8, int4"),
+        ("float32", {"calibration": "text"}, "float32 has no use for calibration; .*: nothing"),
+        ("float32", {"fast_prefill": False}, "float32 has no use for fast_prefill"),
+        ("float32", {"keep_fp32": ("head",)}, "float32 has no use for keep_fp32"),
+        (
+            "bfloat16",
+            {"method": "gptq", "max_kl": 0.0, "keep_fp32": ("head",)},
+            "bfloat16 has no use for method, max_kl; .*: keep_fp32",
+        ),
+        ("float16", {"keep_fp32": "auto"}, "keep_fp32 cannot be 'auto' in float16"),
+        (
+            "int8",
+            {"calibration": "The wind " * 4},
+            "calibration is for the method gptq, not for rtn",
+        ),
+        ("int4", {"calibration": "The wind"}, "8 tokens has no window of 32"),
+    ],
+)
+def test_a_choice_that_a_precision_has_no_use_for_is_refused_by_name(
+    small_checkpoint: Path, tmp_path: Path, precision: str, choice: dict, reason: str
+) -> None:
+    settings = ExportSettings(**choice)
+    with pytest.raises(InvalidInputError, match=reason):
+        export_bundle(small_checkpoint, tmp_path / "b", precision=precision, settings=settings)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:

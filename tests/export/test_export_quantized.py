@@ -10,7 +10,7 @@ from small_models import TEXT, random_model, small_config, write_checkpoint
 import edgegpt
 from edgegpt.cli import main
 from edgegpt.errors import ExportError, InvalidInputError
-from edgegpt.export import QuantizationSettings, export_bundle
+from edgegpt.export import ExportSettings, export_bundle
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines.choice import open_engine
 from edgegpt.runtime.engines.options import EngineOptions
@@ -38,8 +38,8 @@ MODELS = {
 def exported(folder: Path, precision: str, name: str = "char", **settings: object) -> Path:
     model = random_model(small_config(**MODELS[name]))
     write_checkpoint(folder / "ckpt", model)
-    wanted = QuantizationSettings(precision, **{"method": "rtn", "max_kl": ANY_LOSS} | settings)
-    export_bundle(folder / "ckpt", folder / "bundle", quantization=wanted)
+    wanted = ExportSettings(**{"method": "rtn", "max_kl": ANY_LOSS} | settings)
+    export_bundle(folder / "ckpt", folder / "bundle", precision=precision, settings=wanted)
     return folder / "bundle"
 
 
@@ -184,6 +184,8 @@ def test_the_command_takes_the_settings(
     [
         (["--max-kl", "0.1"], 2, "need --precision int8 or int4"),
         (["--keep-fp32", "auto"], 2, "needs a --precision other than float32"),
+        (["--no-fast-prefill"], 2, "need --precision int8 or int4"),
+        (["--precision", "float16", "--keep-fp32", "auto"], 1, "keep_fp32 cannot be 'auto' in"),
         (["--precision", "int3"], 2, "'int3' is not one of"),
         (["--precision", "int4", "--max-kl", "-1"], 2, "-1"),
         (["--precision", "int4", "--max-kl", "1e-9"], 1, "The layers that cost most"),

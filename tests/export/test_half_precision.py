@@ -22,10 +22,10 @@ from edgegpt.errors import (
     InvalidInputError,
     VerificationError,
 )
-from edgegpt.export import HalfPrecision, QuantizationSettings, export_bundle
-from edgegpt.export import bundle as bundle_module
+from edgegpt.export import ExportSettings, export_bundle
 from edgegpt.export.half_precision import in_half_precision, matching_layers
 from edgegpt.export.range_probe import SAFE, largest_values, too_large
+from edgegpt.export.recipes import half_precision as recipe
 from edgegpt.model import GPT
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.bundle.golden import Golden
@@ -51,8 +51,9 @@ LLAMA = {
 IDS = torch.randint(30, (4, 32), generator=torch.Generator().manual_seed(0))
 
 
-def export(folder: Path, model: GPT, half: HalfPrecision, text: str | None = None) -> Receipt:
-    return export_bundle(write_checkpoint(folder / "ckpt", model, text), folder / "out", half=half)
+def export(folder: Path, model: GPT, precision: str, text: str | None = None) -> Receipt:
+    source = write_checkpoint(folder / "ckpt", model, text)
+    return export_bundle(source, folder / "out", precision=precision)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def bfloat16(tmp_path_factory: pytest.TempPathFactory, llama: GPT) -> Path:
     """A bundle of `llama` that nothing here can run. Read-only."""
     folder = tmp_path_factory.mktemp("bfloat16")
     with pytest.warns(EdgeGPTWarning, match=r"is not proved: onnxruntime runs no bfloat16.*verify"):
-        receipt = export(folder, llama, HalfPrecision("bfloat16"), TEXT)
+        receipt = export(folder, llama, "bfloat16", TEXT)
     assert receipt.outcome == "pending"
     assert not receipt.passed
     return folder / "out"
@@ -78,7 +79,7 @@ def cache_types(bundle: Path) -> list[set[str]]:
 def test_a_float16_bundle_has_narrow_weights_and_caches_and_float32_logits(
     tmp_path: Path, llama: GPT
 ) -> None:
-    receipt = export(tmp_path, llama, HalfPrecision("float16"))
+    receipt = export(tmp_path, llama, "float16")
     assert receipt.passed
     assert {check.name.partition(" ")[0] for check in receipt.checks} >= {"standard", "legacy"}
     manifest = Bundle.open(tmp_path / "out").manifest
@@ -196,15 +197,15 @@ def test_a_layer_that_would_overflow_is_named_and_kept(
         random_model(small_config()), 1e6, [f"{up}.weight", f"{up}.bias"], [f"{down}.weight"]
     )
     assert list(too_large(model, IDS)) == ["blocks.1.feed_forward"]
-    export(tmp_path, model, HalfPrecision("float16"))
+    export(tmp_path, model, "float16")
     manifest = Bundle.open(tmp_path / "out").manifest
     assert manifest.kept == ["blocks.1.feed_forward"]
     kept = {name for name, weight in manifest.weights.items() if weight.dtype == "F32"}
     bias = {f"{up}.bias", f"{down}.bias", "blocks.1.norm_2.bias"}
     assert kept == bias | {f"{up}.weight", f"{down}.weight", "blocks.1.norm_2.weight"}
-    monkeypatch.setattr(bundle_module, "too_large", lambda *_: {})
+    monkeypatch.setattr(recipe, "too_large", lambda *_: {})
     with pytest.raises(VerificationError, match="does not compute what PyTorch computes"):
-        export_bundle(tmp_path / "ckpt", tmp_path / "b", half=HalfPrecision("float16"))
+        export_bundle(tmp_path / "ckpt", tmp_path / "b", precision="float16")
     assert not (tmp_path / "b").exists()
 
 
@@ -216,7 +217,7 @@ def test_a_residual_stream_that_would_overflow_is_kept(tmp_path: Path) -> None:
         block = f"blocks.{index}"
         writers += [f"{block}.attention.proj.weight", f"{block}.feed_forward.down.weight"]
     scaled(model, 1e6, writers, [])
-    export(tmp_path, model, HalfPrecision("float16"))
+    export(tmp_path, model, "float16")
     kept = Bundle.open(tmp_path / "out").manifest.kept
     assert set(kept) >= {"residual", "blocks.0.attention", "blocks.1.feed_forward"}
     assert "head" not in kept
@@ -276,15 +277,11 @@ def test_layers_are_kept_by_the_beginning_of_their_names(llama: GPT) -> None:
 
 
 def test_settings_that_make_no_sense_are_refused(small_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="'float8' is not of half precision"):
-        HalfPrecision("float8")
-    with pytest.raises(InvalidInputError, match="not both"):
-        export_bundle(
-            small_checkpoint,
-            tmp_path / "b",
-            half=HalfPrecision("float16"),
-            quantization=QuantizationSettings("int8"),
-        )
+    with pytest.raises(InvalidInputError, match="no precision 'float8'"):
+        export_bundle(small_checkpoint, tmp_path / "b", precision="float8")
+    settings = ExportSettings(method="gptq")  # half precision and quantised, but not both
+    with pytest.raises(InvalidInputError, match="float16 has no use for method"):
+        export_bundle(small_checkpoint, tmp_path / "b", precision="float16", settings=settings)
 
 
 def test_the_command_keeps_layers_and_says_which(

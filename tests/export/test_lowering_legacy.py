@@ -11,7 +11,7 @@ from attention_layer import HEADS, Layer, build, check_ragged_rows
 from small_models import random_model, small_config
 
 from edgegpt.export.decoder_graph import build_decoder_graph, trace
-from edgegpt.export.lowerings import legacy
+from edgegpt.export.lowerings import LEGACY
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines.choice import local_lowerings, open_engine
 from edgegpt.runtime.engines.options import EngineOptions
@@ -34,7 +34,7 @@ def test_prefill_chunk_and_decode_of_ragged_rows_match_float64(
     tmp_path: Path, kv_heads: int, rotary: bool
 ) -> None:
     layer = Layer(kv_heads, rotary)
-    session = build(legacy, layer, tmp_path / "layer.onnx")
+    session = build(LEGACY, layer, tmp_path / "layer.onnx")
     check_ragged_rows(session, layer, poison=float("nan"))
     check_ragged_rows(session, layer, poison=float("nan"), in_place=True)
 
@@ -42,7 +42,7 @@ def test_prefill_chunk_and_decode_of_ragged_rows_match_float64(
 @pytest.mark.parametrize("changes", [{"activation": "gelu_tanh"}, LLAMA], ids=["gelu", "llama"])
 def test_the_graph_holds_plain_operators_of_opset_18_alone(changes: dict[str, object]) -> None:
     model = random_model(small_config(**changes))
-    graph = build_decoder_graph(trace(model), legacy)
+    graph = build_decoder_graph(trace(model), LEGACY)
     assert graph.opset_imports == {"": 18}
     assert not graph.functions
     newest = {node.op_type: onnx.defs.get_schema(node.op_type, 18) for node in graph.graph}
@@ -52,7 +52,7 @@ def test_the_graph_holds_plain_operators_of_opset_18_alone(changes: dict[str, ob
 def test_keys_and_values_of_grouped_heads_are_not_repeated() -> None:
     """Only slot numbers are expanded, and once for all layers."""
     config = small_config(n_head=4, n_kv_head=1)
-    graph = build_decoder_graph(trace(random_model(config)), legacy).graph
+    graph = build_decoder_graph(trace(random_model(config)), LEGACY).graph
     scatters = {node.inputs[1].name for node in graph if node.op_type == "ScatterElements"}
     assert len(scatters) == 1
     for node in graph:

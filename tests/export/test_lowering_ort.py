@@ -11,7 +11,7 @@ import torch
 from small_models import random_model, small_config, write_checkpoint
 
 from edgegpt.errors import ExportError
-from edgegpt.export import QuantizationSettings, export_bundle
+from edgegpt.export import ExportSettings, export_bundle
 from edgegpt.model import GPT
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines.choice import local_lowerings, open_engine
@@ -120,7 +120,8 @@ def test_heads_that_the_operator_cannot_rotate_are_left_to_the_other_lowerings(
         export_bundle(
             tmp_path / "ckpt",
             tmp_path / "int8",
-            quantization=QuantizationSettings("int8", max_kl=1e9),
+            precision="int8",
+            settings=ExportSettings(max_kl=1e9),
         )
     assert not (tmp_path / "int8").exists()
 

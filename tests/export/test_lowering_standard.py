@@ -6,7 +6,7 @@ import onnx
 import pytest
 from attention_layer import HEADS, Layer, build, check_ragged_rows
 
-from edgegpt.export.lowerings import standard
+from edgegpt.export.lowerings import STANDARD
 
 POISON = 1e4  # stands in every cache slot before the test; NaN would spread through 0 * NaN
 
@@ -17,11 +17,11 @@ def test_prefill_chunk_and_decode_of_ragged_rows_match_float64(
     tmp_path: Path, kv_heads: int, rotary: bool
 ) -> None:
     layer = Layer(kv_heads, rotary)
-    check_ragged_rows(build(standard, layer, tmp_path / "layer.onnx"), layer, POISON)
+    check_ragged_rows(build(STANDARD, layer, tmp_path / "layer.onnx"), layer, POISON)
 
 
 def test_no_attention_output_is_left_unused(tmp_path: Path) -> None:
-    build(standard, Layer(HEADS, rotary=False), tmp_path / "layer.onnx")
+    build(STANDARD, Layer(HEADS, rotary=False), tmp_path / "layer.onnx")
     graph = onnx.load(tmp_path / "layer.onnx").graph
     (attention,) = [node for node in graph.node if node.op_type == "Attention"]
     assert [name for name in attention.output if name] == list(attention.output)[:1]

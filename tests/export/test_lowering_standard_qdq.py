@@ -11,7 +11,7 @@ import pytest
 import torch
 from small_models import random_model, small_config, write_checkpoint
 
-from edgegpt.export import QuantizationSettings, export_bundle
+from edgegpt.export import ExportSettings, export_bundle
 from edgegpt.export.quantization import round_to_nearest
 from edgegpt.runtime.bundle import derived_weights
 from edgegpt.runtime.bundle.bundle import Bundle
@@ -43,8 +43,8 @@ TIED = {"tie_embeddings": True, "head_bias": False}
 
 def exported(folder: Path, precision: str, keep: tuple[str, ...] = (), **shape: object) -> Bundle:
     write_checkpoint(folder / "ckpt", random_model(small_config(**shape)))
-    wanted = QuantizationSettings(precision, "rtn", ANY_LOSS, keep_fp32=keep)
-    export_bundle(folder / "ckpt", folder / "bundle", quantization=wanted)
+    settings = ExportSettings(keep, "rtn", max_kl=ANY_LOSS)
+    export_bundle(folder / "ckpt", folder / "bundle", precision=precision, settings=settings)
     return Bundle.open(folder / "bundle")
 
 

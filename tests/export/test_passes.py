@@ -2,13 +2,26 @@
 
 import numpy as np
 import onnx_ir as ir
+import pytest
+import torch
+from onnx_ir.passes import InPlacePass, PostconditionError, PreconditionError
 
-from edgegpt.export.passes import FoldWeightTransposes, ShareDimensions
+from edgegpt.export.passes import (
+    DequantizeWeights,
+    FeedPositions,
+    FoldWeightTransposes,
+    FuseSkipNorms,
+    QuantizeActivations,
+    QuantizeWeights,
+    ShareDimensions,
+)
+from edgegpt.export.quantization import BlockQuantized, round_to_nearest
 
 
 def parsed(text: str, **weights: np.ndarray) -> ir.Model:
     """Return a model from ONNX text, with `weights` as initializers instead of inputs."""
-    model = ir.from_onnx_text(f'<ir_version: 10, opset_import: ["" : 24]> {text}')
+    opsets = '["" : 24, "com.microsoft" : 1]'
+    model = ir.from_onnx_text(f"<ir_version: 10, opset_import: {opsets}> {text}")
     for name, array in weights.items():
         value = next(value for value in model.graph.inputs if value.name == name)
         model.graph.inputs.remove(value)
@@ -84,3 +97,151 @@ def test_a_whole_shape_is_left_alone() -> None:
         n = Shape (h)
     }"""
     assert not ShareDimensions()(parsed(text)).modified
+
+
+def test_a_sum_that_two_norms_read_is_fused_with_the_first() -> None:
+    text = """agraph (float[B,4] a, float[B,4] b, float[4] g) => (float[B,4] y, float[B,4] z) {
+        s = Add (a, b)
+        y = RMSNormalization <axis = -1, epsilon = 0.1> (s, g)
+        z = RMSNormalization <axis = -1, epsilon = 0.1> (s, g)
+    }"""
+    model = parsed(text, g=np.ones(4, dtype=np.float32))
+    assert FuseSkipNorms()(model).modified
+    fused, other = model.graph
+    assert (fused.op_type, fused.domain) == ("SkipSimplifiedLayerNormalization", "com.microsoft")
+    assert other.inputs[0] is fused.outputs[3]
+    assert [value.name for value in model.graph.outputs] == ["y", "z"]
+
+
+def quantised(width: int = 32, block: int = 16) -> dict[str, BlockQuantized]:
+    weight = torch.randn(4, width, generator=torch.Generator().manual_seed(0))
+    return {"w": round_to_nearest(weight, 8, block, symmetric=True)}
+
+
+def product(width: int = 32) -> ir.Model:
+    text = f"""agraph (float[B,T,{width}] x, float[{width},4] w) => (float[B,T,4] y) {{
+        y = MatMul (x, w)
+    }}"""
+    return parsed(text, w=np.zeros((width, 4), dtype=np.float32))
+
+
+@pytest.mark.parametrize("edit", [QuantizeWeights, DequantizeWeights])
+def test_a_weight_gives_way_to_its_integers_in_every_product(edit: type[InPlacePass]) -> None:
+    text = """agraph (float[B,T,32] x, float[32,4] w) => (float[B,T,4] y, float[B,T,4] z) {
+        y = MatMul (x, w)
+        h = Relu (x)
+        z = MatMul (h, w)
+    }"""
+    model = parsed(text, w=np.zeros((32, 4), dtype=np.float32))
+    assert edit(quantised())(model).modified
+    assert [value.name for value in model.graph.outputs] == ["y", "z"]
+    read = {value.name for node in model.graph for value in node.inputs if value is not None}
+    assert read & {"w.scales", "w.magnitudes"}
+    held = model.graph.initializers.values()
+    assert all(value.dtype != ir.DataType.FLOAT for value in held if value.name == "w")
+
+
+STEP = """agraph (int64[B,T] ids, int64[B] past_len, int64[B,P] logit_positions, float[B,T,4] q,
+                float[B,1,S,4] pk, float[B,1,S,4] pv, float[4] g) => (float[B,P,4] logits) {
+    last = Cast <to = 6> (past_len)
+    a = com.microsoft.GroupQueryAttention <num_heads = 1, kv_num_heads = 1>
+        (q, , , pk, pv, LAST, last)
+    WANTED
+    logits = RMSNormalization <axis = -1> (wanted, g)
+}"""
+WANTED = "wanted = GatherElements <axis = 1> (a, logit_positions)"
+
+
+def step(**changes: str) -> ir.Model:
+    """Return the end of a step, as the lowering for ONNX Runtime leaves it."""
+    text = STEP
+    for old, new in ({"LAST": "last", "WANTED": WANTED} | changes).items():
+        text = text.replace(old, new)
+    return parsed(text, g=np.ones(4, dtype=np.float32))
+
+
+def test_the_tables_that_positions_are_looked_up_in_are_found_by_their_indices() -> None:
+    looked_up = """table = ConstantOfShape (ids)
+    two = Constant <value_ints = [1]> ()
+    slot = Unsqueeze (past_len, two)
+    row = Gather (table, slot)
+    other = Gather (table, ids)
+    """
+    model = step(WANTED=looked_up + WANTED)
+    assert FeedPositions()(model).modified
+    gathers = {n.outputs[0].name: n.inputs[1].name for n in model.graph if n.op_type == "Gather"}
+    assert gathers == {"row": "position_ids", "other": "ids"}
+    names = [value.name for value in model.graph.inputs]
+    assert names[:4] == ["ids", "seqlens_k", "total_sequence_length", "position_ids"]
+
+
+TRANSPOSED = """agraph (float[B,3] x, float[2,3] w) => (float[B,2] y) {
+    t = Transpose (w)
+    y = MatMul (x, t)
+}"""
+NORM = """agraph (float[B,4] a, float[B,4] b, float[4] g) => (float[B,4] y) {
+    s = Add (a, b)
+    y = LayerNormalization <axis = 0> (s, g)
+}"""
+UNKNOWN_SHAPE = """agraph (float[B,T] x) => (int64[1] n) {
+    h = Relu (x)
+    n = Shape <start = 1, end = 2> (h)
+}"""
+SHARED_TRANSPOSE = """agraph (float[B,T,32] x, float[4,32] w) => (float[B,T,4] y, float[32,4] z) {
+    t = Transpose <perm = [1, 0]> (w)
+    z = Relu (t)
+    y = MatMul (x, t)
+}"""
+NIBBLES = """agraph (float[B,T,32] x, uint8[4,2,16] other, float[4,2] s) => (float[B,T,4] y) {
+    h = com.microsoft.MatMulNBits <K = 32, N = 4, bits = 8, block_size = 16> (x, other, s)
+    y = Relu (h)
+}"""
+ONES = {"g": np.ones(4, dtype=np.float32)}
+TABLE = {"w": np.zeros((4, 32), dtype=np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("edit", "model", "reason"),
+    [
+        (FoldWeightTransposes(), parsed(TRANSPOSED, w=np.ones((2, 3))), "of w has a perm"),
+        (ShareDimensions(), parsed(UNKNOWN_SHAPE), "h, which a Shape reads, has one"),
+        (FuseSkipNorms(), parsed(NORM, **ONES), "y is a norm over the last axis"),
+        (FeedPositions(), product(), "it has the input ids"),
+        (FeedPositions(), step(**{"com.microsoft.GroupQuery": "com.microsoft.Group"}), "attention"),
+        (FeedPositions(), step(LAST="logit_positions"), "past_len stands for the lengths"),
+        (FeedPositions(), step(WANTED="wanted = Relu (a)"), "one GatherElements picks"),
+        (QuantizeWeights(quantised()), parsed(NORM, **ONES), "it has the weight w"),
+        (QuantizeWeights(quantised(64)), product(), r"w has the sizes \(4, 64\)"),
+        (QuantizeWeights(quantised()), parsed(SHARED_TRANSPOSE, **TABLE), "the Transpose of w"),
+        (DequantizeWeights(quantised(24)), product(24), "whole blocks make up the rows of w"),
+        (QuantizeActivations(quantised()), parsed(NIBBLES), "other is one of the quantised"),
+    ],
+)
+def test_a_graph_that_a_pass_cannot_edit_is_refused(
+    edit: InPlacePass, model: ir.Model, reason: str
+) -> None:
+    with pytest.raises(PreconditionError, match=reason):
+        edit(model)
+
+
+UNFUSED = NORM.replace("axis = 0", "axis = -1")
+ELSEWHERE = UNKNOWN_SHAPE.replace("(int64[1] n)", "(int64[1] n) <float[B,T] h>")
+
+
+@pytest.mark.parametrize(
+    ("edit", "model", "reason"),
+    [
+        (FoldWeightTransposes(), parsed(TRANSPOSED, w=np.ones((2, 3))), "nothing transposes w"),
+        (ShareDimensions(), parsed(ELSEWHERE), "no dimension of an input is read from .*h"),
+        (FuseSkipNorms(), parsed(UNFUSED, **ONES), "s is not summed apart from its norm"),
+        (FeedPositions(), step(), "past_len is gone"),
+        (QuantizeWeights(quantised()), product(), "w is an array of bytes, not FLOAT"),
+        (DequantizeWeights(quantised()), product(), "w is no longer there"),
+        (QuantizeActivations({}), parsed(NIBBLES), "no activations meet the blocks of other"),
+    ],
+)
+def test_a_pass_that_left_its_work_undone_is_found_out(
+    edit: InPlacePass, model: ir.Model, reason: str
+) -> None:
+    with pytest.raises(PostconditionError, match=reason):
+        edit.ensures(model)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from reseal import reseal
 from small_models import random_model, small_config, write_checkpoint
 
-from edgegpt.export import QuantizationSettings, export_bundle
+from edgegpt.export import ExportSettings, export_bundle
 from edgegpt.export.quantization import BlockQuantized
 from edgegpt.model import GPT
 from edgegpt.runtime.bundle.bundle import Bundle
@@ -31,8 +31,8 @@ def specimen(request, tmp_path_factory: pytest.TempPathFactory) -> tuple[GPT, Pa
     folder = tmp_path_factory.mktemp(request.param)
     model = random_model(small_config())
     write_checkpoint(folder / "ckpt", model)
-    settings = QuantizationSettings(request.param, "rtn", max_kl=1e9)
-    export_bundle(folder / "ckpt", folder / "bundle", quantization=settings)
+    settings = ExportSettings(method="rtn", max_kl=1e9)
+    export_bundle(folder / "ckpt", folder / "bundle", precision=request.param, settings=settings)
     return model, folder / "bundle"
 
 

@@ -47,7 +47,7 @@ class TorchState(State):
     def _run(self, ids, past_len, logit_positions, first) -> None:
         rows = slice(first, first + len(ids))
         tensors = [torch.from_numpy(cache[rows]) for cache in self.caches]
-        types = [block.attention.qkv.weight.dtype for block in self.model.blocks]
+        types = [keys.dtype for keys, _ in self.model.empty_cache(1, 1)]
         pairs = zip(tensors[::2], tensors[1::2], types, strict=True)
         past = [(keys.to(dtype), values.to(dtype)) for keys, values, dtype in pairs]
         logits, present = self.model.forward_cached(

@@ -7,9 +7,7 @@ import pytest
 from small_models import random_model, small_config, write_checkpoint
 
 import edgegpt
-from edgegpt.export import export_bundle
-from edgegpt.export.half_precision import HalfPrecision
-from edgegpt.export.quantization import QuantizationSettings
+from edgegpt.export import ExportSettings, export_bundle
 from edgegpt.runtime.cuda.memory import Cuda, find_device
 from edgegpt.runtime.engines.ort.cuda_provider import open_candidates
 from edgegpt.runtime.engines.ort.session import import_onnxruntime
@@ -69,17 +67,17 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def bundle(name: str) -> Path:
         if name not in made:
             out = tmp_path_factory.mktemp("bundles") / name
-            source, quantization, half = ROOT / "models" / "shakespeare-char", None, None
+            source, precision = ROOT / "models" / "shakespeare-char", name
+            settings = ExportSettings()
             if name == "rope":
                 kind = {"position": "rope", "norm": "rmsnorm", "activation": "swiglu"}
                 shape = {"n_head": 4, "n_kv_head": 2, "n_embd": 128, "block_size": 256}
                 config = small_config(**kind, **shape, vocab_size=600)
                 source = write_checkpoint(out.parent / "checkpoint", random_model(config), None)
-            elif name in ("float16", "bfloat16"):
-                half = HalfPrecision(name)
-            elif name != "float32":
-                quantization = QuantizationSettings(name, method="rtn", max_kl=1.0)
-            export_bundle(source, out, quantization=quantization, half=half)
+                precision = "float32"
+            elif name.startswith("int"):
+                settings = ExportSettings(method="rtn", max_kl=1.0)
+            export_bundle(source, out, precision=precision, settings=settings)
             made[name] = out
         return made[name]
 

@@ -123,9 +123,9 @@ def test_a_bundle_its_checkpoint_and_pytorch_agree(
 
 def test_the_quality_gate_measures_the_same_perplexity(checkpoint: Path, tmp_path: Path):
     """The gate's reference is PyTorch in float32 on the whole windows of the held-out text."""
-    from edgegpt.export import QuantizationSettings, export_bundle
+    from edgegpt.export import ExportSettings, export_bundle
 
-    export_bundle(checkpoint, tmp_path / "b", quantization=QuantizationSettings("int8", max_kl=1e9))
+    export_bundle(checkpoint, tmp_path / "b", precision="int8", settings=ExportSettings(max_kl=1e9))
     with edgegpt.load(tmp_path / "b") as lm:
         ids = lm.tokenizer.encode(TEXT)
         whole = (len(ids) - 1) // 32 * 32 + 1

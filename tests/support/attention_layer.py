@@ -1,13 +1,13 @@
 """One attention layer, lowered and run by itself, against float64 without a cache."""
 
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
 
+from edgegpt.export.lowerings import Lowering
 from edgegpt.model.cached_attention import cached_attention
 from edgegpt.model.rotary import rotary_table
 
@@ -31,7 +31,7 @@ class Layer(torch.nn.Module):
         return cached_attention(qkv, past_k, past_v, past_len, *tables, **sizes)
 
 
-def build(lowering: ModuleType, layer: Layer, path: Path) -> onnxruntime.InferenceSession:
+def build(lowering: Lowering, layer: Layer, path: Path) -> onnxruntime.InferenceSession:
     qkv = torch.zeros(2, 3, (HEADS + 2 * layer.kv_heads) * WIDTH)
     past = torch.zeros(2, layer.kv_heads, 5, WIDTH)
     batch, new, context = (torch.export.Dim(name) for name in ("batch", "new", "context"))
@@ -41,13 +41,13 @@ def build(lowering: ModuleType, layer: Layer, path: Path) -> onnxruntime.Inferen
         (qkv, past, past.clone(), torch.zeros(2, dtype=torch.int64)),
         dynamo=True,
         dynamic_shapes=({0: batch, 1: new}, cache, cache, {0: batch}),
-        opset_version=lowering.OPSET,
-        custom_translation_table=lowering.translations(),
+        opset_version=lowering.opset,
+        custom_translation_table=dict(lowering.translations),
         input_names=["qkv", "past_k", "past_v", "past_len"],
         output_names=["out", "present_k", "present_v"],
         verbose=False,
     )
-    program.model.ir_version = lowering.IR_VERSION
+    program.model.ir_version = lowering.ir_version
     program.save(path)
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 

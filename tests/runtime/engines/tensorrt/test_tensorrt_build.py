@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from small_models import random_model, small_config
 
 from edgegpt.export.decoder_graph import build_decoder_graph, describe, trace
-from edgegpt.export.lowerings import standard
+from edgegpt.export.lowerings import STANDARD
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.bundle.derived_weights import graph_with_weights
 from edgegpt.runtime.bundle.manifest import Graph, Port
@@ -136,8 +136,8 @@ def test_every_family_of_models_is_read_and_built(
         bundle = Bundle.open(small_bundle)
         graph = graph_for(flavour, bundle)
     else:
-        model = build_decoder_graph(trace(random_model(small_config(**shape))), standard)
-        graph = describe(model, standard, "decoder")
+        model = build_decoder_graph(trace(random_model(small_config(**shape))), STANDARD)
+        graph = describe(model, STANDARD, "decoder")
         ir.save(model, tmp_path / graph.file)
         manifest = replace(Bundle.open(small_bundle).manifest, graphs=[graph])
         bundle = Bundle(tmp_path, manifest)

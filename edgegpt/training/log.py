@@ -19,10 +19,10 @@ from edgegpt.runtime.generation.sampling import Sampling, choose
 
 from ..model import GPT
 
-__all__ = ["Report", "reporting", "write_sample"]
+__all__ = ["TrainingLog", "training_log", "write_sample"]
 
 
-class Report:
+class TrainingLog:
     """Receives events from the trainer. With `path` None (other processes) it stays silent."""
 
     def __init__(self, path: Path | None, progress: Progress | None, console: Console) -> None:
@@ -82,11 +82,11 @@ class Report:
 
 
 @contextmanager
-def reporting(path: Path | None) -> Iterator[Report]:
-    """Yield a report that writes to `path` and draws on stderr, where that is a terminal."""
+def training_log(path: Path | None) -> Iterator[TrainingLog]:
+    """Yield a log that writes to `path` and draws on stderr, where that is a terminal."""
     console = Console(file=sys.stderr)
     if path is None or not console.is_terminal:
-        yield Report(path, None, console)
+        yield TrainingLog(path, None, console)
         return
     columns = (
         TextColumn("step {task.completed}/{task.total}"),
@@ -95,7 +95,7 @@ def reporting(path: Path | None) -> Iterator[Report]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        yield Report(path, progress, console)
+        yield TrainingLog(path, progress, console)
 
 
 @torch.no_grad()

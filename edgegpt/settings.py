@@ -1,0 +1,47 @@
+"""What the settings of a model and of a training run have in common: the types of their fields."""
+
+from dataclasses import MISSING, fields
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from .errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = ["check_types", "from_table"]
+
+Settings = TypeVar("Settings", bound="DataclassInstance")
+
+
+def check_types(settings: "DataclassInstance") -> None:
+    """Refuse, by name, a value that is not of its field's type: a Literal, or bool, int or float.
+
+    A whole number is good enough where a float is meant.
+    """
+    for name, hint in get_type_hints(type(settings)).items():
+        value = getattr(settings, name)
+        if get_origin(hint) is Literal:
+            if value not in get_args(hint):
+                choices = ", ".join(get_args(hint))
+                raise InvalidInputError(f"{name} is {value!r}; choose one of: {choices}")
+            continue
+        accepted = (int, float) if hint is float else hint
+        # bool is an int to isinstance, but n_layer = true is a mistake.
+        if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
+            raise InvalidInputError(f"{name} is {value!r}, which is not of type {hint.__name__}")
+
+
+def from_table(kind: type[Settings], values: dict[str, Any], what: str) -> Settings:
+    """Build settings from parsed JSON or TOML; unknown and missing keys are all named.
+
+    `what` says in the error which settings they are: "model" ...
+    """
+    known = {field.name: field for field in fields(kind)}
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise InvalidInputError(f"unknown {what} setting: {', '.join(unknown)}")
+    required = {name for name, field in known.items() if field.default is MISSING}
+    missing = sorted(required - set(values))
+    if missing:
+        raise InvalidInputError(f"missing {what} setting: {', '.join(missing)}")
+    return kind(**values)

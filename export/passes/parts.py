@@ -1,0 +1,88 @@
+"""What the passes share: conditions, operands, initializers, and who reads a weight."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ..quantization import BlockQuantized
+
+__all__ = [
+    "MICROSOFT",
+    "add_initializer",
+    "constant",
+    "ensure",
+    "operand",
+    "readers",
+    "require",
+    "require_weights",
+]
+
+MICROSOFT = "com.microsoft"  # the domain of ONNX Runtime's own operators
+
+
+def require(holds: bool, what: str) -> None:
+    """Refuse a graph that a pass cannot edit; `what` says what must hold."""
+    if not holds:
+        raise ir.passes.PreconditionError(f"the graph is not as the pass needs it: {what}")
+
+
+def ensure(holds: bool, what: str) -> None:
+    """Refuse what a pass has made; `what` says what must hold."""
+    if not holds:
+        raise ir.passes.PostconditionError(f"the pass did not do what it is for: {what}")
+
+
+def operand(node: ir.Node, place: int) -> ir.Value:
+    """Return an input that the operator cannot do without."""
+    value = node.inputs[place]
+    assert value is not None
+    return value
+
+
+def add_initializer(
+    graph: ir.Graph, name: str, data: NDArray[np.generic] | ir.ExternalTensor
+) -> ir.Value:
+    """Register `data` as the initializer `name`."""
+    tensor = data if isinstance(data, ir.ExternalTensor) else ir.tensor(data, name=name)
+    value = ir.val(name, const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def constant(graph: ir.Graph, name: str, data: NDArray[np.generic]) -> ir.Value:
+    """Return the initializer `name`; the first call registers `data` as it."""
+    return graph.initializers.get(name) or add_initializer(graph, name, data)
+
+
+def readers(weight: ir.Value) -> tuple[list[ir.Node], list[ir.Node]]:
+    """Return the Gather nodes that look rows of a weight up, and the MatMul nodes by it.
+
+    A MatMul reads it as its second input, directly or through a Transpose of its own.
+    """
+    lookups, products = [], []
+    for node, place in weight.uses():
+        if node.op_type == "Gather" and place == 0:
+            lookups.append(node)
+            continue
+        if node.op_type == "Transpose":
+            uses = node.outputs[0].uses()
+            require(len(uses) == 1, f"nothing shares the Transpose of {weight.name}")
+            ((node, place),) = uses
+        require(
+            node.op_type == "MatMul" and place == 1,
+            f"{weight.name} is looked up by Gather or the second input of a MatMul",
+        )
+        products.append(node)
+    return lookups, products
+
+
+def require_weights(graph: ir.Graph, quantized: Mapping[str, BlockQuantized]) -> None:
+    """Require that the graph has these weights, and that their readers are those of `readers`."""
+    for name, weight in quantized.items():
+        require(name in graph.initializers, f"it has the weight {name}")
+        value = graph.initializers[name]
+        sizes = sorted(value.shape.numpy()) if value.shape is not None else []
+        require(sizes == sorted(weight.shape), f"{name} has the sizes {weight.shape}")
+        readers(value)

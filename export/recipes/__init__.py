@@ -1,0 +1,32 @@
+"""Recipes: how a checkpoint becomes the content of a bundle, one file per family of precisions."""
+
+from edgegpt.errors import InvalidInputError
+
+from ..settings import ExportSettings
+from .base import Content, Recipe
+from .float32 import FLOAT32
+from .half_precision import HALF_PRECISION
+from .quantised import QUANTISED
+
+__all__ = ["RECIPES", "Content", "Recipe", "recipe_for"]
+
+RECIPES = (FLOAT32, HALF_PRECISION, QUANTISED)
+
+
+def recipe_for(precision: str, settings: ExportSettings) -> Recipe:
+    """Return the recipe of a precision.
+
+    Raises:
+        InvalidInputError: if there is none, or if it has no use for something that was chosen.
+    """
+    by_precision = {name: recipe for recipe in RECIPES for name in recipe.precisions}
+    if precision not in by_precision:
+        raise InvalidInputError(f"no precision {precision!r}; there are: {', '.join(by_precision)}")
+    recipe = by_precision[precision]
+    useless = [name for name in settings.chosen() if name not in recipe.options]
+    if useless:
+        raise InvalidInputError(
+            f"{precision} has no use for {', '.join(useless)}; what can be chosen for it: "
+            f"{', '.join(recipe.options) or 'nothing'}"
+        )
+    return recipe

@@ -1,0 +1,17 @@
+"""The model as it is: one graph of each lowering over the same weights."""
+
+from edgegpt.checkpoint import Checkpoint
+
+from ..settings import ExportSettings
+from .base import Content, Progress, Recipe
+from .parts import decoders, golden_vectors
+
+__all__ = ["FLOAT32"]
+
+
+def _make(source: Checkpoint, _: str, __: ExportSettings, progress: Progress) -> Content:
+    golden = golden_vectors(source, source.model, progress)
+    return Content(golden, decoders(source.model, progress))
+
+
+FLOAT32 = Recipe(precisions=("float32",), options=(), make=_make)

@@ -1,0 +1,38 @@
+"""A model that computes in float16 or bfloat16, proved against the one in float32.
+
+What would overflow in float16 on held-out text stays in float32.
+"""
+
+from edgegpt.checkpoint import Checkpoint
+from edgegpt.errors import InvalidInputError
+
+from ..half_precision import DTYPES, in_half_precision, matching_layers
+from ..range_probe import too_large
+from ..settings import AUTO, ExportSettings
+from .base import Content, Progress, Recipe
+from .parts import decoders, golden_vectors, held_out_windows
+
+__all__ = ["HALF_PRECISION"]
+
+PROBED_WINDOWS = 32  # of held-out text, for the largest values
+
+
+def _make(
+    source: Checkpoint, precision: str, settings: ExportSettings, progress: Progress
+) -> Content:
+    if settings.keep_fp32 == AUTO:
+        raise InvalidInputError(
+            f"keep_fp32 cannot be {AUTO!r} in {precision}: what would overflow is kept without "
+            f"being asked for; name the layers to keep besides"
+        )
+    kept = matching_layers(source.model, settings.keep_fp32 or ())
+    if precision == "float16":  # bfloat16 holds what float32 holds
+        progress("looking for values that float16 cannot hold")
+        windows = held_out_windows(source)[:PROBED_WINDOWS, :-1]
+        kept |= too_large(source.model, windows).keys()
+    golden = golden_vectors(source, source.model, progress)
+    narrow = in_half_precision(source.model, precision, kept)
+    return Content(golden, decoders(narrow, progress), kept=tuple(sorted(kept)))
+
+
+HALF_PRECISION = Recipe(precisions=tuple(DTYPES), options=("keep_fp32",), make=_make)

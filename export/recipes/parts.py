@@ -1,0 +1,72 @@
+"""What the recipes share: what a checkpoint's texts give, and a model's graphs."""
+
+import onnx_ir as ir
+from torch import Tensor
+
+from edgegpt.checkpoint import Checkpoint
+from edgegpt.errors import CheckpointError, InvalidInputError
+from edgegpt.model import GPT
+from edgegpt.runtime.bundle.golden import Golden
+from edgegpt.runtime.bundle.manifest import Graph
+from edgegpt.runtime.text.tokenizer import Tokenizer
+
+from ..decoder_graph import build_decoder_graph, describe, trace
+from ..golden import make_golden
+from ..lowerings import LOWERINGS, Lowering
+from ..quantization import own_windows, scored_windows
+from .base import Progress
+
+__all__ = ["decoders", "golden_vectors", "held_out_windows", "named", "tokenizer_of"]
+
+OWN_WINDOWS = 8  # that a model without held-out text writes, to measure the loss on
+
+
+def tokenizer_of(source: Checkpoint) -> Tokenizer | None:
+    """Return the checkpoint's tokenizer, if it has one."""
+    return None if source.tokenizer_json is None else Tokenizer(source.tokenizer_json)
+
+
+def held_out_windows(source: Checkpoint) -> Tensor:
+    """Return windows of the held-out text, int64 [N, T + 1], or of the model's own writing.
+
+    They are the whole windows of `edgegpt eval`.
+    """
+    block, tokenizer = source.model.config.block_size, tokenizer_of(source)
+    if tokenizer is not None and source.held_out is not None:
+        try:
+            ids = tokenizer.encode(source.held_out)
+        except InvalidInputError as error:
+            raise _misfit(error) from error
+        if len(ids) > block:
+            return scored_windows(ids, block)
+    return own_windows(source.model, OWN_WINDOWS)
+
+
+def golden_vectors(source: Checkpoint, model: GPT, progress: Progress) -> Golden:
+    """Return the golden vectors of `model`, which is in float32, over the checkpoint's texts."""
+    progress("computing golden vectors in PyTorch")
+    try:
+        return make_golden(model, tokenizer_of(source), source.held_out)
+    except InvalidInputError as error:
+        raise _misfit(error) from error
+
+
+def decoders(model: GPT, progress: Progress) -> list[tuple[Graph, ir.Model]]:
+    """Return a graph of each lowering that can have the model, the preferred one first."""
+    progress("tracing and lowering the graphs")
+    traced = trace(model)
+    return [
+        named(build_decoder_graph(traced, lowering), lowering, "decoder")
+        for lowering in LOWERINGS
+        if lowering.obstacle(model.config) is None
+    ]
+
+
+def named(model: ir.Model, lowering: Lowering, part: str) -> tuple[Graph, ir.Model]:
+    """Name a graph; return what the manifest says about it, and the graph."""
+    model.graph.name = f"{part}.{lowering.name}"
+    return describe(model, lowering, part), model
+
+
+def _misfit(error: InvalidInputError) -> CheckpointError:
+    return CheckpointError(f"the checkpoint's held_out.txt does not fit: {error}")

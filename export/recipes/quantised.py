@@ -1,0 +1,96 @@
+"""Weights as integers of 8 or 4 bits, within a budget of loss.
+
+ONNX Runtime gets a graph to generate with and, unless the settings leave it out, a second one with
+a second copy of the weights for long prompts. With float32 activations, to be compared with and for
+engines that round none, there are one of its own operators, one of the `standard` lowering, and,
+if whole blocks make up the weights' rows, one that TensorRT reads.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import onnx_ir as ir
+from torch import Tensor
+
+from edgegpt.checkpoint import Checkpoint
+from edgegpt.errors import ExportError, InvalidInputError
+from edgegpt.model import GPT
+from edgegpt.runtime.bundle.derived_weights import BITS
+from edgegpt.runtime.bundle.manifest import Graph
+
+from ..decoder_graph import Traced, build_decoder_graph, trace
+from ..golden import quality_windows
+from ..lowerings import ORT, STANDARD, STANDARD_QDQ
+from ..passes import DequantizeWeights, QuantizeActivations, QuantizeWeights, UseFloatActivations
+from ..quantization import BlockQuantized, cut_windows, quantize_within_budget, with_weights
+from ..settings import ExportSettings
+from .base import Content, Progress, Recipe
+from .parts import golden_vectors, held_out_windows, named, tokenizer_of
+
+__all__ = ["QUANTISED"]
+
+CALIBRATION_WINDOWS = 128
+
+Weights = Mapping[str, BlockQuantized]
+
+
+def _make(
+    source: Checkpoint, precision: str, settings: ExportSettings, progress: Progress
+) -> Content:
+    obstacle = ORT.obstacle(source.model.config)
+    if obstacle is not None:
+        raise ExportError(f"no {precision} export of this model: {obstacle}")
+    windows, examples = held_out_windows(source), _calibration(source, settings.calibration)
+    weights, quantization = quantize_within_budget(
+        source.model, precision, windows, examples, settings, progress
+    )
+    model = with_weights(source.model, weights)
+    golden = golden_vectors(source, model, progress)
+    golden = replace(golden, quality=quality_windows(source.model, windows))
+    progress("tracing and lowering the graphs")
+    graphs = _graphs(model, weights, fast_prefill=settings.fast_prefill is not False)
+    return Content(golden, graphs, quantization)
+
+
+def _calibration(source: Checkpoint, text: str | None) -> Tensor | None:
+    """Return windows of the calibration text, int64 [N, T]."""
+    if text is None:
+        return None
+    tokenizer = tokenizer_of(source)
+    if tokenizer is None:
+        raise InvalidInputError("a calibration text needs a tokenizer; the model has none")
+    windows = cut_windows(tokenizer.encode(text), source.model.config.block_size)
+    return windows[:CALIBRATION_WINDOWS]
+
+
+def _graphs(model: GPT, weights: Weights, *, fast_prefill: bool) -> list[tuple[Graph, ir.Model]]:
+    """Return all graphs, the one that generates first."""
+    traced = trace(model)
+    decoder = build_decoder_graph(traced, ORT)
+    QuantizeWeights(weights)(decoder)
+    parts = {"decoder": decoder, "exact": decoder.clone()}
+    UseFloatActivations()(parts["exact"])
+    if fast_prefill:
+        parts["prefill"] = decoder.clone()
+        QuantizeActivations(weights)(parts["prefill"])
+    portable = build_decoder_graph(traced, STANDARD)  # the one that CUDA can run
+    for edit in (QuantizeWeights(weights), UseFloatActivations()):
+        edit(portable)
+    graphs = [named(graph, ORT, part) for part, graph in parts.items()]
+    return [*graphs, named(portable, STANDARD, "exact"), *_for_tensorrt(traced, weights)]
+
+
+def _for_tensorrt(traced: Traced, weights: Weights) -> list[tuple[Graph, ir.Model]]:
+    """Return the graph that TensorRT reads, if the blocks allow it."""
+    if any(weight.shape[1] % weight.block for weight in weights.values()):
+        return []
+    graph = build_decoder_graph(traced, STANDARD_QDQ)
+    DequantizeWeights(weights)(graph)
+    return [named(graph, STANDARD_QDQ, "exact")]
+
+
+QUANTISED = Recipe(
+    precisions=tuple(BITS),
+    options=("keep_fp32", "method", "calibration", "max_kl", "fast_prefill"),
+    make=_make,
+)
