@@ -54,11 +54,11 @@ class FaultyState(State):
         self.steps += 1
 
     def _decode(self, count: int, longest: int) -> None:
-        assert count == self.rows
-        ids, past_len, _ = self.before(self.next_ids, self.past_len, np.zeros_like(self.next_ids))
+        given, lengths = self.next_ids[:count], self.past_len[:count]
+        ids, past_len, _ = self.before(given, lengths, np.zeros_like(given))
         past_len = np.clip(past_len, 0, self.context - 1)
-        self.inner.next_ids[:], self.inner.past_len[:] = ids, past_len
-        self.inner.decode()
+        self.inner.next_ids[:count], self.inner.past_len[:count] = ids, past_len
+        self.inner.decode(count)
         self.after(past_len, 1, 0)
         self.steps += 1
 
@@ -85,7 +85,8 @@ class PositionsStuckAfterPrefill(FaultyState):
             self.start = None
         elif getattr(self, "start", None) is None:
             self.start = past_len.copy()
-        return ids, past_len if ids.shape[1] > 1 else self.start, logit_positions
+        stuck = past_len if ids.shape[1] > 1 else self.start[: len(past_len)]
+        return ids, stuck, logit_positions
 
 
 class PositionOneLow(FaultyState):

@@ -25,6 +25,7 @@ while True:
     with new_folder(target) as folder:
         for name, data in prepared.items():
             (folder / name).write_bytes(data)
+    print("written", flush=True)
 """
 
 
@@ -38,6 +39,19 @@ def kill_once(source: Path, target: Path, delay: float) -> None:
         os.kill(process.pid, signal.SIGKILL)
 
 
+def seconds_of_a_write(source: Path, target: Path) -> float:
+    """Return how long a writer that nobody kills takes for one bundle."""
+    command = [sys.executable, "-c", WRITER, str(source), str(target)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        begin = time.perf_counter()
+        assert process.stdout.readline() == b"written\n"
+        taken = time.perf_counter() - begin
+        process.kill()
+    return taken
+
+
 def is_whole(target: Path) -> bool:
     """Return whether there is a bundle; a damaged one is an error."""
     if not target.exists():
@@ -49,10 +63,10 @@ def is_whole(target: Path) -> bool:
 def campaign(source: Path, folder: Path, kills: int) -> int:
     """Kill `kills` writers; return how often a whole bundle stood there afterwards."""
     moments = random.Random(0)
-    whole = 0
+    whole, write_s = 0, seconds_of_a_write(source, folder / "calibration")
     for number in range(kills):
         target = folder / str(number)
-        kill_once(source, target, moments.uniform(0.0, 0.05))
+        kill_once(source, target, moments.uniform(0.0, 4 * write_s))
         whole += is_whole(target)
     return whole
 
