@@ -15,7 +15,7 @@ from .result import BENCH_VERSION, BenchResult
 
 __all__ = ["read_result", "to_json", "write_result"]
 
-# No true number of bytes, seconds or things comes near this; the comparison also refuses NaN, inf.
+# More than any real count, time or number of bytes. Comparing with it also refuses NaN and inf.
 LARGEST_NUMBER = 2.0**63
 
 
