@@ -15,8 +15,8 @@ __all__ = ["GRAPH", "MARK", "main", "told"]
 
 MARK = "edgegpt-trial:"
 # An ONNX model of one node, y = MatMul(x, x), float32 [2, 2], opset 13, IR version 7, as
-# onnx.helper.make_model and SerializeToString give it. tests/runtime/doctor/test_doctor.py
-# makes it again.
+# onnx.helper.make_model and SerializeToString give it. tests/runtime/doctor/test_doctor.py makes it
+# again.
 GRAPH = bytes.fromhex(
     "08073a400a110a01780a017812017922064d61744d756c1201745a130a0178120e0a0c080112080a0208020a0208"
     "0262130a0179120e0a0c080112080a0208020a02080242040a00100d"
