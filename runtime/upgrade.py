@@ -6,7 +6,7 @@ the user's cache, and replays the golden vectors on it. Only if that passed is t
 here, and the next generation uses it.
 
 The build has its own process because it takes memory and the interpreter's lock, and because a
-build that fails must not take its parent with it.
+build that fails or is stopped must not take its parent with it.
 """
 
 import logging
