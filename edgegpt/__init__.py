@@ -1,7 +1,7 @@
 """Train it, export it, prove it, run it: GPT-class transformers on edge devices.
 
 `import edgegpt` loads neither PyTorch nor an engine, not even numpy. `edgegpt.load` opens a bundle
-for generation, and what it raises is in `edgegpt.errors`.
+for generation; its exceptions are in `edgegpt.errors`.
 """
 
 import importlib

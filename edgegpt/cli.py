@@ -41,7 +41,7 @@ COMMANDS = {
 LOG_LINE = "%(asctime)s %(levelname)-5s %(name)s: %(message)s"
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
-# Which extra brings the package that a command could not import.
+# Package that a command could not import -> the extra that installs it.
 EXTRA_OF_PACKAGE = {
     "torch": "train,export",
     "onnx": "export",
@@ -102,7 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
     except EdgeGPTError as error:
         _fail(str(error))
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output left; nothing can be told to anyone
+        sys.stderr.close()  # the reader of our output is gone, so there is nobody to report to
         sys.exit(EXIT_FAILURE)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
@@ -121,7 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 @contextmanager
 def _ended_politely() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does, so that files are removed and builds ended."""
+    """Let SIGTERM act as Ctrl-C does, so that temporary files are removed and builds stopped."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

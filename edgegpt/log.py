@@ -1,4 +1,4 @@
-"""What the runtime logs, told to a function: `edgegpt -v` prints it, a progress bar shows it."""
+"""Hand the runtime's log to a function: `edgegpt -v` prints it, a progress bar shows it."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -11,12 +11,12 @@ __all__ = ["logged"]
 def logged(
     level: int, tell: Callable[[str], object], pattern: str = "%(message)s"
 ) -> Iterator[None]:
-    """Tell every line of at least `level` that the runtime logs within the block.
+    """Call `tell` for every line of at least `level` that the runtime logs within the block.
 
     Args:
-        level: one of logging's.
+        level: a level of the module `logging`.
         tell: takes a line; called in the thread that logs.
-        pattern: of a line; see `logging.Formatter`.
+        pattern: format of a line; see `logging.Formatter`.
     """
     logger, handler = logging.getLogger("edgegpt"), _Teller(tell)
     handler.setLevel(level)
@@ -32,14 +32,14 @@ def logged(
 
 
 class _Teller(logging.Handler):
-    """Hands lines to a function."""
+    """Hands log lines to a function."""
 
     def __init__(self, tell: Callable[[str], object]) -> None:
         super().__init__()
         self.tell = tell
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Tell a line; as with every handler, what fails in it does not reach who logs."""
+        """Hand on a line; as with every handler, an error in it does not reach the logging code."""
         try:
             self.tell(self.format(record))
         except Exception:

@@ -1,10 +1,10 @@
 """Cross-entropy of a model on a text: every token but the first is predicted exactly once.
 
-The text is cut into windows of `context` predictions that do not overlap: a token is predicted from
-those before it in its window, on average half a context of them. What is left at the end is
-predicted in a last full window, whose earlier predictions were counted before and do not count
-again. That is how training measures its validation loss, and how the quality gate of quantised
-exports measures perplexity.
+The text is cut into windows of `context` predictions that do not overlap. A token is predicted from
+the tokens before it in its window, on average half a context. The rest of the text is predicted in
+a last full window, whose earlier predictions were counted before and do not count again. Training
+measures its validation loss in the same way, and so does the quality gate of quantised exports its
+perplexity.
 """
 
 import math
@@ -24,8 +24,8 @@ from .proof.quality import LARGEST_LOSS
 
 __all__ = ["Evaluation", "evaluate", "evaluate_model"]
 
-MOST_ROWS = 8  # windows that are fed as one batch
-LARGEST_BATCH = 2**23  # numbers of a batch's logits: models with a large vocabulary get fewer rows
+MOST_ROWS = 8  # most windows that are fed as one batch
+LARGEST_BATCH = 2**23  # most logits of a batch: models with a large vocabulary get fewer rows
 
 Ids = NDArray[np.int64]
 # Takes windows [B, T]; yields pieces [B, size, V] of their logits, each with its first position.
@@ -34,14 +34,14 @@ LogitsOf = Callable[[Ids], Iterator[tuple[int, NDArray[np.float32]]]]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model makes of a text.
+    """How well a model predicts a text.
 
     Attributes:
         loss: mean -log p(true next token), in nats per token.
         perplexity: exp(loss).
-        bits_per_character: the loss of all tokens in bits over the characters that they stand for.
-        tokens: how many were predicted: all of the text but the first.
-        characters: in those tokens.
+        bits_per_character: the loss of all tokens, in bits, over the number of their characters.
+        tokens: how many tokens were predicted: all of the text but the first.
+        characters: how many characters these tokens stand for.
         context: predictions in a full window.
     """
 
@@ -94,7 +94,7 @@ def evaluate(
         characters: how many characters `ids[1:]` stand for.
         context: how many tokens the model sees at once.
         rows: windows to feed as one batch.
-        progress: is called after each batch, with the tokens predicted so far and in all.
+        progress: called after each batch with the tokens predicted so far, and all that will be.
 
     Raises:
         InvalidInputError: if there is nothing to predict.

@@ -109,27 +109,27 @@ class LanguageModel:
 
         Args:
             prompt: text, or token ids; a list of texts or of lists of ids is a batch.
-            max_new_tokens: at most so many tokens are added; 0 adds none.
+            max_new_tokens: at most this many tokens are added; 0 adds none.
             temperature: 0 takes the most likely token each time (ties: the lowest id); otherwise
                 logits are divided by it before sampling.
-            top_k: sample among the k most likely tokens only; None or 0: among all.
+            top_k: sample among the k most likely tokens only; None or 0: among all tokens.
             top_p: sample among the fewest tokens whose probabilities reach this sum.
             min_p: sample among tokens at least this likely relative to the likeliest.
             repetition_penalty: above 1, tokens of the text so far become less likely.
-            seed: of the random numbers, 0 to 2**64 - 1; None draws one, which the result names. A
-                prompt's draws depend on its seed and its own ids, not on its place in the batch:
+            seed: key of the random numbers, 0 to 2**64 - 1; None draws one, which the result holds.
+                A prompt's draws depend on its seed and its own ids, not on its place in the batch:
                 the same prompt twice under one seed gives the same text twice. A list gives each
                 prompt its own seed.
-            stop: text, or several, that ends the generation where the first of them is complete.
-            end_ids: token id, or several, that ends a text; it is the last of `token_ids`, and not
+            stop: a string, or several. The text ends as soon as one of them is complete.
+            end_ids: token id, or several, that ends a text. It is the last of `token_ids`, and not
                 part of the text.
             overflow: when the text outgrows the context, "slide" goes on with its last part (see
                 `edgegpt.runtime.generation.rows`), "stop" ends it. Default: "slide" for models with
-                learned positions.
-            speculate: draft up to so many tokens, at most 15, from earlier parts of the text, and
-                check them in one step: faster where the text repeats itself, and where it does not
-                pay it stops by itself. Only for one prompt at temperature 0. In float32 the text is
-                the same; int8 and int4 may part at a near tie.
+                learned positions, "stop" for others.
+            speculate: draft up to this many tokens, at most 15, from earlier parts of the text, and
+                check them in one step. This is faster if the text repeats itself; drafting pauses
+                while it is slower. Only for one prompt at temperature 0. In float32 the text is the
+                same; with int8 and int4 it may differ from a near tie onwards.
 
         Returns:
             One result, or a list of them in the order of the prompts.
@@ -137,7 +137,7 @@ class LanguageModel:
         Raises:
             InvalidInputError: for an empty prompt, a character or an id that the vocabulary lacks,
                 a prompt longer than the context with overflow "stop", or an impossible setting.
-            NumericalError: if the model gives logits that are not numbers.
+            NumericalError: if the model computes logits that are NaN or infinite.
             EngineError: if the engine fails, or the model was closed.
         """
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
@@ -165,11 +165,11 @@ class LanguageModel:
         overflow: Overflow | None = None,
         speculate: int = 0,
     ) -> Stream:
-        """Continue one prompt; iterating yields the text in pieces as it is certain.
+        """Continue one prompt; iterating yields the text in pieces, each as soon as it is certain.
 
         Joined, the pieces are the `text` that `generate` returns for the same arguments. A piece
-        never ends within a character. Arguments are checked at once, and the model runs as pieces
-        are asked for; afterwards `.result` is what `generate` would have returned.
+        never ends within a character. Arguments are checked at once; the model runs when a piece is
+        requested. After the last piece, `.result` is what `generate` would have returned.
         """
         if self.tokenizer is None:
             raise InvalidInputError(
@@ -226,7 +226,7 @@ class LanguageModel:
         self.close()
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
-        """Return the ids of a prompt, text or ids; an empty or impossible one is refused."""
+        """Return the ids of a prompt, text or ids; refuse an empty or impossible prompt."""
         if not isinstance(prompt, str):
             ids = [int(token) for token in prompt]
             if ids:
@@ -249,7 +249,7 @@ class LanguageModel:
     def _run(
         self, prompts: Sequence[Prompt], seed: int | Sequence[int] | None, rules: Rules
     ) -> Run:
-        """Check the prompts of a call and get it ready to run."""
+        """Check the prompts of a call, and return the call ready to run."""
         if not prompts:
             raise InvalidInputError("there is no prompt")
         if rules.speculate and len(prompts) != 1:
@@ -278,7 +278,7 @@ class LanguageModel:
         overflow: Overflow | None,
         speculate: int,
     ) -> Rules:
-        """Return what a call asks for, with the model's own settings where it does not say."""
+        """Return the settings of a call, with the model's own for those that it leaves out."""
         return Rules(
             context=self.context,
             max_new_tokens=max_new_tokens,
@@ -308,15 +308,15 @@ def load(
 
     Args:
         bundle: path of the folder that `edgegpt export` wrote.
-        backend: "cpu" and "cuda" are ONNX Runtime's providers, "tensorrt" and "tensorrt-rtx" build
+        backend: "cpu" and "cuda" are ONNX Runtime's providers; "tensorrt" and "tensorrt-rtx" build
             an engine first; "auto" is "cuda" where it is installed and works, else "cpu".
         context: tokens that the cache holds, at most the model's block size (the default).
-        threads: threads inside an operator; None leaves it to the engine.
-        tf32: let CUDA round float32 products to TF32; that has its own tolerance and receipts.
-        cuda_graph: let CUDA replay decode steps as graphs; off, for comparison.
-        upgrade: with "auto", where TensorRT is installed and there is a GPU, use the engine that
-            was built and verified before; or build and verify one in a process of its own, and use
-            it from the next generation on.
+        threads: threads inside an operator; None lets the engine choose.
+        tf32: let CUDA round float32 products to TF32, which has its own tolerance and receipts.
+        cuda_graph: let CUDA replay decode steps as graphs; turn it off only for comparison.
+        upgrade: with "auto", if TensorRT is installed and there is a GPU, use a TensorRT engine
+            that was built and verified before. If there is none, build and verify one in a process
+            of its own; the first generation after that uses it.
 
     Raises:
         BundleError: if the bundle is missing, damaged or of another format version.

@@ -1,11 +1,12 @@
-"""A faster engine, made ready while a slower one is at work.
+"""Prepare a faster engine while a slower one is at work.
 
-A TensorRT engine takes minutes to build. Unless one is there already, and proved, `auto` starts at
-once on ONNX Runtime, and a process of its own runs `edgegpt verify`, which builds the engine, keeps
-it in the user's cache, and replays the golden vectors on it. Only if that passed is the engine
-opened here, and the next generation uses it. A process, because a build takes the interpreter's
-lock and memory, and because one that fails, or is stopped with its parent, must not take the parent
-with it.
+A TensorRT engine takes minutes to build. Unless a proved one is stored already, `auto` starts at
+once on ONNX Runtime, and a child process runs `edgegpt verify`. It builds the engine, keeps it in
+the user's cache, and replays the golden vectors on it. Only if that passed is the engine opened
+here, and the next generation uses it.
+
+The build has its own process because it takes memory and the interpreter's lock, and because a
+build that fails or is stopped must not take its parent with it.
 """
 
 import logging
@@ -32,14 +33,14 @@ __all__ = ["Upgrade", "UpgradingEngine", "proving_command", "with_upgrade"]
 
 logger = logging.getLogger(__name__)
 
-STOP_S = 20.0  # for a child that was asked to end; a build ends between two of its steps
+STOP_S = 20.0  # to wait for a child that was asked to end: a build ends between two of its steps
 
 
 def with_upgrade(bundle: Bundle, first: Engine) -> Engine:
     """Return an engine that begins as `first`, and becomes TensorRT's if this machine can run it.
 
-    Any flavour that is installed, has a GPU and reads a graph of the bundle is tried, the first one
-    that does.
+    It uses the first flavour of TensorRT that is installed, has a GPU and reads a graph of the
+    bundle.
     """
     for backend in TENSORRT:
         if _could_run(bundle, backend):
@@ -63,16 +64,16 @@ def _could_run(bundle: Bundle, backend: str) -> bool:
 
 
 def _ready(bundle: Bundle, backend: str) -> Engine | None:
-    """Open the engine that an earlier process has built and proved, if there is one."""
+    """Open the engine that an earlier process built and proved, if there is one."""
     try:
         return _proved(bundle, backend)
-    except EngineError as error:  # it has to be built, or proved, first: that says what is wrong
+    except EngineError as error:  # it has to be built or proved first, which reports what is wrong
         logger.debug("%s is not ready yet: %s", backend, error)
         return None
 
 
 def _proved(bundle: Bundle, backend: str) -> Engine:
-    """Open the engine that is stored for this GPU; an EngineError if no receipt is there for it."""
+    """Open the engine that is stored for this GPU and proved; an EngineError if there is none."""
     prepared = stored_for_this_gpu(bundle, backend)
     if prepared is None:
         raise EngineError(f"no {backend} engine is stored")
@@ -85,22 +86,24 @@ def _proved(bundle: Bundle, backend: str) -> Engine:
 
 
 def proving_command(bundle: Bundle, backend: str) -> list[str]:
-    """Return the command that builds and verifies the backend's engine; 0 if it passed."""
+    """Return the command that builds and verifies the backend's engine, and exits with 0 if it
+    passed.
+    """
     options = ["--backend", backend, "--json"]
     return [sys.executable, "-m", "edgegpt", "verify", str(bundle.folder.absolute()), *options]
 
 
 class UpgradingEngine(Engine):
-    """An engine whose new states are those of a better one, as soon as that is there.
+    """An engine that makes its new states with a better engine as soon as there is one.
 
-    A generation keeps the engine that it began with. The first engine stays open: it also takes
-    what is too large for the better one.
+    A generation keeps the engine that it began with. The first engine stays open, because it also
+    takes generations that are too large for the better one.
     """
 
     def __init__(
         self, first: Engine, upgrade: "Upgrade | None", better: Engine | None = None
     ) -> None:
-        """Begin with `better` if that is there, else with `first`; all are closed with this one."""
+        """Begin with `better` if given, else with `first`; `close` closes them all."""
         self._first, self._upgrade, self._better = first, upgrade, better
         self.graph = (better or first).graph
 
@@ -118,7 +121,7 @@ class UpgradingEngine(Engine):
         if self._better is not None:
             try:
                 return self._better.new_state(rows, context)
-            except InvalidInputError as error:  # it was built for less
+            except InvalidInputError as error:  # it was built for fewer rows or a smaller context
                 logger.debug("the first engine takes a generation: %s", error)
             except EngineError as error:  # such as no room on the GPU
                 warnings.warn(f"the first engine goes on: {error}", EdgeGPTWarning, stacklevel=2)
@@ -137,10 +140,10 @@ class Upgrade:
     """One attempt to get a better engine. Safe to use from several threads."""
 
     def __init__(self, command: Sequence[str], opener: Callable[[], Engine]) -> None:
-        """Start.
+        """Start the child process.
 
         Args:
-            command: a process that makes the engine and proves it; exit code 0 if it did.
+            command: builds the engine and proves it; exit code 0 if it did.
             opener: opens that engine here; called once, in another thread.
         """
         self._lock = threading.Lock()
@@ -155,7 +158,10 @@ class Upgrade:
         self._thread.start()
 
     def take(self) -> Engine | None:
-        """Return the engine once it is there, a single time. Warns once if there will be none."""
+        """Return the engine once, when it is ready; before and after, None.
+
+        Warns once if there will be none.
+        """
         with self._lock:
             engine, self._engine = self._engine, None
             failure, self._failure = self._failure, None
@@ -164,7 +170,7 @@ class Upgrade:
         return engine
 
     def cancel(self) -> None:
-        """Give up: stop the process, and close an engine that nobody took."""
+        """Stop the process, and close an engine that nobody took."""
         with self._lock:
             self._cancelled = True
         if self._child.poll() is None:
@@ -179,18 +185,18 @@ class Upgrade:
             self._engine = None
 
     def wait(self, seconds: float) -> bool:
-        """Wait until it has succeeded or failed; return whether it has."""
+        """Wait up to `seconds` for success or failure; return whether one of them has come."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def _follow(self) -> None:
-        """Wait for the process, then open its engine; what fails leaves the old engine at work."""
+        """Wait for the process, then open its engine; after a failure the old engine stays."""
         _, said = self._child.communicate()
         engine, failure = None, None
         if not self._cancelled and self._child.returncode == 0:
             try:
                 engine = self._opener()
-            except Exception as error:  # whatever it is, the text is written on
+            except Exception as error:  # no error here may end a generation
                 failure = str(error)
         elif not self._cancelled:
             lines = said.decode(errors="replace").strip().splitlines()

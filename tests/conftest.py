@@ -1,4 +1,4 @@
-"""Small models, checkpoints and bundles that the tests share; each is made once a session."""
+"""Small models, checkpoints and bundles that the tests share; each is made once per session."""
 
 from collections.abc import Iterator
 from pathlib import Path

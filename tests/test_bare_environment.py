@@ -1,8 +1,8 @@
 """A device without PyTorch: a virtual environment with the `cpu` extra's packages and no others.
 
-The environment is put together offline: the project as a wheel, and, for each requirement that the
-wheel declares, the files of the distribution that is installed here. A requirement that is not
-declared is therefore missing in it.
+The environment is put together offline. It has the project as a wheel and, for each requirement
+that the wheel declares, the files of the distribution that is installed here. A requirement that is
+not declared is therefore missing in it.
 """
 
 import json
@@ -145,7 +145,7 @@ def test_doctor_works_without_an_engine_and_says_how_to_get_one(
     for arguments in ([], [small_bundle]):
         done = _run(python_without_engine, "-m", "edgegpt", "doctor", *arguments, status=1)
         assert "ONNX Runtime missing not installed" in " ".join(done.stdout.split())
-        assert 'pip install "edgegpt-toolkit[c' in done.stdout  # cpu, or cuda where a GPU is
+        assert 'pip install "edgegpt-toolkit[c' in done.stdout  # cpu, or cuda if there is a GPU
         assert done.stderr == ""
 
 

@@ -1,4 +1,4 @@
-"""The command line: what it prints where, its exit codes, and bad input without tracebacks."""
+"""The command line: its outputs, its exit codes, and errors for bad input without tracebacks."""
 
 import json
 import subprocess

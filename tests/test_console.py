@@ -1,4 +1,4 @@
-"""What commands draw: tables on stdout, and on stderr, if it is a terminal, what they are doing."""
+"""What commands draw: tables on stdout, and their progress on stderr if that is a terminal."""
 
 import io
 import logging
@@ -16,7 +16,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch):
-    """Return a function that puts a terminal in the place of stderr."""
+    """Return a function that replaces stderr by a terminal."""
 
     def put() -> Terminal:
         monkeypatch.setenv("TERM", "xterm")

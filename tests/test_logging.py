@@ -1,4 +1,4 @@
-"""The logger "edgegpt": silent unless asked, and then it tells what an engineer looks for."""
+"""The logger "edgegpt": silent by default; on request it reports what an engineer looks for."""
 
 import logging
 import subprocess
@@ -15,7 +15,7 @@ LOGGER = logging.getLogger("edgegpt")
 
 @pytest.fixture
 def generate(small_bundle: Path, capsys: pytest.CaptureFixture[str]):
-    """Return a function that generates, and what it printed on stdout and on stderr."""
+    """Return a function that generates, and returns its output on stdout and on stderr."""
 
     def run(*options: str) -> tuple[str, str]:
         with pytest.raises(SystemExit) as stop:

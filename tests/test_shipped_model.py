@@ -1,4 +1,4 @@
-"""The trained model of this repository, through the whole way."""
+"""The trained model of this repository, from export to generation."""
 
 import json
 from pathlib import Path
@@ -66,7 +66,7 @@ def test_the_bundle_s_loss_on_held_out_text_is_pytorch_s(
 
 def test_it_writes_words_of_the_play(bundle: Path) -> None:
     with edgegpt.load(bundle) as model:
-        # A few hundred characters are too few words to tell by.
+        # A few hundred characters hold too few words to judge.
         text = model.generate(PROMPT, max_new_tokens=1000, temperature=0.8, seed=1).text
     words = {word.strip(".,;:!?'").lower() for word in text.split()}
     assert len(words & {"the", "and", "i", "to", "you", "my", "that", "not", "is", "of"}) >= 5

@@ -1,4 +1,4 @@
-"""The walls between the layers: what may import what, and what a start-up may load."""
+"""The walls between the layers: which imports are allowed, and what a start-up may load."""
 
 import ast
 import subprocess

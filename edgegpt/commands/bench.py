@@ -1,4 +1,4 @@
-"""`edgegpt bench`: how fast is this bundle on this machine, and how near to what memory allows?"""
+"""`edgegpt bench`: how fast is this bundle on this machine, and how near to the memory's limit?"""
 
 import json
 import os
@@ -136,7 +136,7 @@ def _measure(
 
 
 def _check_writable(path: Path) -> None:
-    """Refuse a place that cannot be written to before minutes are spent on measuring."""
+    """Refuse a path that cannot be written, before minutes are spent on measuring."""
     if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
         raise InvalidInputError(f"cannot write {path}: its folder is missing or not writable")
 

@@ -1,4 +1,4 @@
-"""`edgegpt build`: a TensorRT engine for a bundle, kept for when it is used."""
+"""`edgegpt build`: build a TensorRT engine for a bundle, and keep it for later use."""
 
 import json
 from dataclasses import asdict
@@ -48,7 +48,7 @@ def command(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Build, and print where the engine lies."""
+    """Build, and print where the engine is stored."""
     from edgegpt.runtime.bundle.bundle import Bundle
     from edgegpt.runtime.engines.tensorrt.prepare import Request, build_engine
 

@@ -1,7 +1,7 @@
-"""What commands draw: tables on stdout; on stderr, if that is a terminal, what they are doing.
+"""What commands draw: tables on stdout, and their progress on stderr if that is a terminal.
 
-With it goes what the runtime logs meanwhile, such as that it builds an engine. rich is imported on
-use: `edgegpt --help`, and what neither draws nor waits, do without it.
+The progress includes the runtime's log lines, such as that it builds an engine. rich is imported on
+use, so that `edgegpt --help` and commands that neither draw nor wait do not need it.
 """
 
 import logging
@@ -23,7 +23,7 @@ WIDTH = 140  # of tables where stdout is not a terminal
 
 
 def stdout() -> "Console":
-    """Return the console of results, as wide as the terminal."""
+    """Return the console for results, as wide as the terminal."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -36,12 +36,12 @@ def titled_table(title: str | None = None) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    heading = None if title is None else Text(title)  # names may have brackets in them
+    heading = None if title is None else Text(title)  # not markup: names may contain brackets
     return Table(title=heading, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
 
 
 def facts_table() -> "Table":
-    """Return an empty table without headings, for a name and what it is in each row."""
+    """Return an empty table without headings, for a name and a fact in each row."""
     from rich.table import Table
 
     return Table(box=None, show_header=False, padding=(0, 2, 0, 0))
@@ -49,7 +49,7 @@ def facts_table() -> "Table":
 
 @contextmanager
 def waiting(what: str) -> Iterator[Callable[[str], None]]:
-    """Show what is being done, and for how long; yield a function that shows something else."""
+    """Show the current activity and its duration; yield a function that changes the activity."""
     with _drawn(with_bar=False) as show:
         show(what, 0, 0)
         yield lambda now: show(now, 0, 0)
@@ -57,7 +57,7 @@ def waiting(what: str) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """Yield a function that shows what is being done, for how long, and how much of it is done."""
+    """Yield a function that shows the current activity, its duration, and how much is done."""
     with _drawn(with_bar=True) as show:
         yield show
 

@@ -1,4 +1,4 @@
-"""`edgegpt doctor`: what is installed, what really works, and what mends the rest."""
+"""`edgegpt doctor`: what is installed, what really works, and what repairs the rest."""
 
 import json
 from dataclasses import asdict
@@ -73,7 +73,7 @@ def command(bundle: Path | None, backend: str, as_json: bool) -> int:
 
 
 def _print_findings(console: "Console", diagnosis: "Diagnosis") -> None:
-    """Print a line a finding, what mends it below."""
+    """Print one line for each finding, and its remedy below it."""
     table = facts_table()
     for finding in diagnosis.findings:
         status = Text(finding.status, style=COLOURS[finding.status])

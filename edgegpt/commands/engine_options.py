@@ -1,4 +1,4 @@
-"""The options of every command that runs a bundle: on which engine, and how."""
+"""The engine options of every command that runs a bundle."""
 
 from collections.abc import Callable
 from functools import wraps

@@ -78,13 +78,13 @@ def command(
 
 @dataclass(frozen=True)
 class _Corpus:
-    """A text and which part of it is wanted."""
+    """A text, and which part of it to use."""
 
     text: str
     split: str
 
     def ids(self, encode: Callable[[str], list[int]]) -> list[int]:
-        """Return the ids of the wanted part."""
+        """Return the ids of the part to use."""
         from edgegpt.runtime.text.split import validation_part
 
         ids = encode(self.text)
@@ -129,7 +129,7 @@ def _evaluate_bundle(
 def _evaluate_checkpoint(
     path: Path, corpus: _Corpus, context: int | None, threads: int | None, report: "Progress"
 ) -> "tuple[dict[str, str], Evaluation]":
-    """Evaluate in PyTorch, on the path that training uses, in float32 on the CPU."""
+    """Evaluate in PyTorch, with the code path of training, in float32 on the CPU."""
     import torch
 
     from edgegpt.checkpoint import load_checkpoint

@@ -87,7 +87,7 @@ def command(
 
 
 def _layers(keep_fp32: str | None) -> Literal["auto"] | tuple[str, ...] | None:
-    """Return names that are separated by commas; "auto" as it is."""
+    """Split names that are separated by commas; return "auto" unchanged."""
     if keep_fp32 is None:
         return None
     if keep_fp32 == "auto":

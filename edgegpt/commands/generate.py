@@ -53,7 +53,7 @@ def command(
     import edgegpt
 
     with waiting(f"opening {bundle}"):
-        # There is one generation only: nothing to upgrade for.
+        # No upgrade, because there is only one generation.
         opened = edgegpt.load(bundle, context=context, upgrade=False, **asdict(engine))
     with opened as model:
         if as_json or model.tokenizer is None:

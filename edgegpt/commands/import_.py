@@ -25,7 +25,7 @@ __all__ = ["command"]
 def command(
     file: Path, out: Path, attention_scale: Literal["head_dim", "n_embd"], as_json: bool
 ) -> None:
-    """Import; the new checkpoint has no tokenizer, since such files carry none."""
+    """Import; the new checkpoint has no tokenizer, because such files do not contain one."""
     if out.exists():
         raise CheckpointError(f"{out} exists already; choose another --out")
     import torch

@@ -23,7 +23,7 @@ __all__ = ["command"]
 @click.option("--context", type=int, help="tokens of a row; default: the block size")
 @click.option("--json", "as_json", is_flag=True, help="print everything as JSON")
 def command(bundle: Path, batch: int, context: int | None, as_json: bool) -> None:
-    """Print the manifest's content, sizes, memory, and known receipts."""
+    """Print the manifest's content, the sizes, the memory needed, and the known receipts."""
     from edgegpt.runtime.bundle.bundle import Bundle
     from edgegpt.runtime.engines.memory import memory_needed
     from edgegpt.runtime.proof.receipt_store import known
@@ -59,7 +59,7 @@ def command(bundle: Path, batch: int, context: int | None, as_json: bool) -> Non
 
 
 def _parameters(manifest: "Manifest") -> int:
-    """Return how many numbers the model has; two of 4 bits share a byte, blocks may be padded."""
+    """Return how many weights the model has: two of 4 bits share a byte, and padding counts."""
     packed = 2 if manifest.precision == "int4" else 1
     total = 0
     for name, entry in manifest.weights.items():

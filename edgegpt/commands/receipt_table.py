@@ -1,4 +1,4 @@
-"""How a receipt, and a search for the first wrong place, look in a terminal."""
+"""Print a receipt, or a search for the first wrong place, in a terminal."""
 
 from typing import TYPE_CHECKING
 

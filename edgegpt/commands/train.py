@@ -21,7 +21,7 @@ from edgegpt.training.trainer import Trainer, read_settings
 
 __all__ = ["command"]
 
-# The corpus decides the size of the vocabulary.
+# No option, because the corpus decides the size of the vocabulary.
 NOT_AN_OPTION = "vocab_size"
 EXIT_INTERRUPTED = 130
 
@@ -119,7 +119,7 @@ def command(
 
 
 def _check_folder(out: Path, force: bool) -> None:
-    """Refuse an --out that is something else than a new or an earlier checkpoint of ours."""
+    """Refuse an --out that is neither a new folder nor an earlier checkpoint."""
     parent = next(folder for folder in out.absolute().parents if folder.exists())
     if not parent.is_dir() or out.is_symlink():
         raise CheckpointError(f"{out} cannot be made a folder; choose another --out")

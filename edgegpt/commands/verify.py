@@ -46,7 +46,7 @@ def command(
     engine: "EngineOptions",
     as_json: bool,
 ) -> int:
-    """Verify; exit code 0 if everything passed, 1 if not, or if nothing here can run the bundle."""
+    """Verify; exit code 0 if everything passed, 1 if not, or if no engine here runs the bundle."""
     if checkpoint is not None:
         return _bisect(bundle, checkpoint, as_json)
     from edgegpt.runtime.bundle.bundle import Bundle
@@ -61,7 +61,7 @@ def command(
         if as_json:
             click.echo(json.dumps({"passed": False, "error": str(error)}))
         raise
-    # A receipt vouches for the bytes, too, and a pending one for nothing.
+    # A kept receipt also vouches for the files' bytes. A pending receipt vouches for nothing.
     if check == "hash" and receipt.outcome != "pending":
         keep(receipt)
     if as_json:

@@ -1,4 +1,4 @@
-"""Measuring how fast a bundle runs on this machine, and how near that is to what memory allows."""
+"""Measure how fast a bundle runs on this machine, and how near that is to the memory's limit."""
 
 from .compare import Comparison, compare
 from .measure import measure

@@ -1,7 +1,7 @@
 """How fast this machine reads memory, and how many bytes a token must read at least.
 
-Decoding at batch 1 touches every weight once for each token and does little with it, so that the
-time per token cannot fall below bytes / bandwidth (the memory roof of Williams, Waterman and
+Decoding at batch 1 reads every weight once for each token and computes little with it. The time per
+token therefore cannot fall below bytes / bandwidth (the memory roof of Williams, Waterman and
 Patterson 2009, "Roofline").
 """
 
@@ -19,29 +19,30 @@ from ..machine import Machine
 __all__ = ["cache_bytes_per_slot", "read_bandwidth", "weight_bytes_per_token"]
 
 Words = NDArray[np.int64]
-# Tables of which a step gathers one row a token, which is next to nothing.
+# Copies of weights that only prompts are fed with.
 PREFILL_ONLY = (".columns", ".column_scales")
+# Tables of which a step gathers only one row per token.
 GATHERED = ("position_embedding.", "rotary_cos", "rotary_sin")
 EMBEDDING, HEAD, HEAD_BIAS = "token_embedding.", "head.", "head.bias"
 
 CACHE_IF_UNKNOWN = 32 << 20  # bytes
-TIMES_CACHE = (4, 8)  # sizes to read, well past the largest cache
-LARGEST_SHARE = 8  # of the memory: reading never takes more than this part of it
+TIMES_CACHE = (4, 8)  # sizes to read, in units of the largest cache
+LARGEST_SHARE = 8  # at most one eighth of the memory is read
 LARGEST = 1 << 30  # bytes
-READS = 4  # of each size
+READS = 4  # readings of each size
 
 
 def read_bandwidth(machine: Machine, threads: int) -> float:
     """Return bytes per second read by `threads` threads at once, the best of several readings.
 
-    Each thread ORs the 64-bit words of a block of its own: one vector instruction for each load,
-    which numpy runs without the interpreter's lock.
+    Each thread ORs the 64-bit words of its own block: one vector instruction for each load. numpy
+    runs this without the interpreter's lock.
     """
     best = 0.0
     with ThreadPoolExecutor(threads) as pool:
         for size in _sizes(machine):
             words = max(size // threads // 8, 1)
-            # Written, not only reserved: pages that were never touched all read the same zeros.
+            # The blocks are written because untouched pages all map to the same zeros.
             blocks = list(pool.map(_filled, [words] * threads))
             for _ in range(READS):
                 best = max(best, threads * words * 8 / _seconds(pool, blocks))
@@ -50,7 +51,7 @@ def read_bandwidth(machine: Machine, threads: int) -> float:
 
 
 def _sizes(machine: Machine) -> list[int]:
-    """Return the sizes to read in bytes, the same ones if there is little memory."""
+    """Return the sizes to read, in bytes; with little memory there may be only one."""
     most = min(machine.memory_bytes // LARGEST_SHARE or LARGEST, LARGEST)
     cache = machine.cache_bytes or CACHE_IF_UNKNOWN
     return sorted({min(times * cache, most) for times in TIMES_CACHE})
@@ -69,11 +70,11 @@ def _seconds(pool: ThreadPoolExecutor, blocks: list[Words]) -> float:
 
 
 def weight_bytes_per_token(bundle: Bundle) -> int:
-    """Return the bytes of all weights that one decoding step reads, whatever its batch.
+    """Return the bytes of all weights that one decoding step reads, at any batch size.
 
-    Embedding tables do not count, since only a row of them is gathered, unless the output head is
-    tied to the token embedding and reads all of it; nor do the copies of weights that only prompts
-    are fed with.
+    Embedding tables do not count, because a step gathers only one row of them per token. The token
+    embedding does count if the output head is tied to it, because the head reads all of it. Copies
+    of weights that only prompts are fed with do not count.
     """
     weights = bundle.manifest.weights
     own_head = any(name.startswith(HEAD) and name != HEAD_BIAS for name in weights)
@@ -86,5 +87,5 @@ def weight_bytes_per_token(bundle: Bundle) -> int:
 
 
 def cache_bytes_per_slot(graph: Graph) -> int:
-    """Return the bytes of keys and values of one token of one row, all layers together."""
+    """Return the bytes of the keys and values of one token of one row, over all layers."""
     return sum(port.nbytes({"batch": 1, "context": 1}) for port in graph.caches())

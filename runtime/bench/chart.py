@@ -13,7 +13,7 @@ __all__ = ["Line", "dot_chart", "line_chart"]
 WIDTH, RIGHT, TOP, BOTTOM = 860, 130, 16, 46
 LINE_HEIGHT, LINE_LEFT = 320, 80
 ROW, DOT_LEFT = 24, 150
-TICKS = 5  # about so many on an axis of values
+TICKS = 5  # approximate number of ticks on an axis of values
 NARROWEST = 44  # pixels between the labels of two places on a horizontal axis
 
 
@@ -26,7 +26,7 @@ class Line:
 
 
 def line_chart(lines: Sequence[Line], x_label: str, y_label: str) -> str:
-    """Draw medians as dots on a line, and the ranges as bars, with a tick at each x that occurs."""
+    """Draw medians as dots on a line, and ranges as bars, with a label at each x that has room."""
     places = sorted({x for line in lines for x, _ in line.points})
     high = max(spread.high for line in lines for _, spread in line.points)
     ticks = _ticks(high)

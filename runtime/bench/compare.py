@@ -1,4 +1,4 @@
-"""Two results side by side: B / A for every cell that both have, and what else differs."""
+"""Compare two results: B / A for every cell that both have, and what else differs."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ KEYS = (
     "device_ms",
     "token_mj",
 )
-# Facts that make a ratio say something else than it seems to, if they differ.
+# If one of these facts differs, a ratio does not compare what it seems to.
 FACTS = (
     "bundle",
     "precision",
@@ -38,7 +38,7 @@ class Ratios:
     """One cell: B / A for some metrics.
 
     The median is the ratio of the medians. The rounds of two files were not run side by side, so
-    the range goes from B's least over A's most to B's most over A's least.
+    the range is from B's minimum over A's maximum to B's maximum over A's minimum.
     """
 
     batch: int
@@ -48,9 +48,9 @@ class Ratios:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All cells that both files have, and one sentence for each thing that differs.
+    """All cells that both files have, and one sentence for each fact that differs.
 
-    `metrics` are the columns: what both files have measured.
+    `metrics` are the columns: the metrics that both files have measured.
     """
 
     cells: list[Ratios]
@@ -59,7 +59,7 @@ class Comparison:
 
 
 def compare(a: BenchResult, b: BenchResult) -> Comparison:
-    """Compare two results; refuse those that have no cell in common."""
+    """Compare two results; refuse results that have no cell in common."""
     known = {metric.key for metric in b.metrics}
     metrics = [metric for metric in a.metrics if metric.key in KEYS and metric.key in known]
     others = {(cell.batch, cell.depth): cell for cell in b.cells}

@@ -1,4 +1,4 @@
-"""What a token costs in joules: NVML's counter of a GPU board, or the power rails of a Jetson."""
+"""The energy of a token in joules, from NVML's counter of a GPU board or a Jetson's power rails."""
 
 import re
 import threading
@@ -15,15 +15,17 @@ __all__ = ["Meter", "NvmlMeter", "SampledMeter", "find_meter", "jetson_rails", "
 
 BOARD = "GPU board"
 I2C_DRIVERS = Path("/sys/bus/i2c/drivers")
-# Xavier, Orin: three channels a chip, millivolts and milliamperes; Thor: its input, microwatts.
-# See "Platform Power and Performance" in NVIDIA's Jetson Linux Developer Guide, and hwmon/ina3221
-# and hwmon/ina238 in the kernel's documentation. in7_label, a sum of shunt voltages, is none.
+# Xavier and Orin have three channels per chip, in millivolts and milliamperes. Thor has its input,
+# in microwatts. See "Platform Power and Performance" in NVIDIA's Jetson Linux Developer Guide, and
+# hwmon/ina3221 and hwmon/ina238 in the kernel's documentation. in7_label is not a rail, but a sum
+# of shunt voltages.
 CHANNEL_LABELS = "ina3221/*/hwmon/hwmon*/in[123]_label"
 INPUT_POWER = "ina238/*/hwmon/hwmon*/power1_input"
 THOR_INPUT = "VIN"
-# The rails that feed all others.
+# Rails that feed all others.
 INPUTS = ("VDD_IN", "POM_5V_IN", THOR_INPUT)
-# Where no input is measured (AGX), all rails together; but for this one, which VIN_SYS_5V0 feeds.
+# A board without a measured input (AGX) takes the sum of all rails but this one, because
+# VIN_SYS_5V0 feeds it.
 FED_BY_ANOTHER = ("VDDQ_VDD2_1V8AO",)
 UNUSED = "NC"
 SAMPLE_S = 0.02
@@ -34,18 +36,18 @@ Watts = Callable[[], float]
 class Meter(ABC):
     """Counts joules by rail between `begin` and `end`; a context manager."""
 
-    words: str  # what it measures
+    words: str  # says what it measures
 
     @abstractmethod
     def begin(self) -> None:
-        """Begin to count."""
+        """Begin counting."""
 
     @abstractmethod
     def end(self) -> dict[str, float]:
-        """Return what each rail has delivered since `begin`."""
+        """Return the joules that each rail has delivered since `begin`."""
 
-    def close(self) -> None:  # noqa: B027 - most have nothing to give back
-        """Give back what the meter holds."""
+    def close(self) -> None:  # noqa: B027 - most meters have nothing to free
+        """Free the resources of the meter."""
 
     def __enter__(self) -> "Meter":
         return self
@@ -55,7 +57,7 @@ class Meter(ABC):
 
 
 class NvmlMeter(Meter):
-    """The energy counter that NVIDIA boards since Volta keep themselves."""
+    """The energy counter that NVIDIA boards have had since Volta."""
 
     words = "by NVML's energy counter, for the whole board"
 
@@ -68,11 +70,11 @@ class NvmlMeter(Meter):
         self.first = self._joules()
 
     def end(self) -> dict[str, float]:
-        """Return what the board has taken since `begin`."""
+        """Return the joules that the board has taken since `begin`."""
         return {BOARD: self._joules() - self.first}
 
     def close(self) -> None:
-        """Let NVML go."""
+        """Shut NVML down."""
         self.nvml.nvmlShutdown()
 
     def _joules(self) -> float:
@@ -83,17 +85,17 @@ class NvmlMeter(Meter):
 
 
 class SampledMeter(Meter):
-    """Adds up the power of rails, sampled in a thread of its own (trapezoids between samples)."""
+    """Integrates the power of rails, sampled in a thread of its own, with the trapezoidal rule."""
 
     def __init__(self, rails: dict[str, Watts], words: str, every_s: float = SAMPLE_S) -> None:
         self.rails, self.words, self.every_s = rails, words, every_s
         self.samples: list[tuple[float, dict[str, float]]] = []
         self.failure: EngineError | None = None
         self.ended, self.thread = threading.Event(), threading.Thread()
-        self._sample()  # a sensor that does not answer is told of now
+        self._sample()  # raises now if a sensor does not answer
 
     def begin(self) -> None:
-        """Begin to sample."""
+        """Begin sampling."""
         self.samples, self.failure = [], None
         self._sample()
         self.ended.clear()
@@ -101,7 +103,7 @@ class SampledMeter(Meter):
         self.thread.start()
 
     def end(self) -> dict[str, float]:
-        """End sampling; return the sums."""
+        """End sampling; return the joules of each rail."""
         self.ended.set()
         self.thread.join()
         if self.failure is not None:
@@ -129,7 +131,7 @@ def find_meter(bus_id: str | None) -> tuple[Meter | None, str]:
     """Return a meter for this machine and what it measures, or None and why there is none.
 
     Args:
-        bus_id: of the GPU that computes; None if the processor does.
+        bus_id: PCI bus id of the GPU that computes; None if the processor computes.
     """
     rails = jetson_rails(I2C_DRIVERS)
     if not rails and bus_id is None:
@@ -140,14 +142,14 @@ def find_meter(bus_id: str | None) -> tuple[Meter | None, str]:
             meter: Meter = SampledMeter(rails, f"from the board's rails ({named})")
         else:
             meter = _open_nvml(bus_id or "")
-    except Exception as error:  # ImportError, or any of NVML's
+    except Exception as error:  # ImportError, or any error of NVML
         remedy = ": pip install nvidia-ml-py" if isinstance(error, ImportError) else ""
         return None, f"not measured: {error}{remedy}"
     return meter, meter.words
 
 
 def total(joules: dict[str, float]) -> float:
-    """Return what all rails delivered together, without counting what one feeds another twice."""
+    """Return the joules of all rails together, without counting a rail that another one feeds."""
     for name in INPUTS:
         if name in joules:
             return joules[name]
@@ -155,7 +157,7 @@ def total(joules: dict[str, float]) -> float:
 
 
 def jetson_rails(drivers: Path) -> dict[str, Watts]:
-    """Return how to read each power rail that the board's sensors tell, in watts."""
+    """Return a reader, in watts, for each power rail that the board's sensors measure."""
     rails = {}
     for label in sorted(drivers.glob(CHANNEL_LABELS)):
         name, channel = _text(label), re.sub(r"\D", "", label.name)
@@ -196,7 +198,7 @@ def _number(path: Path) -> float:
 
 
 def _text(path: Path) -> str:
-    """Return what a file says; nothing if it cannot be read."""
+    """Return the text of a file; "" if it cannot be read."""
     try:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""What a bench asks of a GPU: how long its steps take by its own clock, and how fast it copies."""
+"""A GPU for the bench: the time of its steps by its own clock, and the speed of a copy."""
 
 from contextlib import ExitStack
 
@@ -17,15 +17,15 @@ class Gpu:
     """The GPU of this process, with a clock for its steps.
 
     Attributes:
-        device: name, compute capability, and memory when it was found.
-        clock: for the steps of an engine.
+        device: its name, its compute capability, and its memory when it was found.
+        clock: times the steps of an engine.
     """
 
     def __init__(self, stack: ExitStack) -> None:
-        """Find it; `stack` will give back what is made here.
+        """Find the GPU; `stack` frees the clock.
 
         Raises:
-            EngineError: if there is none, it does not work, or cuda-bindings are not installed.
+            EngineError: if there is no GPU, it does not work, or cuda-bindings are not installed.
         """
         self.cuda = Cuda()
         device = find_device(self.cuda)
@@ -36,7 +36,7 @@ class Gpu:
 
     @property
     def words(self) -> str:
-        """Name, and what decides which kernels run."""
+        """Name, compute capability, memory, and CUDA version of the driver."""
         device = self.device
         return (
             f"{device.name}, compute capability {device.compute_capability}, "
@@ -50,7 +50,7 @@ class Gpu:
         return bytes(found).split(b"\0")[0].decode()
 
     def taken_memory(self) -> int:
-        """Return the bytes that were taken since then; what other processes took counts, too."""
+        """Return the bytes taken since the GPU was found, including those of other processes."""
         return self.device.free_memory - int(self.cuda.call("cudaMemGetInfo")[0])
 
     def copy_bandwidth(self) -> float:
@@ -65,7 +65,7 @@ class Gpu:
             source, target = (cuda.allocate(stack, size, "measuring it") for _ in range(2))
             clock = EventClock(cuda, stack)
             cuda.clear(source, size, clock.stream)
-            for _ in range(1 + COPIES):  # the first one wakes the memory's clock
+            for _ in range(1 + COPIES):  # the first copy raises the memory clock
                 with clock.span(clock.stream):
                     cuda.within_device(target, source, size, clock.stream)
             return 2 * size / min(clock.take()[1:])

@@ -1,7 +1,7 @@
-"""Running the bench: every batch and depth once to warm up, then round after round of all of them.
+"""Run the bench: every batch and depth once to warm up, then several rounds of all of them.
 
-Interleaving the cells lets a slow spell of the machine fall on all of them, and the spread over the
-rounds show it.
+Because the cells are interleaved, a slow spell of the machine affects all of them, and the spread
+over the rounds shows it.
 """
 
 import datetime
@@ -46,13 +46,13 @@ def measure(path: str | Path, plan: Plan, version: str, progress: Progress) -> B
     Args:
         path: folder of the bundle.
         plan: what to measure.
-        version: edgegpt's own, for the record.
+        version: edgegpt's own version, for the record.
         progress: called before each run.
 
     Raises:
         BundleError: as `edgegpt.load` does.
-        EngineError: as `edgegpt.load` does, and where the GPU or its energy cannot be measured.
-        InvalidInputError: for what the bundle's context cannot hold.
+        EngineError: as `edgegpt.load` does, and if the GPU or its energy cannot be measured.
+        InvalidInputError: if the plan does not fit the bundle's context or the memory.
     """
     machine, threads = Machine.here(), plan.engine.threads or physical_cores()
     progress("loading", 0, 1)
@@ -96,7 +96,7 @@ def measure(path: str | Path, plan: Plan, version: str, progress: Progress) -> B
 
 @dataclass(frozen=True)
 class _Measured:
-    """What the rounds gave; the names are those of `BenchResult`."""
+    """The results of the rounds; see `BenchResult` for the fields."""
 
     bandwidths: list[float]
     peak_memory: int | None
@@ -112,7 +112,7 @@ def _measured(
     gpu: Gpu | None,
     energy: str,
 ) -> _Measured:
-    """Run one round to warm up and `repeats` more, each after a reading of the bandwidth."""
+    """Run one round to warm up, then `repeats` rounds, each after a reading of the bandwidth."""
     rounds.run()
     peak = peak_memory()  # before the bandwidth is measured, which takes much memory
     taken = gpu.taken_memory() if gpu else None
@@ -131,7 +131,7 @@ def _measured(
 
 
 class _Rounds:
-    """All cells of a plan, ready to be run one round after the other."""
+    """All cells of a plan, ready to run round by round."""
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class _Rounds:
 def _check_memory(
     model: LanguageModel, cells: list[tuple[int, int]], machine: Machine, gpu: Gpu | None
 ) -> None:
-    """Refuse a batch that would make the machine swap, or that the GPU has no room for."""
+    """Refuse a batch that would make the machine swap, or that does not fit the GPU's memory."""
     batch = max(batch for batch, _ in cells)
     needed = memory_needed(model.bundle, batch, model.context).total
     room, where = machine.memory_bytes, "this machine has"
@@ -184,8 +184,9 @@ def _load(
 ) -> tuple[LanguageModel, list[float], Gpu | None]:
     """Open the bundle several times, one after the other; return the last one and the seconds.
 
-    Each time is what `edgegpt.load` does. The first one finds out whether the engine works at all,
-    and says it best; from then on, steps are timed on the device.
+    Each time includes everything that `edgegpt.load` does. The first opening has no device clock:
+    if the engine does not work at all, its own error is the clearest. On a GPU the later ones time
+    their steps on the device.
     """
     seconds: list[float] = []
     gpu = None

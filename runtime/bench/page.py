@@ -66,7 +66,7 @@ def _table(result: BenchResult, metrics: list[Metric]) -> str:
 
 
 def _by_depth(result: BenchResult, key: str) -> list[Line]:
-    """Return a line for each batch."""
+    """Return one line of a metric over the depth for each batch."""
     metric = _metric(key)
     return [
         Line(

@@ -1,4 +1,4 @@
-"""What to measure: which batches and depths, how often, with which settings."""
+"""The plan of a bench: which batches and depths to measure, how often, with which settings."""
 
 from dataclasses import dataclass, field
 
@@ -9,7 +9,7 @@ from ..generation.sampling import Sampling
 __all__ = ["Plan"]
 
 DEFAULT_TOKENS = 64
-SHORT_PROMPT = 32  # tokens; the least of the default depths
+SHORT_PROMPT = 32  # tokens; the smallest default depth
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,12 @@ class Plan:
     Attributes:
         repeats: timed rounds, after one round to warm up.
         tokens: decoding steps of a repeat; None is 64, or half the context if that is less.
-        depths: prompt lengths; None is 32, a quarter and half of the context, and nearly all of it.
+        depths: prompt lengths; None is 32, a quarter and half of the context, and all of it less
+            the decoding steps.
         batches: numbers of rows.
-        context: tokens of the cache; None is the model's block size.
+        context: tokens that the cache holds; None is the model's block size.
         sampling: how to choose tokens.
-        engine: which one; threads of None are one for each physical core.
+        engine: options of the engine; its threads of None mean one per physical core.
     """
 
     repeats: int = 5
@@ -49,7 +50,7 @@ class Plan:
         return self.tokens or max(min(DEFAULT_TOKENS, context // 2), 1)
 
     def cells(self, context: int) -> list[tuple[int, int]]:
-        """Return every batch and depth; refuse what the context cannot hold."""
+        """Return every pair of batch and depth; refuse depths that do not fit the context."""
         most = context - self.steps(context)
         if most < 1:
             raise InvalidInputError(

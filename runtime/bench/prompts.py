@@ -1,7 +1,7 @@
-"""What the bench feeds: prompts of an exact number of tokens.
+"""The prompts of the bench, of an exact number of tokens.
 
-A bundle with a tokenizer carries a sample of text in its golden file; prompts are pieces of it, and
-turning them into ids is part of what is measured. Without one they are random ids.
+A bundle with a tokenizer has a sample of text in its golden file. Prompts are pieces of this text,
+and tokenizing them is part of the measured time. Without a tokenizer, prompts are random ids.
 """
 
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ class Prompts(Protocol):
     kind: str
 
     def rows(self, batch: int, depth: int) -> "list[Row]":
-        """Return `batch` different prompts of `depth` tokens, always the same ones."""
+        """Return `batch` different prompts of `depth` tokens, the same ones in every call."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One prompt: its ids, or the text of which they are the first `depth`."""
+    """One prompt: its ids, and, if there is one, the text whose first ids they are."""
 
     ids: list[int]
     text: str | None = None
@@ -45,13 +45,13 @@ class RandomPrompts:
         self.vocab_size = vocab_size
 
     def rows(self, batch: int, depth: int) -> list[Row]:
-        """Return `batch` different prompts of `depth` tokens, always the same ones."""
+        """Return `batch` different prompts of `depth` tokens, the same ones in every call."""
         ids = np.random.default_rng(SEED).integers(self.vocab_size, size=(batch, depth))
         return [Row(row) for row in ids.tolist()]
 
 
 class TextPrompts:
-    """Pieces of a text, repeated where it is short, each beginning at another character."""
+    """Pieces of a text, each beginning at another character; a short text is repeated."""
 
     kind = "text of the golden file"
 
@@ -59,11 +59,11 @@ class TextPrompts:
         self.tokenizer, self.text = tokenizer, text
 
     def rows(self, batch: int, depth: int) -> list[Row]:
-        """Return `batch` different prompts of `depth` tokens, always the same ones."""
+        """Return `batch` different prompts of `depth` tokens, the same ones in every call."""
         return [self._row(row * len(self.text) // batch, depth) for row in range(batch)]
 
     def _row(self, start: int, depth: int) -> Row:
-        """Take characters from `start` on, as many more as needed until they make enough ids."""
+        """Take characters from `start`, and lengthen the piece until it has enough ids."""
         turned = self.text[start:] + self.text[:start]
         length = depth
         while True:

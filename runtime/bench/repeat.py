@@ -19,12 +19,12 @@ from .timed import TimedEngine
 
 __all__ = ["Runner"]
 
-# A board's counter moves some ten times a second or more: one tick is a tenth of this at most.
+# A board's counter moves about ten times a second or more, so one tick is at most a tenth of this.
 ENERGY_S = 1.0
 
 
 class Runner:
-    """An open model with a clock around its engine, and how to decode with it."""
+    """Runs timed generations with an open model, whose engine has a clock around it."""
 
     def __init__(
         self,
@@ -34,16 +34,19 @@ class Runner:
         device_clock: EventClock | None = None,
         meter: Meter | None = None,
     ) -> None:
-        """Decode `steps` tokens after the first one in each run; a clock is the engine's."""
+        """Decode `steps` tokens after the first one in each run.
+
+        `device_clock` is the clock that the engine was opened with, if any.
+        """
         self.model, self.sampling, self.steps = model, sampling, steps
         self.engine = TimedEngine(model.engine)
         self.device_clock, self.meter = device_clock, meter
 
     def run(self, rows: list[Row], depth: int, *, with_energy: bool = True) -> Repeat:
-        """Generate once for prompts of `depth` tokens; then again and again, for the energy."""
+        """Generate once for prompts of `depth` tokens; then repeat the steps for the energy."""
         clock, engine = time.perf_counter, self.engine
         marks = [(clock(), engine.seconds, 0.0)]  # time, engine time, time for text
-        spans: list[int] = []  # timed on the device so far, at each token
+        spans: list[int] = []  # number of spans that the device has timed, at each token
         texts = [self._text(row, depth, seed) for seed, row in enumerate(rows)]
         tokenize_s = clock() - marks[0][0]
         tokenizer = self.model.tokenizer
@@ -72,7 +75,7 @@ class Runner:
         )
 
     def _joules(self, texts: list[Text], depth: int) -> dict[str, float]:
-        """Return what a token costs by rail, without a pause: the same steps again and again."""
+        """Return the joules of a token by rail, from repeating the same steps without a pause."""
         if self.meter is None:
             return {}
         if self.device_clock is not None:
@@ -106,7 +109,7 @@ class Runner:
         return {name: joules / tokens for name, joules in taken.items()}
 
     def _text(self, row: Row, depth: int, seed: int) -> Text:
-        """Turn a prompt into what `generate_tokens` takes; tokenizing is part of the time."""
+        """Turn a prompt into a `Text`; tokenizing is part of the measured time."""
         ids = row.ids
         if row.text is not None and self.model.tokenizer is not None:
             ids = self.model.tokenizer.encode(row.text)[:depth]
@@ -119,7 +122,7 @@ class Runner:
 
 
 def _by_step(clock: EventClock | None, spans: list[int]) -> list[float]:
-    """Return the device's seconds of each decoding step: of its spans, of which most have one."""
+    """Return the device's seconds of each decoding step, the sum of its spans (mostly one)."""
     if clock is None:
         return []
     seconds = clock.take()

@@ -1,4 +1,4 @@
-"""What a bench measured, and the numbers that are computed from it."""
+"""The measurements of a bench, and the numbers that are computed from them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,13 +23,13 @@ class Repeat:
     Attributes:
         first_token_s: from the prompts' text to the first token of the last row: tokenizing,
             making the cache, prefill, sampling.
-        tokenize_s: the part of it that turned text into ids; 0 without a tokenizer.
-        prefill_engine_s: the part of it spent inside the engine.
-        step_s: of each decoding step after that, which gives every row one token.
+        tokenize_s: the part of `first_token_s` that turned text into ids; 0 without a tokenizer.
+        prefill_engine_s: the part of `first_token_s` spent inside the engine.
+        step_s: time of each later decoding step, which gives every row one token.
         engine_s: the part of each step spent inside the engine.
         text_s: the part of each step that turned ids into text; 0 without a tokenizer.
-        device_s: what the network of each step took on a GPU, by its own clock; empty elsewhere.
-        joules: that a token cost, by rail, while decoding without a pause; empty where no meter is.
+        device_s: time of the network in each step on a GPU, by its own clock; empty without one.
+        joules: energy of a token, by rail, while decoding without a pause; empty without a meter.
     """
 
     first_token_s: float
@@ -51,7 +51,7 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Cell:
-    """All repeats with `batch` rows of a prompt of `depth` tokens."""
+    """All repeats with `batch` rows, each with a prompt of `depth` tokens."""
 
     batch: int
     depth: int
@@ -63,17 +63,17 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """How messages and plots call the cell."""
+        """The name of the cell in messages and plots."""
         return f"batch {self.batch}, depth {self.depth}"
 
 
 @dataclass(frozen=True)
 class BenchResult:
-    """Everything a bench measured, and on what.
+    """Everything that a bench measured, and what it measured it on.
 
     Attributes:
         date: UTC, ISO 8601.
-        machine: where.
+        machine: the machine that ran the bench.
         versions: of edgegpt, the engine and numpy.
         threads: threads inside an operator, and of the reading of memory.
         bundle: the bundle's id.
@@ -85,17 +85,19 @@ class BenchResult:
         tokens: decoding steps of a repeat, the first token not counted.
         sampling: its settings in words.
         prompts: what they were, in words.
-        weight_bytes: that a decoding step must read, whatever its batch.
-        slot_bytes: of keys and values of one token of one row.
-        load_s: seconds to open the bundle, time after time. The first one includes importing the
-            engine's library, and reading the disk where the system had not cached the files.
-        bandwidths: bytes per second, as measured before each round of repeats: read by the threads
-            where the processor computes, read and written by a copy within a GPU where that does.
+        weight_bytes: bytes of weights that a decoding step must read, at any batch size.
+        slot_bytes: bytes of the keys and values of one token of one row.
+        load_s: seconds of each opening of the bundle. The first one includes importing the engine's
+            library, and reading the disk if the system had not cached the files.
+        bandwidths: bytes per second, measured before each round of repeats. If the processor
+            computes, they are read by the threads; if a GPU computes, a copy within its memory
+            reads and writes them.
         peak_memory: resident bytes of the whole process after loading and one run of each cell;
-            None where the system does not tell. See `edgegpt.runtime.machine.peak_memory`.
-        gpu: the GPU that computed, in words; None if the processor did.
-        gpu_memory: bytes of it that the model took; None without one. See `Gpu.taken_memory`.
-        energy: what `joules` measured, or why nothing did, in words.
+            None if the system does not tell. See `edgegpt.runtime.machine.peak_memory`.
+        gpu: the GPU that computed, in words; None if the processor computed.
+        gpu_memory: bytes of the GPU's memory that the model took; None without a GPU. See
+            `Gpu.taken_memory`.
+        energy: what `joules` measured, or why there are none, in words.
         cells: every batch and depth.
     """
 
@@ -133,24 +135,24 @@ class BenchResult:
 
     @property
     def bandwidth(self) -> float:
-        """Bytes per second that the machine reads: the best of all readings."""
+        """Bytes per second of the memory, the best of all readings."""
         return max(self.bandwidths)
 
     def bytes_per_step(self, cell: Cell) -> float:
         """Return the bytes that a decoding step of `cell` must read, on average over its steps.
 
-        The first of n steps sees depth + 1 tokens, its own included, the last one depth + n.
+        The first of n steps sees depth + 1 tokens, its own included. The last one sees depth + n.
         """
         seen = cell.depth + (self.tokens + 1) / 2
         return self.weight_bytes + cell.batch * seen * self.slot_bytes
 
     def floor_s(self, cell: Cell) -> float:
-        """Return the seconds that memory needs for a step of `cell`: no engine can be faster."""
+        """Return the seconds that memory needs for a step of `cell`, the least for any engine."""
         return self.bytes_per_step(cell) / self.bandwidth
 
     @property
     def metrics(self) -> "list[Metric]":
-        """Those of `METRICS` that were measured, and the energy of each rail if there are more."""
+        """The measured ones of `METRICS`, and the energy of each rail if there are several."""
         repeat = self.cells[0].repeats[0]
         rails = list(repeat.joules) if len(repeat.joules) > 1 else []
         found = [metric for metric in METRICS if metric.is_measured(repeat)]
@@ -158,7 +160,7 @@ class BenchResult:
 
     @property
     def tables(self) -> "list[list[Metric]]":
-        """`metrics` in tables that fit a page: what every engine has, then the rest."""
+        """`metrics` in tables that fit a page: those that every engine has, then the others."""
         found = self.metrics
         return [part for part in (found[:WIDEST], found[WIDEST:]) if part]
 
@@ -168,7 +170,7 @@ class BenchResult:
 
 
 def _require(condition: bool, otherwise: str) -> None:
-    """Refuse numbers that nothing could be computed from, as a damaged file may have them."""
+    """Refuse numbers that cannot be computed with, which a damaged file may hold."""
     if not condition:
         raise InvalidInputError(otherwise)
 
@@ -192,7 +194,7 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True)
 class Metric:
-    """A column: its key in JSON, its heading with the unit, and how to compute it for a repeat."""
+    """A column: its key in JSON, its heading with the unit, and its value for a repeat."""
 
     key: str
     heading: str
@@ -217,7 +219,7 @@ def _decode_rate(_: BenchResult, cell: Cell, repeat: Repeat) -> float:
 
 
 def _host(_: BenchResult, __: Cell, repeat: Repeat) -> float:
-    """Return the median of the steps: a mean would count interruptions by other processes."""
+    """Return the median over the steps, because a mean would count interruptions by others."""
     computing = repeat.device_s or repeat.engine_s
     return float(np.median(np.subtract(repeat.step_s, computing))) * 1e6
 

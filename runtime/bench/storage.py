@@ -1,6 +1,6 @@
-"""A bench's result as a JSON file: everything measured, raw, and a summary for readers.
+"""A bench's result as a JSON file: all raw measurements, and a summary for readers.
 
-A file is read back for comparisons. It may come from anywhere, so every field is looked at first.
+A file is read back for comparisons. It may come from anywhere, so every field is checked.
 """
 
 import json
@@ -15,7 +15,8 @@ from .result import BENCH_VERSION, BenchResult
 
 __all__ = ["read_result", "to_json", "write_result"]
 
-LARGEST_NUMBER = 2.0**63  # of bytes, seconds, counts: none comes near it; NaN and inf do not pass
+# More than any real count, time or number of bytes. Comparing with it also refuses NaN and inf.
+LARGEST_NUMBER = 2.0**63
 
 
 def to_json(result: BenchResult) -> str:
@@ -46,7 +47,7 @@ def write_result(result: BenchResult, path: Path) -> None:
 
 
 def read_result(path: Path) -> BenchResult:
-    """Read a file that `write_result` wrote; one of another version or kind is refused."""
+    """Read a file that `write_result` wrote; refuse files of another version or kind."""
     try:
         body: Any = json.loads(path.read_bytes())
     except OSError as error:
@@ -69,13 +70,13 @@ def read_result(path: Path) -> BenchResult:
 
 
 def _decode(kind: Any, value: Any, where: str) -> Any:
-    """Return `value`, as JSON has it, as a `kind`: a type that a field of `BenchResult` has."""
+    """Convert `value`, as read from JSON, to `kind`, the type of a field of `BenchResult`."""
     if isinstance(kind, type) and is_dataclass(kind):
         hints = get_type_hints(kind)
         return kind(
             **{name: _decode(hint, _take(value, name, where), name) for name, hint in hints.items()}
         )
-    if get_origin(kind) is UnionType:  # of something and None
+    if get_origin(kind) is UnionType:  # always a type and None
         return None if value is None else _decode(get_args(kind)[0], value, where)
     if get_origin(kind) is list and type(value) is list:
         return [_decode(get_args(kind)[0], part, where) for part in value]

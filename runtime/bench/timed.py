@@ -1,7 +1,7 @@
-"""An engine around another one that adds up the time spent inside it.
+"""An engine that wraps another one and adds up the time spent inside it.
 
-What a token takes beyond that time is the host's share: checking inputs, choosing tokens, the
-generation loop, text. Setting the engine's buffers up for a step counts as the engine's.
+The rest of a token's time is the host's share: checking inputs, choosing tokens, the generation
+loop, text. Setting up the engine's buffers for a step counts as the engine's time.
 """
 
 import time
@@ -29,7 +29,7 @@ class Clock:
 
 
 class TimedEngine(Engine):
-    """Hands everything on to `inner`. For one thread: its states share one clock."""
+    """Hands every call on to `inner`. Only for one thread, because its states share one clock."""
 
     def __init__(self, inner: Engine) -> None:
         self.inner, self.graph = inner, inner.graph
@@ -55,7 +55,7 @@ class TimedEngine(Engine):
 
 
 class TimedState(State):
-    """Hands everything on to `inner`, whose buffers are its own, and times what computes or copies.
+    """Hands every call on to `inner`, shares its buffers, and times the calls that compute or copy.
 
     The checks of `step` and `decode` are inherited, and run outside the clock.
     """
@@ -67,16 +67,16 @@ class TimedState(State):
 
     def logits(self) -> NDArray[np.float32]:
         """Return the last step's logits, float32 [B, P, V]."""
-        with self.clock:  # an engine with a memory of its own copies, or waits, here
+        with self.clock:  # an engine with its own memory copies or waits here
             return self.inner.logits()
 
     def topk(self, count: int) -> list[list[Candidates]] | None:
-        """Return the best logits of the last step, or None if the inner state has them all here."""
+        """Return the best logits of the last step, or None if the inner state selects none."""
         with self.clock:
             return self.inner.topk(count)
 
     def close(self) -> None:
-        """Give back what the inner state holds."""
+        """Close the inner state."""
         self.inner.close()
 
     def _run(self, ids: Ids, past_len: Ids, logit_positions: Ids, first: int) -> None:

@@ -27,7 +27,7 @@ def explanation(result: BenchResult) -> str:
 
 
 def facts(result: BenchResult) -> dict[str, str]:
-    """Return what was measured, on what, and what holds for all cells."""
+    """Return the facts by name: the bundle, the machine, the settings, and totals of all cells."""
     machine = result.machine
     versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
     first, *later = (f"{seconds * 1e3:.0f}" for seconds in result.load_s)

@@ -1,5 +1,5 @@
-"""What is installed here, what of it works, and what mends the rest.
+"""Find out what is installed here, which parts work, and what repairs the others.
 
-`probe` asks the machine, `trial` what could crash, and `report` gathers the answers; `diagnosis`
-and `fit` judge them. This file imports nothing, so that a trial starts fast.
+`probe` asks the machine, `trial` runs what could crash, and `report` gathers the answers.
+`diagnosis` and `fit` judge them. This file imports nothing, so that a trial starts fast.
 """

@@ -1,4 +1,4 @@
-"""From what was found on a machine to findings, remedies, and the backends that would work.
+"""Judge a machine's report: findings, remedies, and the backends that would work.
 
 Everything here is computed from a `MachineReport` alone.
 """
@@ -28,7 +28,8 @@ __all__ = ["Choice", "Diagnosis", "Finding", "Status", "choose", "diagnose"]
 
 Status = Literal["ok", "limited", "missing", "broken"]
 NAMES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
-# The versions that run all lowerings of the CPU, and those for CUDA that an older driver can run.
+# Versions of ONNX Runtime: those that run all lowerings of the CPU, and those whose CUDA an older
+# driver can run.
 ALL_LOWERINGS = f">={dotted(max(SUPPORT['cpu', name].since for name in lowerings_of('cpu')))}"
 OLD_DRIVER = f">={dotted(oldest('cuda'))},<{dotted(max(ORT_CUDA))}"
 OLD_DRIVER_RUNTIME = f'pip install "onnxruntime-gpu[cuda,cudnn]{OLD_DRIVER}"'
@@ -39,8 +40,8 @@ JETPACK_TENSORRT = "sudo apt install python3-libnvinfer"
 class Finding:
     """One line of the diagnosis.
 
-    `remedy` are commands, or steps where no command does it; `blocks` are the backends that
-    cannot work because of it.
+    `remedy` holds commands, or steps in words where there is no command. `blocks` holds the
+    backends that cannot work because of this finding.
     """
 
     status: Status
@@ -52,7 +53,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Choice:
-    """What the backend `auto` would take: None if there is nothing; `later` once it is built."""
+    """The backend that `auto` would take, None if none works; `later` replaces it once built."""
 
     backend: str | None
     later: str | None
@@ -61,7 +62,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All findings, and for each backend the subjects of those that stand in its way."""
+    """All findings, and for each backend the subjects of the findings that block it."""
 
     findings: list[Finding]
     blocked: dict[str, list[str]]
@@ -87,7 +88,7 @@ def diagnose(report: MachineReport) -> Diagnosis:
 
 
 def choose(working: list[str]) -> Choice:
-    """Return what `auto` takes of the backends that work."""
+    """Return which of the working backends `auto` takes."""
     first = next((name for name in AUTO if name in working), None)
     later = next((name for name in LATER if name in working), None)
     if first is None and later is None:
@@ -200,7 +201,7 @@ def _cuda_provider(report: MachineReport) -> list[Finding]:
     runtime, subject = report.onnxruntime, "CUDA provider"
     provider = runtime.provider(CUDA)
     if not runtime.version or len(_installed(report)) > 1:
-        return []  # an ONNX Runtime that cannot be used was said already
+        return []  # `_runtimes` has reported an unusable ONNX Runtime
     if provider is None:
         if not report.gpus:
             return []
@@ -246,7 +247,7 @@ def _runtime_cuda(report: MachineReport) -> int:
 
 
 def _reinstall(report: MachineReport) -> tuple[str, ...]:
-    """Return how to install the ONNX Runtime that is best here, without what is there."""
+    """Return how to remove what is installed, and install the best ONNX Runtime for here."""
     if report.gpus and not _needs_own_wheel(report):
         return _gpu_runtime(report)
     return (*_uninstall(report), extra("cpu"))
@@ -266,7 +267,7 @@ def _uninstall(report: MachineReport) -> tuple[str, ...]:
 
 
 def _needs_own_wheel(report: MachineReport) -> bool:
-    """Return whether PyPI has no onnxruntime-gpu: for Jetsons before JetPack 7."""
+    """Return whether PyPI has no onnxruntime-gpu for this machine: a Jetson before JetPack 7."""
     return report.jetson is not None and _old_driver(report)
 
 
@@ -276,7 +277,7 @@ def _old_driver(report: MachineReport) -> bool:
 
 
 def _brings(report: MachineReport, library: str, cuda: int) -> tuple[str, ...]:
-    """Return what brings a missing library."""
+    """Return the command that installs a missing library."""
     if report.jetson is not None:
         return ("sudo apt install nvidia-jetpack",)
     package = wheel_of(library, cuda) if cuda else None
@@ -284,7 +285,7 @@ def _brings(report: MachineReport, library: str, cuda: int) -> tuple[str, ...]:
 
 
 def _libraries(report: MachineReport) -> list[Finding]:
-    """List CUDA's libraries; whether they suffice is for the provider to say."""
+    """List CUDA's libraries; whether they suffice shows when the provider loads."""
     shown = [found for found in report.libraries if found.name in ("cudart", "cublas", "cudnn")]
     if not shown:
         return []
@@ -306,7 +307,7 @@ def _flavour(report: MachineReport, flavour: Flavour) -> list[Finding]:
         if f"No module named '{flavour.module}'" not in flavour.error:
             text = f"cannot be imported: {first_sentence(flavour.error)}"
             return [Finding("broken", subject, text, remedy, blocks)]
-        # Without a GPU the backend is blocked already; nothing to install then.
+        # Without a GPU the backend is blocked already, and there is nothing to install.
         return [Finding("missing", subject, "not installed", remedy, blocks)] if report.gpus else []
     version = numbers(flavour.version)
     if flavour.module == "tensorrt" and not TENSORRT_RANGE[0] <= version < TENSORRT_RANGE[1]:

@@ -16,20 +16,21 @@ from .words import dotted, gigabytes
 
 __all__ = ["BundleFit", "Fit", "fit"]
 
-# What a process takes besides weights, cache and workspace. On the CPU the peak of the resident
-# memory was 76 MB above these with 43 MB of float32 weights, and 79 MB with 228 MB of them. For
-# GPUs an assumption: a CUDA context and the libraries' own buffers; none was at hand to measure.
+# Bytes that a process takes besides weights, cache and workspace. On the CPU the peak of the
+# resident memory was 76 MB above these with 43 MB of float32 weights, and 79 MB with 228 MB of
+# them. The number for GPUs, for a CUDA context and the libraries' own buffers, is an assumption: no
+# GPU was available to measure it.
 RESERVE = {"cpu": 100_000_000, "cuda": 800_000_000}
 MOST_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What one backend can do with a bundle. Bytes; `memory` is 0 if unknown.
+    """What one backend can do with a bundle. Memory in bytes; `memory` is 0 if unknown.
 
-    `largest_context` is for one row, up to the block size; `largest_batch` is rows of that
-    context. Both are None where the memory is unknown, and 0 where nothing fits. `obstacle` says
-    why it cannot run here, "" if it can.
+    `largest_context` is for one row, up to the block size. `largest_batch` is the number of rows
+    with that context. Both are None if the memory is unknown, and 0 if nothing fits. `obstacle`
+    says why the bundle cannot run here; it is "" if it can.
     """
 
     backend: str
@@ -43,9 +44,9 @@ class Fit:
 
 @dataclass(frozen=True)
 class BundleFit:
-    """All backends with one bundle, and which of them `auto` would take.
+    """The fit of one bundle on all backends, and the backend that `auto` would take.
 
-    `weights` are bytes, `cache_per_token` bytes for each token of each row.
+    `weights` is in bytes, `cache_per_token` in bytes per token of each row.
     """
 
     id: str
@@ -100,14 +101,14 @@ def _fit(bundle: Bundle, backend: str, report: MachineReport, diagnosis: Diagnos
 
 
 def _graph(bundle: Bundle, backend: str, report: MachineReport) -> tuple[Graph | None, str]:
-    """Return the best graph that the backend's engine runs, and why there is none."""
+    """Return the best graph that the backend's engine runs, or None and why there is none."""
     manifest, version = bundle.manifest, _engine_version(backend, report)
     graphs = fitting(manifest, backend, version)
     if graphs:
         return graphs[0], ""
     if not lowerings_of(backend, None, manifest.precision):
         return None, f"does not compute in {manifest.precision}"
-    if not lowerings_of(backend, version):  # an engine too old for any: the diagnosis says so
+    if not lowerings_of(backend, version):  # too old for any lowering, which the diagnosis reports
         return None, ""
     runs = lowerings_of(backend, version, manifest.precision)
     have = {graph.lowering for graph in manifest.graphs}
@@ -130,19 +131,19 @@ def _engine_version(backend: str, report: MachineReport) -> str:
 
 
 def _memory(backend: str, report: MachineReport) -> int:
-    """Return the bytes a backend may use: what is free, or all where only that is known."""
+    """Return the bytes that a backend may use: the free memory, or all if only that is known."""
     if backend not in CUDA_BACKENDS:
         return report.free_memory or report.memory
     if not report.gpus:
         return 0
     gpu = report.gpus[0]
-    if gpu.integrated:  # CUDA does not count what the system would give back
+    if gpu.integrated:  # CUDA's free memory leaves out what the system could reclaim
         return report.free_memory or report.memory
     return gpu.free or gpu.total
 
 
 def _largest(fits: Callable[[int], bool], limit: int) -> int:
-    """Return the largest number from 1 to `limit` that fits, 0 if none does; halving."""
+    """Return the largest number from 1 to `limit` that fits, 0 if none does (binary search)."""
     low, high = 0, limit
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,4 +1,4 @@
-"""What each backend needs, and the versions and names of packages that matter."""
+"""The needs of each backend: versions, compute capabilities, and names of packages."""
 
 from ..engines.ort.session import DISTRIBUTIONS
 from ..engines.support import BACKENDS, ENGINES, TENSORRT, oldest
@@ -18,21 +18,22 @@ __all__ = [
     "wheel_of",
 ]
 
-# What `auto` begins with, the best first, and what may replace it once its engine is built.
+# The backends that `auto` begins with, the best first, and those that may replace them once their
+# engines are built.
 AUTO = ("cuda", "cpu")
 LATER = TENSORRT
 CUDA_BACKENDS = ("cuda", *TENSORRT)
-FLAVOUR_BACKENDS = {ENGINES[backend]: backend for backend in TENSORRT}  # by its module
+FLAVOUR_BACKENDS = {ENGINES[backend]: backend for backend in TENSORRT}  # module -> backend
 
-# First and first unknown version of TensorRT that the tensorrt backend is written for.
+# Oldest version of TensorRT that the tensorrt backend is written for, and the first that it is not.
 TENSORRT_RANGE = (oldest("tensorrt"), (12,))
 # Compute capabilities that TensorRT for RTX builds for.
 RTX_CAPABILITIES = ((7, 5), (8, 0), (8, 6), (8, 9), (12, 0), (12, 1))
-# Oldest onnxruntime-gpu on PyPI -> the CUDA that it was built with, from the requirements of its
-# extra "cuda"; newest first.
+# Oldest onnxruntime-gpu on PyPI that was built with a CUDA major version -> that version, from the
+# requirements of its extra "cuda"; newest first.
 ORT_CUDA = {(1, 27): 13, (1, 19): 12}
 RUNTIMES = DISTRIBUTIONS
-# Library -> PyPI's package of it, for CUDA 13; for CUDA 12 the names end in -cu12.
+# Library -> its package on PyPI for CUDA 13; for CUDA 12 the names end in -cu12.
 PACKAGES = {
     "cudart": "nvidia-cuda-runtime",
     "cublas": "nvidia-cublas",
@@ -51,7 +52,7 @@ def extra(name: str) -> str:
 
 
 def wheel_of(library: str, cuda: int) -> str | None:
-    """Return PyPI's package of a library's file (libcublasLt.so.13, cudnn64_9.dll)."""
+    """Return the PyPI package of a library file such as libcublasLt.so.13 or cudnn64_9.dll."""
     stem = library.lower().removeprefix("lib")
     for name in sorted(PACKAGES, key=len, reverse=True):
         if stem.startswith(name):

@@ -1,6 +1,6 @@
-"""The texts of system files and programs, read into numbers and names.
+"""Read numbers and names from the texts of system files and programs.
 
-What does not look as expected is left out: a text of an unknown form is no reason to fail.
+Parts of an unexpected form are left out; they are no reason to fail.
 """
 
 import re
@@ -23,7 +23,7 @@ __all__ = [
     "smi_gpus",
 ]
 
-# L4T release -> JetPack, from NVIDIA's JetPack archive.
+# L4T release -> JetPack version, from NVIDIA's JetPack archive.
 JETPACKS = {
     "35.1": "5.0.2",
     "35.2.1": "5.1",
@@ -54,9 +54,9 @@ LIBRARIES = "cudart|cublasLt|cublas|cudnn|cufft|curand|nvinfer|tensorrt_rtx"
 LINUX_FILE = re.compile(rf"lib({LIBRARIES})\.so\.(\d+(?:\.\d+)*)$")
 # cudart64_12.dll, cudart64_110.dll (11.0), cudnn64_9.dll, nvinfer_10.dll, tensorrt_rtx_1_7.dll
 WINDOWS_FILE = re.compile(rf"({LIBRARIES})(?:64)?_(\d+(?:_\d+)*)\.dll$", re.IGNORECASE)
-# nvidia-cublas-cu12, and since CUDA 13 nvidia-cublas; nvidia-cudnn-cu13
+# nvidia-cublas-cu12; nvidia-cublas since CUDA 13; nvidia-cudnn-cu13
 DISTRIBUTION = re.compile(r"nvidia-(cuda-runtime|cublas|cudnn|cufft|curand)(?:-cu\d+)?$")
-# How the loaders of Linux and Windows, and ONNX Runtime on Windows, name what they lack.
+# How the loaders of Linux and Windows, and ONNX Runtime on Windows, name a missing library.
 MISSING = (
     re.compile(r"(lib[\w-]+\.so[.\d]*): cannot open shared object file"),
     re.compile(r'depends on "([^"]+\.dll)" which is missing'),
@@ -66,7 +66,7 @@ MISSING = (
 
 @dataclass(frozen=True)
 class Library:
-    """A library of CUDA or TensorRT: `where` is pip, or the file's path."""
+    """A library of CUDA or TensorRT; `where` is "pip" or the file's path."""
 
     name: str
     version: str
@@ -75,7 +75,7 @@ class Library:
 
 @dataclass(frozen=True)
 class SmiGpu:
-    """A line of nvidia-smi; memory in bytes, 0 where it says that it does not know."""
+    """A line of nvidia-smi; memory in bytes, 0 if nvidia-smi does not know it."""
 
     name: str
     compute_capability: Version
@@ -97,24 +97,24 @@ def smi_gpus(text: str) -> list[SmiGpu]:
 
 
 def l4t_release(text: str) -> str | None:
-    """Return 36.4.3 of "# R36 (release), REVISION: 4.3, ..." (/etc/nv_tegra_release)."""
+    """Read 36.4.3 from "# R36 (release), REVISION: 4.3, ..." (/etc/nv_tegra_release)."""
     match = re.search(r"R(\d+) \(release\), REVISION: (\d+(?:\.\d+)*)", text)
     return f"{match[1]}.{match[2]}" if match else None
 
 
 def jetpack_of(l4t: str) -> str:
-    """Return the JetPack of an L4T release; of an unknown release only the first number."""
+    """Return the JetPack version of an L4T release; for an unknown one only the major number."""
     return JETPACKS.get(l4t.removesuffix(".0")) or MAJOR_JETPACKS.get(l4t.split(".")[0], "unknown")
 
 
 def power_mode(text: str) -> str | None:
-    """Return MAXN of `nvpmodel -q`'s "NV Power Mode: MAXN"."""
+    """Read MAXN from the line "NV Power Mode: MAXN" of `nvpmodel -q`."""
     match = re.search(r"NV Power Mode:\s*(\S+)", text)
     return match[1] if match else None
 
 
 def meminfo(text: str) -> tuple[int, int]:
-    """Return all and available bytes of /proc/meminfo, 0 if it does not say."""
+    """Return the total and available bytes in /proc/meminfo, 0 for a missing entry."""
     found = dict(re.findall(r"^(MemTotal|MemAvailable):\s+(\d+) kB$", text, re.MULTILINE))
     return int(found.get("MemTotal", 0)) * 1024, int(found.get("MemAvailable", 0)) * 1024
 
@@ -130,9 +130,10 @@ def libraries_of_distributions(versions: Mapping[str, str]) -> list[Library]:
 
 
 def libraries_of_files(paths: Iterable[str]) -> list[Library]:
-    """Return what files are CUDA's and TensorRT's, of each major version the most exact name.
+    """Return the libraries of CUDA and TensorRT among files, one for each major version.
 
-    A file name tells the version, on Windows only the first numbers of it.
+    The version comes from the file's name. The most exact name counts; on Windows names have only
+    the first numbers of the version.
     """
     best: dict[tuple[str, int], Library] = {}
     for path in paths:

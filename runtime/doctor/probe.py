@@ -1,6 +1,6 @@
-"""How the machine is asked: files, programs, installed distributions, and trials.
+"""Ask the machine: files, programs, installed distributions, and trials.
 
-Everything that `doctor` knows about a machine came through a `Probe`, so that a recorded machine
+Everything that `doctor` knows about a machine comes through a `Probe`, so that a recorded machine
 can stand in for this one.
 """
 
@@ -23,11 +23,11 @@ from ..machine import Machine
 
 __all__ = ["LocalProbe", "Probe", "Ran"]
 
-# Where Linux keeps programs that are not in everyone's PATH.
+# Folders of Linux programs that may be missing from a user's PATH.
 SYSTEM_FOLDERS = "/usr/sbin:/sbin:/usr/bin:/bin"
-# What the first start of a GPU's libraries may take on a slow disk.
+# The first start of a GPU's libraries may take this long on a slow disk.
 TRIAL_SECONDS = 90.0
-# Without the current folder in its path, whose files could be taken for packages.
+# The current folder is removed from the path because its files could be taken for packages.
 TRIAL = (
     "import sys; sys.path[:] = filter(None, sys.path); "
     "from edgegpt.runtime.doctor.trial import main; main(*sys.argv[1:])"
@@ -37,7 +37,7 @@ LAST_WORDS_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Ran:
-    """What a program printed; `code` is None if it did not end in time."""
+    """The exit code and output of a program; `code` is None if it did not end in time."""
 
     code: int | None
     out: str
@@ -45,25 +45,25 @@ class Ran:
 
 
 class Probe(Protocol):
-    """The questions that can be put to a machine. None of them raises, none of them hangs."""
+    """The questions to a machine. No method raises or hangs."""
 
     def platform(self) -> dict[str, str]:
         """Return `system` (Linux, Windows, Darwin), `release`, `machine` and `python`."""
 
     def memory(self) -> tuple[int, int]:
-        """Return all and free bytes of memory where there is no /proc/meminfo; 0 if unknown."""
+        """Return total and free bytes of memory if there is no /proc/meminfo; 0 if unknown."""
 
     def distributions(self) -> dict[str, str]:
         """Return the versions of all installed Python distributions by lower-case name."""
 
     def environment(self, name: str) -> str:
-        """Return an environment variable, "" if it is not set."""
+        """Return an environment variable; "" if it is not set."""
 
     def read(self, path: str) -> str | None:
         """Return the text of a file, or None if it cannot be read."""
 
     def glob(self, pattern: str) -> list[str]:
-        """Return the paths that fit `pattern`, in order."""
+        """Return the paths that match `pattern`, sorted."""
 
     def run(self, command: Sequence[str], seconds: float) -> Ran | None:
         """Run a program for at most `seconds`; None if there is no such program."""
@@ -89,37 +89,37 @@ class LocalProbe:
         }
 
     def memory(self) -> tuple[int, int]:
-        """Ask Windows for both numbers, others for the first."""
+        """Ask Windows for both numbers; on other systems, only the total is known."""
         if sys.platform == "win32":
             return _windows_memory()
         return Machine.here().memory_bytes, 0
 
     def distributions(self) -> dict[str, str]:
-        """Read the metadata on sys.path; what is found first counts, as it does for imports."""
+        """Read the metadata on sys.path; the first one found counts, as it does for imports."""
         found: dict[str, str] = {}
         for distribution in metadata.distributions():
-            with suppress(Exception):  # damaged metadata is as good as none
+            with suppress(Exception):  # damaged metadata counts as none
                 name = distribution.metadata["Name"].lower().replace("_", "-")
                 found.setdefault(name, distribution.version)
         return found
 
     def environment(self, name: str) -> str:
-        """Look into os.environ."""
+        """Look in os.environ."""
         return os.environ.get(name, "")
 
     def read(self, path: str) -> str | None:
-        """Read with replacement characters for what is not UTF-8."""
+        """Read, with replacement characters for bytes that are not UTF-8."""
         try:
             return Path(path).read_text(encoding="utf-8", errors="replace")
         except OSError:
             return None
 
     def glob(self, pattern: str) -> list[str]:
-        """Look into the file system."""
+        """Look in the file system."""
         return sorted(glob.glob(pattern))
 
     def run(self, command: Sequence[str], seconds: float) -> Ran | None:
-        """Run without input, and kill what does not end, its children included."""
+        """Run without input; kill a program that does not end in time, and its children."""
         program = which(command[0]) or which(command[0], path=SYSTEM_FOLDERS)
         return None if program is None else _run([program, *command[1:]], seconds)
 
@@ -140,7 +140,7 @@ def _run(command: list[str], seconds: float) -> Ran | None:
             errors="replace",
             start_new_session=True,
         )
-    except (OSError, ValueError):  # not executable; no interpreter, in some embedded Pythons
+    except (OSError, ValueError):  # not executable, or sys.executable of an embedded Python is ""
         return None
     try:
         out, err = process.communicate(timeout=seconds)
@@ -151,7 +151,7 @@ def _run(command: list[str], seconds: float) -> Ran | None:
         except subprocess.TimeoutExpired:  # stuck in the driver, where no signal reaches it
             out, err = "", ""
         return Ran(None, out, err)
-    except BaseException:  # interrupted: leave nobody behind
+    except BaseException:  # interrupted: leave no process behind
         _kill(process)
         raise
     return Ran(process.returncode, out, err)
@@ -166,7 +166,7 @@ def _kill(process: "subprocess.Popen[str]") -> None:
 
 
 def _windows_memory() -> tuple[int, int]:
-    """Ask GlobalMemoryStatusEx: MEMORYSTATUSEX's ullTotalPhys and ullAvailPhys."""
+    """Return ullTotalPhys and ullAvailPhys of MEMORYSTATUSEX, from GlobalMemoryStatusEx."""
 
     class Status(ctypes.Structure):
         _fields_ = (

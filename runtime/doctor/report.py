@@ -1,4 +1,4 @@
-"""What is installed on a machine and what of it works, gathered through a `Probe`."""
+"""Gather, through a `Probe`, what is installed on a machine and which parts of it work."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -40,9 +40,9 @@ SMI = (
     "--format=csv,noheader,nounits",
 )
 PROGRAM_SECONDS = 15.0
-# Providers that are not tried: it sends its work to a service.
+# Providers that are not tried, because they send their work to a service.
 REMOTE = ("AzureExecutionProvider",)
-# Distributions whose versions are of interest.
+# Beginnings of the names of distributions whose versions are reported.
 OF_INTEREST = ("onnxruntime", "ort-nightly", "nvidia-", "tensorrt", "cuda-")
 LINUX_LIBRARIES = (
     "/usr/local/cuda*/lib64/lib*.so.*",
@@ -55,7 +55,7 @@ WINDOWS_LIBRARIES = "C:\\Program Files\\NVIDIA\\CUDNN\\v*\\bin\\*\\*.dll"
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU. Memory in bytes, 0 if unknown; an integrated one has the machine's memory."""
+    """One GPU. Memory in bytes, 0 if unknown; an integrated GPU shares the machine's memory."""
 
     name: str
     compute_capability: Version
@@ -66,7 +66,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Jetson:
-    """A Jetson's releases and its power mode, None if nvpmodel did not tell."""
+    """A Jetson's releases, and its power mode, which is None if nvpmodel did not tell it."""
 
     l4t: str
     jetpack: str
@@ -75,7 +75,7 @@ class Jetson:
 
 @dataclass(frozen=True)
 class Provider:
-    """What came of a session with one of ONNX Runtime's execution providers."""
+    """The result of a session with one of ONNX Runtime's execution providers."""
 
     name: str
     works: bool
@@ -93,7 +93,7 @@ class OnnxRuntime:
     error: str
 
     def provider(self, name: str) -> Provider | None:
-        """Return what came of the provider `name`, None if it is not in this build."""
+        """Return the result of the provider `name`; None if it is not in this build."""
         return next((found for found in self.providers if found.name == name), None)
 
 
@@ -109,12 +109,12 @@ class Flavour:
 
 @dataclass(frozen=True)
 class MachineReport:
-    """All that `doctor` found. Memory in bytes, 0 if unknown.
+    """Everything that `doctor` found. Memory in bytes, 0 if unknown.
 
-    `driver` is the GPU driver's version and `driver_cuda` the newest CUDA that it can run;
-    `gpu_error` says why GPUs that should be there could not be used, `bindings_error` the same
-    of the distribution cuda-bindings ("" if it works). `gpu_on_bus`: there is an NVIDIA GPU,
-    whatever the driver says; Linux only.
+    `driver` is the version of the GPU driver, and `driver_cuda` the newest CUDA that it can run.
+    `gpu_error` says why the GPUs of the machine could not be used, and `bindings_error` why the
+    distribution cuda-bindings could not; each is "" without an error. `gpu_on_bus` says whether
+    there is an NVIDIA GPU on the PCI bus, whatever the driver says; Linux only.
     """
 
     system: str
@@ -137,7 +137,7 @@ class MachineReport:
 
 
 def examine(probe: Probe) -> MachineReport:
-    """Ask everything once."""
+    """Put every question once."""
     platform, text = probe.platform(), probe.read("/proc/meminfo")
     memory, free = meminfo(text) if text else probe.memory()
     free = _within_limit(probe, free)
@@ -164,7 +164,7 @@ def examine(probe: Probe) -> MachineReport:
         gpu_on_bus=_gpu_on_bus(probe),
         distributions=distributions,
         libraries=libraries_of_distributions(distributions) + libraries_of_files(_files(probe)),
-        # What uses the driver would hang with it, one after the other.
+        # If the driver hangs, every trial that uses it would hang, too.
         onnxruntime=_onnxruntime(probe, only_cpu=driver.hangs),
         tensorrt=[] if driver.hangs else [_flavour(probe, module) for module in FLAVOUR_BACKENDS],
         bindings_error=_failure(bindings, told(bindings.out), "imported"),
@@ -172,10 +172,10 @@ def examine(probe: Probe) -> MachineReport:
 
 
 def _within_limit(probe: Probe, free: int) -> int:
-    """Return what is free under the memory limit of a container (cgroup v2), too."""
+    """Return the free memory, at most what the limit of a container leaves (cgroup v2)."""
     limit = (probe.read("/sys/fs/cgroup/memory.max") or "").strip()
     used = (probe.read("/sys/fs/cgroup/memory.current") or "").strip()
-    if not (limit.isdecimal() and used.isdecimal()):  # no limit is "max"
+    if not (limit.isdecimal() and used.isdecimal()):  # "max" means no limit
         return free
     return min(free, max(0, int(limit) - int(used)))
 
@@ -190,7 +190,7 @@ def _jetson(probe: Probe) -> Jetson | None:
 
 @dataclass(frozen=True)
 class _Driver:
-    """The GPU driver: its version, the newest CUDA it can run, its GPUs, and what is wrong."""
+    """The GPU driver: its version, the newest CUDA that it can run, its GPUs, and its error."""
 
     version: str
     cuda: Version
@@ -202,8 +202,8 @@ class _Driver:
 def _driver(probe: Probe) -> _Driver:
     """Ask the CUDA driver and nvidia-smi.
 
-    The CUDA driver knows the GPUs best; nvidia-smi knows the driver's version, and sees GPUs that
-    the driver's library in this process's reach does not.
+    The CUDA driver knows the GPUs best. nvidia-smi knows the driver's version, and may see GPUs
+    that the library of the driver, as this process finds it, does not see.
     """
     ran = probe.run(SMI, PROGRAM_SECONDS)
     if ran is not None and ran.code is None:
@@ -245,7 +245,7 @@ def _gpu_on_bus(probe: Probe) -> bool:
 
 
 def _files(probe: Probe) -> list[str]:
-    """Return the files where the loader and people's CUDA installations keep libraries."""
+    """Return the files in the folders of the loader and of common CUDA installations."""
     if probe.platform()["system"] == "Windows":
         folders = [*probe.environment("PATH").split(";"), probe.environment("CUDA_PATH") + "\\bin"]
         patterns = [f"{folder}\\*_*.dll" for folder in folders if folder.strip("\\")]
@@ -262,7 +262,7 @@ def _files(probe: Probe) -> list[str]:
 
 
 def _onnxruntime(probe: Probe, only_cpu: bool) -> OnnxRuntime:
-    """Try the CPU provider, which tells what else there is, then perhaps the others."""
+    """Try the CPU provider, whose trial lists the available ones, then the others if allowed."""
     first = probe.trial("provider", CPU)
     facts = told(first.out)
     available = [str(name) for name in facts.get("available", [])]
@@ -279,7 +279,7 @@ def _onnxruntime(probe: Probe, only_cpu: bool) -> OnnxRuntime:
 
 
 def _provider(name: str, ran: Ran) -> Provider:
-    """Judge a trial: the session must have the provider that was asked for, and compute."""
+    """Judge a trial: the session must have the requested provider, and compute correctly."""
     facts = told(ran.out)
     works = facts.get("loaded", [])[:1] == [name] and facts.get("computed") is True
     if works:
@@ -297,7 +297,7 @@ def _flavour(probe: Probe, module: str) -> Flavour:
 
 
 def _failure(ran: Ran, facts: dict[str, Any], expected: str) -> str:
-    """Return why a trial did not tell `expected`: all that it and its libraries said."""
+    """Return why a trial did not print `expected`: all output of it and its libraries."""
     if facts.get(expected):
         return ""
     if ran.code is None:

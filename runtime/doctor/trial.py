@@ -1,7 +1,7 @@
-"""One look at one piece of software, in a process of its own, since it may crash, hang or print.
+"""Try one piece of software in a process of its own, because it may crash, hang or print.
 
-`main` tells what it finds in marked lines of JSON, each as soon as it is known, so that a crash
-takes nothing back; `told` reads them again on the other side.
+`main` prints each fact at once as a marked line of JSON, so that a crash does not lose earlier
+facts. `told` reads these lines in the parent process.
 """
 
 import ctypes
@@ -15,20 +15,21 @@ __all__ = ["GRAPH", "MARK", "main", "told"]
 
 MARK = "edgegpt-trial:"
 # An ONNX model of one node, y = MatMul(x, x), float32 [2, 2], opset 13, IR version 7, as
-# onnx.helper.make_model and SerializeToString give it; tests/runtime/test_doctor.py makes it again.
+# onnx.helper.make_model and SerializeToString give it. tests/runtime/doctor/test_doctor.py makes it
+# again.
 GRAPH = bytes.fromhex(
     "08073a400a110a01780a017812017922064d61744d756c1201745a130a0178120e0a0c080112080a0208020a0208"
     "0262130a0179120e0a0c080112080a0208020a02080242040a00100d"
 )
 X, Y = [[1.0, 2.0], [3.0, 4.0]], [[7.0, 10.0], [15.0, 22.0]]
-# Numbers of the CUDA driver API's cuDeviceGetAttribute: CU_DEVICE_ATTRIBUTE_INTEGRATED,
+# Attribute numbers for cuDeviceGetAttribute of the CUDA driver API: CU_DEVICE_ATTRIBUTE_INTEGRATED,
 # _COMPUTE_CAPABILITY_MAJOR and _MINOR (cuda.h).
 INTEGRATED, MAJOR, MINOR = 18, 75, 76
 NAME_LENGTH = 256
 
 
 def main(piece: str, *names: str) -> None:
-    """Tell about one piece; whatever it raises is told as its `error`."""
+    """Print the facts about one piece of software; an exception becomes its `error`."""
     pieces: dict[str, Callable[..., None]] = {
         "provider": _provider,
         "tensorrt": _tensorrt,
@@ -42,7 +43,7 @@ def main(piece: str, *names: str) -> None:
 
 
 def told(output: str) -> dict[str, Any]:
-    """Return what the marked lines of a trial's output say; what is not readable is left out."""
+    """Return the facts in the marked lines of a trial's output; unreadable lines are left out."""
     found: dict[str, Any] = {}
     for line in output.splitlines():
         if line.startswith(MARK):
@@ -59,7 +60,7 @@ def _tell(**facts: Any) -> None:
 
 
 def _provider(name: str) -> None:
-    """Load a session of ONNX Runtime with one provider, and compute with it."""
+    """Make a session of ONNX Runtime with one provider, and compute with it."""
     runtime = importlib.import_module("onnxruntime")
     _tell(version=runtime.__version__, available=runtime.get_available_providers())
     _tell(cuda=getattr(runtime, "cuda_version", None) or None)
@@ -103,7 +104,7 @@ def _gpus() -> None:
 
 
 def _gpu(driver: ctypes.CDLL, index: int) -> dict[str, Any]:
-    """Describe one device. Free memory can only be asked for in a context."""
+    """Describe one device. Asking for its free memory needs a context."""
     device, name = ctypes.c_int(), ctypes.create_string_buffer(NAME_LENGTH)
     context, free, total = ctypes.c_void_p(), ctypes.c_size_t(), ctypes.c_size_t()
     _succeed(driver, driver.cuDeviceGet(ctypes.byref(device), index))

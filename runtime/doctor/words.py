@@ -1,4 +1,4 @@
-"""Numbers and messages, short enough for one line."""
+"""Format numbers and messages so that they fit one line."""
 
 import re
 from collections.abc import Iterable
@@ -9,29 +9,30 @@ LONGEST = 140
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 CUDA_FAILURE = re.compile(r"CUDA failure \d+: [^;\n]+")
 ONNXRUNTIME_ERROR = re.compile(r".*\[ONNXRuntimeError\] : \d+ : \w+ : ")
-# What ONNX Runtime says because a provider has failed, not why: we forbid it to take the CPU then.
+# Messages of ONNX Runtime that follow from a failed provider and do not say why it failed. They
+# appear because the trial forbids the fallback to the CPU.
 CONSEQUENCES = ("explicitly disabled", "Conflicting session configuration", "*****", "Falling back")
 
 
 def gigabytes(size: int) -> str:
-    """Return 23.7 GB of a number of bytes, below 1 GB megabytes."""
+    """Format a number of bytes as 23.7 GB; below 1 GB, in MB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def dotted(version: Iterable[int]) -> str:
-    """Return 8.9 of (8, 9)."""
+    """Format a version: (8, 9) as 8.9."""
     return ".".join(map(str, version))
 
 
 def first_sentence(text: str) -> str:
-    """Return the first line that says something, without colours, cut if it is long."""
+    """Return the first line that is not blank, without colours, cut if it is long."""
     lines = [line.strip() for line in COLOURS.sub("", text).splitlines() if line.strip()]
     line = lines[0] if lines else "no reason given"
     return line if len(line) <= LONGEST else line[: LONGEST - 3] + "..."
 
 
 def session_trouble(text: str) -> str:
-    """Return why ONNX Runtime made no session, of all that it said."""
+    """Return the reason why ONNX Runtime made no session, found in its output."""
     failure = CUDA_FAILURE.search(text)
     if failure:
         return failure[0].strip()

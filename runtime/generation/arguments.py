@@ -1,4 +1,4 @@
-"""What a caller may give as prompts, seeds and stop strings, brought into one form."""
+"""Check the prompts, seeds and stop strings of a caller, and bring each into one form."""
 
 import secrets
 from collections.abc import Collection, Sequence, Set
@@ -67,7 +67,7 @@ def seeds_of(seed: int | Sequence[int] | None, count: int) -> list[int]:
 
 
 def _listed(value: object) -> Any:
-    """Return arrays and tensors, tuples and other sequences as lists; all else as it is."""
+    """Return arrays, tensors, tuples and other sequences as lists; other values unchanged."""
     if isinstance(value, np.ndarray) or hasattr(value, "tolist"):
         return value.tolist()  # type: ignore[union-attr,unused-ignore]
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):

@@ -18,16 +18,16 @@ Overflow = Literal["slide", "stop"]
 
 @dataclass(frozen=True)
 class Rules:
-    """What holds for all texts of a call.
+    """The settings that hold for all texts of a call.
 
     Attributes:
         context: how many tokens the model sees at once.
-        max_new_tokens: at most so many are added to a text.
+        max_new_tokens: at most this many tokens are added to a text.
         sampling: how to choose a token.
         overflow: when a text outgrows the context, "slide" goes on with its last part (see `rows`),
             "stop" ends it.
-        tolerance: of logits, relative to the largest; decides what a near tie is.
-        stop: texts that end the generation where the first of them is complete.
+        tolerance: error of logits, relative to the largest; decides what a near tie is.
+        stop: strings that end the generation as soon as one of them is complete.
         end_ids: token ids that end a text.
         speculate: how many tokens to draft at most (see `speculation`), for a single text at
             temperature 0; 0 for none.
@@ -59,7 +59,7 @@ class Rules:
     def write(self, text: Text, logits: Outcome) -> int:
         """Choose the next token of `text` from its logits [V], or from the best of them; add it.
 
-        The text ends if that has to be its last.
+        The text ends if this token has to be its last.
         """
         choice = self.choose(text, logits)
         self.add(text, choice)
@@ -78,7 +78,7 @@ class Rules:
         )
 
     def add(self, text: Text, choice: Choice) -> None:
-        """Add the chosen token to `text`, and end the text if that has to be its last."""
+        """Add the chosen token to `text`, and end the text if the token has to be its last."""
         text.add(choice)
         if choice.token in self.end_ids:
             text.finish_reason = "eos"
@@ -96,10 +96,10 @@ def generate_tokens(
     The caller may end a text between two tokens by setting its `finish_reason`.
 
     Args:
-        engine: what computes the logits.
+        engine: computes the logits.
         texts: at least one; each prompt has at least one token.
-        rules: what holds for all of them; at least one token is to be added.
-        pace: what earlier texts of this model found out about drafting; it is added to.
+        rules: the settings for all texts; at least one token is to be added.
+        pace: step times of earlier texts of this model; this call adds its own.
     """
     with engine.new_state(len(texts), rules.context) as state:
         rows = Rows(state, rules.sampling.candidates)
@@ -111,7 +111,7 @@ def generate_tokens(
 
 
 def _plainly(rows: Rows, logits: Sequence[Outcome], rules: Rules) -> Iterator[tuple[int, int]]:
-    """Write all texts of `rows`, whose last `logits` are known, one token of each at a time."""
+    """Write all texts of `rows`, one token of each at a time; `logits` are their last logits."""
     numbers = {id(text): number for number, text in enumerate(rows.texts)}
     while True:
         for text, own in zip(list(rows.texts), logits, strict=True):
@@ -130,8 +130,9 @@ def _with_drafts(
 ) -> Iterator[tuple[int, int]]:
     """Write the only text of `rows`, checking drafted tokens in one step.
 
-    A step over several tokens rounds differently from one over a single token. Where that could
-    decide, the drafted step's logits are not used, and a single step decides.
+    A step over several tokens rounds differently from a step over a single token. Where this could
+    change a choice, the logits of the drafted step are dropped, and a step over a single token
+    decides.
     """
     (text,) = rows.texts
     drafts = Drafts()
@@ -150,7 +151,7 @@ def _with_drafts(
                 return
             if place < len(draft) and choice.token != draft[place]:
                 break
-        if seconds > 0.0:  # not for the prompt
+        if seconds > 0.0:  # the prompt is not timed
             pace.note(seconds, gained, was_drafted=bool(draft))
         stuck = bool(draft) and gained == 0
         left = rules.max_new_tokens - len(text.new_ids) - 1

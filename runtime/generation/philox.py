@@ -1,9 +1,9 @@
 """Philox4x32-10: random numbers that are a pure function of a key and a counter.
 
 Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011; the round and
-key constants are those of its Random123 library. No state means no order of draws to keep: the
-number that belongs to (seed, series, step, token id) is the same on every engine, in every row of
-a batch, and whatever was drawn before.
+key constants are those of its Random123 library. The generator has no state, so the order of draws
+does not matter: the number for (seed, series, step, token id) is the same on every engine and in
+every row of a batch.
 """
 
 from functools import lru_cache
@@ -22,14 +22,14 @@ LOW_WORD = np.uint64(MASK)
 WORD_BITS = np.uint64(32)
 SMALL_VOCABULARY = 1024
 TABLE_SIZE = 4096  # numbers that are computed at once
-UNUSED_BITS = np.uint64(6)  # of a word, so that two make 52
+UNUSED_BITS = np.uint64(6)  # of a 32-bit word: the rest of two words makes 52 bits
 
 
 def philox4x32(counter: NDArray[np.uint64], key: tuple[int, int]) -> NDArray[np.uint64]:
     """Return four random 32-bit words for each counter.
 
-    Both products of a round are one array operation, since for a few dozen counters it is the
-    number of operations that takes the time.
+    Both products of a round are one array operation, because for a few dozen counters the number
+    of operations decides the time.
 
     Args:
         counter: uint64 [4, N], each number a 32-bit word.
@@ -74,8 +74,8 @@ def gumbel(
         series: 64-bit number of the text that is being generated.
         step: 32-bit number of the token within that text.
         ids: int64 [N], token ids whose noise is wanted.
-        vocab_size: number of ids that there are; of a small vocabulary, the noise of several steps
-            is computed at once. The numbers are the same.
+        vocab_size: number of ids in the vocabulary. If it is small, the noise of several steps is
+            computed at once. The numbers are the same.
     """
     if vocab_size is None or vocab_size > SMALL_VOCABULARY:
         return _gumbel(seed, series, np.full(len(ids), step & MASK), ids)
@@ -86,7 +86,7 @@ def gumbel(
 
 @lru_cache(maxsize=32)  # texts that are generated side by side
 def _table(seed: int, series: int, part: int, vocab_size: int) -> NDArray[np.float64]:
-    """Return the noise of all ids in `part`, counted from 0, of the steps [steps, vocab_size]."""
+    """Return the noise of all ids, [steps, vocab_size], for the steps of `part`, counted from 0."""
     steps = TABLE_SIZE // vocab_size
     step = np.repeat(np.arange(part * steps, (part + 1) * steps) & MASK, vocab_size)
     noise = _gumbel(seed, series, step, np.tile(np.arange(vocab_size), steps))
@@ -96,14 +96,14 @@ def _table(seed: int, series: int, part: int, vocab_size: int) -> NDArray[np.flo
 def _gumbel(
     seed: int, series: int, step: NDArray[np.int64], ids: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Return the noise of pairs of a step [N] and an id [N]."""
+    """Return the noise [N] for N pairs of a step and an id."""
     counter = np.empty((4, len(ids)), dtype=np.uint64)
     counter[0] = ids
     counter[1] = step
     counter[2] = series & MASK
     counter[3] = (series >> 32) & MASK
     words = philox4x32(counter, (seed & MASK, (seed >> 32) & MASK))
-    # 52 random bits, centred in their interval: never 0 and, as 53 would round to, never 1.
+    # 52 random bits, centred in their interval, are never 0 or 1; 53 bits could round to 1.
     top = words[:2] >> UNUSED_BITS
     uniform = (top[0] * 2.0**26 + top[1] + 0.5) * 2.0**-52
     noise: NDArray[np.float64] = -np.log(-np.log(uniform))

@@ -1,7 +1,7 @@
 """Feeding prompts: rows of different length as one batch, in pieces that bound the memory.
 
-Rows are padded on the right. What padding writes to the cache lies behind the row's own tokens and
-is overwritten before a later token can see it.
+Rows are padded on the right. The padding's cache slots lie behind the row's own tokens and are
+overwritten before a later token can see them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ __all__ = [
     "pieces_that_fit",
 ]
 
-LARGEST_LOGITS = 2**25  # numbers of a piece's logits, 128 MB: large vocabularies get small pieces
+LARGEST_LOGITS = 2**25  # most logits of a piece, 128 MB: large vocabularies get small pieces
 
 Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
@@ -38,13 +38,13 @@ def pad(rows: Sequence[Sequence[int] | Ids]) -> tuple[Ids, Ids]:
 def last_logits(
     state: State, ids: Ids, lengths: Ids, chunk: int = PREFILL_CHUNK, first: int = 0
 ) -> Logits:
-    """Fill the rows from `first` on anew with `ids` [B, T], of which row b has lengths[b].
+    """Refill B rows, beginning with row `first`, from `ids` [B, T], of which row b has lengths[b].
 
     Returns the logits of each row's last token [B, V]; other rows of the state stay as they are.
     """
     rows: list[Logits | None] = [None] * len(ids)
     for start, end in _pieces(even_pieces(ids.shape[1], chunk), ids.shape[1]):
-        count = int(np.flatnonzero(lengths > start)[-1]) + 1  # the rows behind have ended
+        count = int(np.flatnonzero(lengths > start)[-1]) + 1  # all later rows have ended
         last = (lengths[:count] - 1 - start).clip(0, end - start - 1)
         past_len = np.full(count, start, dtype=np.int64)
         state.step(ids[:count, start:end], past_len, last[:, None], first)

@@ -1,20 +1,20 @@
 """Texts that are being written, and the rows of a state that hold them.
 
-Texts come and go one by one: each is admitted into the next free row, all are advanced together,
-and when one is released the last row moves into its place, so that rows in use are always 0 ..
-n - 1 and a step pays for these only. A text gets the same tokens alone, in a batch, or joining
-later.
+Texts come and go one by one. Each text is admitted into the next free row, and all of them advance
+together. When a text is released, the last row moves into its place. The rows in use are therefore
+always 0 .. n - 1, and a step computes only these. A text gets the same tokens whether it is alone,
+in a batch, or joins later.
 
-When a text outgrows the context, the model is given its last part only. Where that part begins
-depends on the length of the text and on nothing else: with a context of S tokens and a stride of
-S - S // 2, a text of n tokens is seen from
+When a text outgrows the context, the model sees only its last part. Where that part begins depends
+only on the length of the text: with a context of S tokens and a stride of S - S // 2, a text of n
+tokens is seen from
 
     window_start(n) = 0                                    if n <= S
                       stride * ceil((n - S) / stride)      otherwise
 
-so that a full window gives way to its last S // 2 tokens, which are fed again from position 0.
-Greedy generation in two calls, the second one with the first one's text as its prompt, therefore
-sees the same windows as one longer call does.
+so that the last S // 2 tokens of a full window begin the next window: they are fed again from
+position 0. Two greedy calls, the second with the text of the first as its prompt, therefore see
+the same windows as one longer call.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ __all__ = ["FinishReason", "Outcome", "Rows", "Text", "series_of", "window_start
 
 FinishReason = Literal["length", "stop", "eos", "context"]
 Logits = NDArray[np.float32]
-Outcome = Logits | Candidates  # what a token leads to: logits [V], or the best of them
+Outcome = Logits | Candidates  # the result of feeding a token: logits [V], or the best of them
 
 
 @dataclass(eq=False)
@@ -45,12 +45,12 @@ class Text:
 
     Attributes:
         ids: the prompt's ids, then the new ones.
-        prompt_length: how many of them are the prompt's.
+        prompt_length: how many of the ids belong to the prompt.
         seed: 64-bit key of its random numbers.
         series: 64-bit number that tells its random numbers from others under that key.
-        finish_reason: None while it is being written. Setting it ends the text.
-        first_near_tie: first new token that another engine within the tolerance could have chosen
-            differently, counted from 0; None if there was none.
+        finish_reason: None while the text is being written. Setting it ends the text.
+        first_near_tie: the first new token, counted from 0, in whose place another engine within
+            the tolerance could have chosen a different one; None if there was none.
     """
 
     ids: list[int]
@@ -69,7 +69,7 @@ class Text:
         return self.ids[self.prompt_length :]
 
     def forked(self, series: int) -> "Text":
-        """Return a text that goes on from here with other random numbers, under the same seed."""
+        """Return a copy that continues with other random numbers under the same seed."""
         copy = Text(list(self.ids), self.seed, series, None, self.first_near_tie)
         copy.prompt_length = self.prompt_length
         return copy
@@ -98,25 +98,24 @@ def window_start(length: int, context: int) -> int:
 class Rows:
     """The texts on a state: `texts[i]` is in row i.
 
-    What a text's newest token leads to is a row of logits [V], or only the best `candidates` of
-    them where the engine can pick those out more cheaply (see `Sampling.candidates`); valid until
-    the next call.
+    The result of feeding a text's newest token is a row of logits [V]. Where the engine can select
+    the best `candidates` of them more cheaply, it is only these (see `Sampling.candidates`).
+    Results are valid until the next call.
     """
 
     def __init__(self, state: State, candidates: int = 0) -> None:
-        """Begin with no texts; what the state's rows hold does not matter."""
+        """Begin with no texts; the contents of the state's rows do not matter."""
         self.state, self.candidates = state, candidates
         self.texts: list[Text] = []
-        self.starts: list[int] = []  # of the part of each text that is in the cache
+        self.starts: list[int] = []  # index of the first token of each text that is in the cache
 
     def admit(self, texts: Sequence[Text]) -> Logits:
         """Feed texts into the next rows, as one batch; return the last logits of each [N, V].
 
-        The texts that are there already keep what they have.
+        The texts that were admitted before keep their rows.
 
         Raises:
-            InvalidInputError: if there are not so many free rows, or a text is empty, or there is
-                none.
+            InvalidInputError: if there are too few free rows, a text is empty, or there is no text.
         """
         if not texts:
             raise InvalidInputError("there is no text to admit")
@@ -131,9 +130,9 @@ class Rows:
         return logits
 
     def advance(self) -> Sequence[Outcome]:
-        """Feed the newest token of every text; return what it leads to, in the order of the rows.
+        """Feed the newest token of every text; return the results in the order of the rows.
 
-        A text whose window has to slide is fed again by itself.
+        Texts whose windows have to slide are fed again first.
         """
         state, slid = self.state, self._slide()
         for row, text in enumerate(self.texts):
@@ -141,7 +140,7 @@ class Rows:
             state.past_len[row] = len(text.ids) - self.starts[row] - 1
         if len(slid) == len(self.texts):
             return [slid[row] for row in range(len(self.texts))]
-        # A row that slid takes part: its newest token goes once more where it is.
+        # A row that slid takes part: its newest token is written to the same slot once more.
         state.decode(len(self.texts))
         best = state.topk(self.candidates) if self.candidates else None
         found: Sequence[Outcome]
@@ -149,7 +148,7 @@ class Rows:
         return [slid.get(row, own) for row, own in enumerate(found)] if slid else found
 
     def advance_over(self, draft: Sequence[int]) -> Sequence[Outcome]:
-        """Feed the newest token of the only text and `draft` after it; return what each leads to.
+        """Feed the newest token of the only text, then `draft`; return the result of each token.
 
         The cache must have `room` for the draft.
         """
@@ -161,14 +160,14 @@ class Rows:
         return list(self.state.logits()[0]) if best is None else best[0]
 
     def room(self) -> int:
-        """Return how many tokens the cache takes behind the newest one of the first text."""
+        """Return how many tokens fit the cache behind the newest token of the first text."""
         return self.state.context - (len(self.texts[0].ids) - self.starts[0])
 
     def release(self, texts: Sequence[Text]) -> None:
-        """Give up the rows of `texts`; last rows move into the places of earlier ones.
+        """Free the rows of `texts`; the last rows move into the gaps.
 
-        A text whose logits were no numbers leaves some in its row, which others may read: it ends
-        the use of the whole state.
+        A text whose logits were NaN leaves NaN in the cache of its row, where other texts may read
+        it. The whole state must not be used any more then.
         """
         gone = {id(text) for text in texts}
         parents = [row for row, text in enumerate(self.texts) if id(text) not in gone]
@@ -182,7 +181,7 @@ class Rows:
         """Return a copy of `text` in a row of its own; see `Text.forked`.
 
         Raises:
-            InvalidInputError: if there is no free row, or `text` is in none.
+            InvalidInputError: if there is no free row, or `text` is in no row.
         """
         row = next((row for row, one in enumerate(self.texts) if one is text), None)
         if row is None:
@@ -192,12 +191,13 @@ class Rows:
         return copy
 
     def reorder(self, parents: Sequence[int], texts: Sequence[Text]) -> None:
-        """Let row i go on with `texts[i]` from the cache of row `parents[i]`.
+        """Continue `texts[i]` in row i, from the cache of row `parents[i]`.
 
-        Each text has the ids of its parent, and perhaps one that was not fed yet.
+        Each text has the ids of its parent, and perhaps one more that was not fed yet.
 
         Raises:
-            InvalidInputError: if there is no such row, or another number of texts.
+            InvalidInputError: if a parent is not a row in use, or if there are more or fewer
+                parents than texts.
         """
         count = len(self.texts)
         if len(parents) != len(texts) or not all(0 <= row < count for row in parents):
@@ -212,9 +212,9 @@ class Rows:
         self.texts = list(texts)
 
     def _slide(self) -> dict[int, Logits]:
-        """Feed again the texts whose windows are full; return the last logits [V] by their rows.
+        """Feed the texts whose windows are full once more; return their last logits [V] by row.
 
-        Neighbours are fed as one batch.
+        Neighbouring rows are fed as one batch.
         """
         context, slid = self.state.context, {}
         full = [
@@ -222,7 +222,7 @@ class Rows:
             for row, (text, start) in enumerate(zip(self.texts, self.starts, strict=True))
             if len(text.ids) - start > context
         ]
-        # Neighbouring rows have the same difference to their places in the list.
+        # For neighbouring rows, row number minus index in the list is the same.
         for _, group in groupby(enumerate(full), key=lambda pair: pair[1] - pair[0]):
             rows = [row for _, row in group]
             starts = [window_start(len(self.texts[row].ids), context) for row in rows]

@@ -1,4 +1,4 @@
-"""One call of `generate` or `stream`: running it, and what comes out."""
+"""One call of `generate` or `stream`: how it runs, and what it returns."""
 
 import time
 from collections.abc import Generator, Iterator
@@ -22,7 +22,7 @@ class Timings:
     Attributes:
         first_token_s: from the call to the first token, the prompt included.
         total_s: from the call to the last token.
-        new_tokens: how many tokens all rows of the call got together.
+        new_tokens: new tokens of all rows together.
     """
 
     first_token_s: float
@@ -37,7 +37,7 @@ class Timings:
 
 @dataclass(frozen=True)
 class Result:
-    """What was generated for one prompt, the prompt itself not included.
+    """The text generated for one prompt, without the prompt itself.
 
     Attributes:
         text: the new text up to a stop string or an end id; None if the bundle has no tokenizer.
@@ -45,9 +45,9 @@ class Result:
         finish_reason: "length" (max_new_tokens), "stop" (a stop string), "eos" (an end id),
             "context" (the text outgrew the context and overflow is "stop").
         timings: of the whole call.
-        seed: the seed used, so that the text can be had again.
+        seed: the seed used, so that the text can be generated again.
         first_near_tie: the first new token, counted from 0, whose lead over the runner-up was so
-            small that another engine may choose differently from there on; None if all were clear.
+            small that another engine may choose differently from there on; None if there was none.
     """
 
     text: str | None
@@ -78,7 +78,7 @@ class Run:
         self.ended = False
 
     def pieces(self) -> Generator[str, None, None]:
-        """Generate everything; yield the pieces of text of all texts as they come."""
+        """Generate all tokens; yield the new pieces of all texts as they come."""
         begin = time.perf_counter()
         for number, token in self._tokens():
             self.total_s = time.perf_counter() - begin
@@ -119,7 +119,7 @@ class Run:
 
 
 class Stream(Iterator[str]):
-    """Pieces of text, and when they have ended, the result."""
+    """An iterator over pieces of text; once they have ended, it has a result."""
 
     def __init__(self, run: Run) -> None:
         self._run, self._pieces = run, run.pieces()
@@ -128,12 +128,12 @@ class Stream(Iterator[str]):
         return next(self._pieces)
 
     def close(self) -> None:
-        """Stop here, and free what the generation holds; there will be no result."""
+        """Stop the generation and free its memory; there will be no result."""
         self._pieces.close()
 
     @property
     def result(self) -> Result:
-        """The result; only once the pieces have ended."""
+        """The result; available once the pieces have ended."""
         if not self._run.ended:
             raise InvalidInputError("the stream has no result before its last piece")
         return self._run.results()[0]

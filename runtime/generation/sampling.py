@@ -1,9 +1,10 @@
-"""From one row of logits to the next token.
+"""Choose the next token from one row of logits.
 
-The order is fixed: repetition penalty, temperature, top-k, top-p, min-p. What is left is sampled
-with the Gumbel-max trick, argmax(logit / temperature + noise), on the host and in float64. Unlike
-inverting a cumulative distribution, that choice hardly reacts to the last bits of the logits, so
-that two engines which agree within the tolerance of a receipt almost always write the same text.
+The order is fixed: repetition penalty, temperature, top-k, top-p, min-p. The remaining tokens are
+sampled with the Gumbel-max trick, argmax(logit / temperature + noise), on the host and in float64.
+Unlike inverting a cumulative distribution, this choice hardly reacts to the last bits of the
+logits. Two engines that agree within the tolerance of a receipt therefore almost always write the
+same text.
 """
 
 import math
@@ -20,9 +21,9 @@ from .philox import gumbel
 
 __all__ = ["Choice", "Sampling", "choose"]
 
-FEW = 64  # rows into which a vocabulary is cut to find its best ids
+FEW = 64  # rows into which a vocabulary is reshaped to find its best ids
 NOTHING = np.empty(0, dtype=np.int64)
-# Candidates beyond those that are kept: they tell that nothing else could have been.
+# Extra candidates. They show that no token outside the candidates could have been chosen.
 SPARE = 15
 
 
@@ -48,10 +49,10 @@ class Sampling:
 
     @property
     def candidates(self) -> int:
-        """How many of the best logits `choose` can usually do with; 0 if it needs all.
+        """How many of the best logits usually suffice for `choose`; 0 if it needs all of them.
 
-        It needs all of them to sum their probabilities (no top-k), and where a repetition penalty
-        changes logits that may be anywhere.
+        It needs all of them without top-k, to sum their probabilities, and with a repetition
+        penalty, which may change any logit.
         """
         if self.repetition_penalty != 1.0 or (self.temperature > 0.0 and not self.top_k):
             return 0
@@ -60,10 +61,10 @@ class Sampling:
 
 
 class Choice(NamedTuple):
-    """A token; how far its score was ahead of the runner-up's; and whether that was too close.
+    """The chosen token, the lead of its score over the runner-up's, and whether that is a near tie.
 
-    `gap` is infinite if there was no other candidate. `near_tie` says that logits within the
-    tolerance of these could have led to another token.
+    `gap`, the lead, is infinite if there was no other candidate. `near_tie` says that logits within
+    the tolerance of these could have led to another token.
     """
 
     token: int
@@ -84,14 +85,14 @@ def choose(
     """Pick the next token.
 
     Args:
-        logits: float32 [V], or the best of them: the choice is the same, and where candidates
-            leave it open, all logits are fetched.
+        logits: float32 [V], or the best of them. The choice is the same: if candidates do not
+            decide it, all logits are fetched.
         sampling: the settings.
         history: ids of the text so far, for the repetition penalty.
         seed: 64-bit key of the random numbers.
         series: 64-bit number that tells this text from others under the same seed.
         step: number of this token in its text, counted from 0.
-        tolerance: of the logits, relative to the largest; decides what a near tie is.
+        tolerance: error of the logits, relative to the largest; decides what a near tie is.
 
     Raises:
         NumericalError: if a logit is NaN or +inf, or if all are -inf.
@@ -101,14 +102,14 @@ def choose(
         if choice is not None:
             return choice
         logits = logits.fetch()
-    place = int(logits.argmax())  # of NaN, if there is one
+    place = int(logits.argmax())  # the place of NaN, if there is one
     best = float(logits[place])
     if not math.isfinite(best):
         raise NumericalError(
             f"the logits for token {step} hold {_bad_kind(logits)}: the model or the engine is "
             f"broken; run `edgegpt verify` on the bundle"
         )
-    reach = 2 * tolerance * _largest(logits, best)  # two logits may come so much closer
+    reach = 2 * tolerance * _largest(logits, best)  # two logits may come closer by this much
     penalised = sampling.repetition_penalty != 1.0 and len(history) > 0
     if sampling.temperature == 0.0 and not penalised:
         gap = _lead(logits, place)
@@ -134,10 +135,10 @@ def _choose_among(
     step: int,
     tolerance: float,
 ) -> Choice | None:
-    """Pick the next token from candidates; None where other ids could matter, or NaN is about.
+    """Pick the next token from candidates; None if other ids could matter or a logit is not finite.
 
-    Whatever was not picked out has a logit of at most the smallest candidate's. So it cannot matter
-    as long as that smallest one itself does not.
+    The logit of every other id is at most the smallest candidate's. Other ids therefore cannot
+    matter as long as the smallest candidate itself does not.
     """
     penalised = sampling.repetition_penalty != 1.0 and len(history) > 0
     top_k = 1 if sampling.temperature == 0.0 else sampling.top_k or row.vocab_size
@@ -165,7 +166,7 @@ class _Ranking:
         sampling: Sampling,
         reach: float,
     ) -> None:
-        """Rank `ids` [N], which rise, by `scores` [N]; scores may be off by `reach`."""
+        """Rank `ids` [N], in rising order, by `scores` [N], which may be off by `reach`."""
         with np.errstate(over="ignore", invalid="ignore"):
             # A tiny temperature makes all but the best -inf, and the reach infinite.
             scores = (scores - scores.max()) / sampling.temperature
@@ -175,11 +176,11 @@ class _Ranking:
             self.surely, self.kept, self.perhaps = _limits(self.ranked, sampling, self.reach)
 
     def is_complete(self) -> bool:
-        """Return whether ids with scores of at most the last one's would change nothing."""
+        """Return whether more ids, with scores of at most the last one's, would change nothing."""
         return bool(self.ranked[-1] < self.ranked[self.perhaps - 1])
 
     def draw(self, seed: int, series: int, step: int, vocab_size: int) -> Choice:
-        """Return the noisy best of what is kept."""
+        """Add noise to the scores, and return the best of the kept ids."""
         ids = self.ids[: self.perhaps]
         noisy = self.ranked[: self.perhaps] + gumbel(seed, series, step, ids, vocab_size)
         place = int(noisy[: self.kept].argmax())
@@ -200,8 +201,9 @@ def _candidates(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return ids that could be chosen, in rising order, and their scores after the penalty.
 
-    With top-k, that is no more than the best k, what is within `reach` of them, and all `seen` ids:
-    to find these in a large vocabulary takes one pass over it in columns and one comparison.
+    With top-k in a large vocabulary, these are all `seen` ids and the ids whose logits are above a
+    lower bound of the k-th largest, less `reach`. Finding them takes one pass over the vocabulary
+    in columns and one comparison.
     """
     size = len(logits)
     if sampling.top_k and size >= FEW * sampling.top_k:
@@ -232,10 +234,10 @@ def _penalise(scores: NDArray[np.float64], seen: NDArray[np.int64], penalty: flo
 
 
 def _limits(ranked: NDArray[np.float64], sampling: Sampling, reach: float) -> tuple[int, int, int]:
-    """Return how many of the scores, sorted falling, the filters keep: surely, as it is, perhaps.
+    """Return how many of the falling scores the filters keep: surely, as computed, and perhaps.
 
-    All filters keep a prefix of the ranking. Where scores that differ by up to `reach` could change
-    ranks across its end, or move its end, what is kept is not sure.
+    All filters keep a prefix of the ranking. The three numbers differ if scores that are off by up
+    to `reach` could change ranks across the end of the prefix, or move that end.
     """
     surely, kept, perhaps = _prefixes(ranked, sampling, (-reach, 0.0, reach))
     if reach > 0.0 and kept < len(ranked):
@@ -247,10 +249,10 @@ def _limits(ranked: NDArray[np.float64], sampling: Sampling, reach: float) -> tu
 def _prefixes(
     ranked: NDArray[np.float64], sampling: Sampling, slacks: Sequence[float]
 ) -> list[int]:
-    """Return how many of the sorted scores top-k, top-p and min-p leave over, at least one.
+    """Return how many of the sorted scores top-k, top-p and min-p keep, at least one.
 
     A positive slack (in units of the score; for top-p, of probability) loosens the limits of
-    top-p and min-p by so much, a negative one tightens them.
+    top-p and min-p by that much. A negative slack tightens them.
     """
     if sampling.top_p == 1.0 and sampling.min_p == 0.0:
         return [len(ranked[: sampling.top_k or None])] * len(slacks)
@@ -270,7 +272,7 @@ def _prefixes(
 
 
 def _lead(scores: NDArray[np.floating[Any]], place: int) -> float:
-    """Return how far scores[place] is ahead of the best other one."""
+    """Return how far scores[place] is ahead of the best other score."""
     before, after = scores[:place], scores[place + 1 :]
     others = max(
         float(before.max()) if len(before) else -math.inf,

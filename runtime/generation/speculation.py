@@ -1,20 +1,20 @@
 """Prompt lookup: guess the next tokens from the text so far, and check several in one step.
 
-Where the last tokens occurred before, the ones that followed them then are drafted (Saxena 2023,
+If the last tokens occurred before, the tokens that followed them there are drafted (Saxena 2023,
 "Prompt lookup decoding"; the idea of checking drafts in one step is Leviathan et al. 2022). A step
 over a few tokens reads each weight once, so on a large model it takes little longer than a step
-over one. The model's own choice decides every token, so the text is that of plain decoding; drafts
-that were wrong leave cache slots behind that the next step overwrites.
+over one. The model itself chooses every token, so the text is that of plain decoding. Wrong drafts
+leave cache slots behind that the next step overwrites.
 
-Whether a step over several tokens pays depends on the model, the machine and the text: both kinds
-of steps are timed, and drafting pauses, each time for longer, while it would be the slower one.
+Whether a step over several tokens pays off depends on the model, the machine and the text. Both
+kinds of steps are timed. If drafting is slower, it pauses, each time for longer.
 """
 
 from collections.abc import Sequence
 
 __all__ = ["MAX_DRAFT", "Drafts", "Pace"]
 
-MAX_DRAFT = 15  # with the token before it, as many as the engines take for a short step
+MAX_DRAFT = 15  # with the token before them, the most that the engines treat as a short step
 
 LONGEST_MATCH, SHORTEST_MATCH = 4, 2  # tokens at the end of the text that must have occurred before
 TRIES = 3  # drafted steps before they are judged
@@ -26,11 +26,11 @@ class Drafts:
 
     def __init__(self) -> None:
         self.seen = 0  # how many tokens were indexed
-        # What followed each run of tokens when it occurred last, as the index of the follower.
+        # For each run of tokens, the index of the token that followed its last occurrence.
         self.followers: dict[tuple[int, ...], int] = {}
 
     def propose(self, ids: Sequence[int], count: int) -> list[int]:
-        """Return up to `count` tokens that may follow `ids`, which only ever grows."""
+        """Return up to `count` tokens that may follow `ids`, which may only grow between calls."""
         for end in range(max(self.seen, SHORTEST_MATCH), len(ids)):
             for length in range(SHORTEST_MATCH, min(LONGEST_MATCH, end) + 1):
                 self.followers[tuple(ids[end - length : end])] = end
@@ -39,21 +39,21 @@ class Drafts:
             start = self.followers.get(tuple(ids[-length:]))
             if start is not None:
                 draft = list(ids[start : start + count])
-                # A draft that reaches the end of the text goes on with its own beginning.
+                # A draft that reaches the end of the text continues from its own beginning.
                 period = len(ids) - start
                 return [draft[place % period] for place in range(count)]
         return []
 
 
 class Pace:
-    """Says whether drafting pays, from the time that both kinds of steps took per token.
+    """Decides whether drafting pays off, from the time per token of both kinds of steps.
 
-    One is kept for all texts of a model, so that what one text found out spares the next the try.
+    All texts of a model share one, so that a text can use the timings of earlier texts.
     """
 
     def __init__(self) -> None:
         self.pause, self.next_pause = 0, FIRST_PAUSE
-        self.drafted_steps = -1  # the first one sets buffers up: it is not judged
+        self.drafted_steps = -1  # the first drafted step sets up buffers, so it is not judged
         self.plain = _Mean()
         self.drafted = _Mean()
 
@@ -67,7 +67,7 @@ class Pace:
         return True
 
     def note(self, seconds: float, tokens: int, was_drafted: bool) -> None:
-        """Take note of a step that took `seconds` and gave `tokens`."""
+        """Record a step that took `seconds` and gave `tokens`."""
         self.drafted_steps += was_drafted
         if not was_drafted:
             self.plain.add(seconds, tokens)

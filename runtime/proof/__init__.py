@@ -1,1 +1,1 @@
-"""Whether an engine computes what PyTorch computed: golden vectors, tolerances, receipts."""
+"""Prove that an engine computes what PyTorch computed: golden vectors, tolerances, receipts."""

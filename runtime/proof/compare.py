@@ -1,7 +1,7 @@
-"""How far two sets of logits are apart, and how far they may be.
+"""How far two sets of logits are apart.
 
-The error is measured against the largest reference logit, since that is the scale on which the
-rounding of a dot product grows; the tolerances are justified in docs/proof.md.
+The error is measured relative to the largest reference logit, because the rounding error of a dot
+product grows with that scale. docs/proof.md justifies the tolerances.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 
-TINY = 1e-9  # probability that is left to the ids that were not kept, at least
+TINY = 1e-9  # least probability of all ids that were not kept, together
 
 Logits = NDArray[np.float32]
 
@@ -38,7 +38,7 @@ class Difference:
     positions: int
 
     def join(self, other: "Difference") -> "Difference":
-        """Return the worst of both, with the agreement over all positions."""
+        """Return the worse errors of both, with the agreement over all positions."""
         positions = self.positions + other.positions
         agreeing = self.top1_agreement * self.positions + other.top1_agreement * other.positions
         return Difference(
@@ -51,9 +51,10 @@ class Difference:
 
 
 def _columns(found: Logits, reference: Logits, top: Top | None) -> tuple[Logits, Logits]:
-    """Return what is compared, column by column: all logits, or the best ones and the sum of all.
+    """Return the columns to compare: all logits, or the best K and the log-sum-exp of all.
 
-    `found` is [N, V]; `reference` is [N, V], or [N, K] with `top`. Returns two of [N, V or K + 1].
+    `found` is [N, V]; `reference` is [N, V], or [N, K] with `top`. Returns two arrays of
+    [N, V or K + 1].
     """
     if top is None:
         return found, reference
@@ -67,8 +68,8 @@ def _columns(found: Logits, reference: Logits, top: Top | None) -> tuple[Logits,
 
 @dataclass(frozen=True)
 class Rows:
-    """Position by position: max |found - reference|, KL divergence in nats, and whether both have
-    the same most likely token; three arrays [N].
+    """Three arrays [N], one value for each position: max |found - reference|, KL divergence in
+    nats, and whether both have the same most likely token.
     """
 
     max_abs: NDArray[np.float64]
@@ -76,7 +77,7 @@ class Rows:
     agree: NDArray[np.bool_]
 
     def summary(self, scale: float) -> Difference:
-        """Return the figures over all positions, the error also relative to `scale`."""
+        """Return the figures over all positions, with the error also relative to `scale`."""
         max_abs = float(self.max_abs.max())
         relative = max_abs / scale if 0 < scale < np.inf else (0.0 if max_abs == 0 else np.inf)
         kl = float(self.kl.max())
@@ -89,16 +90,16 @@ def compare(
     """Compare logits [N, V] with the reference [N, V], or with its best K [N, K] and `top`.
 
     Returns max |found - reference|; the same divided by `scale` (default: max |reference|); the
-    largest KL divergence KL(softmax(reference) || softmax(found)) of a position, in nats, with all
-    logits that were not kept as one; and the share of positions with the same most likely token.
-    Anything not finite makes the errors infinite.
+    largest KL divergence KL(softmax(reference) || softmax(found)) of a position, in nats, where all
+    ids that were not kept count as one; and the share of positions with the same most likely token.
+    A logit that is not finite makes the errors infinite.
     """
     largest = float(np.abs(reference).max()) if scale is None else scale
     return compare_rows(found, reference, top).summary(largest)
 
 
 def compare_rows(found: Logits, reference: Logits, top: Top | None = None) -> Rows:
-    """Return what `compare` summarises, for each position."""
+    """Return the figures of each position, which `compare` summarises."""
     best = reference.argmax(axis=-1)
     if top is not None:
         best = np.take_along_axis(top.ids, best[:, None], axis=-1)[:, 0]
@@ -113,7 +114,7 @@ def compare_rows(found: Logits, reference: Logits, top: Top | None = None) -> Ro
 
 
 def _log_probabilities(values: NDArray[np.float64], top: Top | None) -> NDArray[np.float64]:
-    """Return log-probabilities of columns: of all ids, or of the kept ones and of all the rest."""
+    """Return log-probabilities of columns: of all ids, or of the kept ids and all others as one."""
     if top is None:
         shares: NDArray[np.float64] = values - log_sum_exp(values)
         return shares
@@ -130,9 +131,9 @@ def log_loss(logits: Logits, targets: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def log_sum_exp(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Return log(sum(exp(values))) over the last axis, which stays as one of size 1.
+    """Return log(sum(exp(values))) over the last axis, which stays with size 1.
 
-    Exponentials are taken in the precision of `values`, and added up in float64.
+    Exponentials are computed in the precision of `values`, and added up in float64.
     """
     largest = values.max(axis=-1, keepdims=True)
     total = np.exp(values - largest).sum(axis=-1, keepdims=True, dtype=np.float64)
@@ -141,5 +142,5 @@ def log_sum_exp(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 
 
 def _worse(first: float, second: float) -> float:
-    """Return the larger one; NaN counts as largest."""
+    """Return the larger number; NaN counts as the largest."""
     return float(np.maximum(first, second))

@@ -1,7 +1,7 @@
-"""What quantisation costs: KL divergence, top-1 agreement and perplexity on a held-out text.
+"""The cost of quantisation: KL divergence, top-1 agreement and perplexity on a held-out text.
 
-The reference is the float32 model's logits. They come from PyTorch at export, and with the golden
-vectors on a device, so that both places compute the same figures.
+The reference is the float32 model's logits. At export they come from PyTorch, on a device from the
+golden vectors. Both places compute the same figures.
 """
 
 import math
@@ -18,13 +18,13 @@ __all__ = ["BUDGETS", "LARGEST_LOSS", "QualitySum"]
 # Largest mean KL(float32 || quantised) per token, in nats, that an export accepts by default.
 BUDGETS = {"int8": 0.002, "int4": 0.05}
 
-LARGEST_LOSS = 700.0  # nats; exp of more is no float
+LARGEST_LOSS = 700.0  # nats; exp of much more overflows a float
 
 Logits = NDArray[np.float32]
 
 
 class QualitySum:
-    """Adds up positions and says what they amount to."""
+    """Adds up the figures of positions, and returns their means."""
 
     def __init__(self) -> None:
         self.kl = self.agreeing = self.loss = 0.0
@@ -33,8 +33,8 @@ class QualitySum:
     def add(
         self, found: Logits, reference: Logits, targets: NDArray[np.int64], top: Top | None = None
     ) -> None:
-        """Add positions: logits [N, V] beside the reference's [N, V] (or [N, K] with `top`), and
-        the ids [N] that follow in the text.
+        """Add positions: logits [N, V], the reference's [N, V] (or [N, K] with `top`), and the ids
+        [N] that follow in the text.
         """
         rows = compare_rows(found, reference, top)
         self.kl += float(rows.kl.sum())

@@ -1,4 +1,4 @@
-"""The receipt: what an engine computed from a bundle's golden vectors, check by check."""
+"""The receipt: how an engine did on a bundle's golden vectors, check by check."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -44,9 +44,9 @@ class Check:
     """One row of the receipt.
 
     `first_difference` is the first decoding step at which the engine would choose another token
-    than PyTorch, and `margin` the reference's lead there; both None where no token differed.
+    than PyTorch, and `margin` is the reference's lead there; both are None if no token differed.
     `by_position` is the largest error at each position of the text, relative to max |reference
-    logit|; 0 where nothing was compared.
+    logit|; it is 0 where nothing was compared.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Check:
     by_position: list[float] = field(default_factory=list)
 
     def cells(self) -> list[str]:
-        """Return what a table shows of the check, under `COLUMNS`."""
+        """Return the check as a table row with the columns `COLUMNS`."""
         difference, other = self.difference, "-"
         if self.first_difference is not None:
             other = f"step {self.first_difference} (lead {self.margin:.1e})"
@@ -77,7 +77,7 @@ class Check:
 
 @dataclass(frozen=True)
 class QualityCheck:
-    """A quantised model, as this engine runs it, against the float32 model."""
+    """The comparison of a quantised model, as this engine runs it, with the float32 model."""
 
     quality: Quality
     max_kl: float
@@ -101,10 +101,10 @@ class QualityCheck:
 class Receipt:
     """All checks of a bundle on one engine.
 
-    `graph` and `lowering` are what the engine generates with; checks whose names begin with
-    another lowering, or with "exact", are of the bundle's other ways to compute the same.
-    `pending` says why no engine of the machine can run the bundle; then the engine's fields are
-    empty, and only what needs none was checked.
+    The engine generates with `graph` and `lowering`. Checks whose names begin with another
+    lowering, or with "exact", are of other ways to compute the same bundle. `pending` says why no
+    engine of the machine can run the bundle. Then the engine's fields are empty, and only the
+    checks that need no engine were made.
     """
 
     bundle_id: str
@@ -122,7 +122,7 @@ class Receipt:
 
     @property
     def outcome(self) -> Outcome:
-        """Whether every check passed; one that could not be made yet leaves the receipt pending."""
+        """Whether every check passed; "pending" if no engine could run the other checks yet."""
         good = self.quality is None or self.quality.passed
         if not (good and all(check.passed for check in self.checks)):
             return "failed"

@@ -1,6 +1,7 @@
 """A receipt as one self-contained HTML page, with the error by position drawn as SVG.
 
-Written by hand, since a device has no plotting library: a logarithmic axis and a line per check.
+The plot has a logarithmic axis and a line per check. The SVG is written by hand, because a device
+has no plotting library.
 """
 
 import math
@@ -15,7 +16,7 @@ from .receipt import COLUMNS, VERDICTS, Check, Receipt, verdict
 __all__ = ["render_html", "write_html"]
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 860, 360, 70, 40, 16, 150
-SMALLEST = 1e-9  # of the plot; smaller errors are drawn here
+SMALLEST = 1e-9  # smallest error of the plot; smaller errors are drawn here
 
 
 def write_html(receipt: Receipt, path: Path) -> None:
@@ -116,7 +117,7 @@ def _x(position: int, length: int) -> float:
 
 
 def _y(error: float, low: int, high: int) -> float:
-    """Return the height of an error; what is infinite or off the scale is drawn at its edge."""
+    """Return the y of an error; an error that is infinite or off the scale is drawn at the edge."""
     power = math.log10(max(error, SMALLEST)) if math.isfinite(error) else high
     share = (min(max(power, low), high) - low) / (high - low)
     return HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * share

@@ -1,7 +1,7 @@
 """The receipts that this machine knows: the one that came with a bundle, and its own.
 
-A bundle may lie on a read-only disk, so what `edgegpt verify` found here is kept in the user's
-state folder, one file for each bundle, graph, engine, engine version and device.
+A bundle may lie on a read-only disk. The receipts of `edgegpt verify` on this machine are therefore
+kept in the user's state folder, one file for each bundle, graph, engine, engine version and device.
 """
 
 import json
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class KnownReceipt:
-    """The part of a stored receipt that says what it is about."""
+    """The part of a stored receipt that says what was checked, where, and the outcome."""
 
     engine: str
     engine_version: str
@@ -47,7 +47,7 @@ def keep(receipt: Receipt) -> Path:
 
 
 def known(bundle: Bundle) -> list[KnownReceipt]:
-    """Return all receipts of this bundle, its own first; unreadable ones do not count."""
+    """Return all receipts of this bundle, the bundle's own first; unreadable ones are left out."""
     own = _folder(bundle.manifest.id)
     paths = [bundle.folder / RECEIPT_NAME, *sorted(own.glob("*.json"))]
     receipts = [_read(path, bundle.manifest.id) for path in paths]
@@ -72,7 +72,10 @@ def missing_proof(bundle: Bundle, graph: str, engine: EngineInfo) -> str | None:
 
 
 def warn_if_unproved(bundle: Bundle, engine: Engine) -> None:
-    """Warn with `EdgeGPTWarning`, for the caller's caller, of what `missing_proof` says."""
+    """Warn with `EdgeGPTWarning` if `missing_proof` gives a reason.
+
+    The warning names the line of the caller's caller.
+    """
     reason = missing_proof(bundle, engine.graph.name, engine.info)
     if reason is not None:
         warnings.warn(reason, EdgeGPTWarning, stacklevel=3)

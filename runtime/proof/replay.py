@@ -1,4 +1,4 @@
-"""The golden vectors of a bundle against one engine: five checks, and a sixth of candidates."""
+"""Compare one engine with a bundle's golden vectors: five checks, and a sixth of candidates."""
 
 from dataclasses import replace
 
@@ -20,20 +20,20 @@ __all__ = ["CANDIDATES", "Errors", "Logits", "Replay", "Tokens", "counted"]
 
 Logits = NDArray[np.float32]
 
-CANDIDATES = 8  # picked out of each row
+CANDIDATES = 8  # the best logits to select from each row
 BATCHED = 2  # rows that begin as one batch; the others join later
-ALONE = 8  # steps at the end that feed the first row by itself, too: captured as CUDA graphs, too
+ALONE = 8  # last steps, which also feed the first row by itself: enough to become a CUDA graph
 
 
 class Errors:
-    """What one check found so far: figures over all positions, and the error at each."""
+    """The errors that one check found so far: over all positions, and at each position."""
 
     def __init__(self, context: int) -> None:
         self.difference: Difference | None = None
         self.by_position = np.zeros(context)
 
     def add(self, position: int, found: Logits, golden: Prompt | Continuation, first: int) -> None:
-        """Compare logits [N, V] at `position` and following with golden's, from its `first` on."""
+        """Compare logits [N, V], which begin at `position`, with golden's from row `first`."""
         end = first + len(found)
         reference = golden.logits[first:end]
         top = None if golden.top is None else golden.top.rows(first, end)
@@ -42,13 +42,13 @@ class Errors:
         difference = rows.summary(scale)
         self.difference = self.difference.join(difference) if self.difference else difference
         here = self.by_position[position : position + len(found)]
-        with np.errstate(invalid="ignore"):  # a damaged file may hold what is not finite
+        with np.errstate(invalid="ignore"):  # a damaged file may hold NaN or infinite numbers
             error = rows.max_abs / scale
         np.maximum(here, np.nan_to_num(error, nan=np.inf, posinf=np.inf), out=here)
 
 
 class Replay:
-    """The golden vectors of one bundle against one engine."""
+    """Replays the golden vectors of one bundle on one engine."""
 
     def __init__(self, bundle: Bundle, engine: Engine, tolerance: float, label: str = "") -> None:
         """Read the vectors; the names of all checks begin with `label`."""
@@ -61,8 +61,8 @@ class Replay:
     def checks(self) -> list[Check]:
         """Return all five checks.
 
-        An engine that chose the reference's tokens at every step of `decode` is fed the very same
-        ones when it decodes freely: then both are one computation, and it is done once.
+        If an engine chose the reference's tokens at every step of `decode`, free decoding would
+        feed it the same tokens. Both checks are one computation then, which is done only once.
         """
         first = [self.prefill(), self.chunked(), self.ragged()]
         decode = self.decode()
@@ -71,7 +71,7 @@ class Replay:
         return [*first, decode, self.continuation()]
 
     def quality(self, quantization: Quantization | None) -> QualityCheck | None:
-        """Compare with the model as it was before it was quantised, if it was."""
+        """Compare a quantised model with its float32 original; None if it is not quantised."""
         if quantization is None:
             return None
         state, found = self.engine.new_state(1, self.context), QualitySum()
@@ -84,7 +84,7 @@ class Replay:
         return QualityCheck(found.result(), quantization.max_kl)
 
     def prefill(self) -> Check:
-        """Whole prompts, the longest first: the others meet a cache that is not clean."""
+        """Whole prompts, the longest first, so that the others meet a used cache."""
         state = self.engine.new_state(1, self.context)
         errors = Errors(self.context)
         for prompt in sorted(self.golden.prefill, key=lambda prompt: -len(prompt.ids)):
@@ -125,8 +125,8 @@ class Replay:
     def decode(self) -> Check:
         """One token at a time on top of the ragged rows, always feeding the reference's token.
 
-        Half-way the rows change places, and the last steps are done for one row and for all: what
-        texts that come and go make of a state.
+        Half-way the rows change places, and the last steps are done for the first row alone and
+        for all rows. Texts that come and go make a state do the same.
         """
         state, lengths, logits = self._ragged_start()
         reference = self.golden.continuations
@@ -149,7 +149,7 @@ class Replay:
         return self._check("decode", errors, tokens)
 
     def continuation(self) -> Check:
-        """Greedy decoding on its own tokens, each row up to its first difference."""
+        """Greedy decoding that feeds its own tokens, each row up to its first difference."""
         state, lengths, logits = self._ragged_start()
         reference = self.golden.continuations
         errors, tokens = Errors(self.context), Tokens(self.tolerance)
@@ -166,7 +166,7 @@ class Replay:
         return self._check("continuation", errors, tokens)
 
     def candidates(self) -> list[Check]:
-        """What the engine picks out of its logits on a device; nothing if it does not."""
+        """The best logits that the engine selects on its device; no check if it does not."""
         state, lengths, _ = self._ragged_start()
         reference, wrong, count = self.golden.continuations, 0, 0
         for step in range(1, len(reference[0].ids)):
@@ -186,7 +186,7 @@ class Replay:
     def _ragged_start(self) -> tuple[State, NDArray[np.int64], Logits]:
         """Return a state filled with the ragged rows, their lengths, and the last logits [B, V].
 
-        The first rows come as one batch, the others join one by one, as texts do.
+        The first rows are fed as one batch. The others join one by one, as texts do.
         """
         rows = [row.ids for row in self.golden.ragged]
         state = self.engine.new_state(len(rows), self.context)
@@ -212,7 +212,7 @@ class Replay:
 
 
 class Tokens:
-    """Whether an engine chose the reference's tokens, or could be excused where it did not."""
+    """Whether an engine chose the reference's tokens, or another one only at a near tie."""
 
     def __init__(self, tolerance: float) -> None:
         self.tolerance, self.agree = tolerance, True
@@ -231,13 +231,13 @@ class Tokens:
 
 
 def counted(name: str, wrong: int, count: int) -> Check:
-    """Return a check that allows no error; its "errors" are how many of `count` are wrong."""
+    """Return a check that allows no error; its error is how many of `count` things are wrong."""
     difference = Difference(float(wrong), wrong / count, 0.0, 1 - wrong / count, count)
     return Check(name, difference, 0.0, wrong == 0)
 
 
 def _are_best(found: Candidates, logits: Logits) -> bool:
-    """Return whether `found` are the best of `logits` [V], and right about the others."""
+    """Return whether `found` are the best of `logits` [V], and right about the other logits."""
     best = np.sort(logits)[-len(found.ids) :]
     return bool(
         np.array_equal(logits[found.ids], found.logits)
@@ -257,7 +257,8 @@ def _decode_step(
 ) -> Logits:
     """Feed one token to each row, as generation does, and return its logits [B, V].
 
-    Those of the first row may come from a step of its own, which the other step repeats.
+    With `first_alone`, the logits of the first row come from a step over that row alone. The step
+    over all rows then repeats it.
     """
     state.next_ids[:, 0] = tokens
     state.past_len[:] = past_len

@@ -16,12 +16,12 @@ Key = Precision | Literal["tf32"]
 # Largest error relative to max |reference logit|, by precision of the bundle, or "tf32" where an
 # engine rounds float32 products to TF32; see `tolerance_key`.
 #
-# TF32: with its rounding done in PyTorch, to the operands of all products, it was at 5e-4 to 2e-3
-# on the shipped model and on random ones.
-# float16: PyTorch itself is at 6e-4 on the shipped model and at 1e-3 to 6.4e-3 on small random
-# ones; an engine that sums in another order may be as far off on the other side, so the limit is
-# three times the worst. bfloat16 has three bits of mantissa less: eight times as much (PyTorch:
-# 4e-3, and 1e-2 to 5.7e-2).
+# TF32: rounding the operands of all products in PyTorch gave errors of 5e-4 to 2e-3 on the shipped
+# model and on random ones.
+# float16: PyTorch's own error is 6e-4 on the shipped model and 1e-3 to 6.4e-3 on small random
+# models. An engine that sums in another order may have the same error in the other direction, so
+# the limit is three times the worst. bfloat16 has three bits of mantissa less, so its limit is
+# eight times as large (PyTorch: 4e-3, and 1e-2 to 5.7e-2).
 TOLERANCES: dict[Key, float] = {
     "float32": 1e-5,
     "tf32": 1e-2,
@@ -31,8 +31,8 @@ TOLERANCES: dict[Key, float] = {
     "int4": 0.2,
 }
 
-# How far the logits of engines that are right usually lie apart; decides what a near tie is. With
-# rounded activations that is far less than the worst case above: up to 7e-3 on the shipped model.
+# The usual distance between the logits of correct engines; decides what a near tie is. With rounded
+# activations it is far less than the worst case above: up to 7e-3 on the shipped model.
 USUAL: dict[Key, float] = {
     "float32": 1e-5,
     "tf32": 2e-3,
@@ -58,7 +58,7 @@ def tolerance_of(bundle: Bundle, engine: Engine) -> float:
 def is_tie(reference: Logits, margin: float, tolerance: float) -> bool:
     """Return whether an engine within `tolerance` may pick another token at this position.
 
-    `reference` is the row [V] of logits and `margin` its lead of the best over the second: each of
-    the two may move by tolerance * max |logit|.
+    `reference` is the row [V] of logits, and `margin` is the lead of its best logit over the second
+    one. Each of the two may move by tolerance * max |logit|.
     """
     return margin <= 2 * tolerance * float(np.abs(reference).max())

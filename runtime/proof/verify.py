@@ -1,16 +1,16 @@
 """Replaying a bundle's golden vectors on an engine of this machine, without PyTorch.
 
-The tokenizer must give the ids that it gave at export. Then five checks of the engine: whole
+The tokenizer must give the ids that it gave at export. The engine must pass five checks: whole
 prompts, a prompt in pieces, a batch of rows of different length, decoding on top of that batch with
-the reference's tokens, and decoding freely. Logits must lie within the tolerance. A chosen token
-must be the reference's, unless the reference itself was so close to a tie that an engine within the
-tolerance may choose either; the report names the first such step. Where an engine picks the best
-logits out on its device, a sixth check compares those with its logits.
+the reference's tokens, and free decoding. Logits must lie within the tolerance. A chosen token must
+be the reference's, unless the reference itself was so close to a tie that an engine within the
+tolerance may choose either; the report names the first such step. If an engine selects the best
+logits on its device, a sixth check compares them with all its logits.
 
-All lowerings that an engine here can run are checked. A quantised bundle is checked twice: once
-with float32 activations, where it must compute what its integers stand for as exactly as a float32
-bundle does, and once as it runs, within the tolerance of its precision. So a kernel's error and the
-quantiser's loss, which is measured against the float32 model, are told apart.
+All lowerings that an engine of this machine can run are checked. A quantised bundle is checked
+twice. With float32 activations it must compute what its integers stand for as exactly as a float32
+bundle does. As it runs, it must stay within the tolerance of its precision. This separates the
+error of a kernel from the loss of the quantiser, which is measured against the float32 model.
 """
 
 import logging
@@ -51,7 +51,7 @@ def verify(
 ) -> Receipt:
     """Check the bundle's bytes (unless `check` is "size"), then its computation.
 
-    The receipt is pending where the CPU is the backend and can run none of the graphs.
+    The receipt is pending if the backend is the CPU and it can run none of the graphs.
 
     Raises:
         BundleError: if a file is not the one that was exported.
@@ -98,7 +98,7 @@ def verify_engine(bundle: Bundle, engine: Engine) -> Receipt:
 
 
 def _pending(bundle: Bundle, reason: str) -> Receipt:
-    """Return the receipt of a bundle that cannot be run here, with what needs no engine."""
+    """Return the receipt of a bundle that cannot run here, with the checks that need no engine."""
     checks = _tokenizer_checks(bundle, Golden.load(bundle.file(GOLDEN_NAME)))
     nothing = EngineInfo("", "", "", 0)
     return replace(_receipt(bundle, bundle.manifest.graphs[0], nothing, checks), pending=reason)
@@ -120,9 +120,9 @@ def _receipt(bundle: Bundle, graph: Graph, engine: EngineInfo, checks: list[Chec
 
 
 def _tokenizer_checks(bundle: Bundle, golden: Golden) -> list[Check]:
-    """Return the check of the tokenizer, if the golden vectors have one: ids must be the same.
+    """Return the check of the tokenizer, or none if the golden vectors have no sample for it.
 
-    Its "errors" are the numbers of ids and of characters that differ.
+    The check's error is how many ids and characters differ; none may.
     """
     sample = golden.tokenizer
     if sample is None:

@@ -1,4 +1,4 @@
-"""What several of the runtime's test modules need: bundles with a known defect."""
+"""Bundles with a known defect, for several of the runtime's test modules."""
 
 import dataclasses
 import hashlib
@@ -22,9 +22,9 @@ def bundle_copy(small_bundle: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def altered_bundle(bundle_copy: Path) -> Alter:
-    """Return a function that gives the copy other files or manifest fields, ids and hashes fitting.
+    """Return a function that changes files or manifest fields of the copy, and its hashes and id.
 
-    `files` maps a name to its new bytes, or to None to drop it from the bundle.
+    `files` maps a name to its new bytes, or to None to drop the file from the bundle.
     """
 
     def alter(files: dict[str, bytes | None] | None = None, **fields: object) -> Path:

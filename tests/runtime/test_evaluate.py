@@ -21,7 +21,7 @@ V = 7
 
 
 class Recorder:
-    """A model whose logits are a fixed function of the ids it sees; notes what it was shown."""
+    """A model whose logits are a fixed function of the ids it sees; it records its windows."""
 
     def __init__(self, piece: int = 1000) -> None:
         self.piece, self.shapes = piece, []
@@ -35,7 +35,7 @@ class Recorder:
 
 
 def expected(ids: list[int], context: int) -> float:
-    """Predict token by token, as the module's docstring says, the slow way."""
+    """Predict slowly, token by token, as the module's docstring says."""
     count, losses = len(ids) - 1, []
     for target in range(1, count + 1):
         start = (target - 1) // context * context
@@ -79,7 +79,7 @@ def test_the_validation_part_is_what_training_keeps():
 
 
 def torch_loss(model: torch.nn.Module, ids: list[int], block: int) -> float:
-    """Cross-entropy by PyTorch alone, for a text that is cut into whole windows."""
+    """Return the cross-entropy from PyTorch alone, for a text that is cut into whole windows."""
     windows = torch.tensor(ids)
     inputs, targets = windows[:-1].view(-1, block), windows[1:].view(-1, block)
     with torch.no_grad():

@@ -10,7 +10,7 @@ from edgegpt.runtime.files import new_folder, write_file
 
 
 class Interruption(BaseException):
-    """What Ctrl-C is: not an Exception."""
+    """Like Ctrl-C, a BaseException that is not an Exception."""
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o002], ids=oct)

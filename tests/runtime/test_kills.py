@@ -13,7 +13,7 @@ import pytest
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.errors import BundleError
 
-# Writes the prepared bundle again and again, until it is killed.
+# Writes the prepared bundle repeatedly until it is killed.
 WRITER = """
 import sys
 from pathlib import Path
@@ -61,7 +61,7 @@ def is_whole(target: Path) -> bool:
 
 
 def campaign(source: Path, folder: Path, kills: int) -> int:
-    """Kill `kills` writers; return how often a whole bundle stood there afterwards."""
+    """Kill `kills` writers; return how often there was a whole bundle afterwards."""
     moments = random.Random(0)
     whole, write_s = 0, seconds_of_a_write(source, folder / "calibration")
     for number in range(kills):

@@ -31,7 +31,7 @@ def model(small_bundle):
 
 @torch.no_grad()
 def torch_greedy(network, ids: list[int], count: int, context: int = BLOCK) -> list[int]:
-    """Write greedily on PyTorch's plain path, without a cache, with the runtime's window."""
+    """Write greedily with PyTorch's plain path, without a cache, with the runtime's windows."""
     text = list(ids)
     for _ in range(count):
         window = text[window_start(len(text), context) :]

@@ -1,4 +1,4 @@
-"""What the machine is said to be, read from made-up system files."""
+"""The facts about the machine, read from made-up system files."""
 
 import os
 import subprocess

@@ -19,7 +19,7 @@ SECONDS = 30.0
 
 
 class Closing(NullEngine):
-    """Notes that it was closed."""
+    """Records that it was closed."""
 
     closed = False
 
@@ -38,7 +38,7 @@ def python(code: str) -> list[str]:
 
 @pytest.fixture
 def started() -> Iterator[list[Upgrade]]:
-    """Upgrades that a test has started; whatever is left of them is cancelled."""
+    """Upgrades that a test has started; all of them are cancelled after it."""
     upgrades: list[Upgrade] = []
     yield upgrades
     for upgrade in upgrades:
@@ -57,7 +57,7 @@ def test_nothing_is_taken_before_the_process_has_ended_well(
     flag.touch()
     assert upgrade.wait(SECONDS)
     assert upgrade.take() is better
-    assert upgrade.take() is None  # a single time
+    assert upgrade.take() is None  # the engine is given only once
     upgrade.cancel()
     assert not better.closed  # it belongs to whoever took it
 

@@ -1,4 +1,4 @@
-"""The bench: what is timed, fed and counted. Clocks are made up wherever a time is looked at."""
+"""The bench: what is timed, fed and counted. Tests of times use fake clocks."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """A clock under which the network takes 100 s a row, choosing 10, encoding 5, decoding 1."""
+    """A clock on which the network takes 100 s per row, choosing 10, encoding 5, and decoding 1."""
     clock = Clock()
     monkeypatch.setattr(repeat, "time", clock)
     monkeypatch.setattr(timed, "time", clock)
@@ -100,7 +100,7 @@ def test_the_model_sees_the_whole_prompt_and_then_a_token_a_step(
     seen: list[int] = []
     model = _null_model(small_bundle, clock, seen)
     runner = Runner(model, Sampling(), steps=4)
-    runner.run([Row([1] * 28)], depth=28)  # 32 is the whole context: it must not slide
+    runner.run([Row([1] * 28)], depth=28)  # fills the context of 32, and must not slide
     assert seen == [28, 29, 30, 31, 32]
 
 
@@ -225,7 +225,7 @@ def test_pieces_of_text_have_the_exact_depth_and_differ(small_bundle: Path, dept
 
 
 def test_a_tokenizer_of_long_tokens_gets_enough_text() -> None:
-    # Three characters a token: as many characters as tokens are far too few.
+    # A token has three characters, so a text of as many characters as tokens is far too short.
     backend = SimpleNamespace(encode=lambda text: [7] * (len(text) // 3))
     (row,) = TextPrompts(backend, "some text").rows(1, 50)  # type: ignore[arg-type]
     assert row.ids == [7] * 50

@@ -48,7 +48,7 @@ def test_measuring_prints_json_and_writes_the_same_and_a_page(
 
 
 def _named(comparison: dict) -> list[dict]:
-    """Give the triples of a spread, which JSON has as lists, a name."""
+    """Give the numbers of a spread, which is a list in JSON, their names."""
     for cell in comparison["cells"]:
         for key, (median, low, high) in cell["ratios"].items():
             cell["ratios"][key] = {"median": median, "low": low, "high": high}

@@ -1,6 +1,6 @@
-"""The bench on a GPU that is faked: its own clock, its copy, its memory, and energy beside it.
+"""The bench on a fake GPU: its own clock, its copy, its memory, and the energy.
 
-The fake device does each piece of work in `WORK_S` of its own time, when it is waited for.
+The fake device does each piece of work in `WORK_S` of its own time, when the host waits for it.
 """
 
 import sys
@@ -41,7 +41,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     bindings.runtime = fake  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "cuda", ModuleType("cuda"))
     monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
-    monkeypatch.setitem(sys.modules, "pynvml", None)  # not installed, whatever this machine has
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # pretend that it is not installed
     monkeypatch.setattr(gpu_module, "COPY_BYTES", 4096)
     return fake
 
@@ -66,7 +66,7 @@ def gpu_bundle(
 
 
 class StepMeter(Meter):
-    """Two rails, of which one feeds the other: a joule for each decoding step of the device."""
+    """Two rails, one of which feeds the other; each decoding step of the device takes a joule."""
 
     words = "by a made-up meter"
 

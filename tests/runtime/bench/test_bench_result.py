@@ -1,4 +1,4 @@
-"""From measured seconds to numbers, files, ratios and the page: everything on made-up results."""
+"""The numbers, files, ratios and page of measured seconds, all from made-up results."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ def _repeat(step: float) -> Repeat:
 
 
 def _on_gpu(step: float, joules: float = 0.5) -> BenchResult:
-    """Return a result of a GPU, whose two rails take energy."""
+    """Return a result from a GPU with the energy of two rails."""
     rails = {"VDD_IN": joules, "VDD_GPU": joules / 5}
     device = [step / 4, step / 4, step]
     repeat = dataclasses.replace(_repeat(step), device_s=device, joules=rails)
@@ -38,7 +38,7 @@ def _on_gpu(step: float, joules: float = 0.5) -> BenchResult:
 
 
 def _result(*steps: float, **changes: object) -> BenchResult:
-    """Return a result with one cell, batch 2 and depth 4, of a repeat for each step time."""
+    """Return a result with one cell, batch 2 and depth 4, with one repeat for each step time."""
     settings: dict[str, object] = {
         "date": "2026-01-01T00:00:00+00:00",
         "machine": Machine("Fast CPU", 4, 1 << 25, 1 << 34, "Linux", "3.11"),
@@ -76,7 +76,7 @@ def _result(*steps: float, **changes: object) -> BenchResult:
         ("p99_ms", 10 + 0.98 * 30),  # linear between the second and the third of three
         ("host_us", 5000),  # the median of 5, 5 and 30 ms
         ("text_us", 1000),
-        # the cache holds 4 + 2 tokens on average: 1000 + 2 * 6 * 10 bytes at 1e6 a second
+        # the cache holds 4 + 2 tokens on average: 1000 + 2 * 6 * 10 bytes at 1e6 per second
         ("roofline_percent", 100 * 1120 / 1e6 / 0.02),
     ],
 )

@@ -1,4 +1,4 @@
-"""Joules: a Jetson's rails from its files, a board's counter, and why there is none."""
+"""Joules: a Jetson's rails from its files, a board's counter, and the reasons for no meter."""
 
 import sys
 import threading
@@ -11,7 +11,7 @@ from edgegpt.runtime.bench import energy
 from edgegpt.runtime.bench.energy import NvmlMeter, SampledMeter, find_meter, jetson_rails, total
 from edgegpt.runtime.errors import EngineError
 
-# What the sensors of two boards tell: label, millivolts, milliamperes.
+# The readings of two boards' sensors: label, millivolts, milliamperes.
 ORIN_NX = {
     "1-0040": [("VDD_IN", 5000, 1400), ("VDD_CPU_GPU_CV", 5000, 400), ("VDD_SOC", 5000, 300)]
 }
@@ -83,7 +83,7 @@ def test_a_sensor_that_goes_away_later_is_an_error(tmp_path: Path) -> None:
 
 
 class Clock:
-    """Stands in for the module `time`: each look at it is a second later."""
+    """Stands in for the module `time`; each reading is a second later than the one before."""
 
     now = 0.0
 

@@ -19,7 +19,7 @@ CPU, CUDA = "provider CPUExecutionProvider", "provider CUDAExecutionProvider"
 
 
 def _report(name: str, **changes: Any) -> MachineReport:
-    """Examine a machine of which `changes` were made to the tables of its recording."""
+    """Examine a recorded machine after `changes` to the tables of its recording."""
     machine = RecordedMachine(name)
     for table, change in changes.items():
         machine.facts[table].update(change)

@@ -31,7 +31,7 @@ def run(capsys: pytest.CaptureFixture[str]):
 
 @pytest.fixture
 def on(monkeypatch: pytest.MonkeyPatch):
-    """Return a function that puts a recorded machine in the place of this one."""
+    """Return a function that replaces this machine by a recorded one."""
 
     def put(name: str) -> None:
         monkeypatch.setattr(probe, "LocalProbe", lambda: RecordedMachine(name))

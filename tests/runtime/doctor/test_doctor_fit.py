@@ -23,7 +23,7 @@ def bundle(small_bundle: Path) -> Bundle:
 
 
 def _fit(bundle: Bundle, name: str, free: int | None = None) -> BundleFit:
-    """Judge on a machine, with `free` bytes of memory if given."""
+    """Judge `bundle` on a recorded machine, with `free` bytes of memory if given."""
     report = examine(RecordedMachine(name))
     if free is not None:
         gpus = [dataclasses.replace(gpu, free=free) for gpu in report.gpus]
@@ -125,7 +125,7 @@ def test_tensorrt_reads_one_lowering_only(bundle: Bundle) -> None:
     assert _of(found, "tensorrt").obstacle == (
         "its engine runs standard, the bundle has only ort: export it again"
     )
-    # Nor does CUDA, which has no float32 kernel for the fused attention.
+    # CUDA cannot run it either: it has no float32 kernel for the fused attention.
     assert (found.choice.backend, found.choice.later) == ("cpu", None)
 
 

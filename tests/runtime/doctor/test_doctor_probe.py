@@ -1,4 +1,4 @@
-"""How `edgegpt doctor` asks this machine: what crashes, hangs or is missing must not stop it."""
+"""How `edgegpt doctor` asks this machine: software that crashes or hangs must not stop it."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="makes programs as shell s
 
 
 class Deaf(LocalProbe):
-    """A machine without /proc, /sys, CUDA, or any program: as Windows and macOS without a GPU."""
+    """A machine without /proc, /sys, CUDA, or programs, like Windows and macOS without a GPU."""
 
     def read(self, path: str) -> str | None:
         return None
@@ -36,7 +36,7 @@ def _runtime(probe: LocalProbe) -> Finding:
 
 @pytest.fixture
 def fake_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Return a function that puts a module `onnxruntime` of this text before the real one."""
+    """Return a function that makes a module `onnxruntime` of a text, found before the real one."""
 
     def write(text: str) -> None:
         (tmp_path / "onnxruntime.py").write_text(text)
@@ -91,7 +91,7 @@ def test_a_program_that_hangs_is_killed_with_its_children(
 
 
 def _runs(process: int) -> bool:
-    """Return whether a process still runs; one that nobody has waited for does not."""
+    """Return whether a process still runs; a zombie does not."""
     for _ in range(100):
         try:
             os.kill(process, 0)

@@ -14,7 +14,7 @@ NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 class FakeDriver:
     """The functions of libcuda that the trial calls, with their argument order (cuda.h).
 
-    Every call is kept in `calls`; `fails` maps a function to the error that it returns.
+    `calls` holds every call; `fails` maps a function to the error that it returns.
     """
 
     def __init__(self, fails: dict[str, int]) -> None:

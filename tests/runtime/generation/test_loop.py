@@ -1,6 +1,6 @@
 """The generation loop on the null engine, whose network is a function of the visible ids.
 
-The expected texts come from `written_alone`: one row, no cache, the window cut anew at each step.
+The expected texts come from `written_alone`: one row, no cache, and a new window at each step.
 """
 
 import math
@@ -33,7 +33,7 @@ def network(visible) -> np.ndarray:
 
 
 def visible_start(length: int, context: int) -> int:
-    """Slide as the docstring tells it: a window that is full gives way to its last S // 2."""
+    """Slide as the docstring says: the last S // 2 tokens of a full window begin the next one."""
     start = 0
     while length - start > context:
         start += context - context // 2
@@ -131,7 +131,7 @@ def test_every_step_shows_the_network_exactly_its_window(context, prompt_length)
 
 
 def measured_engine() -> tuple[NullEngine, list[int]]:
-    """Return an engine, and a list of how many tokens a row got in each step."""
+    """Return an engine, and a list that grows with the number of tokens per row of each step."""
     engine, sizes = NullEngine(network, VOCABULARY), []
     new_state = engine.new_state
 
@@ -243,7 +243,7 @@ def test_nan_logits_end_the_generation_with_an_error():
 
 
 def leads(*gaps: float, others: float = -3.0) -> NullEngine:
-    """Return an engine whose k-th token leads by gaps[k]; the largest logit is always 10."""
+    """Return an engine whose k-th choice leads by gaps[k]; the largest logit is always 10."""
 
     def of_length(visible):
         return np.float32([10.0, 10.0 - gaps[len(visible) - 1], others])
@@ -280,7 +280,7 @@ def test_when_sampling_a_near_tie_is_judged_on_the_scale_of_the_scores(series):
 
 
 def test_a_near_tie_for_the_only_place_that_top_k_leaves_counts():
-    # An engine that ranks the two the other way round keeps, and so chooses, the other one.
+    # An engine that ranks the two in the other order keeps the other one, and so chooses it.
     assert near_tie(leads(1.0, 1e-5), 2, Sampling(temperature=1.0, top_k=1)) == 1
 
 

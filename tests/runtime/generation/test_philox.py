@@ -1,4 +1,4 @@
-"""The counter-based random numbers: published answers, purity, and the shape of the noise."""
+"""The counter-based random numbers: published answers, purity, and the noise's distribution."""
 
 import math
 
@@ -79,7 +79,7 @@ def test_a_number_does_not_depend_on_which_other_ids_are_asked_for(seed, series,
 )
 @settings(deadline=None)
 def test_a_known_vocabulary_gives_the_same_bits(seed, series, step, vocab_size, data):
-    """Of a small one, many steps are computed at once and kept; of a large one, none."""
+    """The noise of many steps is computed at once and kept, but only for a small vocabulary."""
     ids = np.array(data.draw(st.lists(st.integers(0, vocab_size - 1), max_size=20)), dtype=np.int64)
     for near in (step, step + 1, max(step - 1, 0)):  # within one table and across its end
         expected = gumbel(seed, series, near, ids)
@@ -87,7 +87,7 @@ def test_a_known_vocabulary_gives_the_same_bits(seed, series, step, vocab_size, 
 
 
 def test_tables_of_noise_are_not_mixed_up():
-    """More texts than tables are kept, in turn, over more steps than one table has."""
+    """There are more texts, in turn, than kept tables, and more steps than one table has."""
     ids = np.arange(1000)
     steps = philox.TABLE_SIZE // len(ids)
     for step in (0, steps - 1, steps, 3 * steps + 1):
@@ -109,7 +109,7 @@ def test_every_bit_of_seed_stream_and_step_matters(seed, series, step, bit):
         gumbel(seed, series ^ 1 << bit, step, IDS),
         gumbel(seed, series, step ^ 1 << bit % 32, IDS),
     ]
-    # 53 random bits: two equal numbers among 50 pairs have a chance of 1e-14.
+    # With 53 random bits, the chance of two equal numbers among 50 pairs is 1e-14.
     assert all((other != noise).all() for other in others)
 
 
@@ -148,9 +148,9 @@ def many_draws():
 
 
 def test_noise_has_the_mean_and_variance_of_a_gumbel_distribution():
-    # Mean Euler's gamma, variance s2 = pi^2 / 6, kurtosis 5.4. The mean of N draws has a standard
-    # error of sqrt(s2 / N); their variance has one of s2 * sqrt((5.4 - 1) / N). Five of them are
-    # passed by a right generator with a chance of 1 - 6e-7.
+    # The mean is Euler's gamma, the variance s2 = pi^2 / 6, the kurtosis 5.4. The mean of N draws
+    # has a standard error of sqrt(s2 / N), their variance has s2 * sqrt((5.4 - 1) / N). A correct
+    # generator stays within five standard errors with a chance of 1 - 6e-7.
     draws = many_draws()
     variance = math.pi**2 / 6
     assert abs(draws.mean() - 0.5772156649) < 5 * math.sqrt(variance / len(draws))
@@ -158,7 +158,7 @@ def test_noise_has_the_mean_and_variance_of_a_gumbel_distribution():
 
 
 def test_noise_follows_the_gumbel_distribution_everywhere():
-    # Kolmogorov-Smirnov: the largest distance of N draws passes sqrt(-ln(1e-6 / 2) / 2 / N) with
+    # Kolmogorov-Smirnov: the largest distance of N draws exceeds sqrt(-ln(1e-6 / 2) / 2 / N) with
     # a chance of about 1e-6 (Massart's inequality).
     uniform = np.sort(np.exp(-np.exp(-many_draws())))
     count = len(uniform)

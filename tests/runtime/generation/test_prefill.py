@@ -1,4 +1,4 @@
-"""Feeding prompts, whole and in pieces, on the null engine; and the steps that a state refuses."""
+"""Feeding prompts, whole and in pieces, on the null engine, and the steps that a state refuses."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def network(visible) -> np.ndarray:
 
 
 def spoiling_state(batch: int, context: int) -> NullState:
-    """Return a state whose logits are gone with the next step, as every engine's may be."""
+    """Return a state whose next step overwrites the logits, as every engine's may."""
     state = NullEngine(network, VOCABULARY).new_state(batch, context)
     run = state._run
 
@@ -60,7 +60,7 @@ def test_all_logits_in_pieces_are_those_of_each_prefix(row, sizes):
 
 
 def take(sizes: list[int], total: int) -> list[int]:
-    """Return the first sizes, the last one cut, so that they add up to `total`."""
+    """Return the first sizes, with the last one cut so that they add up to `total`."""
     ends = np.minimum(np.cumsum(sizes), total)
     return [int(size) for size in np.diff(ends, prepend=0) if size]
 

@@ -1,4 +1,4 @@
-"""Texts that join, fork, slide and leave get what each of them gets alone, on every engine."""
+"""Texts that join, fork, slide and leave get the same tokens as each alone, on every engine."""
 
 from pathlib import Path
 
@@ -119,7 +119,7 @@ def test_feeding_some_rows_leaves_the_others_as_they_are(engines, name):
     ids = rng.integers(0, 34, (4, 5))
     last, nothing = np.full((4, 1), 4), np.zeros(4, dtype=np.int64)
     expected = []
-    for row in (3, 0, 1, 2):  # what row 3 of the other state is fed lies in row 0 here
+    for row in (3, 0, 1, 2):  # row 3 comes first, because the other state feeds it to its row 0
         alone = engine.new_state(1, 16)
         alone.step(ids[row, None], nothing[:1], last[:1])
         alone.next_ids[:], alone.past_len[:] = 7, 5
@@ -127,7 +127,7 @@ def test_feeding_some_rows_leaves_the_others_as_they_are(engines, name):
         expected.append(alone.logits()[0, 0].copy())
         alone.close()
     state = engine.new_state(4, 16)
-    state.step(rng.integers(0, 34, (4, 9)), nothing, np.full((4, 1), 8))  # of earlier texts
+    state.step(rng.integers(0, 34, (4, 9)), nothing, np.full((4, 1), 8))  # earlier texts
     state.step(ids[:2, :2], nothing[:2], nothing[:2, None], first=1)
     state.step(ids[:2, 2:], nothing[:2] + 2, last[:2] - 2, first=1)  # on top of a filled cache
     state.step(ids[3, None], nothing[:1], last[:1], first=0)
@@ -200,7 +200,7 @@ def test_what_cannot_be_is_refused():
 
 
 def test_beams_go_on_from_the_best_texts():
-    """Both places go to children of one text, as in a beam search."""
+    """Both rows go to children of one text, as in a beam search."""
     engine, rules = NullEngine(network, VOCABULARY), Rules(16, ENDLESS, GREEDY, "slide", 0.0)
     rows = Rows(engine.new_state(3, 16))
     beams = [text(1), text(2, 2), text(3, 3, 3)]

@@ -1,4 +1,4 @@
-"""One sampler for all engines: the same seed gives the same text, or the result says where not.
+"""One sampler for all engines: the same seed gives the same text up to the first near tie.
 
 PyTorch's logits, ONNX Runtime with one and with two threads, and a shuffled batch write 2,000
 tokens each under the same seeds.
@@ -17,13 +17,13 @@ from edgegpt.runtime.generation.sampling import Sampling, choose
 
 PROMPTS = ["The wind", "No answer", "quick", "'Who goes?'"]
 SEEDS = [11, 12, 13, 14]
-COUNT = 500  # tokens a prompt: 2,000 together
+COUNT = 500  # tokens per prompt, 2,000 in all
 SETTINGS = {"max_new_tokens": COUNT, "temperature": 0.9, "top_k": 20, "top_p": 0.95}
 
 
 @pytest.fixture(scope="module")
 def in_pytorch(small_bundle: Path, small_model: GPT) -> list[list[int]]:
-    """The texts that PyTorch's plain path writes, with the runtime's sampler."""
+    """The texts that PyTorch's plain path writes with the runtime's sampler."""
     sampling = Sampling(temperature=0.9, top_k=20, top_p=0.95)
     texts = []
     with edgegpt.load(small_bundle) as model, torch.no_grad():

@@ -1,6 +1,6 @@
 """The choice of a token: filters and their order, the sampled distribution, ties, and refusals.
 
-What the filters keep is computed a second time here, in plain Python and from the definitions.
+The tests compute what the filters keep a second time, in plain Python from the definitions.
 """
 
 import math
@@ -16,7 +16,7 @@ from edgegpt.runtime.generation.philox import gumbel
 from edgegpt.runtime.generation.sampling import FEW, Choice, Sampling, choose
 
 PLACE = {"seed": 11, "series": 22}
-# Half floats, so that logits of the same sign and size stay apart in every order of arithmetic.
+# Half floats, so that logits that differ still differ after every order of arithmetic.
 logit_lists = st.lists(st.floats(-20, 20, width=16), min_size=1, max_size=30)
 samplings = st.builds(
     Sampling,
@@ -47,9 +47,9 @@ def drawn(logits, history=(), draws=400, **sampling) -> set[int]:
 
 
 def kept_ids(logits, sampling: Sampling) -> list[int]:
-    """Return what top-k, top-p and min-p leave over, from their definitions.
+    """Return what top-k, top-p and min-p keep, from their definitions.
 
-    A case that a rounding error could decide either way is given up.
+    A case that a rounding error could decide either way is skipped.
     """
     best = max(logits)
     weight = {i: math.exp((x - best) / sampling.temperature) for i, x in enumerate(logits)}
@@ -172,12 +172,12 @@ def test_the_callers_logits_stay_as_they_were():
 
 
 def test_the_penalty_comes_before_top_k():
-    # The other way round, top-k would keep id 0 alone.
+    # In the other order, top-k would keep only id 0.
     assert drawn([2.0, 1.5], [0], temperature=1.0, top_k=1, repetition_penalty=2.0) == {1}
 
 
 def test_the_temperature_comes_before_top_p():
-    # At temperature 1 the first id has a probability of 0.95 and would be kept alone.
+    # At temperature 1 the first id has a probability of 0.95, and only that id would be kept.
     assert drawn([3.0, 0.0], temperature=10.0, top_p=0.9) == {0, 1}
 
 
@@ -186,12 +186,13 @@ def test_the_temperature_comes_before_min_p():
 
 
 def test_top_k_comes_before_top_p():
-    # Of 0.4, 0.3, 0.3 top-k leaves 0.57, 0.43; top-p first would let 0.4 not reach 0.5.
+    # Of 0.4, 0.3, 0.3, top-k leaves 0.57, 0.43, so top-p keeps one id. With top-p first, 0.4 would
+    # not reach 0.5, and two ids would be kept.
     assert drawn(np.log([0.4, 0.3, 0.3]), temperature=1.0, top_k=2, top_p=0.5) == {0}
 
 
 def test_top_p_comes_before_min_p():
-    # min-p first would leave 0.66, 0.34, of which 0.66 reaches 0.6 alone.
+    # With min-p first, 0.66 and 0.34 would be left, and 0.66 alone reaches 0.6.
     logits = np.log([0.5, 0.26, 0.24])
     assert drawn(logits, temperature=1.0, top_p=0.6, min_p=0.5) == {0, 1}
 
@@ -206,8 +207,9 @@ def test_draws_follow_the_softmax(temperature):
     expected = np.exp(logits / temperature)
     expected *= draws / expected.sum()
     assert expected.min() > 5  # or chi-square would not apply
-    # Wilson-Hilferty: chi-square with k = 7 degrees of freedom passes k (1 - a + z sqrt(a))^3,
-    # a = 2 / 9k, with the chance that a normal variable passes z: 1e-4 for z = 3.719. That is 30.4.
+    # Wilson-Hilferty: the chance that chi-square with k = 7 degrees of freedom exceeds
+    # k (1 - a + z sqrt(a))^3, a = 2 / 9k, is the chance that a normal variable exceeds z: 1e-4 for
+    # z = 3.719. The bound is 30.4.
     share = 2 / (9 * 7)
     bound = 7 * (1 - share + 3.719 * math.sqrt(share)) ** 3
     assert ((counts - expected) ** 2 / expected).sum() < bound
@@ -303,13 +305,13 @@ def by_full_ranking(*arguments: object, **settings: object) -> Choice:
 
 
 def many_logits(seed: int, size: int, digits: int, share_of_nothing: float) -> np.ndarray:
-    """Return random logits: the fewer digits, the more ties; near ties by the last bit, too."""
+    """Return random logits; fewer digits give more ties. Some differ only in the last bit."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=size, scale=3).round(digits).astype(np.float32)
     nudged = rng.random(size) < 0.2
     logits[nudged] = np.nextafter(logits[nudged], np.float32(rng.choice([-9, 9])))
     logits[rng.random(size) < share_of_nothing] = -np.inf
-    logits[rng.integers(size)] = 1.0  # not all are nothing
+    logits[rng.integers(size)] = 1.0  # not all may be -inf
     return logits
 
 
@@ -333,7 +335,7 @@ def many_logits(seed: int, size: int, digits: int, share_of_nothing: float) -> n
 def test_the_search_for_candidates_chooses_what_a_full_ranking_does(
     sampling, seed, columns, digits, share_of_nothing, tolerance, ranks
 ):
-    """From 64 ids for each of the top k on, only the best columns' ids and the seen are ranked."""
+    """With 64 k ids and more, only the ids of the best columns and the seen ids are ranked."""
     size = FEW * (sampling.top_k + columns) + seed % FEW
     logits = many_logits(seed, size, digits, share_of_nothing)
     history = np.argsort(-logits)[ranks].tolist()  # among the best, where a penalty matters
@@ -342,7 +344,7 @@ def test_the_search_for_candidates_chooses_what_a_full_ranking_does(
         found = choose(logits, sampling, history, **case)
         expected = by_full_ranking(logits, sampling, history, **case)
         assert (found.token, found.near_tie) == (expected.token, expected.near_tie)
-        # Greedy choices far ahead of all candidates may not know how far ahead of the others.
+        # For a greedy choice far ahead of the other candidates, the gap to all ids is unknown.
         assert found.gap == expected.gap or sampling.temperature == 0.0
 
 

@@ -28,7 +28,7 @@ def hashing(order: int):
 
 
 def written(network, prompt: list[int], count: int, context: int, speculate: int, penalty=1.0):
-    """Return the text that the network writes, and in how many steps."""
+    """Return the text that the network writes, and the number of steps."""
     engine = NullEngine(network, VOCABULARY)
     text = Text(list(prompt), seed=0, series=0)
     sampling = Sampling(repetition_penalty=penalty)
@@ -40,7 +40,7 @@ def written(network, prompt: list[int], count: int, context: int, speculate: int
 
 @pytest.fixture
 def always(monkeypatch) -> None:
-    """Draft at every step, whatever it costs: steps of a test engine say nothing about time."""
+    """Draft at every step, because the times of a test engine's steps mean nothing."""
     monkeypatch.setattr(Pace, "wants_drafts", lambda self: True)
 
 
@@ -74,7 +74,7 @@ def test_a_text_that_repeats_itself_takes_a_fraction_of_the_steps(always):
 
 
 def test_where_rounding_could_decide_a_single_step_does(always):
-    """Several tokens at once favour 1 by a hair, one token at a time favours 2."""
+    """A step over several tokens favours token 1 by a hair; steps over one token favour 2."""
     sizes = []
 
     class Uneven(NullEngine):
@@ -129,7 +129,7 @@ def test_a_growing_text_gets_the_drafts_of_a_whole_one(ids, count):
 
 
 def run(pace: Pace, rounds: int, drafted_seconds: float, drafted_tokens: int) -> int:
-    """Return how many of `rounds` steps were drafted, a plain step taking a second."""
+    """Return how many of `rounds` steps were drafted if a plain step takes a second."""
     pace.note(1.0, 1, was_drafted=False)
     count = 0
     for _ in range(rounds):

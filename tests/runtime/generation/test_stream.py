@@ -40,7 +40,7 @@ def run_steps(monkeypatch) -> list[int]:
 
 
 def some_stop(model) -> str:
-    """Return three characters out of the middle of the text that WARM gives."""
+    """Return three characters from the middle of the text that the settings WARM give."""
     return model.generate(PROMPT, **WARM).text[30:33]
 
 

@@ -1,4 +1,4 @@
-"""The figures of a comparison, computed by hand; and the tolerances that judge them."""
+"""The figures of a comparison, computed by hand, and the tolerances that judge them."""
 
 import math
 
@@ -35,7 +35,7 @@ def test_the_divergence_is_that_of_the_worst_position_in_nats():
     reference = logits([math.log(3), 0.0], [0.0, 0.0])
     found = compare(logits([0.0, 0.0], [0.0, 0.0]), reference)
     assert found.kl == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5), rel=1e-6)
-    # The other way round it is another number: the reference comes first.
+    # In the other order, KL is another number: the reference comes first.
     turned = compare(reference, logits([0.0, 0.0], [0.0, 0.0]))
     assert turned.kl == pytest.approx(0.5 * math.log(2 / 3) + 0.5 * math.log(2), rel=1e-6)
 

@@ -1,4 +1,4 @@
-"""Receipts: what is kept where, what counts, and the warning of `load`."""
+"""Receipts: which are kept and where, which count, and the warning of `load`."""
 
 import json
 import warnings

@@ -53,7 +53,7 @@ def change_weight(bundle: Path, name: str, change: Callable[[NDArray[np.float32]
 
 
 def movement(bundle: Path, model: GPT, name: str, weight: NDArray[np.float32]) -> float:
-    """Return how far PyTorch's golden logits move, relative to the largest, with that weight."""
+    """Return how far PyTorch's golden logits move, relative to the largest, with `weight`."""
     damaged = GPT(model.config).eval()
     damaged.load_state_dict(model.state_dict())
     is_linear = weight.ndim == 2 and "embedding" not in name
@@ -100,7 +100,7 @@ WEIGHTS = [
 def test_a_weight_that_matters_is_caught_by_the_computation(
     bundle: Path, small_model: GPT, name: str
 ) -> None:
-    """The sign of one number is flipped, where PyTorch says that it moves the golden logits."""
+    """Flip the sign of one number of which PyTorch says that it moves the golden logits."""
     rng = np.random.default_rng(len(name))
     for _ in range(20):
         place = rng.integers(0, small_model.get_parameter(name).numel())
@@ -185,7 +185,7 @@ def with_every_lowering(*checks: str) -> set[str]:
 def test_positions_that_do_not_advance_fail_the_decoding_checks(
     small_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In `decode`, with which texts are written, while `step` does everything right."""
+    """The fault is in `decode`, which writes texts; `step` is right."""
     honest = OrtState._decode
 
     def stuck(self: OrtState, *rest: int) -> None:
@@ -200,7 +200,7 @@ def test_positions_that_do_not_advance_fail_the_decoding_checks(
 def test_positions_that_do_not_advance_fail_a_prompt_in_pieces(
     small_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In `step`, where one of the pieces is a single token, while `decode` is right."""
+    """The fault is in `step`, where one of the pieces is a single token; `decode` is right."""
     honest = OrtState._run
 
     def stuck(self: OrtState, ids, past_len, *rest) -> None:
@@ -226,7 +226,7 @@ def test_nan_from_the_engine_fails(small_bundle: Path, monkeypatch: pytest.Monke
 
 
 def near_tie_bundle(bundle: Path, lead: float) -> None:
-    """Let the golden file's first step claim a runner-up as the choice, with a lead of `lead`."""
+    """Make the runner-up the choice of the golden file's first step, with a lead of `lead`."""
     path = bundle / "golden.safetensors"
     golden = Golden.load(path)
     first = golden.continuations[0]
