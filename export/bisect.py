@@ -11,7 +11,7 @@ residual stream before block 3, and so on. This works on damaged graphs, too.
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -113,7 +113,7 @@ def _reference(model: GPT, ids: NDArray[np.int64]) -> dict[str, NDArray[np.float
     return {name: values[name] for name in names}
 
 
-def _keeper(values: dict[str, NDArray[np.float32]], name: str):
+def _keeper(values: dict[str, NDArray[np.float32]], name: str) -> Callable[..., None]:
     """Return a hook that stores the first input (before) or the output (after) of a module."""
 
     def keep(_: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor | None = None) -> None:
@@ -180,13 +180,14 @@ def _stream(norm: ir.Node) -> ir.Value:
         total = norm.outputs[3]
         total.name = total.name or f"{norm.outputs[0].name}.sum"
         return total
-    stream = norm.inputs[0]
+    stream = _operand(norm, 0)
     if norm.op_type == "Mul":  # (x * 1 / root mean square of x) * weight
-        scaled = next(value.producer() for value in norm.inputs if value.producer() is not None)
-        stream = scaled.inputs[0]
+        producers = (value.producer() for value in norm.inputs if value is not None)
+        scaled = next((node for node in producers if node is not None), norm)
+        stream = _operand(scaled, 0)
     producer = stream.producer()
     if producer is not None and producer.op_type == "GatherElements":
-        return producer.inputs[0]  # the wanted positions were gathered before the norm
+        return _operand(producer, 0)  # the wanted positions were gathered before the norm
     return stream
 
 
@@ -194,8 +195,8 @@ def _added(graph: ir.Graph, total: ir.Value, stream: ir.Value) -> ir.Value:
     """Return what was added to `stream` to make `total`."""
     node = total.producer()
     if node is not None and node.op_type in BIAS_PLACES:
-        added, other, bias = *node.inputs[:2], _input(node, BIAS_PLACES[node.op_type])
-        if other is stream:
+        added, bias = _operand(node, 0), _input(node, BIAS_PLACES[node.op_type])
+        if _operand(node, 1) is stream:
             return added if bias is None else _sum(graph, node, added, bias)
     elif node is not None and node.op_type == "Add":
         others = [value for value in node.inputs if value is not stream]
@@ -206,6 +207,14 @@ def _added(graph: ir.Graph, total: ir.Value, stream: ir.Value) -> ir.Value:
 
 def _input(node: ir.Node, place: int) -> ir.Value | None:
     return node.inputs[place] if len(node.inputs) > place else None
+
+
+def _operand(node: ir.Node, place: int) -> ir.Value:
+    """Return an input that the operator cannot do without."""
+    value = _input(node, place)
+    if value is None:
+        raise BundleError(f"cannot bisect: {node.outputs[0].name} is computed from nothing")
+    return value
 
 
 def _sum(graph: ir.Graph, before: ir.Node, added: ir.Value, bias: ir.Value) -> ir.Value:

@@ -12,6 +12,7 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -189,7 +190,7 @@ def _port(value: ir.Value) -> Port:
 
 
 @contextlib.contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """Keep the exporter's progress notes and its warnings about itself from the user."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

@@ -145,7 +145,8 @@ def _continue(model: GPT, ids: list[int], steps: int) -> Continuation:
 def _guess(model: GPT, ids: list[int], count: int) -> list[int]:
     """Return `count` greedy tokens after `ids`, decoded with the cache."""
     cache = model.empty_cache(1, model.config.block_size)
-    fresh, done, tokens = ids, 0, []
+    fresh, done = ids, 0
+    tokens: list[int] = []
     while len(tokens) < count:
         last = torch.tensor([[len(fresh) - 1]])
         logits, cache = model.forward_cached(

@@ -48,11 +48,12 @@ def in_half_precision(model: GPT, precision: str, kept: Collection[str] = ()) ->
     """Return a copy of `model` in the type `precision`, all of it but the parts named in `kept`."""
     narrow, dtype = copy.deepcopy(model), DTYPES[precision]
     stream = torch.float32 if RESIDUAL in kept else dtype
-    wide = {id(parameter) for parameter in _kept_parameters(narrow, kept)}
+    wide = set(_kept_parameters(narrow, kept))
     for module in narrow.modules():
-        if hasattr(module, "weight"):
+        own = list(module.parameters(recurse=False))
+        if own:
             module.register_forward_pre_hook(_widen_or_narrow)
-            if id(module.weight) not in wide:
+            if not wide.intersection(own):
                 module.to(dtype)
     for table in narrow.buffers():
         table.data = table.to(dtype)
@@ -62,7 +63,7 @@ def in_half_precision(model: GPT, precision: str, kept: Collection[str] = ()) ->
     return narrow
 
 
-def _kept_parameters(model: GPT, kept: Collection[str]) -> Iterator[nn.Parameter]:
+def _kept_parameters(model: GPT, kept: Collection[str]) -> Iterator[Tensor]:
     for layer in model.sub_layers():
         if layer.name in kept:
             yield from model.get_submodule(layer.name).parameters()
@@ -76,7 +77,8 @@ def _kept_parameters(model: GPT, kept: Collection[str]) -> Iterator[nn.Parameter
 
 def _widen_or_narrow(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Give a module its input in the type of its weight; ids stay as they are."""
-    return tuple(x.to(module.weight.dtype) if x.is_floating_point() else x for x in inputs)
+    dtype = next(module.parameters()).dtype
+    return tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
 
 
 def _giving(dtype: torch.dtype) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:

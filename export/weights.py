@@ -9,9 +9,11 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from edgegpt.errors import ExportError
@@ -32,36 +34,40 @@ def move_weights(models: Sequence[ir.Model], names: set[str], path: Path) -> dic
     ends in `ROWS_SUFFIX`, is not stored at all. Other initializers are constants of the graph
     (shapes, indices) and stay in it.
     """
-    weights: dict[str, np.ndarray] = {}
-    for name, value in _initializers(models, names):
-        array = value.const_value.numpy()
+    weights: dict[str, NDArray[Any]] = {}
+    for name, _, tensor in _initializers(models, names):
+        array = tensor.numpy()
         if name.endswith(ROWS_SUFFIX):
             continue
         if not np.array_equal(weights.setdefault(name, array), array):
             raise ExportError(f"two graphs of the bundle have different weights named {name}")
     save_file(weights, path)
     entries = _read_header(path)
-    for name, value in _initializers(models, names):
+    for name, value, tensor in _initializers(models, names):
         entry = entries[name.removesuffix(ROWS_SUFFIX)]
         value.const_value = ir.ExternalTensor(
             location=path.name,
             offset=entry.offset,
             length=entry.size,
-            dtype=value.const_value.dtype,
-            shape=value.const_value.shape,
+            dtype=tensor.dtype,
+            shape=ir.Shape(tensor.shape.numpy()),
             name=name,
             base_dir=path.parent,
         )
     return entries
 
 
-def _initializers(models: Sequence[ir.Model], names: set[str]) -> list[tuple[str, ir.Value]]:
+def _initializers(
+    models: Sequence[ir.Model], names: set[str]
+) -> list[tuple[str, ir.Value, ir.TensorProtocol]]:
+    """Return name, value and tensor of each weight; derived ones lie elsewhere."""
     return [
-        (name, value)
+        (name, value, value.const_value)
         for model in models
         for name, value in model.graph.initializers.items()
         if (name in names or name.rpartition(".")[0] in names)
-        and not isinstance(value.const_value, ir.ExternalTensor)  # derived ones lie elsewhere
+        and value.const_value is not None
+        and not isinstance(value.const_value, ir.ExternalTensor)
     ]
 
 

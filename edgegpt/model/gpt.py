@@ -1,5 +1,7 @@
 """The whole model: token ids in, next-token logits out."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +16,9 @@ __all__ = ["GPT"]
 class GPT(nn.Module):
     """Token ids in, next-token logits out."""
 
+    rotary_cos: Tensor
+    rotary_sin: Tensor
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
@@ -25,7 +30,8 @@ class GPT(nn.Module):
             self.register_buffer("rotary_cos", cos, persistent=False)
             self.register_buffer("rotary_sin", sin, persistent=False)
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.blocks = cast(list[Block], blocks)  # a ModuleList's type does not say what is in it
         self.norm_final = new_norm(config)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=config.head_bias)
         self._initialise()
@@ -42,7 +48,8 @@ class GPT(nn.Module):
         x = self.dropout(self.embed(ids))  # (B, T, C)
         for block in self.blocks:
             x = block(x, self.rotary)
-        return self.head(self.norm_final(x))
+        logits: Tensor = self.head(self.norm_final(x))
+        return logits
 
     def forward_cached(
         self,
@@ -72,7 +79,7 @@ class GPT(nn.Module):
 
         `ids` int64 [B, T]; `past_len` int64 [B] says how many tokens come before each row's.
         """
-        x = self.token_embedding(ids)  # (B, T, C)
+        x: Tensor = self.token_embedding(ids)  # (B, T, C)
         if self.config.position == "learned":
             position = torch.arange(ids.shape[1], device=ids.device)  # (T,)
             if past_len is not None:

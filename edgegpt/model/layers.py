@@ -54,7 +54,8 @@ class Attention(nn.Module):
             enable_gqa=config.n_kv_head != config.n_head,
         )  # (B, H, T, D)
         y = y.transpose(1, 2).reshape(batch, length, -1)  # (B, T, H * D)
-        return self.dropout(self.proj(y))
+        out: Tensor = self.dropout(self.proj(y))
+        return out
 
     def forward_cached(
         self,
@@ -116,7 +117,8 @@ class FeedForward(nn.Module):
             wide = F.silu(self.gate(x)) * wide
         else:
             wide = F.gelu(wide, approximate="tanh" if self.activation == "gelu_tanh" else "none")
-        return self.dropout(self.down(wide))
+        narrow: Tensor = self.dropout(self.down(wide))
+        return narrow
 
 
 def new_norm(config: GPTConfig) -> nn.Module:
@@ -139,7 +141,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
         """Map the residual stream [B, T, C] to the next one."""
         x = x + self.attention(self.norm_1(x), rotary)
-        return x + self.feed_forward(self.norm_2(x))
+        x = x + self.feed_forward(self.norm_2(x))
+        return x
 
     def forward_cached(
         self,

@@ -18,6 +18,7 @@ from edgegpt.runtime.files import write_file
 from edgegpt.runtime.generation.sampling import Sampling, choose
 
 from ..model import GPT
+from .config import TrainConfig
 
 __all__ = ["TrainingLog", "training_log", "write_sample"]
 
@@ -59,7 +60,7 @@ class TrainingLog:
         self._write(step=step, validation_loss=loss, best=improved)
         self.note(f"step {step}: validation loss {loss:.4f}" + (" (best, saved)" * improved))
 
-    def sample(self, model: GPT, tokenizer: Tokenizer, step: int, config: Any) -> None:
+    def sample(self, model: GPT, tokenizer: Tokenizer, step: int, config: TrainConfig) -> None:
         """Show what the model writes by now."""
         if self.path is not None and config.sample_tokens:
             text = write_sample(model, tokenizer, config.sample_tokens, config.seed)

@@ -90,7 +90,7 @@ def _cached_attention(
     """
     if cos is not None:
         cos, sin = in_type_of(op, cos, past_k), in_type_of(op, sin, past_k)
-    return GROUP_QUERY_ATTENTION(
+    out, present_k, present_v = GROUP_QUERY_ATTENTION(
         qkv,
         None,
         None,
@@ -105,6 +105,7 @@ def _cached_attention(
         scale=scale,
         do_rotary=int(cos is not None),
     )
+    return out, present_k, present_v
 
 
 ORT = Lowering(

@@ -39,14 +39,14 @@ class BlockQuantized:
     @property
     def size(self) -> int:
         """Bytes that values, scales and zero points take in a file."""
-        zero_points = 0 if self.zero_points is None else self.packed_zero_points().nbytes
-        return self.values.size * self.bits // 8 + self.scales.nbytes + zero_points
+        zero_points = self.packed_zero_points()
+        rest = 0 if zero_points is None else zero_points.nbytes
+        return self.values.size * self.bits // 8 + self.scales.nbytes + rest
 
     def dequantized(self) -> NDArray[np.float32]:
         """Return the weight [N, K] that the integers stand for."""
-        if self.zero_points is None:
-            zero = np.float32(2 ** (self.bits - 1))
-        else:
+        zero: NDArray[np.float32] | np.float32 = np.float32(2 ** (self.bits - 1))
+        if self.zero_points is not None:
             zero = self.zero_points[:, :, None].astype(np.float32)
         weight = (self.values.astype(np.float32) - zero) * self.scales[:, :, None]  # (N, G, block)
         return np.ascontiguousarray(weight.reshape(self.shape[0], -1)[:, : self.shape[1]])
@@ -64,7 +64,7 @@ class BlockQuantized:
 
 def _nibbles(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return two values a byte along the last axis, which is even, the first in the low half."""
-    return values[..., 0::2] | (values[..., 1::2] << 4)
+    return values[..., 0::2] | (values[..., 1::2] << np.uint8(4))
 
 
 def round_to_nearest(weight: Tensor, bits: int, block: int, *, symmetric: bool) -> BlockQuantized:

@@ -75,4 +75,5 @@ def _inverse_factor(hessian: Tensor) -> Tensor:
     mean = hessian.diagonal().mean().item() or 1.0
     damped = hessian.double() + DAMPING * mean * torch.eye(len(hessian), dtype=torch.float64)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    return torch.linalg.cholesky(inverse, upper=True)
+    factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
+    return factor
