@@ -212,7 +212,7 @@ def _id_of(body: dict[str, Any]) -> str:
 
 
 def _relative(path: str) -> str:
-    """Refuse a path that could leave the bundle's folder, or that some file systems do not allow."""
+    """Refuse a path that could leave the bundle's folder, or that some file systems forbid."""
     if not PLAIN_PATH.fullmatch(path) or len(path) > LONGEST_PATH:
         raise BundleError(
             f"{MANIFEST_NAME} names the file {path[:80]!r}, which is not a plain path inside the "

@@ -27,8 +27,8 @@ __all__ = [
 Precision = Literal["float32", "float16", "bfloat16", "int8", "int4"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
-# Which operators a graph is made of: see `edgegpt.export.lowerings`. "standard-qdq" is the lowering
-# of quantised bundles for TensorRT: "standard", with weights dequantised by standard ONNX operators.
+# Which operators a graph is made of: see `edgegpt.export.lowerings`. "standard-qdq" is "standard"
+# for quantised bundles on TensorRT: standard ONNX operators dequantise the weights.
 Lowering = Literal["ort", "standard", "legacy", "standard-qdq"]
 LOWERINGS: tuple[Lowering, ...] = get_args(Lowering)
 QUANTISED: Final = "standard-qdq"

@@ -4,7 +4,7 @@ import threading
 
 __all__ = ["DEVICE_LOCK"]
 
-# While a CUDA graph is captured (in cudaStreamCaptureModeGlobal, which ONNX Runtime uses), a copy or
-# an allocation in any other thread of the process fails and spoils the capture. So everything that
-# touches the device takes this lock; the device does one thing at a time anyway.
+# While a CUDA graph is captured (in cudaStreamCaptureModeGlobal, which ONNX Runtime uses), a copy
+# or an allocation in any other thread of the process fails and spoils the capture. So everything
+# that touches the device takes this lock; the device does one thing at a time anyway.
 DEVICE_LOCK = threading.RLock()

@@ -142,7 +142,10 @@ class Cuda:
     def copy_lines(
         self, target: int, source: int, width: int, count: int, pitch: int, stream: Any
     ) -> None:
-        """Put on the stream a copy of `count` lines of `width` bytes, `pitch` apart."""
+        """Put on the stream a copy of `count` lines of `width` bytes, `pitch` bytes apart.
+
+        Source and target are both on the device.
+        """
         kind = self.runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
         ends = (target, pitch, source, pitch)
         self.call("cudaMemcpy2DAsync", *ends, width, count, kind, stream)
