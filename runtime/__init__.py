@@ -3,15 +3,14 @@
 Needs numpy, tokenizers, safetensors and one inference engine; never PyTorch, never onnx. Its public
 face is `edgegpt.load`.
 
-It prints nothing. Each module logs to its own child of the logger "edgegpt": at INFO what happens
-once in a while, such as an engine that is chosen, opened, built, or taken; at DEBUG what happens
-once a generation, such as its cache. A step of decoding logs nothing. A program that wants to see
-it says so:
+It prints nothing. Each module logs to its own child of the logger "edgegpt". INFO is for rare
+events, such as an engine that is chosen, opened, built, or taken. DEBUG is for events of each
+generation, such as its cache. A decode step logs nothing. A program turns the log on with:
 
     logging.basicConfig()
     logging.getLogger("edgegpt").setLevel(logging.INFO)
 
-On the command line, `edgegpt -v` and a command's name show INFO, `edgegpt -vv` DEBUG, too.
+On the command line, `edgegpt -v COMMAND` shows INFO, and `edgegpt -vv COMMAND` also DEBUG.
 """
 
 import logging
@@ -19,8 +18,8 @@ import os
 
 __all__ = ()
 
-# Nothing leaves the device. ONNX Runtime sends telemetry from 1.29 on; it looks at this variable
-# once, when it is imported, wherever in the program that is.
+# Nothing leaves the device. ONNX Runtime 1.29 and later sends telemetry. It reads this variable
+# once, when any part of the program first imports it.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-# Without any handler, logging itself would print warnings in a program that asked for nothing.
+# Without a handler, logging itself would print warnings in a program that set up no logging.
 logging.getLogger("edgegpt").addHandler(logging.NullHandler())

@@ -1,7 +1,7 @@
 """Every error and warning that edgegpt raises on purpose.
 
-The library raises these; only the command line turns them into exit codes. Each message says
-what was wrong, where, and what to do about it.
+The library raises these; only the command line turns them into exit codes. Each message tells
+what is wrong, where, and what to do about it.
 """
 
 __all__ = [

@@ -1,8 +1,8 @@
-"""Files and folders that are either wholly there or not there at all.
+"""Write files and folders atomically: a reader finds all of the content, or none of it.
 
 Everything is first written beside its destination, flushed to the disk, and then renamed. A new
-folder or file appears in one step; a folder that replaces another takes two, and a kill between
-them leaves the old one beside, under a name that begins with a dot.
+folder or file appears in one step. Replacing a folder takes two steps: if the process is killed
+between them, the old folder remains beside `path`, under a name that begins with a dot.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ __all__ = ["new_folder", "write_file"]
 
 
 def write_file(path: Path, data: bytes | memoryview) -> None:
-    """Replace the file at `path` by `data`, atomically."""
+    """Write `data` to the file at `path`, atomically; replace the file if there is one."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -37,8 +37,8 @@ def write_file(path: Path, data: bytes | memoryview) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that takes the place of `path` when the block ends without an error.
 
-    A folder that already stands at `path` is replaced; whether that is wanted is for the caller to
-    know. After an error, `path` is as it was.
+    A folder that already exists at `path` is replaced without asking: the caller must have checked
+    that this is wanted. After an error, `path` is as it was.
     """
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def _swap(new: Path, path: Path) -> None:
-    """Rename `new` to `path`; a folder that has files there moves off first."""
+    """Rename `new` to `path`; first move away a folder that is there."""
     if not path.exists():
         os.rename(new, path)
         return
@@ -71,7 +71,7 @@ def _swap(new: Path, path: Path) -> None:
         os.rename(new, path)
     except BaseException:
         if path.exists():
-            with contextlib.suppress(OSError):  # removes only an empty folder
+            with contextlib.suppress(OSError):  # rmdir removes only an empty folder
                 os.rmdir(old)
         else:
             os.rename(old, path)

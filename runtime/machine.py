@@ -1,7 +1,7 @@
-"""What machine this is: processor, cores, caches, memory; and how much memory this process took.
+"""Describe this machine (processor, cores, caches, memory) and this process's peak memory.
 
-Linux tells these things in /proc and /sys. Elsewhere the standard library's answers must do, and
-what it cannot tell is 0 or None.
+Linux gives this information in /proc and /sys. Elsewhere it comes from the standard library;
+values that it cannot give are 0 or None.
 """
 
 import os
@@ -16,20 +16,20 @@ __all__ = ["Machine", "available_memory", "peak_memory", "physical_cores"]
 
 CPUS = Path("/sys/devices/system/cpu")
 PROC = Path("/proc")
-# The kernel's list of the logical processors of one core; the second name is the older one.
+# The kernel's list of a core's logical processors; older kernels have only the second name.
 SIBLING_LISTS = ("core_cpus_list", "thread_siblings_list")
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The machine of a measurement.
+    """The machine that a measurement ran on.
 
     Attributes:
         cpu: the processor's name as the system gives it.
-        physical_cores: those that this process may use.
+        physical_cores: number of cores that this process may use.
         cache_bytes: the largest cache of the first processor; 0 if unknown.
-        memory_bytes: 0 if unknown.
+        memory_bytes: physical memory; 0 if unknown.
         system: operating system, its version, and the architecture.
         python: version of the interpreter.
     """
@@ -65,9 +65,9 @@ def physical_cores() -> int:
 
 
 def available_memory() -> int | None:
-    """Return how many bytes new work could have without swapping; None if the system hides it.
+    """Return how many bytes new work can use without swapping; None if the system does not tell.
 
-    Linux's MemAvailable: what is free, and what caches of files would give up.
+    This is Linux's MemAvailable: free memory, plus what the file caches would give up.
     """
     for line in _read(PROC / "meminfo").splitlines():
         if line.startswith("MemAvailable:"):
@@ -76,11 +76,11 @@ def available_memory() -> int | None:
 
 
 def peak_memory() -> int | None:
-    """Return the most memory that this process has had resident so far, in bytes.
+    """Return the peak resident memory of this process so far, in bytes.
 
-    That is Linux's VmHWM, or elsewhere getrusage's ru_maxrss: the interpreter, all libraries,
-    weights (pages of a mapped weight file too, once they were read), caches and workspace. None
-    where the system tells neither.
+    This is VmHWM on Linux and getrusage's ru_maxrss elsewhere; None where the system has neither.
+    It counts the interpreter, all libraries, weights (also the pages of a mapped weight file that
+    have been read), caches and workspace.
     """
     for line in _read(PROC / "self/status").splitlines():
         if line.startswith("VmHWM:"):
@@ -131,7 +131,7 @@ def _memory_bytes() -> int:
 
 
 def _read(path: Path) -> str:
-    """Return the text of a system file; nothing if this system has none such."""
+    """Return the text of a system file; "" if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""What the HTML pages of receipts and of benches have in common: style and colours of lines."""
+"""The style sheet and line colours that the HTML pages of receipts and benches share."""
 
 __all__ = ["COLOURS", "STYLE"]
 

@@ -1,6 +1,6 @@
-"""Where edgegpt keeps things of the user's: downloads in the cache, receipts in the state folder.
+"""The user's folders: downloads go to the cache folder, receipts to the state folder.
 
-XDG's base directories on Linux and macOS, LOCALAPPDATA on Windows.
+They follow XDG's base directories on Linux and macOS, and LOCALAPPDATA on Windows.
 """
 
 import os
@@ -10,12 +10,12 @@ __all__ = ["cache_folder", "state_folder"]
 
 
 def cache_folder() -> Path:
-    """Return the folder of what can be had again; it need not exist."""
+    """Return the folder for files that can be fetched again; it need not exist."""
     return _base("XDG_CACHE_HOME", ".cache") / "edgegpt"
 
 
 def state_folder() -> Path:
-    """Return the folder of what should be kept; it need not exist."""
+    """Return the folder for files that should be kept; it need not exist."""
     return _base("XDG_STATE_HOME", ".local/state") / "edgegpt"
 
 

@@ -1,6 +1,6 @@
-"""A bundle on disk: opening it, and making sure that its bytes are the exported ones.
+"""Open a bundle on disk, and check that its bytes are those of the export.
 
-Opening checks that every file is there with its size; `check_hashes` reads them all.
+Opening checks that every file exists and has the right size; `check_hashes` reads every file.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | Path) -> "Bundle":
-        """Read the manifest in the folder `path`, and check that its files are whole in size."""
+        """Read the manifest in the folder `path`, and check the sizes of the files it lists."""
         folder = Path(path)
         if not folder.exists():
             raise BundleError(f"no bundle at {folder}")
@@ -52,13 +52,13 @@ class Bundle:
         return bundle
 
     def file(self, name: str) -> Path:
-        """Return the path of a file that the manifest lists; links may not lead out."""
+        """Return the path of a file that the manifest lists; refuse a link out of the bundle."""
         if name not in self.manifest.files:
             raise BundleError(f"{self.folder} has no file {name}")
         path = self.folder / name
         try:
             inside = path.resolve().is_relative_to(self.folder.resolve())
-        except (OSError, RuntimeError) as error:  # links in a circle
+        except (OSError, RuntimeError) as error:  # a loop of links
             raise BundleError(f"{name} in {self.folder} cannot be followed: {error}") from error
         if not inside:
             raise BundleError(f"{name} in {self.folder} is a link that leaves the bundle")

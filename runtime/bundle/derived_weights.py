@@ -1,10 +1,10 @@
-"""Quantised weights as TensorRT reads them, derived from those of the bundle where they are needed.
+"""Derive quantised weights in TensorRT's form from those of the bundle, for the time of a build.
 
 A bundle holds each weight once, in the layout of ONNX Runtime's kernels: unsigned integers, and
 scales that may be negative. TensorRT's parser wants signed integers and positive scales. The graph
 of the lowering "standard-qdq" has initializers for these (`export/passes/dequantize_weights.py`
-gives the formulas) which point into a file that no bundle contains: it is written here, into a
-folder of its own, for as long as a build takes.
+gives the formulas). Their data lies in a file that no bundle contains. This module writes that file
+into a temporary folder, which exists for as long as the build takes.
 """
 
 import os
@@ -42,10 +42,10 @@ DTYPES: dict[str, np.dtype[Any]] = {"U8": np.dtype("u1"), "F32": np.dtype("<f4")
 
 @contextmanager
 def graph_with_weights(bundle: Bundle, graph: Graph) -> Iterator[Path]:
-    """Yield the path of a graph's file beside which all its weights lie.
+    """Yield the path of a graph's file in a folder that also holds all its weights.
 
     Raises:
-        BundleError: if the graph wants weights that do not follow from the bundle's.
+        BundleError: if the graph wants weights that cannot be derived from the bundle's.
     """
     path, weights = bundle.file(graph.file), bundle.file(bundle.manifest.weights_file)
     wanted = derived_tensors(path)
@@ -64,10 +64,10 @@ def graph_with_weights(bundle: Bundle, graph: Graph) -> Iterator[Path]:
 
 
 def derived_tensors(graph_file: Path) -> list[External]:
-    """Return the initializers of a graph whose bytes have to be derived, as they lie in the file.
+    """Return the initializers of a graph whose bytes have to be derived, in the file's order.
 
     Raises:
-        BundleError: if they do not follow each other there, or have the same names.
+        BundleError: if they overlap or leave gaps in the file, or if two have the same name.
     """
     tensors = external_tensors(graph_file.read_bytes())
     found = [tensor for tensor in tensors if tensor.location == DERIVED_NAME]
@@ -89,17 +89,17 @@ def write_derived(
     weights: dict[str, WeightEntry],
     out: Path,
 ) -> None:
-    """Write the file that `wanted` point into.
+    """Write the file that holds the data of the `wanted` tensors.
 
     Args:
         wanted: what `derived_tensors` returned.
-        bits: of the bundle's integers, 4 or 8.
-        weights_file: of the bundle.
-        weights: what is in it.
+        bits: width of the bundle's integers, 4 or 8.
+        weights_file: the weight file of the bundle.
+        weights: its entries, by name.
         out: the file to write.
 
     Raises:
-        BundleError: if one does not follow from the weights.
+        BundleError: if a tensor cannot be derived from the weights.
     """
     with weights_file.open("rb") as source, out.open("wb") as target:
         for tensor in wanted:
@@ -115,10 +115,11 @@ def write_derived(
 
 @dataclass(frozen=True, eq=False)
 class _Stored:
-    """A weight [N, K] in G blocks a row of `bits`-bit integers, as MatMulNBits has it.
+    """A weight [N, K] of `bits`-bit integers in G blocks per row, in the layout of MatMulNBits.
 
-    `values` uint8 [N, G, block * bits / 8], the first of two nibbles low; `scales` float32 [N, G];
-    `packed_zero_points` uint8 [N, ceil(G * bits / 8)], or None where all are 2^(bits - 1).
+    `values` is uint8 [N, G, block * bits / 8]; of two nibbles, the first is the low one. `scales`
+    is float32 [N, G]. `packed_zero_points` is uint8 [N, ceil(G * bits / 8)], or None if all zero
+    points are 2^(bits - 1).
     """
 
     values: NDArray[np.uint8]
@@ -135,7 +136,7 @@ class _Stored:
 
 
 def _stored(source: BinaryIO, weights: dict[str, WeightEntry], name: str, bits: int) -> _Stored:
-    """Read a weight; its parts must fit each other."""
+    """Read a weight, and check that the shapes of its parts match."""
 
     def read(name: str, dtype: str) -> NDArray[Any]:
         entry = weights.get(name)
@@ -159,7 +160,7 @@ def _stored(source: BinaryIO, weights: dict[str, WeightEntry], name: str, bits: 
 
 
 def _signed(weight: _Stored) -> NDArray[np.uint8]:
-    """Return v: turning the top bit of u takes 2^(bits - 1) off, turning all others -1 - v."""
+    """Return v. Flipping u's top bit gives u - 2^(bits-1), all others 2^(bits-1) - 1 - u."""
     top = 0x80 if weight.bits == 8 else 0x88
     scales = weight.scales[:, :, None]  # (N, G, 1)
     turned = np.where(scales < 0, ~weight.values, weight.values) ^ np.uint8(top)
@@ -167,7 +168,7 @@ def _signed(weight: _Stored) -> NDArray[np.uint8]:
 
 
 def _magnitudes(weight: _Stored) -> NDArray[np.float32]:
-    """Return m, float32 [N, G]; TensorRT wants no 0."""
+    """Return m, float32 [N, G]; a scale of 0 becomes 1, because TensorRT refuses 0."""
     return np.where(weight.scales == 0, np.float32(1), np.abs(weight.scales))
 
 
@@ -179,12 +180,12 @@ def _corrections(weight: _Stored) -> NDArray[np.float32]:
 
 
 def _table(weight: _Stored) -> NDArray[np.float32]:
-    """Return the weight itself, float32 [N, G, block]."""
+    """Return the dequantised weight, float32 [N, G, block]."""
     numbers = _unpacked(weight.values, weight.bits).astype(np.float32)
     return (numbers - weight.zero_points()[:, :, None]) * weight.scales[:, :, None]
 
 
-# By the last part of an initializer's name.
+# What derives an initializer, by the last part of its name.
 DERIVE: dict[str, Callable[[_Stored], NDArray[Any]]] = {
     "signed": _signed,
     "magnitudes": _magnitudes,
@@ -194,7 +195,7 @@ DERIVE: dict[str, Callable[[_Stored], NDArray[Any]]] = {
 
 
 def _unpacked(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Return one number a byte along the last axis."""
+    """Return the numbers unpacked to one per byte along the last axis."""
     if bits == 8:
         return values
     both = np.stack([values & 0x0F, values >> 4], axis=-1)  # (..., n, 2)
@@ -202,7 +203,7 @@ def _unpacked(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Let `target` have the content of `source`; by a copy where links are not allowed."""
+    """Make `target` a link to `source`, or a copy where links are not allowed."""
     try:
         os.symlink(source.absolute(), target)
     except OSError:

@@ -1,6 +1,6 @@
-"""Values out of a JSON document, looked at before they are trusted.
+"""Take values out of a JSON document, and check each before it is trusted.
 
-What is missing or of another kind is a `BundleError` that names the place, `where`.
+A value that is missing or of the wrong type raises a `BundleError` that names the place, `where`.
 """
 
 import re
@@ -10,10 +10,10 @@ from ..errors import BundleError
 
 __all__ = ["PLAIN_NAME", "kind_of", "plain", "positive", "take", "text", "whole", "word"]
 
-# Letters, digits, dots, dashes and underscores, with no dot in front: safe as a part of a path.
+# Letters, digits, dots, dashes and underscores, not beginning with a dot: safe as part of a path.
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 LONGEST_NAME = 80
-LARGEST = 2**63 - 1  # of a whole number: what ONNX and files can have
+LARGEST = 2**63 - 1  # of a whole number: the largest that ONNX and file sizes allow
 
 T = TypeVar("T")
 W = TypeVar("W", bound=str)
@@ -28,7 +28,7 @@ NAMES = {
 
 
 def take(table: Any, key: str, kind: type[T], where: str) -> T:
-    """Return table[key], which must be of type `kind`; bool does not pass for int."""
+    """Return table[key], which must be of type `kind`; a bool is not an int."""
     if not isinstance(table, dict):
         raise BundleError(f"{where} is not a table")
     if key not in table:
@@ -40,7 +40,7 @@ def take(table: Any, key: str, kind: type[T], where: str) -> T:
 
 
 def positive(table: Any, key: str, where: str) -> int:
-    """Return table[key], a whole number from 1 on."""
+    """Return table[key], which must be a whole number of at least 1."""
     value = take(table, key, int, where)
     if not 1 <= value <= LARGEST:
         raise BundleError(f"{where}: {key} is {value!r:.30}; it must be from 1 to 2**63 - 1")
@@ -48,7 +48,7 @@ def positive(table: Any, key: str, where: str) -> int:
 
 
 def plain(table: Any, key: str, where: str) -> str:
-    """Return table[key], a plain name, which can be shown and be a part of a file's name."""
+    """Return table[key], which must be a plain name: safe to show, and as part of a file name."""
     value = take(table, key, str, where)
     if not PLAIN_NAME.fullmatch(value) or len(value) > LONGEST_NAME:
         raise BundleError(
@@ -59,7 +59,7 @@ def plain(table: Any, key: str, where: str) -> str:
 
 
 def word(table: Any, key: str, known: tuple[W, ...], where: str) -> W:
-    """Return table[key], one of the `known` words."""
+    """Return table[key], which must be one of the `known` words."""
     value = take(table, key, str, where)
     for one in known:
         if one == value:
@@ -68,7 +68,7 @@ def word(table: Any, key: str, known: tuple[W, ...], where: str) -> W:
 
 
 def whole(value: Any, where: str) -> int:
-    """Return a value that must be a whole number from 0 on."""
+    """Return a value that must be a whole number of at least 0."""
     if type(value) is not int or not 0 <= value <= LARGEST:
         found = f"{value!r:.30}" if type(value) is int else kind_of(value)
         raise BundleError(f"{where} has {found} where a whole number from 0 to 2**63 - 1 belongs")
@@ -83,5 +83,5 @@ def text(value: Any, where: str) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """Return what a value is, for messages."""
+    """Return the kind of a value, or a short form of it, for messages."""
     return repr(value)[:40] if type(value) is float else NAMES.get(type(value), repr(value)[:40])

@@ -1,19 +1,20 @@
-"""The golden vectors of a bundle: what PyTorch computed, for engines to be compared with.
+"""The golden vectors of a bundle: PyTorch's results, with which engines are compared.
 
-Written by `edgegpt.export.golden`, read by `verify`. The file is a safetensors file with arrays
+`edgegpt.export.golden` writes them, `verify` reads them. The safetensors file holds the arrays
 
     prefill.<i>.ids [T], prefill.<i>.logits [T, V]     a prompt and all its logits
     chunked.ids [T], .sizes [N], .logits [T, V]        a prompt to be fed in N pieces
-    ragged.<row>.ids [T_row], .logits [T_row, V]       rows of one batch, of different length
+    ragged.<row>.ids [T_row], .logits [T_row, V]       rows of one batch, of different lengths
     continuation.<row>.ids [steps], .logits [steps, V], .margins [steps]
                                                        what greedy decoding adds to each row
-    <...>.top_ids [N, K], .log_sum_exp [N]             beside logits that are [N, K]: of a large
+    <...>.top_ids [N, K], .log_sum_exp [N]             present if logits are [N, K]: with a large
                                                        vocabulary only the best K are kept
     quality.<i>.ids [T + 1], .logits [T, V]            a held-out text, and the logits of the model
                                                        before it was quantised; absent in float32
     tokenizer.text, tokenizer.ids, tokenizer.vocabulary
-                                                       a text (UTF-8 bytes), its ids, and what all
-                                                       ids in order decode to; absent without one
+                                                       a text (UTF-8 bytes), its ids, and the text
+                                                       of all ids in order; absent if the model has
+                                                       no tokenizer
 """
 
 from dataclasses import dataclass, field
@@ -35,8 +36,8 @@ Logits = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Top:
-    """Where the reference's logits are only the best K of each position: ids [N, K], and the
-    log-sum-exp [N] of all V logits, which moves when any of the others does.
+    """Present if only the K best logits of each position are kept: their ids [N, K], and the
+    log-sum-exp [N] of all V logits, which also changes when a logit that is not kept changes.
     """
 
     ids: NDArray[np.integer[Any]]
@@ -59,7 +60,7 @@ class Prompt:
 @dataclass(frozen=True)
 class Continuation:
     """Greedy tokens after a prompt: ids [N]; the logits that chose them, [N, V] or, with `top`,
-    [N, K]; their leads over the second best [N].
+    [N, K]; and their margins over the second best logit, [N].
     """
 
     ids: Ids
@@ -81,8 +82,8 @@ class TokenizerSample:
 class Golden:
     """All golden vectors. `ragged` and `continuations` have one entry per row, in order.
 
-    `quality` has windows of held-out text whose last id is only predicted, with the logits of the
-    model before it was quantised; all else is of the model as it was exported.
+    `quality` has windows of held-out text, with the logits of the model before it was quantised.
+    The last id of a window is only predicted. Everything else comes from the model as exported.
     """
 
     prefill: list[Prompt]
@@ -119,7 +120,7 @@ class Golden:
 
     @classmethod
     def load(cls, path: Path) -> "Golden":
-        """Read the file; a damaged one is a `BundleError`."""
+        """Read the file; a damaged file raises `BundleError`."""
         try:
             tensors = load_file(path)
             return cls(

@@ -1,4 +1,4 @@
-"""A graph of a bundle, and its inputs and outputs by what they are for."""
+"""A graph of a bundle, and the roles of its inputs and outputs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,12 +50,12 @@ class Port:
         return tuple(sizes[size] if isinstance(size, str) else size for size in self.shape)
 
     def nbytes(self, sizes: Mapping[str, int]) -> int:
-        """Return the bytes of all numbers where the symbols have these `sizes`."""
+        """Return the size in bytes, with the symbols replaced by their `sizes`."""
         return prod(self.sized(sizes)) * self.itemsize
 
     @classmethod
     def of(cls, entry: Any, where: str) -> "Port":
-        """Read a port out of the manifest's list at `where`; its words must be known ones."""
+        """Read a port from an entry of the manifest's list at `where`; refuse unknown words."""
         name, shape = plain(entry, "name", where), take(entry, "shape", list, where)
         for size in shape:
             if type(size) is not str:
@@ -77,7 +77,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Graph:
-    """One ONNX file: what it is for, which lowering made it, and its inputs and outputs by role."""
+    """One ONNX file: its purpose, the lowering that made it, and its inputs and outputs."""
 
     name: str
     file: str
@@ -105,7 +105,7 @@ class Graph:
 
     @classmethod
     def of(cls, entry: Any, info: ModelInfo, where: str) -> "Graph":
-        """Read a graph of the model `info` out of the manifest's table at `where`.
+        """Read a graph of the model `info` from the manifest's table at `where`.
 
         Raises:
             BundleError: if a word is unknown, or an input or output is not what its role says.
@@ -131,11 +131,11 @@ class Graph:
 
 
 def _meanings(info: ModelInfo) -> dict[Role, tuple[tuple[Dtype, ...], list[list[int | Axis]]]]:
-    """Return for each role the dtypes and the shapes that it may have in a graph of a model."""
+    """Return the dtypes and shapes that each role may have in a graph of the model `info`."""
     return {
         "ids": (("int64",), [["batch", "new_tokens"]]),
         "past_len": (("int64",), [["batch"]]),
-        # The second shape is what one GatherND takes.
+        # The second shape can be fed to a single GatherND.
         "logit_positions": (
             ("int64",),
             [["batch", "logit_positions"], ["batch", "logit_positions", 1]],
@@ -149,7 +149,7 @@ def _meanings(info: ModelInfo) -> dict[Role, tuple[tuple[Dtype, ...], list[list[
 
 
 def _check_port(port: Port, info: ModelInfo, where: str) -> None:
-    """Refuse a port that is not what its role says."""
+    """Refuse a port whose dtype or shape does not fit its role."""
     dtypes, shapes = _meanings(info)[port.role]
     if port.dtype not in dtypes or port.shape not in shapes:
         may_be = f"{' or '.join(dtypes)} {' or '.join(map(_shown, shapes))}"
@@ -160,7 +160,7 @@ def _check_port(port: Port, info: ModelInfo, where: str) -> None:
 
 
 def _check_roles(graph: Graph, where: str) -> None:
-    """Refuse a graph that lacks an input or an output, or has one that nobody would feed."""
+    """Refuse a graph that lacks an input or output, or has one that no engine would feed."""
     fed, made = (
         [port.role for port in ports if port.role != "cache"]
         for ports in (graph.inputs, graph.outputs)

@@ -1,7 +1,7 @@
 """`edgegpt.json`, the table of contents of a bundle: parsing, checking and writing it.
 
-Whatever is wrong with a manifest ends in a `BundleError` that names the place; nothing in it is
-trusted before its type was looked at.
+Every fault in a manifest raises a `BundleError` that names the place. No value is used before its
+type has been checked.
 """
 
 import hashlib
@@ -59,10 +59,10 @@ class WeightEntry:
 
 @dataclass(frozen=True)
 class Quality:
-    """A quantised model beside its float32 reference, over `tokens` predicted tokens.
+    """A quantised model compared with its float32 reference, over `tokens` predicted tokens.
 
-    `kl` is the mean of KL(reference || quantised) per token, in nats; `top1_agreement` the share
-    of positions at which both think the same token the likeliest; `perplexity` is
+    `kl` is the mean of KL(reference || quantised) per token, in nats. `top1_agreement` is the share
+    of positions at which both models find the same token the likeliest. `perplexity` is
     exp(mean -log p(true next token)) of the quantised model.
     """
 
@@ -74,10 +74,11 @@ class Quality:
 
 @dataclass(frozen=True)
 class Quantization:
-    """How the weights were quantised, and what that cost before any engine rounded anything.
+    """How the weights were quantised, and what that cost, without the rounding of any engine.
 
-    `kept` are weights that stayed float32; `quality` is against the float32 model in PyTorch, and
-    `reference_perplexity` that model's own, on the same text; `max_kl` is the budget of the export.
+    `kept` names the weights that stayed float32. `quality` compares with the float32 model in
+    PyTorch, and `reference_perplexity` is that model's own perplexity on the same text. `max_kl` is
+    the budget of the export.
     """
 
     method: str
@@ -93,7 +94,7 @@ class Manifest:
     """The parsed table of contents. `model` is the whole config, as the exporter wrote it.
 
     `kept` names the parts that a float16 or bfloat16 bundle computes in float32: sub-layers, and
-    "residual" for the stream that they add to.
+    "residual" for the residual stream to which they add.
     """
 
     model: dict[str, Any]
@@ -196,7 +197,7 @@ class Manifest:
 def _read_json(text: str | bytes) -> dict[str, Any]:
     try:
         document = json.loads(text)
-        # Half a surrogate pair is JSON, but no text: it could not be shown.
+        # Half a surrogate pair is valid JSON, but not valid text: it could not be printed.
         json.dumps(document, ensure_ascii=False).encode()
     except ValueError as error:
         raise BundleError(f"{MANIFEST_NAME} is not JSON: {error}") from error
@@ -211,7 +212,7 @@ def _id_of(body: dict[str, Any]) -> str:
 
 
 def _relative(path: str) -> str:
-    """Refuse a path that could leave the bundle's folder, or that some file system cannot hold."""
+    """Refuse a path that could leave the bundle's folder, or that some file systems forbid."""
     if not PLAIN_PATH.fullmatch(path) or len(path) > LONGEST_PATH:
         raise BundleError(
             f"{MANIFEST_NAME} names the file {path[:80]!r}, which is not a plain path inside the "
@@ -225,7 +226,7 @@ def _file_entry(entry: Any, where: str) -> FileEntry:
 
 
 def _weight_entry(entry: Any, end: int, where: str) -> WeightEntry:
-    """Read where a weight lies in the weight file, which has `end` bytes."""
+    """Read the entry of a weight in the weight file, which has `end` bytes."""
     weight = WeightEntry(
         dtype=word(entry, "dtype", WEIGHT_DTYPES, where),
         shape=[whole(size, where) for size in take(entry, "shape", list, where)],

@@ -1,4 +1,4 @@
-"""What a runtime must know of a model's config."""
+"""The part of a model's config that a runtime needs."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -24,10 +24,10 @@ class ModelInfo:
 
     @classmethod
     def of(cls, config: dict[str, Any], where: str) -> "ModelInfo":
-        """Read them out of a config that lies at `where`.
+        """Read the sizes from the config at `where`.
 
         Raises:
-            BundleError: if no runtime could use such a model.
+            BundleError: if no runtime could run a model of these sizes.
         """
         n_embd, n_head, n_kv_head = (
             positive(config, key, where) for key in ("n_embd", "n_head", "n_kv_head")

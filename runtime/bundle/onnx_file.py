@@ -1,8 +1,8 @@
-"""As much of the ONNX format as a TensorRT build needs, without the onnx package.
+"""The part of the ONNX format that a TensorRT build needs, without the onnx package.
 
-An ONNX file is a protobuf message. Three things are done here: the graph's nodes are listed, and
-the weights that lie in other files; and symbolic sizes are replaced by numbers, because TensorRT's
-parser refuses a cache whose number of slots is symbolic.
+An ONNX file is a protobuf message. This module lists the graph's nodes, lists the weights that lie
+in other files, and replaces symbolic sizes by numbers, because TensorRT's parser refuses a cache
+whose number of slots is symbolic.
 
 Field numbers are those of onnx.proto.
 """
@@ -16,8 +16,8 @@ from .protobuf import BYTES, bytes_field, number_field, read_fields
 __all__ = ["External", "Node", "external_tensors", "graph_nodes", "with_sizes"]
 
 GRAPH, NODE, INITIALIZER = 7, 1, 5
-VALUES = (11, 12, 13)  # inputs, outputs, and what is known of the values between
-# From a value to its sizes: type, tensor type, shape, dimension.
+VALUES = (11, 12, 13)  # inputs, outputs, and value_info of intermediate values
+# Field numbers from the model to a dimension: graph, value, type, tensor type, shape, dimension.
 DIMENSION_PATH = ((GRAPH,), VALUES, (2,), (1,), (2,), (1,))
 NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OP_TYPE, NODE_DOMAIN = 1, 2, 3, 4, 7
 SIZE_VALUE, SIZE_SYMBOL = 1, 2
@@ -27,7 +27,7 @@ ENTRY_KEY, ENTRY_VALUE = 1, 2
 
 @dataclass(frozen=True)
 class Node:
-    """A node of the graph; an input or output that is left out has an empty name."""
+    """A node of the graph; an omitted input or output has an empty name."""
 
     op_type: str
     domain: str
@@ -47,7 +47,7 @@ class External:
 
 
 def graph_nodes(model: bytes) -> list[Node]:
-    """Return the nodes of the model's graph in their order.
+    """Return the nodes of the model's graph in the file's order.
 
     Raises:
         BundleError: if `model` is not a protobuf message.
@@ -78,7 +78,7 @@ def external_tensors(model: bytes) -> list[External]:
 
 
 def with_sizes(model: bytes, sizes: Mapping[str, int]) -> bytes:
-    """Return the model with the symbols of `sizes` replaced by their numbers, all else unchanged.
+    """Return the model with the symbols of `sizes` replaced by numbers, and all else unchanged.
 
     Raises:
         BundleError: if `model` is not a protobuf message.
@@ -128,7 +128,7 @@ def _node(message: bytes) -> Node:
 
 
 def _external(message: bytes) -> External | None:
-    """Return where a TensorProto's bytes lie, None if they are in it."""
+    """Return where a TensorProto's bytes lie; None if the message itself holds them."""
     name, entries = "", {}
     for field in read_fields(message):
         if field.number == TENSOR_NAME and field.wire == BYTES:

@@ -1,8 +1,8 @@
-"""A bundle as one tar file, and back.
+"""Pack a bundle into one tar file, and unpack it.
 
-The archive holds the manifest first, then the files that it lists, flat and without owners or
-dates, so that the same bundle always gives the same archive. Unpacking takes nothing on trust: only
-plain files that the manifest lists are written, and each is compared with its size and SHA-256.
+The archive holds the manifest first, then the files that it lists, without owners or dates, so that
+the same bundle always gives the same archive. Unpacking does not trust the archive: it writes only
+plain files that the manifest lists, and compares each with its size and SHA-256.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from .manifest import MANIFEST_NAME, Manifest
 __all__ = ["pack", "unpack"]
 
 CHUNK = 1 << 20
-LARGEST_TEXT = 64 << 20  # of a manifest or a receipt, in bytes
+LARGEST_TEXT = 64 << 20  # bytes of a manifest or a receipt
 
 
 def pack(bundle: Bundle, out: Path) -> None:
@@ -48,7 +48,7 @@ def pack(bundle: Bundle, out: Path) -> None:
 
 
 def unpack(archive_path: Path, out: Path) -> Bundle:
-    """Write the bundle in the tar file to the new folder `out`, atomically, and open it."""
+    """Unpack the tar file into the new folder `out`, atomically, and open the bundle."""
     if out.exists():
         raise BundleError(f"{out} exists already; choose another folder")
     if not archive_path.is_file():

@@ -1,7 +1,8 @@
-"""The wire format of protobuf messages: fields of a number and a value, messages nested as bytes.
+"""Read and write the wire format of protobuf messages, without the protobuf package.
 
-It is read and written here without the protobuf package, for ONNX files, the only messages there
-are. https://protobuf.dev/programming-guides/encoding tells how fields are encoded.
+A message is a sequence of fields. A field has a number and a value; a nested message is a value of
+bytes. ONNX files are the only messages read here.
+https://protobuf.dev/programming-guides/encoding describes the encoding.
 """
 
 from collections.abc import Iterator
@@ -13,18 +14,18 @@ __all__ = ["BYTES", "Field", "bytes_field", "number_field", "read_fields", "text
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 FIXED_LENGTHS = {FIXED64: 8, FIXED32: 4}
-LONGEST_VARINT = 10  # bytes, of 64 bits
+LONGEST_VARINT = 10  # bytes that 64 bits take
 
 
 @dataclass(frozen=True)
 class Field:
-    """One field as it was read.
+    """One field of a message.
 
     Attributes:
-        number: says which field of the message it is.
-        wire: its wire type; BYTES for texts and nested messages, too.
-        value: the content of a field of bytes, empty for a number.
-        whole: the field as it stands in the message.
+        number: the field's number in the message's definition.
+        wire: the wire type; BYTES also for texts and nested messages.
+        value: the content of a BYTES field; empty for a number.
+        whole: the whole encoded field, as it is in the message.
     """
 
     number: int
@@ -34,7 +35,7 @@ class Field:
 
 
 def read_fields(message: bytes) -> Iterator[Field]:
-    """Yield the fields of a message in their order.
+    """Yield the fields of a message in order.
 
     Raises:
         BundleError: if `message` is not a protobuf message.
@@ -60,17 +61,17 @@ def read_fields(message: bytes) -> Iterator[Field]:
 
 
 def number_field(field: int, number: int) -> bytes:
-    """Return a field of a whole number; a negative one is its 64-bit two's complement."""
+    """Encode a field with a whole number; a negative one becomes its 64-bit two's complement."""
     return _varint(field << 3 | VARINT) + _varint(number & 2**64 - 1)
 
 
 def bytes_field(field: int, value: bytes) -> bytes:
-    """Return a field of bytes, or of a nested message."""
+    """Encode a field with bytes, or with a nested message."""
     return _varint(field << 3 | BYTES) + _varint(len(value)) + value
 
 
 def text_field(field: int, text: str) -> bytes:
-    """Return a field of text, which is UTF-8."""
+    """Encode a field with text, as UTF-8."""
     return bytes_field(field, text.encode())
 
 
@@ -85,7 +86,7 @@ def _read_varint(message: bytes, start: int) -> tuple[int, int]:
 
 
 def _varint(number: int) -> bytes:
-    """Return a number of 0 or more in base 128, the least seven bits first, one set a byte."""
+    """Encode a number of 0 or more in base 128: seven bits per byte, the lowest bits first."""
     encoded = bytearray()
     while number > 0x7F:
         encoded.append(number & 0x7F | 0x80)

@@ -1,4 +1,4 @@
-"""How long a GPU's part of each step takes, by the GPU's own clock."""
+"""Measure the GPU's time in each step, by the GPU's own clock."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -10,19 +10,19 @@ __all__ = ["EventClock", "span_of"]
 
 
 class EventClock:
-    """Times spans of a stream's work by events, which are good to half a microsecond.
+    """Times spans of a stream's work by events, which have a resolution of half a microsecond.
 
-    Recording does not make the host wait; `take` does. A span begins when the device gets to it,
-    and ends when it has done all that was put on the stream until then: gaps in which it waited for
-    the host are part of it.
+    Recording does not make the host wait; `take` does. A span begins when the device reaches its
+    first event, and ends when the device has done all work put on the stream before the second. It
+    includes gaps in which the device waits for the host.
 
     Attributes:
-        stream: address of a CUDA stream, for engines that run on one that they are given.
-        paused: whether spans are not timed at the moment.
+        stream: address of a CUDA stream, for engines that run on a stream given by the caller.
+        paused: whether timing is switched off at the moment.
     """
 
     def __init__(self, cuda: Cuda, stack: ExitStack) -> None:
-        """Make events as they are needed; `stack` will destroy them, and the stream."""
+        """Make the stream; events follow as needed. `stack` will destroy all of them."""
         self.cuda, self.stack = cuda, stack
         self.stream = int(cuda.stream(stack))
         self.paused = False
@@ -31,7 +31,7 @@ class EventClock:
 
     @contextmanager
     def span(self, stream: Any) -> Iterator[None]:
-        """Time what is put on `stream` meanwhile, unless the clock is paused."""
+        """Time the work put on `stream` inside the block, unless the clock is paused."""
         if self.paused:
             yield
             return
@@ -59,5 +59,5 @@ class EventClock:
 
 
 def span_of(clock: EventClock | None, stream: Any) -> AbstractContextManager[None]:
-    """Time what is put on `stream` meanwhile, if there is a clock."""
+    """Time the work put on `stream` inside the block, if there is a clock."""
     return nullcontext() if clock is None else clock.span(stream)

@@ -1,7 +1,7 @@
-"""Memory, streams and graphs of a CUDA device, through `cuda-bindings`.
+"""Memory and streams of a CUDA device, through `cuda-bindings`.
 
 Every function of the CUDA runtime returns a status and perhaps values. `Cuda` checks the status and
-gives the values; what it makes is put on the caller's stack, which gives it back.
+returns the values. It registers what it allocates on the caller's `ExitStack`, which frees it.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ __all__ = ["FIRST_DEVICE", "Cuda", "Device", "HostArray", "find_device"]
 
 OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 TOO_OLD_OR_NO_DRIVER, NO_DEVICE = 35, 100  # cudaErrorInsufficientDriver, cudaErrorNoDevice
-FIRST_DEVICE = 0  # CUDA_VISIBLE_DEVICES chooses which one that is
+FIRST_DEVICE = 0  # CUDA_VISIBLE_DEVICES decides which GPU this is
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Device:
     """The GPU of this process.
 
     Attributes:
-        name: as the driver tells it.
-        compute_capability: as "8.9".
-        cuda_major: the newest major version of CUDA that the driver knows.
-        free_memory: bytes, at the time it was asked.
+        name: the driver's name for it.
+        compute_capability: for example "8.9".
+        cuda_major: the newest major version of CUDA that the driver supports.
+        free_memory: bytes free when this was read.
         total_memory: bytes.
-        shares_memory: whether that is the host's memory, as on a Jetson.
+        shares_memory: whether its memory is the host's, as on a Jetson.
     """
 
     name: str
@@ -45,10 +45,10 @@ class Device:
 
 
 class HostArray:
-    """Page-locked memory, which the device can copy from and to while the host goes on.
+    """Page-locked host memory: the device can copy from and to it while the host goes on.
 
     Attributes:
-        array: the memory as numpy sees it; only as long as the stack that owns it is open.
+        array: the memory as a numpy array; valid while the stack that owns the memory is open.
     """
 
     def __init__(self, pointer: int, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
@@ -60,7 +60,7 @@ class HostArray:
 
 
 class Cuda:
-    """The CUDA runtime, with its status codes as errors."""
+    """The CUDA runtime, with status codes turned into errors."""
 
     def __init__(self) -> None:
         """Import the bindings.
@@ -89,9 +89,10 @@ class Cuda:
         return values[0] if len(values) == 1 else values
 
     def release(self, name: str, *arguments: Any) -> None:
-        """Call a function that gives something back; where that fails nothing more can be done.
+        """Call a function that frees something, and ignore its status.
 
-        It fails when the process ends and the driver is gone already.
+        It fails at the end of the process if the driver has already shut down; nothing more can be
+        done then.
         """
         getattr(self.runtime, name)(*arguments)
 
@@ -99,7 +100,7 @@ class Cuda:
         """Return the address of `size` bytes on the device, which `stack` will free.
 
         Raises:
-            EngineError: if there is not so much memory; the device can be used on.
+            EngineError: if there is not enough memory; the device remains usable.
         """
         status, pointer = self.runtime.cudaMalloc(max(size, 1))
         if int(status) != 0:
@@ -111,52 +112,55 @@ class Cuda:
     def host_array(
         self, stack: ExitStack, shape: tuple[int, ...], dtype: type[np.generic]
     ) -> HostArray:
-        """Return page-locked memory of that shape, all zero, which `stack` will free."""
+        """Return page-locked memory of this shape, all zero, which `stack` will free."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         pointer = self.call("cudaMallocHost", max(size, 1))
         stack.callback(self.release, "cudaFreeHost", pointer)
         return HostArray(int(pointer), shape, dtype)
 
     def stream(self, stack: ExitStack) -> Any:
-        """Return a new stream that does not wait for the default one; `stack` will destroy it."""
+        """Return a new stream that does not wait for the default stream; `stack` destroys it."""
         stream = self.call("cudaStreamCreateWithFlags", self.runtime.cudaStreamNonBlocking)
         stack.callback(self.release, "cudaStreamDestroy", stream)
         return stream
 
     def to_device(self, pointer: int, source: HostArray, size: int, stream: Any) -> None:
-        """Copy the first `size` bytes of `source` to the device, when the stream gets there."""
+        """Put on the stream a copy of the first `size` bytes of `source` to the device."""
         kind = self.runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
         self.call("cudaMemcpyAsync", pointer, source.pointer, size, kind, stream)
 
     def to_host(self, target: HostArray, pointer: int, size: int, stream: Any) -> None:
-        """Copy `size` bytes from the device to `target`, when the stream gets there."""
+        """Put on the stream a copy of `size` bytes from the device to `target`."""
         kind = self.runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self.call("cudaMemcpyAsync", target.pointer, pointer, size, kind, stream)
 
     def within_device(self, target: int, source: int, size: int, stream: Any) -> None:
-        """Copy `size` bytes from one place on the device to another, when the stream gets there."""
+        """Put on the stream a copy of `size` bytes from one place on the device to another."""
         kind = self.runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
         self.call("cudaMemcpyAsync", target, source, size, kind, stream)
 
     def copy_lines(
         self, target: int, source: int, width: int, count: int, pitch: int, stream: Any
     ) -> None:
-        """Copy `count` lines of `width` bytes, `pitch` bytes apart, within the device."""
+        """Put on the stream a copy of `count` lines of `width` bytes, `pitch` bytes apart.
+
+        Source and target are both on the device.
+        """
         kind = self.runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
         ends = (target, pitch, source, pitch)
         self.call("cudaMemcpy2DAsync", *ends, width, count, kind, stream)
 
     def forget_error(self) -> None:
-        """Clear the last error, which the next call would report again."""
+        """Clear the last error, which the next call would otherwise report again."""
         self.runtime.cudaGetLastError()
 
     def clear(self, pointer: int, size: int, stream: Any) -> None:
-        """Set `size` bytes on the device to zero, when the stream gets there."""
+        """Put on the stream a write of zeros to `size` bytes of the device."""
         self.call("cudaMemsetAsync", pointer, 0, size, stream)
 
     def wait(self, stream: Any) -> None:
         """Return when the stream has done all its work."""
-        with DEVICE_LOCK:  # waiting, too, spoils a capture of another thread
+        with DEVICE_LOCK:  # waiting also spoils a capture in another thread
             self.call("cudaStreamSynchronize", stream)
 
     def _shortage(self, status: Any, size: int, purpose: str) -> str:
@@ -176,7 +180,7 @@ def find_device(cuda: Cuda) -> Device | None:
     """Return the GPU of this process, or None if it has none.
 
     Raises:
-        EngineError: if there is one that does not work, as with a driver that is too old.
+        EngineError: if there is a GPU that does not work, for example with an old driver.
     """
     status, count = cuda.runtime.cudaGetDeviceCount()
     if int(status) != 0:
@@ -202,8 +206,8 @@ def find_device(cuda: Cuda) -> Device | None:
 
 
 def _check_driver(cuda: Cuda) -> None:
-    """Refuse a driver that is older than the bindings' runtime; without any, do nothing."""
-    known = int(cuda.call("cudaDriverGetVersion"))  # 13020 is 13.2; 0 is no driver
+    """Refuse a driver that is older than the bindings' runtime; do nothing without a driver."""
+    known = int(cuda.call("cudaDriverGetVersion"))  # 13020 means 13.2, 0 means no driver
     if known:
         newest = f"{known // 1000}.{known % 1000 // 10}"
         raise EngineError(

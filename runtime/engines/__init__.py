@@ -1,4 +1,4 @@
-"""The inference engines: `base` says what each offers, `choice` which one runs a bundle.
+"""The inference engines: `base` defines their interface, `choice` picks the one for a bundle.
 
-One folder or file an engine; what a vendor brings is imported inside it, on use.
+Each engine has a folder or file of its own, which imports the vendor's package only when used.
 """

@@ -1,7 +1,7 @@
-"""What every inference engine offers: weights that can be shared, and states that cannot.
+"""The interface of every inference engine: shared weights, and states that are not shared.
 
-An `Engine` holds one graph and its weights and may be used from several threads. A `State` is a
-cache for some rows and the buffers of their steps, used by one thread at a time.
+An `Engine` holds one graph and its weights, and may be used from several threads. A `State` holds
+the cache of some rows and the buffers of their steps, and is used by one thread at a time.
 """
 
 from abc import ABC, abstractmethod
@@ -17,7 +17,7 @@ from .candidates import Candidates
 
 __all__ = ["PREFILL_CHUNK", "Engine", "EngineInfo", "State"]
 
-# Tokens of a row that are fed at once: attention scores need chunk * context floats per head.
+# Most tokens of a row in one step: attention scores need chunk * context floats per head.
 PREFILL_CHUNK = 512
 
 Ids = NDArray[np.int64]
@@ -27,8 +27,8 @@ Ids = NDArray[np.int64]
 class EngineInfo:
     """What a receipt records: which software ran the graph, and on which device.
 
-    `device` tells apart whatever computes differently: an engine that may round float32 products to
-    TF32 (`tf32`) has a device of another name than one that may not.
+    Engines that compute differently have different `device` names: an engine that may round float32
+    products to TF32 (`tf32`) has another device name than one that may not.
     """
 
     name: str
@@ -41,15 +41,15 @@ class EngineInfo:
 class State(ABC):
     """A cache of `context` slots for each of `rows` rows.
 
-    Each row may hold another text. A step feeds some neighbouring rows and leaves the others as
-    they are: only the fed rows cost anything. So whoever keeps the rows in use at 0 .. n - 1 pays
-    for n; `reorder` is how rows are moved, copied and given up.
+    Each row holds its own text. A step feeds some neighbouring rows and leaves the others as they
+    are. Only the fed rows cost time, so a caller that keeps the n rows in use at 0 .. n - 1 pays
+    for n. `reorder` moves, copies and drops rows.
 
     Attributes:
         rows: number of rows, R.
         context: number of cache slots in a row, S.
-        next_ids: int64 [R, 1], what `decode` feeds; the caller writes into it.
-        past_len: int64 [R], where `decode` puts it; the caller writes into it.
+        next_ids: int64 [R, 1], the tokens that `decode` feeds; the caller writes into it.
+        past_len: int64 [R], the slots in which `decode` puts them; the caller writes into it.
     """
 
     def __init__(self, rows: int, context: int) -> None:
@@ -58,18 +58,18 @@ class State(ABC):
         self.past_len: Ids = np.zeros(rows, dtype=np.int64)
 
     def step(self, ids: Ids, past_len: Ids, logit_positions: Ids, first: int = 0) -> None:
-        """Run the model on new tokens of B rows; the results are fetched with `logits`.
+        """Run the model on new tokens of B rows; `logits` returns the results.
 
         Args:
             ids: int64 [B, T], new tokens; shorter rows are padded on the right with any id.
-            past_len: int64 [B], how many slots of each row are filled: the new tokens take the
-                slots from there on.
-            logit_positions: int64 [B, P], which of the T new tokens logits are wanted for.
-            first: the rows are `first` .. `first` + B - 1 of the state.
+            past_len: int64 [B], how many slots of each row are filled; the new tokens take the
+                slots that follow.
+            logit_positions: int64 [B, P], the indices of the new tokens whose logits are wanted.
+            first: the step runs the rows `first` .. `first` + B - 1 of the state.
 
         Raises:
-            InvalidInputError: if there are no such rows, or new tokens would not fit the cache. Not
-                every engine would notice: some write past the end.
+            InvalidInputError: if there are no such rows, or new tokens would not fit the cache.
+                Without this check, some engines would write past the end of the cache.
         """
         count, length = ids.shape
         if past_len.shape != (count,) or len(logit_positions) != count:
@@ -92,10 +92,10 @@ class State(ABC):
     def decode(self, count: int | None = None) -> None:
         """Run the first `count` rows (None: all) of `next_ids` at `past_len`.
 
-        That is `step` with one token a row, but lighter.
+        This is `step` with one token per row, at less cost.
 
         Raises:
-            InvalidInputError: if there are not so many rows, or the cache of one is full.
+            InvalidInputError: if there are fewer rows, or the cache of a row is full.
         """
         if count is None:
             count = self.rows
@@ -107,18 +107,18 @@ class State(ABC):
         self._decode(count, longest)
 
     def reorder(self, parents: Sequence[int], slots: int) -> None:
-        """Let row i go on as what row `parents[i]` was, for all i; the rows behind those are free.
+        """Give row i the content of row `parents[i]`, for all i; the rows after those become free.
 
-        A row may be the parent of several. This moves the last row into the place of one that
-        ended ([0, 3, 2] of 4), copies a row ([0, 1, 2, 1] of 3), and picks the survivors of a beam
-        search.
+        A row may be the parent of several rows. `reorder` moves the last row into the place of one
+        that ended ([0, 3, 2] of 4), copies a row ([0, 1, 2, 1] of 3), and keeps the survivors of a
+        beam search.
 
         Args:
             parents: rows, at most as many as the state has.
-            slots: how many slots of a row are filled at most: no others are copied.
+            slots: the most slots that are filled in any row; no others are copied.
 
         Raises:
-            InvalidInputError: if there is no such row, or a row has not so many slots.
+            InvalidInputError: if there is no such row, or a row has fewer slots.
         """
         if not 1 <= len(parents) <= self.rows:
             raise InvalidInputError(
@@ -140,22 +140,22 @@ class State(ABC):
     def topk(self, count: int) -> list[list[Candidates]] | None:
         """Return the `count` best logits of each row and position of the last step, [B][P].
 
-        None where that would be no cheaper than `logits`: on engines whose logits lie in the
+        Return None where this would be no cheaper than `logits`: on engines whose logits lie in the
         host's memory, and for vocabularies not much larger than `count`.
         """
         return None
 
     def close(self) -> None:  # noqa: B027 - most states have nothing to give back
-        """Give back what the state holds; it must not be used any more.
+        """Return the state's memory to the engine; the state must not be used afterwards.
 
-        A state that is dropped without this frees what it holds.
+        A state that is dropped without `close` frees its memory.
         """
 
     def __enter__(self) -> "State":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # After an error the buffers may hold anything: they are dropped, not given back.
+        # After an error the buffers may hold anything, so they are dropped and not reused.
         if kind is None or kind is GeneratorExit:
             self.close()
 
@@ -170,19 +170,19 @@ class State(ABC):
 
     @abstractmethod
     def _decode(self, count: int, longest: int) -> None:
-        """Run `count` rows of `next_ids` at `past_len`, whose largest number is `longest`."""
+        """Run `count` rows of `next_ids` at `past_len`, whose largest value is `longest`."""
 
     @abstractmethod
     def _copy_rows(self, sources: list[int], targets: list[int], slots: int) -> None:
         """Copy the first `slots` slots of each source row to its target row, all at once.
 
-        A row may be source and target: what counts is what it held before. No target is there
-        twice.
+        A row may be both source and target: its content before the call is what is copied. No
+        target occurs twice.
         """
 
 
 class Engine(ABC):
-    """A loaded graph. `close` frees it; states made from it must no longer be used then."""
+    """A loaded graph. `close` frees it; its states must not be used afterwards."""
 
     graph: Graph
 

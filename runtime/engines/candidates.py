@@ -1,4 +1,4 @@
-"""The best logits of a row, picked out where the logits lie, so that not all of them are copied."""
+"""The best logits of a row, selected on the device so that not all logits have to be copied."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ __all__ = ["Candidates"]
 
 @dataclass(frozen=True)
 class Candidates:
-    """The best K of a row of V logits, and what must be known of the others.
+    """The K best of a row of V logits, and the facts that sampling needs about the others.
 
     Attributes:
         ids: int64 [K]. No other id has a larger logit than the smallest of these.
-        logits: float32 [K], theirs, in any order.
+        logits: float32 [K], the logits of `ids`, in any order.
         lowest: the smallest of all V logits.
         finite: whether all V logits are finite.
         vocab_size: V.
-        fetch: returns all logits, float32 [V]; only until the engine's next step.
+        fetch: returns all logits, float32 [V]; valid until the engine's next step.
     """
 
     ids: NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""The inference engines, and the choice among them. One file an engine, its import inside it."""
+"""Choose and open the inference engine for a bundle. Each engine imports its vendor's package."""
 
 import logging
 import warnings
@@ -36,7 +36,7 @@ BACKENDS = ("auto", *support.BACKENDS)
 
 
 def local_lowerings(bundle: Bundle, backend: str = "cpu", part: Part = "decoder") -> list[str]:
-    """Return the lowerings of `bundle` whose `part` the backend can run here, the best first."""
+    """Return the lowerings of `bundle` whose `part` the backend can run here, best first."""
     if backend in TENSORRT:
         from .tensorrt.builder import graph_for
         from .tensorrt.flavour import import_flavour
@@ -48,7 +48,7 @@ def local_lowerings(bundle: Bundle, backend: str = "cpu", part: Part = "decoder"
 def missing_engine(bundle: Bundle, backend: str = "cpu") -> str | None:
     """Return why this machine's CPU can run no graph of `bundle`, or None if it can run one.
 
-    Other backends tell it by themselves when they are opened.
+    Other backends report this themselves when they are opened.
     """
     if backend != "cpu" or _local_graphs(bundle, backend, "decoder"):
         return None
@@ -58,8 +58,9 @@ def missing_engine(bundle: Bundle, backend: str = "cpu") -> str | None:
 def resolve_backend(bundle: Bundle, backend: str) -> str:
     """Return the backend to use: for "auto", the best one that is ready at once.
 
-    That is "cuda" if onnxruntime-gpu is what is installed, its CUDA provider loads, and the bundle
-    has a graph for it; else "cpu", with a warning where CUDA was installed but does not load.
+    "auto" is "cuda" if onnxruntime-gpu is the installed distribution, its CUDA provider loads, and
+    the bundle has a graph for it. Otherwise it is "cpu", with a warning if CUDA is installed but
+    does not load.
     """
     if backend not in BACKENDS:
         raise InvalidInputError(f"no backend {backend!r}; there are: {', '.join(BACKENDS)}")
@@ -91,13 +92,13 @@ def open_engine(
         bundle: an opened bundle.
         options: what the user chose.
         lowering: one of `local_lowerings(bundle, backend)`; None: the best.
-        exact: multiply quantised weights by float32 activations: slow, and what the quantised
-            model is by definition. By default engines may round activations, too.
-        clock: times what a GPU does in every step; for other backends than "cpu".
+        exact: multiply quantised weights by float32 activations. This is slow, and is the
+            definition of the quantised model; by default engines may also round activations.
+        clock: times the GPU's work in every step; not for the backend "cpu".
 
     Raises:
-        InvalidInputError: if there is no such backend, or an option is not for it.
-        EngineError: if it is not installed or cannot run this bundle. Never falls back in silence.
+        InvalidInputError: if there is no such backend, or it does not take an option.
+        EngineError: if it is not installed or cannot run this bundle. It never falls back silently.
     """
     backend = resolve_backend(bundle, options.backend)
     if options.tf32 and backend != "cuda":
@@ -127,13 +128,13 @@ def _open_tensorrt(bundle: Bundle, options: EngineOptions, clock: EventClock | N
 
 
 def _local_graphs(bundle: Bundle, backend: str, part: Part) -> list[Graph]:
-    """Return the best graph of each lowering that ONNX Runtime can run here, the best first."""
+    """Return the best graph of each lowering that ONNX Runtime can run here, best first."""
     version = import_onnxruntime(backend).__version__
     return support.fitting(bundle.manifest, backend, version, part)
 
 
 def _obstacles(bundle: Bundle, backend: str) -> list[str]:
-    """Return why the installed onnxruntime does not run what generates on other versions."""
+    """Return why the installed onnxruntime does not run the graphs that other versions run."""
     manifest, version = bundle.manifest, import_onnxruntime(backend).__version__
     found = (
         support.obstacle(backend, version, graph, manifest.precision)

@@ -1,4 +1,4 @@
-"""What is inside a bundle, and how much memory it will need."""
+"""How much memory a generation with a bundle will need."""
 
 from dataclasses import dataclass
 
@@ -9,17 +9,17 @@ from .base import PREFILL_CHUNK
 __all__ = ["Memory", "memory_needed"]
 
 FLOAT32 = 4  # bytes
-# Values of the width n_ff that are alive at once in a feed-forward layer: before and after the
-# non-linearity, and the gate where there is one.
+# Tensors of width n_ff that are alive at once in a feed-forward layer: before and after the
+# non-linearity, and the gate if there is one.
 WIDE_VALUES = 3
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that one generation needs, the engine's own code not included.
+    """Bytes that one generation needs, without the engine's own code.
 
-    `weights` and `cache` are exact; `workspace` is the largest set of activations of one layer
-    during prefill, as a plain reading of the graph has it. Engines may fuse some away.
+    `weights` and `cache` are exact. `workspace` is the largest set of activations of one layer
+    during prefill if every operator runs as the graph says; engines may need less by fusing.
     """
 
     weights: int

@@ -1,25 +1,25 @@
-"""Copies between the rows of a cache, one after another, that do what all at once would do."""
+"""Order copies between cache rows so that one after another they act like all at once."""
 
 from collections import Counter, deque
 from collections.abc import Sequence
 
 __all__ = ["SPARE", "moves_in_order"]
 
-SPARE = -1  # stands for a row outside of the cache
+SPARE = -1  # the number of a spare row outside of the cache
 
 
 def moves_in_order(sources: Sequence[int], targets: Sequence[int]) -> list[tuple[int, int]]:
     """Return (source, target) pairs in an order in which no row is overwritten before it is read.
 
-    Where rows change places in a circle, one of them waits in the row SPARE meanwhile. No target
-    is there twice, and no row is its own target.
+    Where rows change places in a cycle, one of them is first copied to the row SPARE. No target may
+    occur twice, and no row may be its own target.
     """
     waiting = dict(zip(targets, sources, strict=True))  # target -> source
     readers = Counter(sources)
     free = deque(row for row in targets if not readers[row])
     moves = []
     while waiting:
-        if not free:  # only circles are left
+        if not free:  # only cycles are left
             row = next(iter(waiting))
             moves.append((row, SPARE))
             for target, source in waiting.items():

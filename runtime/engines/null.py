@@ -1,8 +1,8 @@
 """An engine for tests, with a cache of token ids and a Python function in place of a network.
 
-It obeys the same rules as a real engine: tokens are written into the slots from `past_len` on, and
-what a token sees is whatever the slots up to its own hold. A caller that gets positions, padding
-or rows wrong therefore gets wrong logits.
+It follows the rules of a real engine: new tokens are written into the slots that begin at
+`past_len`, and a token sees the content of all slots up to its own. So a caller that gets
+positions, padding or rows wrong gets wrong logits.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ class NullEngine(Engine):
     def __init__(self, network: Network, vocab_size: int) -> None:
         self.network, self.vocab_size = network, vocab_size
         self.graph = Graph("null", "", "decoder", "standard", 0, [], [])
-        self.steps = 0  # how often any state was run
+        self.steps = 0  # number of steps that its states have run
 
     @property
     def info(self) -> EngineInfo:

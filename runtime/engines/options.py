@@ -1,4 +1,4 @@
-"""What a user chooses about an engine, from the command line down to the engine itself."""
+"""The user's choices about an engine, passed from the command line to the engine."""
 
 from dataclasses import dataclass
 
@@ -9,15 +9,15 @@ __all__ = ["DEFAULTS", "EngineOptions"]
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """On which engine, and how.
+    """Which engine runs a model, and how.
 
     Attributes:
-        backend: "cpu" and "cuda" are ONNX Runtime's providers; "tensorrt" and "tensorrt-rtx" build
-            their engine first if none is stored, which takes a while; "auto" is the best one that
+        backend: "cpu" and "cuda" are ONNX Runtime's providers. "tensorrt" and "tensorrt-rtx" build
+            their engine first if none is stored, which takes a while. "auto" is the best one that
             is ready at once, see `choice.resolve_backend`.
-        threads: threads inside an operator; None leaves it to the engine.
+        threads: threads inside an operator; None: the engine's default.
         tf32: let CUDA round float32 products to TF32.
-        cuda_graph: let CUDA replay decode steps as graphs; off, for comparison.
+        cuda_graph: let CUDA replay decode steps as graphs; False is for comparison.
     """
 
     backend: str = "auto"

@@ -1,4 +1,4 @@
-"""Who runs what: one table of lowerings by backend, and the questions that are asked of it."""
+"""Which backend runs which lowering: one table, and functions that look things up in it."""
 
 import re
 from collections.abc import Iterable
@@ -48,13 +48,13 @@ class Support:
     """How a backend runs a lowering.
 
     Attributes:
-        since: the first version of its engine that computes the lowering rightly.
-        until: the first version that is given another lowering instead; None: there is none.
-        parts: of the graphs that generate there, the best first.
-        precisions: of the bundles that it runs.
-        caches: dtypes of the caches that it has kernels for.
-        lacks: says of a `graph` of another `precision` or cache why it is not run.
-        replays: the first version whose replayed CUDA graphs are right; None: none are made.
+        since: the first version of its engine that computes the lowering correctly.
+        until: the first version that gets another lowering instead; None: there is none.
+        parts: parts of the graphs that it uses to generate, best first.
+        precisions: precisions of the bundles that it runs.
+        caches: dtypes of the caches for which it has kernels.
+        lacks: message for a `graph` of another `precision` or cache dtype, which it does not run.
+        replays: the first version that replays CUDA graphs correctly; None: it never replays.
     """
 
     since: Version
@@ -76,40 +76,41 @@ def _on_cpu(since: Version) -> Support:
 
 FLOAT_ONLY: tuple[Precision, ...] = ("float32", "float16", "bfloat16")
 INTEGERS: tuple[Precision, ...] = ("int8", "int4")
-# CUDA and TensorRT round no activations, so that an exact graph generates as well there.
+# CUDA and TensorRT never round activations, so they can also generate with an "exact" graph.
 ALSO_EXACT: tuple[Part, ...] = ("decoder", "exact")
 
-# (backend, lowering) -> how; the best lowering of a backend first. Older versions lack operators of
-# the lowering, or compute them wrongly.
+# (backend, lowering) -> its support; the best lowering of a backend first. Versions before `since`
+# lack operators of the lowering, or compute them wrongly.
 SUPPORT: dict[tuple[str, Lowering], Support] = {
     ("cpu", "ort"): _on_cpu((1, 25)),
     ("cpu", "standard"): _on_cpu((1, 25)),
     ("cpu", "legacy"): _on_cpu((1, 14)),
-    # Before these versions, a replayed step reads again what it once copied from the host's memory,
-    # which is something else by then (microsoft/onnxruntime, pull requests 32120 and 32121).
+    # Versions before `replays` captured a copy from host memory. At each replay they copy from the
+    # same address, which by then holds something else (microsoft/onnxruntime, pull requests 32120
+    # and 32121).
     ("cuda", "ort"): Support(
         (1, 25),
         parts=ALSO_EXACT,
-        # GroupQueryAttention has no float32 kernel there (up to onnxruntime 1.31).
+        # GroupQueryAttention has no float32 kernel on CUDA (up to onnxruntime 1.31).
         caches=("float16", "bfloat16"),
         lacks="CUDA has no kernel for the fused attention of {graph} in this precision",
         replays=(1, 31),
     ),
-    # Before 1.28 the provider lacks operators of opset 24, and would leave them to the CPU.
+    # Before 1.28 the provider lacks operators of opset 24, and would run them on the CPU.
     ("cuda", "standard"): Support((1, 28), parts=ALSO_EXACT, replays=(1, 30)),
-    # From 10.15 on the parser reads TensorScatter and Attention. Execution by named tensors and
-    # strong typing are there from 10.3 on.
+    # The parser of 10.15 and later reads TensorScatter and Attention. 10.3 and later has execution
+    # by named tensors and strong typing.
     ("tensorrt", "standard"): Support((10, 15), precisions=FLOAT_ONLY),
     ("tensorrt", QUANTISED): Support((10, 15), parts=("exact",), precisions=INTEGERS),
     ("tensorrt", "legacy"): Support((10, 3), until=(10, 15), precisions=FLOAT_ONLY),
-    # Layers that update a KV cache are there from 1.4 on.
+    # 1.4 and later has layers that update a KV cache.
     ("tensorrt-rtx", "standard"): Support((1, 4), precisions=FLOAT_ONLY),
     ("tensorrt-rtx", QUANTISED): Support((1, 4), parts=("exact",), precisions=INTEGERS),
 }
 
 
 def numbers(version: str) -> Version:
-    """Return the leading numbers of a version: (1, 23, 2) of 1.23.2+cu126, () if it has none."""
+    """Return the leading numbers of a version: (1, 23, 2) for 1.23.2+cu126, () if it has none."""
     match = re.match(r"\d+(?:\.\d+)*", version)
     return tuple(int(part) for part in match[0].split(".")) if match else ()
 
@@ -117,12 +118,12 @@ def numbers(version: str) -> Version:
 def lowerings_of(
     backend: str, version: str | None = None, precision: Precision | None = None
 ) -> list[Lowering]:
-    """Return the lowerings that a version of a backend's engine runs, the best first.
+    """Return the lowerings that a version of a backend's engine runs, best first.
 
     Args:
         backend: one of `BACKENDS`.
-        version: None: any.
-        precision: of the bundle; None: any.
+        version: version of the engine; None: any.
+        precision: precision of the bundle; None: any.
     """
     return [
         lowering
@@ -134,9 +135,9 @@ def lowerings_of(
 
 
 def oldest(backend: str, precision: Precision | None = None) -> Version:
-    """Return the first version of a backend's engine that runs bundles of `precision`; None: any.
+    """Return the first version of a backend's engine that runs bundles of `precision` (None: any).
 
-    The backend must run such bundles at all.
+    Some version of the backend must run bundles of this precision.
     """
     return min(SUPPORT[backend, name].since for name in lowerings_of(backend, None, precision))
 
@@ -146,9 +147,9 @@ def obstacle(backend: str, version: str | None, graph: Graph, precision: Precisi
 
     Args:
         backend: one of `BACKENDS`.
-        version: of its engine; None: any.
-        graph: of a bundle.
-        precision: of that bundle.
+        version: version of its engine; None: any.
+        graph: a graph of a bundle.
+        precision: precision of the bundle.
     """
     support, engine = SUPPORT.get((backend, graph.lowering)), ENGINES[backend]
     if support is None:
@@ -165,7 +166,7 @@ def obstacle(backend: str, version: str | None, graph: Graph, precision: Precisi
 
 
 def serving(manifest: Manifest, backend: str, part: Part = "decoder") -> list[Graph]:
-    """Return the graphs that do what `part` does on some version of a backend, the best first."""
+    """Return the graphs that can serve as `part` on some version of a backend, best first."""
     return [
         graph
         for lowering in lowerings_of(backend)
@@ -178,12 +179,12 @@ def serving(manifest: Manifest, backend: str, part: Part = "decoder") -> list[Gr
 def fitting(
     manifest: Manifest, backend: str, version: str | None, part: Part = "decoder"
 ) -> list[Graph]:
-    """Return the graphs that do what `part` does on this version: one a lowering, the best first.
+    """Return the graphs that can serve as `part` on this version: one per lowering, best first.
 
     Args:
-        manifest: of the bundle.
+        manifest: manifest of the bundle.
         backend: one of `BACKENDS`.
-        version: of its engine; None: any.
+        version: version of its engine; None: any.
         part: what the graph is wanted for.
     """
     best: dict[Lowering, Graph] = {}

@@ -1,8 +1,8 @@
-"""How a corpus is cut: what training sees, and what is kept for validation."""
+"""Split a corpus into a part for training and a part for validation."""
 
 __all__ = ["TRAIN_FRACTION", "validation_part"]
 
-# Training sees this part of a corpus, from the beginning; the rest is for validation.
+# Training sees this fraction of a corpus, from its beginning; the rest is for validation.
 TRAIN_FRACTION = 0.9
 
 

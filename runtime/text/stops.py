@@ -1,4 +1,4 @@
-"""Ids to text as they come, up to the first stop string."""
+"""Decode ids to text one by one, up to the first stop string."""
 
 from collections.abc import Sequence
 
@@ -6,27 +6,27 @@ from .tokenizer import Tokenizer
 
 __all__ = ["Detokenizer"]
 
-REPLACEMENT = "\ufffd"  # how bytes that are not (yet) a character are decoded
+REPLACEMENT = "\ufffd"  # what bytes decode to that are not (yet) a whole character
 
 
 class Detokenizer:
-    """Turns ids into text as they come, and watches for stop strings.
+    """Turns ids into text as they arrive, and stops at a stop string.
 
-    Text that may still turn into half a character or the beginning of a stop string is held back.
-    The pieces of `push` and `finish`, joined, are the text up to the stop string; a character that
-    the last token leaves incomplete is not part of it.
+    It holds back an incomplete character, and text that may be the beginning of a stop string. The
+    pieces of `push` and `finish`, joined, are the text up to the stop string, without a character
+    that the last token leaves incomplete.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
         self.tokenizer, self.stop = tokenizer, stop
         self.ids: list[int] = []
-        self.context = self.done = 0  # ids[context:done] say how the ones after them read
-        self.shown = ""  # the part of the text of ids[context:] that was given out
+        self.context = self.done = 0  # new ids are decoded together with ids[context:done]
+        self.shown = ""  # the part of the text of ids[context:] that has been returned
         self.pending = ""
         self.stopped = False
 
     def push(self, token: int) -> str:
-        """Take one id and return the text that is now certain, perhaps none."""
+        """Take one id and return the text that is now certain; it may be empty."""
         self.pending += self._decoded(token)
         found = [place for place in (self.pending.find(text) for text in self.stop) if place >= 0]
         if found:
@@ -41,16 +41,16 @@ class Detokenizer:
         return piece
 
     def finish(self) -> str:
-        """Return what was held back for a stop string that did not come."""
+        """Return the text that was held back for a stop string that did not come."""
         piece, self.pending = self.pending, ""
         return piece
 
     def _decoded(self, token: int) -> str:
-        """Return the text that `token` completes; how it reads may depend on those before it."""
+        """Return the text that `token` completes, which may depend on the tokens before it."""
         self.ids.append(token)
         text = self.tokenizer.decode(self.ids[self.context :])
         own = self.tokenizer.backend.id_to_token(token) or ""
-        if text.endswith(REPLACEMENT) and REPLACEMENT not in own:  # ends within a character
+        if text.endswith(REPLACEMENT) and REPLACEMENT not in own:  # ends inside a character
             piece = text.rstrip(REPLACEMENT)[len(self.shown) :]
             self.shown += piece
             return piece

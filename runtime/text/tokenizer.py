@@ -1,7 +1,7 @@
-"""Text to ids and back, with nothing lost in silence.
+"""Turn text into ids and back, without losing a character silently.
 
-The `tokenizers` library drops a character that a model's vocabulary lacks, or raises without
-naming it; here such a character is an error that says which one and where.
+The `tokenizers` library drops a character that the vocabulary lacks, or raises without naming it.
+Here such a character raises an error that tells which character it is, and where.
 """
 
 from tokenizers import Tokenizer as Backend
@@ -40,8 +40,8 @@ class Tokenizer:
             reason = None
         if ids is not None and self.unknown_id not in ids and self.decode(ids) == text:
             return ids
-        # Something got lost. A tokenizer may change text on purpose (case, Unicode forms); a
-        # character without any id of its own is what must not pass.
+        # The ids do not decode to the text. A tokenizer may change text on purpose (case, Unicode
+        # forms), so this is an error only if a character has no id of its own.
         position = self._first_unknown(text)
         if position is not None:
             raise _unknown(text, position) from reason
@@ -55,7 +55,7 @@ class Tokenizer:
         return text
 
     def _first_unknown(self, text: str) -> int | None:
-        """Return the index of the first character that has no id by itself."""
+        """Return the index of the first character that has no id when encoded alone."""
         known: dict[str, bool] = {}
         for index, character in enumerate(text):
             if character not in known:

@@ -1,4 +1,4 @@
-"""One attention layer, lowered and run by itself, against float64 without a cache."""
+"""One attention layer, lowered and run alone, compared with float64 without a cache."""
 
 from pathlib import Path
 
@@ -80,14 +80,14 @@ def turned(x: NDArray[np.float64]) -> NDArray[np.float64]:
 def check_ragged_rows(
     session: onnxruntime.InferenceSession, layer: Layer, poison: float, in_place: bool = False
 ) -> None:
-    """Feed rows of different length, a chunk, and single tokens, and compare with `reference`.
+    """Feed rows of different lengths, a chunk, and single tokens; compare with `reference`.
 
-    `poison` stands in every cache slot beforehand. With `in_place`, past and present are one
-    buffer, as the engine binds them.
+    Every cache slot holds `poison` at first. With `in_place`, past and present are one buffer, as
+    the engine binds them.
     """
     kv_heads, rotary = layer.kv_heads, layer.rotary
     rng = np.random.default_rng(0)
-    lengths = np.array([4, 1, 7])  # of the first piece; 3 tokens, then twice 1, follow
+    lengths = np.array([4, 1, 7])  # of the first piece; pieces of 3, 1 and 1 tokens follow
     pieces = [int(lengths.max()), 3, 1, 1]
     width = (HEADS + 2 * kv_heads) * WIDTH
     rows = [rng.standard_normal((length + 5, width)) for length in lengths]
@@ -117,7 +117,7 @@ def _run_in_place(
     cache: list[NDArray[np.float32]],
     past_len: NDArray[np.int64],
 ) -> NDArray[np.float32]:
-    """Run with each cache as input and output at once; return the layer's output."""
+    """Run with each cache as both input and output; return the layer's output."""
     out = np.zeros((*qkv.shape[:2], HEADS * WIDTH), dtype=np.float32)
     binding = session.io_binding()
 

@@ -1,7 +1,7 @@
-"""A stand-in for the CUDA runtime that insists on the documented rules.
+"""A fake CUDA runtime that enforces the documented rules.
 
-The memory is real, and "device" memory begins as NaN. Work on a stream is done when the stream is
-waited for, not before, so that a result that is read too early is wrong.
+The memory is real, and "device" memory is NaN at first. Work on a stream is done only when
+something waits for the stream, so that a result that is read too early is wrong.
 """
 
 import ctypes
@@ -33,7 +33,7 @@ class FakeCuda:
         self.graphs: dict[int, list[Callable[[], None]]] = {}
         self.calls: list[str] = []
         self.numbers = itertools.count(1000)  # of streams, graphs and events
-        self.now = 0.0  # seconds by the device's clock: each piece of work takes WORK_S
+        self.now = 0.0  # the device's clock in seconds; each piece of work takes WORK_S
         self.events: dict[int, float | None] = {}
 
     def __getattribute__(self, name: str):
@@ -43,7 +43,7 @@ class FakeCuda:
         return object.__getattribute__(self, name)
 
     def size_at(self, pointer: int) -> int:
-        """Return how many bytes of device memory begin at the pointer."""
+        """Return how many bytes of its device allocation begin at the pointer."""
         for start, block in self.device.items():
             if start <= pointer < start + len(block):
                 return start + len(block) - pointer
@@ -192,7 +192,7 @@ class FakeCuda:
         return (SUCCESS,)
 
     def _happen(self, event) -> None:
-        self.now -= WORK_S  # noting the time takes none
+        self.now -= WORK_S  # recording an event takes no time
         self.events[event] = self.now
 
     def _keep(self, work) -> int:

@@ -1,10 +1,10 @@
-"""A stand-in for TensorRT's runtime that insists on the documented rules, on a `FakeCuda`.
+"""A fake of TensorRT's runtime that enforces the documented rules, on a `FakeCuda`.
 
-A context refuses to run without its profile, its workspace, every address and shape, or with memory
-that is too small.
+A context refuses to run without its profile, its workspace, every address and every shape, or with
+memory that is too small.
 
-A "plan" is JSON: the ports of a graph and its profiles. Running one does what `NullEngine` does: it
-keeps ids in the cache, and computes logits from those that a token may see.
+A "plan" is JSON: the ports of a graph and its profiles. Running it works like `NullEngine`: the
+cache holds ids, and the logits are computed from the ids that a token may see.
 """
 
 import ctypes
@@ -59,7 +59,7 @@ def fake_plan(graph: Graph, limits: Limits) -> bytes:
 
 
 def fake_module(name: str, version: str, cuda: FakeCuda, network: Network) -> ModuleType:
-    """Return a module like `tensorrt` or `tensorrt_rtx`, as far as running goes."""
+    """Return a module like `tensorrt` or `tensorrt_rtx` that can only run engines."""
     module = ModuleType(name)
     module.__version__ = version
     rtx = name == "tensorrt_rtx"

@@ -1,6 +1,6 @@
-"""The CUDA engine on the host's own memory and the CPU provider, which checks all of its logic.
+"""The CUDA engine on host memory and the CPU provider, to test all of its logic.
 
-`CountingMemory` keeps the books: what was allocated, what was copied where, and what ran.
+`CountingMemory` records what is allocated, what is copied where, and what runs.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ PROVIDERS = ["CPUExecutionProvider"]
 
 
 class HostBlock(Block):
-    """Bytes of the host, whose copies are counted."""
+    """A block of host memory whose copies are counted."""
 
     def __init__(self, size: int, books: "CountingMemory") -> None:
         self.size, self.books = size, books
@@ -42,7 +42,7 @@ class HostBlock(Block):
 
 
 class CountingMemory(DeviceMemory):
-    """The host's memory as a device that counts, and that may be full."""
+    """Host memory in the role of a device's; it counts, and it can be full."""
 
     kind = "cpu"
 
@@ -91,12 +91,12 @@ class HostEngine(CudaEngine):
 
 
 def host_engine(bundle: Bundle, lowering: str = "ort", **settings: Any) -> HostEngine:
-    """Open the graph of a lowering."""
+    """Open the bundle's graph of a lowering."""
     (graph,) = [graph for graph in bundle.manifest.graphs if graph.lowering == lowering]
     return HostEngine(bundle, graph, EngineOptions("cuda", **settings))
 
 
 def decode(state: CudaState, past: int, token: int = 3) -> None:
-    """Feed a token to every row behind `past` others."""
+    """Feed a token to every row, after `past` others."""
     state.next_ids[:], state.past_len[:] = token, past
     state.decode()

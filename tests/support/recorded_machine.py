@@ -1,4 +1,4 @@
-"""Machines that were written down: a probe for `edgegpt doctor` that answers from a JSON file."""
+"""Recorded machines: a probe for `edgegpt doctor` that answers from a JSON file."""
 
 import fnmatch
 import json
@@ -12,7 +12,7 @@ MACHINES = Path(__file__).parents[1] / "runtime" / "doctor" / "machines"
 
 
 class RecordedMachine:
-    """Answers as the machine did; `facts` is the file's content and may be changed."""
+    """Answers as the real machine did; `facts` is the file's content and may be changed."""
 
     def __init__(self, name: str) -> None:
         self.facts: dict[str, Any] = json.loads((MACHINES / f"{name}.json").read_text())

@@ -1,4 +1,4 @@
-"""A damaged bundle whose manifest fits the damage, so that only the computation can tell."""
+"""Make the manifest of a damaged bundle match the damage, so that only the results are wrong."""
 
 import hashlib
 from dataclasses import replace
@@ -10,7 +10,7 @@ __all__ = ["reseal"]
 
 
 def reseal(bundle: Path) -> None:
-    """Bring the manifest in line with changed files: what is left is the computation."""
+    """Update sizes, hashes and id in the manifest to those of the changed files."""
     old = Manifest.parse((bundle / "edgegpt.json").read_bytes())
     files = {
         name: FileEntry(len(raw), hashlib.sha256(raw).hexdigest())

@@ -1,4 +1,4 @@
-"""Random lives of texts on the rows of one state: they arrive, fork, and end at any time."""
+"""Random schedules of texts on the rows of one state: they arrive, fork, and end at any time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ __all__ = ["Life", "Schedule", "compare_up_to_a_near_tie", "play", "play_alone",
 
 @dataclass(eq=False)
 class Life:
-    """A text, the ids that it began with, and the logits [V] that chose each of its tokens."""
+    """A text, the ids that it began with, and the logits [V] from which each token was chosen."""
 
     text: Text
     begin: list[int]
@@ -26,7 +26,7 @@ class Life:
 class Schedule:
     """What happens before each step: prompts that arrive, and which live texts fork or end.
 
-    Live texts are named by any numbers, which count round and round.
+    A number stands for the live text with this index, modulo the number of live texts.
     """
 
     arrivals: Sequence[Sequence[Sequence[int]]]
@@ -50,7 +50,7 @@ def schedules(draw, vocabulary: int, longest: int = 12, steps: int = 16) -> Sche
 
 
 def play(state: State, schedule: Schedule, rules: Rules, candidates: int = 0) -> list[Life]:
-    """Let the texts of a schedule live on one state; return all of them."""
+    """Play a schedule on one state; return the lives of all its texts."""
     rows, lives = Rows(state, candidates), {}
 
     def written(texts: Sequence[Text], outcomes: Sequence) -> None:
@@ -83,7 +83,7 @@ def play(state: State, schedule: Schedule, rules: Rules, candidates: int = 0) ->
 
 
 def play_alone(state: State, life: Life, rules: Rules) -> Life:
-    """Write the same text by itself, as many tokens."""
+    """Generate the same text alone, with as many tokens."""
     rows, count = Rows(state), len(life.logits)
     text = Text(list(life.begin), seed=life.text.seed, series=life.text.series)
     text.prompt_length = life.text.prompt_length
@@ -98,7 +98,7 @@ def play_alone(state: State, life: Life, rules: Rules) -> Life:
 
 
 def compare_up_to_a_near_tie(life: Life, alone: Life, tolerance: float) -> int:
-    """See that logits agree, and tokens up to a near tie; return how many tokens did."""
+    """Check that logits agree, and tokens up to a near tie; return how many tokens agree."""
     for step, (found, expected) in enumerate(zip(life.logits, alone.logits, strict=True)):
         scale = np.abs(expected).max()
         assert np.abs(found - expected).max() <= tolerance * scale

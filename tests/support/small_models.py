@@ -1,4 +1,4 @@
-"""Small models and their checkpoints, for any test to make one of the shape that it needs."""
+"""Make small models and their checkpoints, in the shape that a test needs."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ TEXT = (
 
 
 def small_config(**changes: object) -> GPTConfig:
-    """Return the character GPT's shape, in small."""
+    """Return the configuration of a small character GPT."""
     settings = {
         "vocab_size": len(set(TEXT)),
         "block_size": 32,
@@ -29,7 +29,7 @@ def small_config(**changes: object) -> GPTConfig:
 
 
 def random_model(config: GPTConfig, seed: int = 0) -> GPT:
-    """Return an untrained model whose every weight matters: nothing is zero, one or tiny."""
+    """Return an untrained model in which every weight matters: none is zero, one or tiny."""
     torch.manual_seed(seed)
     model = GPT(config).eval()
     with torch.no_grad():
@@ -41,7 +41,7 @@ def random_model(config: GPTConfig, seed: int = 0) -> GPT:
 
 
 def write_checkpoint(folder: Path, model: GPT, text: str | None = TEXT) -> Path:
-    """Write a checkpoint folder; without a text it has no tokenizer."""
+    """Write a checkpoint folder, with a tokenizer unless `text` is None."""
     folder.mkdir(parents=True)
     save_config(folder, model.config)
     save_weights(folder, model, torch.float32)

@@ -1,7 +1,7 @@
-"""Steps whose inputs and outputs are bound to memory once, whatever memory that is.
+"""Steps whose inputs and outputs are bound once, to memory of the host or of a device.
 
-A cache input and its output are bound to one and the same place, so that the operators write the
-new slots and copy nothing.
+A cache input and its output are bound to the same memory, so that the operators write the new slots
+in place and copy nothing.
 """
 
 from abc import abstractmethod
@@ -27,17 +27,17 @@ __all__ = [
     "place_of",
 ]
 
-# Up to so many new tokens a step is short: its buffers are small, and some are kept.
+# A step of up to 16 new tokens is short. Its buffers are small, so up to 32 short steps are kept.
 SHORT_STEP, KEPT_STEPS = 16, 32
-# The numbers that ONNX gives the types of ports; numpy has no bfloat16.
+# ONNX's numbers for the element types of ports, because numpy has no bfloat16.
 ELEMENT_TYPES = {"float32": 1, "int32": 6, "int64": 7, "float16": 10, "bfloat16": 16}
 
 Array = NDArray[Any]
-Zeros = Callable[[tuple[int, ...], str], Array]  # makes an array of a shape and a dtype
+Zeros = Callable[[tuple[int, ...], str], Array]  # makes an array from a shape and a dtype
 
 
 class Place(NamedTuple):
-    """A tensor in some memory; in this order, what `bind_input` and `bind_output` take."""
+    """A tensor in some memory: the arguments of `bind_input` and `bind_output`, in order."""
 
     device: str
     number: int
@@ -52,22 +52,22 @@ class Place(NamedTuple):
 
 
 def place_of(array: Array) -> Place:
-    """Return where an array lies. ONNX Runtime keeps the address only: keep the array alive."""
+    """Return the place of an array. ONNX Runtime keeps only the address: keep the array alive."""
     return Place("cpu", 0, ELEMENT_TYPES[str(array.dtype)], array.shape, array.ctypes.data)
 
 
 class StepInputs:
-    """What the host feeds to a step of `length` new tokens and `positions` rows of logits.
+    """The host's inputs of a step of `length` new tokens and `positions` logits per row.
 
     Attributes:
         ids: int64 [B, length], new tokens.
         past_len: int64 [B], how many slots of each row are filled.
-        logit_positions: int64 [B, positions].
-        seqlens_k, total, slots: what lowerings have in place of past_len; see `Port`.
+        logit_positions: int64 [B, positions], the new tokens whose logits are wanted.
+        seqlens_k, total, slots: the inputs that replace past_len in some lowerings; see `Role`.
     """
 
     def __init__(self, ids: Ids, past_len: Ids, positions: int, zeros: Zeros = np.zeros) -> None:
-        """Take the first two arrays, and make the others with `zeros`."""
+        """Use the arrays `ids` and `past_len`, and make the others with `zeros`."""
         batch, self.length = ids.shape
         self.ids, self.past_len = ids, past_len
         self.logit_positions = zeros((batch, positions), "int64")
@@ -85,7 +85,7 @@ class StepInputs:
         return cls(zeros((batch, length), "int64"), zeros((batch,), "int64"), positions, zeros)
 
     def derive(self, longest: int) -> None:
-        """Compute what follows from `past_len`, whose largest number is `longest`."""
+        """Compute the inputs that follow from `past_len`, whose largest value is `longest`."""
         np.add(self.past_len, self.length - 1, out=self.seqlens_k, casting="unsafe")
         self.total[0] = longest + self.length
         if self.length > 1:
@@ -111,7 +111,7 @@ def bind_graph(
     caches: list[Place],
     logits: Place,
 ) -> None:
-    """Bind all ports of `graph`; `place` says where the graph reads the input of a role."""
+    """Bind all ports of `graph`; `place` returns where the graph reads the input of a role."""
     arrays, remaining = inputs.by_role(), iter(caches)
     sizes = {
         "batch": len(inputs.past_len),
@@ -144,7 +144,7 @@ def _bind(bind: Callable[..., None], graph: Graph, name: str, where: Place) -> N
 
 @dataclass(frozen=True)
 class StepShape:
-    """`length` new tokens and `positions` rows of logits for rows first .. first + count - 1."""
+    """`length` new tokens and `positions` logits for each row first .. first + count - 1."""
 
     first: int
     count: int
@@ -153,12 +153,12 @@ class StepShape:
 
     @property
     def rows(self) -> slice:
-        """The rows, as an index."""
+        """The rows as a slice."""
         return slice(self.first, self.first + self.count)
 
 
 class Step(Protocol):
-    """One shape of step, bound."""
+    """A step of one shape, bound to memory."""
 
     inputs: StepInputs
 

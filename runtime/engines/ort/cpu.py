@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: all is bound to numpy memory, and the cache is updated in place."""
+"""ONNX Runtime on the CPU: all ports are bound to numpy arrays, the cache is updated in place."""
 
 import logging
 from typing import Any
@@ -26,19 +26,18 @@ __all__ = ["OrtEngine"]
 logger = logging.getLogger(__name__)
 
 PROVIDER = "CPUExecutionProvider"
-# How long idle threads wait for the next operator before they sleep. The default, some 40 ms, keeps
-# all cores busy after each call; then a decode that follows a prefill has to share them.
+# How long idle threads spin before they sleep. The default, about 40 ms, keeps all cores busy after
+# each call, so that a decode step after a prefill has to share them.
 SPIN_MICROSECONDS = "1000"
-# x86 processors without VNNI add products of uint8 and int8 in 16 bits, which overflows: without
-# this, int8 prompts are wrong there (by half the largest logit). Where there is VNNI, it does
-# nothing.
+# x86 processors without VNNI add products of uint8 and int8 in 16 bits, which overflow. Without
+# this option, int8 prompts are wrong there (by half the largest logit). With VNNI it does nothing.
 NO_OVERFLOW = "session.x64quantprecision"
 
 Caches = list[NDArray[Any]]
 
 
 class OrtEngine(Engine):
-    """A decoder in a session on the CPU provider, and perhaps another one for long steps."""
+    """A decoder in a session on the CPU provider, and perhaps a second graph for long steps."""
 
     def __init__(
         self,
@@ -50,10 +49,10 @@ class OrtEngine(Engine):
         """Load the graphs.
 
         Args:
-            bundle: where they lie.
+            bundle: the bundle that holds them.
             graph: the decoder.
-            prefill: a graph for long steps, or None if the decoder does these as well.
-            threads: threads inside an operator; None: the physical cores.
+            prefill: a graph for long steps; None if the decoder also runs those.
+            threads: threads inside an operator; None: as many as physical cores.
         """
         self.graph = graph
         self.runtime = import_onnxruntime("cpu")
@@ -88,8 +87,9 @@ class OrtEngine(Engine):
 class OrtState(BoundState):
     """A cache as numpy arrays.
 
-    Up to SHORT_STEP new tokens the decoder graph is used, so that short steps, those that check
-    drafts among them, compute what single steps do; beyond, the prefill graph is the faster one.
+    Steps of up to SHORT_STEP new tokens run the decoder graph, so that short steps, such as those
+    that check drafts, compute the same as single steps. Longer steps run the prefill graph, which
+    is faster.
     """
 
     def __init__(self, session: Any, prefill: Any, graph: Graph, rows: int, context: int) -> None:
@@ -130,7 +130,7 @@ def _new_caches(graph: Graph, sizes: dict[str, int]) -> Caches:
     """
     try:
         return [np.zeros(port.sized(sizes), dtype=port.dtype) for port in graph.caches()]
-    except (MemoryError, ValueError) as error:  # ValueError: more than numpy can count
+    except (MemoryError, ValueError) as error:  # ValueError: a size beyond numpy's range
         size = sum(port.nbytes(sizes) for port in graph.caches()) / 1e6
         raise EngineError(
             f"there is no room for a cache of {size:,.1f} MB, for {sizes['batch']} rows of "

@@ -1,18 +1,18 @@
 """ONNX Runtime on CUDA: cache, logits and candidates stay on the device.
 
 A decode step copies one small block of inputs to the device, runs, and copies one small block of
-candidates back; from the second step of so many rows on it allocates nothing. All addresses are
-fixed, so that it can be replayed as a CUDA graph, under these rules:
+candidates back. It allocates memory only the first time that it runs with a given number of rows.
+All addresses are fixed, so that the step can be replayed as a CUDA graph, under these rules:
 
-- Only steps of one token a row are captured: prompts differ in length.
-- A capture belongs to a thread: steps are run by two threads at most, see `in_own_thread`.
-- A capture belongs to the addresses of one set of buffers and a number of rows. Buffers are
-  therefore kept for the next texts of that context, of as many rows or fewer, and at most
-  MOST_GRAPHS steps of an engine are captured; what comes after runs without, and so does everything
-  with `cuda_graph` off.
-- The operators that take the longest length from the host (GroupQueryAttention) are always given
-  the whole context, with or without CUDA graphs: the device has each row's own length, and this one
-  only chooses a kernel.
+- Only steps of one token per row are captured, because prompts differ in length.
+- A capture belongs to a thread. So at most two threads run steps, see `in_own_thread`.
+- A capture belongs to the addresses of one set of buffers, and to a number of rows. So buffers are
+  kept for later texts of the same context and as many rows or fewer. At most MOST_GRAPHS steps of
+  an engine are captured; further steps run without a graph, and so do all steps with `cuda_graph`
+  off.
+- Operators that read the longest length on the host (GroupQueryAttention) always get the whole
+  context, with or without CUDA graphs. This value only chooses a kernel; the device has the length
+  of each row.
 """
 
 import logging
@@ -55,10 +55,10 @@ __all__ = ["CudaEngine"]
 logger = logging.getLogger(__name__)
 
 MOST_GRAPHS = 32
-PLAIN_RUNS = 4  # of a step before it is worth a graph, if nobody asked for so many rows
-NO_GRAPH = -1  # the run option that neither captures nor replays
-KEPT = 4  # sets of buffers that wait for another text
-ALIGNMENT = 256  # of tensors in a block, in bytes; what cudaMalloc guarantees
+PLAIN_RUNS = 4  # runs before a step is captured, if its number of rows is not the state's
+NO_GRAPH = -1  # the graph id with which a run neither captures nor replays
+KEPT = 4  # sets of buffers that are kept for later texts
+ALIGNMENT = 256  # bytes, of tensors in a block; as cudaMalloc guarantees
 
 
 class CudaEngine(Engine):
@@ -77,10 +77,11 @@ class CudaEngine(Engine):
         """Load the graph.
 
         Args:
-            bundle: where it lies.
-            graph: a decoder that `support` lets run on CUDA.
-            options: threads are of the host, for computing shapes, and one by default; TF32 keeps
-                10 bits of the mantissa; steps are captured and replayed only where that is right.
+            bundle: the bundle that holds it.
+            graph: a decoder that CUDA can run according to `support`.
+            options: `threads` are host threads, which compute shapes; the default is one. TF32
+                keeps 10 bits of the mantissa. Steps are captured and replayed only if this version
+                of onnxruntime replays them correctly.
             clock: times the device's part of every step, on the clock's stream.
         """
         self.graph, self.tf32, self.clock = graph, options.tf32, clock
@@ -115,10 +116,10 @@ class CudaEngine(Engine):
         self.other.shutdown()
 
     def in_own_thread(self, run: Callable[[], None]) -> None:
-        """Run a step in the thread that opened the engine, or in the one that stands in for others.
+        """Run a step in the thread that opened the engine, or in one that serves all other threads.
 
-        ONNX Runtime captures CUDA graphs for each thread anew, and keeps them, and handles of
-        cuBLAS, when the thread has ended: a server with a thread for each request would leak them.
+        ONNX Runtime captures CUDA graphs anew for each thread, and keeps them and cuBLAS handles
+        after the thread has ended. A server with a thread per request would leak them.
         """
         if self.session is None:
             raise EngineError("the model was closed")
@@ -128,13 +129,13 @@ class CudaEngine(Engine):
             self.other.submit(run).result()
 
     def give_back(self, buffers: "_Buffers") -> None:
-        """Keep buffers for the next text that they fit, unless the engine was closed."""
+        """Keep buffers for the next text that fits them, unless the engine was closed."""
         with DEVICE_LOCK:
             if self.session is not None:
                 self.kept = [*self.kept, buffers][-KEPT:]
 
     def run_options(self, *, capture: bool) -> Any:
-        """Return the options of a step's runs; each one that captures has a graph of its own."""
+        """Return the options for the runs of a step; each captured step has its own graph id."""
         if not self.cuda_graph:
             return None
         number = NO_GRAPH
@@ -147,10 +148,10 @@ class CudaEngine(Engine):
         return options
 
     def _take(self, rows: int, context: int) -> "_Buffers":
-        """Return kept buffers of as few rows as will do, or new ones, for which kept ones may go.
+        """Return the smallest kept buffers that fit, or new ones; free kept ones if room is short.
 
-        Buffers of more rows do as well: after the largest batch has come, others capture nothing
-        anew but their own step.
+        Kept buffers may have more rows than asked. So after the largest batch, a smaller one only
+        has to capture the step for its own number of rows.
         """
         with DEVICE_LOCK:
             fitting = [one for one in self.kept if one.context == context and one.rows >= rows]
@@ -190,7 +191,7 @@ class CudaEngine(Engine):
         options.intra_op_num_threads = self.threads
         options.log_severity_level = LOG_ERRORS_ONLY
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        # The weights lie outside of the arena, which doubles when it grows.
+        # Keep the weights out of the arena, which doubles when it grows.
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         stream = self.clock.stream if self.clock else None
         chosen = provider(tf32=self.tf32, cuda_graph=self.cuda_graph, stream=stream)
@@ -201,7 +202,7 @@ class CudaEngine(Engine):
 
 
 class CudaState(BoundState):
-    """A cache in buffers that its engine lends."""
+    """A cache in buffers that its engine lends to it."""
 
     def __init__(self, engine: CudaEngine, buffers: "_Buffers", rows: int) -> None:
         self.engine = engine
@@ -209,14 +210,14 @@ class CudaState(BoundState):
         super().__init__(engine.graph, rows, buffers.context)
 
     def topk(self, count: int) -> list[list[Candidates]] | None:
-        """Return the best logits of the last step, or None if all are as cheap or here already."""
+        """Return the best logits of the last step; None if fetching all logits costs no more."""
         step = self.last
         return step.topk(count) if isinstance(step, DeviceStep) else None
 
     def close(self) -> None:
-        """Lend the buffers back.
+        """Return the buffers to the engine.
 
-        They need no cleaning: all their numbers are finite, and a new text masks the old ones.
+        They need no cleaning: all their values are finite, and a new text masks old slots.
         """
         buffers, self.buffers = self.buffers, None
         if buffers is not None:
@@ -260,17 +261,17 @@ class _Buffers:
             self.widths.append(port.itemsize)
         total = sum(block.size for block in self.blocks) / 1e6
         logger.debug("a cache of %.1f MB on CUDA for %d rows of %d tokens", total, rows, context)
-        # The logits of all decode steps, of however many rows: only the last one's are wanted.
+        # All decode steps share this block for their logits: only the last step's are wanted.
         size = rows * engine.graph.vocab_size * ITEM_BYTES["float32"]
         self.logits = engine.memory.allocate(size, "logits")
-        self.spare: Block | None = None  # a row on its way to another place
+        self.spare: Block | None = None  # holds a row while rows change places
         self.single(rows, at_once=True)
 
     def single(self, rows: int, *, at_once: bool = False) -> "DeviceStep":
         """Return the step of one token for the first `rows`.
 
-        It is captured at once, or when it has shown that so many rows are there to stay: while
-        the texts of a batch end one after the other, most numbers of rows last for a few tokens.
+        It is captured `at_once`, or after PLAIN_RUNS runs. While the texts of a batch end one after
+        the other, most numbers of rows last only for a few tokens and are not worth a graph.
         """
         step = self.singles.get(rows)
         if step is None:
@@ -284,7 +285,7 @@ class _Buffers:
         return step
 
     def cache_rows(self, rows: slice) -> list[Place]:
-        """Return where some rows of each cache lie."""
+        """Return the places of `rows` in each cache."""
         return [
             place.rows(rows.start, rows.stop, width)
             for place, width in zip(self.places, self.widths, strict=True)
@@ -299,7 +300,7 @@ class _Buffers:
                 self.spare = memory.allocate(size, "row on its way")
             for place, width in zip(self.places, self.widths, strict=True):
                 _, heads, context, head_dim = place.shape
-                pitch = context * head_dim * width  # from a head of a row to the next, in bytes
+                pitch = context * head_dim * width  # bytes from one head of a row to the next
                 at = {row: place.address + row * heads * pitch for row in range(self.rows)}
                 if self.spare is not None:
                     at[SPARE] = self.spare.address
@@ -323,13 +324,13 @@ class DeviceStep:
     ) -> None:
         """Bind rows of the cache.
 
-        With a `context`, that is the longest length that operators are told of. The logits go to
-        the beginning of `result`; None: to a new block.
+        If `context` is given, operators get it as the longest length. The logits go to the
+        beginning of `result`; None: to a new block.
         """
         if engine.session is None:
             raise EngineError("the model was closed")
         caches, vocabulary = buffers.cache_rows(shape.rows), engine.graph.vocab_size
-        # Kept, since a step may still wait for its turn when its state was given up.
+        # Keeps the memory alive: a step may still wait to run when its state has been dropped.
         self.blocks = buffers.blocks
         self.engine, self.memory, self.session = engine, engine.memory, engine.session
         self.options, self.context, self.length = options, context, shape.length
@@ -341,7 +342,7 @@ class DeviceStep:
         self.size = prod(logits) * ITEM_BYTES["float32"]
         self.result = result or self.memory.allocate(self.size, "logits")
         self.where = self.memory.place(self.result, "float32", logits)
-        self.runs, self.captured = 0, False  # whether it has asked for a CUDA graph
+        self.runs, self.captured = 0, False  # captured: whether it has asked for a CUDA graph
         self.fetched: NDArray[np.float32] | None = None
         self.pickers: dict[int, CandidateStep] = {}
         self.binding = self.session.io_binding()
@@ -362,7 +363,7 @@ class DeviceStep:
                 self.memory.run(self.session, self.binding, self.options)
 
     def logits(self) -> NDArray[np.float32]:
-        """Copy the result to the host, once a run: float32 [B, P, V]."""
+        """Return the result, float32 [B, P, V]; it is copied to the host once per run."""
         if self.fetched is None:
             raw = self.result.read(self.size)
             self.fetched = raw.view(np.float32).reshape(self.where.shape)  # (B, P, V)
@@ -379,7 +380,7 @@ class DeviceStep:
         return picker.run(self.logits)
 
     def _place(self, role: str, array: NDArray[Any]) -> Place:
-        """Return where the graph reads an input: the longest length on the host, by design."""
+        """Return where the graph reads an input. Only the longest length is read on the host."""
         if role == "total_sequence_length":
             return place_of(array)
         offset = array.ctypes.data - self.host.ctypes.data
@@ -387,7 +388,7 @@ class DeviceStep:
 
 
 class _Mirror:
-    """The inputs of a step in one piece, so that one copy takes all of them to the device."""
+    """The inputs of a step in one block, so that a single copy brings them to the device."""
 
     def __init__(self, batch: int, length: int, positions: int) -> None:
         ids, past_len, rows, seqlens = batch * length, batch, batch * positions, batch
@@ -396,7 +397,7 @@ class _Mirror:
         self.used = 0
 
     def zeros(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-        """Return the next part of it as an array."""
+        """Return the next part of the block as an array."""
         size = prod(shape) * np.dtype(dtype).itemsize
         part = self.data[self.used : self.used + size].view(dtype).reshape(shape)
         self.used += -(-size // ALIGNMENT) * ALIGNMENT

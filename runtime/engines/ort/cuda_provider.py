@@ -1,7 +1,7 @@
-"""Whether ONNX Runtime's CUDA provider really works here, and if not, what is missing.
+"""Check whether ONNX Runtime's CUDA provider really works here, and if not, what is missing.
 
-ONNX Runtime lists the provider as available wherever its package is installed. When a library that
-it needs is missing it logs so, and runs everything on the CPU: here that is an error.
+ONNX Runtime lists the provider as available wherever its package is installed. If a library that it
+needs is missing, ONNX Runtime only logs this and runs everything on the CPU. Here it is an error.
 """
 
 import contextlib
@@ -30,8 +30,8 @@ __all__ = [
 
 PROVIDER = "CUDAExecutionProvider"
 INSTALL = 'pip install "edgegpt-toolkit[cuda]"'
-# These work on shapes, and ONNX Runtime keeps them on the CPU by design: their operands are there,
-# and a step that is replayed as a CUDA graph does not run them at all.
+# These operators compute shapes, and ONNX Runtime runs them on the CPU by design, because their
+# operands are there. A step that is replayed as a CUDA graph does not run them at all.
 SHAPE_OPERATORS = {"Shape", "Size", "Squeeze", "Unsqueeze", "Constant"}
 
 
@@ -42,7 +42,7 @@ def replays_rightly(runtime: ModuleType, graph: Graph) -> bool:
 
 
 def provider(*, tf32: bool, cuda_graph: bool, stream: int | None = None) -> Provider:
-    """Return the provider with its options; ONNX Runtime's own default is to use TF32."""
+    """Return the provider with its options; by default ONNX Runtime itself would use TF32."""
     own_stream = {} if stream is None else {"user_compute_stream": str(stream)}
     return PROVIDER, {
         **own_stream,
@@ -53,7 +53,7 @@ def provider(*, tf32: bool, cuda_graph: bool, stream: int | None = None) -> Prov
 
 
 def open_candidates(runtime: ModuleType) -> Any:
-    """Open the session that picks candidates out, the first one on the device.
+    """Open the session that selects candidates, which is the first session on the device.
 
     Raises:
         EngineError: if the provider does not load, or there is no device.
@@ -67,7 +67,7 @@ def open_candidates(runtime: ModuleType) -> Any:
     missing = _missing_library(runtime)
     if missing is not None:
         raise _not_loaded(runtime, missing)
-    runtime.set_default_logger_severity(LOG_ERRORS_ONLY)  # 1.28 warns at every session
+    runtime.set_default_logger_severity(LOG_ERRORS_ONLY)  # 1.28 warns when any session opens
     options = runtime.SessionOptions()
     options.log_severity_level = LOG_ERRORS_ONLY
     try:
@@ -79,7 +79,7 @@ def open_candidates(runtime: ModuleType) -> Any:
                 enable_fallback=0,
             )
             if PROVIDER in session.get_providers():
-                session.run(None, candidates_example())  # a cuDNN that is missing shows only now
+                session.run(None, candidates_example())  # a missing cuDNN shows only here
     except Exception as error:  # the bindings raise several unrelated types
         raise EngineError(f"CUDA does not work on this machine: {error}") from error
     if PROVIDER not in session.get_providers():
@@ -90,8 +90,8 @@ def open_candidates(runtime: ModuleType) -> Any:
 def check_placement(session: Any, graph: Graph) -> None:
     """Refuse a session that would compute a part of the graph on the CPU.
 
-    The session's options must have had "session.record_ep_graph_assignment_info". The option
-    "session.disable_cpu_ep_fallback" would be simpler, but refuses shape computations, too.
+    The session must have been opened with "session.record_ep_graph_assignment_info". The option
+    "session.disable_cpu_ep_fallback" would be simpler, but also refuses shape computations.
     """
     if PROVIDER not in session.get_providers():
         raise EngineError(f"{graph.name} was not loaded on CUDA; run edgegpt doctor")
@@ -110,7 +110,7 @@ def check_placement(session: Any, graph: Graph) -> None:
 
 
 def _preload(runtime: ModuleType) -> str:
-    """Load the libraries of pip's nvidia packages; return what was said about missing ones."""
+    """Load the libraries of pip's nvidia packages; return the messages about missing ones."""
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         runtime.preload_dlls()
@@ -118,10 +118,10 @@ def _preload(runtime: ModuleType) -> str:
 
 
 def _missing_library(runtime: ModuleType) -> str | None:
-    """Return what the system's loader says is missing, if it does."""
+    """Return the system loader's message about a missing library; None if it has none."""
     folder = Path(str(runtime.__file__)).parent / "capi"
     if sys.platform == "win32":
-        return None  # Windows does not say which library it missed
+        return None  # Windows does not tell which library is missing
     try:
         for name in ("libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so"):
             if (folder / name).is_file():
@@ -132,7 +132,7 @@ def _missing_library(runtime: ModuleType) -> str | None:
 
 
 def _not_loaded(runtime: ModuleType, said: str) -> EngineError:
-    """Return the error for a provider that did not load, from what a loader said."""
+    """Return the error for a provider that did not load, from the loader's message."""
     libraries = re.findall(r"([\w.+-]+(?:\.so[.\d]*|\.dll))(?=: )", said)
     name = libraries[0] if libraries else "a library of CUDA or cuDNN"
     version = getattr(runtime, "cuda_version", "")

@@ -1,8 +1,8 @@
-"""Memory of a device as blocks of bytes, for a session that is bound to raw addresses.
+"""Device memory in blocks of bytes, for a session that is bound to raw addresses.
 
-This is all that the CUDA engine knows of a device; tests put the host's memory in its place. The
-blocks are CUDA's own: ONNX Runtime's `OrtValue`s come from a pool of the process that doubles when
-it grows, and keeps all of it when they are gone.
+The CUDA engine reaches the device only through this module; tests replace it by host memory. The
+blocks are allocated with CUDA, not as ONNX Runtime's `OrtValue`s: those come from a pool of the
+process that doubles when it grows, and keeps all its memory when they are gone.
 """
 
 import weakref
@@ -18,30 +18,30 @@ from .binding import ELEMENT_TYPES, Place
 
 __all__ = ["Block", "DeviceMemory"]
 
-# What the allocators say; the first two are ONNX Runtime's arena, the third is CUDA's.
+# Error texts of the allocators: the first two of ONNX Runtime's arena, the third of CUDA.
 OUT_OF_MEMORY = ("Failed to allocate memory", "smaller than requested bytes", "out of memory")
 
 Bytes = NDArray[np.uint8]
 
 
 class Block:
-    """Some bytes on the device, at an address that does not change; freed when it is dropped."""
+    """Some bytes on the device at a fixed address; freed when the block is dropped."""
 
     def __init__(self, cudart: Cudart, size: int) -> None:
         self.cudart, self.size = cudart, size
         with DEVICE_LOCK:
             self.address = cudart.allocate(size)
-        # At exit other threads may be at work on it still, and the driver frees all there is.
+        # Not at exit: other threads may still use the block, and the driver frees everything then.
         weakref.finalize(self, _free, cudart, self.address).atexit = False
 
     def write(self, data: Bytes) -> None:
-        """Copy all bytes of the block from the host; returns when they are there."""
+        """Copy `data` from the host into the whole block; return when the copy is done."""
         assert data.nbytes == self.size
         with DEVICE_LOCK:
             self.cudart.to_device(self.address, data.ctypes.data, self.size)
 
     def read(self, size: int | None = None) -> Bytes:
-        """Copy the first `size` bytes of the block, None: all, to the host."""
+        """Copy the first `size` bytes of the block (None: all) to the host."""
         data = np.empty(self.size if size is None else size, dtype=np.uint8)
         with DEVICE_LOCK:
             self.cudart.to_host(data.ctypes.data, self.address, data.size)
@@ -49,7 +49,7 @@ class Block:
 
 
 class DeviceMemory:
-    """The memory of the first device that CUDA shows."""
+    """The memory of the first device that CUDA lists."""
 
     kind = "cuda"
 
@@ -57,7 +57,7 @@ class DeviceMemory:
         self.cudart = cudart
 
     def allocate(self, size: int, what: str) -> Block:
-        """Return a block of `size` bytes that are all 0; `what` is its name in an error.
+        """Return a block of `size` bytes, all of them 0; `what` names it in an error.
 
         Raises:
             EngineError: if the device has no room for it.
@@ -68,17 +68,17 @@ class DeviceMemory:
             raise self.explain(error, f"{size / 1e6:,.1f} MB for the {what}") from error
 
     def reserve(self, size: int) -> Block:
-        """Return a block; an error is CUDA's."""
+        """Return a block of `size` bytes, all of them 0; an error has CUDA's text."""
         return Block(self.cudart, size)
 
     def place(self, block: Block, dtype: str, shape: tuple[int, ...], offset: int = 0) -> Place:
-        """Return a tensor that lies in `block`, `offset` bytes behind its beginning."""
+        """Return a tensor in `block` that begins at byte `offset`."""
         return Place(self.kind, 0, ELEMENT_TYPES[dtype], shape, block.address + offset)
 
     def copy_lines(self, target: int, source: int, width: int, count: int, pitch: int) -> None:
         """Copy `count` lines of `width` bytes, `pitch` bytes apart, from one address to another.
 
-        They may still be on their way when this returns; see `wait`.
+        The copy may not be done when this returns; see `wait`.
         """
         self.cudart.copy_lines(target, source, width, count, pitch)
 
@@ -87,10 +87,10 @@ class DeviceMemory:
         self.cudart.wait()
 
     def run(self, session: Any, binding: Any, options: Any) -> None:
-        """Run a bound step, and wait until its results are there.
+        """Run a bound step, and wait for its results.
 
         Raises:
-            EngineError: if the device has no room for its activations, or fails.
+            EngineError: if the device has no room for the step's activations, or fails.
         """
         try:
             with DEVICE_LOCK:
@@ -99,7 +99,7 @@ class DeviceMemory:
             raise self.explain(error, "memory for a step's activations") from error
 
     def explain(self, error: Exception, asked: str) -> EngineError:
-        """Return what to raise for an error after `asked` was asked for."""
+        """Return the error to raise when a request for `asked` failed with `error`."""
         text = str(error).strip() or type(error).__name__
         if not isinstance(error, MemoryError) and not any(part in text for part in OUT_OF_MEMORY):
             return EngineError(f"{self.kind} failed: {text}")
@@ -111,7 +111,7 @@ class DeviceMemory:
         )
 
     def free_bytes(self) -> int | None:
-        """Return how much of the memory is free, if that can be asked."""
+        """Return how many bytes of the memory are free; None if CUDA does not tell."""
         with DEVICE_LOCK:
             return self.cudart.free_bytes()
 

@@ -1,7 +1,7 @@
-"""A graph that picks the best logits out on the device, so that a token costs one small copy.
+"""A graph that selects the best logits on the device, so that a token costs only a small copy.
 
-It is five nodes over the logits of any model, so its ONNX file is written here, field by field:
-shipping it in every bundle would change their format for what only one engine runs.
+The graph has five nodes and fits the logits of any model, so its ONNX file is written here, field
+by field. Shipping it in every bundle would change the format for the sake of one engine.
 
 Field numbers are those of onnx.proto.
 """
@@ -19,21 +19,21 @@ from .device import Block, DeviceMemory
 
 __all__ = ["CandidateStep", "candidates_example", "candidates_model", "is_worthwhile"]
 
-IR_VERSION, OPSET = 8, 13  # the newest opset that has the axes of reductions as attributes
+IR_VERSION, OPSET = 8, 13  # before opset 18, the axes of ReduceMin and ReduceL1 are attributes
 FLOAT, INT64 = 1, 7  # TensorProto.DataType
-MOST_IDS = 2**24  # float32 holds all smaller whole numbers
-EXTRAS = 2  # numbers behind the candidates' logits and ids
+MOST_IDS = 2**24  # float32 represents all smaller whole numbers exactly
+EXTRAS = 2  # values after the candidates' logits and ids: smallest logit, sum of magnitudes
 
 Logits = NDArray[np.float32]
 
 
 def is_worthwhile(count: int, vocab_size: int) -> bool:
-    """Return whether `count` candidates are cheaper to copy than all logits, and possible."""
+    """Return whether `count` candidates are possible, and cheaper to copy than all logits."""
     return 2 * count + EXTRAS < vocab_size <= MOST_IDS
 
 
 class CandidateStep:
-    """The graph, bound to the logits of one step: the best `count` of each."""
+    """The graph, bound to the logits of one step; it selects the `count` best per position."""
 
     def __init__(
         self, session: Any, memory: DeviceMemory, logits: Place, source: Block, count: int
@@ -51,7 +51,7 @@ class CandidateStep:
         self.binding.bind_output("candidates", *where)
 
     def run(self, logits: Callable[[], Logits]) -> list[list[Candidates]]:
-        """Run; `logits` returns all of them, [B, P, V]."""
+        """Run, and return the candidates [B][P]; `logits` returns all logits, [B, P, V]."""
         self.memory.run(self.session, self.binding, None)
         found = self.result.read().view(np.float32).reshape(self.shape)  # (B, P, 2 * count + 2)
         return [
@@ -77,8 +77,8 @@ def candidates_model() -> bytes:
     """Return the ONNX file.
 
     Inputs: logits float32 [B, P, V], k int64 [1]. Output: candidates float32 [B, P, 2k + 2]: the k
-    best logits, their ids, the smallest logit, and the sum of all magnitudes, which is finite only
-    if all logits are.
+    best logits, their ids, the smallest logit, and the sum of all magnitudes. The sum is finite
+    only if all logits are finite.
     """
     nodes = [
         _node("TopK", ["logits", "k"], ["best", "ids"], [_int("axis", -1)]),
@@ -108,7 +108,7 @@ def candidates_model() -> bytes:
 
 
 def candidates_example() -> dict[str, NDArray[Any]]:
-    """Return the smallest inputs on which all operators of the graph do something."""
+    """Return the smallest inputs that run all operators of the graph."""
     return {"logits": np.zeros((1, 1, 2), dtype=np.float32), "k": np.array([1], dtype=np.int64)}
 
 
@@ -128,7 +128,7 @@ def _ints(name: str, values: Iterable[int]) -> bytes:
 
 
 def _value(name: str, element_type: int, shape: list[int | str]) -> bytes:
-    """Return a ValueInfoProto; dimensions are numbers, or names where they are not fixed."""
+    """Return a ValueInfoProto; a dimension is a number, or a name if it is not fixed."""
     dimensions = [
         bytes_field(1, number_field(1, size) if isinstance(size, int) else text_field(2, size))
         for size in shape

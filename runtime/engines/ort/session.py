@@ -1,4 +1,4 @@
-"""Importing ONNX Runtime and opening sessions: what its CPU and its CUDA engine have in common."""
+"""Import ONNX Runtime and open sessions, for both its CPU engine and its CUDA engine."""
 
 import logging
 import time
@@ -20,7 +20,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# All of them install the same files.
+# All of these install the same files.
 DISTRIBUTIONS = (
     "onnxruntime",
     "onnxruntime-gpu",
@@ -37,7 +37,7 @@ Provider = str | tuple[str, dict[str, str]]
 def import_onnxruntime(backend: str) -> ModuleType:
     """Import onnxruntime, unless two distributions of it have overwritten each other.
 
-    `backend` is also the name of the extra that brings it.
+    `backend` is also the name of the extra that installs it.
     """
     installed = installed_distributions()
     if len(installed) > 1:
@@ -57,7 +57,7 @@ def import_onnxruntime(backend: str) -> ModuleType:
 
 
 def installed_distributions() -> list[str]:
-    """Return which of the distributions that bring a module `onnxruntime` are installed."""
+    """Return the installed distributions that provide the module `onnxruntime`."""
     return [name for name in DISTRIBUTIONS if _is_installed(name)]
 
 
@@ -71,7 +71,7 @@ def open_session(
     """
     begin = time.perf_counter()
     try:
-        # Without enable_fallback=0 a provider that raises is replaced by another one.
+        # Without enable_fallback=0, ONNX Runtime replaces a provider that raises by another one.
         session = runtime.InferenceSession(
             str(bundle.file(graph.file)), options, providers=providers, enable_fallback=0
         )

@@ -1,6 +1,6 @@
-"""TensorRT engines: built from a bundle, kept in the user's cache, found again, and run.
+"""TensorRT engines: build them from a bundle, keep them in the user's cache, and run them.
 
-`flavour` knows the two flavours, `network` turns a graph into a checked network, `profiles`,
-`build_memory` and `builder` build it, `store` keeps it, and `prepare` puts these together.
-`engine` and `session` run it.
+`flavour` describes the two flavours, `network` turns a graph into a checked network, `profiles`,
+`build_memory` and `builder` build it, `store` keeps it, and `prepare` combines these. `engine` and
+`session` run it.
 """

@@ -1,8 +1,9 @@
-"""How much memory a build takes, predicted before it begins: running out of it kills the process.
+"""Predict how much memory a build takes, because running out of memory kills the process.
 
-The host's share was measured with tensorrt_rtx 1.7.1 on Linux, as growth of the resident set:
-models of 0.1, 43 and 221 MB of weights took 230, 410 and 940 MB. The device's is not measured:
-timing kernels needs what running the model needs, and the weights may be there twice.
+The host's part was measured with tensorrt_rtx 1.7.1 on Linux, as growth of the resident set: models
+of 0.1, 43 and 221 MB of weights took 230, 410 and 940 MB. The device's part is not measured. It is
+estimated as what running the model takes, because the build times kernels, plus a second copy of
+the weights.
 """
 
 from dataclasses import dataclass, replace
@@ -20,12 +21,12 @@ from .profiles import Limits
 __all__ = ["BuildMemory", "build_memory", "check_memory", "running_memory"]
 
 HOST_BASE = 300_000_000  # bytes: the builder itself
-HOST_PER_WEIGHT = 4  # copies of the weights: the file, the network, the builder's, the plan
+HOST_PER_WEIGHT = 4  # copies of the weights: in the file, network, builder and plan
 
 
 @dataclass(frozen=True)
 class BuildMemory:
-    """Bytes that a build will have in use at its peak."""
+    """Bytes that a build uses at its peak."""
 
     host: int
     device: int
@@ -43,9 +44,9 @@ def build_memory(bundle: Bundle, graph: Graph, limits: Limits) -> BuildMemory:
 def running_memory(bundle: Bundle, graph: Graph, batch: int, context: int) -> Memory:
     """Return what an engine of `graph` needs for `batch` rows of `context` tokens.
 
-    The weights are the graph's own: one whose weights are derived has others than the bundle, and
-    leaves those out that only other graphs use. A cache that is not written in place is there
-    twice.
+    The weights are those of the graph, not those of the bundle: a graph may have derived weights,
+    and does not have weights that only other graphs use. A cache that is not written in place
+    counts twice.
     """
     usual = memory_needed(bundle, batch, context)
     tensors = external_tensors(bundle.file(graph.file).read_bytes())
@@ -58,10 +59,10 @@ def check_memory(bundle: Bundle, graph: Graph, limits: Limits, device: Device | 
     """Refuse a build that cannot fit.
 
     Args:
-        bundle: what is built.
-        graph: of it.
-        limits: for how many rows and tokens.
-        device: the GPU that it is built on; None if on none.
+        bundle: the bundle to build.
+        graph: the graph of it.
+        limits: how many rows and tokens the engine is for.
+        device: the GPU that the build uses; None if it uses none.
 
     Raises:
         EngineError: if the host's memory or the GPU's is too small.

@@ -1,8 +1,8 @@
-"""Building a plan, TensorRT's name for a serialized engine.
+"""Build a plan, TensorRT's name for a serialized engine.
 
-All of TensorRT's work is done in a thread of its own. Ctrl-C reaches only the main thread; were it
-inside TensorRT, the interruption would be raised in a callback and get lost in the C++ code. The
-same holds for what the caller's own callback raises, so that is called in the caller's thread.
+TensorRT works in a thread of its own. Ctrl-C reaches only the main thread. If TensorRT ran there,
+KeyboardInterrupt would be raised in a callback and get lost in the C++ code. An error of the
+caller's progress function would get lost, too, so that is called in the caller's thread.
 """
 
 import contextlib
@@ -30,8 +30,8 @@ REQUANTISE = (
     "of its blocks"
 )
 
-WAIT_S = 0.2  # how often the waiting thread looks up, for systems where waiting blocks Ctrl-C
-BEGIN_S = 1.0  # an interrupted start of a thread has begun by then, or never will
+WAIT_S = 0.2  # longest single wait, for systems where waiting blocks Ctrl-C
+BEGIN_S = 1.0  # a thread whose start was interrupted has begun by then, or never will
 
 
 def graph_for(flavour: Flavour, bundle: Bundle) -> Graph:
@@ -70,12 +70,12 @@ def build_plan(
 ) -> memoryview:
     """Return the plan of `graph` for `target`, as bytes in TensorRT's memory.
 
-    `progress` is told what TensorRT does, in the thread that calls this. What it raises ends the
-    build, as Ctrl-C does: that is raised here, when TensorRT has ended.
+    `progress` is called with what TensorRT does, in the calling thread. An error that it raises
+    ends the build, as Ctrl-C does. The error is raised here once TensorRT has ended.
 
     Raises:
         EngineError: if TensorRT cannot read or build the graph.
-        KeyboardInterrupt: if the user stopped it.
+        KeyboardInterrupt: if the user stopped the build.
     """
     monitor = BuildMonitor(flavour, f"building {graph.name}")
     work = _Work(lambda: _build(flavour, bundle, graph, limits, target, monitor))
@@ -108,8 +108,8 @@ def _build(
     make_attention_decomposable(flavour, network)
     config = log.make(builder, "create_builder_config")
     flags = flavour.module.BuilderFlag
-    config.clear_flag(flags.TF32)  # on by default; float32 means float32
-    if hasattr(flags, "REQUIRE_USER_ALLOCATION"):  # RTX could allocate in the middle of a step
+    config.clear_flag(flags.TF32)  # it is on by default, and would round float32 products
+    if hasattr(flags, "REQUIRE_USER_ALLOCATION"):  # without it, RTX may allocate during a step
         config.set_flag(flags.REQUIRE_USER_ALLOCATION)
     if flavour.is_rtx:
         flavour.set_compute_capability(config, target.compute_capability)
@@ -122,7 +122,7 @@ def _build(
 
 
 class _Work(threading.Thread):
-    """A function in a thread of its own, with what came of it."""
+    """A function in a thread of its own, and its result or error."""
 
     def __init__(self, function: Callable[[], Any]) -> None:
         super().__init__(name="tensorrt-build")
@@ -136,15 +136,15 @@ class _Work(threading.Thread):
         self.began.set()
         try:
             self.value = self.function()
-        except Exception as error:  # raised again where it is waited for
+        except Exception as error:  # `result` raises it
             self.error = error
         finally:
             self.finished.set()
 
     def wait_for_end(self) -> None:
-        """Wait for the end, however often Ctrl-C is pressed; what never began has none.
+        """Wait for the end, however often Ctrl-C is pressed; do not wait if it never began.
 
-        A process that ends while TensorRT is at work is aborted by the C++ runtime.
+        The C++ runtime aborts a process that ends while TensorRT is at work.
         """
         while True:
             with contextlib.suppress(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""The cache of a session on the device: where its rows lie, and copies between them."""
+"""The cache of a session on the device: the addresses of its rows, and copies between them."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from .flavour import writes_in_place
 
 __all__ = ["Caches"]
 
-ALIGNMENT = 256  # bytes; what TensorRT asks of an address
+ALIGNMENT = 256  # bytes; TensorRT requires it of an address
 
 
 @dataclass(frozen=True)
 class _Cache:
     """One cache [R, K, S, D]: its addresses before and after a step, and sizes in bytes.
 
-    `present` is `past` where TensorRT writes in place. A line is a head of a row, S * D numbers.
+    `present` equals `past` if TensorRT writes in place. A line is one head of a row, S * D numbers.
     """
 
     past: int
@@ -32,7 +32,7 @@ class Caches:
     """Memory for `rows` texts of `context` tokens, by the names of the graph's cache inputs."""
 
     def __init__(self, cuda: Cuda, stack: ExitStack, graph: Graph, rows: int, context: int) -> None:
-        """Allocate; `stack` will free.
+        """Allocate the caches; `stack` will free them.
 
         Raises:
             EngineError: if the GPU has no room.
@@ -58,20 +58,20 @@ class Caches:
         self.in_place = in_place
 
     def clear(self, stream: Any) -> None:
-        """Empty the cache: a slot that is masked must not hold NaN, which would spread."""
+        """Set the cache to zero: NaN would spread to the results even from a masked slot."""
         for cache in self.caches.values():
             for pointer in {cache.past, cache.present}:
                 self.cuda.clear(pointer, cache.row * self.rows, stream)
 
     def takes(self, first: int) -> bool:
-        """Return whether TensorRT takes the addresses of rows from `first` on."""
+        """Return whether TensorRT accepts the addresses of rows that begin at `first`."""
         return self.aligned[first]
 
     def begin(self, stack: ExitStack, first: int, stream: Any) -> None:
-        """Make a step on rows from `first` on possible.
+        """Prepare a step on rows that begin at `first`.
 
-        Where TensorRT does not take their addresses, that is a step on the single row `first`, in
-        another place, which `stack` frees.
+        If TensorRT does not accept their addresses, the step must be on the single row `first`.
+        That row is then copied to a staging place, which `stack` frees.
         """
         if self.takes(first):
             return
@@ -88,14 +88,14 @@ class Caches:
             self.cuda.within_device(self.staging[name][0], home, cache.row, stream)
 
     def addresses(self, name: str, first: int) -> tuple[int, int]:
-        """Return where a step reads and writes the rows of a cache from `first` on."""
+        """Return where a step reads and where it writes the rows of a cache, from `first` on."""
         if not self.takes(first):
             return self.staging[name]
         cache = self.caches[name]
         return cache.past + first * cache.row, cache.present + first * cache.row
 
     def bring_home(self, first: int, count: int, stream: Any) -> None:
-        """After a step on some rows: what was written elsewhere goes back to where it belongs."""
+        """After a step on some rows, copy what it wrote elsewhere back into the cache."""
         if self.in_place and self.takes(first):
             return
         for name, cache in self.caches.items():

@@ -1,4 +1,4 @@
-"""The step of one token a row, which generation repeats: run plainly, then captured."""
+"""The step of one token per row, which generation repeats: first run plainly, then captured."""
 
 import gc
 import warnings
@@ -18,14 +18,14 @@ INT64 = 8  # bytes
 
 
 class DecodeStep:
-    """One token for each of the first `rows`: run plainly, then captured, then launched as a graph.
+    """One token for each of the first `rows`: run plainly once, then captured and launched.
 
-    A capture follows a plain run of the same shapes, because TensorRT still does work on the host
-    in the first one. Its copies read the host's buffers anew at every launch.
+    A plain run of the same shapes comes first, because TensorRT still does work on the host in the
+    first run. The graph's copies read the host's buffers anew at every launch.
     """
 
     def __init__(self, session: "Session", context: Any, rows: int) -> None:
-        """Bind a context of the decode profile, which is this step's own."""
+        """Bind `context`, a context of the decode profile that only this step uses."""
         self.session, self.context, self.rows = session, context, rows
         plan = session.plan
         self.captures = plan.cuda_graph and not plan.flavour.captures_itself
@@ -35,7 +35,7 @@ class DecodeStep:
         session.bind(context, sizes, 0, session.zeros, session.single_logits[0])
 
     def run(self) -> None:
-        """Run what the host's buffers hold."""
+        """Run the inputs that the host's buffers hold."""
         session = self.session
         if self.captures and self.runs == 1:
             self._try_to_capture()
@@ -66,7 +66,7 @@ class DecodeStep:
         call("cudaStreamBeginCapture", session.stream, mode)
         try:
             self._enqueue()
-        except BaseException:  # a stream that is left in capture could not be used any more
+        except BaseException:  # a stream that stays in capture could not be used any more
             release("cudaStreamEndCapture", session.stream)
             session.cuda.forget_error()
             raise
@@ -79,7 +79,7 @@ class DecodeStep:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Collect no garbage meanwhile: a state among it would free memory, which ends a capture."""
+    """Switch garbage collection off: a collected state would free memory, which ends a capture."""
     collecting = gc.isenabled()
     gc.disable()
     try:

@@ -1,11 +1,11 @@
 """TensorRT, both flavours: a decoder on an NVIDIA GPU.
 
-The sequence is the vendor's: deserialize the plan; a context for prompts, and one for each number
-of rows that is decoded; its profile, addresses and shapes; then steps on a stream. The cache is
-written in place where TensorRT promises that (see `writes_in_place`): the address of a present
-output is then that of its past input. Results stay on the device until they are asked for.
+The sequence is the vendor's: deserialize the plan; make a context for prompts, and one for each
+number of rows that is decoded; set its profile, addresses and shapes; run steps on a stream. The
+cache is written in place where TensorRT promises this (see `writes_in_place`): a present output
+then has the address of its past input. Results stay on the device until they are asked for.
 
-Two builds of one graph need not choose the same kernels: receipts are for a plan.
+Two builds of one graph may choose different kernels, so a receipt holds for one plan.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ from .session import LoadedPlan, Session
 __all__ = ["TensorRTEngine"]
 
 DIGEST_LENGTH = 32  # bytes of a SHA-256
-DIGITS = 8  # of a plan's SHA-256, in the name of a device
+DIGITS = 8  # digits of a plan's SHA-256 in the name of a device
 
 
 class TensorRTEngine(Engine):
@@ -45,8 +45,8 @@ class TensorRTEngine(Engine):
         """Load a plan.
 
         Args:
-            prepared: the plan, whose bytes were checked.
-            cuda_graph: launch the step of a single token as one graph instead of kernel by kernel.
+            prepared: the plan, whose bytes have been checked.
+            cuda_graph: launch a decode step as one graph instead of kernel by kernel.
             clock: times the device's part of every step.
 
         Raises:
@@ -91,8 +91,8 @@ class TensorRTEngine(Engine):
         """Return an empty cache for `rows` texts of up to `context` tokens.
 
         Raises:
-            InvalidInputError: if the engine was not built for so much.
-            EngineError: if the GPU has no room for it.
+            InvalidInputError: if the engine was built for fewer rows or tokens.
+            EngineError: if the GPU has no room for the cache.
         """
         if self.plan is None:
             raise EngineError("the model was closed")
@@ -106,7 +106,7 @@ class TensorRTEngine(Engine):
         return TensorRTState(self, self._session(self.plan, rows), rows, context)
 
     def close(self) -> None:
-        """Free the weights, and keep what was compiled on the device for the next time."""
+        """Free the weights, and store the kernels compiled on the device for the next time."""
         with self.lock:
             plan, self.plan = self.plan, None
             idle, self.idle = self.idle, []
@@ -120,7 +120,7 @@ class TensorRTEngine(Engine):
             del plan
 
     def give_back(self, session: Session) -> None:
-        """Keep a session for the next state of as many rows, or free it."""
+        """Keep a session for the next state of as many rows or fewer, or free it."""
         with self.lock:
             if self.plan is not None and not self.idle:
                 self.idle.append(session)
@@ -131,7 +131,7 @@ class TensorRTEngine(Engine):
         with self.lock:
             session = self.idle.pop() if self.idle else None
         if session is not None and session.rows < rows:
-            session.close()  # before the new one needs the room
+            session.close()  # frees its memory before the new session allocates
             session = None
         if session is None:
             return Session(self.cuda, plan, rows)
@@ -161,7 +161,7 @@ class TensorRTEngine(Engine):
 
 
 class TensorRTState(State):
-    """A cache in a session, which is its own until it is closed.
+    """A cache in a session, which no other state uses until this one is closed.
 
     It has at most as many rows as the engine was built for (`--max-batch`).
     """
@@ -169,7 +169,7 @@ class TensorRTState(State):
     def __init__(self, engine: TensorRTEngine, session: Session, rows: int, context: int) -> None:
         super().__init__(rows, context)
         self.engine, self.session = engine, session
-        self.gathered: NDArray[np.float32] | None = None  # of a step that ran row by row
+        self.gathered: NDArray[np.float32] | None = None  # logits of a step that ran row by row
         self.drop = weakref.finalize(self, session.close)
 
     def logits(self) -> NDArray[np.float32]:
@@ -177,7 +177,7 @@ class TensorRTState(State):
         return self.session.logits() if self.gathered is None else self.gathered
 
     def close(self) -> None:
-        """Give the session back to the engine; the state must not be used then."""
+        """Give the session back to the engine; the state must not be used afterwards."""
         if self.drop.detach() is not None:
             self.engine.give_back(self.session)
 
@@ -202,7 +202,7 @@ class TensorRTState(State):
 
 
 def _check_aliases(engine: Any, graph: Graph) -> None:
-    """See that TensorRT writes every new version of the cache where the old one lies."""
+    """Check that TensorRT writes every present output into the memory of its past input."""
     for port in graph.caches():
         alias = engine.get_aliased_input_tensor(port.present)
         if alias != port.name:
@@ -210,18 +210,18 @@ def _check_aliases(engine: Any, graph: Graph) -> None:
 
 
 def _as_file_name(device: str) -> str:
-    """Return a device's name as receipts can use it."""
+    """Return a device's name in a form that receipts can use."""
     return "".join(char if char.isalnum() or char in " .-_" else "_" for char in device)
 
 
 def _runtime_cache_file(plan: Path, device: Device) -> Path:
-    """Return where kernels for this GPU and driver are kept, beside the plan."""
+    """Return the file beside the plan that keeps the kernels for this GPU and driver."""
     text = f"{device.name}\n{device.cuda_major}"
     return plan.with_suffix(f".{hashlib.sha256(text.encode()).hexdigest()[:8]}.kernels")
 
 
 def _read_checked(path: Path) -> bytes | None:
-    """Return what `_write_checked` wrote, None if it is not there or damaged."""
+    """Return the data that `_write_checked` wrote; None if the file is missing or damaged."""
     try:
         raw = path.read_bytes()
     except OSError:
@@ -231,7 +231,7 @@ def _read_checked(path: Path) -> bytes | None:
 
 
 def _write_checked(path: Path, data: bytes) -> None:
-    """Write data behind its hash; on a disk that cannot be written the kernels are not kept."""
+    """Write the hash of `data`, then `data`; keep nothing if the disk cannot be written."""
     try:
         write_file(path, hashlib.sha256(data).digest() + data)
     except OSError:

@@ -1,8 +1,8 @@
-"""The two flavours of TensorRT, and what differs between them and between their versions.
+"""The two flavours of TensorRT, and the differences between them and between their versions.
 
-`tensorrt` builds for the GPU of this machine, from 10.3 (JetPack 6) to 11. `tensorrt_rtx`
-(TensorRT for RTX) has the same Python API, builds for a named compute capability, without a GPU
-too, and compiles the kernels on the device when the engine is first used.
+`tensorrt`, versions 10.3 (JetPack 6) to 11, builds for the GPU of this machine. `tensorrt_rtx`
+(TensorRT for RTX) has the same Python API. It builds for a named compute capability, even without
+a GPU, and compiles the kernels on the device when the engine is first used.
 """
 
 import importlib
@@ -38,7 +38,7 @@ class Flavour:
 
     @property
     def version(self) -> str:
-        """The version, as the module tells it."""
+        """The version of the module."""
         return str(self.module.__version__)
 
     @property
@@ -48,19 +48,19 @@ class Flavour:
 
     @property
     def lowering(self) -> Lowering:
-        """The lowering that this version reads, of bundles that are not quantised."""
+        """The lowering that this version reads from bundles that are not quantised."""
         return lowerings_of(self.backend, self.version)[0]
 
     def network_flags(self) -> int:
-        """Return what `create_network` takes: types are the graph's, never the builder's choice.
+        """Return the flags for `create_network`: the graph decides the types, not the builder.
 
-        From 11 on there is no other way, and the flag may one day be gone.
+        Version 11 and later always does so, and may one day lack the flag.
         """
         flag = getattr(self.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
         return 0 if flag is None else 1 << int(flag)
 
     def compute_capabilities(self) -> list[str]:
-        """Return those that can be built for by name, as "8.9"; none for `tensorrt`."""
+        """Return the compute capabilities to build for by name, as "8.9"; none for `tensorrt`."""
         members = getattr(self.module, "ComputeCapability", None)
         names = [] if members is None else list(members.__members__)
         found = [name for name in names if re.fullmatch(r"SM\d{2,3}", name)]
@@ -74,30 +74,30 @@ class Flavour:
             raise EngineError(f"{self.name} refuses compute capability {capability}")
 
     def runtime_cache(self, engine: Any, stored: bytes | None) -> Any:
-        """Return where kernels compiled on the device are kept; None for `tensorrt`.
+        """Return the object that keeps kernels compiled on the device; None for `tensorrt`.
 
-        What was `stored` is used if it fits this GPU, driver and version; TensorRT checks that.
+        `stored` kernels are used if they fit this GPU, driver and version; TensorRT checks this.
         """
         if not self.is_rtx:
             return None
         cache = engine.create_runtime_config().create_runtime_cache()
         if stored is not None:
-            cache.deserialize(stored)  # False if it does not fit: then kernels are compiled anew
+            cache.deserialize(stored)  # returns False if they do not fit; TensorRT compiles again
         return cache
 
     def new_context(self, engine: Any, runtime_cache: Any, *, decodes: bool, capture: bool) -> Any:
-        """Return an execution context whose workspace the caller provides, None on failure.
+        """Return an execution context whose workspace the caller provides; None on failure.
 
-        TensorRT for RTX would by default change to other kernels in the middle of a text, as soon
-        as a thread of its own has compiled them: what was proved would not be what runs.
+        By default, TensorRT for RTX would switch to other kernels in the middle of a text, as soon
+        as its own thread has compiled them. The kernels that run would not be those of the proof.
 
         Args:
             engine: a deserialized engine.
             runtime_cache: what `runtime_cache` returned.
-            decodes: whether it will run one shape only, for which TensorRT for RTX compiles kernels
-                before the first step; else it has those that fit any shape.
-            capture: let TensorRT for RTX run it as a CUDA graph; with `tensorrt` that is for the
-                caller to do, see `captures_itself`.
+            decodes: whether it will run only one shape. TensorRT for RTX then compiles kernels for
+                this shape before the first step; otherwise it uses kernels that fit any shape.
+            capture: let TensorRT for RTX run it as a CUDA graph; with `tensorrt` the caller must
+                capture it, see `captures_itself`.
         """
         strategy = self.module.ExecutionContextAllocationStrategy.USER_MANAGED
         if not self.is_rtx:
@@ -115,15 +115,15 @@ class Flavour:
 
     @property
     def captures_itself(self) -> bool:
-        """Whether contexts make their own CUDA graphs."""
+        """Whether contexts capture their own CUDA graphs."""
         return self.is_rtx and hasattr(self.module, "CudaGraphStrategy")
 
 
 def writes_in_place(graph: Graph) -> bool:
-    """Return whether TensorRT updates the cache of a graph where it lies.
+    """Return whether TensorRT updates the cache of a graph in place.
 
-    That is promised for what becomes its own layer for that, and for nothing else: other graphs get
-    a second cache to write to.
+    TensorRT promises this only for cache updates that become its KV cache update layer. Other
+    graphs get a second cache to write to.
     """
     return graph.lowering in ("standard", QUANTISED)
 
@@ -138,7 +138,7 @@ def import_flavour(backend: str) -> Flavour:
     try:
         module = importlib.import_module(name)
         version = str(module.__version__)
-    except (ImportError, OSError, AttributeError) as error:  # OSError: a library that is missing
+    except (ImportError, OSError, AttributeError) as error:  # OSError: a library is missing
         raise EngineError(
             f"the {backend} backend needs the package {name} ({error}): "
             f'pip install "edgegpt-toolkit[{backend}]"'

@@ -1,4 +1,4 @@
-"""What TensorRT says when something fails, which its calls tell only by False, None or a crash."""
+"""TensorRT's log, the only source of reasons: its calls fail with just False, None or a crash."""
 
 import logging
 from collections import deque
@@ -14,16 +14,16 @@ __all__ = ["Log"]
 
 logger = logging.getLogger(__name__)
 
-KEPT = 100  # errors
+KEPT = 100  # most errors to keep
 # cudaErrorInsufficientDriver, which every build without a GPU logs.
 NO_DRIVER = "cudaError 35"
 
 
 class Log:
-    """The errors that TensorRT logged since this was made, and calls that end in them."""
+    """The errors that TensorRT has logged since this object was made, and calls that raise them."""
 
     def __init__(self, flavour: Flavour) -> None:
-        """Begin; `logger` is what the vendor's objects take."""
+        """Begin; the attribute `logger` is the one to pass to the vendor's objects."""
         self.flavour = flavour
         self.logger, self.errors, numbers = _logger(flavour.module)
         self.begin = next(numbers)
@@ -32,7 +32,7 @@ class Log:
         """Call a method of `thing`.
 
         Raises:
-            EngineError: if it raises anything or returns False.
+            EngineError: if the method raises anything or returns False.
         """
         try:
             result = getattr(thing, name)(*arguments, **named)
@@ -47,14 +47,14 @@ class Log:
         return result
 
     def make(self, thing: Any, name: str, *arguments: Any, **named: Any) -> Any:
-        """Call a method that makes something: as `ask`, and None is a failure, too."""
+        """Call a method that makes something: like `ask`, but None is also a failure."""
         made = self.ask(thing, name, *arguments, **named)
         if made is None:
             raise EngineError(f"{self.flavour.name} failed in {name}: {self.last()}")
         return made
 
     def last(self) -> str:
-        """Return the last error that tells something, as part of a sentence."""
+        """Return the last informative error, worded to fit into a sentence."""
         own = [text for number, text in list(self.errors) if number > self.begin]
         telling = [text for text in own if NO_DRIVER not in text] or own
         return telling[-1].strip() if telling else "it does not say why"
@@ -64,8 +64,9 @@ class Log:
 def _logger(module: ModuleType) -> tuple[Any, "deque[tuple[int, str]]", "count[int]"]:
     """Return the only logger of a flavour, the numbered errors it has kept, and the next numbers.
 
-    TensorRT keeps the address of the first logger that it is given for as long as anything of it is
-    in use, so that one which is gone by then would be called. It is called from any thread.
+    TensorRT keeps the address of the first logger that it is given while any of its objects are in
+    use. If that logger were freed before, TensorRT would call freed memory, so there is only one
+    and it is never freed. It is called from any thread.
     """
     errors: deque[tuple[int, str]] = deque(maxlen=KEPT)
     numbers = count()

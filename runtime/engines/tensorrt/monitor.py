@@ -1,7 +1,7 @@
-"""How far a build is, and the way to make it stop.
+"""Follow the progress of a build, and stop it.
 
-TensorRT tells phases within phases, from threads of its own, and what is raised there gets lost in
-C++. So it is only noted there, and reported in the thread that waits for the build.
+TensorRT reports nested phases from threads of its own, and an error raised there gets lost in C++.
+So these threads only note the progress, and the thread that waits for the build reports it.
 """
 
 import threading
@@ -17,39 +17,39 @@ class BuildMonitor:
     """Notes the phase that began last, and how many steps of the outermost one are done.
 
     Attributes:
-        vendors: what a builder's config takes.
-        cancelled: makes TensorRT leave the build at its next step.
+        vendors: the vendor's monitor, for a builder's config.
+        cancelled: when set, TensorRT leaves the build at its next step.
     """
 
     def __init__(self, flavour: Flavour, title: str) -> None:
-        """Begin; `title` stands before the phase in what is reported."""
+        """Begin; reports show `title` before the phase."""
         self.title, self.cancelled = title, threading.Event()
         self.outermost = ""
         self.place, self.reported = (title, 0, 0), ("", 0, 0)  # what, done, total
         self.vendors: Any = self._monitor(flavour)
 
     def report(self, progress: Progress) -> None:
-        """Tell where the build is by now, if it has moved on since the last time."""
+        """Report where the build is now, if it has moved on since the last report."""
         place = self.place
         if place != self.reported:
             self.reported = place
             progress(*place)
 
     def began(self, phase: str, parent: str | None, steps: int) -> None:
-        """Note that a phase of so many steps began."""
+        """Note that a phase of `steps` steps began."""
         _, done, total = self.place
         if parent is None:
             self.outermost, done, total = phase, 0, steps
         self.place = f"{self.title}: {phase}", done, total
 
     def finished(self, phase: str, step: int) -> None:
-        """Note that the step of this number, from 0, was done."""
+        """Note that step number `step`, counted from 0, is done."""
         if phase == self.outermost:
             what, _, total = self.place
             self.place = what, step + 1, total
 
     def _monitor(self, flavour: Flavour) -> Any:
-        """Return the vendor's monitor; nothing may be raised in it."""
+        """Return the vendor's monitor, whose methods must not raise."""
         own = self
 
         class Monitor(flavour.module.IProgressMonitor):  # type: ignore[misc, name-defined]

@@ -1,8 +1,8 @@
-"""From a bundle's graph to a TensorRT network that provably is the same computation.
+"""Turn a bundle's graph into a TensorRT network, and check that it is the same computation.
 
-TensorRT's parser reads some graphs that it then computes wrongly: of an Attention with
-`nonpad_kv_seqlen` it drops that input without a word, and `supports_operator` says True to it. So
-the network is compared with the graph and with the manifest before anything is built.
+TensorRT's parser accepts some graphs that it then computes wrongly. For example, it silently drops
+the input `nonpad_kv_seqlen` of an Attention, for which `supports_operator` returns True. So the
+network is compared with the graph and with the manifest before anything is built.
 """
 
 import re
@@ -18,7 +18,7 @@ from .log import Log
 
 __all__ = ["data_type", "make_attention_decomposable", "parse_network", "static_shape"]
 
-# Data types of ports by their names in a manifest, and by the vendor's.
+# The vendor's names of data types, by the manifest's.
 DATA_TYPES = {
     "float32": "FLOAT",
     "float16": "HALF",
@@ -28,9 +28,9 @@ DATA_TYPES = {
     "bool": "BOOL",
 }
 DYNAMIC = -1
-# Nodes that become no layer of their own.
+# Operators whose nodes become no layer of their own.
 FOLDED = ("Constant", "Identity")
-ATTENTION_INPUTS = 4  # query, key, value, mask: TensorRT drops what comes after
+ATTENTION_INPUTS = 4  # query, key, value, mask; TensorRT drops any further inputs
 LAYER_ORIGIN = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 
 
@@ -48,7 +48,7 @@ def parse_network(
     _check_nodes(nodes, graph)
     network = builder.create_network(flavour.network_flags())
     parser = flavour.module.OnnxParser(network, log.logger)
-    if not parser.parse(model, str(path)):  # the path is where the weights are looked for
+    if not parser.parse(model, str(path)):  # TensorRT looks for the weights beside `path`
         reasons = [_reason(parser.get_error(index)) for index in range(parser.num_errors)]
         told = "; ".join(reasons[:3]) or log.last()
         raise EngineError(f"{flavour.name} cannot read {graph.file}: {told}")
@@ -58,7 +58,7 @@ def parse_network(
 
 
 def make_attention_decomposable(flavour: Flavour, network: Any) -> None:
-    """Let TensorRT take attention apart where it has no kernel for it; with a mask it has none."""
+    """Let TensorRT decompose attention if it has no fused kernel; with a mask it has none."""
     for attention in _attentions(flavour, network):
         attention.decomposable = True
 
@@ -67,7 +67,7 @@ def data_type(flavour: Flavour, port: Port) -> Any:
     """Return the vendor's data type of a port.
 
     Raises:
-        EngineError: if TensorRT has none such.
+        EngineError: if TensorRT has no such data type.
     """
     name = DATA_TYPES.get(port.dtype)
     if name is None or not hasattr(flavour.module.DataType, name):
@@ -81,7 +81,7 @@ def static_shape(port: Port, context: int) -> tuple[int, ...]:
 
 
 def _check_nodes(nodes: list[Node], graph: Graph) -> None:
-    """Refuse what the parser would read and then compute wrongly."""
+    """Refuse nodes that the parser would accept and TensorRT then compute wrongly."""
     for node in nodes:
         if node.domain not in ("", "ai.onnx"):
             raise EngineError(
@@ -126,7 +126,7 @@ def _check_ports(flavour: Flavour, network: Any, graph: Graph, context: int) -> 
 
 
 def _check_layers(flavour: Flavour, network: Any, nodes: list[Node], graph: Graph) -> None:
-    """See that every node of the graph became a layer, and that attention kept its mask."""
+    """Check that every node of the graph became a layer, and that attention kept its mask."""
     made: set[str] = set()
     for index in range(network.num_layers):
         layer = network.get_layer(index)
@@ -153,7 +153,7 @@ def _check_layers(flavour: Flavour, network: Any, nodes: list[Node], graph: Grap
 
 
 def _attentions(flavour: Flavour, network: Any) -> list[Any]:
-    """Return the attention operators; before 10.14 there are none."""
+    """Return the network's attention operators; versions before 10.14 have none."""
     kind = getattr(flavour.module.LayerType, "ATTENTION_INPUT", None)
     found = []
     for index in range(network.num_layers if kind is not None else 0):
@@ -165,7 +165,7 @@ def _attentions(flavour: Flavour, network: Any) -> list[Any]:
 
 
 def _reason(error: Any) -> str:
-    """Return the first line that says what the parser did not like, and at which node."""
+    """Return the first line that tells why the parser failed, and at which node."""
     lines = [line.strip() for line in str(error.desc()).splitlines() if line.strip()]
     told = next((line for line in lines if not line.startswith("Invalid Node")), "unknown error")
     return f"{error.node_name()}: {told}" if error.node_name() else told

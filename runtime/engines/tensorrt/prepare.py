@@ -1,4 +1,4 @@
-"""The engine for a bundle on this machine: the stored one if it is good, or a new one."""
+"""Get the engine for a bundle on this machine: a stored one if it is valid, or a new one."""
 
 import logging
 import time
@@ -38,13 +38,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prepared:
-    """An engine that may be used.
+    """An engine that is ready to use.
 
     Attributes:
         flavour: the flavour it is for.
         graph: the graph it computes.
-        engine: its plan, checked.
-        seconds: how long building took; None if it was there already.
+        engine: its checked plan.
+        seconds: how long building took; None if the engine was stored already.
     """
 
     flavour: Flavour
@@ -55,13 +55,13 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Request:
-    """What `edgegpt build` is asked for; None is the default of each.
+    """What `edgegpt build` is asked for; None stands for a default.
 
     Attributes:
         backend: one of `TENSORRT`.
         max_batch: most rows of a generation.
         max_context: cache slots of a row.
-        compute_capability: of the GPU it is for, as "8.9"; None: this machine's.
+        compute_capability: that of the GPU it is for, as "8.9"; None: this machine's.
         folder: where to keep it; None: the user's cache.
     """
 
@@ -73,13 +73,13 @@ class Request:
 
 
 def build_engine(bundle: Bundle, request: Request, progress: Progress = silent) -> Prepared:
-    """Return the engine for exactly these settings, building it unless it is there.
+    """Return the engine for exactly these settings; build it unless it is stored.
 
-    `progress` is that of `build_plan`.
+    `progress` is passed to `build_plan`.
 
     Raises:
         InvalidInputError: if a setting is impossible.
-        BundleError: if a file is not the one that was exported.
+        BundleError: if a file differs from the exported one.
         EngineError: if TensorRT is not installed, or cannot build the engine.
     """
     flavour = import_flavour(request.backend)
@@ -96,13 +96,13 @@ def build_engine(bundle: Bundle, request: Request, progress: Progress = silent) 
 
 
 def engine_for_this_gpu(bundle: Bundle, backend: str, progress: Progress = silent) -> Prepared:
-    """Return the engine to run here: of those that were built for this GPU the last one.
+    """Return the engine to run here: the one that was last built for this GPU.
 
-    Without any, one is built for the limits that `edgegpt verify` needs; `progress` is that of
+    If there is none, build one with the limits that `edgegpt verify` needs. `progress` is passed to
     `build_plan`.
 
     Raises:
-        EngineError: as `build_engine`, and if there is no GPU.
+        EngineError: as for `build_engine`, or if there is no GPU.
     """
     flavour = import_flavour(backend)
     device = find_device(Cuda())
@@ -114,7 +114,7 @@ def engine_for_this_gpu(bundle: Bundle, backend: str, progress: Progress = silen
 
 
 def stored_for_this_gpu(bundle: Bundle, backend: str) -> Prepared | None:
-    """Return what `engine_for_this_gpu` does if that is stored; nothing is built.
+    """Return the engine of `engine_for_this_gpu` if it is stored, else None; build nothing.
 
     Raises:
         EngineError: if TensorRT is not installed, reads no graph of the bundle, or finds no GPU.
@@ -148,7 +148,7 @@ def _stored_or_built(
         return Prepared(flavour, graph, found, None)
     if found is not None:
         warnings.warn(f"{found}; the engine is built again", EdgeGPTWarning, stacklevel=2)
-    bundle.check_hashes()  # an engine of damaged weights would stand for the intact ones
+    bundle.check_hashes()  # an engine of damaged weights would pass as one of intact weights
     check_attention(bundle, identity.limits)
     check_memory(bundle, graph, identity.limits, device)
     logger.info("building %s for %s, which takes a while", graph.name, flavour.name)

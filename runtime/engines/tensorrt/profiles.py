@@ -1,7 +1,7 @@
-"""The optimization profiles: which shapes an engine takes, and for which it is tuned.
+"""The two optimization profiles: which shapes an engine takes, and for which it is tuned.
 
-Two of them. "prefill" takes any number of new tokens, up to a piece of a prompt; "decode" takes one
-token a row, the step that generation repeats, and is tuned for exactly that.
+"prefill" takes any number of new tokens, up to one chunk of a prompt. "decode" takes one token per
+row, the step that generation repeats, and is tuned for exactly this shape.
 """
 
 import math
@@ -23,8 +23,8 @@ __all__ = [
     "profiles",
 ]
 
-PREFILL, DECODE = 0, 1  # their numbers in the engine
-# The proof replays four rows at once.
+PREFILL, DECODE = 0, 1  # the numbers of the profiles in the engine
+# The default, because the proof runs four rows at once.
 USUAL_BATCH = 4
 LARGEST_TENSOR = 2**31 - 1  # elements, TensorRT's limit
 
@@ -60,13 +60,13 @@ class Limits:
 
     @property
     def max_new_tokens(self) -> int:
-        """The longest step, in tokens of a row."""
+        """The longest step, in tokens per row."""
         return min(self.max_context, PREFILL_CHUNK)
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Least, usual and largest shape of each input, by its name."""
+    """The least, usual and largest shape of each input, by the input's name."""
 
     name: str
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
@@ -76,7 +76,7 @@ def profiles(graph: Graph, limits: Limits) -> tuple[Profile, Profile]:
     """Return the profiles "prefill" and "decode" of a graph.
 
     Raises:
-        InvalidInputError: if a tensor would be larger than TensorRT's may be.
+        InvalidInputError: if a tensor would exceed TensorRT's largest size.
     """
     longest = limits.max_new_tokens
     batch = (1, 1, limits.max_batch)
@@ -96,12 +96,12 @@ def profiles(graph: Graph, limits: Limits) -> tuple[Profile, Profile]:
 
 
 def check_attention(bundle: Bundle, limits: Limits) -> None:
-    """Refuse limits under which attention's scores, [B, heads, T, S], would be too many elements.
+    """Refuse limits with which attention's scores, [B, heads, T, S], would have too many elements.
 
-    Some versions notice only when they run.
+    Some versions of TensorRT notice this only when the engine runs.
 
     Raises:
-        InvalidInputError: if they would.
+        InvalidInputError: if there would be too many.
     """
     heads = bundle.manifest.model_info.n_head
     if limits.max_batch * heads * limits.max_new_tokens * limits.max_context > LARGEST_TENSOR:
@@ -117,7 +117,7 @@ def _too_large(limits: Limits, what: str) -> InvalidInputError:
 
 
 def add_profiles(builder: Any, config: Any, wanted: tuple[Profile, ...]) -> None:
-    """Give the profiles to the builder's config, in their order.
+    """Add the profiles to the builder's config, in order.
 
     Raises:
         EngineError: if TensorRT does not accept one.

@@ -1,4 +1,4 @@
-"""What a state has on the device: a stream, contexts, a cache and buffers.
+"""The part of a state that is on the device: a stream, contexts, a cache and buffers.
 
 Shapes: B rows, T new tokens, P positions whose logits are wanted, S cache slots, V vocabulary.
 """
@@ -30,12 +30,12 @@ __all__ = ["LoadedPlan", "Session"]
 logger = logging.getLogger(__name__)
 
 INT64, FLOAT32 = 8, 4  # bytes
-PATIENCE = 16  # decoded tokens before so many rows get a context of their own
+PATIENCE = 16  # decode steps with a number of rows before this number gets its own context
 
 
 @dataclass(frozen=True)
 class LoadedPlan:
-    """A deserialized engine, and what its contexts need."""
+    """A deserialized engine, and all that its contexts need."""
 
     flavour: Flavour
     log: Log
@@ -48,11 +48,11 @@ class LoadedPlan:
 
 
 class Session:
-    """Contexts and buffers for `rows` texts, allocated here once.
+    """Contexts and buffers for `rows` texts, allocated once.
 
-    Some things come later, when they are first needed: buffers for the logits of long steps; a
-    place for a row that TensorRT cannot take where it is, or that changes places; and contexts that
-    decode fewer rows.
+    A few are allocated only when they are first needed: buffers for the logits of long steps; a
+    place for a row whose address TensorRT does not accept, or that changes places; and contexts
+    that decode fewer rows.
     """
 
     fetched: bool  # the last step's logits are on the host
@@ -62,13 +62,13 @@ class Session:
         """Allocate everything.
 
         Raises:
-            EngineError: if the GPU has no room; what was allocated until then is freed.
+            EngineError: if the GPU has no room; all memory allocated before that is freed.
         """
         self.cuda, self.plan, self.rows = cuda, plan, rows
         self.stack, self.grown = ExitStack(), ExitStack()
-        self.bound: tuple[int, ...] | None = None  # what the prefill context is bound to
-        self.decoding: dict[int, DecodeStep] = {}  # by their numbers of rows
-        self.wanted: Counter[int] = Counter()  # how often so many rows had no step of their own
+        self.bound: tuple[int, ...] | None = None  # sizes and address bound to the prefill context
+        self.decoding: dict[int, DecodeStep] = {}  # by number of rows
+        self.wanted: Counter[int] = Counter()  # how often a number of rows lacked its own step
         self.stream: Any = None
         try:
             with DEVICE_LOCK:
@@ -86,9 +86,9 @@ class Session:
         self.caches.clear(self.stream)
 
     def step(self, ids: Ids, past_len: Ids, logit_positions: Ids, first: int) -> None:
-        """Run int64 ids [B, T] at past_len [B], for the rows from `first` on.
+        """Run int64 ids [B, T] at past_len [B], for B rows that begin at `first`.
 
-        Logits are wanted at logit_positions [B, P]. B is 1 unless the caches take `first`.
+        Logits are wanted at logit_positions [B, P]. B must be 1 unless `caches.takes(first)`.
         """
         (count, length), positions = ids.shape, logit_positions.shape[1]
         longest = self.plan.limits.max_new_tokens
@@ -129,7 +129,7 @@ class Session:
             self.caches.copy_rows(self.stack, sources, targets, slots, self.stream)
 
     def logits(self) -> NDArray[np.float32]:
-        """Return the last step's logits, float32 [B, P, V], in memory that the next one reuses."""
+        """Return the last step's logits, float32 [B, P, V]. The next step reuses their memory."""
         pointer, host = self.last
         count = math.prod(self.shape)
         if not self.fetched:
@@ -140,7 +140,7 @@ class Session:
         return found
 
     def settle(self) -> None:
-        """Wait until the device has read the host's buffers, unless that is known."""
+        """Wait until the device has read the host's buffers, unless it is known to be done."""
         if self.busy:
             self.cuda.wait(self.stream)
             self.busy = False
@@ -149,8 +149,8 @@ class Session:
         """Free everything. Closing twice does nothing."""
         with DEVICE_LOCK:
             if self.stream is not None:
-                self.cuda.release("cudaStreamSynchronize", self.stream)  # it may be at work still
-            self.prefill = self.stream = None  # contexts go before the memory that they use
+                self.cuda.release("cudaStreamSynchronize", self.stream)  # it may still be at work
+            self.prefill = self.stream = None  # frees contexts before the memory that they use
             self.decoding = {}
             self.grown.close()
             self.stack.close()
@@ -158,9 +158,10 @@ class Session:
     def bind(
         self, context: Any, sizes: dict[str, int], first: int, positions: int, logits: int
     ) -> None:
-        """Give a context all shapes and addresses, and see that it wants nothing more.
+        """Give a context all shapes and addresses, and check that it needs nothing more.
 
-        `sizes` are those of symbolic axes, `first` the first row, the others are addresses.
+        `sizes` are those of symbolic axes, and `first` is the first row. `positions` and `logits`
+        are addresses.
         """
         sizes = {"context": self.plan.limits.max_context, **sizes}
         inputs = {
@@ -182,12 +183,12 @@ class Session:
             raise EngineError(f"TensorRT wants more of: {', '.join(missing)}")
 
     def execute(self, context: Any, first: int, count: int) -> None:
-        """Put a context's work on `count` rows on the stream, and what completes their cache."""
+        """Put on the stream a context's step on `count` rows, and the copies into their cache."""
         self.ask(context, "execute_async_v3", int(self.stream))
         self.caches.bring_home(first, count, self.stream)
 
     def ask(self, thing: Any, name: str, *arguments: Any) -> Any:
-        """Call a method of TensorRT's; see `Log.ask`."""
+        """Call a method of a TensorRT object; see `Log.ask`."""
         return self.plan.log.ask(thing, name, *arguments)
 
     def _ran(self, logits: tuple[int, HostArray], count: int, positions: int) -> None:
@@ -202,21 +203,21 @@ class Session:
         self.ids = self._input(rows * longest)
         self.past_len = self._input(rows)
         self.positions = self._input(rows * longest)
-        # Where in a single new token logits are wanted: at 0, for ever.
+        # The logit position of a step of one new token, which is always 0.
         self.zeros = cuda.allocate(stack, rows * INT64, "inputs")
         cuda.clear(self.zeros, rows * INT64, self.stream)
         self.single_logits = self._logits(stack, rows)
         self.long_logits, self.room = self.single_logits, rows
         self._ran(self.single_logits, rows, 1)
-        # One workspace for all contexts: their steps follow each other on one stream.
+        # All contexts share one workspace, because their steps follow each other on one stream.
         size = self.plan.engine.device_memory_size_v2
         self.workspace = cuda.allocate(stack, size, "activations"), size
 
     def _step_for(self, count: int) -> DecodeStep:
-        """Return the step that decodes `count` rows, or free rows behind them, too.
+        """Return a step that decodes `count` rows, and perhaps free rows after them.
 
-        While the texts of a batch end one after the other, most numbers of rows last for a few
-        tokens. A context for each would cost more than it saves, kernels compiled for it above all.
+        While the texts of a batch end one after the other, most numbers of rows last only for a few
+        tokens. A context for each would cost more than it saves, mostly by compiling kernels.
         """
         step = self.decoding.get(count)
         if step is not None:
@@ -225,19 +226,19 @@ class Session:
         if self.wanted[count] == PATIENCE:
             try:
                 return self._decode_step(count)
-            except EngineError as error:  # such as no room for another context
+            except EngineError as error:  # for example, no room for another context
                 logger.info("decoding goes on with free rows: %s", error)
         return self.decoding[min(rows for rows in self.decoding if rows > count)]
 
     def _decode_step(self, rows: int) -> DecodeStep:
-        """Make the step that decodes so many rows; it keeps a context, as shapes keep to one."""
+        """Make the step that decodes `rows` rows, with a context of its own for this shape."""
         with DEVICE_LOCK:
             step = DecodeStep(self, self._context(DECODE), rows)
         self.decoding[rows] = step
         return step
 
     def _context(self, profile: int) -> Any:
-        """Return a context that keeps to one profile: switching would cost time."""
+        """Return a context for one profile, which it keeps because switching costs time."""
         plan = self.plan
         decodes = profile == DECODE
         context = plan.log.make(
@@ -254,7 +255,7 @@ class Session:
         return context
 
     def _input(self, count: int) -> tuple[int, HostArray]:
-        """Return `count` int64 on the device, and as many on the host."""
+        """Return room for `count` int64 on the device, and for as many on the host."""
         pointer = self.cuda.allocate(self.stack, count * INT64, "inputs")
         return pointer, self.cuda.host_array(self.stack, (count,), np.int64)
 
@@ -265,7 +266,7 @@ class Session:
         return pointer, self.cuda.host_array(stack, (numbers,), np.float32)
 
     def _make_room(self, count: int) -> None:
-        """Have buffers for the logits of so many tokens; the smaller ones are freed first."""
+        """Make sure that buffers hold the logits of `count` tokens; free smaller ones first."""
         if count <= self.room:
             return
         with DEVICE_LOCK:

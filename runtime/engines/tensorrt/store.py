@@ -1,15 +1,16 @@
-"""Engines in the user's cache: a plan, and a sidecar that says what it is.
+"""Engines in the user's cache: each is a plan, and a sidecar that describes it.
 
 A plan can be read only by the version of TensorRT that wrote it, on a device like the one it is
-for. So everything that must be known of it stands in the sidecar, a JSON file: what it was built
-from, with and for, its inputs and outputs, and the plan's size and SHA-256. A plan is handed out
-only if its sidecar says exactly what would be written today and the bytes are the written ones.
+for. So a sidecar, a JSON file, holds everything that must be known about the plan: what it was
+built from, with and for, its inputs and outputs, and its size and SHA-256. A plan is used only if
+its sidecar is exactly what would be written today, and if its bytes have the stored hash.
 
     <cache>/edgegpt/engines/<bundle id>/<key>.json
     <cache>/edgegpt/engines/<bundle id>/<key>.<start of the plan's sha256>.engine
 
-The sidecar is written last, and it names the plan by its content: of two writers at once the later
-one's pair stands, and one that is killed between the two leaves nothing that counts.
+The sidecar is written last, and names the plan by its content. If two processes write at once, the
+pair of the later one remains. A process killed between the two files leaves a plan that nothing
+names, and which is ignored.
 """
 
 import hashlib
@@ -36,7 +37,7 @@ __all__ = [
 ]
 
 SIDECAR_VERSION = 1
-KEY_LENGTH = 32  # hexadecimal digits of a SHA-256 in a file's name
+KEY_LENGTH = 32  # hexadecimal digits of a SHA-256 in a file name
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,12 @@ class Identity:
 
     Attributes:
         bundle_id: hash of the bundle.
-        graph: name of the graph in it.
-        flavour: of TensorRT.
-        version: of TensorRT.
-        compute_capability: of the GPU, as "8.9".
-        gpu: name of the GPU; "" if the engine is for any of that compute capability.
-        cuda: major version of CUDA that the driver knows; "" if the engine does not depend on it.
+        graph: name of the graph in the bundle.
+        flavour: flavour of TensorRT.
+        version: version of TensorRT.
+        compute_capability: that of the GPU, as "8.9".
+        gpu: name of the GPU; "" if the engine is for any GPU of this compute capability.
+        cuda: newest CUDA major version that the driver knows; "" if the engine is for any.
         max_batch: see `Limits`.
         max_context: see `Limits`.
     """
@@ -67,25 +68,25 @@ class Identity:
 
     @property
     def key(self) -> str:
-        """The name of its files."""
+        """The beginning of the names of the engine's files."""
         canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:KEY_LENGTH]
 
     @property
     def limits(self) -> Limits:
-        """What the engine is built for."""
+        """The limits that the engine is built for."""
         return Limits(self.max_batch, self.max_context)
 
     def with_limits(self, limits: Limits) -> "Identity":
-        """Return the same for other limits."""
+        """Return the same identity with other limits."""
         return replace(self, max_batch=limits.max_batch, max_context=limits.max_context)
 
 
 @dataclass(frozen=True)
 class StoredEngine:
-    """A plan that was checked: its bytes are those that were stored for `identity`.
+    """A checked plan: its bytes are those that were stored for `identity`.
 
-    `sha256` is of the plan, in hexadecimal.
+    `sha256` is the hash of the plan, in hexadecimal.
     """
 
     identity: Identity
@@ -95,14 +96,14 @@ class StoredEngine:
 
 
 def engine_folder(bundle_id: str) -> Path:
-    """Return where the engines of a bundle are kept; it need not exist."""
+    """Return the folder for the engines of a bundle; it need not exist."""
     return cache_folder() / "engines" / bundle_id
 
 
 def store_engine(
     folder: Path, identity: Identity, graph: Graph, plan: bytes | memoryview, seconds: float
 ) -> StoredEngine:
-    """Write a plan and then its sidecar, in place of an earlier pair.
+    """Write a plan and then its sidecar; they replace an earlier pair.
 
     Raises:
         EngineError: if the folder cannot be written.
@@ -131,7 +132,7 @@ def store_engine(
 
 
 def load_engine(folder: Path, identity: Identity, graph: Graph) -> "StoredEngine | str | None":
-    """Return the engine that was stored for `identity`, None if there is none, or what is wrong."""
+    """Return the engine stored for `identity`, None if there is none, or a text: what is wrong."""
     path = _sidecar_path(folder, identity)
     if not path.exists():
         return None
@@ -161,7 +162,7 @@ def load_engine(folder: Path, identity: Identity, graph: Graph) -> "StoredEngine
 
 
 def newest(folder: Path, identity: Identity) -> Identity | None:
-    """Return what was built last and differs from `identity` at most in its limits."""
+    """Return the identity of the engine built last that differs at most in limits; None if none."""
     found: list[tuple[str, Identity]] = []
     for path in folder.glob("*.json"):
         sidecar = _read_json(path) or {}
@@ -178,7 +179,7 @@ def newest(folder: Path, identity: Identity) -> Identity | None:
 
 
 def _description(identity: Identity, graph: Graph) -> dict[str, Any]:
-    """Return the part of a sidecar that follows from what the engine is, as JSON gives it back."""
+    """Return the part of a sidecar that follows from the identity, as JSON would read it back."""
     names = ("min", "opt", "max")
     made = [
         {
@@ -210,7 +211,7 @@ def _plan_named_by(folder: Path, identity: Identity) -> Path | None:
 
 
 def _named_plan(folder: Path, identity: Identity, entry: Any) -> Path | None:
-    """Return the plan that a sidecar names, if it is a file name of this engine."""
+    """Return the plan that a sidecar names; None unless it is a file name of this engine."""
     name = entry.get("file") if isinstance(entry, dict) else None
     if not isinstance(name, str) or Path(name).name != name:
         return None

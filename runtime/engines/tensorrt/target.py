@@ -15,10 +15,11 @@ class Target:
     """What the plan depends on, beyond TensorRT itself.
 
     `tensorrt` tunes for one GPU model, on one major version of CUDA. `tensorrt_rtx` builds for a
-    compute capability, and compiles on the device for its GPU and driver: these are empty then.
+    compute capability, and compiles on the device for its GPU and driver; `gpu` and `cuda` are then
+    empty.
 
     Attributes:
-        compute_capability: as "8.9".
+        compute_capability: for example "8.9".
         gpu: the GPU's name, or "".
         cuda: the newest CUDA major version that the driver knows, or "".
     """
@@ -32,15 +33,16 @@ class Target:
 
 
 def target_for(flavour: Flavour, compute_capability: str | None, device: Device | None) -> Target:
-    """Return the target: the asked compute capability, or this machine's GPU.
+    """Return the target: the requested compute capability, or this machine's GPU.
 
     Args:
         flavour: the flavour.
-        compute_capability: as "8.9"; None: that of `device`.
-        device: the GPU of this machine, None if it has none.
+        compute_capability: for example "8.9"; None: that of `device`.
+        device: the GPU of this machine; None if it has none.
 
     Raises:
-        InvalidInputError: if the compute capability is not one, or not this flavour's.
+        InvalidInputError: if the compute capability is malformed, or the flavour cannot build for
+            it.
         EngineError: if a GPU is needed and there is none.
     """
     if compute_capability is not None and not re.fullmatch(r"\d{1,2}\.\d", compute_capability):

@@ -1,4 +1,4 @@
-"""Opening a bundle: what is refused, with which sentence, and which bytes the hashes catch.
+"""Opening a bundle: what is refused, with which message, and which changes the hashes find.
 
 The manifest's own syntax is in test_manifest.py.
 """
@@ -23,7 +23,7 @@ from edgegpt.runtime.bundle.manifest import MANIFEST_NAME, FileEntry
 from edgegpt.runtime.errors import BundleError
 
 WEIGHTS = "weights.safetensors"
-# Paths that are no file inside the bundle, and some that the operating system itself refuses.
+# Paths that are not a file inside the bundle, and some that the operating system itself refuses.
 HOSTILE_PATHS = [
     "../x",
     "/etc/passwd",
@@ -43,7 +43,7 @@ HOSTILE_PATHS = [
 
 
 def refusal(folder) -> str:
-    """Return the one sentence with which opening a bundle is refused."""
+    """Return the one-line message with which opening a bundle is refused."""
     with pytest.raises(BundleError) as error:
         Bundle.open(folder)
     message = str(error.value)
@@ -53,7 +53,7 @@ def refusal(folder) -> str:
 
 
 def with_file_entry(folder, name: str, size: int = 1) -> None:
-    """Let the manifest list one more file, and fit its id."""
+    """Let the manifest list one more file, and update its id."""
     manifest = Bundle.open(folder).manifest
     files = {**manifest.files, name: FileEntry(size, "0" * 64)}
     manifest = dataclasses.replace(manifest, files=files)

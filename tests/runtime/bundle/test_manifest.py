@@ -1,4 +1,4 @@
-"""`edgegpt.json`: it comes back as it was written; whatever is wrong with it is a BundleError."""
+"""`edgegpt.json`: it is read back as it was written, and every fault raises a BundleError."""
 
 import dataclasses
 import hashlib
@@ -64,14 +64,14 @@ def put(document, path, value) -> None:
 
 
 def sealed(document) -> str:
-    """Return the document as JSON with the id that fits it, so that its content alone is judged."""
+    """Return the document as JSON with a matching id, so that only its content can be refused."""
     body = {key: value for key, value in document.items() if key != "id"}
     canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
     return json.dumps({**body, "id": hashlib.sha256(canonical.encode()).hexdigest()})
 
 
 def parsed(text) -> Manifest | None:
-    """Return the manifest, or None if it was refused as it should be."""
+    """Return the manifest, or None if it was refused with a BundleError."""
     try:
         return Manifest.parse(text)
     except BundleError:

@@ -1,4 +1,4 @@
-"""Reading and editing ONNX files without onnx: what comes out is what onnx itself would say."""
+"""Reading and editing ONNX files without onnx: the results are those of onnx itself."""
 
 from pathlib import Path
 

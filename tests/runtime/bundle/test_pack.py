@@ -1,4 +1,4 @@
-"""One-file bundles: a round trip, the same bytes each time, and archives that must be refused."""
+"""Packed bundles: a round trip, the same bytes each time, and archives that must be refused."""
 
 import io
 import os
@@ -21,7 +21,7 @@ def packed(small_bundle: Path, tmp_path: Path) -> Path:
 
 
 def rewritten(packed: Path, change: Callable[[list[tuple[tarfile.TarInfo, bytes]]], None]) -> Path:
-    """Return another archive, with the entries of `packed` after `change`."""
+    """Return another archive, with the entries of `packed` after `change` has edited their list."""
     with tarfile.open(packed) as archive:
         entries = [(entry, archive.extractfile(entry).read()) for entry in archive]
     change(entries)
@@ -123,7 +123,7 @@ def test_an_archive_that_is_not_the_bundle_is_refused_and_leaves_nothing(
 def test_an_archive_that_was_cut_off_is_refused(packed: Path, size: int) -> None:
     raw = packed.read_bytes()
     cut = packed.with_name("cut.tar")
-    # A tar file ends in up to 10 KiB of zeros, which carry nothing.
+    # A tar file ends in up to 10 KiB of zeros, which hold no data.
     cut.write_bytes(raw.rstrip(b"\0")[:size])
     with pytest.raises(BundleError):
         unpack(cut, packed.parent / "out")

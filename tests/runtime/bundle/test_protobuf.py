@@ -1,4 +1,4 @@
-"""Protobuf's wire format without protobuf: its own package reads what is written here."""
+"""Protobuf's wire format without protobuf: the protobuf package reads what this code writes."""
 
 import pytest
 from onnx import AttributeProto, TensorProto
@@ -13,7 +13,7 @@ from edgegpt.runtime.bundle.protobuf import (
 from edgegpt.runtime.errors import BundleError
 
 NUMBERS = [0, 1, 127, 128, 300, 2**31, 2**63 - 1, -1, -128, -(2**63)]
-NAME, INTS, NESTED, FLOAT = 1, 8, 5, 2  # of an AttributeProto
+NAME, INTS, NESTED, FLOAT = 1, 8, 5, 2  # field numbers of an AttributeProto
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -22,7 +22,7 @@ def test_numbers_are_those_that_protobuf_reads(number: int) -> None:
 
 
 def test_texts_and_nested_messages_are_those_that_protobuf_reads() -> None:
-    name = "naïve " * 40  # longer than one byte tells
+    name = "naïve " * 40  # its length does not fit into one byte
     tensor = TensorProto(name="inner", dims=[3, 400])
     message = text_field(NAME, name) + bytes_field(NESTED, tensor.SerializeToString())
     assert AttributeProto.FromString(message) == AttributeProto(name=name, t=tensor)

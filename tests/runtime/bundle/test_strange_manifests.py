@@ -1,4 +1,4 @@
-"""A manifest whose types and id are right, and whose words are not: every command refuses it."""
+"""A manifest whose types and id are right but whose words are wrong: every command refuses it."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,7 +16,7 @@ COMMANDS = {
     "bench": ["--repeats", "1", "--tokens", "1", "--depths", "1", "--batches", "1"],
     "doctor": [],
 }
-# What used to end in a traceback of one of them, by a change of the first graph's description.
+# Changes to the description of the first graph; each once made some command end in a traceback.
 CHANGES: dict[str, Callable[[dict], None]] = {
     "role": lambda graph: graph["inputs"][0].update(role="abacus"),
     "dtype": lambda graph: graph["inputs"][5].update(dtype="float3"),
@@ -33,7 +33,7 @@ CHANGES: dict[str, Callable[[dict], None]] = {
 
 @pytest.fixture
 def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[[str, Path], str]:
-    """Return a function that runs a command on a bundle, and returns its one line of error."""
+    """Return a function that runs a command on a bundle and returns its one-line error."""
 
     def run(command: str, bundle: Path) -> str:
         with pytest.raises(SystemExit) as stop:

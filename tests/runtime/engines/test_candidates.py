@@ -1,4 +1,4 @@
-"""Choosing from the best logits alone: the same token, gap and near tie as from all of them."""
+"""Choosing from the best logits alone gives the same token, gap and near tie as from all logits."""
 
 import math
 
@@ -16,7 +16,7 @@ from edgegpt.runtime.generation.rows import Text
 from edgegpt.runtime.generation.sampling import SPARE, Sampling, choose
 
 PLACE = {"seed": 11, "series": 22}
-# Few distinct values make ties, half floats near ties, and floats neither.
+# Few distinct values give ties, half-precision floats give near ties, and floats give neither.
 numbers = st.one_of(
     st.integers(-3, 3).map(float), st.floats(-20, 20, width=16), st.floats(-100, 100, width=32)
 )
@@ -37,7 +37,7 @@ class FetchedError(Exception):
 
 
 def best_of(logits: np.ndarray, count: int, fetch=None, seed: int = 0) -> Candidates:
-    """Return the best `count` logits in any order; of equal ones at the end, any."""
+    """Return the best `count` logits in any order; ties at the cutoff are broken at random."""
     shuffled = np.random.default_rng(seed).permutation(len(logits))
     picked = shuffled[np.argsort(-logits[shuffled], kind="stable")[:count]]
     picked = np.random.default_rng(seed + 1).permutation(picked)
@@ -74,10 +74,10 @@ def test_usual_logits_are_never_fetched(sampling):
 @pytest.mark.parametrize(
     ("logits", "sampling"),
     [
-        ([5.0] * 40, Sampling()),  # the lowest id may be another one
+        ([5.0] * 40, Sampling()),  # the lowest id may not be among the candidates
         ([5.0] * 40, Sampling(1.0, top_k=3)),
-        (np.linspace(5.0, 4.9, 40), Sampling(1.0, top_k=3)),  # all within the tolerance
-        (np.arange(40), Sampling(1.0)),  # the sum of all is needed
+        (np.linspace(5.0, 4.9, 40), Sampling(1.0, top_k=3)),  # all are within the tolerance
+        (np.arange(40), Sampling(1.0)),  # the sum over all logits is needed
         (np.arange(40), Sampling(1.0, top_k=3, repetition_penalty=1.1)),
         (np.arange(40), Sampling(repetition_penalty=1.1)),
         ([*range(39), math.nan], Sampling()),
@@ -91,7 +91,7 @@ def test_where_candidates_leave_it_open_all_logits_are_fetched(logits, sampling)
 
 
 def test_fewer_candidates_than_top_k_are_not_taken_for_all_that_count():
-    # The best is half of 16 candidates' probability, but not of 20.
+    # The best token has half the probability of 16 candidates, but not of 20.
     logits = np.float32([math.log(15.5), *[0.0] * 5, *np.linspace(-0.1, -0.2, 30)])
     sampling = Sampling(1.0, top_k=20, top_p=0.5)
     with pytest.raises(FetchedError):
@@ -120,7 +120,7 @@ def test_candidates_are_asked_for_only_where_they_suffice(sampling, expected):
 
 
 class PickingState(NullState):
-    """Hands out candidates; all logits only after the prompt, for which they are always fetched."""
+    """Gives candidates; gives all logits only after the prompt, where they are always fetched."""
 
     def topk(self, count):
         self.engine.asked.append(count)
@@ -138,7 +138,7 @@ class PickingEngine(NullEngine):
 
 
 def network(ids) -> np.ndarray:
-    """Logits that repeat themselves, so that there is something to draft."""
+    """Return logits that make tokens repeat, so that there is something to draft."""
     return np.random.default_rng(ids[-1] % 7).normal(0, 3, 300).astype(np.float32)
 
 

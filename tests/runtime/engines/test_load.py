@@ -1,6 +1,6 @@
-"""`edgegpt.load`, and an open model: its context, `forward`, its end, and life without text.
+"""`edgegpt.load`, and an open model: its context, `forward`, closing, and use without a tokenizer.
 
-What `generate` gives is in test_language_model.py.
+The tests of `generate` are in test_language_model.py.
 """
 
 import sys
@@ -187,7 +187,7 @@ def test_a_tokenizer_of_another_model_is_a_bundle_error(altered_bundle):
 @pytest.mark.parametrize("first", [b"\xff", b"["])
 def test_a_tokenizer_with_a_damaged_byte_is_a_bundle_error(bundle_copy, first):
     path = bundle_copy / TOKENIZER_NAME
-    path.write_bytes(first + path.read_bytes()[1:])  # as long as before
+    path.write_bytes(first + path.read_bytes()[1:])  # the size stays the same
     with pytest.raises(BundleError, match=r"tokenizer\.json"):
         edgegpt.load(bundle_copy)
 

@@ -1,4 +1,4 @@
-"""Who runs what: the table, cell by cell, and all who read it agree."""
+"""Which backend runs which lowering: every cell of the table, and all code that reads it."""
 
 import dataclasses
 from pathlib import Path
@@ -34,12 +34,12 @@ from edgegpt.runtime.errors import EngineError
 from edgegpt.runtime.proof.tolerances import TOLERANCES, USUAL
 
 FLOAT, INTEGER = ("float32", "float16", "bfloat16"), ("int8", "int4")
-# backend, lowering: the first version that runs it, the first that does not any more, precisions.
+# (backend, lowering): the first version that runs it, the first later one that does not, precisions
 RUNS = {
     ("cpu", "ort"): ((1, 25), None, ("float32", "float16", *INTEGER)),
     ("cpu", "standard"): ((1, 25), None, ("float32", "float16", *INTEGER)),
     ("cpu", "legacy"): ((1, 14), None, ("float32", "float16", *INTEGER)),
-    ("cuda", "ort"): ((1, 25), None, ("float16", "bfloat16")),  # int8 and int4 cache in float32
+    ("cuda", "ort"): ((1, 25), None, ("float16", "bfloat16")),  # int8, int4 have float32 caches
     ("cuda", "standard"): ((1, 28), None, (*FLOAT, *INTEGER)),
     ("tensorrt", "standard"): ((10, 15), None, FLOAT),
     ("tensorrt", "standard-qdq"): ((10, 15), None, INTEGER),
@@ -55,7 +55,7 @@ VERSIONS = {
     "tensorrt-rtx": ("1.3.9", "1.4.0", "1.7.1"),
 }
 QUANTIZATION = Quantization("rtn", 32, [], Quality(1e-3, 0.5, 2.0, 7), 1.5, 0.1)
-# What generates of a quantised bundle, where it is another graph than a decoder.
+# The part that generates with a quantised bundle, where it is not "decoder".
 GENERATES = {("cuda", "standard"): "exact", "standard-qdq": "exact"}
 
 
@@ -65,7 +65,7 @@ def small(small_bundle: Path) -> Bundle:
 
 
 def in_precision(bundle: Bundle, precision: str, lowerings: tuple[str, ...] = LOWERINGS) -> Bundle:
-    """Return a bundle with the graphs that the exporter gives one of that precision."""
+    """Return a bundle with the graphs that the exporter writes for this precision."""
     decoder = bundle.manifest.graphs[0]
     caches = precision if precision in FLOAT else "float32"
     inputs = [
@@ -93,7 +93,7 @@ def in_precision(bundle: Bundle, precision: str, lowerings: tuple[str, ...] = LO
 
 
 def graph_of(bundle: Bundle, lowering: str, part: str) -> Graph:
-    """Return a graph of another lowering and part, with the bundle's caches."""
+    """Return a graph of this lowering and part, with the bundle's caches."""
     graph = bundle.manifest.graphs[0]
     return dataclasses.replace(graph, name=f"{part}.{lowering}", lowering=lowering, part=part)
 
@@ -105,7 +105,7 @@ def runs(backend: str, version: str, lowering: str, precision: str) -> bool:
 
 
 def expected(backend: str, version: str, precision: str) -> list[str]:
-    """Return the lowerings that generate, of a whole bundle, the best first."""
+    """Return the lowerings that generate with a complete bundle, best first."""
     exported = {
         "float": ("ort", "standard", "legacy"),
         "cpu": ("ort",),  # the standard graph of a quantised bundle is an exact one
@@ -119,7 +119,7 @@ def expected(backend: str, version: str, precision: str) -> list[str]:
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch):
-    """Return a function that lets an onnxruntime of another version be installed."""
+    """Return a function that pretends that a version of onnxruntime is installed."""
 
     def install(version: str) -> None:
         runtime = SimpleNamespace(__version__=version)
@@ -152,7 +152,7 @@ def test_a_cell_is_run_or_refused_with_a_reason(small, backend, version, precisi
         return
     assert "\n" not in reason
     assert graph.name in reason or f"backend {backend} does not run the lowering" in reason
-    if precision in RUNS.get((backend, lowering), NOWHERE)[2]:  # a matter of versions
+    if precision in RUNS.get((backend, lowering), NOWHERE)[2]:  # only the version is wrong
         assert f"needs {ENGINES[backend]} " in reason
         assert f"; {version} is installed" in reason
 

@@ -1,4 +1,4 @@
-"""Text to ids and back: round trips, unknown characters, and text that comes token by token."""
+"""Text to ids and back: round trips, unknown characters, and text that arrives token by token."""
 
 import functools
 import json
@@ -31,7 +31,7 @@ def char_tokenizer(text: str) -> Tokenizer:
 
 @functools.cache
 def byte_tokenizer() -> Tokenizer:
-    """Return a byte-level BPE tokenizer, as GPT-2's, with a few merges."""
+    """Return a byte-level BPE tokenizer like GPT-2's, with a few merges."""
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -42,14 +42,14 @@ def byte_tokenizer() -> Tokenizer:
 
 
 def bpe_without_unknown() -> Backend:
-    """Return a tokenizer that knows a, b and ab, and drops all else without a word."""
+    """Return a tokenizer that knows a, b and ab, and silently drops everything else."""
     backend = Backend(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
     backend.decoder = decoders.Fuse()
     return backend
 
 
 def pieces_of(tokenizer: Tokenizer, ids: list[int], stop: list[str]) -> tuple[list[str], bool]:
-    """Return the pieces for ids fed one by one, as generation does; and whether it stopped."""
+    """Feed ids one by one, as generation does; return the pieces, and whether it stopped."""
     stream = Detokenizer(tokenizer, stop)
     pieces = []
     for token in ids:
@@ -60,7 +60,7 @@ def pieces_of(tokenizer: Tokenizer, ids: list[int], stop: list[str]) -> tuple[li
 
 
 def up_to_first_stop(text: str, stops: list[str]) -> str:
-    """Return `text` up to the stop string that is complete first, the longest if several are."""
+    """Return `text` up to the stop string that is complete first; of several, the longest."""
     for end in range(1, len(text) + 1):
         found = [len(stop) for stop in stops if text[:end].endswith(stop)]
         if found:
@@ -185,7 +185,7 @@ def test_any_ids_give_the_decoded_text_but_for_an_unfinished_end(ids):
 
 def test_a_character_that_the_last_token_leaves_incomplete_is_not_part_of_the_text():
     ids = byte_tokenizer().encode("a👍")
-    assert len(ids) > 2  # or there would be no half of it
+    assert len(ids) > 2  # the emoji has several ids, so that it can be cut
     pieces, _ = pieces_of(byte_tokenizer(), ids[:-1], [])
     assert "".join(pieces) == "a"
 

@@ -1,6 +1,6 @@
-"""The CUDA engine's logic, on the host's memory in place of a device's: see `host_engine`.
+"""The CUDA engine's logic, on host memory in place of a device's: see `host_engine`.
 
-What only a GPU can show is in tests/gpu.
+Tests that need a GPU are in tests/gpu.
 """
 
 import gc
@@ -40,7 +40,7 @@ def engine(bundle):
 
 @pytest.fixture
 def no_small_vocabularies(monkeypatch):
-    """Let candidates be picked out although it would be cheaper to copy all logits."""
+    """Let candidates be selected even where copying all logits would be cheaper."""
     monkeypatch.setattr(ort_cuda, "is_worthwhile", lambda count, size: count < size)
 
 
@@ -53,7 +53,7 @@ def test_every_kind_of_step_gives_the_cpu_engines_logits(bundle, lowering, cuda_
     ]
     states, past = [engine.new_state(2, BLOCK) for engine in engines], np.zeros(2, dtype=np.int64)
     ids = np.random.default_rng(0).integers(0, VOCABULARY, (2, 20))
-    for length in (5, 1, 3, 1):  # a prompt, and pieces on top of it
+    for length in (5, 1, 3, 1):  # a prompt, and pieces after it
         positions = np.tile(np.arange(length), (2, 1))
         for state in states:
             state.step(ids[:, :length], past, positions)
@@ -114,7 +114,7 @@ def test_the_cache_is_one_place_before_and_after_a_step_and_never_moves(bundle, 
     for past in range(3):
         decode(state, past)
     places = {(way, name): place for way, name, *place in bound}
-    assert len(places) == len(bound)  # each port of the decode step once, and no more while running
+    assert len(places) == len(bound)  # each port of the decode step is bound once
     caches = engine.graph.caches()
     for port in caches:
         assert places["in", port.name] == places["out", port.present]
@@ -180,7 +180,7 @@ def test_of_a_small_vocabulary_all_logits_are_copied(engine):
     decode(state, 0)
     assert state.topk(16) is None
     assert is_worthwhile(16, VOCABULARY + 1)
-    assert not is_worthwhile(16, 2**24 + 1)  # ids that float32 cannot hold
+    assert not is_worthwhile(16, 2**24 + 1)  # float32 cannot represent all ids
 
 
 @pytest.mark.parametrize(
@@ -222,11 +222,11 @@ def test_the_buffers_of_a_finished_text_serve_the_next_one(bundle, engine):
     model = LanguageModel(bundle, engine)
     first = model.generate(PROMPT, max_new_tokens=40).token_ids
     allocated = engine.memory.allocated
-    model.generate("No answer", max_new_tokens=3)  # leaves something behind
+    model.generate("No answer", max_new_tokens=3)  # leaves its content in the cache
     again = model.generate(PROMPT, max_new_tokens=40).token_ids
     assert again == first
     assert engine.captured == 1
-    assert engine.memory.allocated - allocated < 3 * allocated / 4  # prompts of another length
+    assert engine.memory.allocated - allocated < 3 * allocated / 4  # steps of other prompt lengths
 
 
 def test_closing_a_stream_midway_gives_its_buffers_back(bundle, engine):
@@ -268,7 +268,7 @@ def test_waiting_buffers_make_room_for_those_that_are_needed(engine):
     engine.memory.room = needed // 2
 
     class Full(list):
-        """Room comes back when the waiting buffers are dropped."""
+        """The memory is free again when the waiting buffers are dropped."""
 
         def __del__(self):
             engine.memory.room = 2 * needed

@@ -1,6 +1,6 @@
 """Which steps of the CUDA engine are captured as CUDA graphs, and in which threads they run.
 
-On the host's memory in place of a device's: see `host_engine`.
+They run on host memory in place of a device's: see `host_engine`.
 """
 
 import threading
@@ -100,7 +100,7 @@ def test_where_a_replay_would_be_wrong_steps_run_without_and_it_is_told(bundle, 
     decode(engine.new_state(1, BLOCK), 0)
     assert engine.memory.graph_ids == [None]
     engine.close()
-    host_engine(bundle, cuda_graph=False).close()  # nothing to tell where nothing was asked
+    host_engine(bundle, cuda_graph=False).close()  # no warning if no CUDA graph was wanted
 
 
 def test_texts_of_fewer_rows_use_the_buffers_of_more_and_have_a_graph_each(engine):
@@ -111,7 +111,7 @@ def test_texts_of_fewer_rows_use_the_buffers_of_more_and_have_a_graph_each(engin
                 assert state.logits().shape[0] == rows
     assert engine.captured == 3
     assert len(engine.kept) == 1
-    with engine.new_state(2, BLOCK), engine.new_state(1, BLOCK):  # in use: another one has new ones
+    with engine.new_state(2, BLOCK), engine.new_state(1, BLOCK):  # the second gets new buffers
         assert engine.captured == 5
 
 

@@ -1,4 +1,4 @@
-"""A CUDA provider that does not really load is an error that names what is missing."""
+"""If the CUDA provider does not really load, the error names what is missing."""
 
 from collections import namedtuple
 from dataclasses import replace
@@ -43,7 +43,7 @@ class Session:
 
 
 class Runtime:
-    """An onnxruntime-gpu on a machine of which the test says what it lacks."""
+    """A fake onnxruntime-gpu on a machine that lacks what the test says."""
 
     __version__, cuda_version, __file__ = "1.31.1", "13.0", "/nowhere/onnxruntime/__init__.py"
     SessionOptions = SimpleNamespace
@@ -71,7 +71,7 @@ class Runtime:
 
 @pytest.fixture
 def gpu_wheel(monkeypatch):
-    """Make it look as if onnxruntime-gpu were installed; takes what `import onnxruntime` gives."""
+    """Pretend that onnxruntime-gpu is installed; return a function that sets its module."""
 
     def install(runtime):
         monkeypatch.setattr(
@@ -112,7 +112,7 @@ def test_a_missing_library_is_named_with_the_line_that_brings_it(said, library, 
         EngineError, match=rf"{library} is missing: {INSTALL} brings it .*CUDA 13.0"
     ):
         open_candidates(Runtime(loaded=[CPU], printed=said))
-    assert capsys.readouterr().out == ""  # where results go
+    assert capsys.readouterr().out == ""  # stdout is for results
 
 
 def test_the_loader_is_asked_which_library_is_missing(monkeypatch, tmp_path):

@@ -1,4 +1,4 @@
-"""Blocks of a device's memory, on a CUDA runtime library that is faked behind ctypes."""
+"""Blocks of device memory, on a fake CUDA runtime library behind ctypes."""
 
 import ctypes
 import gc
@@ -18,7 +18,7 @@ SUCCESS, OUT_OF_MEMORY = 0, 2
 
 
 class Function:
-    """A function of a ctypes library: it is called, and takes a `restype`."""
+    """A function of a ctypes library: it can be called, and its `restype` can be set."""
 
     restype = None
 
@@ -30,13 +30,13 @@ class Function:
 
 
 class FakeLibrary:
-    """libcudart with real memory, which begins as 0xFF, and a list of its calls."""
+    """A libcudart with real memory, which is 0xFF at first, and a list of its calls."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.blocks: dict[int, ctypes.Array] = {}
         self.calls: list[str] = []
-        self.status = SUCCESS  # of the next copy
+        self.status = SUCCESS  # what the next copy returns
 
     def __getattr__(self, name: str):
         def call(*arguments):
@@ -121,7 +121,7 @@ def test_a_block_begins_as_zeros_and_keeps_what_is_written(memory, library) -> N
     data = np.arange(1000).astype(np.uint8)
     library.calls.clear()
     block.write(data)
-    assert library.calls == ["cudaMemcpy", "cudaStreamSynchronize"]  # on its way, and there
+    assert library.calls == ["cudaMemcpy", "cudaStreamSynchronize"]  # the copy is waited for
     np.testing.assert_array_equal(block.read(), data)
     place = memory.place(block, "float32", (2, 3), 256)
     assert (place.device, place.address, place.shape) == ("cuda", block.address + 256, (2, 3))
@@ -129,7 +129,7 @@ def test_a_block_begins_as_zeros_and_keeps_what_is_written(memory, library) -> N
 
 def test_a_block_that_nobody_has_is_given_back_under_the_lock(memory, library) -> None:
     block = memory.allocate(1000, "cache")
-    with DEVICE_LOCK:  # as while a step is captured
+    with DEVICE_LOCK:  # held as during a capture
 
         def drop() -> None:
             nonlocal block

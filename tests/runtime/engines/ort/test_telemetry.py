@@ -1,4 +1,4 @@
-"""ONNX Runtime sends no telemetry: else it would keep an identifier of the device in the cache."""
+"""ONNX Runtime sends no telemetry; if it did, it would cache an identifier of the device."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# With these, ONNX Runtime sends nothing by itself.
+# If one of these variables is set, ONNX Runtime sends nothing by default.
 SILENCED_BY = ("CI", "ORT_DISABLE_TELEMETRY", "TF_BUILD", "GITHUB_ACTIONS", "PYTEST_CURRENT_TEST")
 
 

@@ -1,4 +1,4 @@
-"""A graph may name any file for its weights; the engine reads none outside of the bundle."""
+"""A graph may name any file for its weights; the engine reads no file outside of the bundle."""
 
 import shutil
 from collections.abc import Callable

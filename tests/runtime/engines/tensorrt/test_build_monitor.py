@@ -1,4 +1,4 @@
-"""What a build reports of TensorRT's phases: the last one's name, and the outermost's steps."""
+"""A build's progress report: the name of the last phase, and the steps of the outermost one."""
 
 from types import ModuleType, SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Engines in the cache: found if they are exactly the wanted ones, recognised if they are not."""
+"""Engines in the cache: exactly the wanted one is found, and any other is recognised."""
 
 import dataclasses
 import json
@@ -161,7 +161,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def start_writer(folder: Path, seed: int, count: int) -> multiprocessing.process.BaseProcess:
-    """Store engine after engine in a process of its own."""
+    """Start a process that stores one engine after the other."""
 
     def write() -> None:
         for number in range(count):

@@ -1,4 +1,4 @@
-"""Engines built with TensorRT for RTX, which needs no GPU for that; and what must not be built."""
+"""Engines built with TensorRT for RTX, which needs no GPU, and graphs that must be refused."""
 
 import json
 import signal
@@ -52,7 +52,7 @@ def parsed(flavour: Flavour, bundle: Bundle, graph: Graph) -> object:
 def attention_bundle(
     bundle: Bundle, kind: str = "mask", dtype: str = "float32"
 ) -> tuple[Bundle, Graph]:
-    """Put a layer of cached attention in the place of a bundle's standard graph."""
+    """Replace a bundle's standard graph by a layer of cached attention."""
     cache, fresh = ["batch", 2, "context", 16], ["batch", 2, "new_tokens", 16]
     ports = {
         "x": (dtype, fresh),
@@ -118,7 +118,7 @@ def _present(name: str) -> str | None:
 
 @pytest.fixture
 def damaged(bundle_copy: Path) -> Bundle:
-    """A bundle whose files a test may replace after it was opened."""
+    """A bundle whose files a test may replace after opening it."""
     return Bundle.open(bundle_copy)
 
 
@@ -285,7 +285,7 @@ def test_ctrl_c_and_termination_end_a_build_and_leave_no_file(
 ) -> None:
     script = (
         "import signal, sys; from edgegpt.runtime.engines.tensorrt import builder, prepare\n"
-        # A shell that runs the tests in the background lets them ignore Ctrl-C.
+        # A shell that runs the tests in the background makes them ignore Ctrl-C.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "build = builder._build\n"
         "def told(*a): print('ready', flush=True); return build(*a)\n"

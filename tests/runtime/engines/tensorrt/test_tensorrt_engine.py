@@ -1,4 +1,4 @@
-"""The TensorRT engine's logic, on a fake device that insists on the vendor's rules."""
+"""The TensorRT engine's logic, on a fake device that enforces the vendor's rules."""
 
 import gc
 import hashlib
@@ -39,7 +39,7 @@ FLAVOURS = {
 
 
 def network(ids) -> np.ndarray:
-    """Return logits that depend on every visible id and its place."""
+    """Return logits that depend on every visible id and its position."""
     mixed = sum((place + 1) * (token + 3) for place, token in enumerate(ids))
     return np.sin(np.arange(VOCAB) * (mixed % 97 + 1)).astype(np.float32)
 
@@ -91,7 +91,7 @@ def generated(engine, prompts: list[list[int]], count: int, **settings) -> list[
 @pytest.mark.parametrize("cuda_graph", [True, False])
 def test_a_batch_gets_the_tokens_of_the_reference(machine: Machine, cuda_graph: bool) -> None:
     prompts = [[1, 2, 3, 4], [5], [6, 7]]
-    expected = generated(NullEngine(network, VOCAB), prompts, 40)  # the window slides, too
+    expected = generated(NullEngine(network, VOCAB), prompts, 40)  # long enough to slide the window
     assert generated(machine.engine(cuda_graph=cuda_graph), prompts, 40) == expected
 
 
@@ -135,7 +135,7 @@ def test_fewer_rows_get_a_captured_step_of_their_own_when_they_are_there_to_stay
         expected = [network([row + 1, row + 4]) for row in range(count)]
         np.testing.assert_array_equal(state.logits()[:, 0], expected)
         assert machine.cuda.calls.count("cudaGraphLaunch") == launched
-        if count == 2:  # the free row may have been fed, too
+        if count == 2:  # the step may have overwritten the free row
             last_logits(state, *pad([[3]]), first=2)
 
 
@@ -178,7 +178,7 @@ def test_a_decode_step_allocates_nothing_and_binds_nothing(machine: Machine) -> 
         machine.cuda.calls.clear()
         state.past_len[:] = 2 + step
         state.decode()
-        copies = 2 if machine.lowering == "standard" else 4  # and the new cache back, twice
+        copies = 2 if machine.lowering == "standard" else 4  # inputs, and perhaps two caches back
         assert machine.cuda.calls == ["cudaMemcpyAsync"] * copies
         state.logits()
         assert machine.cuda.calls[copies:] == ["cudaMemcpyAsync", "cudaStreamSynchronize"]
@@ -331,7 +331,7 @@ def test_another_plan_is_another_device_in_receipts(machine: Machine) -> None:
 def test_a_cache_that_is_not_written_in_place_has_a_second_one(machine: Machine) -> None:
     state = machine.engine().new_state(1, 24)
     sizes = [len(block) for block in machine.cuda.device.values()]
-    cache = 24 * 2 * 4  # slots, width of a head, bytes; two inputs have that size, too
+    cache = 24 * 2 * 4  # slots, width of a head, bytes; two inputs also have this size
     assert sizes.count(cache) == 2 + (2 if machine.lowering == "standard" else 4)
     state.close()
 
@@ -391,7 +391,7 @@ def test_all_engines_of_a_flavour_share_one_logger(machine: Machine) -> None:
 def test_a_state_that_is_closed_at_work_is_waited_for(machine: Machine) -> None:
     engine = machine.engine()
     state = engine.new_state(1, 24)
-    engine.close()  # nothing is kept any more
+    engine.close()  # a closed engine keeps no sessions
     state.step(np.array([[1]]), np.array([0]), np.array([[0]]))
     machine.cuda.calls.clear()
     state.close()

@@ -1,4 +1,4 @@
-"""Which engine is used and when one is built, with a builder and a GPU that are stand-ins."""
+"""Which engine is used and when one is built, with a fake builder and a fake GPU."""
 
 import io
 import logging
@@ -115,10 +115,10 @@ def test_on_a_terminal_a_command_shows_that_it_builds(
     setup.patch.setenv("TERM", "xterm")
     setup.patch.setenv("COLUMNS", "200")
     setup.patch.setattr(sys, "stderr", terminal := Terminal())
-    setup.delay = 0.5  # a drawing is renewed ten times a second
+    setup.delay = 0.5  # the progress bar is drawn ten times a second
     name, *options = arguments
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that nothing is proved
+        warnings.simplefilter("ignore")  # the warning that nothing is proved
         with pytest.raises(SystemExit):
             main([name, str(small_bundle), "--backend", "tensorrt", *options])
     assert shown in terminal.getvalue()
