@@ -31,6 +31,7 @@ from edgegpt.runtime.bundle.derived_weights import (
     write_derived,
 )
 from edgegpt.runtime.bundle.manifest import MANIFEST_NAME, FileEntry, Graph, Manifest, WeightEntry
+from edgegpt.runtime.bundle.vocabulary import Precision
 from edgegpt.runtime.files import new_folder
 from edgegpt.runtime.proof.receipt import Receipt
 from edgegpt.runtime.proof.verify import verify
@@ -74,12 +75,12 @@ def export_bundle(
         EdgeGPTWarning: if no engine of this machine can run the bundle; its receipt is pending.
     """
     settings, destination = settings or ExportSettings(), Path(out)
-    recipe = recipe_for(precision, settings)
+    recipe, known = recipe_for(precision, settings)
     _check_destination(destination, force)
     source = load_checkpoint(Path(checkpoint))
     with new_folder(destination) as folder:
-        content = recipe.make(source, precision, settings, progress)
-        _write(folder, source, precision, content)
+        content = recipe.make(source, known, settings, progress)
+        _write(folder, source, known, content)
         progress("proving: replaying the golden vectors without PyTorch")
         receipt = verify(Bundle.open(folder), check="size")
         if receipt.outcome == "failed":
@@ -124,7 +125,7 @@ def _check_destination(out: Path, force: bool) -> None:
         raise ExportError(f"{out} holds a bundle already; replace it with --force")
 
 
-def _write(folder: Path, source: Checkpoint, precision: str, content: Content) -> None:
+def _write(folder: Path, source: Checkpoint, precision: Precision, content: Content) -> None:
     """Write all files of a bundle but the receipt."""
     if source.tokenizer_json is not None:
         (folder / TOKENIZER_NAME).write_bytes(source.tokenizer_json.encode())
@@ -158,7 +159,9 @@ def _write(folder: Path, source: Checkpoint, precision: str, content: Content) -
     (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
 
 
-def _check(folder: Path, graph: Graph, precision: str, weights: dict[str, WeightEntry]) -> None:
+def _check(
+    folder: Path, graph: Graph, precision: Precision, weights: dict[str, WeightEntry]
+) -> None:
     """Let onnx check a graph, beside all weights that it names."""
     path, derived = folder / graph.file, folder / DERIVED_NAME
     wanted = derived_tensors(path)

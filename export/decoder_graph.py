@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from edgegpt.errors import ExportError
 from edgegpt.model import GPT
 from edgegpt.runtime.bundle.manifest import Graph, Port
-from edgegpt.runtime.bundle.vocabulary import AXES
+from edgegpt.runtime.bundle.vocabulary import AXES, Part
 
 from .lowerings import Lowering
 from .passes import FoldWeightTransposes, ShareDimensions
@@ -92,7 +92,7 @@ def build_decoder_graph(traced: Traced, lowering: Lowering) -> ir.Model:
     return graph
 
 
-def describe(model: ir.Model, lowering: Lowering, part: str) -> Graph:
+def describe(model: ir.Model, lowering: Lowering, part: Part) -> Graph:
     """Return what the manifest says about the graph: its ports by role."""
     name = f"{part}.{lowering.name}"
     inputs = [_port(value) for value in model.graph.inputs]
@@ -185,8 +185,14 @@ def _port(value: ir.Value) -> Port:
     shape = [size if isinstance(size, int) else str(size.value) for size in value.shape or ()]
     is_cache = name.startswith(("past_k.", "past_v.", "present_k.", "present_v."))
     present = name.replace("past", "present") if name.startswith(("past_k.", "past_v.")) else None
-    dtype = str(value.dtype.numpy()) if value.dtype else "float32"
-    return Port(name, "cache" if is_cache else name, dtype, shape, present)
+    entry = {
+        "name": name,
+        "role": "cache" if is_cache else name,
+        "dtype": str(value.dtype.numpy()) if value.dtype else "float32",
+        "shape": shape,
+        "present": present,
+    }
+    return Port.of(entry, "the exported graph")
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from edgegpt.errors import InvalidInputError
 from edgegpt.model import GPT
+from edgegpt.runtime.bundle.vocabulary import Precision
 
 __all__ = [
     "DTYPES",
@@ -25,7 +26,7 @@ __all__ = [
     "matching_layers",
 ]
 
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES: dict[Precision, torch.dtype] = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 RESIDUAL = "residual"
 
 
@@ -44,7 +45,7 @@ def matching_layers(model: GPT, patterns: Collection[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-def in_half_precision(model: GPT, precision: str, kept: Collection[str] = ()) -> GPT:
+def in_half_precision(model: GPT, precision: Precision, kept: Collection[str] = ()) -> GPT:
     """Return a copy of `model` in the type `precision`, all of it but the parts named in `kept`."""
     narrow, dtype = copy.deepcopy(model), DTYPES[precision]
     stream = torch.float32 if RESIDUAL in kept else dtype

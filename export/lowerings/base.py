@@ -7,6 +7,7 @@ from typing import Any
 import onnx_ir as ir
 
 from edgegpt.model import GPTConfig
+from edgegpt.runtime.bundle import vocabulary
 
 __all__ = ["Lowering"]
 
@@ -25,7 +26,7 @@ class Lowering:
         obstacle: returns why a model of this shape cannot be lowered, or None if it can.
     """
 
-    name: str
+    name: vocabulary.Lowering
     opset: int
     ir_version: int
     translations: Mapping[Any, Callable[..., Any]]

@@ -9,6 +9,7 @@ from edgegpt.errors import ExportError, InvalidInputError
 from edgegpt.model import GPT
 from edgegpt.runtime.bundle.derived_weights import BITS
 from edgegpt.runtime.bundle.manifest import Quantization
+from edgegpt.runtime.bundle.vocabulary import Precision
 from edgegpt.runtime.proof.quality import BUDGETS
 
 from ..settings import AUTO, ExportSettings
@@ -28,7 +29,7 @@ WORST = 5  # layers that an error names
 
 def quantize_within_budget(
     model: GPT,
-    precision: str,
+    precision: Precision,
     windows: Tensor,
     calibration: Tensor | None,
     settings: ExportSettings,
@@ -114,7 +115,7 @@ def _matching(model: GPT, patterns: tuple[str, ...]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _past_budget(precision: str, kl: float, max_kl: float, costs: dict[str, float]) -> str:
+def _past_budget(precision: Precision, kl: float, max_kl: float, costs: dict[str, float]) -> str:
     worst = ", ".join(f"{name} ({cost:.1e})" for name, cost in list(costs.items())[:WORST])
     return (
         f"{precision} moves the model too far from float32: the mean KL on held-out text is "

@@ -1,6 +1,7 @@
 """Recipes: how a checkpoint becomes the content of a bundle, one file per family of precisions."""
 
 from edgegpt.errors import InvalidInputError
+from edgegpt.runtime.bundle.vocabulary import Precision
 
 from ..settings import ExportSettings
 from .base import Content, Recipe
@@ -13,20 +14,20 @@ __all__ = ["RECIPES", "Content", "Recipe", "recipe_for"]
 RECIPES = (FLOAT32, HALF_PRECISION, QUANTISED)
 
 
-def recipe_for(precision: str, settings: ExportSettings) -> Recipe:
-    """Return the recipe of a precision.
+def recipe_for(precision: str, settings: ExportSettings) -> tuple[Recipe, Precision]:
+    """Return the recipe of a precision, and that precision.
 
     Raises:
         InvalidInputError: if there is none, or if it has no use for something that was chosen.
     """
-    by_precision = {name: recipe for recipe in RECIPES for name in recipe.precisions}
+    by_precision = {str(name): (recipe, name) for recipe in RECIPES for name in recipe.precisions}
     if precision not in by_precision:
         raise InvalidInputError(f"no precision {precision!r}; there are: {', '.join(by_precision)}")
-    recipe = by_precision[precision]
+    recipe, known = by_precision[precision]
     useless = [name for name in settings.chosen() if name not in recipe.options]
     if useless:
         raise InvalidInputError(
             f"{precision} has no use for {', '.join(useless)}; what can be chosen for it: "
             f"{', '.join(recipe.options) or 'nothing'}"
         )
-    return recipe
+    return recipe, known

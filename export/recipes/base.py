@@ -8,6 +8,7 @@ import onnx_ir as ir
 from edgegpt.checkpoint import Checkpoint
 from edgegpt.runtime.bundle.golden import Golden
 from edgegpt.runtime.bundle.manifest import Graph, Quantization
+from edgegpt.runtime.bundle.vocabulary import Precision
 
 from ..settings import ExportSettings
 
@@ -39,6 +40,6 @@ class Recipe:
         make: returns the content of a bundle in one of the precisions.
     """
 
-    precisions: tuple[str, ...]
+    precisions: tuple[Precision, ...]
     options: tuple[str, ...]
-    make: Callable[[Checkpoint, str, ExportSettings, Progress], Content]
+    make: Callable[[Checkpoint, Precision, ExportSettings, Progress], Content]

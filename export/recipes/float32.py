@@ -1,6 +1,7 @@
 """The model as it is: one graph of each lowering over the same weights."""
 
 from edgegpt.checkpoint import Checkpoint
+from edgegpt.runtime.bundle.vocabulary import Precision
 
 from ..settings import ExportSettings
 from .base import Content, Progress, Recipe
@@ -9,7 +10,7 @@ from .parts import decoders, golden_vectors
 __all__ = ["FLOAT32"]
 
 
-def _make(source: Checkpoint, _: str, __: ExportSettings, progress: Progress) -> Content:
+def _make(source: Checkpoint, _: Precision, __: ExportSettings, progress: Progress) -> Content:
     golden = golden_vectors(source, source.model, progress)
     return Content(golden, decoders(source.model, progress))
 

@@ -5,6 +5,7 @@ What would overflow in float16 on held-out text stays in float32.
 
 from edgegpt.checkpoint import Checkpoint
 from edgegpt.errors import InvalidInputError
+from edgegpt.runtime.bundle.vocabulary import Precision
 
 from ..half_precision import DTYPES, in_half_precision, matching_layers
 from ..range_probe import too_large
@@ -18,7 +19,7 @@ PROBED_WINDOWS = 32  # of held-out text, for the largest values
 
 
 def _make(
-    source: Checkpoint, precision: str, settings: ExportSettings, progress: Progress
+    source: Checkpoint, precision: Precision, settings: ExportSettings, progress: Progress
 ) -> Content:
     if settings.keep_fp32 == AUTO:
         raise InvalidInputError(

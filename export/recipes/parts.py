@@ -8,6 +8,7 @@ from edgegpt.errors import CheckpointError, InvalidInputError
 from edgegpt.model import GPT
 from edgegpt.runtime.bundle.golden import Golden
 from edgegpt.runtime.bundle.manifest import Graph
+from edgegpt.runtime.bundle.vocabulary import Part
 from edgegpt.runtime.text.tokenizer import Tokenizer
 
 from ..decoder_graph import build_decoder_graph, describe, trace
@@ -62,7 +63,7 @@ def decoders(model: GPT, progress: Progress) -> list[tuple[Graph, ir.Model]]:
     ]
 
 
-def named(model: ir.Model, lowering: Lowering, part: str) -> tuple[Graph, ir.Model]:
+def named(model: ir.Model, lowering: Lowering, part: Part) -> tuple[Graph, ir.Model]:
     """Name a graph; return what the manifest says about it, and the graph."""
     model.graph.name = f"{part}.{lowering.name}"
     return describe(model, lowering, part), model

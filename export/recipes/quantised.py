@@ -17,6 +17,7 @@ from edgegpt.errors import ExportError, InvalidInputError
 from edgegpt.model import GPT
 from edgegpt.runtime.bundle.derived_weights import BITS
 from edgegpt.runtime.bundle.manifest import Graph
+from edgegpt.runtime.bundle.vocabulary import Part, Precision
 
 from ..decoder_graph import Traced, build_decoder_graph, trace
 from ..golden import quality_windows
@@ -35,7 +36,7 @@ Weights = Mapping[str, BlockQuantized]
 
 
 def _make(
-    source: Checkpoint, precision: str, settings: ExportSettings, progress: Progress
+    source: Checkpoint, precision: Precision, settings: ExportSettings, progress: Progress
 ) -> Content:
     obstacle = ORT.obstacle(source.model.config)
     if obstacle is not None:
@@ -68,7 +69,7 @@ def _graphs(model: GPT, weights: Weights, *, fast_prefill: bool) -> list[tuple[G
     traced = trace(model)
     decoder = build_decoder_graph(traced, ORT)
     QuantizeWeights(weights)(decoder)
-    parts = {"decoder": decoder, "exact": decoder.clone()}
+    parts: dict[Part, ir.Model] = {"decoder": decoder, "exact": decoder.clone()}
     UseFloatActivations()(parts["exact"])
     if fast_prefill:
         parts["prefill"] = decoder.clone()

@@ -24,6 +24,7 @@ from ..errors import BundleError
 from .bundle import Bundle
 from .manifest import Graph, WeightEntry
 from .onnx_file import External, external_tensors
+from .vocabulary import Precision
 
 __all__ = [
     "ALIGNMENT",
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 DERIVED_NAME = "derived.bin"
-BITS = {"int8": 8, "int4": 4}  # by a bundle's precision
+BITS: dict[Precision, int] = {"int8": 8, "int4": 4}  # by a bundle's precision
 ALIGNMENT = 64  # bytes, of tensors in the file
 DTYPES: dict[str, np.dtype[Any]] = {"U8": np.dtype("u1"), "F32": np.dtype("<f4")}
 
