@@ -27,7 +27,7 @@ def test_candidates_give_the_tokens_that_all_logits_give(load, monkeypatch):
     model = load("rope")
     settings = {"max_new_tokens": 200, "temperature": 0.9, "top_k": 30, "seed": 2}
     found = model.generate([5, 6, 7], **settings)
-    monkeypatch.setattr("edgegpt.runtime.engines.ort.cuda.is_worthwhile", lambda *_: False)
+    monkeypatch.setattr("edgegpt.runtime.engines.ort.device_steps.is_worthwhile", lambda *_: False)
     assert model.generate([5, 6, 7], **settings).token_ids == found.token_ids
 
 

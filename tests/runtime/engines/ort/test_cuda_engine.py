@@ -14,7 +14,9 @@ from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines.choice import open_engine
 from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.engines.ort import cuda as ort_cuda
-from edgegpt.runtime.engines.ort.cuda import CudaState, DeviceStep
+from edgegpt.runtime.engines.ort import device_steps
+from edgegpt.runtime.engines.ort.cuda import CudaState
+from edgegpt.runtime.engines.ort.device_steps import DeviceStep
 from edgegpt.runtime.engines.ort.picker import EXTRAS, is_worthwhile
 from edgegpt.runtime.errors import EngineError
 from edgegpt.runtime.language_model import LanguageModel
@@ -41,7 +43,7 @@ def engine(bundle):
 @pytest.fixture
 def no_small_vocabularies(monkeypatch):
     """Let candidates be selected even where copying all logits would be cheaper."""
-    monkeypatch.setattr(ort_cuda, "is_worthwhile", lambda count, size: count < size)
+    monkeypatch.setattr(device_steps, "is_worthwhile", lambda count, size: count < size)
 
 
 @pytest.mark.parametrize("cuda_graph", [True, False])

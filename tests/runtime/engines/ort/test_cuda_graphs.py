@@ -13,7 +13,7 @@ from host_engine import HostEngine, decode, host_engine
 
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines.ort import cuda as ort_cuda
-from edgegpt.runtime.engines.ort.cuda import DeviceStep
+from edgegpt.runtime.engines.ort.device_steps import DeviceStep
 from edgegpt.runtime.errors import EdgeGPTWarning, EngineError
 from edgegpt.runtime.language_model import LanguageModel
 
