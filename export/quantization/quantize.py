@@ -110,9 +110,10 @@ def _with_gptq(
             linear.weight.copy_(torch.from_numpy(weight.dequantized()))
             done[f"{name}.weight"] = weight
         stream = _after(model, part, stream)
-    if "head.weight" in wanted:
+    name = f"{names[model.head]}.weight"
+    if name in wanted:
         hessian = gram(model.norm_final(stream))
-        done["head.weight"] = gptq(model.head.weight, hessian, bits, block, symmetric=symmetric)
+        done[name] = gptq(model.head.weight, hessian, bits, block, symmetric=symmetric)
     return done
 
 
