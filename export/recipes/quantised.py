@@ -75,7 +75,7 @@ def _graphs(model: GPT, weights: Weights, *, fast_prefill: bool) -> list[tuple[G
     if fast_prefill:
         parts["prefill"] = decoder.clone()
         QuantizeActivations(weights)(parts["prefill"])
-    portable = build_decoder_graph(traced, STANDARD)  # the one that CUDA can run
+    portable = build_decoder_graph(traced, STANDARD)  # CUDA can run this graph
     for edit in (QuantizeWeights(weights), UseFloatActivations()):
         edit(portable)
     graphs = [named(graph, ORT, part) for part, graph in parts.items()]

@@ -42,7 +42,7 @@ def exported(folder: Path, **changes: object) -> tuple[GPT, Bundle]:
     ids=["char", "grouped", "llama one kv head", "llama"],
 )
 def test_rows_of_different_length_in_pieces_match_pytorch(tmp_path: Path, changes: dict) -> None:
-    """The operator cannot take several tokens per row on filled caches; the engine must help."""
+    """The operator cannot take several tokens per row on filled caches; the engine splits them."""
     model, bundle = exported(tmp_path, **changes)
     engine = open_engine(bundle, EngineOptions(threads=1))
     assert engine.graph.lowering == "ort"
