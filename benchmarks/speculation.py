@@ -1,8 +1,8 @@
-"""What prompt lookup gains: python benchmarks/speculation.py BUNDLE [--tokens N] [--repeats N].
+"""The gain of prompt lookup: python benchmarks/speculation.py BUNDLE [--tokens N] [--repeats N].
 
 Two tasks, greedy, one prompt. *Copying*: a passage of the golden file's text is given twice and
 begun a third time. *Free text*: the beginning of a passage is given once. Plain and drafted runs
-take turns; a ratio is tokens per second drafted over plain in the same round.
+take turns. A ratio is the drafted over the plain tokens per second of the same round.
 """
 
 import argparse

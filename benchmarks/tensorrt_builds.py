@@ -1,8 +1,8 @@
-"""What TensorRT for RTX reads and builds, by lowering and precision: sizes and seconds, as a table.
+"""Which graphs TensorRT for RTX reads and builds, with sizes and seconds, as a table.
 
     python benchmarks/tensorrt_builds.py BUNDLE... [--compute-capability 8.9] [--json]
 
-Needs `tensorrt_rtx` and no GPU. Each graph is built in a process of its own, and nothing is kept.
+It needs `tensorrt_rtx` but no GPU. Each graph is built in a process of its own; no plan is kept.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def measure(bundle: Bundle, graph: Graph, capability: str) -> Row:
 
 
 def in_own_process(bundle: Path, graph: str, capability: str) -> Row:
-    """Run `measure` where neither memory nor a crash touches the others."""
+    """Run `measure` in a subprocess, so that its memory or a crash does not affect other graphs."""
     own = [sys.executable, __file__, str(bundle), "--graph", graph, "--compute-capability"]
     done = subprocess.run([*own, capability], capture_output=True, text=True, check=False)
     if done.returncode:

@@ -1,6 +1,6 @@
 """Draw the losses of a training run: `training_curve.py CKPT/metrics.jsonl curve.png`.
 
-Needs matplotlib, which nothing else in edgegpt does.
+It needs matplotlib, which no other part of edgegpt uses.
 """
 
 import argparse
@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-SMOOTHED = 20  # lines of metrics that a point of the training curve is the mean of
+SMOOTHED = 20  # each point of the training curve is the mean of this many lines of metrics
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""A checkpoint is a folder: config.json, model.safetensors, and, where known, tokenizer.json.
+"""A checkpoint is a folder: config.json, model.safetensors, and, if known, tokenizer.json.
 
-`held_out.txt` is the beginning of the validation text, from which export takes its golden prompts.
-What only training needs (optimizer, last weights) lies apart, in the subfolder `train/`.
+`held_out.txt` is the beginning of the validation text; export takes its golden prompts from it.
+The subfolder `train/` holds the files that only training needs (optimizer, last weights).
 """
 
 import json
@@ -34,7 +34,7 @@ HELD_OUT_CHARACTERS = 8192
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint folder holds, in memory. The model is in float32 and in eval mode."""
+    """The content of a checkpoint folder. The model is in float32 and in eval mode."""
 
     model: GPT
     tokenizer_json: str | None
@@ -58,7 +58,7 @@ def save_weights(folder: Path, model: GPT, dtype: torch.dtype) -> None:
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Return whether `folder` has a config.json of ours, whatever else may be wrong with it."""
+    """Return whether `folder` has a config.json of edgegpt; nothing else is checked."""
     try:
         document = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError):
@@ -67,7 +67,7 @@ def is_checkpoint(folder: Path) -> bool:
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Read a checkpoint folder; every defect is a `CheckpointError` that names it."""
+    """Read a checkpoint folder; every defect raises a `CheckpointError` that names it."""
     model = GPT(_load_config(folder))
     _load_weights(folder, model)
     return Checkpoint(
@@ -114,7 +114,7 @@ def _load_weights(folder: Path, model: GPT) -> None:
 
 
 def check_state(found: dict[str, Tensor], expected: dict[str, Tensor], source: Path) -> None:
-    """Refuse a state dict with a missing or left-over key or a wrong shape, by name."""
+    """Refuse a state dict with a missing key, an unknown key or a wrong shape; name it."""
     missing, surplus = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     if missing:
         raise CheckpointError(f"{source} lacks {', '.join(missing)}")
@@ -132,7 +132,7 @@ def check_state(found: dict[str, Tensor], expected: dict[str, Tensor], source: P
 
 def _read_text(path: Path, *, required: bool) -> str | None:
     try:
-        return path.read_bytes().decode("utf-8")  # read_text would rewrite line ends
+        return path.read_bytes().decode("utf-8")  # read_text would change the line ends
     except FileNotFoundError:
         if not required:
             return None

@@ -1,4 +1,4 @@
-"""The public name of the errors, which live in the layer that has no PyTorch."""
+"""The public module of the errors; they are defined in the runtime, which has no PyTorch."""
 
 from edgegpt.runtime.errors import (
     BundleError,

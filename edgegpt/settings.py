@@ -1,4 +1,4 @@
-"""What the settings of a model and of a training run have in common: the types of their fields."""
+"""Type checks that the settings of a model and of a training run share."""
 
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -14,9 +14,9 @@ Settings = TypeVar("Settings", bound="DataclassInstance")
 
 
 def check_types(settings: "DataclassInstance") -> None:
-    """Refuse, by name, a value that is not of its field's type: a Literal, or bool, int or float.
+    """Refuse a value that is not of its field's type (a Literal, bool, int or float); name it.
 
-    A whole number is good enough where a float is meant.
+    A float field also accepts an int.
     """
     for name, hint in get_type_hints(type(settings)).items():
         value = getattr(settings, name)
@@ -26,15 +26,15 @@ def check_types(settings: "DataclassInstance") -> None:
                 raise InvalidInputError(f"{name} is {value!r}; choose one of: {choices}")
             continue
         accepted = (int, float) if hint is float else hint
-        # bool is an int to isinstance, but n_layer = true is a mistake.
+        # To isinstance a bool is an int, but n_layer = true is a mistake.
         if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
             raise InvalidInputError(f"{name} is {value!r}, which is not of type {hint.__name__}")
 
 
 def from_table(kind: type[Settings], values: dict[str, Any], what: str) -> Settings:
-    """Build settings from parsed JSON or TOML; unknown and missing keys are all named.
+    """Build settings from parsed JSON or TOML; the error names all unknown or missing keys.
 
-    `what` says in the error which settings they are: "model" ...
+    `what` is the kind of settings, for the error message: "model" or "training".
     """
     known = {field.name: field for field in fields(kind)}
     unknown = sorted(set(values) - set(known))

@@ -1,12 +1,12 @@
-"""Find the first place in an exported graph that computes something else than PyTorch.
+"""Find the first place in an exported graph that computes something different from PyTorch.
 
-The residual stream after every block, and the normalisations, the attention and the feed-forward
-inside, are compared between the plain path of the PyTorch model and the graph, over one golden
-prompt that is fed in pieces, so that the cache takes part. Extra outputs are added to a temporary
-copy of the graph, never to the bundle.
+The graph is compared with the plain path of the PyTorch model. The compared places are the residual
+stream after every block, and the normalisations, the attention and the feed-forward inside it. The
+input is one golden prompt, fed in pieces so that the cache is used. Extra outputs are added to a
+temporary copy of the graph, never to the bundle.
 
-Places are found through the weights' names: the node that reads `blocks.3.norm_1.weight` takes the
-residual stream before block 3, and so on. This works on damaged graphs, too.
+Places are found by the weights' names: the node that reads `blocks.3.norm_1.weight` takes the
+residual stream before block 3, and so on. This also works on damaged graphs.
 """
 
 import shutil
@@ -35,15 +35,15 @@ from edgegpt.runtime.proof.tolerances import TOLERANCES
 
 __all__ = ["Place", "bisect", "first_wrong"]
 
-# Where a skip-norm has the bias that it adds along with the stream.
+# The input index of the bias that a skip-norm adds together with the stream.
 BIAS_PLACES = {"SkipLayerNormalization": 4, "SkipSimplifiedLayerNormalization": 3}
 
 
 @dataclass(frozen=True)
 class Place:
-    """One tensor of the model: its name, and how far the graph's is from PyTorch's.
+    """One tensor of the model: its name, and the graph's error against PyTorch.
 
-    `error` is max |difference| / max |reference|; infinite if anything is not finite.
+    `error` is max |difference| / max |reference|, or infinity if the graph's tensor is not finite.
     """
 
     name: str
@@ -57,11 +57,11 @@ class Place:
 
 
 def bisect(bundle: Bundle, model: GPT, graph: Graph) -> list[Place]:
-    """Return all places in the order of computation; the first that did not pass is the culprit.
+    """Return all places in the order of computation; the first one that fails is the culprit.
 
     Raises:
-        CheckpointError: if `model` is not of the shape that was exported.
-        BundleError: if the bundle is quantised: it does not compute what the checkpoint does.
+        CheckpointError: if the settings of `model` differ from those that were exported.
+        BundleError: if the bundle is quantised, because it then differs from the checkpoint.
     """
     if bundle.manifest.quantization is not None:
         raise BundleError(
@@ -127,7 +127,7 @@ def _keeper(values: dict[str, NDArray[np.float32]], name: str) -> Callable[..., 
 def _probed_graph(
     bundle: Bundle, graph: Graph, layers: list[SubLayer]
 ) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Yield a copy of the graph with an output for each place, and place -> output name."""
+    """Yield the path of a copy of the graph with an output per place, and place -> output name."""
     with tempfile.TemporaryDirectory(prefix="edgegpt-bisect-") as folder:
         copy = Path(folder) / "probed.onnx"
         shutil.copyfile(
@@ -146,7 +146,7 @@ def _probed_graph(
 
 
 def _find_places(model: ir.Model, layers: list[SubLayer]) -> dict[str, ir.Value]:
-    """Return the value of each place, found through the weights of the normalisations."""
+    """Return the value of each place, found by the weights of the normalisations."""
     norms = [_reader(model, f"{layer.norm}.weight") for layer in layers]
     places = {layer.norm: norm.outputs[0] for layer, norm in zip(layers, norms, strict=True)}
     streams = [_stream(norm) for norm in norms]  # before each sub-layer and before the head
@@ -162,7 +162,7 @@ def _find_places(model: ir.Model, layers: list[SubLayer]) -> dict[str, ir.Value]
 
 
 def _reader(model: ir.Model, weight: str) -> ir.Node:
-    """Return the normalisation node that reads `weight`: of a composed one, its last product."""
+    """Return the norm node that reads `weight`; for a norm of several nodes, its last Mul."""
     value = model.graph.initializers.get(weight)
     users = [] if value is None else [use.node for use in value.uses()]
     readers = [node for node in users if node.op_type.endswith(("Normalization", "Mul"))]
@@ -172,10 +172,10 @@ def _reader(model: ir.Model, weight: str) -> ir.Node:
 
 
 def _stream(norm: ir.Node) -> ir.Value:
-    """Return the residual stream that a norm reads; a skip-norm computes it as its last output."""
+    """Return the residual stream that a norm reads; for a skip-norm, its last output."""
     if norm.op_type.startswith("Skip"):
         if len(norm.outputs) < 4:
-            norm.resize_outputs(4)  # what nothing reads is not in the file
+            norm.resize_outputs(4)  # the file leaves out outputs that nothing reads
             norm.outputs[1].name = norm.outputs[2].name = ""
         total = norm.outputs[3]
         total.name = total.name or f"{norm.outputs[0].name}.sum"
@@ -187,12 +187,12 @@ def _stream(norm: ir.Node) -> ir.Value:
         stream = _operand(scaled, 0)
     producer = stream.producer()
     if producer is not None and producer.op_type == "GatherElements":
-        return _operand(producer, 0)  # the wanted positions were gathered before the norm
+        return _operand(producer, 0)  # the requested positions were gathered before the norm
     return stream
 
 
 def _added(graph: ir.Graph, total: ir.Value, stream: ir.Value) -> ir.Value:
-    """Return what was added to `stream` to make `total`."""
+    """Return the value that was added to `stream` to give `total`."""
     node = total.producer()
     if node is not None and node.op_type in BIAS_PLACES:
         added, bias = _operand(node, 0), _input(node, BIAS_PLACES[node.op_type])
@@ -210,7 +210,7 @@ def _input(node: ir.Node, place: int) -> ir.Value | None:
 
 
 def _operand(node: ir.Node, place: int) -> ir.Value:
-    """Return an input that the operator cannot do without."""
+    """Return an input that the operator requires."""
     value = _input(node, place)
     if value is None:
         raise BundleError(f"cannot bisect: {node.outputs[0].name} is computed from nothing")
@@ -218,7 +218,7 @@ def _operand(node: ir.Node, place: int) -> ir.Value:
 
 
 def _sum(graph: ir.Graph, before: ir.Node, added: ir.Value, bias: ir.Value) -> ir.Value:
-    """Add a node that computes added + bias, as the skip-norm `before` does inside."""
+    """Add a node that computes added + bias, a sum that is internal to the skip-norm `before`."""
     node = ir.node("Add", [added, bias])
     node.outputs[0].name = f"{added.name}.with_bias"
     graph.insert_before(before, node)
@@ -235,7 +235,7 @@ def _run(
 ) -> dict[str, NDArray[np.float32]]:
     """Feed the prompt in pieces; return each place's tensor [T, width]."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only: that caches are copied here is known
+    options.log_severity_level = 3  # errors only: ORT warns of copied caches, which is expected
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     context = bundle.manifest.model_info.block_size
     cache = {
@@ -256,7 +256,7 @@ def _run(
 
 
 def _feeds(graph: Graph, ids: NDArray[np.int64], past: int) -> dict[str, NDArray[Any]]:
-    """Return what the graph's inputs, caches apart, hold for `ids` [1, T] after `past` tokens."""
+    """Return the graph's inputs, except the caches, for `ids` [1, T] after `past` tokens."""
     size = ids.shape[1]
     by_role = {
         "ids": ids,

@@ -1,7 +1,7 @@
 """Write a bundle: graphs, weights, golden vectors, tokenizer, manifest, and the proof.
 
-Everything is built in a folder beside the destination and takes its place only after the proof
-has passed: a failed export leaves nothing.
+Everything is built in a folder beside the destination. The folder takes the destination's place
+only after the proof has passed, so a failed export leaves nothing behind.
 """
 
 import platform
@@ -59,14 +59,14 @@ def export_bundle(
     Args:
         checkpoint: folder that `edgegpt train` or `edgegpt import` wrote.
         out: folder to create. An existing bundle is replaced only if `force` is true.
-        precision: one of those that `recipes.RECIPES` serve.
-        settings: what else is chosen; None leaves everything to the recipe.
+        precision: a precision that one of `recipes.RECIPES` serves.
+        settings: further settings; None leaves everything to the recipe.
         force: see `out`.
-        progress: is told each stage as it begins.
+        progress: called with a message as each stage begins.
 
     Raises:
-        InvalidInputError: for a precision that there is not, for a setting that it has no use for,
-            and for one that does not fit the model.
+        InvalidInputError: for an unknown precision, for a setting that the precision does not use,
+            and for a setting that does not fit the model.
         CheckpointError: if the checkpoint cannot be read.
         ExportError: if `out` exists, or the model cannot be exported or quantised well enough.
         VerificationError: if the graph does not compute what PyTorch computes. Nothing is written.
@@ -85,7 +85,7 @@ def export_bundle(
         receipt = verify(Bundle.open(folder), check="size")
         if receipt.outcome == "failed":
             raise VerificationError(_failure(receipt))
-        # The bundle goes to others: it tells the kind of machine, not the machine's name.
+        # The bundle may be shared, so its receipt has the kind of machine, not the machine's name.
         receipt = replace(receipt, machine=f"{platform.system()} {platform.machine()}")
         (folder / RECEIPT_NAME).write_text(receipt.to_json(), encoding="utf-8")
     if receipt.pending is not None:
@@ -98,7 +98,7 @@ def export_bundle(
 
 
 def _failure(receipt: Receipt) -> str:
-    """Return what is wrong, as one sentence."""
+    """Return the error message: all failed checks in one sentence."""
     wrong = [
         f"{check.name} is off by {check.difference.relative:.1e} of the largest logit "
         f"(allowed: {check.tolerance:.0e})"
@@ -126,7 +126,7 @@ def _check_destination(out: Path, force: bool) -> None:
 
 
 def _write(folder: Path, source: Checkpoint, precision: Precision, content: Content) -> None:
-    """Write all files of a bundle but the receipt."""
+    """Write all files of a bundle except the receipt."""
     if source.tokenizer_json is not None:
         (folder / TOKENIZER_NAME).write_bytes(source.tokenizer_json.encode())
     content.golden.save(folder / GOLDEN_NAME)
@@ -162,7 +162,7 @@ def _write(folder: Path, source: Checkpoint, precision: Precision, content: Cont
 def _check(
     folder: Path, graph: Graph, precision: Precision, weights: dict[str, WeightEntry]
 ) -> None:
-    """Let onnx check a graph, beside all weights that it names."""
+    """Run onnx's checker on a graph, with all weight files that it names beside it."""
     path, derived = folder / graph.file, folder / DERIVED_NAME
     wanted = derived_tensors(path)
     if wanted:

@@ -1,10 +1,10 @@
 """From a PyTorch model to a clean ONNX graph: trace, lower, simplify, check.
 
-Inputs and outputs, with B batch, T new tokens, S context, P wanted positions, K kv heads, D head
+Inputs and outputs, with B batch, T new tokens, S context, P requested positions, K kv heads, D head
 width, V vocabulary:
 
     ids int64 [B, T], past_len int64 [B], logit_positions int64 [B, P],
-    past_k.<layer>, past_v.<layer> [B, K, S, D], in the type that the layer computes in
+    past_k.<layer>, past_v.<layer> [B, K, S, D], in the compute type of the layer
     -> logits float32 [B, P, V], present_k.<layer>, present_v.<layer> [B, K, S, D]
 """
 
@@ -31,12 +31,12 @@ from .passes import FoldWeightTransposes, ShareDimensions
 
 __all__ = ["Traced", "build_decoder_graph", "describe", "trace"]
 
-# Sizes to trace with: all different, and none of them 1, which torch.export would bake in.
+# Sizes to trace with. All differ, and none is 1, because torch.export would make a 1 constant.
 EXAMPLE = {"batch": 2, "new_tokens": 3, "context": 7, "logit_positions": 5}
 
 
 class _Decoder(nn.Module):
-    """The cached path with its cache as flat arguments and results."""
+    """The cached path, with a flat tuple of logits and cache tensors as its result."""
 
     def __init__(self, model: GPT) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class _Decoder(nn.Module):
 
 @dataclass(frozen=True)
 class Traced:
-    """The cached path of a model as torch.export sees it: the same for all lowerings."""
+    """The cached path of a model, traced by torch.export once for all lowerings."""
 
     program: torch.export.ExportedProgram
     n_layer: int
@@ -87,13 +87,13 @@ def build_decoder_graph(traced: Traced, lowering: Lowering) -> ir.Model:
     graph.ir_version = lowering.ir_version
     graph.producer_name, graph.producer_version = "edgegpt", None
     found = graph.opset_imports.get("")
-    if found != lowering.opset:  # the exporter raises the opset without a word where it must
+    if found != lowering.opset:  # the exporter may raise the opset silently
         raise ExportError(f"asked torch.onnx for opset {lowering.opset}, got {found}")
     return graph
 
 
 def describe(model: ir.Model, lowering: Lowering, part: Part) -> Graph:
-    """Return what the manifest says about the graph: its ports by role."""
+    """Return the manifest's entry for the graph, with its ports by role."""
     name = f"{part}.{lowering.name}"
     inputs = [_port(value) for value in model.graph.inputs]
     outputs = [_port(value) for value in model.graph.outputs]
@@ -120,7 +120,7 @@ def _lower(traced: Traced, lowering: Lowering) -> torch.onnx.ONNXProgram:
             custom_translation_table=dict(lowering.translations),
             input_names=["ids", "past_len", "logit_positions", *cache],
             output_names=["logits", *present],
-            optimize=False,  # its optimizer renames weights and merges those that are equal
+            optimize=False,  # torch.onnx's optimizer renames weights and merges equal ones
             verbose=False,
         )
     if program is None:
@@ -151,7 +151,7 @@ def _rename_weights(graph: ir.Graph, tied_names: dict[str, str]) -> None:
 
 
 def _simplify(model: ir.Model) -> None:
-    """Fold constants, share what is equal, and drop what is unused, traces of source code too."""
+    """Fold constants, merge equal subexpressions, and drop unused nodes; leave weights alone."""
     weights = set(model.graph.initializers.values())
     ShareDimensions()(model)
     FoldWeightTransposes()(model)
@@ -164,7 +164,7 @@ def _simplify(model: ir.Model) -> None:
 
 
 def _clean(model: ir.Model) -> None:
-    """Drop what no output needs, and what tells of the way the graph was made."""
+    """Drop unused nodes and opsets, drop metadata of the export, fix names, sort the nodes."""
     for simplification in (
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedOpsetsPass(),
@@ -177,7 +177,7 @@ def _clean(model: ir.Model) -> None:
     for node in model.graph:
         for value in node.outputs:
             if not value.uses() and value not in wanted:
-                value.name = ""  # an output that is optional
+                value.name = ""  # in ONNX, an omitted optional output
 
 
 def _port(value: ir.Value) -> Port:
@@ -197,7 +197,7 @@ def _port(value: ir.Value) -> Port:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress notes and its warnings about itself from the user."""
+    """Hide the exporter's progress messages and its warnings from the user."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
-"""Make the golden vectors: what PyTorch computes in float32, on the plain path without a cache.
+"""Make the golden vectors: PyTorch's results in float32, on the plain path without a cache.
 
-The plain path is not the one that is exported, so that a mistake in the cache operator shows, too.
-Prompts are cut from the checkpoint's held-out text; a checkpoint without one writes its own.
+The exported path is the cached one, so the comparison also shows a mistake in the cache operator.
+Prompts are cut from the checkpoint's held-out text. Without one, the model writes its own text.
 """
 
 import numpy as np
@@ -19,9 +19,9 @@ __all__ = ["MAX_COVERED_VOCABULARY", "make_golden", "quality_windows"]
 
 STEPS = 64  # of the greedy continuations
 MAX_COVERED_VOCABULARY = 4096  # up to here, every token id occurs in a prompt
-KEPT = 64  # logits of each position, for larger vocabularies
-OWN_LENGTH = 256  # of the pieces of a text that the model writes itself
-QUALITY_TOKENS = 2048  # of held-out text in the golden file of a quantised model, at most
+KEPT = 64  # best logits kept per position, for larger vocabularies
+OWN_LENGTH = 256  # tokens per window of a text that the model writes itself
+QUALITY_TOKENS = 2048  # most tokens of held-out text in the golden file of a quantised model
 
 
 def make_golden(
@@ -32,8 +32,8 @@ def make_golden(
     Args:
         model: the model.
         tokenizer: its tokenizer, if it has one.
-        held_out: a text that the model was not trained on; None, or one shorter than two blocks,
-            lets the model write its own.
+        held_out: a text that the model was not trained on. If it is None or shorter than two
+            blocks, the model writes its own text.
     """
     block = model.config.block_size
     text = tokenizer.encode(held_out) if tokenizer and held_out else []
@@ -46,7 +46,7 @@ def make_golden(
     steps = min(STEPS, max(1, block // 2))
     row_lengths = [1, min(7, block - steps + 1), block // 2 or 1, block - steps + 1]
     rows = [_cut(text, index + 1, length) for index, length in enumerate(row_lengths)]
-    # With `steps` tokens added, the last of which is never fed, the longest row fills the block.
+    # The last of the `steps` new tokens is never fed. The longest row then just fills the block.
     rows = [row[: block - steps + 1] for row in rows]
     chunked = _cut(text, len(lengths), block)
     return Golden(
@@ -60,7 +60,7 @@ def make_golden(
 
 
 def quality_windows(reference: GPT, windows: Tensor) -> list[Prompt]:
-    """Return the first of `windows` int64 [N, T + 1] with the float32 model's logits."""
+    """Return the first few of `windows` int64 [N, T + 1] with the float32 model's logits."""
     count = max(1, QUALITY_TOKENS // (windows.shape[1] - 1))
     prompts = []
     for window in windows[:count]:
@@ -71,14 +71,14 @@ def quality_windows(reference: GPT, windows: Tensor) -> list[Prompt]:
 
 
 def _sample(tokenizer: Tokenizer, ids: list[int]) -> TokenizerSample:
-    """Return what the tokenizer does with the text of `ids`, and with every id it has."""
+    """Return the text of `ids`, its encoding, and the decoding of the whole vocabulary."""
     text = tokenizer.decode(ids)
     vocabulary = tokenizer.decode(list(range(tokenizer.vocab_size)))
     return TokenizerSample(text, np.array(tokenizer.encode(text), dtype=np.int64), vocabulary)
 
 
 def _chunk_sizes(block: int) -> list[int]:
-    """Return pieces of several sizes, one token included, that add up to the block."""
+    """Return several piece sizes, among them 1, that add up to the block."""
     sizes, left = [], block
     for size in (block // 2, 1, block // 8, 3):
         if 0 < size < left:
@@ -88,13 +88,13 @@ def _chunk_sizes(block: int) -> list[int]:
 
 
 def _cut(text: list[int], index: int, length: int) -> list[int]:
-    """Return `length` ids, from another place for each index."""
+    """Return `length` ids of `text`, from a different place for each index."""
     start = (index * 97) % (len(text) - length + 1)
     return text[start : start + length]
 
 
 def _remaining_ids(model: GPT, prompts: list[list[int]]) -> list[list[int]]:
-    """Return prompts with the ids that `prompts` lack, for vocabularies that can be covered."""
+    """Return prompts with the ids that `prompts` lack; none if the vocabulary is too large."""
     if model.config.vocab_size > MAX_COVERED_VOCABULARY:
         return []
     missing = sorted(set(range(model.config.vocab_size)).difference(*map(set, prompts)))
@@ -109,7 +109,7 @@ def _prompt(model: GPT, ids: list[int]) -> Prompt:
 
 
 def _kept(logits: Tensor) -> tuple[NDArray[np.float32], Top | None]:
-    """Return all logits [N, V], or of a large vocabulary the best ones [N, K] and their ids."""
+    """Return all logits [N, V], or, for a large vocabulary, the best ones [N, K] and their ids."""
     size = logits.shape[-1]
     if size <= MAX_COVERED_VOCABULARY:
         return logits.numpy(), None
@@ -123,8 +123,8 @@ def _kept(logits: Tensor) -> tuple[NDArray[np.float32], Top | None]:
 def _continue(model: GPT, ids: list[int], steps: int) -> Continuation:
     """Decode greedily on the plain path.
 
-    The cached path guesses the tokens, since it is fast, and one pass of the plain path over the
-    whole text says what they must be. From the first wrong guess on, guessing starts again.
+    The cached path guesses the tokens because it is fast. One pass of the plain path over the whole
+    text then gives the right tokens. Guessing starts again after the first wrong guess.
     """
     chosen: list[int] = []
     while True:
@@ -159,7 +159,7 @@ def _guess(model: GPT, ids: list[int], count: int) -> list[int]:
 
 
 def _own_text(model: GPT, length: int) -> list[int]:
-    """Return ids that the model itself writes: windows written side by side, in a row."""
+    """Return `length` ids that the model itself writes: windows of one batch, concatenated."""
     width = min(OWN_LENGTH, model.config.block_size)
     ids: list[int] = own_windows(model, -(-length // width), width).flatten().tolist()
     return ids[:length]

@@ -1,12 +1,12 @@
-"""Float16 and bfloat16: a copy of the model whose sub-layers compute in such a type.
+"""Float16 and bfloat16: a copy of the model whose sub-layers compute in the narrow type.
 
-The copy is traced like any model, rather than its graph being rewritten: PyTorch then runs the very
-model that is exported, which is how `edgegpt.runtime.proof.tolerances` was measured,
-and torch.onnx writes the casts.
+The copy is traced like any other model; no graph is rewritten. PyTorch can therefore run exactly
+the model that is exported, and torch.onnx writes the casts. The tolerances in
+`edgegpt.runtime.proof.tolerances` were measured in this way.
 
-Weights, caches and matrix products are in the narrow type; sums inside the norms and the softmax
-are in float32, and so are the logits. What would overflow is kept in float32: a sub-layer with the
-norm before it, or `RESIDUAL`, the stream that they all add to.
+Weights, caches and matrix products are in the narrow type. Sums inside the norms and the softmax,
+and the logits, are in float32. Parts that would overflow are kept in float32. Such a part is a
+sub-layer with the norm before it, or `RESIDUAL`, the stream that all sub-layers add to.
 """
 
 import copy
@@ -31,7 +31,7 @@ RESIDUAL = "residual"
 
 
 def matching_layers(model: GPT, patterns: Collection[str]) -> frozenset[str]:
-    """Return the sub-layers whose names are, or begin with, one of the patterns, up to a dot."""
+    """Return the sub-layers whose names match a pattern: in full, or as a prefix up to a dot."""
     known = [*(layer.name for layer in model.sub_layers()), RESIDUAL]
     found: set[str] = set()
     for pattern in patterns:
@@ -46,7 +46,7 @@ def matching_layers(model: GPT, patterns: Collection[str]) -> frozenset[str]:
 
 
 def in_half_precision(model: GPT, precision: Precision, kept: Collection[str] = ()) -> GPT:
-    """Return a copy of `model` in the type `precision`, all of it but the parts named in `kept`."""
+    """Return a copy of `model` in the type `precision`, except the parts named in `kept`."""
     narrow, dtype = copy.deepcopy(model), DTYPES[precision]
     stream = torch.float32 if RESIDUAL in kept else dtype
     wide = set(_kept_parameters(narrow, kept))
@@ -70,20 +70,20 @@ def _kept_parameters(model: GPT, kept: Collection[str]) -> Iterator[Tensor]:
             yield from model.get_submodule(layer.name).parameters()
         if layer.name in kept or RESIDUAL in kept:
             yield from model.get_submodule(layer.norm).parameters()
-    if RESIDUAL in kept:  # the stream begins with embeddings, which may be as large as it is
+    if RESIDUAL in kept:  # the stream starts as the embeddings, whose values may be as large
         for module in model.writers():
             if isinstance(module, nn.Embedding):
                 yield module.weight
 
 
 def _widen_or_narrow(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Give a module its input in the type of its weight; ids stay as they are."""
+    """Cast a module's input to the type of its weight; ids stay as they are."""
     dtype = next(module.parameters()).dtype
     return tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
 
 
 def _giving(dtype: torch.dtype) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-    """Return a hook that casts what a module gives."""
+    """Return a hook that casts a module's output."""
 
     def cast(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return output.to(dtype)

@@ -1,7 +1,7 @@
-"""The largest values that a text brings about in each part of a model: can float16 hold them?
+"""The largest values in each part of a model on a text, to tell whether float16 can hold them.
 
-The model runs in float32, in PyTorch. What goes into and comes out of each layer is looked at; the
-products of queries and keys are bounded by their lengths (Cauchy and Schwarz).
+The model runs in float32, in PyTorch. The probe reads the inputs and outputs of each layer. It
+bounds the products of queries and keys by their lengths (Cauchy and Schwarz).
 """
 
 import math
@@ -21,7 +21,7 @@ __all__ = ["SAFE", "largest_values", "too_large"]
 Note = Callable[[str, Tensor], None]
 
 LARGEST_FLOAT16 = 65504.0
-# A text is a sample: another one may bring about values this many times as large.
+# A text is a sample. Another text may give values this many times as large.
 HEADROOM = 8
 SAFE = LARGEST_FLOAT16 / HEADROOM
 
@@ -44,7 +44,7 @@ def largest_values(model: GPT, windows: Tensor) -> dict[str, float]:
 
     def note(name: str, tensor: Tensor) -> None:
         value = float(tensor.abs().max())
-        if value > largest[name] or math.isnan(value):  # nothing is larger than a NaN: it stays
+        if value > largest[name] or math.isnan(value):  # no value is > NaN, so NaN stays
             largest[name] = value
 
     handles = list(_watch(model, note))
@@ -66,12 +66,12 @@ def _watch(model: GPT, note: Note) -> Iterator[RemovableHandle]:
             elif isinstance(module, Attention):
                 yield module.qkv.register_forward_hook(_noting_scores(note, layer.name, module))
         yield model.get_submodule(layer.norm).register_forward_pre_hook(_noting(note, RESIDUAL))
-    for writer in model.writers():  # what is added to the stream has the stream's type
+    for writer in model.writers():  # what a writer adds has the stream's type
         yield writer.register_forward_hook(lambda _, __, result: note(RESIDUAL, result))
 
 
 def _noting(note: Note, name: str) -> Callable[..., None]:
-    """Return a hook, before or after a module, that notes all that it sees."""
+    """Return a hook, for before or after a module, that notes its first input and its output."""
 
     def hook(_: nn.Module, given: tuple[Tensor, ...], result: Tensor | None = None) -> None:
         note(name, given[0])

@@ -1,4 +1,4 @@
-"""What can be chosen of an export, besides its precision."""
+"""The settings of an export, apart from its precision."""
 
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -10,18 +10,20 @@ AUTO: Literal["auto"] = "auto"
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """None leaves a choice to the recipe; a choice that a precision does not offer is refused.
+    """The settings of an export. None leaves a choice to the recipe.
+
+    A setting that the precision does not offer is refused.
 
     Attributes:
-        keep_fp32: layers to leave in float32, by name or by the beginning of it, up to a dot. In
-            float16 those that would overflow are added to them. "auto" stands for the fewest that
-            the budget of int8 and int4 needs.
-        method: "rtn" rounds to nearest, "gptq" is better for int4; None: the usual one.
-        calibration: text for "gptq", none of which should be held-out text; None lets the model
-            write its own.
+        keep_fp32: layers to leave in float32, by full name or by a prefix that ends at a dot. In
+            float16, layers that would overflow are kept as well. For int8 and int4, "auto" keeps
+            as few layers as the budget needs.
+        method: "rtn" rounds to nearest, "gptq" is better for int4; None: the precision's default.
+        calibration: text for "gptq", which should not overlap the held-out text; None lets the
+            model write its own.
         max_kl: largest mean KL to float32 per token, in nats; None: `proof.quality.BUDGETS`.
-        fast_prefill: whether to add a graph, and an int8 copy of the weights, that feed prompts
-            faster; None: yes.
+        fast_prefill: whether to add a graph for faster prefill, with an int8 copy of the weights;
+            None: yes.
     """
 
     keep_fp32: Literal["auto"] | tuple[str, ...] | None = None
@@ -31,5 +33,5 @@ class ExportSettings:
     fast_prefill: bool | None = None
 
     def chosen(self) -> list[str]:
-        """Return the names of the settings that were chosen."""
+        """Return the names of the settings that are not None."""
         return [field.name for field in fields(self) if getattr(self, field.name) is not None]

@@ -1,8 +1,8 @@
-"""The weights of a bundle, each once, as external data of its graphs.
+"""The weights of a bundle: each is stored once, as external data of the graphs.
 
-A safetensors file starts with a header and then holds the plain bytes of each tensor, so an ONNX
-initializer can point at a tensor in one: the same bytes serve all graphs, and anyone who wants to
-read the weights by name.
+A safetensors file holds a header, then the plain bytes of each tensor. An ONNX initializer can
+therefore point at a tensor in the file. The same bytes serve all graphs, and any program that
+reads the weights by name.
 """
 
 import hashlib
@@ -27,12 +27,12 @@ HEADER_LENGTH = 8
 
 
 def move_weights(models: Sequence[ir.Model], names: set[str], path: Path) -> dict[str, WeightEntry]:
-    """Write the weights of all graphs to `path`, let their initializers point there, list them.
+    """Write the weights of all graphs to `path`, point the initializers there, return the entries.
 
-    Weights are `names`, and what a quantised one has besides (`<name>.scales` ...); one that
-    several graphs have is stored once. A second name for the same bytes in another shape, which
-    ends in `ROWS_SUFFIX`, is not stored at all. Other initializers are constants of the graph
-    (shapes, indices) and stay in it.
+    Weights are the initializers in `names` and the extra tensors of quantised weights
+    (`<name>.scales` ...). A weight that several graphs share is stored once. A name that ends in
+    `ROWS_SUFFIX` is a second name for the same bytes in another shape, and is not stored at all.
+    Other initializers are constants of a graph (shapes, indices) and stay in the graph.
     """
     weights: dict[str, NDArray[Any]] = {}
     for name, _, tensor in _initializers(models, names):
@@ -60,7 +60,7 @@ def move_weights(models: Sequence[ir.Model], names: set[str], path: Path) -> dic
 def _initializers(
     models: Sequence[ir.Model], names: set[str]
 ) -> list[tuple[str, ir.Value, ir.TensorProtocol]]:
-    """Return name, value and tensor of each weight; derived ones lie elsewhere."""
+    """Return name, value and tensor of each weight; derived weights are in another file."""
     return [
         (name, value, value.const_value)
         for model in models
@@ -72,7 +72,7 @@ def _initializers(
 
 
 def _read_header(path: Path) -> dict[str, WeightEntry]:
-    """Return where each tensor lies in the file, and its hash."""
+    """Return the offset, size and hash of each tensor in the file."""
     raw = path.read_bytes()
     length = int.from_bytes(raw[:HEADER_LENGTH], "little")
     start = HEADER_LENGTH + length

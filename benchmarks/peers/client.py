@@ -1,4 +1,4 @@
-"""A worker process seen from the benchmark: started, asked, paused between its turns, stopped."""
+"""The benchmark's side of a worker process: start it, ask it, pause it between turns, stop it."""
 
 import contextlib
 import json
@@ -17,18 +17,18 @@ TURN_S = 300.0
 
 
 class WorkerError(Exception):
-    """A worker ended, stayed silent, or answered that it failed."""
+    """A worker ended, did not answer in time, or answered that it failed."""
 
 
 class Client:
-    """One worker. It is stopped by a signal except while it is asked for something.
+    """One worker. A signal pauses it except while it handles a request.
 
-    Thread pools of most peers spin while they wait for work; two of them spinning on two cores
-    would be measured instead of the peer whose turn it is.
+    The thread pools of most peers spin while they wait for work. If several of them spun on two
+    cores, they would slow down the peer whose turn it is, and spoil its measurement.
     """
 
     def __init__(self, command: list[str], log: Path) -> None:
-        """Start the process; `log` takes what it says on stderr."""
+        """Start the process; its stderr goes to `log`."""
         self.log = log
         with log.open("w") as errors:
             self.process = subprocess.Popen(

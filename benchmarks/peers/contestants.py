@@ -1,4 +1,4 @@
-"""Which peers compete at which number of bits, in which formats, and why some do not."""
+"""The peers that compete at each number of bits, their formats, and why some do not compete."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ EDGEGPT = "edgegpt"
 
 @dataclass(frozen=True)
 class Contestant:
-    """One peer with one format of one model; `folder` is where make_models.py puts the format."""
+    """One peer with one format of one model; make_models.py writes the format to `folder`."""
 
     peer: str
     format: str
@@ -24,7 +24,7 @@ class Contestant:
         return f"{self.peer} {self.format}"
 
 
-# peer -> bits -> formats (name, folder), or the reason why there is none.
+# peer -> bits -> formats (name, folder), or the reason why the peer has none.
 _Formats = dict[str, dict[int, list[tuple[str, str]] | str]]
 
 NO_HALF = "16 bits are for GPUs here"
@@ -60,7 +60,7 @@ _CPU: _Formats = {
         8: [("int8", "int8")],
         4: "its 4-bit formats (AWQ) run on a GPU only",
     },
-    # bf16 is what OpenVINO computes in by default on a CPU that has it, whatever the weights are.
+    # OpenVINO computes in bf16 by default on a CPU that has it, whatever the type of the weights.
     "openvino": {
         32: [("float32", "float32"), ("bf16", "float32")],
         16: NO_HALF,
@@ -69,7 +69,7 @@ _CPU: _Formats = {
     },
 }
 
-# The second word of edgegpt's formats; the first of them that is there is what ratios are taken to.
+# The second word of edgegpt's formats. Ratios are relative to the first of these that is present.
 BACKENDS = ("cuda", "tensorrt", "tensorrt-rtx")
 _CUDA: _Formats = {
     EDGEGPT: {
@@ -78,7 +78,7 @@ _CUDA: _Formats = {
     },
     "torch_compile": {
         32: [("float32", "float32")],
-        16: [("float16", "float32")],  # rounded when it is loaded
+        16: [("float16", "float32")],  # rounded at load time
         8: "PyTorch has no int8 weights on a GPU without an add-on",
         4: "PyTorch has no int4 weights on a GPU without an add-on",
     },
@@ -97,7 +97,7 @@ PEERS = (*_CPU, *(peer for peer in _CUDA if peer not in _CPU))
 def contestants(
     shape: Shape, bits: int, peers: list[str], device: str
 ) -> tuple[list[Contestant], dict]:
-    """Return who competes in a cell, and for each peer that does not, why."""
+    """Return the contestants of a cell, and the reason for each peer that does not compete."""
     present: list[Contestant] = []
     absent: dict[str, str] = {}
     for peer, by_bits in DEVICES[device].items():

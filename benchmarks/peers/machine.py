@@ -7,7 +7,7 @@ from pathlib import Path
 
 __all__ = ["describe"]
 
-# What decides how fast a peer's kernels can be.
+# The instruction sets that decide how fast a peer's kernels can be.
 _TELLING_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8")
 
 
@@ -25,7 +25,7 @@ def describe() -> dict:
 
 
 def _gpus() -> list[str]:
-    """Return name, driver and memory of each GPU that NVIDIA's driver tells of."""
+    """Return name, driver and memory of each GPU that NVIDIA's driver reports."""
     fields = "--query-gpu=name,driver_version,memory.total"
     command = ["nvidia-smi", fields, "--format=csv,noheader"]
     try:
@@ -36,7 +36,7 @@ def _gpus() -> list[str]:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """Return the first processor's lines of /proc/cpuinfo, empty where there is no such file."""
+    """Return the first processor's lines of /proc/cpuinfo; empty if there is no such file."""
     try:
         first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
     except OSError:

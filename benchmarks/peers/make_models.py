@@ -1,7 +1,7 @@
 """Make the models of random weights in every peer's format, once: python peers/make_models.py.
 
-They land in `.models/SHAPE/PEER/FORMAT` beside this folder. What is there already is kept, and an
-interrupted conversion leaves nothing under its final name.
+The models are written to `.models/SHAPE/PEER/FORMAT` beside this folder. Existing models are kept.
+An interrupted conversion leaves nothing under its final name.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from shapes import SHAPES, Shape
 HERE = Path(__file__).parent
 MODELS = HERE.parent / ".models"
 VENVS = HERE.parent / ".venvs"
-# torch.compile is transformers, from its checkpoint and in its environment.
+# torch.compile uses the checkpoint and the environment of transformers.
 SHARED = {"torch_compile": "transformers"}
 
 
@@ -30,12 +30,12 @@ def python_of(peer: str, python_edgegpt: str) -> str:
 
 
 def folder_of(shape: Shape, one: Contestant) -> Path:
-    """Return where the weights of a contestant are."""
+    """Return the folder with the weights of a contestant."""
     return MODELS / shape.name / SHARED.get(one.peer, one.peer) / one.folder
 
 
 def build(out: Path, command: list[str]) -> bool:
-    """Run a conversion that writes the folder which the command names as OUT."""
+    """Run a conversion, whose command has the argument OUT, so that it writes the folder `out`."""
     if out.is_dir():
         return True
     print(f"making {out.relative_to(MODELS)}", flush=True)
@@ -56,7 +56,7 @@ def build(out: Path, command: list[str]) -> bool:
 
 
 def main() -> int:
-    """Make what is missing; the exit code is 1 if something failed."""
+    """Make all missing models; return the exit code, 1 if a conversion failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--bits", nargs="+", type=int, choices=BITS, default=list(BITS))

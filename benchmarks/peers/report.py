@@ -1,4 +1,4 @@
-"""Medians and ratios of a results file as Markdown: python peers/report.py FILE.json."""
+"""Print medians and ratios of a results file as Markdown: python peers/report.py FILE.json."""
 
 import json
 import statistics
@@ -12,7 +12,7 @@ __all__ = ["markdown", "tokens_per_second"]
 
 
 def tokens_per_second(cell: dict, contestant: dict) -> list[float]:
-    """Return one number a round."""
+    """Return one number per round."""
     return [cell["tokens"] / seconds for seconds in contestant["seconds"]]
 
 

@@ -1,8 +1,8 @@
 """Measure edgegpt beside its peers, in turn A B C A B C: python peers/run.py --help.
 
 A cell is one shape at one number of bits. All its workers are alive at once, and all but one are
-paused. Each round asks every worker for each measurement, so that what disturbs the machine for a
-while disturbs all of them; ratios are taken within a round.
+paused. Each round asks every worker for each measurement, so that a temporary disturbance of the
+machine affects all workers. Ratios are taken within a round.
 """
 
 import argparse
@@ -28,7 +28,7 @@ TURN_AT_LEAST_S = 0.5
 
 
 def measurements(shape: Shape) -> list[tuple[str, dict, int]]:
-    """Return title, request, and how many tokens a call stands for."""
+    """Return the title, the request, and the number of tokens per call of each measurement."""
     decode = {"measure": "decode", "prompt": DECODE_PROMPT, "tokens": DECODE_TOKENS}
     return [
         ("decode, batch 1", {**decode, "batch": 1}, DECODE_TOKENS),
@@ -42,7 +42,7 @@ def measurements(shape: Shape) -> list[tuple[str, dict, int]]:
 
 
 class Cell:
-    """The workers of one shape at one number of bits, and what they answered."""
+    """The workers of one shape at one number of bits, and their answers."""
 
     def __init__(self, shape: Shape, bits: int, present: list[Contestant], absent: dict) -> None:
         self.shape, self.bits, self.present, self.absent = shape, bits, present, dict(absent)
@@ -51,7 +51,7 @@ class Cell:
         self.ids: dict[tuple[str, Contestant], list[int]] = {}
 
     def start(self, stack: ExitStack, logs: Path, threads: int, python_edgegpt: str) -> None:
-        """Start every worker; one that cannot start is absent, with its reason."""
+        """Start every worker; a worker that cannot start is listed as absent, with the reason."""
         for one in self.present:
             folder = folder_of(self.shape, one)
             if not folder.is_dir():
@@ -86,7 +86,7 @@ class Cell:
                 self.ids[title, one] = answer["ids"]
 
     def results(self) -> list[dict]:
-        """Return one entry a measurement, of the workers that lasted to the end."""
+        """Return one entry per measurement, with the workers that did not fail."""
         return [
             {
                 "model": self.shape.name,
@@ -124,7 +124,7 @@ def run_cell(shape: Shape, bits: int, args: argparse.Namespace, results: dict) -
 
 
 def arguments() -> argparse.Namespace:
-    """Return what the command line asks for."""
+    """Return the parsed command line."""
     today = datetime.date.today().isoformat()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES))
@@ -144,9 +144,9 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure the cells, writing the file anew after each one."""
+    """Measure the cells; rewrite the results file after each cell."""
     args = arguments()
-    # Ended politely, leave by an exception, so that no paused worker stays behind.
+    # SIGTERM raises an exception, so that no paused worker is left behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))
     results: dict = {
         "format_version": FORMAT_VERSION,

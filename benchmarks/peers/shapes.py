@@ -11,7 +11,7 @@ DECODE_TOKENS = 128  # tokens decoded after it, per row
 
 @dataclass(frozen=True)
 class Shape:
-    """A model of random weights. `prefill` is how many tokens its prefill measurement feeds."""
+    """A model of random weights. Its prefill measurement feeds `prefill` tokens."""
 
     name: str
     family: str  # "gpt2" or "llama", as transformers names it

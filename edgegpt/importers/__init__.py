@@ -1,1 +1,1 @@
-"""Checkpoints of other layouts, one module a layout."""
+"""Readers of checkpoints in other layouts, one module per layout."""

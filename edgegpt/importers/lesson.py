@@ -7,7 +7,7 @@ Its state dict has, for block i and head j,
     blocks.{i}.ffd.network.{0,2}.{weight,bias}, blocks.{i}.ln{1,2}.{weight,bias},
     ln_f.{weight,bias}, lm_head.{weight,bias}
 
-and the heads' causal masks as buffers `...tril`, which carry no information.
+and the heads' causal masks as buffers `...tril`. The masks are ignored: their content is fixed.
 """
 
 import pickle
@@ -34,12 +34,12 @@ def import_heads_as_list(path: Path, attention_scale: Literal["head_dim", "n_emb
     """Read the file at `path` and return the model, in eval mode and float32.
 
     Args:
-        path: what `torch.save` wrote: a state dict, or a dict that holds one.
-        attention_scale: the width whose power -1/2 multiplies the scores; the file does not tell.
+        path: a file written by `torch.save`: a state dict, or a dict that holds one.
+        attention_scale: the width whose power -1/2 multiplies the scores; the file does not say.
 
     Raises:
-        CheckpointError: if the file is unsafe or damaged, or a key is missing, left over, or of an
-            unexpected shape. Each is named.
+        CheckpointError: if the file is unsafe or damaged, or if a key is missing, unknown, or of
+            an unexpected shape. The error names each such key.
     """
     state = _read_state(path)
     config = _infer_config(state, path, attention_scale)
@@ -62,7 +62,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             f"{path} holds more than tensors, which could run code, or is not a PyTorch file. Save "
             f"only the state dict: torch.save(model.state_dict(), FILE)"
         ) from error
-    except Exception as error:  # torch.load raises whatever the damage leads to
+    except Exception as error:  # the type of torch.load's error depends on the damage
         raise CheckpointError(f"{path} is not a readable PyTorch file: {error}") from error
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
@@ -79,7 +79,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 def _infer_config(
     state: dict[str, Tensor], path: Path, attention_scale: Literal["head_dim", "n_embd"]
 ) -> GPTConfig:
-    """Read the sizes off the shapes; whether all keys are there is checked afterwards."""
+    """Read the sizes off the shapes; a later check finds missing keys."""
     vocab_size, n_embd = _shape(state, "token_embedding_table.weight", path)
     block_size, _ = _shape(state, "position_embedding_table.weight", path)
     n_ff, _ = _shape(state, "blocks.0.ffd.network.0.weight", path)
@@ -108,7 +108,7 @@ def _shape(state: dict[str, Tensor], name: str, path: Path) -> tuple[int, int]:
 
 
 def _count(state: dict[str, Tensor], pattern: str) -> int:
-    """Return one more than the highest index that `pattern` finds in the keys."""
+    """Return the highest index that `pattern` finds in the keys, plus one."""
     found = [re.match(pattern, name) for name in state]
     return max((int(match[1]) + 1 for match in found if match), default=0)
 
@@ -142,7 +142,7 @@ def _expected_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _renamed(state: dict[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
-    """Return the state dict of `GPT`, with each block's heads fused: all queries, keys, values."""
+    """Return the state dict of `GPT`, with each block's heads fused into one qkv weight."""
     result = {
         "token_embedding.weight": state["token_embedding_table.weight"],
         "position_embedding.weight": state["position_embedding_table.weight"],

@@ -1,8 +1,8 @@
-"""The seam between model and exporter: attention over a key/value cache, as one operator.
+"""The interface between model and exporter: attention over a key/value cache, as one operator.
 
 `edgegpt::cached_attention` takes the packed, untransposed projection, so that each lowering in
-`edgegpt.export.lowerings` is free to choose its own layout and its own fused operators. The body
-here is the reference in PyTorch. It has no gradient: training uses the plain path of the model.
+`edgegpt.export.lowerings` can choose its own layout and its own fused operators. The body here is
+the reference in PyTorch. It has no gradient, because training uses the plain path of the model.
 """
 
 import torch
@@ -26,15 +26,16 @@ def cached_attention(
     n_kv_head: int,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Attend from new tokens to a cache that they are first written into.
+    """Write new tokens into the cache, then attend from them to the whole cache.
 
     Args:
         qkv: float [B, T, (H + 2K) * D], queries, then keys, then values of the new tokens.
-        past_k: float [B, K, S, D], keys of earlier tokens; slots from past_len on hold anything.
-        past_v: float [B, K, S, D], values likewise.
+        past_k: float [B, K, S, D], keys of earlier tokens; slots past_len and later may hold any
+            values.
+        past_v: float [B, K, S, D], values of earlier tokens, laid out like `past_k`.
         past_len: int64 [B], filled slots of each row; past_len + T <= S.
         cos: float [positions, D/2], rotary table, or None for no rotation.
-        sin: float [positions, D/2], likewise.
+        sin: float [positions, D/2], rotary table, or None for no rotation.
         n_head: H, number of query heads.
         n_kv_head: K, number of key/value heads; each serves H / K query heads.
         scale: factor on the scores.
@@ -62,7 +63,7 @@ def cached_attention(
     values = present_v.repeat_interleave(group, dim=1)  # (B, H, S, D)
     scores = (q.transpose(1, 2) @ keys.transpose(2, 3)) * scale  # (B, H, T, S)
     scores = scores.masked_fill(~visible[:, None], float("-inf"))
-    # Unused slots may hold NaN: 0 * NaN would spread, so they are cleared before the product.
+    # Unused slots may hold NaN. They are cleared before the product because 0 * NaN is NaN.
     used = visible[:, -1][:, None, :, None]  # (B, 1, S, 1)
     out = scores.softmax(dim=-1) @ values.masked_fill(~used, 0.0)  # (B, H, T, D)
     out = out.transpose(1, 2).reshape(batch, length, n_head * width)  # (B, T, H * D)
@@ -82,7 +83,7 @@ def _(
     n_kv_head: int,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Shapes only, for torch.export."""
+    """Return empty tensors of the right shapes, for torch.export."""
     batch, length, _ = qkv.shape
     out = qkv.new_empty(batch, length, n_head * past_k.shape[3])
     return out, torch.empty_like(past_k), torch.empty_like(past_v)

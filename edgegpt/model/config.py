@@ -1,4 +1,4 @@
-"""The settings that make a model: its shape and its switches."""
+"""The settings of a model: its shape and its switches."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ FOLLOWS: Any = None  # the default of a setting that is filled in from the other
 class GPTConfig:
     """The shape of a model. An unknown key or an impossible value is refused.
 
-    `n_kv_head` and `n_ff` may be left out, or None: as many as `n_head`, and 4 * `n_embd`.
+    If `n_kv_head` is left out or None, it becomes `n_head`; `n_ff` becomes 4 * `n_embd`.
     """
 
     vocab_size: Annotated[int, "number of token ids"]
@@ -87,7 +87,7 @@ class GPTConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "GPTConfig":
-        """Build a config from parsed JSON or TOML; unknown and missing keys are named."""
+        """Build a config from parsed JSON or TOML; the error names unknown and missing keys."""
         return from_table(cls, values, "model")
 
     def to_dict(self) -> dict[str, Any]:

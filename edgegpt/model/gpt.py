@@ -31,7 +31,7 @@ class GPT(nn.Module):
             self.register_buffer("rotary_sin", sin, persistent=False)
         self.dropout = nn.Dropout(config.dropout)
         blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.blocks = cast(list[Block], blocks)  # a ModuleList's type does not say what is in it
+        self.blocks = cast(list[Block], blocks)  # the type ModuleList has no element type
         self.norm_final = new_norm(config)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=config.head_bias)
         self._initialise()
@@ -39,7 +39,7 @@ class GPT(nn.Module):
             self.head.weight = self.token_embedding.weight
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Return float logits [B, T, V] for int64 `ids` [B, T], T <= block_size; no cache."""
+        """Return float logits [B, T, V] for int64 `ids` [B, T], T <= block_size, with no cache."""
         length = ids.shape[1]
         if length > self.config.block_size:
             raise InvalidInputError(
@@ -60,11 +60,11 @@ class GPT(nn.Module):
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """Return logits [B, P, V] and the new cache, for new tokens on top of a cache.
 
-        `ids` int64 [B, T]; `past_len` int64 [B], how many slots each row has filled;
-        `logit_positions` int64 [B, P], which of the T new tokens to give logits for; `past`, per
-        layer k and v [B, K, S, D]. The caller guarantees past_len + T <= S and
-        past_len + T <= block_size. Rows may be padded on the right: what padding writes to the
-        cache is overwritten before any later token can see it.
+        `ids` int64 [B, T] are the new tokens. `past_len` int64 [B] is the number of filled slots
+        of each row. `logit_positions` int64 [B, P] selects the new tokens whose logits are
+        returned. `past` holds k and v [B, K, S, D] of each layer. The caller guarantees
+        past_len + T <= S and past_len + T <= block_size. Rows may be padded on the right: the
+        cache slots that padding writes are overwritten before any later token can see them.
         """
         x = self.embed(ids, past_len)  # (B, T, C)
         present = []
@@ -77,7 +77,7 @@ class GPT(nn.Module):
     def embed(self, ids: Tensor, past_len: Tensor | None = None) -> Tensor:
         """Return the residual stream [B, T, C] that enters the first block.
 
-        `ids` int64 [B, T]; `past_len` int64 [B] says how many tokens come before each row's.
+        `ids` is int64 [B, T]; `past_len` int64 [B] is the number of tokens before each row's ids.
         """
         x: Tensor = self.token_embedding(ids)  # (B, T, C)
         if self.config.position == "learned":
@@ -89,17 +89,17 @@ class GPT(nn.Module):
 
     @property
     def rotary(self) -> tuple[Tensor, Tensor] | None:
-        """The tables that every block rotates by, cos and sin [block_size, D/2], if any."""
+        """The rotary tables of all blocks, cos and sin [block_size, D/2]; None without RoPE."""
         if self.config.position == "learned":
             return None
         return self.rotary_cos, self.rotary_sin
 
     def empty_cache(self, batch: int, slots: int) -> list[tuple[Tensor, Tensor]]:
-        """Return what `forward_cached` takes as `past` before the first token, zeros."""
+        """Return the `past` of `forward_cached` before the first token: zeros."""
         return [block.attention.empty_cache(batch, slots) for block in self.blocks]
 
     def sub_layers(self) -> list[SubLayer]:
-        """Return all that reads the residual stream, in the order of computation: the head last."""
+        """Return all readers of the residual stream in the order of computation, the head last."""
         return [
             *(
                 SubLayer(f"blocks.{index}.{layer.name}", f"blocks.{index}.{layer.norm}")
@@ -110,22 +110,22 @@ class GPT(nn.Module):
         ]
 
     def writers(self) -> list[nn.Embedding | nn.Linear]:
-        """Return the modules whose results make up the residual stream, the embeddings first."""
+        """Return the modules whose outputs add up to the residual stream, the embeddings first."""
         embeddings = [self.token_embedding]
         if self.config.position == "learned":
             embeddings.append(self.position_embedding)
         return [*embeddings, *(writer for block in self.blocks for writer in block.writers())]
 
     def tied_names(self) -> dict[str, str]:
-        """Return the name of each weight that is another one, and that one's name."""
+        """Return a map from the name of each tied weight to the name of the weight it shares."""
         return {"head.weight": "token_embedding.weight"} if self.config.tie_embeddings else {}
 
     def parameter_count(self) -> int:
-        """Return how many numbers are trained, a tied weight counted once."""
+        """Return the number of trained values; a tied weight counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def _initialise(self) -> None:
-        """GPT-2's scheme: N(0, 0.02), narrower where a sub-layer joins the residual stream."""
+        """Apply GPT-2's scheme: N(0, 0.02), narrower for weights that write to the stream."""
         narrower = {writer.weight for block in self.blocks for writer in block.writers()}
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):

@@ -14,14 +14,14 @@ __all__ = ["Attention", "Block", "FeedForward", "SubLayer", "new_norm"]
 
 @dataclass(frozen=True)
 class SubLayer:
-    """A part that reads the residual stream through a norm: the names of both in the model."""
+    """A part that reads the residual stream through a norm, with the names of both modules."""
 
     name: str
     norm: str
 
     @property
     def block(self) -> str:
-        """The name of the block that it is in; empty for the head."""
+        """The name of the block that contains the sub-layer; empty for the head."""
         return self.name.rpartition(".")[0]
 
 
@@ -66,8 +66,8 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Attend from `x` [B, T, C] to the cache `past` (k, v) [B, K, S, D] and to itself.
 
-        Row b's tokens take the cache slots from past_len[b] on. Returns the output and the new
-        cache.
+        Row b's tokens take the cache slots that start at past_len[b]. Returns the output and the
+        new cache.
         """
         config = self.config
         cos, sin = (None, None) if rotary is None else rotary
@@ -84,14 +84,14 @@ class Attention(nn.Module):
         return self.proj(y), (present_k, present_v)
 
     def split_heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries [B, H, T, D], keys and values [B, K, T, D] of what `qkv` gives."""
+        """Return queries [B, H, T, D], keys and values [B, K, T, D] of the `qkv` projection."""
         config = self.config
         heads = qkv.unflatten(-1, (-1, config.head_dim)).transpose(1, 2)  # (B, H + 2K, T, D)
         q, k, v = heads.split([config.n_head, config.n_kv_head, config.n_kv_head], dim=1)
         return q, k, v
 
     def empty_cache(self, batch: int, slots: int) -> tuple[Tensor, Tensor]:
-        """Return keys and values [B, K, S, D] of zeros, in the type that this layer computes in."""
+        """Return keys and values [B, K, S, D] of zeros, in this layer's compute type."""
         shape = (batch, self.config.n_kv_head, slots, self.config.head_dim)
         return self.qkv.weight.new_zeros(shape), self.qkv.weight.new_zeros(shape)
 
@@ -109,7 +109,7 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, T, C] to [B, T, C], each token by itself."""
+        """Map [B, T, C] to [B, T, C], each token independently."""
         wide = self.up(x)  # (B, T, n_ff)
         if self.activation == "relu":
             wide = F.relu(wide)
@@ -122,7 +122,7 @@ class FeedForward(nn.Module):
 
 
 def new_norm(config: GPTConfig) -> nn.Module:
-    """Return a normalisation of the residual stream."""
+    """Return a new normalisation module for the residual stream."""
     if config.norm == "rmsnorm":
         return nn.RMSNorm(config.n_embd, eps=config.norm_eps)
     return nn.LayerNorm(config.n_embd, eps=config.norm_eps, bias=config.bias)
@@ -151,7 +151,7 @@ class Block(nn.Module):
         past_len: Tensor,
         rotary: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """As `forward`, for new tokens on top of a cache."""
+        """Do the same as `forward` for new tokens on top of a cache; return the new cache, too."""
         y, present = self.attention.forward_cached(self.norm_1(x), past, past_len, rotary)
         x = x + y
         return x + self.feed_forward(self.norm_2(x)), present
@@ -161,5 +161,5 @@ class Block(nn.Module):
         return SubLayer("attention", "norm_1"), SubLayer("feed_forward", "norm_2")
 
     def writers(self) -> tuple[nn.Linear, ...]:
-        """Return the modules whose results are added to the residual stream."""
+        """Return the modules whose outputs are added to the residual stream."""
         return self.attention.proj, self.feed_forward.down

@@ -14,6 +14,6 @@ def rotary_table(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tens
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate `x` [..., T, D] by `cos` and `sin` [..., T, D/2]; halves are paired, as in Llama."""
+    """Rotate `x` [..., T, D] by `cos` and `sin` [..., T, D/2]; the halves pair up, as in Llama."""
     first, second = x.chunk(2, dim=-1)  # (..., T, D/2) each
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

@@ -1,1 +1,1 @@
-"""Training: the corpus, the loop, what it tells, and processes that share the work."""
+"""Training: the corpus, the training loop, its log, and data-parallel processes."""

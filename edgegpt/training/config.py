@@ -1,4 +1,4 @@
-"""The settings of a training run, and the learning rate that follows from them."""
+"""The settings of a training run, and its learning-rate schedule."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -14,7 +14,7 @@ LARGEST_SEED = 2**63 - 1
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. An unknown key or an impossible value is refused."""
+    """The settings of a training run. An unknown key or an impossible value is refused."""
 
     seed: Annotated[int, "of the weights, the batches and the dropout"] = 1337
     batch_size: Annotated[int, "sequences per step and process"] = 64
@@ -56,7 +56,7 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
-        """Build from parsed JSON or TOML; unknown keys are named."""
+        """Build a config from parsed JSON or TOML; the error names unknown keys."""
         return from_table(cls, values, "training")
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class TrainConfig:
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:
-    """Return the rate of `step`, counted from 1: linear warm-up, then half a cosine down."""
+    """Return the rate of `step`, counted from 1: linear warm-up, then a half-cosine decay."""
     if step <= config.warmup_steps:
         return config.learning_rate * step / config.warmup_steps
     progress = (step - config.warmup_steps) / max(1, config.max_steps - config.warmup_steps)

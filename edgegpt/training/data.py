@@ -1,7 +1,7 @@
-"""Where training text comes from, and how it is cut into batches.
+"""Load the training text and cut it into batches.
 
-A corpus is a file of UTF-8 text, the well-known tiny Shakespeare, or, when nothing is named, the
-English prose that CPython ships for its `help()`, so that training works on any machine.
+A corpus is a file of UTF-8 text, the well-known tiny Shakespeare, or by default the English prose
+that CPython ships for its `help()`. Because of this default, training works on any machine.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ TINYSHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca5
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text, what to call it, and the SHA-256 of its UTF-8 bytes."""
+    """A text, its name, and the SHA-256 of its UTF-8 bytes."""
 
     name: str
     text: str
@@ -41,7 +41,7 @@ class Corpus:
 
 
 def load_corpus(source: str | None) -> Corpus:
-    """Return the corpus of a path, of "tinyshakespeare", or, for None, of CPython's prose."""
+    """Return the corpus at a path, "tinyshakespeare", or, for None, CPython's prose."""
     if source is None:
         return _python_topics()
     path = Path(source)
@@ -75,7 +75,7 @@ def random_batch(
 ) -> tuple[Tensor, Tensor]:
     """Return inputs and targets, int64 [rows, block_size] each, of training step `step`.
 
-    The choice depends on nothing but the arguments, so a resumed run sees the same batches.
+    The choice depends only on the arguments, so a resumed run sees the same batches.
     """
     generator = np.random.Generator(np.random.Philox(key=[seed, step]))
     starts = generator.integers(0, len(ids) - block_size, size=rows)
@@ -88,8 +88,9 @@ def windows(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Cut ids into full, non-overlapping windows and yield them, `rows` at a time.
 
-    Every position is a target at most once; the last part-window is left out. With more than
-    `limit` windows, that many are taken, evenly spread. Yields int64 [<= rows, block_size] pairs.
+    Every position is a target at most once; an incomplete last window is left out. If there are
+    more than `limit` windows, `limit` evenly spread ones are used. Yields pairs of inputs and
+    targets, int64 [<= rows, block_size] each.
     """
     count = (len(ids) - 1) // block_size
     starts = np.linspace(0, count - 1, min(count, limit)).round().astype(np.int64) * block_size
@@ -109,7 +110,7 @@ def _decode(name: str, raw: bytes) -> Corpus:
 
 
 def _python_topics() -> Corpus:
-    from pydoc_data.topics import topics  # noqa: PLC0415 - half a megabyte, only wanted here
+    from pydoc_data.topics import topics  # noqa: PLC0415 - half a megabyte, only needed here
 
     text = "\n".join(topics[key] for key in sorted(topics))
     return _decode("pydoc_data.topics", text.encode("utf-8"))
@@ -137,7 +138,7 @@ def _download_tinyshakespeare() -> bytes:
             f"what {TINYSHAKESPEARE_URL} sent is not tinyshakespeare: its sha256 is {found}, "
             f"expected {TINYSHAKESPEARE_SHA256}"
         )
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs the next download
+    with contextlib.suppress(OSError):  # without a cache, the next run downloads again
         cache.mkdir(parents=True, exist_ok=True)
         write_file(path, raw)
     return raw

@@ -1,6 +1,6 @@
-"""One process or many: who am I, and the mean over all of us.
+"""The processes of a training run: this one's rank, and sums over all of them.
 
-Under `torchrun` the environment names this process's rank; otherwise there is one process.
+Under `torchrun` the environment gives this process's rank; otherwise there is one process.
 """
 
 import os
@@ -17,7 +17,7 @@ __all__ = ["Processes", "processes"]
 
 @dataclass(frozen=True)
 class Processes:
-    """This process's place among those of the run."""
+    """This process's rank among the processes of the run, and its device."""
 
     rank: int
     world: int
@@ -42,7 +42,7 @@ class Processes:
 
 @contextmanager
 def processes() -> Iterator[Processes]:
-    """Join the process group that torchrun describes, if any, and leave it at the end."""
+    """Join the process group that torchrun describes, if any; leave it on exit."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     has_cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if has_cuda else "cpu"

@@ -1,4 +1,4 @@
-"""What a training run tells: metrics.jsonl for machines; a progress bar and samples for people."""
+"""The log of a training run: metrics.jsonl for programs, a progress bar and samples for people."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ __all__ = ["TrainingLog", "training_log", "write_sample"]
 
 
 class TrainingLog:
-    """Receives events from the trainer. With `path` None (other processes) it stays silent."""
+    """Receives events from the trainer. If `path` is None (all processes but the first), silent."""
 
     def __init__(self, path: Path | None, progress: Progress | None, console: Console) -> None:
         self.path, self.progress, self.console = path, progress, console
@@ -34,7 +34,7 @@ class TrainingLog:
         self.mark = time.monotonic()
 
     def begin(self, step: int, max_steps: int) -> None:
-        """Start the clock; drop metrics of steps after `step`, which will be taken again."""
+        """Start the clock; drop metrics of steps after `step`, which the run will repeat."""
         self.mark = time.monotonic()
         if self.path is not None:
             _truncate(self.path, step)
@@ -42,7 +42,7 @@ class TrainingLog:
             self.task = self.progress.add_task("train", total=max_steps, completed=step, rate="")
 
     def trained(self, step: int, tokens: int, rate: float, loss: float | None) -> None:
-        """Count a step; `loss` is given when a line of metrics is due."""
+        """Count a step; `loss` is not None when a line of metrics is due."""
         self.tokens += tokens
         if loss is not None:
             elapsed = time.monotonic() - self.mark
@@ -56,19 +56,19 @@ class TrainingLog:
             self.progress.update(self.task, completed=step)
 
     def evaluated(self, step: int, loss: float, improved: bool) -> None:
-        """Tell the validation loss."""
+        """Record and print the validation loss."""
         self._write(step=step, validation_loss=loss, best=improved)
         self.note(f"step {step}: validation loss {loss:.4f}" + (" (best, saved)" * improved))
 
     def sample(self, model: GPT, tokenizer: Tokenizer, step: int, config: TrainConfig) -> None:
-        """Show what the model writes by now."""
+        """Record and print a sample of the model's current output."""
         if self.path is not None and config.sample_tokens:
             text = write_sample(model, tokenizer, config.sample_tokens, config.seed)
             self._write(step=step, sample=text)
             self.note(text, style="dim")
 
     def resume_clock(self) -> None:
-        """Start measuring anew: speed means training, not evaluating and saving."""
+        """Restart the clock, so that the speed excludes evaluating and saving."""
         self.mark, self.tokens = time.monotonic(), 0
 
     def note(self, message: str, style: str | None = None) -> None:
@@ -84,7 +84,7 @@ class TrainingLog:
 
 @contextmanager
 def training_log(path: Path | None) -> Iterator[TrainingLog]:
-    """Yield a log that writes to `path` and draws on stderr, where that is a terminal."""
+    """Yield a log that writes to `path` and, on a terminal, draws a progress bar on stderr."""
     console = Console(file=sys.stderr)
     if path is None or not console.is_terminal:
         yield TrainingLog(path, None, console)
@@ -101,7 +101,7 @@ def training_log(path: Path | None) -> Iterator[TrainingLog]:
 
 @torch.no_grad()
 def write_sample(model: GPT, tokenizer: Tokenizer, count: int, seed: int) -> str:
-    """Return `count` tokens at temperature 0.8, begun with a newline or else with id 0."""
+    """Return a text of `count` tokens, sampled at temperature 0.8 after a newline (or id 0)."""
     device = next(model.parameters()).device
     newline = tokenizer.token_to_id("\n")
     ids = [0 if newline is None else newline]
@@ -118,7 +118,7 @@ def write_sample(model: GPT, tokenizer: Tokenizer, count: int, seed: int) -> str
 
 
 def _truncate(path: Path, step: int) -> None:
-    """Keep the lines up to `step` of an earlier run; a killed run may leave half a line."""
+    """Keep an earlier run's lines up to `step`; drop half a line that a killed run left."""
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         whole = [line for line in lines if line.endswith("\n")]

@@ -1,8 +1,8 @@
 """The training loop: batches in, a checkpoint folder out.
 
-Every random choice of a step is a function of (seed, step, process), so the state to resume from
-is the weights, the optimizer, the step, and which step was best; nothing about generators. What the
-user sees while it runs is in `log.py`.
+Every random choice of a step is a function of (seed, step, process). The state to resume from is
+therefore the weights, the optimizer, the step and the best step, without any generator state. The
+output that the user sees during the run is in `log.py`.
 """
 
 import io
@@ -46,7 +46,7 @@ SAVE_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 class Trainer:
-    """One run: a model, its optimizer, the two parts of the corpus, and where it stands."""
+    """One run: a model, its optimizer, the two parts of the corpus, and the current step."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Trainer:
         out: Path,
         group: Processes,
     ) -> None:
-        """Build everything; `source` is what named the corpus, kept for resuming."""
+        """Build everything; `source`, the user's name of the corpus, is kept for resuming."""
         self.config, self.corpus, self.out, self.group = config, corpus, out, group
         self.source = source
         self.tokenizer: Tokenizer = build_char_tokenizer(corpus.text)
@@ -89,7 +89,7 @@ class Trainer:
             self._save_settings()
 
     def resume(self) -> None:
-        """Take up the run that `out` holds; a different model or corpus is refused."""
+        """Continue the run that `out` holds; a different model or corpus is refused."""
         settings = read_settings(self.out)
         if settings["corpus_sha256"] != self.corpus.sha256:
             raise InvalidInputError(
@@ -114,13 +114,13 @@ class Trainer:
             self.step_of_best = state["step_of_best"]
         except FileNotFoundError:
             raise CheckpointError(f"nothing to resume: {path} is missing") from None
-        except Exception as error:  # torch.load raises whatever the damage leads to
+        except Exception as error:  # the type of torch.load's error depends on the damage
             raise CheckpointError(f"{path} is damaged: {error}") from error
         if self.group.is_first:
             self._save_settings()
 
     def take_weights(self, origin: Checkpoint, folder: Path) -> None:
-        """Begin from the weights of the checkpoint `origin`, which was read from `folder`."""
+        """Start from the weights of the checkpoint `origin`, which was read from `folder`."""
         if origin.tokenizer_json is None:
             raise InvalidInputError(f"{folder} has no tokenizer.json: what its ids mean is unknown")
         known = Tokenizer.from_str(origin.tokenizer_json).get_vocab()
@@ -133,7 +133,7 @@ class Trainer:
         self.model.load_state_dict(origin.model.state_dict())
 
     def run(self, log: TrainingLog, stop_at: int | None = None) -> None:
-        """Train to `max_steps`, to `stop_at`, or to Ctrl-C, of which `interrupted` tells."""
+        """Train until `max_steps`, `stop_at` or Ctrl-C; Ctrl-C sets `interrupted`."""
         last = self.config.max_steps if stop_at is None else min(stop_at, self.config.max_steps)
         log.begin(self.step, self.config.max_steps)
         with StopRequest() as stop:
@@ -148,7 +148,7 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps were taken."""
+        """Whether all steps are done."""
         return self.step >= self.config.max_steps
 
     def validation_loss(self) -> float:
@@ -196,7 +196,7 @@ class Trainer:
             log.trained(step, tokens, rate, None)
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return this process's rows of the batch that all processes together train on."""
+        """Return this process's rows of the batch that all processes share."""
         rows, group = self.config.batch_size, self.group
         inputs, targets = random_batch(
             self.train_ids,
@@ -260,11 +260,11 @@ class Trainer:
 
 
 class StopRequest:
-    """Turns Ctrl-C and SIGTERM into a wish to stop after the current step; a later one kills.
+    """Turns Ctrl-C or SIGTERM into a request to stop after the current step; a later one kills.
 
-    A step must never be cut in half: the weights and the optimizer would not belong together. Under
-    torchrun one Ctrl-C arrives twice, from the terminal and from the launcher, so that repeats
-    within two seconds count as one.
+    A step must never be interrupted, because the weights and the optimizer would then disagree.
+    Under torchrun one Ctrl-C arrives twice, from the terminal and from the launcher. Signals within
+    two seconds of the first therefore count as one.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -294,7 +294,7 @@ class StopRequest:
 
 
 def read_settings(out: Path) -> dict[str, Any]:
-    """Return what a run was started with: its settings and its corpus."""
+    """Return the settings and the corpus of the run that `out` holds."""
     path = out / "train" / SETTINGS_FILE
     try:
         settings: dict[str, Any] = json.loads(path.read_bytes())
@@ -334,5 +334,5 @@ def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:
-    """Return a seed that no other step or process of the run has."""
+    """Return a seed that no other step or process of the run uses."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)

@@ -8,5 +8,5 @@ from .standard_qdq import STANDARD_QDQ
 
 __all__ = ["LEGACY", "LOWERINGS", "ORT", "STANDARD", "STANDARD_QDQ", "Lowering"]
 
-# Of a bundle whose weights are not quantised, the preferred ones first.
+# The lowerings in a bundle whose weights are not quantised, in order of preference.
 LOWERINGS = (ORT, STANDARD, LEGACY)

@@ -1,4 +1,4 @@
-"""What a lowering is."""
+"""The type of a lowering."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ class Lowering:
     """How the model's operators become ONNX operators for one family of targets.
 
     Attributes:
-        name: as in the manifest.
-        opset: of ONNX's own operators.
-        ir_version: of the file.
-        translations: what `torch.onnx.export` takes as `custom_translation_table`: for an operator
-            of PyTorch the function that emits it.
+        name: the name in the manifest.
+        opset: the opset of ONNX's own operators.
+        ir_version: the ONNX IR version of the file.
+        translations: the `custom_translation_table` of `torch.onnx.export`. It maps an operator of
+            PyTorch to the function that emits its ONNX operators.
         passes: edits of the simplified graph, in order.
         obstacle: returns why a model of this shape cannot be lowered, or None if it can.
     """

@@ -1,8 +1,8 @@
 """The lowering for older engines: opset 18, ScatterElements into the cache, MatMul and Softmax.
 
-Read by TensorRT from 10.3 (JetPack 6) and by ONNX Runtime before 1.25, the newest of which for
-Python 3.10 is 1.23. Query heads that share a key/value head are laid in a row, as if they were more
-tokens, so that keys and values need not be repeated.
+TensorRT 10.3 (JetPack 6) and later reads it, and so does ONNX Runtime before 1.25; the newest ONNX
+Runtime for Python 3.10 is 1.23. Query heads that share a key/value head are laid out one after
+another, as if they were more tokens, so that keys and values need not be repeated.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ from .parts import placed_heads, range_of, scalar
 
 __all__ = ["LEGACY"]
 
-op: Any = opset18  # its types are those of values that are computed at once
+op: Any = opset18  # Any: onnxscript types its operators for eager evaluation
 
 
 def _cached_attention(
@@ -33,7 +33,7 @@ def _cached_attention(
     n_kv_head: int,
     scale: float,
 ) -> tuple[Any, Any, Any]:
-    """Emit one layer's attention; arguments and results as `edgegpt.cached_attention`."""
+    """Emit one layer's attention; arguments and results are those of `cached_attention`."""
     q, k, v, position = placed_heads(
         op, qkv, past_k, past_len, cos, sin, n_head=n_head, n_kv_head=n_kv_head
     )
@@ -47,7 +47,7 @@ def _cached_attention(
     )  # (B, 1, 1, 1)
     used = op.Less(op.Unsqueeze(slots, op.Constant(value_ints=[1])), end)  # (B, 1, S, 1)
 
-    # 0 copies the size of that axis, -1 is what remains.
+    # 0 copies the size of that axis; -1 takes the remaining elements.
     grouped = op.Constant(value_ints=[0, n_kv_head, -1, 0])  # (B, K, H / K * T, ...)
     single = op.Constant(value_ints=[0, n_head, -1, 0])  # (B, H, T, ...)
     q = op.Reshape(op.Mul(q, scalar(op, scale, past_k)), grouped)
@@ -55,7 +55,7 @@ def _cached_attention(
     scores = op.Reshape(scores, single)  # (B, H, T, S)
     scores = op.Where(visible, scores, scalar(op, float("-inf"), past_k))
     weights = op.Reshape(_softmax(scores, past_k), grouped)  # (B, K, H / K * T, S)
-    # Unused slots may hold NaN: 0 * NaN would spread, so they are cleared before the product.
+    # Unused slots may hold NaN. They are cleared before the product because 0 * NaN is NaN.
     values = op.Where(used, present_v, scalar(op, 0.0, past_k))  # (B, K, S, D)
     out = op.Reshape(op.MatMul(weights, values), single)  # (B, H, T, D)
     out = op.Transpose(out, perm=[0, 2, 1, 3])  # (B, T, H, D)
@@ -63,7 +63,7 @@ def _cached_attention(
 
 
 def _softmax(scores: Any, like: Any) -> Any:
-    """Return the softmax of `scores`, of the type of `like`, with its sums in float32."""
+    """Return the softmax of `scores` in the type of `like`, computed in float32."""
     if like.dtype == ir.DataType.FLOAT:
         return op.Softmax(scores, axis=-1)
     wide = op.Softmax(op.Cast(scores, to=ir.DataType.FLOAT), axis=-1)
@@ -80,6 +80,6 @@ def _written(past: Any, fresh: Any, position: Any, n_kv_head: int) -> Any:
 LEGACY = Lowering(
     name="legacy",
     opset=18,  # the lowest that torch.onnx writes
-    ir_version=8,  # of the ONNX release that brought opset 18
+    ir_version=8,  # of the ONNX release that introduced opset 18
     translations={torch.ops.edgegpt.cached_attention.default: _cached_attention},
 )

@@ -1,10 +1,10 @@
-"""The lowering for ONNX Runtime: its own fused operators, as few nodes as they allow.
+"""The lowering for ONNX Runtime: its own fused operators, and as few nodes as they allow.
 
 GroupQueryAttention takes the packed projection, rotates it, and writes keys and values into the
-cache in place; passes then fuse residual additions into the norms. What depends only on the lengths
-of the rows is computed once by the host and fed, since on a small model each node of a step costs
-as much as a thousandth of its time. Rows of different length are fine, but new tokens of several
-rows on top of filled caches are not: the engine feeds those row by row.
+cache in place. Passes then fuse residual additions into the norms. Values that depend only on the
+lengths of the rows are computed once by the host and fed, because on a small model each node costs
+as much as a thousandth of the time of a step. Rows may differ in length. The operator cannot take
+several new tokens per row in a batch on top of filled caches; the engine feeds those row by row.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ __all__ = ["ORT"]
 
 ROTARY_STEP = 16
 
-op: Any = opset23  # its types are those of values that are computed at once
+op: Any = opset23  # Any: onnxscript types its operators for eager evaluation
 
 
 def _obstacle(config: GPTConfig) -> str | None:
@@ -40,7 +40,7 @@ def _obstacle(config: GPTConfig) -> str | None:
 
 
 def _attention_operator() -> onnxscript.values.Op:
-    """Return GroupQueryAttention with as much of its schema as onnxscript needs to call it."""
+    """Return GroupQueryAttention with the part of its schema that onnxscript needs to call it."""
     schema = onnx.defs.OpSchema
     types = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)", "tensor(int32)"]
     inputs = ["query", "key", "value", "past_key", "past_value", "seqlens_k"]
@@ -83,10 +83,10 @@ def _cached_attention(
     n_kv_head: int,
     scale: float,
 ) -> tuple[Any, Any, Any]:
-    """Emit one layer's attention; arguments and results as `edgegpt.cached_attention`.
+    """Emit one layer's attention; arguments and results are those of `cached_attention`.
 
-    `past_len` stands where the operator wants the last slot of each row and the longest length:
-    `FeedPositions` puts the inputs there that the host fills.
+    The operator takes the last slot of each row and the longest length. `past_len` is a placeholder
+    for both; `FeedPositions` replaces it by inputs that the host fills.
     """
     if cos is not None:
         cos, sin = in_type_of(op, cos, past_k), in_type_of(op, sin, past_k)

@@ -1,4 +1,4 @@
-"""What the lowerings to plain ONNX share, for any opset: `op` is onnxscript's module of one."""
+"""Parts that the lowerings to plain ONNX share. `op` is onnxscript's object for any opset."""
 
 from itertools import pairwise
 from typing import Any
@@ -22,7 +22,7 @@ def placed_heads(
 ) -> tuple[Any, Any, Any, Any]:
     """Return queries (B, H, T, D), keys and values (B, K, T, D), and the cache slots (B, T).
 
-    Queries and keys are rotated where there are tables. Arguments as `edgegpt.cached_attention`.
+    Queries and keys are rotated if there are tables. Arguments are those of `cached_attention`.
     """
     q, k, v = _heads(op, qkv, n_head, n_kv_head)
     position = op.Add(  # (B, T)
@@ -37,7 +37,7 @@ def placed_heads(
 
 def _heads(op: Any, qkv: Any, n_head: int, n_kv_head: int) -> tuple[Any, Any, Any]:
     """Return queries (B, H, T, D), keys and values (B, K, T, D) of the projection (B, T, ...)."""
-    # 0 copies the size of that axis, -1 is what remains: D.
+    # 0 copies the size of that axis; -1 takes the remaining elements, D.
     split = op.Reshape(qkv, op.Constant(value_ints=[0, 0, n_head + 2 * n_kv_head, -1]))
     heads = op.Transpose(split, perm=[0, 2, 1, 3])  # (B, H + 2K, T, D)
     ends = (0, n_head, n_head + n_kv_head, n_head + 2 * n_kv_head)
@@ -57,7 +57,7 @@ def _between(op: Any, heads: Any, first: int, end: int) -> Any:
 
 
 def range_of(op: Any, size: Any) -> Any:
-    """Return int64 [size], counting from 0; `size` is int64 [1]."""
+    """Return 0 .. size - 1 as int64 [size]; `size` is int64 [1]."""
     end = op.Squeeze(size, op.Constant(value_ints=[0]))
     return op.Range(op.Constant(value_int=0), end, op.Constant(value_int=1))
 
@@ -76,7 +76,7 @@ def _rotated(op: Any, x: Any, cos: Any, sin: Any, position: Any) -> Any:
 
 
 def in_type_of(op: Any, table: Any, like: Any) -> Any:
-    """Return `table`, cast if `like` is of another type: a layer may be kept in float32."""
+    """Return `table` in the type of `like`: the type varies if some layers stay in float32."""
     return table if table.dtype == like.dtype else op.Cast(table, to=like.dtype)
 
 

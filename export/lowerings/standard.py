@@ -1,8 +1,8 @@
 """The portable lowering: opset 24, TensorScatter into the cache and Attention with a mask.
 
-Read by ONNX Runtime from 1.25, TensorRT from 10.15, and browsers. The mask is an explicit boolean
-tensor: the shorter form, `nonpad_kv_seqlen` with `is_causal`, is computed wrongly by ONNX Runtime
-1.25 to 1.27 and silently dropped by TensorRT.
+ONNX Runtime 1.25 and later, TensorRT 10.15 and later, and browsers read it. The mask is an explicit
+boolean tensor. The shorter form, `nonpad_kv_seqlen` with `is_causal`, does not work: ONNX Runtime
+1.25 to 1.27 computes it wrongly, and TensorRT silently drops it.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from .parts import placed_heads, range_of
 
 __all__ = ["STANDARD"]
 
-op: Any = opset24  # its types are those of values that are computed at once
+op: Any = opset24  # Any: onnxscript types its operators for eager evaluation
 
 
 def _cached_attention(
@@ -32,7 +32,7 @@ def _cached_attention(
     n_kv_head: int,
     scale: float,
 ) -> tuple[Any, Any, Any]:
-    """Emit one layer's attention; arguments and results as `edgegpt.cached_attention`."""
+    """Emit one layer's attention; arguments and results are those of `cached_attention`."""
     q, k, v, position = placed_heads(
         op, qkv, past_k, past_len, cos, sin, n_head=n_head, n_kv_head=n_kv_head
     )
@@ -52,6 +52,6 @@ def _cached_attention(
 STANDARD = Lowering(
     name="standard",
     opset=24,
-    ir_version=10,  # onnx's own default is newer than what ONNX Runtime 1.31 accepts
+    ir_version=10,  # onnx's default is too new for ONNX Runtime 1.31
     translations={torch.ops.edgegpt.cached_attention.default: _cached_attention},
 )

@@ -1,4 +1,4 @@
-"""The lowering of quantised bundles for TensorRT: `standard`, over weights of DequantizeLinear."""
+"""The lowering of quantised bundles for TensorRT: `standard` with DequantizeLinear weights."""
 
 from dataclasses import replace
 

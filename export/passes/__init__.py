@@ -1,6 +1,6 @@
-"""Edits of an ONNX graph: one class a file, an `onnx_ir` pass that says if it changed anything.
+"""Edits of an ONNX graph: one `onnx_ir` pass per file. Each reports whether it changed anything.
 
-A pass checks what it needs of a graph in `requires`, and what it makes of it in `ensures`.
+A pass checks its input graph in `requires` and its result in `ensures`.
 """
 
 from .dequantize_weights import DequantizeWeights

@@ -1,4 +1,4 @@
-"""Put quantised weights in place of float32 ones, in standard operators that TensorRT reads."""
+"""Replace float32 weights by quantised ones, in standard operators that TensorRT reads."""
 
 from collections.abc import Mapping
 
@@ -18,25 +18,26 @@ INTEGERS = {4: ir.DataType.INT4, 8: ir.DataType.INT8}
 class DequantizeWeights(ir.passes.InPlacePass):
     """Replace MatMul(x, weight) by MatMul(x, Transpose(DequantizeLinear(...))) and a correction.
 
-    TensorRT wants signed integers v, zero points of 0 and positive scales m. With u, s and z the
-    stored integer of b bits, scale and zero point, the weight (u - z) s of a block is v m + c:
+    TensorRT needs signed integers v, zero points of 0 and positive scales m. Let u be the stored
+    integer of b bits, s the scale and z the zero point. Then the weight (u - z) s of a block is
+    v m + c:
 
         s > 0:  v = u - 2^(b-1)          m = s     c = s (2^(b-1) - z)
         s < 0:  v = 2^(b-1) - 1 - u      m = -s    c = -s (z - 2^(b-1) + 1)
 
     so that x W = x (v m) + (sums of x over the blocks) c. Lookups read a float32 table.
 
-    The new initializers have no bytes yet: they are derived from the bundle's weights where they
-    are needed, see `edgegpt.runtime.bundle.derived_weights`.
+    The new initializers have no bytes yet. The bytes are derived from the bundle's weights on the
+    machine that needs them, see `edgegpt.runtime.bundle.derived_weights`.
     """
 
     def __init__(self, quantized: Mapping[str, BlockQuantized]) -> None:
         super().__init__()
         self.quantized = quantized
-        self.end = 0  # of the file so far
+        self.end = 0  # of the derived file so far
 
     def requires(self, model: ir.Model) -> None:
-        """Require the weights of `quantized`, read as `readers` says, and that blocks fill rows."""
+        """Require all weights of `quantized`, the users that `readers` allows, and full blocks."""
         require_weights(model.graph, self.quantized)
         for name, weight in self.quantized.items():
             require(weight.shape[1] % weight.block == 0, f"whole blocks make up the rows of {name}")
@@ -52,16 +53,16 @@ class DequantizeWeights(ir.passes.InPlacePass):
                 node.replace_input_with(0, table)
             for node in products:
                 self._replace(graph, node, name, weight)
-            graph.remove(old.consumers(), safe=True)  # what transposed it
+            graph.remove(old.consumers(), safe=True)  # the Transpose nodes
         return ir.passes.PassResult(model, bool(self.quantized))
 
     def ensures(self, model: ir.Model) -> None:
-        """Ensure that none of these weights is left."""
+        """Ensure that none of the float32 weights is left."""
         left = sorted(set(self.quantized) & set(model.graph.initializers))
         ensure(not left, f"{', '.join(left)} is no longer there in float32")
 
     def _replace(self, graph: ir.Graph, old: ir.Node, name: str, weight: BlockQuantized) -> None:
-        """Put the product by the dequantised weight, and its correction, in the place of `old`."""
+        """Replace `old` by the product with the dequantised weight, and its correction."""
         rows, width = weight.shape
         blocks = width // weight.block
         integers = self._initializer(graph, f"{name}.signed", INTEGERS[weight.bits], (rows, width))
@@ -88,7 +89,7 @@ class DequantizeWeights(ir.passes.InPlacePass):
         name: str,
         weight: BlockQuantized,
     ) -> list[ir.Node]:
-        """Return nodes of which the last adds (sums of x over the blocks) c to `product`."""
+        """Return nodes; the last one adds (sums of x over the blocks) c to `product`."""
         rows, blocks = weight.scales.shape
         offsets = self._initializer(graph, f"{name}.corrections", ir.DataType.FLOAT, (blocks, rows))
         cuts = np.array([0, 0, blocks, weight.block])
@@ -102,7 +103,7 @@ class DequantizeWeights(ir.passes.InPlacePass):
     def _initializer(
         self, graph: ir.Graph, name: str, dtype: ir.DataType, shape: tuple[int, ...]
     ) -> ir.Value:
-        """Register an initializer whose bytes come next in the derived file."""
+        """Register an initializer whose bytes are the next ones of the derived file."""
         if name in graph.initializers:
             return graph.initializers[name]
         size = int(np.prod(shape)) * dtype.bitwidth // 8

@@ -1,4 +1,4 @@
-"""Let the host feed what follows from the lengths of the rows, instead of computing it per step."""
+"""Let the host feed the values that depend only on the row lengths, not compute them per step."""
 
 import onnx_ir as ir
 
@@ -7,24 +7,24 @@ from .parts import ensure, operand, require
 __all__ = ["FeedPositions"]
 
 ATTENTION = "GroupQueryAttention"
-LENGTHS = (5, 6)  # its inputs for the last slots and the longest length
+LENGTHS = (5, 6)  # the operator's inputs for the last slots and the longest length
 
 
 class FeedPositions(ir.passes.InPlacePass):
     """Replace the arithmetic on `past_len` and `logit_positions` by inputs that hold its results.
 
-    The input `past_len` gives way to
+    The input `past_len` is replaced by
 
         seqlens_k int32 [B]: the last slot of each row that is filled after the step
         total_sequence_length int32 [1]: the longest row after the step
-        position_ids int64 [B, T]: the slot of each new token, where a table is looked up by it
+        position_ids int64 [B, T]: the slot of each new token, if the graph looks up a table by it
 
-    and `logit_positions` gets the shape [B, P, 1] that one GatherND takes; it moves behind the
-    final norm, so that this norm can be fused with the addition before it.
+    The input `logit_positions` gets the shape [B, P, 1] that GatherND takes. The positions are now
+    picked after the final norm, so that this norm can be fused with the addition before it.
     """
 
     def requires(self, model: ir.Model) -> None:
-        """Require what traces of `GPT.forward_cached` are, each attention by one operator."""
+        """Require a trace of `GPT.forward_cached` in which one operator does each attention."""
         graph, names = model.graph, [value.name for value in model.graph.inputs]
         for name in ("ids", "past_len", "logit_positions"):
             require(name in names, f"it has the input {name}")
@@ -60,7 +60,7 @@ class FeedPositions(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, True)
 
     def ensures(self, model: ir.Model) -> None:
-        """Ensure that `past_len` is gone, and positions are picked behind the final norm."""
+        """Ensure that `past_len` is gone, and that positions are picked after the final norm."""
         ensure(all(value.name != "past_len" for value in model.graph.inputs), "past_len is gone")
         left = any(node.op_type == "GatherElements" for node in model.graph)
         ensure(not left, "no positions are picked before the final norm")
@@ -71,7 +71,7 @@ def _input(graph: ir.Graph, name: str) -> ir.Value:
 
 
 def _follows_from(value: ir.Value, source: ir.Value) -> bool:
-    """Return whether `source` is among what `value` is computed from."""
+    """Return whether `value` is computed from `source`."""
     node = value.producer()
     given = () if node is None else node.inputs
     return value is source or any(one is not None and _follows_from(one, source) for one in given)

@@ -10,13 +10,13 @@ __all__ = ["FoldWeightTransposes"]
 class FoldWeightTransposes(ir.passes.InPlacePass):
     """Replace Transpose(weight) by the transposed weight, under the weight's own name.
 
-    PyTorch keeps a linear layer as [out, in] and MatMul wants [in, out]. Left to the engine, the
-    transposes would be folded at each load, at the price of both copies in memory. A weight with
-    another use as well (a tied embedding) is left alone.
+    PyTorch stores a linear layer as [out, in]; MatMul takes [in, out]. Otherwise the engine would
+    fold the transposes at each load and hold both copies in memory. A weight with another use as
+    well (a tied embedding) is left alone.
     """
 
     def requires(self, model: ir.Model) -> None:
-        """Require that each of these nodes names its order of axes."""
+        """Require that each Transpose of a weight has the attribute `perm`."""
         for node, weight in _transposed(model.graph):
             require("perm" in node.attributes, f"the Transpose of {weight.name} has a perm")
 
@@ -33,12 +33,12 @@ class FoldWeightTransposes(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, bool(found))
 
     def ensures(self, model: ir.Model) -> None:
-        """Ensure that none of these nodes is left."""
+        """Ensure that no Transpose of a weight with a single use is left."""
         left = [str(weight.name) for _, weight in _transposed(model.graph)]
         ensure(not left, f"nothing transposes {', '.join(left)}")
 
 
 def _transposed(graph: ir.Graph) -> list[tuple[ir.Node, ir.Value]]:
-    """Return the Transpose nodes of weights that nothing else reads, with these weights."""
+    """Return each Transpose node of a weight that no other node reads, with that weight."""
     nodes = [(node, operand(node, 0)) for node in graph if node.op_type == "Transpose"]
     return [(n, value) for n, value in nodes if value.is_initializer() and len(value.uses()) == 1]

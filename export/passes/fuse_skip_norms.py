@@ -13,14 +13,14 @@ FUSED = {
 
 
 class FuseSkipNorms(ir.passes.InPlacePass):
-    """Replace norm(a + b [+ bias]) by ONNX Runtime's skip-norm, which also gives the sum.
+    """Replace norm(a + b [+ bias]) by ONNX Runtime's skip-norm, which also outputs the sum.
 
-    A sum whose operand is itself a sum with a vector weight takes that weight as its bias, if
-    nothing else reads the inner sum.
+    If b is itself a sum with a vector weight, and no other node reads b, that weight becomes the
+    bias of the skip-norm.
     """
 
     def requires(self, model: ir.Model) -> None:
-        """Require that such norms are over the last axis, the only one that a skip-norm has."""
+        """Require that the norms are over the last axis, the only one that a skip-norm supports."""
         for norm in _pairs(model.graph).values():
             axis = norm.attributes.get_int("axis", -1)
             require(axis == -1, f"{norm.outputs[0].name} is a norm over the last axis")
@@ -35,13 +35,13 @@ class FuseSkipNorms(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, bool(pairs))
 
     def ensures(self, model: ir.Model) -> None:
-        """Ensure that no such norm is left."""
+        """Ensure that no norm of a sum of two streams is left."""
         left = [str(total.outputs[0].name) for total in _pairs(model.graph)]
         ensure(not left, f"{', '.join(left)} is not summed apart from its norm")
 
 
 def _pairs(graph: ir.Graph) -> dict[ir.Node, ir.Node]:
-    """Return the additions of two streams whose sum is normalised, each with the first norm."""
+    """Return the additions of two streams whose sum is normalised, with the first norm of each."""
     pairs: dict[ir.Node, ir.Node] = {}
     for norm in graph:
         total = operand(norm, 0).producer() if norm.op_type in FUSED else None
@@ -68,7 +68,7 @@ def _fuse(graph: ir.Graph, total: ir.Node, norm: ir.Node) -> None:
     normed, *unused, new_sum = fused.outputs
     for value in unused:
         value.name = ""
-    # The sum may be read before the norm's place, but never before its own.
+    # The new node takes the sum's place, because the sum may be read before the norm's place.
     ir.convenience.replace_nodes_and_values(
         graph, total, old, [fused], [norm.outputs[0], total.outputs[0]], [normed, new_sum]
     )

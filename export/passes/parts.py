@@ -1,4 +1,4 @@
-"""What the passes share: conditions, operands, initializers, and who reads a weight."""
+"""Parts that the passes share: conditions, operands, initializers, and the readers of a weight."""
 
 from collections.abc import Mapping
 
@@ -23,19 +23,19 @@ MICROSOFT = "com.microsoft"  # the domain of ONNX Runtime's own operators
 
 
 def require(holds: bool, what: str) -> None:
-    """Refuse a graph that a pass cannot edit; `what` says what must hold."""
+    """Refuse a graph that a pass cannot edit; `what` names the condition."""
     if not holds:
         raise ir.passes.PreconditionError(f"the graph is not as the pass needs it: {what}")
 
 
 def ensure(holds: bool, what: str) -> None:
-    """Refuse what a pass has made; `what` says what must hold."""
+    """Refuse the result of a pass; `what` names the condition."""
     if not holds:
         raise ir.passes.PostconditionError(f"the pass did not do what it is for: {what}")
 
 
 def operand(node: ir.Node, place: int) -> ir.Value:
-    """Return an input that the operator cannot do without."""
+    """Return an input that the operator requires."""
     value = node.inputs[place]
     assert value is not None
     return value
@@ -52,14 +52,14 @@ def add_initializer(
 
 
 def constant(graph: ir.Graph, name: str, data: NDArray[np.generic]) -> ir.Value:
-    """Return the initializer `name`; the first call registers `data` as it."""
+    """Return the initializer `name`; the first call registers it with `data`."""
     return graph.initializers.get(name) or add_initializer(graph, name, data)
 
 
 def readers(weight: ir.Value) -> tuple[list[ir.Node], list[ir.Node]]:
-    """Return the Gather nodes that look rows of a weight up, and the MatMul nodes by it.
+    """Return the Gather nodes that look up rows of a weight, and the MatMul nodes that read it.
 
-    A MatMul reads it as its second input, directly or through a Transpose of its own.
+    A MatMul reads the weight as its second input, directly or through a Transpose of its own.
     """
     lookups, products = [], []
     for node, place in weight.uses():
@@ -79,7 +79,7 @@ def readers(weight: ir.Value) -> tuple[list[ir.Node], list[ir.Node]]:
 
 
 def require_weights(graph: ir.Graph, quantized: Mapping[str, BlockQuantized]) -> None:
-    """Require that the graph has these weights, and that their readers are those of `readers`."""
+    """Require that the graph has these weights, and that `readers` accepts all their uses."""
     for name, weight in quantized.items():
         require(name in graph.initializers, f"it has the weight {name}")
         value = graph.initializers[name]

@@ -1,4 +1,4 @@
-"""Let long prompts be multiplied in int8: weights by the column, activations by the row."""
+"""Multiply long prompts in int8, with one scale per weight column and per activation row."""
 
 from collections.abc import Mapping
 
@@ -13,17 +13,17 @@ __all__ = ["QuantizeActivations"]
 
 LARGEST = 127.0
 MIDDLE = 128  # the uint8 that stands for 0
-SMALLEST_ROW = 1e-30  # a row of zeros is divided by this, not by 0
+SMALLEST_ROW = 1e-30  # divides a row of zeros in place of 0
 
 
 class QuantizeActivations(ir.passes.InPlacePass):
     """Replace MatMulNBits by a product of int8 numbers, three times as fast for many rows.
 
-    Each row of activations is divided by its largest magnitude and rounded to 255 steps; the
-    product is multiplied by the same number again. So a token's result is its own: neither its
-    neighbours nor a range from calibration have a part in it. Weights get one scale a column, as
-    a second copy of a byte each: computing it from the blocks when the graph is loaded would need
-    many times that memory. The head, which sees few rows, stays as it is.
+    Each row of activations is divided by its largest magnitude and rounded to 255 steps. The
+    product is multiplied by the same magnitude again. A token's result therefore depends neither on
+    its neighbours nor on a range from calibration. The weights are stored a second time, as one
+    byte each with one scale per column, because computing this copy from the blocks at load time
+    would need many times that memory. The head sees few rows and stays as it is.
     """
 
     def __init__(self, quantized: Mapping[str, BlockQuantized]) -> None:
@@ -31,7 +31,7 @@ class QuantizeActivations(ir.passes.InPlacePass):
         self.quantized = quantized
 
     def requires(self, model: ir.Model) -> None:
-        """Require that the products are by `quantized` weights."""
+        """Require that every product, except the head, reads a weight of `quantized`."""
         for node in _products(model.graph):
             name = operand(node, 1).name
             require(name in self.quantized, f"{name} is one of the quantised weights")
@@ -44,26 +44,26 @@ class QuantizeActivations(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, bool(found))
 
     def ensures(self, model: ir.Model) -> None:
-        """Ensure that none of these products is left."""
+        """Ensure that no MatMulNBits except the head is left."""
         left = [str(operand(node, 1).name) for node in _products(model.graph)]
         ensure(not left, f"no activations meet the blocks of {', '.join(left)}")
 
 
 def _products(graph: ir.Graph) -> list[ir.Node]:
-    """Return the MatMulNBits nodes but the head."""
+    """Return the MatMulNBits nodes except the head."""
     head = graph.outputs[0].producer()
     return [node for node in graph if node.op_type == "MatMulNBits" and node is not head]
 
 
 class _Emitter:
-    """Adds nodes to a graph; constants and quantised activations that are equal are shared."""
+    """Adds nodes to a graph, and shares equal constants and equal quantised activations."""
 
     def __init__(self, graph: ir.Graph, quantized: Mapping[str, BlockQuantized]) -> None:
         self.graph, self.quantized = graph, quantized
         self.rows: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
 
     def replace(self, node: ir.Node) -> None:
-        """Put the int8 product in the place of one MatMulNBits."""
+        """Replace one MatMulNBits by the int8 product."""
         self.place = node
         bias = node.inputs[5] if len(node.inputs) > 5 else None
         rounded, largest = self.quantized_rows(operand(node, 0))
@@ -79,7 +79,7 @@ class _Emitter:
         ir.convenience.replace_nodes_and_values(self.graph, node, [node], [], node.outputs, [out])
 
     def quantized_rows(self, x: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """Return x [B, T, K] divided by its rows' largest magnitudes as uint8, and these."""
+        """Return x [B, T, K], divided by each row's largest magnitude, as uint8; and the latter."""
         if x not in self.rows:
             magnitude = self.node("Abs", [x])
             axes = self.constant("last_axis", np.array([-1]))
@@ -93,7 +93,7 @@ class _Emitter:
         return self.rows[x]
 
     def columns(self, name: str) -> tuple[ir.Value, ir.Value]:
-        """Return the weight `name` as int8 [K, N] with one scale a column [N]."""
+        """Return the weight `name` as int8 [K, N], and one scale per column [N]."""
         weight = self.quantized[name].dequantized()  # (N, K)
         scale = np.maximum(np.abs(weight).max(axis=1), SMALLEST_ROW) / LARGEST  # (N,)
         integers = np.rint(weight / scale[:, None]).astype(np.int8)
@@ -102,11 +102,11 @@ class _Emitter:
         return columns, add_initializer(self.graph, f"{name}.column_scales", scales)
 
     def node(self, kind: str, inputs: list[ir.Value], domain: str = "") -> ir.Value:
-        """Add a node before the one that is being replaced; return its output."""
+        """Add a node before the node that is being replaced; return its output."""
         node = ir.node(kind, inputs, domain=domain)
         self.graph.insert_before(self.place, node)
         return node.outputs[0]
 
     def constant(self, name: str, value: NDArray[np.generic] | np.generic) -> ir.Value:
-        """Return the constant of that name."""
+        """Return the constant `name`; the first call registers `value` as it."""
         return constant(self.graph, f"int8.{name}", np.asarray(value))

@@ -1,4 +1,4 @@
-"""Put quantised weights in place of float32 ones."""
+"""Replace float32 weights by quantised ones, in ONNX Runtime's operators."""
 
 from collections.abc import Mapping
 
@@ -9,21 +9,21 @@ from .parts import MICROSOFT, add_initializer, ensure, operand, readers, require
 
 __all__ = ["ROWS_SUFFIX", "QuantizeWeights"]
 
-ROWS_SUFFIX = ".rows"  # of a weight's second name, for lookups by the row
-# Activations are rounded to int8 block by block, too, which is what the fast kernels multiply;
-# `verify` runs the same graph with float32 activations as well.
+ROWS_SUFFIX = ".rows"  # of a weight's second name, for lookups of rows
+# Activations are rounded to int8 block by block, too, because the fast kernels multiply int8.
+# `verify` also runs the same graph with float32 activations.
 INT8_ACTIVATIONS = 4
 
 
 class QuantizeWeights(ir.passes.InPlacePass):
-    """Replace MatMul(x, weight) [+ bias] by MatMulNBits, and lookups in such a weight likewise."""
+    """Replace MatMul(x, weight) [+ bias] by MatMulNBits, and Gather by GatherBlockQuantized."""
 
     def __init__(self, quantized: Mapping[str, BlockQuantized]) -> None:
         super().__init__()
         self.quantized = quantized
 
     def requires(self, model: ir.Model) -> None:
-        """Require the weights of `quantized`, read as `readers` says."""
+        """Require all weights of `quantized`, and the users that `readers` allows."""
         require_weights(model.graph, self.quantized)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -37,13 +37,13 @@ class QuantizeWeights(ir.passes.InPlacePass):
                 _replace_lookup(graph, node, name, inputs, weight)
             for node in products:
                 _replace_product(graph, node, inputs, weight)
-            graph.remove(old.consumers(), safe=True)  # what transposed it
+            graph.remove(old.consumers(), safe=True)  # the Transpose nodes
         if self.quantized:
             model.opset_imports[MICROSOFT] = 1
         return ir.passes.PassResult(model, bool(self.quantized))
 
     def ensures(self, model: ir.Model) -> None:
-        """Ensure that integers stand in the place of all these weights."""
+        """Ensure that all weights of `quantized` are integers now."""
         for name in self.quantized:
             dtype = model.graph.initializers[name].dtype
             ensure(dtype == ir.DataType.UINT8, f"{name} is an array of bytes, not {dtype}")
@@ -71,7 +71,7 @@ def _replace_product(
     old, bias, users = [node], [], node.outputs[0].consumers()
     if len(users) == 1 and users[0].op_type == "Add" and operand(users[0], 1).is_initializer():
         old.append(users[0])
-        bias = [None, users[0].inputs[1]]  # after an input for groups, which there are not
+        bias = [None, users[0].inputs[1]]  # None: the unused input `g_idx` before the bias
     rows, width = weight.shape
     attributes = {
         "K": width,
@@ -81,7 +81,7 @@ def _replace_product(
         "accuracy_level": INT8_ACTIVATIONS,
     }
     product = ir.node("MatMulNBits", [node.inputs[0], *inputs, *bias], attributes, domain=MICROSOFT)
-    product.outputs[0].dtype = ir.DataType.FLOAT  # which torch.onnx does not say of every MatMul
+    product.outputs[0].dtype = ir.DataType.FLOAT  # torch.onnx leaves some MatMuls untyped
     ir.convenience.replace_nodes_and_values(
         graph, old[-1], old, [product], old[-1].outputs, product.outputs
     )
@@ -94,7 +94,7 @@ def _replace_lookup(
     inputs: tuple[ir.Value, ir.Value, ir.Value | None],
     weight: BlockQuantized,
 ) -> None:
-    """Replace Gather(table, ids) by GatherBlockQuantized, which wants the bytes as [N, ...]."""
+    """Replace Gather(table, ids) by GatherBlockQuantized, which takes the bytes as [N, ...]."""
     _, scales, zero_points = inputs
     values = add_initializer(
         graph, name + ROWS_SUFFIX, weight.packed().reshape(weight.shape[0], -1)

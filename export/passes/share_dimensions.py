@@ -1,4 +1,4 @@
-"""Read each dynamic dimension in one place, so that what depends on it is computed once."""
+"""Read each dynamic dimension in one place, so that values that depend on it are computed once."""
 
 from collections.abc import Iterator
 
@@ -8,19 +8,19 @@ from .parts import ensure, operand, require
 
 __all__ = ["ShareDimensions"]
 
-Place = tuple[ir.Value, int]  # of a dimension: whose it is, and the axis
+Place = tuple[ir.Value, int]  # of a dimension: a value, and the axis of its shape
 
 
 class ShareDimensions(ir.passes.InPlacePass):
     """Make every Shape node that reads one symbolic dimension read it from a graph input.
 
-    A lowering translates each layer by itself and reads the number of new tokens from that layer's
-    own tensors. Once all layers read it from the same input, the masks that follow are equal, and
-    common-subexpression elimination leaves one of them.
+    A lowering translates each layer separately and reads the number of new tokens from that layer's
+    own tensors. Once all layers read it from the same input, their masks are equal expressions, and
+    common-subexpression elimination keeps only one of them.
     """
 
     def requires(self, model: ir.Model) -> None:
-        """Require the symbolic shapes of values, as torch.onnx.export leaves them."""
+        """Require that inputs, and values that a Shape node reads, have shapes."""
         for value in model.graph.inputs:
             require(value.shape is not None, f"the input {value.name} has a shape")
         for node in model.graph:
@@ -38,13 +38,13 @@ class ShareDimensions(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, bool(found))
 
     def ensures(self, model: ir.Model) -> None:
-        """Ensure that no such dimension is read from anything else."""
+        """Ensure that every dimension of an input is read from that input."""
         left = [str(operand(node, 0).name) for node, _ in _elsewhere(model.graph)]
         ensure(not left, f"no dimension of an input is read from {', '.join(left)}")
 
 
 def _elsewhere(graph: ir.Graph) -> Iterator[tuple[ir.Node, Place]]:
-    """Yield the Shape nodes that read the dimension of an input elsewhere, and its place there."""
+    """Yield each Shape node that reads an input's dimension from another value; and its place."""
     sources: dict[str, Place] = {}
     for value in graph.inputs:
         for axis, size in enumerate(value.shape or ()):
@@ -57,7 +57,7 @@ def _elsewhere(graph: ir.Graph) -> Iterator[tuple[ir.Node, Place]]:
 
 
 def _dimension(node: ir.Node) -> str | None:
-    """Return the name of the one symbolic dimension that a Shape node reads; else None."""
+    """Return the name of the symbolic dimension that a Shape node reads, if it is only one."""
     shape = operand(node, 0).shape
     start, end = node.attributes.get("start"), node.attributes.get("end")
     if shape is None or start is None or end is None or end.as_int() != start.as_int() + 1:

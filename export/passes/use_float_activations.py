@@ -1,10 +1,10 @@
-"""Let quantised weights meet float32 activations, to tell a kernel's error from the quantiser's."""
+"""Use float32 activations with quantised weights, to tell kernel errors from quantiser errors."""
 
 import onnx_ir as ir
 
 __all__ = ["UseFloatActivations"]
 
-FLOAT32 = 1  # of MatMulNBits' accuracy levels
+FLOAT32 = 1  # the value of MatMulNBits' attribute `accuracy_level`
 
 
 class UseFloatActivations(ir.passes.InPlacePass):

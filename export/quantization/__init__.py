@@ -1,8 +1,9 @@
-"""Weight-only quantisation in blocks: the weights, how they are found, and what they cost.
+"""Weight-only quantisation in blocks: the format, the methods, and the measured loss.
 
-`quantize.py` is the entry; `blocks.py` the format and rounding to nearest; `gptq.py` the better
-method, whose inputs `calibration.py` collects; `quality.py` measures the loss, and `keep.py`
-chooses what to leave in float32 where the loss is too large.
+`within_budget.py` is the entry point, and calls `quantize.py`. `blocks.py` has the format and
+rounding to nearest. `gptq.py` has the better method; `calibration.py` collects its inputs.
+`quality.py` measures the loss. If the loss is too large, `keep.py` chooses the weights to leave in
+float32.
 """
 
 from .blocks import BlockQuantized, round_to_nearest

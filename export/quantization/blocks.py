@@ -1,8 +1,8 @@
-"""A weight matrix as small unsigned integers with one scale a block, and rounding to nearest.
+"""A weight matrix as small unsigned integers with one scale per block, and rounding to nearest.
 
-The layout is that of ONNX Runtime's `com.microsoft::MatMulNBits`: the weight [N, K] (outputs,
-inputs) is cut along K into blocks, the last one padded with zeros, and each block has a float32
-scale and, where the grid is not symmetric, a zero point: weight = (value - zero point) * scale.
+The layout is that of ONNX Runtime's `com.microsoft::MatMulNBits`. The weight [N, K] (outputs,
+inputs) is cut along K into blocks; the last block is padded with zeros. Each block has a float32
+scale and, if the grid is not symmetric, a zero point: weight = (value - zero point) * scale.
 """
 
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ from torch.nn.functional import pad
 
 __all__ = ["BlockQuantized", "fit_grid", "round_to_nearest"]
 
-# Scales that are tried, as multiples of the one at which a block's extreme value just fits. Of the
-# shipped model's blocks 99% have their best between these ends; at 8/7 the extreme is 7, not -8.
+# Scales to try, as multiples of the scale at which a block's extreme value just fits. For 99% of
+# the shipped model's blocks the best scale is in this range; at 8/7 the extreme is 7, not -8.
 SCALE_FACTORS = torch.linspace(0.8, 1.15, 15).tolist()
-ROWS = 512  # searched at once, so that the temporaries stay in the processor's cache
+ROWS = 512  # rows to search at once, so that the temporaries stay in the processor's cache
 
 
 @dataclass(frozen=True, eq=False)
 class BlockQuantized:
-    """A quantised weight [N, K] in G = ceil(K / block) blocks a row.
+    """A quantised weight [N, K] in G = ceil(K / block) blocks per row.
 
-    `values` uint8 [N, G, block], one value a byte whatever `bits` is; `scales` float32 [N, G];
-    `zero_points` uint8 [N, G], or None where all are 2^(bits - 1).
+    `values` is uint8 [N, G, block], one value per byte for any `bits`. `scales` is float32 [N, G].
+    `zero_points` is uint8 [N, G], or None if all zero points are 2^(bits - 1).
     """
 
     bits: int
@@ -63,12 +63,12 @@ class BlockQuantized:
 
 
 def _nibbles(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return two values a byte along the last axis, which is even, the first in the low half."""
+    """Pack two values per byte along the last axis, of even size, the first in the low half."""
     return values[..., 0::2] | (values[..., 1::2] << np.uint8(4))
 
 
 def round_to_nearest(weight: Tensor, bits: int, block: int, *, symmetric: bool) -> BlockQuantized:
-    """Quantise `weight` float [N, K], each value by itself, on the best grid of its block."""
+    """Round each value of `weight` float [N, K] independently, on the best grid of its block."""
     rows, width = weight.shape
     blocks = pad(weight.detach().float(), (0, -width % block)).view(
         rows, -1, block
@@ -84,7 +84,7 @@ def round_to_nearest(weight: Tensor, bits: int, block: int, *, symmetric: bool) 
 def from_grid(
     bits: int, shape: tuple[int, int], values: Tensor, scale: Tensor, zero: Tensor | None
 ) -> BlockQuantized:
-    """Gather `values` [N, G, block], `scale` and `zero` [N, G], all float32, of a weight."""
+    """Return a `BlockQuantized` of float32 `values` [N, G, block], `scale` and `zero` [N, G]."""
     return BlockQuantized(
         bits=bits,
         block=values.shape[2],
@@ -103,11 +103,12 @@ def round_on_grid(weight: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Ten
 def fit_grid(weight: Tensor, bits: int, *, symmetric: bool) -> tuple[Tensor, Tensor]:
     """Return scale and zero point, float32 [..., 1], for blocks `weight` float32 [..., block].
 
-    Several scales are tried. Each gives integers d, and for these the best scale is known in
-    closed form, sum(w d) / sum(d d), with the squared error sum(w w) - sum(w d)^2 / sum(d d); the
-    scale of least error wins (the search of llama.cpp's `make_qx_quants`, without its weights).
+    Several scales are tried. Each one gives integers d. The best scale for these integers has the
+    closed form sum(w d) / sum(d d), with the squared error sum(w w) - sum(w d)^2 / sum(d d). The
+    scale with the least error wins. This is the search of llama.cpp's `make_qx_quants`, without
+    its weights.
 
-    A symmetric grid runs from -2^(bits - 1) to 2^(bits - 1) - 1. Its long side is turned to the
+    A symmetric grid runs from -2^(bits - 1) to 2^(bits - 1) - 1. Its longer side always holds the
     block's extreme value, so a scale may be negative (as in llama.cpp's Q4_0).
     """
     lowest, highest = weight.amin(-1, keepdim=True), weight.amax(-1, keepdim=True)
@@ -129,7 +130,7 @@ def _best_scale(weight: Tensor, base: Tensor, zero: Tensor, bits: int) -> Tensor
         steps = round_on_grid(weight, base * factor, zero, bits).sub_(zero)  # (..., block)
         product = (weight * steps).sum(-1, keepdim=True)
         square = steps.square_().sum(-1, keepdim=True).clamp_(min=1.0)
-        gain = product.square() / square  # by how much the squared error is below sum(w w)
+        gain = product.square() / square  # sum(w w) minus the squared error
         better = gain > best_gain
         best_scale = torch.where(better, product / square, best_scale)
         best_gain = torch.where(better, gain, best_gain)

@@ -1,4 +1,4 @@
-"""The inputs that a calibration text gives each Linear, gathered as Hessians, and such a text."""
+"""Calibration texts, and Hessians of the inputs that a text gives each Linear layer."""
 
 from collections.abc import Callable
 
@@ -27,7 +27,7 @@ def cut_windows(ids: list[int], length: int) -> Tensor:
 def scored_windows(ids: list[int], block: int) -> Tensor:
     """Return windows of `block` predictions each, int64 [N, block + 1].
 
-    A window's last token is the first one of the next, so that each token is predicted once.
+    A window's last token is the first token of the next window, so each token is predicted once.
     """
     if len(ids) <= block:
         raise InvalidInputError(
@@ -38,10 +38,11 @@ def scored_windows(ids: list[int], block: int) -> Tensor:
 
 @torch.no_grad()
 def own_windows(model: GPT, count: int = OWN_WINDOWS, length: int = OWN_LENGTH) -> Tensor:
-    """Return int64 [count, length], at most the block, that the model writes at temperature 1.
+    """Return windows that the model writes at temperature 1, int64 [count, length].
 
-    Where no text is at hand, the model's own is close to what it was trained on. All windows are
-    written at once, with the cache, each from a first token of its own.
+    `length` is limited to the block. The model's own text is close to its training text, and serves
+    if there is no other text. All windows are written in one batch, with the cache, each from a
+    random first token.
     """
     config = model.config
     length = min(length, config.block_size)

@@ -1,9 +1,9 @@
-"""GPTQ: round one column after another, and let the columns still to come repair the error.
+"""GPTQ: round one column after another, and correct each error in the columns after it.
 
 Frantar et al. 2022, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
 Transformers" (arXiv 2210.17323), algorithm 1: columns in their natural order, inverse Hessian as a
 Cholesky factor, updates of far columns gathered into one matrix product. The grid of a block is
-fitted when its first column is reached, to the weights as they then are (section 4, "grouping").
+fitted to the corrected weights when its first column is reached (section 4, "grouping").
 """
 
 import torch
@@ -13,13 +13,13 @@ from .blocks import BlockQuantized, fit_grid, from_grid, round_on_grid
 
 __all__ = ["gptq"]
 
-DAMPING = 0.01  # of the mean diagonal, added to the diagonal; the paper's value
+DAMPING = 0.01  # share of the mean diagonal that is added to the diagonal; the paper's value
 
 
 def gptq(
     weight: Tensor, hessian: Tensor, bits: int, block: int, *, symmetric: bool
 ) -> BlockQuantized:
-    """Quantise `weight` [N, K] so that its products with the calibration inputs change least.
+    """Quantise `weight` [N, K] so that its products with the calibration inputs change little.
 
     Args:
         weight: float [N, K].
@@ -30,7 +30,7 @@ def gptq(
     """
     rows, width = weight.shape
     n_blocks = -(-width // block)
-    left = weight.detach().float().clone()  # (N, K), what is not rounded yet, repaired so far
+    left = weight.detach().float().clone()  # (N, K), not rounded yet, corrected so far
     factor = _inverse_factor(hessian).float()  # (K, K)
     values = torch.empty(rows, n_blocks * block)
     scales, zeros = torch.empty(rows, n_blocks), torch.empty(rows, n_blocks)
@@ -53,9 +53,9 @@ def _round_columns(
 ) -> tuple[Tensor, Tensor]:
     """Return the values [N, B] of one block's columns, and each column's error [N, B].
 
-    The error is divided by the factor's diagonal: that is what repairs the later columns.
+    The error is divided by the factor's diagonal, which is the form that corrects later columns.
     """
-    columns = weight.T.contiguous()  # (B, N): a column lies in one piece
+    columns = weight.T.contiguous()  # (B, N), so that each column is contiguous
     values, errors = torch.empty_like(columns), torch.empty_like(columns)
     scale, zero = scale[:, 0].contiguous(), zero[:, 0].contiguous()
     for index, column in enumerate(columns):
@@ -69,8 +69,8 @@ def _round_columns(
 def _inverse_factor(hessian: Tensor) -> Tensor:
     """Return the upper Cholesky factor of the damped Hessian's inverse, float64 [K, K].
 
-    An input that is always zero would leave the Hessian singular. Damping covers it, unless all
-    inputs are zero; then any positive diagonal gives plain rounding.
+    An input that is always zero would make the Hessian singular; damping prevents that. If all
+    inputs are zero, a diagonal of `DAMPING` is added, which gives plain rounding.
     """
     mean = hessian.diagonal().mean().item() or 1.0
     damped = hessian.double() + DAMPING * mean * torch.eye(len(hessian), dtype=torch.float64)

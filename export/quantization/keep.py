@@ -1,4 +1,4 @@
-"""Which weights hurt most when quantised, and which few to leave in float32."""
+"""Rank weights by what quantising them costs, and choose the few to leave in float32."""
 
 import math
 from collections.abc import Mapping
@@ -18,9 +18,9 @@ FLOAT_BYTES = 4
 def layer_costs(
     reference: GPT, weights: Mapping[str, BlockQuantized], windows: Tensor
 ) -> dict[str, float]:
-    """Return the KL when only this one weight is quantised, by name, worst first.
+    """Return, for each weight, the KL if only that weight is quantised, worst first.
 
-    One pass over `windows` int64 [N, T + 1] for each weight: a few windows are enough to rank.
+    Each weight takes one pass over `windows` int64 [N, T + 1]; a few windows are enough to rank.
     """
     costs = {
         name: measure(reference, with_weights(reference, {name: weight}), windows).kl
@@ -38,10 +38,10 @@ def keep_enough(
 ) -> frozenset[str]:
     """Return names to leave in float32, so that all others quantised stay within the KL budget.
 
-    Weights are ranked by what keeping one gains for each byte that it adds, `costs` (from
-    `layer_costs`) over bytes. The shortest head of that ranking that passes is found by bisection,
-    since KL falls as more is kept; each set that it looks at is measured, none is predicted, and
-    so is the one that it returns. The others keep their integers: GPTQ need not run again.
+    Weights are ranked by `costs` (from `layer_costs`) divided by the bytes that keeping the weight
+    adds. Bisection finds the shortest head of the ranking that passes, because KL falls as more is
+    kept. Each tried set is measured, not predicted, and so is the returned one. The other weights
+    keep their integers, so GPTQ need not run again.
     """
 
     def gain(name: str) -> float:

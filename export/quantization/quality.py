@@ -1,4 +1,4 @@
-"""What quantisation costs: KL divergence, top-1 agreement and perplexity on a held-out text."""
+"""The loss of quantisation: KL divergence, top-1 agreement and perplexity on a held-out text."""
 
 import copy
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ ROWS = 256  # positions whose distributions are in memory at once, in float64
 
 
 def with_weights(model: GPT, weights: Mapping[str, BlockQuantized]) -> GPT:
-    """Return a copy of `model` with these weights replaced by what their integers stand for."""
+    """Return a copy of `model` with these weights replaced by their dequantised values."""
     changed = copy.deepcopy(model)
     with torch.no_grad():
         for name, weight in weights.items():

@@ -16,15 +16,15 @@ from .gptq import gptq
 
 __all__ = ["quantize", "weight_names"]
 
-MIN_BLOCK = 16  # of MatMulNBits and GatherBlockQuantized
+MIN_BLOCK = 16  # the smallest block of MatMulNBits and GatherBlockQuantized
 BATCH = 8  # calibration windows in one forward pass
 
 
 def weight_names(model: GPT) -> list[str]:
     """Return the weights that `quantize` covers, named as in `named_parameters`, in model order.
 
-    A tied table goes by the embedding's name. An embedding of its own is left alone: a token
-    reads one row of it.
+    A tied table has the embedding's name. An embedding that is not tied is left alone, because a
+    token reads only one row of it.
     """
     parts, tied = model.named_modules(), model.tied_names()
     names = [f"{name}.weight" for name, part in parts if isinstance(part, nn.Linear)]
@@ -41,12 +41,12 @@ def quantize(
     calibration: Tensor | None = None,
     keep: frozenset[str] = frozenset(),
 ) -> dict[str, BlockQuantized]:
-    """Return the quantised weights of a model in eval mode and float32, which stays as it is.
+    """Return the quantised weights of a model in eval mode and float32. The model stays as it is.
 
     Args:
         model: the model.
         bits: 4 or 8.
-        block: width of a block, a power of two from 16 on, as MatMulNBits asks for.
+        block: width of a block, a power of two and at least 16, as MatMulNBits requires.
         symmetric: whether all zero points are 2^(bits - 1).
         method: "rtn" rounds to nearest; "gptq" needs a calibration text.
         calibration: token windows int64 [N, T] for "gptq"; None lets the model write its own.
@@ -84,10 +84,10 @@ def quantize(
 def _with_gptq(
     model: GPT, wanted: list[str], windows: Tensor, bits: int, block: int, symmetric: bool
 ) -> dict[str, BlockQuantized]:
-    """Quantise part after part, each on the inputs that the parts before it, quantised, give.
+    """Quantise block after block, each on the inputs that the quantised blocks before it give.
 
-    A tied table is rounded to nearest, and first, so that all later parts see it: the head's
-    Hessian would let it err where the embedding's rows have to be right.
+    A tied table is rounded to nearest, because GPTQ with the head's Hessian would allow errors that
+    the embedding cannot afford. It is rounded first, so that all later parts see the result.
     """
     model = copy.deepcopy(model)
     done = {}
@@ -118,7 +118,7 @@ def _with_gptq(
 
 
 def _after(model: GPT, part: nn.Module, stream: Tensor) -> Tensor:
-    """Return the stream [N, T, C] behind a block, a few windows at a time."""
+    """Return the stream [N, T, C] after the block `part`; compute a few windows at a time."""
     return torch.cat([part(some, model.rotary) for some in stream.split(BATCH)])
 
 

@@ -1,4 +1,4 @@
-"""Quantise a model so that it stays within a budget of KL divergence, or say why it cannot."""
+"""Quantise a model within a budget of KL divergence, or raise an error that says why not."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -20,11 +20,11 @@ from .quantize import quantize, weight_names
 
 __all__ = ["quantize_within_budget"]
 
-# Rounding to nearest costs int8 next to nothing; GPTQ costs int4 a seventh of what rounding does.
+# int8 loses next to nothing by rounding. int4 loses a seventh as much with GPTQ as by rounding.
 METHODS: dict[str, Literal["rtn", "gptq"]] = {"int8": "rtn", "int4": "gptq"}
 BLOCKS = (128, 64, 32, 16)
-RANKING_WINDOWS = 4  # of held-out text, to rank the layers with
-WORST = 5  # layers that an error names
+RANKING_WINDOWS = 4  # windows of held-out text that rank the layers
+WORST = 5  # number of layers that an error names
 
 
 def quantize_within_budget(
@@ -35,18 +35,18 @@ def quantize_within_budget(
     settings: ExportSettings,
     progress: Callable[[str], None],
 ) -> tuple[dict[str, BlockQuantized], Quantization]:
-    """Return the quantised weights of `model`, and what the manifest says of them.
+    """Return the quantised weights of `model`, and the manifest's entry for them.
 
     Args:
         model: in float32 and eval mode; it stays as it is.
         precision: "int8" or "int4".
         windows: held-out text to measure the loss on, int64 [N, T + 1].
         calibration: another text for GPTQ, int64 [M, T]; None lets the model write one.
-        settings: the method, the budget and what to keep; see there.
-        progress: is told each stage as it begins.
+        settings: the method, the budget and the layers to keep, see `ExportSettings`.
+        progress: called with a message as each stage begins.
 
     Raises:
-        ExportError: if the loss is past the budget; names the layers that cost most.
+        ExportError: if the loss is over the budget; names the layers that cost most.
         InvalidInputError: for an impossible setting.
     """
     method = settings.method or METHODS[precision]
@@ -89,9 +89,11 @@ def quantize_within_budget(
 
 
 def _grid(model: GPT) -> tuple[int, frozenset[str]]:
-    """Return the widest block that cuts all rows evenly, and what cannot be quantised without.
+    """Return the widest block that divides all rows evenly, and weights to leave in float32.
 
-    Wider blocks have fewer scales to read. A looked-up row cannot end within a block.
+    Wider blocks have fewer scales to read. If no block divides all rows, the narrowest one is
+    used. A tied table is then left in float32 if its rows end within a block, because a lookup
+    reads full blocks only.
     """
     widths = {model.get_parameter(name).shape[1] for name in weight_names(model)}
     for block in BLOCKS:
@@ -102,7 +104,7 @@ def _grid(model: GPT) -> tuple[int, frozenset[str]]:
 
 
 def _matching(model: GPT, patterns: tuple[str, ...]) -> frozenset[str]:
-    """Return the weights whose names are, or begin with, one of the patterns."""
+    """Return the weights whose names match a pattern: in full, or as a prefix up to a dot."""
     found: set[str] = set()
     for pattern in patterns:
         names = [name for name in weight_names(model) if f"{name}.".startswith(f"{pattern}.")]

@@ -1,4 +1,4 @@
-"""Recipes: how a checkpoint becomes the content of a bundle, one file per family of precisions."""
+"""Recipes turn a checkpoint into the content of a bundle, one file per family of precisions."""
 
 from edgegpt.errors import InvalidInputError
 from edgegpt.runtime.bundle.vocabulary import Precision
@@ -18,7 +18,7 @@ def recipe_for(precision: str, settings: ExportSettings) -> tuple[Recipe, Precis
     """Return the recipe of a precision, and that precision.
 
     Raises:
-        InvalidInputError: if there is none, or if it has no use for something that was chosen.
+        InvalidInputError: if there is no such recipe, or if it does not use a chosen setting.
     """
     by_precision = {str(name): (recipe, name) for recipe in RECIPES for name in recipe.precisions}
     if precision not in by_precision:

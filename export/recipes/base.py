@@ -1,4 +1,4 @@
-"""What a recipe is, and what it makes."""
+"""The type of a recipe, and of its result."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,14 +14,15 @@ from ..settings import ExportSettings
 
 __all__ = ["Content", "Progress", "Recipe"]
 
-Progress = Callable[[str], None]  # is told each stage as it begins
+Progress = Callable[[str], None]  # called with a message as each stage begins
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a bundle holds, the graphs that generate first; the rest follows from the checkpoint.
+    """The content of a bundle that does not follow from the checkpoint alone.
 
-    `kept` names the parts of a float16 or bfloat16 model that compute in float32.
+    `graphs` starts with the graphs that generate. `kept` names the parts of a float16 or bfloat16
+    model that compute in float32.
     """
 
     golden: Golden
@@ -32,11 +33,11 @@ class Content:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a checkpoint becomes the content of a bundle.
+    """A way to turn a checkpoint into the content of a bundle.
 
     Attributes:
-        precisions: that it serves, as in the manifest.
-        options: the names of those `ExportSettings` that it has a use for.
+        precisions: the precisions that it serves, named as in the manifest.
+        options: the names of the `ExportSettings` that it uses.
         make: returns the content of a bundle in one of the precisions.
     """
 

@@ -1,4 +1,4 @@
-"""The model as it is: one graph of each lowering over the same weights."""
+"""The unchanged model: one graph of each lowering over the same weights."""
 
 from edgegpt.checkpoint import Checkpoint
 from edgegpt.runtime.bundle.vocabulary import Precision

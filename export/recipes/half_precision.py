@@ -1,6 +1,6 @@
 """A model that computes in float16 or bfloat16, proved against the one in float32.
 
-What would overflow in float16 on held-out text stays in float32.
+Parts that would overflow in float16 on held-out text stay in float32.
 """
 
 from edgegpt.checkpoint import Checkpoint
@@ -27,7 +27,7 @@ def _make(
             f"being asked for; name the layers to keep besides"
         )
     kept = matching_layers(source.model, settings.keep_fp32 or ())
-    if precision == "float16":  # bfloat16 holds what float32 holds
+    if precision == "float16":  # bfloat16 has the range of float32
         progress("looking for values that float16 cannot hold")
         windows = held_out_windows(source)[:PROBED_WINDOWS, :-1]
         kept |= too_large(source.model, windows).keys()

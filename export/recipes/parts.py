@@ -1,4 +1,4 @@
-"""What the recipes share: what a checkpoint's texts give, and a model's graphs."""
+"""Parts that the recipes share: windows and golden vectors of a checkpoint, graphs of a model."""
 
 import onnx_ir as ir
 from torch import Tensor
@@ -19,7 +19,7 @@ from .base import Progress
 
 __all__ = ["decoders", "golden_vectors", "held_out_windows", "named", "tokenizer_of"]
 
-OWN_WINDOWS = 8  # that a model without held-out text writes, to measure the loss on
+OWN_WINDOWS = 8  # written by a model without held-out text, to measure the loss on
 
 
 def tokenizer_of(source: Checkpoint) -> Tokenizer | None:
@@ -28,9 +28,9 @@ def tokenizer_of(source: Checkpoint) -> Tokenizer | None:
 
 
 def held_out_windows(source: Checkpoint) -> Tensor:
-    """Return windows of the held-out text, int64 [N, T + 1], or of the model's own writing.
+    """Return windows of the held-out text, int64 [N, T + 1], or of text that the model writes.
 
-    They are the whole windows of `edgegpt eval`.
+    Windows of the held-out text are the full windows of `edgegpt eval`.
     """
     block, tokenizer = source.model.config.block_size, tokenizer_of(source)
     if tokenizer is not None and source.held_out is not None:
@@ -53,7 +53,7 @@ def golden_vectors(source: Checkpoint, model: GPT, progress: Progress) -> Golden
 
 
 def decoders(model: GPT, progress: Progress) -> list[tuple[Graph, ir.Model]]:
-    """Return a graph of each lowering that can have the model, the preferred one first."""
+    """Return a graph of each lowering that supports the model, the preferred one first."""
     progress("tracing and lowering the graphs")
     traced = trace(model)
     return [
@@ -64,7 +64,7 @@ def decoders(model: GPT, progress: Progress) -> list[tuple[Graph, ir.Model]]:
 
 
 def named(model: ir.Model, lowering: Lowering, part: Part) -> tuple[Graph, ir.Model]:
-    """Name a graph; return what the manifest says about it, and the graph."""
+    """Name a graph; return its entry of the manifest, and the graph."""
     model.graph.name = f"{part}.{lowering.name}"
     return describe(model, lowering, part), model
 

@@ -1,9 +1,10 @@
 """Weights as integers of 8 or 4 bits, within a budget of loss.
 
-ONNX Runtime gets a graph to generate with and, unless the settings leave it out, a second one with
-a second copy of the weights for long prompts. With float32 activations, to be compared with and for
-engines that round none, there are one of its own operators, one of the `standard` lowering, and,
-if whole blocks make up the weights' rows, one that TensorRT reads.
+For ONNX Runtime there is a graph that generates. Unless the settings leave it out, a second graph,
+with a second copy of the weights, feeds long prompts. Further graphs have float32 activations; they
+serve as the exact reference, and engines that do not round activations run them. One uses ONNX
+Runtime's own operators and one is in the `standard` lowering. If whole blocks make up the weights'
+rows, TensorRT gets one, too.
 """
 
 from collections.abc import Mapping
@@ -74,7 +75,7 @@ def _graphs(model: GPT, weights: Weights, *, fast_prefill: bool) -> list[tuple[G
     if fast_prefill:
         parts["prefill"] = decoder.clone()
         QuantizeActivations(weights)(parts["prefill"])
-    portable = build_decoder_graph(traced, STANDARD)  # the one that CUDA can run
+    portable = build_decoder_graph(traced, STANDARD)  # CUDA can run this graph
     for edit in (QuantizeWeights(weights), UseFloatActivations()):
         edit(portable)
     graphs = [named(graph, ORT, part) for part, graph in parts.items()]
@@ -82,7 +83,7 @@ def _graphs(model: GPT, weights: Weights, *, fast_prefill: bool) -> list[tuple[G
 
 
 def _for_tensorrt(traced: Traced, weights: Weights) -> list[tuple[Graph, ir.Model]]:
-    """Return the graph that TensorRT reads, if the blocks allow it."""
+    """Return the graph that TensorRT reads; none unless whole blocks make up all rows."""
     if any(weight.shape[1] % weight.block for weight in weights.values()):
         return []
     graph = build_decoder_graph(traced, STANDARD_QDQ)

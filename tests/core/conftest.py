@@ -1,4 +1,4 @@
-"""Runs the command line inside the test's own process: one process, one thread, on the CPU."""
+"""Run the command line in the test's own process, with one thread, on the CPU."""
 
 import os
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from edgegpt.cli import main
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command left behind: its exit code, its stdout, its stderr."""
+    """The result of a command: its exit code, its stdout, its stderr."""
 
     code: int
     out: str
@@ -38,7 +38,7 @@ def one_process_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def edgegpt(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Return a function that runs `edgegpt ARGUMENTS...`; whatever it does not catch is raised."""
+    """Return a function that runs `edgegpt ARGUMENTS...`; an uncaught exception is raised."""
 
     def run(*arguments: object) -> Outcome:
         capsys.readouterr()
@@ -52,7 +52,7 @@ def edgegpt(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """A text file of about 2,000 characters, easy to learn, of 16 distinct characters."""
+    """A text file of about 2,000 characters, 16 of them distinct, that is easy to learn."""
     path = tmp_path / "corpus.txt"
     path.write_text("the quay was wet, the wind was high\n" * 60, encoding="utf-8")
     return path
@@ -70,7 +70,7 @@ def tiny_settings() -> list[str]:
 
 @pytest.fixture
 def one_core_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Variables for a subprocess: no GPU, one thread, nothing buffered, no litter in /tmp."""
+    """Variables for a subprocess: no GPU, one thread, no buffering, no files left in /tmp."""
     return os.environ | {
         "CUDA_VISIBLE_DEVICES": "",
         "OMP_NUM_THREADS": "1",

@@ -1,4 +1,4 @@
-"""What the model tells of its parts: the exporter builds on it, and knows no part by name."""
+"""The model's description of its parts. The exporter relies on it and knows no part by name."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def model(request: pytest.FixtureRequest) -> GPT:
 
 @torch.no_grad()
 def calls_of(model: GPT) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
-    """Run the model; return each module's name, first input and result, in the order of calls."""
+    """Run the model; return each module's name, first input and output, in the order of calls."""
     calls = []
     for name, module in model.named_modules():
         module.register_forward_hook(

@@ -32,7 +32,7 @@ def write(folder: Path, dtype: torch.dtype = torch.float32, **changes: object) -
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A checkpoint in good order."""
+    """A valid checkpoint."""
     write(tmp_path / "checkpoint")
     return tmp_path / "checkpoint"
 

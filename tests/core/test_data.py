@@ -1,4 +1,4 @@
-"""Where text comes from and how it is cut: corpora, the download, the split, batches, windows."""
+"""The training text: corpora, the download, the split, batches and windows."""
 
 import hashlib
 import http.client
@@ -21,7 +21,7 @@ SONNET = b"From fairest creatures we desire increase,\n"
 
 
 def ids_of(count: int) -> np.ndarray:
-    """Return 0, 1, 2, ..., so that each id tells its position."""
+    """Return 0, 1, 2, ..., so that each id equals its position."""
     return np.arange(count, dtype=np.int32)
 
 
@@ -212,7 +212,7 @@ def test_a_batchs_targets_are_its_inputs_shifted_by_one(
     assert inputs.shape == targets.shape == (5, block)
     assert inputs.dtype == targets.dtype == torch.int64
     expected = inputs[:, :1] + torch.arange(block)
-    assert torch.equal(inputs, expected)  # ids tell positions: rows are runs of neighbours
+    assert torch.equal(inputs, expected)  # ids are positions: each row is consecutive
     assert torch.equal(targets, expected + 1)
     assert int(inputs.min()) >= 0
     assert int(targets.max()) < length

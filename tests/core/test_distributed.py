@@ -1,4 +1,4 @@
-"""Two processes under torchrun train as one process with the double batch does."""
+"""Two processes under torchrun train like one process with twice the batch."""
 
 import json
 import os
@@ -17,7 +17,7 @@ TIME_LIMIT = 120  # seconds; each run needs about ten
 
 
 def start_torchrun(environment: dict[str, str], *arguments: object) -> subprocess.Popen:
-    """Start `edgegpt ARGUMENTS...` in two processes on this machine; rendezvous on a free port."""
+    """Start `edgegpt ARGUMENTS...` in two processes on this machine; they meet on a free port."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     return subprocess.Popen(
         [*launcher, "--nproc-per-node", "2", "-m", "edgegpt", *map(str, arguments)],
@@ -33,13 +33,13 @@ def end(launcher: subprocess.Popen) -> tuple[int, str, str]:
     try:
         out, errors = launcher.communicate(timeout=TIME_LIMIT)
     except subprocess.TimeoutExpired:
-        launcher.terminate()  # it takes its workers along
+        launcher.terminate()  # this also ends its workers
         pytest.fail(f"the processes hang: {launcher.communicate()[1]}")
     return launcher.returncode, out, errors
 
 
 def last_worker(launcher: subprocess.Popen) -> int:
-    """Return the process id of the worker that was started last, by Linux's own table."""
+    """Return the process id of the worker that was started last, as listed by Linux in /proc."""
     return int(Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()[-1])
 
 
@@ -70,13 +70,13 @@ def test_two_processes_give_the_losses_of_one_with_the_double_batch(
 
     expected, found = metrics_of(one), metrics_of(two)
     steps = [(line["step"], sorted(line)) for line in expected]
-    assert [(line["step"], sorted(line)) for line in found] == steps  # one process writes
+    assert [(line["step"], sorted(line)) for line in found] == steps  # only one process writes
     for key, count in (("loss", 8), ("validation_loss", 3)):
         ours = [line[key] for line in found if key in line]
         theirs = [line[key] for line in expected if key in line]
         assert len(ours) == count
         assert ours == pytest.approx(theirs, rel=0, abs=1e-5)
-    assert len(out.splitlines()) == 1  # one process talks
+    assert len(out.splitlines()) == 1  # only one process prints
     assert json.loads(out)["finished"] is True
     assert "2 process(es)" in errors
     weights, reference = (load_file(run / "model.safetensors") for run in (two, one))

@@ -1,6 +1,6 @@
 """`edgegpt import`: the lesson's model, written here from scratch, keeps its logits.
 
-And every file that is not such a model is refused by name, without running anything in it.
+Every file that is not such a model is refused by name, and no code in it is run.
 """
 
 import json
@@ -87,7 +87,7 @@ IDS = torch.randint(0, VOCABULARY, (3, BLOCK), generator=torch.Generator().manua
 
 
 def lesson_model(scale: str = "head_dim") -> LessonModel:
-    """Return a model whose every weight matters, the biases and norms too."""
+    """Return a model in which every weight affects the output, also the biases and norms."""
     torch.manual_seed(0)
     model = LessonModel(SCALES[scale]).eval()
     with torch.no_grad():
@@ -107,7 +107,7 @@ def saved(path: Path, content: object) -> Path:
 
 @pytest.fixture
 def refused(edgegpt: Callable, tmp_path: Path) -> Callable[[Path], str]:
-    """Return a function that sees a file refused, nothing written, and returns what was said."""
+    """Return a function that asserts that a file is refused, and returns the message."""
 
     def see(file: Path) -> str:
         out = tmp_path / "refused"
@@ -222,7 +222,7 @@ def test_an_embedding_of_three_axes_is_refused_by_name(refused: Callable, tmp_pa
 
 
 class RunsCode:
-    """When unpickled, makes a folder."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark

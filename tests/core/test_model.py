@@ -1,6 +1,6 @@
 """The model's shape: the default preset, what GPTConfig refuses, causality, dropout, first loss.
 
-That its numbers are right, with and without a cache, is for test_model_paths.py.
+test_model_paths.py checks that the logits are right, with and without a cache.
 """
 
 import math
@@ -25,7 +25,7 @@ def preset_config() -> GPTConfig:
 
 
 def spread_weights(model: GPT) -> GPT:
-    """Give every weight a size that matters in the output."""
+    """Make every weight large enough to affect the output."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(0.3 * torch.randn_like(parameter))
@@ -199,7 +199,7 @@ def test_dropout_is_random_while_training_only():
 
 def test_dropout_reaches_the_attention_weights_too():
     model = spread_weights(GPT(small(dropout=0.5)))
-    for module in model.modules():  # silence every other dropout
+    for module in model.modules():  # switch off every other dropout
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     ids = torch.randint(0, 11, (2, 16))

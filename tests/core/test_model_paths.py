@@ -1,7 +1,7 @@
 """The model's two paths: the plain one against a naive float64 copy, the cached one against it.
 
-The naive copy is written from the formulas: a loop over rows, heads and positions, no fused
-operator, and nothing of edgegpt but the weights and the settings.
+The naive copy follows the formulas: it loops over rows, heads and positions, has no fused operator,
+and uses only the weights and the settings of edgegpt.
 """
 
 import math
@@ -26,7 +26,7 @@ VARIANTS = {
 
 @pytest.fixture(params=list(VARIANTS))
 def model(request: pytest.FixtureRequest) -> GPT:
-    """A model of each variant, whose every weight matters."""
+    """A model of each variant, in which every weight affects the output."""
     torch.manual_seed(len(request.param))
     model = GPT(GPTConfig.from_dict(SIZES | VARIANTS[request.param])).eval()
     with torch.no_grad():
@@ -125,7 +125,7 @@ def test_the_plain_path_computes_what_the_formulas_say(model: GPT):
     expected = torch.stack([naive_logits(model, row) for row in ids])
     largest = float(expected.abs().max())
     torch.testing.assert_close(model(ids).double(), expected, rtol=0, atol=1e-5 * largest)
-    # In float64 nothing is left but the rounding of the rotary table, which is kept in float32.
+    # In float64 the only larger error is the rounding of the rotary table, which is in float32.
     left = 1e-6 if model.config.position == "rope" else 1e-12
     torch.testing.assert_close(model.double()(ids), expected, rtol=0, atol=left * largest)
 

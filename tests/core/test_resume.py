@@ -1,4 +1,4 @@
-"""`edgegpt train --resume` and Ctrl-C as the user meets them: what is kept, what is refused."""
+"""`edgegpt train --resume` and Ctrl-C from the command line: what is kept, what is refused."""
 
 import json
 import os
@@ -75,7 +75,7 @@ def test_a_damaged_run_is_refused_by_file(
 
 
 class RunsCode:
-    """When unpickled, makes a folder."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -142,7 +142,7 @@ def test_stopping_where_the_run_has_passed_already_is_no_interruption(
 
 
 def wait_for_line(file: Path, process: subprocess.Popen) -> None:
-    """Wait until `file` has a line; the process must live that long."""
+    """Wait until `file` has a line; fail if the process ends before."""
     end = time.monotonic() + 60
     while time.monotonic() < end and process.poll() is None:
         if file.exists() and "\n" in file.read_text():
@@ -178,7 +178,7 @@ def test_ctrl_c_leaves_a_run_to_resume_and_exit_code_130(
     step = torch.load(out / "train" / "state.pt", weights_only=True)["step"]
     assert f"paused at step {step}; go on with: --resume" in told
     lines = (out / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(lines[-1])["step"] == step  # every step is logged, none was cut in half
+    assert json.loads(lines[-1])["step"] == step  # every step is logged; none was interrupted
     assert resume(f"--stop-at {step + 2}").code == 0
     lines = (out / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, step + 3))

@@ -1,4 +1,4 @@
-"""`edgegpt train` as a command: options, refusals, folders it must not touch, output."""
+"""The command `edgegpt train`: options, refusals, folders that it must not touch, output."""
 
 import json
 from collections.abc import Callable
@@ -174,7 +174,7 @@ def test_force_replaces_an_earlier_checkpoint(train: Callable, tmp_path: Path):
 def test_force_leaves_nothing_of_the_earlier_checkpoint(train: Callable, tmp_path: Path):
     train()
     assert train(None, "--force --stop-at 1").code == 0
-    assert not (tmp_path / "out" / "model.safetensors").exists()  # nothing was evaluated yet
+    assert not (tmp_path / "out" / "model.safetensors").exists()  # there was no evaluation yet
 
 
 def test_an_empty_folder_is_taken(train: Callable, tmp_path: Path):
@@ -237,7 +237,7 @@ def test_a_destination_that_cannot_be_made_is_refused_in_one_sentence(
 def test_force_on_a_link_to_a_checkpoint_raises_nothing_raw(train: Callable, tmp_path: Path):
     train(tmp_path / "real")
     (tmp_path / "out").symlink_to(tmp_path / "real")
-    outcome = train(None, "--force")  # to replace what it points to or to refuse: both are fine
+    outcome = train(None, "--force")  # may replace the link's target or refuse
     assert outcome.code in (0, 1)
     assert (tmp_path / "out" / "model.safetensors").exists()
 

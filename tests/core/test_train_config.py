@@ -1,4 +1,4 @@
-"""The settings of a training run: what is refused, and the learning rate that follows from them."""
+"""The settings of a training run: what is refused, and the learning-rate schedule."""
 
 import itertools
 import math

@@ -1,6 +1,6 @@
-"""Training itself: a resumed run is the same run, the best weights are kept, the metrics are true.
+"""Training: a resumed run equals an uninterrupted one, the best weights are kept, metrics hold.
 
-Everything goes through `edgegpt train`, on a text of 2,000 characters.
+All tests call `edgegpt train`, on a text of 2,000 characters.
 """
 
 import json
@@ -98,7 +98,7 @@ def test_twenty_steps_are_ten_and_ten_bit_for_bit(train: Train, resume: Callable
     halves = train("halves", f"--max-steps 20 --stop-at 10 {options}")
     assert state_of(halves)["step"] == 10
     resume(halves)
-    assert state_of(whole)["optimizer"]["state"]  # not compared in vain
+    assert state_of(whole)["optimizer"]["state"]  # the optimizer has a state to compare
     assert_same_run(whole, halves)
 
 
@@ -205,7 +205,7 @@ def test_the_best_loss_told_is_that_of_the_weights_kept(train: Train, resume: Ca
     checkpoint, settings = load_checkpoint(out), json.loads((out / "config.json").read_text())
     assert settings["model"]["vocab_size"] == 16
     text = (checkpoint.held_out or "").encode()
-    assert text  # 216 characters: 13 windows of 16, of which each second is taken
+    assert text  # 216 characters: 13 windows of 16; every second one is used
     ids = torch.tensor([sorted(set(text)).index(code) for code in text])
     starts = range(0, 13 * 16, 2 * 16)  # 7 windows in batches of 4 and 3
     rows = torch.stack([ids[start : start + 17] for start in starts])

@@ -1,4 +1,4 @@
-"""Bisect names the first wrong place, in the graph or in the weights, and touches no file."""
+"""Bisect names the first wrong place, in the graph or in the weights, and changes no file."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ def places_of(folder: Path, model: GPT, name: str) -> list[Place]:
 
 
 def change_graph(folder: Path, name: str, change: Callable[[onnx.GraphProto], None]) -> None:
-    """Edit the graph, and the manifest with it: opening a bundle checks the size."""
+    """Edit the graph, and its size in the manifest, because opening a bundle checks sizes."""
     old, file = Bundle.open(folder).manifest, f"{name}.onnx"
     model = onnx.load(folder / file, load_external_data=False)
     change(model.graph)
@@ -97,7 +97,7 @@ def test_a_damaged_weight_is_found_where_it_is_used(
 
 
 def wrong_weights_in_block_1(graph: onnx.GraphProto) -> None:
-    """Scores a little larger or, where Softmax is a node of its own, the largest one alone."""
+    """Make the scores a little larger or, if there is a Softmax node, keep only the largest one."""
     softmaxes = [node for node in graph.node if node.op_type == "Softmax"]
     if softmaxes:
         softmaxes[1].op_type = "Hardmax"

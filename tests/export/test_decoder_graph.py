@@ -1,4 +1,4 @@
-"""The decoder's ONNX graph: its operators, its ports, and what must not be in it."""
+"""The decoder's ONNX graph: its operators, its ports, and what it must not contain."""
 
 from collections import Counter
 from pathlib import Path

@@ -117,7 +117,7 @@ def test_forward_of_the_bundle_is_pytorch_s(small_bundle: Path, small_model: GPT
 
 
 def one_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the standard lowering have one mistake in it."""
+    """Put one mistake into the standard lowering."""
     ((operator, right),) = STANDARD.translations.items()
 
     def scaled_wrongly(*tensors: object, scale: float, **sizes: int) -> object:
@@ -153,7 +153,7 @@ def test_an_existing_bundle_is_replaced_only_by_force(
     small_checkpoint: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "bundle"
-    out.mkdir()  # an empty folder is in nobody's way
+    out.mkdir()  # an empty folder may be replaced
     export_bundle(small_checkpoint, out)
     with pytest.raises(ExportError, match="--force"):
         export_bundle(small_checkpoint, out)

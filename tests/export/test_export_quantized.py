@@ -1,4 +1,4 @@
-"""int8 and int4 bundles: proved twice, within a budget of loss or not at all."""
+"""int8 and int4 bundles: proved twice, and refused if the loss is over the budget."""
 
 import json
 from pathlib import Path
@@ -124,7 +124,7 @@ def test_a_layer_that_the_model_does_not_have_is_refused(tmp_path: Path, layer: 
 
 
 def test_a_row_of_a_long_prompt_does_not_depend_on_its_neighbours(int8_bundle: Path) -> None:
-    """The prefill graph rounds activations, each row by its own scale: to the same bits."""
+    """The prefill graph rounds each activation row with its own scale, to the same bits."""
     engine = open_engine(Bundle.open(int8_bundle), EngineOptions(threads=1))
     rng = np.random.default_rng(0)
     ids = rng.integers(0, 30, (3, SHORT_STEP + 4))

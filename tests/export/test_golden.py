@@ -1,4 +1,4 @@
-"""The golden vectors: what they cover, and that they are what PyTorch's plain path computes."""
+"""The golden vectors: what they cover, and that they equal the results of PyTorch's plain path."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""float16 and bfloat16: what a bundle holds, what is proved where, and what stays in float32."""
+"""float16 and bfloat16: the content of a bundle, its proof, and the parts kept in float32."""
 
 import json
 import warnings
@@ -63,7 +63,7 @@ def llama() -> GPT:
 
 @pytest.fixture(scope="module")
 def bfloat16(tmp_path_factory: pytest.TempPathFactory, llama: GPT) -> Path:
-    """A bundle of `llama` that nothing here can run. Read-only."""
+    """A bundle of `llama` that no engine on this machine can run. Read-only."""
     folder = tmp_path_factory.mktemp("bfloat16")
     with pytest.warns(EdgeGPTWarning, match=r"is not proved: onnxruntime runs no bfloat16.*verify"):
         receipt = export(folder, llama, "bfloat16", TEXT)
@@ -87,7 +87,7 @@ def test_a_float16_bundle_has_narrow_weights_and_caches_and_float32_logits(
     assert {weight.dtype for weight in manifest.weights.values()} == {"F16"}
     assert cache_types(tmp_path / "out") == [{"float16"}] * 3
     assert {graph.outputs[0].dtype for graph in manifest.graphs} == {"float32"}
-    # It does compute in float16: float32 would be a thousand times as close.
+    # The bundle really computes in float16: in float32 the error would be a thousand times smaller.
     assert min(c.difference.relative for c in receipt.checks) > 10 * TOLERANCES["float32"]
     with torch.no_grad():
         wanted = llama(IDS).numpy()
@@ -181,7 +181,7 @@ def test_a_cache_of_two_bytes_takes_half_the_memory(bfloat16: Path, llama: GPT) 
 
 
 def scaled(model: GPT, factor: float, larger: list[str], smaller: list[str]) -> GPT:
-    """Multiply and divide parameters, so that what lies between them grows."""
+    """Multiply the parameters `larger` and divide `smaller`, so that values between them grow."""
     with torch.no_grad():
         for name, by in [*((n, factor) for n in larger), *((n, 1 / factor) for n in smaller)]:
             model.get_parameter(name).mul_(by)
@@ -191,7 +191,7 @@ def scaled(model: GPT, factor: float, larger: list[str], smaller: list[str]) -> 
 def test_a_layer_that_would_overflow_is_named_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ReLU(a x) / a = ReLU(x): the model computes the same, by way of values around 1e6."""
+    """ReLU(a x) / a = ReLU(x): the model's results stay the same, with values near 1e6 inside."""
     up, down = "blocks.1.feed_forward.up", "blocks.1.feed_forward.down"
     model = scaled(
         random_model(small_config()), 1e6, [f"{up}.weight", f"{up}.bias"], [f"{down}.weight"]
@@ -210,7 +210,7 @@ def test_a_layer_that_would_overflow_is_named_and_kept(
 
 
 def test_a_residual_stream_that_would_overflow_is_kept(tmp_path: Path) -> None:
-    """All that is added to the stream grows alike; the norms take the factor out again."""
+    """All terms of the residual stream grow by one factor, which the norms take out again."""
     model = random_model(small_config(**(LLAMA | {"tie_embeddings": False})))
     writers = ["token_embedding.weight"]
     for index in range(2):
@@ -254,7 +254,7 @@ def test_a_value_that_is_no_number_is_too_large() -> None:
 
 
 def test_what_is_kept_is_not_rounded_on_the_way(llama: GPT) -> None:
-    """The head of this model is tied: the embedding stays float32 with it."""
+    """The head of this model is tied, so the embedding stays in float32, too."""
     narrow = in_half_precision(llama, "bfloat16", ["head", "blocks.0.attention"])
     assert narrow.head.weight is narrow.token_embedding.weight
     for name, parameter in narrow.named_parameters():
@@ -279,7 +279,7 @@ def test_layers_are_kept_by_the_beginning_of_their_names(llama: GPT) -> None:
 def test_settings_that_make_no_sense_are_refused(small_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="no precision 'float8'"):
         export_bundle(small_checkpoint, tmp_path / "b", precision="float8")
-    settings = ExportSettings(method="gptq")  # half precision and quantised, but not both
+    settings = ExportSettings(method="gptq")  # only for quantised bundles
     with pytest.raises(InvalidInputError, match="float16 has no use for method"):
         export_bundle(small_checkpoint, tmp_path / "b", precision="float16", settings=settings)
 

@@ -1,4 +1,4 @@
-"""Vocabularies above 4,096: the best 64 logits of each position are kept, and suffice."""
+"""Vocabularies above 4,096: the best 64 logits of each position are kept, and are enough."""
 
 import hashlib
 from collections.abc import Callable
@@ -59,7 +59,7 @@ def test_only_the_best_64_logits_are_kept(bundle: Path, model: GPT) -> None:
 
 @pytest.fixture
 def change(bundle: Path) -> Callable[[str, Callable[[NDArray[np.float32]], None]], Bundle]:
-    """Return a function that edits a weight and its manifest, and puts all back in the end."""
+    """Return a function that edits a weight and the manifest; restore both after the test."""
     files = {name: (bundle / name).read_bytes() for name in ("weights.safetensors", "edgegpt.json")}
 
     def edit(name: str, damage: Callable[[NDArray[np.float32]], None]) -> Bundle:

@@ -1,4 +1,4 @@
-"""The legacy lowering: one attention layer by itself, and what must not be in a whole graph."""
+"""The legacy lowering: one attention layer alone, and what a whole graph must not contain."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_the_graph_holds_plain_operators_of_opset_18_alone(changes: dict[str, ob
 
 
 def test_keys_and_values_of_grouped_heads_are_not_repeated() -> None:
-    """Only slot numbers are expanded, and once for all layers."""
+    """Only slot numbers are expanded, once for all layers."""
     config = small_config(n_head=4, n_kv_head=1)
     graph = build_decoder_graph(trace(random_model(config)), LEGACY).graph
     scatters = {node.inputs[1].name for node in graph if node.op_type == "ScatterElements"}

@@ -1,4 +1,4 @@
-"""The ort lowering: few nodes, a cache written in place, and PyTorch's logits however it is fed."""
+"""The ort lowering: few nodes, a cache written in place, and PyTorch's logits for any feeding."""
 
 from collections import Counter
 from pathlib import Path
@@ -42,7 +42,7 @@ def exported(folder: Path, **changes: object) -> tuple[GPT, Bundle]:
     ids=["char", "grouped", "llama one kv head", "llama"],
 )
 def test_rows_of_different_length_in_pieces_match_pytorch(tmp_path: Path, changes: dict) -> None:
-    """Pieces of several tokens on filled caches, for several rows at once: the operator cannot."""
+    """The operator cannot take several tokens per row on filled caches; the engine splits them."""
     model, bundle = exported(tmp_path, **changes)
     engine = open_engine(bundle, EngineOptions(threads=1))
     assert engine.graph.lowering == "ort"
@@ -97,7 +97,7 @@ def test_a_layer_of_the_character_gpt_is_ten_nodes(tmp_path: Path) -> None:
 
 
 def test_no_node_copies_the_cache(tmp_path: Path) -> None:
-    """Bound in place, ONNX Runtime writes the new slots and leaves all others untouched."""
+    """With a cache bound in place, ONNX Runtime writes the new slots and touches no other slot."""
     _, bundle = exported(tmp_path)
     engine = open_engine(bundle, EngineOptions(threads=1))
     state = engine.new_state(1, 32)
@@ -127,7 +127,7 @@ def test_heads_that_the_operator_cannot_rotate_are_left_to_the_other_lowerings(
 
 
 def test_onnxruntime_still_has_every_operator_of_the_lowering(tmp_path: Path) -> None:
-    """The graph loads without its optimizers, too: nothing relies on a fusion."""
+    """The graph also loads without ONNX Runtime's optimizers: nothing relies on a fusion."""
     _, bundle = exported(tmp_path)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -1,4 +1,4 @@
-"""The standard lowering by itself: one attention layer, against float64 without a cache."""
+"""The standard lowering alone: one attention layer, against float64 without a cache."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from attention_layer import HEADS, Layer, build, check_ragged_rows
 
 from edgegpt.export.lowerings import STANDARD
 
-POISON = 1e4  # stands in every cache slot before the test; NaN would spread through 0 * NaN
+POISON = 1e4  # fills every cache slot before the test; not NaN, because 0 * NaN is NaN
 
 
 @pytest.mark.parametrize("rotary", [False, True])

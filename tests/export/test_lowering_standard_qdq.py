@@ -49,7 +49,7 @@ def exported(folder: Path, precision: str, keep: tuple[str, ...] = (), **shape: 
 
 
 def without_qdq_optimizer(runtime, bundle, graph, options, providers):
-    """Open a session; with that optimizer, onnxruntime 1.31 adds zero points of a wrong shape."""
+    """Open a session without the QDQ optimizer: in onnxruntime 1.31, it adds bad zero points."""
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     return open_session(runtime, bundle, graph, options, providers)
 
@@ -78,7 +78,7 @@ def test_the_graph_computes_what_the_exact_one_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, shape: dict, keep: tuple
 ) -> None:
     bundle = exported(tmp_path, precision, keep, **shape)
-    monkeypatch.setattr(derived_weights, "_link", shutil.copyfile)  # onnxruntime follows no link
+    monkeypatch.setattr(derived_weights, "_link", shutil.copyfile)  # onnxruntime refuses links
     monkeypatch.setattr(ort, "open_session", without_qdq_optimizer)
     ids = np.random.default_rng(0).integers(0, 34, (2, 20))
     expected = all_logits(
@@ -123,7 +123,7 @@ def test_blocks_that_do_not_fill_the_rows_give_no_such_graph(tmp_path: Path) -> 
 def test_integers_scales_and_corrections_are_the_weight(bits: int, symmetric: bool) -> None:
     rows, blocks, block = 6, 3, 16
     weight = torch.randn(rows, blocks * block, generator=torch.Generator().manual_seed(1))
-    weight[0] += 2.0  # all on one side: a scale of the other sign
+    weight[0] += 2.0  # all values on one side give a scale of the other sign
     weight[1, :block] = 0.0
     quantised = round_to_nearest(weight, bits, block, symmetric=symmetric)
     scales = quantised.scales.copy()

@@ -153,7 +153,7 @@ WANTED = "wanted = GatherElements <axis = 1> (a, logit_positions)"
 
 
 def step(**changes: str) -> ir.Model:
-    """Return the end of a step, as the lowering for ONNX Runtime leaves it."""
+    """Return the last nodes of a step, as the lowering for ONNX Runtime emits them."""
     text = STEP
     for old, new in ({"LAST": "last", "WANTED": WANTED} | changes).items():
         text = text.replace(old, new)

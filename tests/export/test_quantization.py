@@ -1,4 +1,4 @@
-"""GPTQ, the inputs it is calibrated on, the quality it is judged by, and what is kept."""
+"""GPTQ, its calibration inputs, the quality measure, and the choice of weights to keep."""
 
 import importlib
 import math
@@ -36,7 +36,7 @@ LLAMA = {
 
 
 def small_gpt(seed: int = 0, **changes: object) -> GPT:
-    """Return an untrained model with widths that are no multiple of 32, and peaked logits."""
+    """Return an untrained model with peaked logits, whose widths are not multiples of 32."""
     settings = {"vocab_size": 50, "block_size": 24, "n_layer": 2, "n_head": 4, "n_embd": 40}
     torch.manual_seed(seed)
     model = GPT(GPTConfig.from_dict(settings | changes)).eval()
@@ -96,7 +96,7 @@ def test_gptq_on_uncorrelated_inputs_is_rounding() -> None:
 def test_gptq_follows_the_paper_s_plain_recurrence() -> None:
     """One column at a time: round, then move all later columns by the error times H^-1 (eq. 2, 3).
 
-    H^-1 shrinks by Gaussian elimination, as the paper has it before its Cholesky form.
+    H^-1 shrinks by Gaussian elimination, as in the paper before its Cholesky form.
     """
     hessian = gram(correlated_inputs(300, 32))
     weight = torch.randn(6, 32)
@@ -107,7 +107,7 @@ def test_gptq_follows_the_paper_s_plain_recurrence() -> None:
     inverse = torch.linalg.inv(hessian + damping)
     for column in range(32):
         steps = (left[:, column] / scale).round().clamp(-8, 7)
-        # Rounding differences of float32 could only matter at a tie, and none is near one here.
+        # Float32 rounding could only matter near a tie, and no value here is near one.
         np.testing.assert_array_equal(quantised.values[:, 0, column], steps + 8)
         error = (left[:, column] - steps * scale) / inverse[column, column]
         left = left - torch.outer(error, inverse[column])
@@ -153,7 +153,7 @@ def test_all_weights_are_covered_by_name_and_shape(changes: dict) -> None:
 def test_the_stream_that_gptq_sees_is_the_model_s(
     changes: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With rounding switched off, the last Hessian must be that of the whole model's own pass."""
+    """Without rounding, the last Hessian must equal that of an ordinary pass of the model."""
     model, seen = small_gpt(**(changes | {"tie_embeddings": False})), {}
 
     class Unchanged:
@@ -167,7 +167,7 @@ def test_the_stream_that_gptq_sees_is_the_model_s(
         seen[tuple(weight.shape), weight.sum().item()] = hessian
         return Unchanged(weight)
 
-    # The package's own name `quantize` is the function.
+    # In the package, the name `quantize` is the function, so the module is imported by its path.
     module = importlib.import_module("edgegpt.export.quantization.quantize")
     monkeypatch.setattr(module, "gptq", spy)
     ids = own_windows(model, 12)
@@ -181,7 +181,7 @@ def test_the_stream_that_gptq_sees_is_the_model_s(
 
 
 def test_later_parts_see_what_earlier_ones_became(model: GPT, windows: Tensor) -> None:
-    """Keeping the first block changes how the head is quantised: its inputs are others."""
+    """Keeping the first block changes how the head is quantised, because its inputs change."""
     settings = {"block": 16, "symmetric": True, "method": "gptq", "calibration": windows}
     first = frozenset(name for name in weight_names(model) if name.startswith("blocks.0."))
     everything = quantize(model, 4, **settings)["head.weight"]
@@ -244,7 +244,7 @@ def test_scored_windows_share_the_token_between_them():
 
 
 def test_a_model_writes_from_its_own_distribution() -> None:
-    """A bigram model (blocks that add nothing) must write its transitions as often as they are."""
+    """The text of a bigram model (blocks that add nothing) must follow its probabilities."""
     model = small_gpt(vocab_size=3, n_layer=1)
     with torch.no_grad():
         model.blocks[0].attention.proj.weight.zero_()

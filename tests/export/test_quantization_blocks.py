@@ -1,4 +1,4 @@
-"""The block format: what ONNX Runtime's own operators read in it, and how well it is rounded."""
+"""The block format: ONNX Runtime's operators read it, and the rounding is good."""
 
 import numpy as np
 import onnx
@@ -19,7 +19,7 @@ def quantized(bits: int, block: int, symmetric: bool, width: int = 96) -> BlockQ
 
 
 def run(node: onnx.NodeProto, weights: dict[str, NDArray], **feeds: NDArray) -> NDArray:
-    """Return what ONNX Runtime computes for one node with these constants and inputs."""
+    """Return ONNX Runtime's result for one node with these constants and inputs."""
     kinds = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.int64): TensorProto.INT64}
     inputs = [
         helper.make_tensor_value_info(name, kinds[feed.dtype], feed.shape)
@@ -59,7 +59,7 @@ def mat_mul(weight: BlockQuantized, x: NDArray[np.float32]) -> NDArray[np.float3
 
 
 def gather(weight: BlockQuantized, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return rows of the weight by GatherBlockQuantized, from the very bytes of MatMulNBits' B."""
+    """Return rows of the weight by GatherBlockQuantized, from the bytes of MatMulNBits' input B."""
     arrays = constants(weight, weight.packed().reshape(weight.shape[0], -1))
     node = helper.make_node(
         "GatherBlockQuantized",
@@ -93,7 +93,7 @@ def test_gather_block_quantized_reads_the_same_bytes(
 ) -> None:
     weight = quantized(bits, block, symmetric, width)
     ids = np.array([[3, 0], [39, 3]])
-    # A last block that is padded stays padded: the caller cuts the rows.
+    # The operator returns the padding of the last block, too, so the rows are cut here.
     rows = gather(weight, ids)[..., :width]
     np.testing.assert_array_equal(rows, weight.dequantized()[ids])
 
@@ -110,11 +110,11 @@ def test_a_weight_moves_by_at_most_half_a_step_or_is_cut_at_the_end_of_the_grid(
     values = weight.values.reshape(40, -1)[:, :96]
     inner = (values > 0) & (values < 2**bits - 1)
     assert error[inner].max() <= 0.5 + 1e-3
-    assert error.max() < 2 ** (bits - 4) * 2  # at most a quarter of the range is cut
+    assert error.max() < 2 ** (bits - 4) * 2  # the grid cuts off at most a quarter of the range
 
 
 def test_every_row_is_quantised_by_itself() -> None:
-    """Long weights are cut into pieces of rows; the seams must not show."""
+    """Weights with many rows are quantised in pieces; the result must not depend on the pieces."""
     original = torch.randn(1030, 32)
     weight = round_to_nearest(original, 4, 16, symmetric=False)
     for row in (0, 511, 512, 1029):

@@ -1,4 +1,4 @@
-"""Faults of a graph: each edits the ONNX nodes, and does the same to the PyTorch model."""
+"""Faults of a graph: each edits the ONNX nodes, and changes the PyTorch model in the same way."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ OVERFLOWING = 1e5  # times a value above 0.66 is more than float16 can hold
 
 @dataclass(frozen=True)
 class GraphFault:
-    """The same damage twice. `specimen` says which model it needs, `lowering` which graph."""
+    """The same damage in both forms, for the model `specimen` and its graph `lowering`."""
 
     graph: Callable[[onnx.GraphProto], None]
     model: Callable[[GPT, "object"], None]
@@ -27,7 +27,7 @@ class GraphFault:
 
 
 def nodes(graph: onnx.GraphProto, kind: str) -> list[onnx.NodeProto]:
-    """Return the operators of a kind; ONNX Runtime's fused ones have longer names."""
+    """Return the nodes of a kind; ONNX Runtime's fused operators have longer names."""
     return [node for node in graph.node if node.op_type.endswith(kind)]
 
 
@@ -36,7 +36,7 @@ def attribute(node: onnx.NodeProto, name: str) -> onnx.AttributeProto:
 
 
 def insert_after(graph: onnx.GraphProto, node: onnx.NodeProto, new: list[onnx.NodeProto]) -> None:
-    """Put `new` behind `node`; they read `<output>_raw` and end in the output's old name."""
+    """Insert `new` after `node`; the nodes read `<output>_raw` and give the output's old name."""
     name = node.output[0]
     node.output[0] = f"{name}_raw"
     new[0].input[0], new[-1].output[0] = f"{name}_raw", name
@@ -66,7 +66,7 @@ def scale_model(model: GPT, patch) -> None:
 
 
 def blind_graph(graph: onnx.GraphProto) -> None:
-    """A token no longer sees itself; the first one, which would see nothing, keeps doing so."""
+    """Hide each token from itself, except the first one, which would otherwise see nothing."""
     (compare,) = nodes(graph, "LessOrEqual")
     last = constant(graph, "one_back", np.array(1, dtype=np.int64))
     zero = constant(graph, "at_least_0", np.array(0, dtype=np.int64))
@@ -161,7 +161,7 @@ def norm_model(model: GPT, patch) -> None:
 
 
 def dropout_graph(graph: onnx.GraphProto) -> None:
-    """Drop a fifth of the values, by the digits behind their point.
+    """Drop a fifth of the values, chosen by their decimal digits.
 
     ONNX Runtime takes a Dropout node for an identity, and has no random operators in opset 24.
     """
@@ -206,7 +206,7 @@ def overflow_model(model: GPT, patch) -> None:
 
 
 def forgotten_bias_graph(graph: onnx.GraphProto) -> None:
-    """A skip-norm adds the stream, but not the bias of the projection before it."""
+    """Let a skip-norm add the stream, but not the bias of the projection before it."""
     node = next(n for n in graph.node if "blocks.1.attention.proj.bias" in n.input)
     del node.input[list(node.input).index("blocks.1.attention.proj.bias") :]
 
@@ -217,7 +217,7 @@ def forgotten_bias_model(model: GPT, patch) -> None:
 
 
 def interleaved_graph(graph: onnx.GraphProto) -> None:
-    """Numbers side by side are rotated together, in place of numbers half a head apart."""
+    """Rotate neighbouring values together, not values that are half a head apart."""
     for node in nodes(graph, "GroupQueryAttention"):
         node.attribute.append(helper.make_attribute("rotary_interleaved", 1))
 
@@ -244,7 +244,7 @@ def unrotated_model(model: GPT, patch) -> None:
 
 
 def residual_graph(graph: onnx.GraphProto) -> None:
-    """The feed-forward layer of block 1 no longer joins the residual stream."""
+    """Remove the output of block 1's feed-forward layer from the residual stream."""
     inner = feed_forward_out(graph).output[0]
     joined = next(n for n in graph.node if n.op_type == "Add" and inner in n.input)
     (stream,) = [name for name in joined.input if name != inner]

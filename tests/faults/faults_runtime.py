@@ -1,6 +1,6 @@
 """Faults of a runtime: each wraps an engine's state and breaks one of its rules.
 
-A state is run in two ways, and each may be broken while the other one is right.
+A state runs steps in two ways (`step` and `decode`), and a fault may affect only one of them.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ class FaultyEngine(Engine):
 
 
 class FaultyState(State):
-    """Hands everything on to an honest state; a subclass changes one thing."""
+    """Forwards everything to an honest state; a subclass changes one thing."""
 
     def __init__(self, inner: State) -> None:
         super().__init__(inner.rows, inner.context)
@@ -66,11 +66,11 @@ class FaultyState(State):
         self.inner._copy_rows(sources, targets, slots)
 
     def before(self, ids, past_len, logit_positions):
-        """Return what the engine is given instead."""
+        """Return the step's inputs for the engine, possibly damaged."""
         return ids, past_len, logit_positions
 
     def row(self, first: int) -> int:
-        """Return which row is fed instead of `first`."""
+        """Return the row that is fed instead of `first`."""
         return first
 
     def after(self, past_len, length: int, first: int) -> None:
@@ -78,7 +78,7 @@ class FaultyState(State):
 
 
 class PositionsStuckAfterPrefill(FaultyState):
-    """Each new token is written over the one before."""
+    """Each new token overwrites the one before."""
 
     def before(self, ids, past_len, logit_positions):
         if ids.shape[1] > 1:
@@ -97,7 +97,7 @@ class PositionOneLow(FaultyState):
 
 
 class PaddingCountsAsTokens(FaultyState):
-    """All rows are taken to be as long as the longest."""
+    """All rows count as if they were as long as the longest."""
 
     def before(self, ids, past_len, logit_positions):
         return ids, np.full_like(past_len, past_len.max()), logit_positions
@@ -112,7 +112,7 @@ class PiecesOverlap(FaultyState):
 
 
 class StaleCacheAfterReset(FaultyState):
-    """A second prompt begins behind the first token of the one before."""
+    """A second prompt begins after the first token of the prompt before."""
 
     def before(self, ids, past_len, logit_positions):
         fresh = (past_len == 0) & (self.steps > 0)
@@ -120,7 +120,7 @@ class StaleCacheAfterReset(FaultyState):
 
 
 class LogitsOfTheTokenBefore(FaultyState):
-    """The wanted position is off by one."""
+    """The requested position is off by one."""
 
     def before(self, ids, past_len, logit_positions):
         return ids, past_len, np.maximum(logit_positions - 1, 0)
@@ -136,14 +136,14 @@ class RowsSwapped(FaultyState):
 
 
 class JoinsAnotherRow(FaultyState):
-    """A text that joins others is written over the one before it."""
+    """A text that joins others overwrites the row before its own."""
 
     def row(self, first: int) -> int:
         return max(first - 1, 0)
 
 
 class CacheWrittenOneSlotLate(FaultyState):
-    """What belongs into slot p lands in slot p + 1."""
+    """Keys and values for slot p are written to slot p + 1."""
 
     def after(self, past_len, length: int, first: int) -> None:
         for cache in self.inner.caches:
@@ -184,7 +184,7 @@ RUNTIME_FAULTS: dict[str, Callable[[State], FaultyState]] = {
     "cache row mixed between batch rows": CacheRowsMixed,
     "keys of decoded tokens lost": KeysNotWritten,
 }
-# Those that single tokens can show.
+# The faults that steps of a single token can show.
 DECODING_FAULTS = [
     "positions not advanced after prefill",
     "decoding position off by one",

@@ -1,9 +1,9 @@
-"""The fault gallery: what is planted must be found.
+"""The fault gallery: the proof must find every planted fault.
 
-Each fault is planted twice: in a bundle (or a runtime), and in PyTorch, which says how far it moves
-the golden logits. With the hashes on, every damaged file must be refused. With the manifest brought
-in line with the damage, so that only the computation can tell, the receipt must fail whenever the
-movement is above 3 x tolerance. `pytest tests/faults -s` prints the table.
+Each fault is planted twice: in a bundle (or a runtime), and in PyTorch, which measures how far it
+moves the golden logits. With the hashes on, every damaged file must be refused. The manifest is
+then adapted to the damage, so that only the computation can show it; the receipt must fail whenever
+the movement is above 3 x tolerance. `pytest tests/faults -s` prints the table.
 """
 
 import copy
@@ -52,7 +52,7 @@ class Specimen:
 
 @pytest.fixture(scope="module")
 def specimens(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Specimen]:
-    """Models with ReLU, with GELU, and with rotary positions. All weights are large enough."""
+    """Models with ReLU, with GELU, and with rotary positions. Every weight affects the output."""
     result = {}
     kinds: dict[str, dict[str, object]] = {
         "relu": {"activation": "relu"},
@@ -80,7 +80,7 @@ def specimens(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Specimen]:
 
 @pytest.fixture(scope="module", autouse=True)
 def table() -> Iterator[None]:
-    """Print what was found, the faults that move too little apart, at the end."""
+    """Print the table after the tests, with the faults that move too little in a separate part."""
     yield
     clear = [row for row in TABLE if row[1] > 3 * TOLERANCE]
     small = [row for row in TABLE if row[1] <= 3 * TOLERANCE]
@@ -94,7 +94,7 @@ def table() -> Iterator[None]:
 
 
 def judge(fault: str, movement: float, receipt: Receipt) -> None:
-    """Note the fault in the table; demand that the receipt failed if it moves enough."""
+    """Add the fault to the table; assert that the receipt failed if the fault moves enough."""
     failed = [check for check in receipt.checks if not check.passed]
     worst = max(receipt.checks, key=lambda check: check.difference.relative)
     caught = failed[0].name if failed else "-"
@@ -116,13 +116,13 @@ def movement_of(bundle: Path, model: GPT) -> float:
 
 
 def refused(bundle: Path) -> None:
-    """Demand that the damaged files are refused while hashes are checked."""
+    """Assert that the damaged files are refused while hashes are checked."""
     with pytest.raises(BundleError):
         verify(Bundle.open(bundle), check="hash")
 
 
 def is_turned(name: str) -> bool:
-    """Return whether the bundle stores this weight transposed: the layers that MatMul reads."""
+    """Return whether the bundle stores this weight transposed, as it does for MatMul."""
     layers = ("qkv.weight", "proj.weight", "up.weight", "down.weight", "head.weight")
     return name.endswith(layers)
 
@@ -193,14 +193,14 @@ def test_a_wrong_runtime_is_caught(specimens: dict[str, Specimen], fault: str) -
     movement = max(check.difference.relative for check in in_torch.checks)
     receipt = verify_engine(bundle, FaultyEngine(open_engine(bundle, EngineOptions("cpu")), wrap))
     judge(fault, movement, receipt)
-    assert movement > 3 * TOLERANCE  # or this gallery would show nothing
+    assert movement > 3 * TOLERANCE  # otherwise this test would show nothing
 
 
 @pytest.mark.parametrize("fault", DECODING_FAULTS)
 def test_a_runtime_that_is_wrong_in_decode_alone_is_caught(
     specimens: dict[str, Specimen], fault: str
 ) -> None:
-    """Prompts are fed rightly; `decode`, which writes the text, has the fault."""
+    """Prompts are fed correctly; only `decode`, which writes the text, has the fault."""
     specimen, wrap = specimens["relu"], RUNTIME_FAULTS[fault]
     bundle = Bundle.open(specimen.bundle)
     in_torch = verify_engine(bundle, FaultyEngine(TorchEngine(specimen.model), wrap, in_step=False))

@@ -1,4 +1,4 @@
-"""Faults of quantised bundles: PyTorch with the damaged integers says how far they move."""
+"""Faults of quantised bundles: PyTorch with the damaged integers measures how far they move."""
 
 import shutil
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def array_of(bundle: Path, raw: bytearray, name: str) -> NDArray:
 
 
 def dequantised(bundle: Path, model: GPT) -> GPT:
-    """Return the model that the integers in the weight file stand for."""
+    """Return the model with the dequantised weights of the weight file."""
     manifest = Bundle.open(bundle).manifest
     raw = bytearray((bundle / manifest.weights_file).read_bytes())
     bits, block = BITS[manifest.precision], manifest.quantization.block
@@ -145,7 +145,7 @@ def test_a_zero_point_where_there_is_none_fails_the_exact_checks(specimen, tmp_p
 def test_a_prefill_graph_with_a_quarter_of_the_step_fails_as_it_runs(
     specimen, tmp_path: Path
 ) -> None:
-    """Activations above a quarter of their row's largest are cut off there."""
+    """Activations are cut off at a quarter of their row's largest magnitude."""
     model, clean = specimen
     bundle = Path(shutil.copytree(clean, tmp_path / "bundle"))
 
@@ -173,7 +173,7 @@ def test_a_prefill_graph_with_a_quarter_of_the_step_fails_as_it_runs(
 
 
 def test_a_prefill_graph_that_mixes_up_layers_fails_as_it_runs(specimen, tmp_path: Path) -> None:
-    """The exact checks do not run this graph: the others, and the quality, must notice."""
+    """The exact checks do not run this graph; the other checks and the quality must fail."""
     _, clean = specimen
     bundle = Path(shutil.copytree(clean, tmp_path / "bundle"))
     proto = onnx.load(bundle / "prefill.ort.onnx", load_external_data=False)
@@ -181,7 +181,7 @@ def test_a_prefill_graph_that_mixes_up_layers_fails_as_it_runs(specimen, tmp_pat
     first, second = products[0], products[4]  # qkv of both blocks
     for place in (1, 3):  # weight and scale
         first.input[place], second.input[place] = second.input[place], first.input[place]
-    # The second block's weights are now computed behind their first use.
+    # Nodes of the second block now come after the first use of their results.
     onnx.save(sorted_by_need(proto), bundle / "prefill.ort.onnx")
     reseal(bundle)
     receipt = verify(Bundle.open(bundle), check="size")
@@ -191,7 +191,7 @@ def test_a_prefill_graph_that_mixes_up_layers_fails_as_it_runs(specimen, tmp_pat
 
 
 def sorted_by_need(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model with its nodes in an order in which each finds its inputs computed."""
+    """Return the model with its nodes in topological order."""
     import onnx_ir as ir
 
     model = ir.from_proto(proto)

@@ -1,4 +1,4 @@
-"""PyTorch behind the runtime's engine interface: a runtime's fault can be had there, too."""
+"""PyTorch behind the runtime's engine interface, so that runtime faults can be planted there."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""What needs a GPU: skipped, and said why, where a backend does not work."""
+"""Fixtures of the GPU tests. If a backend does not work, its tests are skipped with the reason."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ from edgegpt.runtime.errors import EngineError
 from edgegpt.runtime.language_model import LanguageModel
 
 ROOT = Path(__file__).parents[2]
-# What `load` warns of is what these tests find out.
+# `load` warns that a bundle is not verified; these tests verify it.
 UNPROVED = "ignore:.*is not verified on:edgegpt.runtime.errors.EdgeGPTWarning"
 
 
@@ -52,7 +52,7 @@ def obstacles() -> dict[str, str | None]:
 
 @pytest.fixture(params=("cuda", *TENSORRT))
 def backend(request: pytest.FixtureRequest, obstacles: dict[str, str | None]) -> str:
-    """Each backend that works; a test of one alone takes it by indirect parametrisation."""
+    """Each backend that works; a test of only one backend names it by indirect parametrisation."""
     reason = obstacles[request.param]
     if reason is not None:
         pytest.skip(reason)
@@ -86,7 +86,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture
 def load(backend: str, bundles: Callable[[str], Path]) -> Iterator[Callable[..., LanguageModel]]:
-    """Return a function that opens a bundle on the backend; all are closed in the end."""
+    """Return a function that opens a bundle on the backend; close all after the test."""
     opened: list[LanguageModel] = []
 
     def open_one(name: str, on: str = backend, **settings: object) -> LanguageModel:
@@ -100,7 +100,7 @@ def load(backend: str, bundles: Callable[[str], Path]) -> Iterator[Callable[...,
 
 @pytest.fixture
 def used_bytes() -> Callable[[], int]:
-    """Return a function that tells how much of the device's memory is in use, by everyone."""
+    """Return a function that measures the device memory in use by all processes."""
 
     def used() -> int:
         free, total = Cuda().call("cudaMemGetInfo")

@@ -67,7 +67,7 @@ def test_cuda_graph_and_plain_decode_give_equal_tokens(load, name, rows):
 
 
 def up_to_the_first_tie(one: Result, other: Result, count: int) -> int:
-    """See that two texts are equal as far as rounding cannot decide; return how far that is."""
+    """Assert that two texts are equal up to the first near tie; return its step, else `count`."""
     ties = [result.first_near_tie for result in (one, other)]
     end = min((tie for tie in ties if tie is not None), default=count)
     assert one.token_ids[:end] == other.token_ids[:end]
@@ -189,7 +189,7 @@ def test_a_full_device_is_an_error_and_the_process_goes_on(load):
 
 
 def fill(cuda: Cuda, stack: ExitStack) -> None:
-    """Take the device's memory, but for less than a chunk of it."""
+    """Take all of the device's memory except less than one chunk."""
     try:
         while True:
             cuda.allocate(stack, CHUNK, "a test")

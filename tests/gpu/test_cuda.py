@@ -1,4 +1,4 @@
-"""What only ONNX Runtime has on CUDA: TF32, candidates, `auto`."""
+"""Features that only ONNX Runtime on CUDA has: TF32, candidates, `auto`."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What only TensorRT has on a GPU: plans."""
+"""Features that only TensorRT has on a GPU: plans."""
 
 from pathlib import Path
 

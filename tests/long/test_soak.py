@@ -1,4 +1,4 @@
-"""Campaigns that take minutes: memory that must not grow, and arguments at random."""
+"""Tests that take minutes: memory must not grow, and random arguments must do no harm."""
 
 import json
 import resource

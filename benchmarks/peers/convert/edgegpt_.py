@@ -1,7 +1,7 @@
 """Export a Hugging Face checkpoint with edgegpt: python convert/edgegpt_.py HF OUT FORMAT SHAPE.
 
 The weights are renamed into a checkpoint of the preset `SHAPE`, so that edgegpt computes the same
-model as its peers. The biases that only one side has are zero in a fresh model.
+model as its peers. Biases that only one of the two sides has are zero in a fresh model.
 """
 
 import subprocess
@@ -19,7 +19,7 @@ from edgegpt.presets import load_preset
 
 # The measurements need 512 + 129 tokens; a longer block only makes the export's proof longer.
 CONTEXT = 768
-ANY_LOSS = "1e9"  # random weights are no model of anything: the quality gate has nothing to judge
+ANY_LOSS = "1e9"  # the quality of random weights means nothing, so the gate lets all pass
 
 GPT2_LAYER = {
     "norm_1": "ln_1",
@@ -40,7 +40,7 @@ LLAMA_LAYER = {
 
 
 def from_gpt2(model: GPT, source: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return our names; transformers keeps GPT-2's matrices as [in, out]."""
+    """Return the weights under edgegpt's names; transformers stores GPT-2's matrices [in, out]."""
     state = {
         "token_embedding.weight": source["transformer.wte.weight"],
         "position_embedding.weight": source["transformer.wpe.weight"][: model.config.block_size],
@@ -57,7 +57,7 @@ def from_gpt2(model: GPT, source: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_llama(model: GPT, source: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return our names, with queries, keys and values in one matrix."""
+    """Return the weights under edgegpt's names, with queries, keys and values in one matrix."""
     state = {
         "token_embedding.weight": source["model.embed_tokens.weight"],
         "norm_final.weight": source["model.norm.weight"],
@@ -73,7 +73,7 @@ def from_llama(model: GPT, source: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def fit(model: GPT, state: dict[str, Tensor]) -> None:
-    """Load `state`; a bias may be missing on either side only where it is zero."""
+    """Load `state`; either side may lack a bias only if that bias is zero."""
     wanted = model.state_dict()
     for name in set(state) - set(wanted):
         if not name.endswith("bias") or state[name].any():

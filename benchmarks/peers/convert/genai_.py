@@ -1,7 +1,7 @@
 """Build a GenAI model folder for the CPU: python convert/genai_.py HF OUT FORMAT.
 
-Quantised formats are round to nearest in blocks of 32 with int8 activations (accuracy level 4),
-the fastest the builder offers; the head computes the last position only.
+Quantised formats use round to nearest in blocks of 32 with int8 activations (accuracy level 4), the
+fastest that the builder offers. The head computes the last position only.
 """
 
 import subprocess

@@ -1,8 +1,8 @@
 """Write a Hugging Face checkpoint as GGUF: python convert/llama_cpp_.py HF OUT FORMAT.
 
-llama.cpp's own converter needs a tokenizer that it knows, so the tensors are written here, under
-the names of its architectures "gpt2" and "llama". Its "gpt2" has GELU built in: the shape with
-ReLU runs with GELU there, which reads a table and costs no more.
+llama.cpp's own converter needs a tokenizer that it knows. The tensors are therefore written here,
+under the names of its architectures "gpt2" and "llama". Its "gpt2" has GELU built in, so the shape
+with ReLU runs with GELU there; llama.cpp's GELU reads a table and costs no more.
 """
 
 import json
@@ -42,7 +42,7 @@ LLAMA_LAYER = {
 
 
 def gpt2_tensors(config: dict, source: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return llama.cpp's tensors; transformers keeps GPT-2's matrices as [in, out]."""
+    """Return llama.cpp's tensors; transformers stores GPT-2's matrices as [in, out]."""
     tensors = {
         "token_embd.weight": source["transformer.wte.weight"],
         "position_embd.weight": source["transformer.wpe.weight"],
@@ -60,7 +60,7 @@ def gpt2_tensors(config: dict, source: dict[str, np.ndarray]) -> dict[str, np.nd
 
 
 def llama_tensors(config: dict, source: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return llama.cpp's tensors; its "llama" rotates neighbouring pairs, transformers halves."""
+    """Return llama.cpp's tensors. Its "llama" rotates neighbouring pairs; transformers, halves."""
     tensors = {
         "token_embd.weight": source["model.embed_tokens.weight"],
         "output_norm.weight": source["model.norm.weight"],

@@ -14,7 +14,7 @@ from optimum.intel.openvino.configuration import OVWeightQuantizationConfig
 QUANTIZATION = {
     "float32": None,
     "int8": OVWeightQuantizationConfig(bits=8),
-    # ratio 1: every layer in int4 and none kept in int8, except embedding and head, as is its rule.
+    # ratio 1: every layer is int4 except embedding and head, which OpenVINO always keeps in int8.
     "int4": OVWeightQuantizationConfig(bits=4, sym=True, group_size=32, ratio=1.0),
 }
 

@@ -1,4 +1,4 @@
-"""Make a Hugging Face checkpoint with seeded random weights; all other formats come from it.
+"""Make a Hugging Face checkpoint with seeded random weights; all other formats derive from it.
 
 python convert/transformers_.py SHAPE OUT
 """
@@ -25,7 +25,7 @@ SEED = 1
 
 
 def random_model(shape: Shape) -> PreTrainedModel:
-    """Return a float32 model; no dropout, so that eval mode changes nothing."""
+    """Return a float32 model. It has no dropout, so that eval mode changes nothing."""
     torch.manual_seed(SEED)
     common = {
         "vocab_size": shape.vocab,
@@ -61,7 +61,7 @@ def random_model(shape: Shape) -> PreTrainedModel:
 
 
 def placeholder_tokenizer(shape: Shape) -> PreTrainedTokenizerFast:
-    """Return a tokenizer of words t0, t1, ...: some converters insist on one."""
+    """Return a tokenizer of words t0, t1, ...; some converters need a tokenizer."""
     words = models.WordLevel({f"t{token}": token for token in range(shape.vocab)}, unk_token="t0")
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(words), bos_token="t0", eos_token="t0", unk_token="t0"

@@ -23,7 +23,7 @@ class EdgeGPT:
         self.lm = edgegpt.load(folder, backend or "cpu", threads=None if on_gpu else threads)
 
     def decode(self, prompts: list[list[int]], tokens: int) -> tuple[float, list[int]]:
-        # The first token comes out of the prompt's step, so `tokens` more steps follow it.
+        # The prompt's step gives the first token, so `tokens` more steps follow it.
         results = self.lm.generate(prompts, max_new_tokens=tokens + 1, temperature=0)
         timings = results[0].timings
         return timings.total_s - timings.first_token_s, list(results[0].token_ids)

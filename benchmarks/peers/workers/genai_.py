@@ -28,7 +28,7 @@ class GenAI:
         width = len(prompts[0])
         generator = self._generator(len(prompts), width + tokens + 1)
         generator.append_tokens(np.asarray(prompts, dtype=np.int32))
-        generator.generate_next_token()  # chooses from the prompt's logits: no step of the model
+        generator.generate_next_token()  # uses the prompt's logits; no step of the model
         started = time.perf_counter()
         for _ in range(tokens):
             generator.generate_next_token()

@@ -26,7 +26,7 @@ class LlamaCpp:
         self.batch = llama_cpp.llama_batch_init(LARGEST_STEP, 0, 1)
 
     def _context(self, rows: int) -> ctypes.c_void_p:
-        """Return an emptied context for `rows` sequences; made once for each number of rows."""
+        """Return an emptied context for `rows` sequences; one is made per number of rows."""
         if rows not in self.contexts:
             params = llama_cpp.llama_context_default_params()
             params.n_ctx = rows * llama_cpp.llama_model_n_ctx_train(self.model)

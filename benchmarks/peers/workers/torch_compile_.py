@@ -1,6 +1,6 @@
 """Worker: transformers under torch.compile on a GPU, with a static cache and CUDA graphs.
 
-As `generate` does it: prompts run eagerly, the step of one token is compiled.
+As in transformers' `generate`, prompts run eagerly and the step of one token is compiled.
 """
 
 import time
@@ -30,7 +30,7 @@ class TorchCompile:
         return output.logits[:, -1:].argmax(dim=-1)
 
     def _cache(self, rows: int, length: int) -> StaticCache:
-        """Return an emptied cache; made once for each size, since a compiled step belongs to it."""
+        """Return an emptied cache, one per size, because the compiled step depends on the cache."""
         if (rows, length) not in self.caches:
             self.caches[rows, length] = StaticCache(config=self.model.config, max_cache_len=length)
         cache = self.caches[rows, length]
@@ -65,7 +65,7 @@ class TorchCompile:
         ids, positions = torch.tensor([prompt], device=self.device), self._positions(0, len(prompt))
         self._wait()
         started = time.perf_counter()
-        token = self._feed(ids, positions, cache)[0].tolist()  # fetching it waits for it
+        token = self._feed(ids, positions, cache)[0].tolist()  # the fetch waits for the device
         return time.perf_counter() - started, token
 
 

@@ -1,4 +1,4 @@
-"""The protocol that every worker speaks: one model, JSON lines in, JSON lines out.
+"""The protocol of every worker: one model, JSON lines in, JSON lines out.
 
     python workers/llama_cpp_.py FOLDER FORMAT THREADS SHAPE
     -> {"ready": true, "versions": {...}}
@@ -7,9 +7,9 @@
     <- {"measure": "prefill", "prompt": 512, "at_least_s": 0.5}
     -> {"seconds": 0.61, "calls": 1, "ids": [...]}
 
-A turn repeats its measurement until `at_least_s` has passed and answers with the mean, so that a
-turn of a small model is not over before the processor has woken up. `ids` are the tokens of the
-first row that were chosen, for a look at whether the peers computed the same model.
+A turn repeats its measurement until `at_least_s` has passed and answers with the mean. Otherwise a
+turn of a small model would be over before the processor has woken up. `ids` are the chosen tokens
+of the first row; they show whether the peers computed the same model.
 """
 
 import ctypes
@@ -31,21 +31,21 @@ __all__ = ["Model", "serve"]
 
 
 class Model(Protocol):
-    """What a peer's script provides. Both return seconds and the chosen ids of the first row."""
+    """The interface of a peer's script. Both methods return seconds and the first row's ids."""
 
     def decode(self, prompts: list[list[int]], tokens: int) -> tuple[float, list[int]]:
-        """Feed the prompts and take one token each, untimed; then time `tokens` greedy steps."""
+        """Feed the prompts and choose one token each, untimed; then time `tokens` greedy steps."""
 
     def prefill(self, prompt: list[int]) -> tuple[float, list[int]]:
         """Time feeding the prompt to an empty cache and choosing the next token."""
 
 
 def serve(load: Callable[[Path, str, int], Model], packages: list[str]) -> None:
-    """Load what the command line names, and answer requests until stdin ends."""
+    """Load the model that the command line names, and answer requests until stdin ends."""
     folder, format_name, threads, shape_name = sys.argv[1:]
     shape = SHAPES[shape_name]
     _die_with_parent()
-    # Libraries print to stdout: keep it for the answers alone.
+    # Libraries print to stdout, so the answers get a copy of it, and stdout goes to stderr.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     model = load(Path(folder), format_name, int(threads))
@@ -62,13 +62,13 @@ def serve(load: Callable[[Path, str, int], Model], packages: list[str]) -> None:
 
         try:
             answer = _turn(measure, request["at_least_s"])
-        except Exception as error:  # a peer may fail in any way: the cell says how
+        except Exception as error:  # a peer may raise anything; the cell records it
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers)
 
 
 def _die_with_parent() -> None:
-    """Ask Linux to kill this process if run.py is killed: a paused one would stay for ever."""
+    """Ask Linux to kill this process if run.py is killed: a paused one would stay forever."""
     if sys.platform == "linux":
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG in linux/prctl.h
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
