@@ -1,91 +1,21 @@
 """The TensorRT engine's logic, on a fake device that enforces the vendor's rules."""
 
 import gc
-import hashlib
 import json
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fake_cuda import FakeCuda
-from fake_tensorrt import fake_module, fake_plan, one_layer_graph
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from schedules import Schedule, play, play_alone, schedules
+from fake_tensorrt import fake_plan, one_layer_graph
+from tensorrt_machine import LIMITS, VOCAB, Machine, generated, install, network
 
 from edgegpt.runtime.engines.null import NullEngine
-from edgegpt.runtime.engines.tensorrt import session
 from edgegpt.runtime.engines.tensorrt.engine import TensorRTEngine
-from edgegpt.runtime.engines.tensorrt.flavour import Flavour
-from edgegpt.runtime.engines.tensorrt.prepare import Prepared
 from edgegpt.runtime.engines.tensorrt.profiles import DECODE, PREFILL, Limits
-from edgegpt.runtime.engines.tensorrt.store import Identity, StoredEngine
 from edgegpt.runtime.errors import EdgeGPTWarning, EngineError, InvalidInputError
-from edgegpt.runtime.generation.loop import Rules, generate_tokens
 from edgegpt.runtime.generation.prefill import all_logits, last_logits, pad
-from edgegpt.runtime.generation.rows import Text
-from edgegpt.runtime.generation.sampling import Sampling
-
-VOCAB = 11
-LIMITS = Limits(max_batch=3, max_context=24)
-# Flavour, version, and the lowering that it reads.
-FLAVOURS = {
-    "tensorrt": ("tensorrt", "10.16.2", "standard"),
-    "tensorrt 10.9": ("tensorrt", "10.9.0", "legacy"),
-    "tensorrt-rtx": ("tensorrt_rtx", "1.7.1", "standard"),
-}
-
-
-def network(ids) -> np.ndarray:
-    """Return logits that depend on every visible id and its position."""
-    mixed = sum((place + 1) * (token + 3) for place, token in enumerate(ids))
-    return np.sin(np.arange(VOCAB) * (mixed % 97 + 1)).astype(np.float32)
-
-
-class Machine:
-    """A fake device, and engines on it."""
-
-    def __init__(self, flavour: str, folder: Path, capacity: int = 1 << 30) -> None:
-        self.flavour, self.folder = flavour.partition(" ")[0], folder
-        self.cuda = FakeCuda(capacity)
-        name, version, self.lowering = FLAVOURS[flavour]
-        self.module = fake_module(name, version, self.cuda, network)
-
-    def prepared(self, plan: bytes | None = None) -> Prepared:
-        graph = one_layer_graph(VOCAB, self.lowering)
-        identity = Identity("b", graph.name, self.flavour, "1", "8.9", "", "", 3, 24)
-        plan = fake_plan(graph, LIMITS) if plan is None else plan
-        digest = hashlib.sha256(plan).hexdigest()
-        stored = StoredEngine(identity, self.folder / "plan.engine", plan, digest)
-        return Prepared(Flavour(self.flavour, self.module), graph, stored, None)
-
-    def engine(self, **settings: bool) -> TensorRTEngine:
-        return TensorRTEngine(self.prepared(), **settings)
-
-
-@pytest.fixture(params=list(FLAVOURS))
-def machine(request, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
-    made = Machine(request.param, tmp_path)
-    install(monkeypatch, made.cuda)
-    return made
-
-
-def install(monkeypatch: pytest.MonkeyPatch, cuda: FakeCuda) -> None:
-    bindings = ModuleType("cuda.bindings")
-    bindings.runtime = cuda  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "cuda", ModuleType("cuda"))
-    monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
-
-
-def generated(engine, prompts: list[list[int]], count: int, **settings) -> list[list[int]]:
-    texts = [Text(list(prompt), seed=1, series=0) for prompt in prompts]
-    sampling = Sampling(0.0, None, 1.0, 0.0, 1.0)
-    rules = Rules(LIMITS.max_context, count, sampling, "slide", 0.0, **settings)
-    for _ in generate_tokens(engine, texts, rules):
-        pass
-    return [text.new_ids for text in texts]
 
 
 @pytest.mark.parametrize("cuda_graph", [True, False])
@@ -93,63 +23,6 @@ def test_a_batch_gets_the_tokens_of_the_reference(machine: Machine, cuda_graph: 
     prompts = [[1, 2, 3, 4], [5], [6, 7]]
     expected = generated(NullEngine(network, VOCAB), prompts, 40)  # long enough to slide the window
     assert generated(machine.engine(cuda_graph=cuda_graph), prompts, 40) == expected
-
-
-@given(schedule=schedules(VOCAB), capacity=st.integers(1, 3))
-@settings(
-    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-def test_every_text_that_joins_forks_slides_and_leaves_is_what_it_is_alone(
-    machine: Machine, schedule: Schedule, capacity: int
-) -> None:
-    rules = Rules(LIMITS.max_context, 10**6, Sampling(), "slide", 0.0)
-    with machine.engine().new_state(capacity, LIMITS.max_context) as state:
-        lives = play(state, schedule, rules)
-    for life in lives:
-        if life.logits:
-            alone = play_alone(NullEngine(network, VOCAB).new_state(1, 24), life, rules)
-            np.testing.assert_array_equal(life.logits, alone.logits)
-
-
-def test_rows_change_places_on_the_device(machine: Machine) -> None:
-    state = machine.engine().new_state(3, 24)
-    last_logits(state, *pad([[1, 2], [3, 4], [5, 6]]))
-    state.reorder([1, 2, 0], 2)
-    state.next_ids[:], state.past_len[:] = 7, 2
-    state.decode()
-    expected = [network([3, 4, 7]), network([5, 6, 7]), network([1, 2, 7])]
-    np.testing.assert_array_equal(state.logits()[:, 0], expected)
-
-
-def test_fewer_rows_get_a_captured_step_of_their_own_when_they_are_there_to_stay(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(session, "PATIENCE", 3)
-    machine = Machine("tensorrt", tmp_path)
-    install(monkeypatch, machine.cuda)
-    state = machine.engine().new_state(3, 24)
-    last_logits(state, *pad([[1], [2], [3]]))
-    state.next_ids[:, 0], state.past_len[:] = [4, 5, 6], 1
-    for count, launched in ((3, 0), (3, 1), (2, 2), (2, 3), (2, 3), (2, 4), (3, 5)):
-        state.decode(count)
-        expected = [network([row + 1, row + 4]) for row in range(count)]
-        np.testing.assert_array_equal(state.logits()[:, 0], expected)
-        assert machine.cuda.calls.count("cudaGraphLaunch") == launched
-        if count == 2:  # the step may have overwritten the free row
-            last_logits(state, *pad([[3]]), first=2)
-
-
-def test_without_room_for_another_context_decoding_goes_on_with_free_rows(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(session, "PATIENCE", 2)
-    state = machine.engine().new_state(3, 24)
-    machine.module.failing_contexts = set(range(3, 9))
-    last_logits(state, *pad([[1], [2], [3]]))
-    state.next_ids[:, 0], state.past_len[:] = [4, 5, 6], 1
-    for _ in range(5):
-        state.decode(1)
-        np.testing.assert_array_equal(state.logits()[:, 0], [network([1, 4])])
 
 
 def test_drafted_steps_get_the_tokens_of_the_reference(machine: Machine) -> None:
