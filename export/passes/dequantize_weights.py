@@ -98,7 +98,9 @@ class DequantizeWeights(ir.passes.InPlacePass):
         cut = ir.node("Reshape", [x, shape])  # (B, T, G, block)
         sums = ir.node("ReduceSum", [cut.outputs[0], axis], {"keepdims": 0})  # (B, T, G)
         rest = ir.node("MatMul", [sums.outputs[0], offsets])  # (B, T, N)
-        return [cut, sums, rest, ir.node("Add", [product, rest.outputs[0]])]
+        both = ir.node("Add", [product, rest.outputs[0]])
+        both.outputs[0].dtype = ir.DataType.FLOAT
+        return [cut, sums, rest, both]
 
     def _initializer(
         self, graph: ir.Graph, name: str, dtype: ir.DataType, shape: tuple[int, ...]
