@@ -1,14 +1,13 @@
 """One timed generation for a whole batch, from the prompts' text to the last token's text."""
 
 import time
-from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 
 from ..cuda.event_clock import EventClock
 from ..generation.loop import Rules, generate_tokens
-from ..generation.rows import Outcome, Rows, Text, series_of
+from ..generation.rows import Outcomes, Rows, Text, series_of
 from ..generation.sampling import Sampling
 from ..language_model import LanguageModel
 from ..text.stops import Detokenizer
@@ -93,7 +92,7 @@ class Runner:
                 del text.ids[depth:]
             rows = Rows(state, self.sampling.candidates)
             first = list(rows.admit(texts))
-            logits: Sequence[Outcome] = first
+            logits: Outcomes = first
             begin = time.perf_counter()
             meter.begin()
             while time.perf_counter() - begin < ENERGY_S:

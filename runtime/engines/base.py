@@ -101,7 +101,8 @@ class State(ABC):
             count = self.rows
         elif not 1 <= count <= self.rows:
             self._check_rows(0, count)
-        longest = max(self.past_len[:count].tolist())
+        lengths = self.past_len if count == self.rows else self.past_len[:count]
+        longest = max(lengths.tolist())
         if longest >= self.context:
             raise InvalidInputError(f"the cache of {self.context} tokens is full")
         self._decode(count, longest)

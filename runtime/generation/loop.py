@@ -1,13 +1,13 @@
 """The generation loop: texts in, tokens out, one step at a time for all of them."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..engines.base import Engine
 from ..errors import InvalidInputError
-from .rows import Outcome, Rows, Text
+from .rows import Outcome, Outcomes, Rows, Text
 from .sampling import Choice, Sampling, choose
 from .speculation import MAX_DRAFT, Drafts, Pace
 
@@ -103,30 +103,31 @@ def generate_tokens(
     """
     with engine.new_state(len(texts), rules.context) as state:
         rows = Rows(state, rules.sampling.candidates)
-        logits = list(rows.admit(texts))
+        logits = rows.admit(texts)
         if rules.speculate and len(texts) == 1:
             yield from _with_drafts(rows, logits, rules, pace or Pace())
         else:
             yield from _plainly(rows, logits, rules)
 
 
-def _plainly(rows: Rows, logits: Sequence[Outcome], rules: Rules) -> Iterator[tuple[int, int]]:
+def _plainly(rows: Rows, logits: Outcomes, rules: Rules) -> Iterator[tuple[int, int]]:
     """Write all texts of `rows`, one token of each at a time; `logits` are their last logits."""
     numbers = {id(text): number for number, text in enumerate(rows.texts)}
     while True:
-        for text, own in zip(list(rows.texts), logits, strict=True):
+        ended = False
+        for text, own in zip(rows.texts, logits, strict=True):
             if text.finish_reason is None:
                 yield numbers[id(text)], rules.write(text, own)
-        ended = [text for text in rows.texts if text.finish_reason is not None]
+            ended = ended or text.finish_reason is not None
         if ended:
-            rows.release(ended)
-        if not rows.texts:
-            return
+            rows.release([text for text in rows.texts if text.finish_reason is not None])
+            if not rows.texts:
+                return
         logits = rows.advance()
 
 
 def _with_drafts(
-    rows: Rows, found: Sequence[Outcome], rules: Rules, pace: Pace
+    rows: Rows, found: Outcomes, rules: Rules, pace: Pace
 ) -> Iterator[tuple[int, int]]:
     """Write the only text of `rows`, checking drafted tokens in one step.
 

@@ -32,11 +32,12 @@ from ..errors import InvalidInputError
 from .prefill import last_logits, pad
 from .sampling import Choice
 
-__all__ = ["FinishReason", "Outcome", "Rows", "Text", "series_of", "window_start"]
+__all__ = ["FinishReason", "Outcome", "Outcomes", "Rows", "Text", "series_of", "window_start"]
 
 FinishReason = Literal["length", "stop", "eos", "context"]
 Logits = NDArray[np.float32]
 Outcome = Logits | Candidates  # the result of feeding a token: logits [V], or the best of them
+Outcomes = Sequence[Outcome] | Logits  # several of them, or logits [N, V]
 
 
 @dataclass(eq=False)
@@ -129,25 +130,31 @@ class Rows:
         self.starts += starts
         return logits
 
-    def advance(self) -> Sequence[Outcome]:
+    def advance(self) -> Outcomes:
         """Feed the newest token of every text; return the results in the order of the rows.
 
         Texts whose windows have to slide are fed again first.
         """
-        state, slid = self.state, self._slide()
+        state, slid, full = self.state, {}, []
         for row, text in enumerate(self.texts):
+            past = len(text.ids) - self.starts[row] - 1
+            if past == state.context:
+                full.append(row)
             state.next_ids[row, 0] = text.ids[-1]
-            state.past_len[row] = len(text.ids) - self.starts[row] - 1
-        if len(slid) == len(self.texts):
-            return [slid[row] for row in range(len(self.texts))]
+            state.past_len[row] = past
+        if full:
+            slid = self._slide(full)
+            if len(slid) == len(self.texts):
+                return [slid[row] for row in full]
         # A row that slid takes part: its newest token is written to the same slot once more.
         state.decode(len(self.texts))
         best = state.topk(self.candidates) if self.candidates else None
-        found: Sequence[Outcome]
-        found = list(state.logits()[:, 0]) if best is None else [row[0] for row in best]
-        return [slid.get(row, own) for row, own in enumerate(found)] if slid else found
+        if best is None and not slid:
+            return state.logits()[:, 0]  # (B, V)
+        found = state.logits()[:, 0] if best is None else [row[0] for row in best]
+        return [slid.get(row, own) for row, own in enumerate(found)]
 
-    def advance_over(self, draft: Sequence[int]) -> Sequence[Outcome]:
+    def advance_over(self, draft: Sequence[int]) -> Outcomes:
         """Feed the newest token of the only text, then `draft`; return the result of each token.
 
         The cache must have `room` for the draft.
@@ -157,7 +164,7 @@ class Rows:
         past_len = np.array([len(text.ids) - self.starts[0] - 1])
         self.state.step(ids, past_len, np.arange(ids.shape[1])[None])
         best = self.state.topk(self.candidates) if self.candidates else None
-        return list(self.state.logits()[0]) if best is None else best[0]
+        return self.state.logits()[0] if best is None else best[0]
 
     def room(self) -> int:
         """Return how many tokens fit the cache behind the newest token of the first text."""
@@ -211,23 +218,20 @@ class Rows:
         self.starts = [self.starts[row] for row in parents]
         self.texts = list(texts)
 
-    def _slide(self) -> dict[int, Logits]:
-        """Feed the texts whose windows are full once more; return their last logits [V] by row.
+    def _slide(self, full: list[int]) -> dict[int, Logits]:
+        """Feed the texts in these rows, which are full, once more; return their last logits [V].
 
         Neighbouring rows are fed as one batch.
         """
-        context, slid = self.state.context, {}
-        full = [
-            row
-            for row, (text, start) in enumerate(zip(self.texts, self.starts, strict=True))
-            if len(text.ids) - start > context
-        ]
+        slid: dict[int, Logits] = {}
         # For neighbouring rows, row number minus index in the list is the same.
         for _, group in groupby(enumerate(full), key=lambda pair: pair[1] - pair[0]):
             rows = [row for _, row in group]
-            starts = [window_start(len(self.texts[row].ids), context) for row in rows]
-            parts = [self.texts[row].ids[start:] for row, start in zip(rows, starts, strict=True)]
+            texts = [self.texts[row].ids for row in rows]
+            starts = [window_start(len(ids), self.state.context) for ids in texts]
+            parts = [ids[start:] for ids, start in zip(texts, starts, strict=True)]
             logits = last_logits(self.state, *pad(parts), first=rows[0])
             for row, start, own in zip(rows, starts, logits, strict=True):
                 self.starts[row], slid[row] = start, own
+                self.state.past_len[row] = len(self.texts[row].ids) - start - 1
         return slid

@@ -183,6 +183,7 @@ class BoundState(State):
         self.takes_rows_apart = any(port.role == "seqlens_k" for port in graph.inputs)
         self.bound: dict[StepShape, Step] = {}
         self.single = self.last = self._single(rows)
+        self.decoded = rows  # how many rows `single` decodes
 
     @abstractmethod
     def _single(self, count: int) -> Step:
@@ -197,7 +198,9 @@ class BoundState(State):
         return self.last.logits()
 
     def _decode(self, count: int, longest: int) -> None:
-        self.single = self.last = self._single(count)
+        if count != self.decoded:
+            self.single, self.decoded = self._single(count), count
+        self.last = self.single
         self.single.run_bound(longest)
 
     def _run(self, ids: Ids, past_len: Ids, logit_positions: Ids, first: int) -> None:
