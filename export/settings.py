@@ -1,7 +1,10 @@
 """The settings of an export, apart from its precision."""
 
+import math
 from dataclasses import dataclass, fields
 from typing import Literal
+
+from edgegpt.errors import InvalidInputError
 
 __all__ = ["AUTO", "ExportSettings"]
 
@@ -31,6 +34,10 @@ class ExportSettings:
     calibration: str | None = None
     max_kl: float | None = None
     fast_prefill: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_kl is not None and not 0 <= self.max_kl < math.inf:
+            raise InvalidInputError(f"max_kl is {self.max_kl}; it must be a number of 0 or more")
 
     def chosen(self) -> list[str]:
         """Return the names of the settings that are not None."""

@@ -254,7 +254,7 @@ class LanguageModel:
             raise InvalidInputError("there is no prompt")
         if rules.speculate and len(prompts) != 1:
             raise InvalidInputError("speculate needs temperature 0 and a single prompt")
-        self._check_ids(np.array(sorted(rules.end_ids), dtype=np.int64))
+        self._check_ids(np.array(sorted(rules.end_ids)))
         seeds = seeds_of(seed, len(prompts))
         encoded = [self.encode_prompt(prompt) for prompt in prompts]
         for ids in encoded:

@@ -154,6 +154,14 @@ def test_a_place_that_cannot_be_written_ends_in_one_sentence(
     assert "File name too long" in outcome.err
 
 
+def test_a_closed_stderr_is_no_error(small_bundle: Path) -> None:
+    command = [sys.executable, "-m", "edgegpt", "generate", str(small_bundle), "--prompt", "The"]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" 2>&-', "sh", *command], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("The")
+
+
 def test_export_prints_the_receipt(run, small_checkpoint: Path, tmp_path: Path) -> None:
     outcome = run("export", small_checkpoint, "--out", tmp_path / "bundle")
     assert outcome.code == 0

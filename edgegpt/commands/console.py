@@ -64,7 +64,7 @@ def progress() -> Iterator[Progress]:
 
 @contextmanager
 def _drawn(*, with_bar: bool) -> Iterator[Progress]:
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():  # None: the caller has closed it
         yield silent
         return
     from rich.console import Console

@@ -16,7 +16,15 @@ from ..errors import BundleError
 from .fields import PLAIN_NAME, positive, take, text, whole, word
 from .graph import Graph, Port
 from .model_info import ModelInfo
-from .vocabulary import PRECISIONS, WEIGHT_DTYPES, WEIGHT_ITEM_BYTES, Precision, WeightDtype
+from .vocabulary import (
+    METHODS,
+    PRECISIONS,
+    WEIGHT_DTYPES,
+    WEIGHT_ITEM_BYTES,
+    Method,
+    Precision,
+    WeightDtype,
+)
 
 __all__ = [
     "FORMAT_VERSION",
@@ -81,7 +89,7 @@ class Quantization:
     the budget of the export.
     """
 
-    method: str
+    method: Method
     block: int
     kept: list[str]
     quality: Quality
@@ -246,7 +254,7 @@ def _quantization(entry: Any, where: str) -> Quantization | None:
         return None
     quality = take(entry, "quality", dict, where)
     return Quantization(
-        method=take(entry, "method", str, where),
+        method=word(entry, "method", METHODS, where),
         block=positive(entry, "block", where),
         kept=[text(name, where) for name in take(entry, "kept", list, where)],
         quality=Quality(

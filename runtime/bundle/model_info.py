@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import BundleError
-from .fields import positive, take
+from .fields import positive, word
+from .vocabulary import POSITIONS, Position
 
 __all__ = ["ModelInfo"]
 
@@ -20,7 +21,7 @@ class ModelInfo:
     n_kv_head: int
     head_dim: int
     n_ff: int
-    position: str
+    position: Position
 
     @classmethod
     def of(cls, config: dict[str, Any], where: str) -> "ModelInfo":
@@ -46,5 +47,5 @@ class ModelInfo:
             n_kv_head=n_kv_head,
             head_dim=n_embd // n_head,
             n_ff=positive(config, "n_ff", where),
-            position=take(config, "position", str, where),
+            position=word(config, "position", POSITIONS, where),
         )

@@ -8,7 +8,9 @@ __all__ = [
     "FLOATS",
     "ITEM_BYTES",
     "LOWERINGS",
+    "METHODS",
     "PARTS",
+    "POSITIONS",
     "PRECISIONS",
     "QUANTISED",
     "ROLES",
@@ -17,7 +19,9 @@ __all__ = [
     "Axis",
     "Dtype",
     "Lowering",
+    "Method",
     "Part",
+    "Position",
     "Precision",
     "Role",
     "WeightDtype",
@@ -38,6 +42,14 @@ QUANTISED: Final = "standard-qdq"
 # activations. "exact" serves as the reference, and for engines that never round activations.
 Part = Literal["decoder", "prefill", "exact"]
 PARTS: tuple[Part, ...] = get_args(Part)
+
+# How positions enter a model.
+Position = Literal["learned", "rope"]
+POSITIONS: tuple[Position, ...] = get_args(Position)
+
+# How weights were quantised: rounded to nearest, or by GPTQ.
+Method = Literal["rtn", "gptq"]
+METHODS: tuple[Method, ...] = get_args(Method)
 
 # What an input or an output holds. In the lowering "ort" the last three replace past_len (see
 # `edgegpt.export.passes.FeedPositions`).

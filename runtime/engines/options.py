@@ -1,10 +1,14 @@
 """The user's choices about an engine, passed from the command line to the engine."""
 
+import os
 from dataclasses import dataclass
 
 from ..errors import InvalidInputError
 
 __all__ = ["DEFAULTS", "EngineOptions"]
+
+# Threads beyond these are a mistake. Starting some ten thousand takes minutes that nothing can end.
+MANY, MANY_PER_PROCESSOR = 64, 4
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,17 @@ class EngineOptions:
 
     def __post_init__(self) -> None:
         threads = self.threads
-        if threads is not None and (type(threads) is not int or threads < 1):
+        if threads is None:
+            return
+        if type(threads) is not int or threads < 1:
             raise InvalidInputError(
                 f"threads is {threads!r}; it must be a whole number of 1 or more"
+            )
+        processors = os.cpu_count() or 1
+        if threads > max(MANY, MANY_PER_PROCESSOR * processors):
+            raise InvalidInputError(
+                f"threads is {threads}, and this machine has {processors} processors: more threads "
+                f"than processors only slow each other down"
             )
 
 

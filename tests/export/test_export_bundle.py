@@ -1,6 +1,7 @@
 """Exporting: what a bundle contains, that the proof guards it, and that failures leave nothing."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -168,6 +169,12 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(
     with pytest.raises(ExportError, match="not a bundle"):
         export_bundle(small_checkpoint, tmp_path, force=True)
     assert (tmp_path / "letters.txt").read_text() == "dear"
+
+
+@pytest.mark.parametrize("max_kl", [-0.1, math.nan, math.inf])
+def test_a_budget_that_is_no_number_of_0_or_more_is_refused(max_kl: float) -> None:
+    with pytest.raises(InvalidInputError, match=f"max_kl is {max_kl}; it must be a number of 0"):
+        ExportSettings(max_kl=max_kl)
 
 
 @pytest.mark.parametrize(

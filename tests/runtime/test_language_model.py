@@ -263,6 +263,7 @@ def test_a_prompt_that_is_neither_text_nor_ids_is_refused(model, prompt):
         ({"stop": [5]}, "stop"),
         ({"end_ids": 34}, "id 34 is not in the vocabulary"),
         ({"end_ids": [-1]}, "id -1 is not in the vocabulary"),
+        ({"end_ids": 2**70}, f"id {2**70} is not in the vocabulary"),
         ({"end_ids": "q"}, "end_ids is 'q'"),
         ({"end_ids": [1.5]}, "end_ids is"),
         ({"seed": -1}, "seed -1"),

@@ -169,6 +169,7 @@ def test_a_missing_or_wrongly_typed_part_is_named(text, key):
         (("model", "n_layer"), "2", "n_layer is a string"),
         (("model", "n_head"), None, "n_head is None"),
         (("model", "position"), 3, "position is a whole number"),
+        (("model", "position"), "alibi", "alibi"),
         (("files", "golden.safetensors"), [], "files: golden.safetensors is not a table"),
         (("files", "golden.safetensors", "size"), 1.0, "size is 1.0"),
         (("weights", "head.weight", "offset"), -1, "weights: head.weight"),
@@ -321,6 +322,7 @@ def test_what_quantisation_cost_is_read_back(manifest):
     [
         ((), [], "not a table"),
         (("method",), 1, "method is a whole number"),
+        (("method",), "awq", "awq"),
         (("block",), 0, "block is 0"),
         (("kept",), [None], "has None where a string belongs"),
         (("quality",), None, "quality is None"),

@@ -86,7 +86,7 @@ def test_an_unknown_backend_is_refused_with_those_there_are(small_bundle):
         edgegpt.load(small_bundle, "abacus")
 
 
-@pytest.mark.parametrize("threads", [0, -2, 1.5, "two"])
+@pytest.mark.parametrize("threads", [0, -2, 1.5, "two", True, 10**5, 2**40])
 def test_an_impossible_number_of_threads_is_refused(small_bundle, threads):
     with pytest.raises(InvalidInputError, match=f"threads is {threads!r}"):
         edgegpt.load(small_bundle, threads=threads)
