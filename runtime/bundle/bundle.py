@@ -8,7 +8,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import BundleError
+from ..errors import BundleError, InvalidInputError
 from .manifest import MANIFEST_NAME, Manifest
 
 __all__ = ["GOLDEN_NAME", "RECEIPT_NAME", "TOKENIZER_NAME", "Bundle", "sha256_of"]
@@ -31,8 +31,16 @@ class Bundle:
     @classmethod
     def open(cls, path: str | Path) -> "Bundle":
         """Read the manifest in the folder `path`, and check the sizes of the files it lists."""
-        folder = Path(path)
-        if not folder.exists():
+        try:
+            folder = Path(path)
+        except TypeError as error:
+            told = f"a bundle is opened by its path, not by {path!r:.60}"
+            raise InvalidInputError(told) from error
+        try:
+            exists = folder.exists()
+        except OSError as error:  # for example, a name that is too long
+            raise BundleError(f"cannot open {str(folder)!r:.60}: {error.strerror}") from error
+        if not exists:
             raise BundleError(f"no bundle at {folder}")
         if not folder.is_dir() or not (folder / MANIFEST_NAME).is_file():
             raise BundleError(

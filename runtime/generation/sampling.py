@@ -288,6 +288,14 @@ def _bad_kind(logits: NDArray[np.float32]) -> str:
 
 
 def _require(value: float, name: str, expected: str, holds: Callable[[float], bool]) -> None:
-    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not holds(value):
-        raise InvalidInputError(f"{name} is {value!r}; it must be a number {expected}")
+    if not _is_finite(value) or not holds(value):
+        raise InvalidInputError(f"{name} is {value!r:.60}; it must be a number {expected}")
+
+
+def _is_finite(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number too large for a float
+        return False

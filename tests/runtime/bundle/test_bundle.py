@@ -20,7 +20,7 @@ from edgegpt.runtime.bundle.bundle import (
     sha256_of,
 )
 from edgegpt.runtime.bundle.manifest import MANIFEST_NAME, FileEntry
-from edgegpt.runtime.errors import BundleError
+from edgegpt.runtime.errors import BundleError, InvalidInputError
 
 WEIGHTS = "weights.safetensors"
 # Paths that are not a file inside the bundle, and some that the operating system itself refuses.
@@ -85,6 +85,17 @@ def test_a_moved_bundle_still_opens(small_bundle, tmp_path):
 
 def test_a_missing_folder_is_named(tmp_path):
     assert refusal(tmp_path / "nowhere") == f"no bundle at {tmp_path / 'nowhere'}"
+
+
+def test_a_name_that_is_too_long_is_a_bundle_error():
+    with pytest.raises(BundleError, match=r"(cannot open|no bundle at) .?xxx"):
+        Bundle.open("x" * 5000)
+
+
+@pytest.mark.parametrize("path", [None, 3, b"bundle"])
+def test_what_is_no_path_is_refused(path):
+    with pytest.raises(InvalidInputError, match="by its path, not by"):
+        Bundle.open(path)
 
 
 def test_a_folder_without_a_manifest_is_no_bundle(tmp_path):

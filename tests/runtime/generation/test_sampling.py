@@ -240,7 +240,7 @@ def test_ids_with_a_logit_of_minus_infinity_are_never_drawn():
 
 
 OUT_OF_RANGE = {
-    "temperature": [-0.1, math.nan, math.inf],
+    "temperature": [-0.1, math.nan, math.inf, 10**400],
     "top_k": [-1],
     "top_p": [0.0, -0.5, 1.01, math.nan],
     "min_p": [-0.1, 1.01, math.nan],
