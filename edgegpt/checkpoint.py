@@ -18,6 +18,7 @@ from edgegpt.runtime.files import write_file
 
 from .errors import CheckpointError, InvalidInputError
 from .model import GPT, GPTConfig
+from .model.version_1 import from_version_1
 
 __all__ = [
     "Checkpoint",
@@ -28,7 +29,7 @@ __all__ = [
     "save_weights",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 HELD_OUT_CHARACTERS = 8192
 
 
@@ -88,12 +89,13 @@ def _load_config(folder: Path) -> GPTConfig:
     if not isinstance(document, dict) or not isinstance(document.get("model"), dict):
         raise CheckpointError(f"{path} has no table 'model'; it is not a checkpoint of edgegpt")
     version = document.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in (1, FORMAT_VERSION) or version is True:
         raise CheckpointError(
-            f"{path} has format version {version!r}; this edgegpt reads {FORMAT_VERSION}"
+            f"{path} has format version {version!r}; this edgegpt reads 1 and {FORMAT_VERSION}"
         )
+    model = document["model"]
     try:
-        return GPTConfig.from_dict(document["model"])
+        return GPTConfig.from_dict(from_version_1(model) if version == 1 else model)
     except InvalidInputError as error:
         raise CheckpointError(f"{path}: {error}") from error
 

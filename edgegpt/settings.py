@@ -14,12 +14,17 @@ Settings = TypeVar("Settings", bound="DataclassInstance")
 
 
 def check_types(settings: "DataclassInstance") -> None:
-    """Refuse a value that is not of its field's type (a Literal, bool, int or float); name it.
+    """Refuse a value that is not of its field's type; name it.
 
-    A float field also accepts an int.
+    A type is a Literal, a tuple (whose content is not checked), bool, int or float; a float field
+    also accepts an int.
     """
     for name, hint in get_type_hints(type(settings)).items():
         value = getattr(settings, name)
+        if get_origin(hint) is tuple:
+            if not isinstance(value, tuple):
+                raise InvalidInputError(f"{name} is {value!r:.60}, which is not a tuple")
+            continue
         if get_origin(hint) is Literal:
             if value not in get_args(hint):
                 choices = ", ".join(get_args(hint))

@@ -6,7 +6,8 @@ input is one golden prompt, fed in pieces so that the cache is used. Extra outpu
 temporary copy of the graph, never to the bundle.
 
 Places are found by the weights' names: the node that reads `blocks.3.norm_1.weight` takes the
-residual stream before block 3, and so on. This also works on damaged graphs.
+residual stream before block 3, and so on. This also works on damaged graphs. In models that do not
+add up plain outputs of sub-layers, the norms alone are compared.
 """
 
 import shutil
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgegpt.errors import BundleError, CheckpointError
-from edgegpt.model import GPT
+from edgegpt.model import GPT, GPTConfig
 from edgegpt.model.layers import SubLayer
 from edgegpt.runtime.bundle.bundle import GOLDEN_NAME, Bundle
 from edgegpt.runtime.bundle.golden import Golden
@@ -73,7 +74,7 @@ def bisect(bundle: Bundle, model: GPT, graph: Graph) -> list[Place]:
     golden = Golden.load(bundle.file(GOLDEN_NAME))
     ids, sizes = golden.chunked.ids, golden.chunk_sizes
     reference = _reference(model, ids)
-    with _probed_graph(bundle, graph, model.sub_layers()) as (path, probes):
+    with _probed_graph(bundle, graph, model) as (path, probes):
         found = _run(path, bundle, graph, probes, ids, sizes)
     tolerance = TOLERANCES[bundle.manifest.precision]
     return [Place(name, _error(found[name], reference[name]), tolerance) for name in reference]
@@ -86,12 +87,24 @@ def first_wrong(places: list[Place]) -> str | None:
 
 def place_names(model: GPT) -> list[str]:
     """Return the names of all places in the order of computation."""
-    layers, names = model.sub_layers(), ["embedding"]
+    layers = model.sub_layers()
+    if not _adds_outputs(model.config):
+        norms = [name for layer in layers for name in (layer.norm, layer.norm_out) if name]
+        return [*norms, "logits"]
+    names = ["embedding"]
     for layer, following in pairwise(layers):
-        names += [layer.norm, layer.name]
+        names += [str(layer.norm), layer.name]
         if following.block != layer.block:
             names.append(layer.block)
-    return [*names, layers[-1].norm, "logits"]
+    return [*names, str(layers[-1].norm), "logits"]
+
+
+def _adds_outputs(config: GPTConfig) -> bool:
+    """Return whether each sub-layer reads the stream through a norm and adds its output as it is.
+
+    Then the places between the norms can be found from the sums.
+    """
+    return config.norm_placement == "pre" and not config.parallel and config.residual_scale == 1.0
 
 
 @torch.no_grad()
@@ -125,7 +138,7 @@ def _keeper(values: dict[str, NDArray[np.float32]], name: str) -> Callable[..., 
 
 @contextmanager
 def _probed_graph(
-    bundle: Bundle, graph: Graph, layers: list[SubLayer]
+    bundle: Bundle, graph: Graph, reference: GPT
 ) -> Iterator[tuple[Path, dict[str, str]]]:
     """Yield the path of a copy of the graph with an output per place, and place -> output name."""
     with tempfile.TemporaryDirectory(prefix="edgegpt-bisect-") as folder:
@@ -134,7 +147,7 @@ def _probed_graph(
             bundle.file(bundle.manifest.weights_file), copy.parent / bundle.manifest.weights_file
         )
         model = ir.load(bundle.file(graph.file))
-        probes = _find_places(model, layers)
+        probes = _find_places(model, reference)
         outputs = {value.name for value in model.graph.outputs}
         for value in probes.values():
             if value.name not in outputs:
@@ -145,10 +158,23 @@ def _probed_graph(
         yield copy, {name: str(value.name) for name, value in probes.items()}
 
 
-def _find_places(model: ir.Model, layers: list[SubLayer]) -> dict[str, ir.Value]:
+def _find_places(model: ir.Model, reference: GPT) -> dict[str, ir.Value]:
     """Return the value of each place, found by the weights of the normalisations."""
+    (logits,) = [value for value in model.graph.outputs if value.name == "logits"]
+    layers = reference.sub_layers()
+    if not _adds_outputs(reference.config):
+        found = {
+            name: _reader(model, f"{name}.weight").outputs[0]
+            for name in place_names(reference)[:-1]
+        }
+        return found | {"logits": logits}
+    return _between_norms(model, layers) | {"logits": logits}
+
+
+def _between_norms(model: ir.Model, layers: list[SubLayer]) -> dict[str, ir.Value]:
+    """Return the norms, the streams that they read, and what was added in between."""
     norms = [_reader(model, f"{layer.norm}.weight") for layer in layers]
-    places = {layer.norm: norm.outputs[0] for layer, norm in zip(layers, norms, strict=True)}
+    places = {str(layer.norm): norm.outputs[0] for layer, norm in zip(layers, norms, strict=True)}
     streams = [_stream(norm) for norm in norms]  # before each sub-layer and before the head
     places["embedding"] = streams[0]
     for (layer, following), (before, after) in zip(
@@ -157,7 +183,6 @@ def _find_places(model: ir.Model, layers: list[SubLayer]) -> dict[str, ir.Value]
         places[layer.name] = _added(model.graph, after, before)
         if following.block != layer.block:
             places[layer.block] = after
-    (places["logits"],) = [value for value in model.graph.outputs if value.name == "logits"]
     return places
 
 

@@ -68,7 +68,9 @@ def _kept_parameters(model: GPT, kept: Collection[str]) -> Iterator[Tensor]:
     for layer in model.sub_layers():
         if layer.name in kept:
             yield from model.get_submodule(layer.name).parameters()
-        if layer.name in kept or RESIDUAL in kept:
+            if layer.norm_out is not None:
+                yield from model.get_submodule(layer.norm_out).parameters()
+        if layer.norm is not None and (layer.name in kept or RESIDUAL in kept):
             yield from model.get_submodule(layer.norm).parameters()
     if RESIDUAL in kept:  # the stream starts as the embeddings, whose values may be as large
         for module in model.writers():

@@ -65,7 +65,8 @@ def _watch(model: GPT, note: Note) -> Iterator[RemovableHandle]:
                 yield module.register_forward_hook(_noting(note, layer.name))
             elif isinstance(module, Attention):
                 yield module.qkv.register_forward_hook(_noting_scores(note, layer.name, module))
-        yield model.get_submodule(layer.norm).register_forward_pre_hook(_noting(note, RESIDUAL))
+        reader = model.get_submodule(layer.norm or layer.name)
+        yield reader.register_forward_pre_hook(_noting(note, RESIDUAL))
     for writer in model.writers():  # what a writer adds has the stream's type
         yield writer.register_forward_hook(lambda _, __, result: note(RESIDUAL, result))
 
@@ -86,6 +87,6 @@ def _noting_scores(note: Note, name: str, attention: Attention) -> Callable[...,
 
     def hook(_: nn.Module, __: tuple[Tensor, ...], qkv: Tensor) -> None:
         queries, keys, _ = (heads.norm(dim=-1).max() for heads in attention.split_heads(qkv))
-        note(name, queries * keys * attention.config.scale)
+        note(name, queries * keys * attention.config.attention_scale)
 
     return hook

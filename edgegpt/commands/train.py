@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 
@@ -31,9 +31,9 @@ def _setting_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for config in (TrainConfig, GPTConfig):
         hints = get_type_hints(config, include_extras=True)
         for field in reversed(fields(config)):
-            if field.name != NOT_AN_OPTION:
-                hint, text = get_args(hints[field.name])
-                function = _option(field.name, hint, text)(function)
+            hint = hints[field.name]
+            if field.name != NOT_AN_OPTION and get_origin(hint) is Annotated:
+                function = _option(field.name, *get_args(hint))(function)
     return function
 
 

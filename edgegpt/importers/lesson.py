@@ -83,16 +83,18 @@ def _infer_config(
     vocab_size, n_embd = _shape(state, "token_embedding_table.weight", path)
     block_size, _ = _shape(state, "position_embedding_table.weight", path)
     n_ff, _ = _shape(state, "blocks.0.ffd.network.0.weight", path)
+    n_head = _count(state, r"blocks\.0\.sa\.heads\.(\d+)\.") or 1
+    widths = {"head_dim": n_embd / n_head, "n_embd": n_embd}
     try:
         return GPTConfig(
             vocab_size=vocab_size,
             block_size=block_size,
             n_layer=_count(state, r"blocks\.(\d+)\."),
-            n_head=_count(state, r"blocks\.0\.sa\.heads\.(\d+)\."),
+            n_head=n_head,
             n_embd=n_embd,
             n_ff=n_ff,
             norm_eps=LAYER_NORM_EPS,
-            attention_scale=attention_scale,
+            attention_scale=widths[attention_scale] ** -0.5,
             head_bias=True,
         )
     except InvalidInputError as error:

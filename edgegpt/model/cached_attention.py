@@ -6,6 +6,7 @@ the reference in PyTorch. It has no gradient, because training uses the plain pa
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .rotary import rotate
@@ -21,10 +22,15 @@ def cached_attention(
     past_len: Tensor,
     cos: Tensor | None = None,
     sin: Tensor | None = None,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
     *,
     n_head: int,
     n_kv_head: int,
     scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+    norm_eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Write new tokens into the cache, then attend from them to the whole cache.
 
@@ -34,11 +40,18 @@ def cached_attention(
             values.
         past_v: float [B, K, S, D], values of earlier tokens, laid out like `past_k`.
         past_len: int64 [B], filled slots of each row; past_len + T <= S.
-        cos: float [positions, D/2], rotary table, or None for no rotation.
-        sin: float [positions, D/2], rotary table, or None for no rotation.
+        cos: float [positions, R], rotary table of the first 2 * R values of a head, or None for no
+            rotation.
+        sin: float [positions, R], rotary table, or None for no rotation.
+        q_norm: weight of the RMSNorm of the queries before the rotation, float [D] for each head
+            apart or [H * D] for all at once; None for no norm.
+        k_norm: weight of the RMSNorm of the keys, [D] or [K * D]; None for no norm.
         n_head: H, number of query heads.
         n_kv_head: K, number of key/value heads; each serves H / K query heads.
         scale: factor on the scores.
+        window: how many slots a token sees, its own included; 0: all up to its own.
+        softcap: c, if scores become c * tanh(score / c); 0: they stay.
+        norm_eps: added to the mean square in both norms.
 
     Returns:
         Output [B, T, H * D], and the keys and values [B, K, S, D] with the new tokens at slots
@@ -46,10 +59,12 @@ def cached_attention(
     """
     batch, length, _ = qkv.shape
     slots, width = past_k.shape[2:]
-    q, k, v = qkv.view(batch, length, -1, width).split([n_head, n_kv_head, n_kv_head], dim=2)
+    q, k, v = qkv.split([n_head * width, n_kv_head * width, n_kv_head * width], dim=2)
+    q, k = _normed(q, q_norm, norm_eps), _normed(k, k_norm, norm_eps)
+    q, k, v = (part.unflatten(2, (-1, width)) for part in (q, k, v))  # (B, T, heads, D)
     position = past_len[:, None] + torch.arange(length, device=qkv.device)  # (B, T)
     if cos is not None and sin is not None:
-        row_cos, row_sin = cos[position][:, :, None], sin[position][:, :, None]  # (B, T, 1, D/2)
+        row_cos, row_sin = cos[position][:, :, None], sin[position][:, :, None]  # (B, T, 1, R)
         q, k = rotate(q, row_cos, row_sin), rotate(k, row_cos, row_sin)
 
     row = torch.arange(batch, device=qkv.device)[:, None]  # (B, 1)
@@ -57,17 +72,30 @@ def cached_attention(
     present_k[row, :, position] = k  # k is (B, T, K, D)
     present_v[row, :, position] = v
 
-    visible = torch.arange(slots, device=qkv.device) <= position[:, :, None]  # (B, T, S)
+    slot, own = torch.arange(slots, device=qkv.device), position[:, :, None]
+    visible = slot <= own  # (B, T, S)
+    if window:
+        visible = visible & (slot > own - window)
     group = n_head // n_kv_head
     keys = present_k.repeat_interleave(group, dim=1)  # (B, H, S, D)
     values = present_v.repeat_interleave(group, dim=1)  # (B, H, S, D)
     scores = (q.transpose(1, 2) @ keys.transpose(2, 3)) * scale  # (B, H, T, S)
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
     scores = scores.masked_fill(~visible[:, None], float("-inf"))
     # Unused slots may hold NaN. They are cleared before the product because 0 * NaN is NaN.
-    used = visible[:, -1][:, None, :, None]  # (B, 1, S, 1)
+    used = (slot <= own[:, -1])[:, None, :, None]  # (B, 1, S, 1)
     out = scores.softmax(dim=-1) @ values.masked_fill(~used, 0.0)  # (B, H, T, D)
     out = out.transpose(1, 2).reshape(batch, length, n_head * width)  # (B, T, H * D)
     return out, present_k, present_v
+
+
+def _normed(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """Return queries or keys [B, T, heads * D] after their RMSNorm, if there is one."""
+    if weight is None:
+        return x
+    groups = x.unflatten(2, (-1, weight.shape[0]))  # (B, T, heads or 1, D or heads * D)
+    return F.rms_norm(groups, weight.shape, weight, eps).flatten(2)
 
 
 @cached_attention.register_fake
@@ -78,10 +106,15 @@ def _(
     past_len: Tensor,
     cos: Tensor | None = None,
     sin: Tensor | None = None,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
     *,
     n_head: int,
     n_kv_head: int,
     scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+    norm_eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return empty tensors of the right shapes, for torch.export."""
     batch, length, _ = qkv.shape

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..errors import InvalidInputError
 from .config import GPTConfig
-from .layers import Block, SubLayer, new_norm
+from .layers import Block, Cache, Rotary, SubLayer, new_norm
 from .rotary import rotary_table
 
 __all__ = ["GPT"]
@@ -16,21 +16,15 @@ __all__ = ["GPT"]
 class GPT(nn.Module):
     """Token ids in, next-token logits out."""
 
-    rotary_cos: Tensor
-    rotary_sin: Tensor
-
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
         if config.position == "learned":
             self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
-        else:
-            cos, sin = rotary_table(config.block_size, config.head_dim, config.rope_theta)
-            self.register_buffer("rotary_cos", cos, persistent=False)
-            self.register_buffer("rotary_sin", sin, persistent=False)
+        self._add_rotary_tables()
         self.dropout = nn.Dropout(config.dropout)
-        blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        blocks = nn.ModuleList(Block(config, kind) for kind in config.kinds)
         self.blocks = cast(list[Block], blocks)  # the type ModuleList has no element type
         self.norm_final = new_norm(config)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=config.head_bias)
@@ -38,26 +32,25 @@ class GPT(nn.Module):
         if config.tie_embeddings:
             self.head.weight = self.token_embedding.weight
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Return float logits [B, T, V] for int64 `ids` [B, T], T <= block_size, with no cache."""
-        length = ids.shape[1]
+    def forward(self, ids: Tensor, past: list[Cache] | None = None) -> Tensor:
+        """Return float logits [B, T, V] for int64 `ids` [B, T] on the plain path.
+
+        If there is a `past`, it holds keys and values [B, K, P, D] of each layer for P earlier
+        tokens, the keys after their rotation; P + T <= block_size.
+        """
+        length = ids.shape[1] + (0 if past is None else past[0][0].shape[2])
         if length > self.config.block_size:
             raise InvalidInputError(
                 f"{length} tokens do not fit the block of {self.config.block_size}"
             )
-        x = self.dropout(self.embed(ids))  # (B, T, C)
-        for block in self.blocks:
-            x = block(x, self.rotary)
-        logits: Tensor = self.head(self.norm_final(x))
-        return logits
+        x = self.dropout(self.embed(ids, length - ids.shape[1]))  # (B, T, C)
+        for index, (block, rotary) in enumerate(zip(self.blocks, self.rotary, strict=True)):
+            x = block(x, rotary, None if past is None else past[index])
+        return self.to_logits(x)
 
     def forward_cached(
-        self,
-        ids: Tensor,
-        past_len: Tensor,
-        logit_positions: Tensor,
-        past: list[tuple[Tensor, Tensor]],
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        self, ids: Tensor, past_len: Tensor, logit_positions: Tensor, past: list[Cache]
+    ) -> tuple[Tensor, list[Cache]]:
         """Return logits [B, P, V] and the new cache, for new tokens on top of a cache.
 
         `ids` int64 [B, T] are the new tokens. `past_len` int64 [B] is the number of filled slots
@@ -68,33 +61,55 @@ class GPT(nn.Module):
         """
         x = self.embed(ids, past_len)  # (B, T, C)
         present = []
-        for block, layer_past in zip(self.blocks, past, strict=True):
-            x, layer_present = block.forward_cached(x, layer_past, past_len, self.rotary)
+        for block, own, rotary in zip(self.blocks, past, self.rotary, strict=True):
+            x, layer_present = block.forward_cached(x, own, past_len, rotary)
             present.append(layer_present)
         index = logit_positions.unsqueeze(2).expand(-1, -1, x.shape[-1])  # (B, P, C)
-        return self.head(self.norm_final(x.gather(1, index))), present
+        return self.to_logits(x.gather(1, index)), present
 
-    def embed(self, ids: Tensor, past_len: Tensor | None = None) -> Tensor:
+    def embed(self, ids: Tensor, begin: Tensor | int = 0) -> Tensor:
         """Return the residual stream [B, T, C] that enters the first block.
 
-        `ids` is int64 [B, T]; `past_len` int64 [B] is the number of tokens before each row's ids.
+        `ids` is int64 [B, T]; `begin` is the position of the first id, int64 [B] or one for all.
         """
         x: Tensor = self.token_embedding(ids)  # (B, T, C)
+        if self.config.embedding_scale != 1.0:
+            x = x * self.config.embedding_scale
         if self.config.position == "learned":
-            position = torch.arange(ids.shape[1], device=ids.device)  # (T,)
-            if past_len is not None:
-                position = past_len.unsqueeze(1) + position  # (B, T)
+            first = begin.unsqueeze(1) if isinstance(begin, Tensor) else begin  # (B, 1)
+            position = first + torch.arange(ids.shape[1], device=ids.device)  # (B, T) or (T,)
             x = x + self.position_embedding(position)
         return x
 
-    @property
-    def rotary(self) -> tuple[Tensor, Tensor] | None:
-        """The rotary tables of all blocks, cos and sin [block_size, D/2]; None without RoPE."""
-        if self.config.position == "learned":
-            return None
-        return self.rotary_cos, self.rotary_sin
+    def to_logits(self, x: Tensor) -> Tensor:
+        """Return float logits [B, T, V] of the residual stream [B, T, C] after the last block."""
+        logits: Tensor = self.head(self.norm_final(x))
+        cap = self.config.logit_softcap
+        return cap * torch.tanh(logits / cap) if cap else logits
 
-    def empty_cache(self, batch: int, slots: int) -> list[tuple[Tensor, Tensor]]:
+    @property
+    def rotary(self) -> list[Rotary]:
+        """The rotary table of each layer, cos and sin [block_size, R]; None: no rotation."""
+        buffers = dict(self.named_buffers(recurse=False))
+        return [
+            (buffers[f"rotary_cos_{table}"], buffers[f"rotary_sin_{table}"])
+            if kind.rotary
+            else None
+            for kind, table in zip(self.config.kinds, self._table_of_layer, strict=True)
+        ]
+
+    def _add_rotary_tables(self) -> None:
+        """Register one table for each distinct rotation; they are not part of a checkpoint."""
+        settings = [(kind.rotary, kind.rotary_factor) for kind in self.config.kinds]
+        distinct = list(dict.fromkeys(settings))
+        self._table_of_layer = [distinct.index(each) for each in settings]
+        for index, (angles, factor) in enumerate(distinct):
+            if angles:
+                cos, sin = rotary_table(self.config.block_size, angles, factor)
+                self.register_buffer(f"rotary_cos_{index}", cos, persistent=False)
+                self.register_buffer(f"rotary_sin_{index}", sin, persistent=False)
+
+    def empty_cache(self, batch: int, slots: int) -> list[Cache]:
         """Return the `past` of `forward_cached` before the first token: zeros."""
         return [block.attention.empty_cache(batch, slots) for block in self.blocks]
 
@@ -102,16 +117,16 @@ class GPT(nn.Module):
         """Return all readers of the residual stream in the order of computation, the head last."""
         return [
             *(
-                SubLayer(f"blocks.{index}.{layer.name}", f"blocks.{index}.{layer.norm}")
+                layer.within(f"blocks.{index}")
                 for index, block in enumerate(self.blocks)
                 for layer in block.sub_layers()
             ),
             SubLayer("head", "norm_final"),
         ]
 
-    def writers(self) -> list[nn.Embedding | nn.Linear]:
+    def writers(self) -> list[nn.Module]:
         """Return the modules whose outputs add up to the residual stream, the embeddings first."""
-        embeddings = [self.token_embedding]
+        embeddings: list[nn.Module] = [self.token_embedding]
         if self.config.position == "learned":
             embeddings.append(self.position_embedding)
         return [*embeddings, *(writer for block in self.blocks for writer in block.writers())]
@@ -126,7 +141,11 @@ class GPT(nn.Module):
 
     def _initialise(self) -> None:
         """Apply GPT-2's scheme: N(0, 0.02), narrower for weights that write to the stream."""
-        narrower = {writer.weight for block in self.blocks for writer in block.writers()}
+        narrower = {
+            part.weight
+            for block in self.blocks
+            for part in (block.attention.proj, block.feed_forward.down)
+        }
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)

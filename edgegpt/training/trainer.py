@@ -32,6 +32,7 @@ from ..checkpoint import (
 )
 from ..errors import CheckpointError, InvalidInputError, NumericalError
 from ..model import GPT, GPTConfig
+from ..model.version_1 import from_version_1
 from .char_tokenizer import build_char_tokenizer, encode_corpus
 from .config import TrainConfig, learning_rate_at
 from .data import Corpus, random_batch, split, windows
@@ -304,6 +305,9 @@ def read_settings(out: Path) -> dict[str, Any]:
         raise CheckpointError(f"nothing to resume: {path} is missing") from None
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
+    if isinstance(settings["model"], dict) and "bias" in settings["model"]:
+        settings["model"] = from_version_1(settings["model"])
+        settings["model"] = GPTConfig.from_dict(settings["model"]).to_dict()
     return settings
 
 

@@ -1,20 +1,18 @@
 """The lowering for older engines: opset 18, ScatterElements into the cache, MatMul and Softmax.
 
 TensorRT 10.3 (JetPack 6) and later reads it, and so does ONNX Runtime before 1.25; the newest ONNX
-Runtime for Python 3.10 is 1.23. Query heads that share a key/value head are laid out one after
-another, as if they were more tokens, so that keys and values need not be repeated.
+Runtime for Python 3.10 is 1.23.
 """
 
 from typing import Any
 
-import onnx_ir as ir
 import torch
 from onnxscript.onnx_opset import opset18
 
 import edgegpt.model.cached_attention  # noqa: F401 - registers the operator named below
 
 from .base import Lowering
-from .parts import placed_heads, range_of, scalar
+from .parts import attended, placed_heads, used_slots, visible_slots
 
 __all__ = ["LEGACY"]
 
@@ -28,46 +26,39 @@ def _cached_attention(
     past_len: Any,
     cos: Any = None,
     sin: Any = None,
+    q_norm: Any = None,
+    k_norm: Any = None,
     *,
     n_head: int,
     n_kv_head: int,
     scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+    norm_eps: float = 1e-5,
 ) -> tuple[Any, Any, Any]:
     """Emit one layer's attention; arguments and results are those of `cached_attention`."""
+    sizes = {"n_head": n_head, "n_kv_head": n_kv_head}
     q, k, v, position = placed_heads(
-        op, qkv, past_k, past_len, cos, sin, n_head=n_head, n_kv_head=n_kv_head
+        op, qkv, past_k, past_len, (cos, sin), (q_norm, k_norm), norm_eps=norm_eps, **sizes
     )
     present_k = _written(past_k, k, position, n_kv_head)  # (B, K, S, D)
     present_v = _written(past_v, v, position, n_kv_head)  # (B, K, S, D)
-    slots = range_of(op, op.Shape(past_k, start=2, end=3))  # (S)
-    own = op.Unsqueeze(position, op.Constant(value_ints=[1, 3]))  # (B, 1, T, 1)
-    visible = op.LessOrEqual(slots, own)  # (B, 1, T, S)
-    end = op.Unsqueeze(
-        op.Add(past_len, op.Shape(qkv, start=1, end=2)), op.Constant(value_ints=[1, 2, 3])
-    )  # (B, 1, 1, 1)
-    used = op.Less(op.Unsqueeze(slots, op.Constant(value_ints=[1])), end)  # (B, 1, S, 1)
-
-    # 0 copies the size of that axis; -1 takes the remaining elements.
-    grouped = op.Constant(value_ints=[0, n_kv_head, -1, 0])  # (B, K, H / K * T, ...)
-    single = op.Constant(value_ints=[0, n_head, -1, 0])  # (B, H, T, ...)
-    q = op.Reshape(op.Mul(q, scalar(op, scale, past_k)), grouped)
-    scores = op.MatMul(q, op.Transpose(present_k, perm=[0, 1, 3, 2]))  # (B, K, H / K * T, S)
-    scores = op.Reshape(scores, single)  # (B, H, T, S)
-    scores = op.Where(visible, scores, scalar(op, float("-inf"), past_k))
-    weights = op.Reshape(_softmax(scores, past_k), grouped)  # (B, K, H / K * T, S)
-    # Unused slots may hold NaN. They are cleared before the product because 0 * NaN is NaN.
-    values = op.Where(used, present_v, scalar(op, 0.0, past_k))  # (B, K, S, D)
-    out = op.Reshape(op.MatMul(weights, values), single)  # (B, H, T, D)
+    visible = visible_slots(op, past_k, position, window)  # (B, 1, T, S)
+    used = used_slots(op, qkv, past_k, past_len)  # (B, 1, S, 1)
+    out = attended(
+        op,
+        q,
+        present_k,
+        present_v,
+        visible,
+        used,
+        past_k,
+        scale=scale,
+        softcap=softcap,
+        **sizes,
+    )
     out = op.Transpose(out, perm=[0, 2, 1, 3])  # (B, T, H, D)
     return op.Reshape(out, op.Constant(value_ints=[0, 0, -1])), present_k, present_v
-
-
-def _softmax(scores: Any, like: Any) -> Any:
-    """Return the softmax of `scores` in the type of `like`, computed in float32."""
-    if like.dtype == ir.DataType.FLOAT:
-        return op.Softmax(scores, axis=-1)
-    wide = op.Softmax(op.Cast(scores, to=ir.DataType.FLOAT), axis=-1)
-    return op.Cast(wide, to=like.dtype)
 
 
 def _written(past: Any, fresh: Any, position: Any, n_kv_head: int) -> Any:

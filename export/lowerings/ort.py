@@ -20,21 +20,34 @@ from edgegpt.model import GPTConfig
 from ..passes import FeedPositions, FuseSkipNorms
 from ..passes.parts import MICROSOFT
 from .base import Lowering
-from .parts import in_type_of
+from .parts import in_type_of, normed
 
 __all__ = ["ORT"]
 
-ROTARY_STEP = 16
+# What GroupQueryAttention's CPU kernel accepts (ONNX Runtime 1.31, group_query_attention_helper.h):
+# widths of a head, with and without a rotation, and numbers of rotary angles.
+HEAD_STEP = 8
+ROTARY_HEAD_STEP = 16
+ANGLES_STEP = 8
+NO_WINDOW = -1
 
 op: Any = opset23  # Any: onnxscript types its operators for eager evaluation
 
 
 def _obstacle(config: GPTConfig) -> str | None:
     """Return why a model of this shape cannot be lowered, or None if it can."""
-    if config.position == "rope" and config.head_dim % ROTARY_STEP:
+    angles = {len(kind.rotary) for kind in config.kinds if kind.rotary}
+    step = ROTARY_HEAD_STEP if angles else HEAD_STEP
+    if config.head_dim % step:
         return (
-            f"ONNX Runtime's GroupQueryAttention rotates heads whose width is a multiple of "
-            f"{ROTARY_STEP} only, and this model's are {config.head_dim} wide"
+            f"ONNX Runtime's GroupQueryAttention {'rotates' if angles else 'takes'} heads whose "
+            f"width is a multiple of {step} only, and this model's are {config.head_dim} wide"
+        )
+    odd = sorted(count for count in angles if count % ANGLES_STEP)
+    if odd:
+        return (
+            f"ONNX Runtime's GroupQueryAttention rotates by a multiple of {ANGLES_STEP} angles "
+            f"only, and this model has {odd[0]}"
         )
     return None
 
@@ -63,6 +76,8 @@ def _attention_operator() -> onnxscript.values.Op:
                 schema.Attribute("kv_num_heads", schema.AttrType.INT, required=True),
                 schema.Attribute("scale", schema.AttrType.FLOAT, required=True),
                 schema.Attribute("do_rotary", schema.AttrType.INT, required=True),
+                schema.Attribute("local_window_size", schema.AttrType.INT, required=False),
+                schema.Attribute("softcap", schema.AttrType.FLOAT, required=False),
             ],
         ),
     )
@@ -78,10 +93,15 @@ def _cached_attention(
     past_len: Any,
     cos: Any = None,
     sin: Any = None,
+    q_norm: Any = None,
+    k_norm: Any = None,
     *,
     n_head: int,
     n_kv_head: int,
     scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+    norm_eps: float = 1e-5,
 ) -> tuple[Any, Any, Any]:
     """Emit one layer's attention; arguments and results are those of `cached_attention`.
 
@@ -90,10 +110,14 @@ def _cached_attention(
     """
     if cos is not None:
         cos, sin = in_type_of(op, cos, past_k), in_type_of(op, sin, past_k)
+    q, k, v = qkv, None, None
+    if q_norm is not None:
+        counts = (n_head, n_kv_head, n_kv_head)
+        q, k, v = normed(op, qkv, past_k, counts, (q_norm, k_norm), norm_eps)
     out, present_k, present_v = GROUP_QUERY_ATTENTION(
-        qkv,
-        None,
-        None,
+        q,
+        k,
+        v,
         past_k,
         past_v,
         op.Cast(past_len, to=onnx.TensorProto.INT32),
@@ -104,6 +128,8 @@ def _cached_attention(
         kv_num_heads=n_kv_head,
         scale=scale,
         do_rotary=int(cos is not None),
+        local_window_size=window or NO_WINDOW,
+        softcap=softcap,
     )
     return out, present_k, present_v
 

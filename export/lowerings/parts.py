@@ -6,7 +6,19 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["in_type_of", "placed_heads", "range_of", "scalar"]
+__all__ = [
+    "attended",
+    "between",
+    "in_type_of",
+    "normed",
+    "placed_heads",
+    "range_of",
+    "scalar",
+    "used_slots",
+    "visible_slots",
+]
+
+RMS_NORM_OPSET = 23  # the first with RMSNormalization
 
 
 def placed_heads(
@@ -14,46 +26,91 @@ def placed_heads(
     qkv: Any,
     past_k: Any,
     past_len: Any,
-    cos: Any,
-    sin: Any,
+    tables: tuple[Any, Any],
+    norms: tuple[Any, Any],
     *,
     n_head: int,
     n_kv_head: int,
+    norm_eps: float,
 ) -> tuple[Any, Any, Any, Any]:
     """Return queries (B, H, T, D), keys and values (B, K, T, D), and the cache slots (B, T).
 
-    Queries and keys are rotated if there are tables. Arguments are those of `cached_attention`.
+    Queries and keys are normalised and rotated if there are weights and tables. `tables` are cos
+    and sin, `norms` the weights of queries and keys; other arguments are `cached_attention`'s.
     """
-    q, k, v = _heads(op, qkv, n_head, n_kv_head)
+    counts = (n_head, n_kv_head, n_kv_head)
+    parts = normed(op, qkv, past_k, counts, norms, norm_eps)
+    q, k, v = (_heads(op, part, n) for part, n in zip(parts, counts, strict=True))
     position = op.Add(  # (B, T)
         op.Unsqueeze(past_len, op.Constant(value_ints=[1])),
         range_of(op, op.Shape(qkv, start=1, end=2)),
     )
+    cos, sin = tables
     if cos is not None:
         cos, sin = in_type_of(op, cos, past_k), in_type_of(op, sin, past_k)
-        q, k = _rotated(op, q, cos, sin, position), _rotated(op, k, cos, sin, position)
+        width = past_k.shape[3]
+        q, k = (_rotated(op, part, cos, sin, position, width) for part in (q, k))
     return q, k, v, position
 
 
-def _heads(op: Any, qkv: Any, n_head: int, n_kv_head: int) -> tuple[Any, Any, Any]:
-    """Return queries (B, H, T, D), keys and values (B, K, T, D) of the projection (B, T, ...)."""
-    # 0 copies the size of that axis; -1 takes the remaining elements, D.
-    split = op.Reshape(qkv, op.Constant(value_ints=[0, 0, n_head + 2 * n_kv_head, -1]))
-    heads = op.Transpose(split, perm=[0, 2, 1, 3])  # (B, H + 2K, T, D)
-    ends = (0, n_head, n_head + n_kv_head, n_head + 2 * n_kv_head)
-    q, k, v = (_between(op, heads, *pair) for pair in pairwise(ends))
+def normed(
+    op: Any,
+    qkv: Any,
+    past_k: Any,
+    counts: tuple[int, int, int],
+    norms: tuple[Any, Any],
+    norm_eps: float,
+) -> tuple[Any, Any, Any]:
+    """Return the queries, keys and values (B, T, heads * D), the first two after their norms.
+
+    `counts` are the numbers of heads of each; a norm's weight is [D], [heads * D] or None.
+    """
+    width, ends = past_k.shape[3], (0, *np.cumsum(counts).tolist())
+    parts = (between(op, qkv, a * width, b * width, axis=2) for a, b in pairwise(ends))
+    q, k, v = (
+        _normed(op, part, past_k, count * width, weight, norm_eps)
+        for part, count, weight in zip(parts, counts, (*norms, None), strict=True)
+    )
     return q, k, v
 
 
-def _between(op: Any, heads: Any, first: int, end: int) -> Any:
-    """Return heads first .. end - 1 of (B, heads, T, D)."""
-    start, stop, axis = [first], [end], [1]
-    return op.Slice(
-        heads,
-        op.Constant(value_ints=start),
-        op.Constant(value_ints=stop),
-        op.Constant(value_ints=axis),
-    )
+def _normed(op: Any, x: Any, like: Any, size: int, weight: Any, eps: float) -> Any:
+    """Return queries or keys (B, T, size) after RMSNorm with a weight of [D] or [size]."""
+    if weight is None:
+        return x
+    width = weight.shape[0]
+    if width < size:
+        x = op.Reshape(x, op.Constant(value_ints=[0, 0, -1, width]))  # (B, T, heads, D)
+        return op.Reshape(_rms_norm(op, x, like, weight, eps), op.Constant(value_ints=[0, 0, -1]))
+    return _rms_norm(op, x, like, weight, eps)
+
+
+def _rms_norm(op: Any, x: Any, like: Any, weight: Any, eps: float) -> Any:
+    """Return RMSNorm (Zhang and Sennrich 2019) of `x` over its last axis, summed in float32.
+
+    `x` is of the data type of `like`.
+    """
+    weight = in_type_of(op, weight, like)
+    if op.version >= RMS_NORM_OPSET:
+        return op.RMSNormalization(x, weight, axis=-1, epsilon=eps)
+    wide = x if like.dtype == ir.DataType.FLOAT else op.Cast(x, to=ir.DataType.FLOAT)
+    mean = op.ReduceMean(op.Mul(wide, wide), op.Constant(value_ints=[-1]), keepdims=1)
+    root = op.Sqrt(op.Add(mean, op.Constant(value_float=eps)))
+    scaled = op.Div(wide, root)
+    return op.Mul(scaled if wide is x else op.Cast(scaled, to=like.dtype), weight)
+
+
+def _heads(op: Any, x: Any, count: int) -> Any:
+    """Return (B, heads, T, D) of (B, T, heads * D)."""
+    # 0 copies the size of that axis; -1 takes the remaining elements, D.
+    split = op.Reshape(x, op.Constant(value_ints=[0, 0, count, -1]))
+    return op.Transpose(split, perm=[0, 2, 1, 3])
+
+
+def between(op: Any, x: Any, first: int, end: int, axis: int) -> Any:
+    """Return the indices first .. end - 1 of an axis of `x`."""
+    start, stop, axes = (op.Constant(value_ints=[value]) for value in (first, end, axis))
+    return op.Slice(x, start, stop, axes)
 
 
 def range_of(op: Any, size: Any) -> Any:
@@ -62,15 +119,84 @@ def range_of(op: Any, size: Any) -> Any:
     return op.Range(op.Constant(value_int=0), end, op.Constant(value_int=1))
 
 
-def _rotated(op: Any, x: Any, cos: Any, sin: Any, position: Any) -> Any:
-    """Rotate (B, heads, T, D) by the rows `position` (B, T) of the tables [positions, D/2]."""
+def visible_slots(op: Any, past_k: Any, position: Any, window: int) -> Any:
+    """Return bool (B, 1, T, S): whether the token at each `position` (B, T) sees a slot.
+
+    It sees its own slot and those before, or the last `window` of them if `window` is not 0.
+    """
+    slots = range_of(op, op.Shape(past_k, start=2, end=3))  # (S)
+    own = op.Unsqueeze(position, op.Constant(value_ints=[1, 3]))  # (B, 1, T, 1)
+    visible = op.LessOrEqual(slots, own)
+    if not window:
+        return visible
+    return op.And(visible, op.Greater(slots, op.Sub(own, op.Constant(value_int=window))))
+
+
+def used_slots(op: Any, qkv: Any, past_k: Any, past_len: Any) -> Any:
+    """Return bool (B, 1, S, 1): whether a slot is filled after the step."""
+    end = op.Unsqueeze(
+        op.Add(past_len, op.Shape(qkv, start=1, end=2)), op.Constant(value_ints=[1, 2, 3])
+    )  # (B, 1, 1, 1)
+    slots = range_of(op, op.Shape(past_k, start=2, end=3))  # (S)
+    return op.Less(op.Unsqueeze(slots, op.Constant(value_ints=[1])), end)
+
+
+def attended(
+    op: Any,
+    q: Any,
+    keys: Any,
+    values: Any,
+    visible: Any,
+    used: Any,
+    like: Any,
+    *,
+    n_head: int,
+    n_kv_head: int,
+    scale: float,
+    softcap: float,
+) -> Any:
+    """Return the attention (B, H, T, D) of queries to the slots that are `visible` (B, 1, T, S).
+
+    Slots (B, K, S, D) of keys and values that are not `used` (B, 1, S, 1) may hold any values.
+    Query heads that share a key/value head are laid out one after another, as if they were more
+    tokens, so that keys and values need not be repeated. All are of the data type of
+    `like`.
+    """
+    # 0 copies the size of that axis; -1 takes the remaining elements.
+    grouped = op.Constant(value_ints=[0, n_kv_head, -1, 0])  # (B, K, H / K * T, ...)
+    single = op.Constant(value_ints=[0, n_head, -1, 0])  # (B, H, T, ...)
+    q = op.Reshape(op.Mul(q, scalar(op, scale, like)), grouped)
+    scores = op.MatMul(q, op.Transpose(keys, perm=[0, 1, 3, 2]))  # (B, K, H / K * T, S)
+    if softcap:
+        cap = scalar(op, softcap, like)
+        scores = op.Mul(op.Tanh(op.Div(scores, cap)), cap)
+    scores = op.Where(visible, op.Reshape(scores, single), scalar(op, float("-inf"), like))
+    weights = op.Reshape(_softmax(op, scores, like), grouped)  # (B, K, H / K * T, S)
+    # Unused slots may hold NaN. They are cleared before the product because 0 * NaN is NaN.
+    values = op.Where(used, values, scalar(op, 0.0, like))  # (B, K, S, D)
+    return op.Reshape(op.MatMul(weights, values), single)
+
+
+def _softmax(op: Any, scores: Any, like: Any) -> Any:
+    """Return the softmax of `scores` in the type of `like`, computed in float32."""
+    if like.dtype == ir.DataType.FLOAT:
+        return op.Softmax(scores, axis=-1)
+    wide = op.Softmax(op.Cast(scores, to=ir.DataType.FLOAT), axis=-1)
+    return op.Cast(wide, to=like.dtype)
+
+
+def _rotated(op: Any, x: Any, cos: Any, sin: Any, position: Any, width: int) -> Any:
+    """Rotate (B, heads, T, width) by the rows `position` (B, T) of the tables [positions, R]."""
     axis = op.Constant(value_ints=[1])
-    row_cos = op.Unsqueeze(op.Gather(cos, position), axis)  # (B, 1, T, D/2)
+    row_cos = op.Unsqueeze(op.Gather(cos, position), axis)  # (B, 1, T, R)
     row_sin = op.Unsqueeze(op.Gather(sin, position), axis)
-    first, second = op.Split(x, num_outputs=2, axis=-1)
+    half = cos.shape[1]
+    first, second = between(op, x, 0, half, axis=3), between(op, x, half, 2 * half, axis=3)
+    rest = [between(op, x, 2 * half, width, axis=3)] if 2 * half < width else []
     return op.Concat(
         op.Sub(op.Mul(first, row_cos), op.Mul(second, row_sin)),
         op.Add(op.Mul(second, row_cos), op.Mul(first, row_sin)),
+        *rest,
         axis=-1,
     )
 

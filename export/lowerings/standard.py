@@ -2,7 +2,8 @@
 
 ONNX Runtime 1.25 and later, TensorRT 10.15 and later, and browsers read it. The mask is an explicit
 boolean tensor. The shorter form, `nonpad_kv_seqlen` with `is_causal`, does not work: ONNX Runtime
-1.25 to 1.27 computes it wrongly, and TensorRT silently drops it.
+1.25 to 1.27 computes it wrongly, and TensorRT silently drops it. Attention with a softcap is made
+of smaller operators, because TensorRT refuses the attribute.
 """
 
 from typing import Any
@@ -13,7 +14,7 @@ from onnxscript.onnx_opset import opset24
 import edgegpt.model.cached_attention  # noqa: F401 - registers the operator named below
 
 from .base import Lowering
-from .parts import placed_heads, range_of
+from .parts import attended, placed_heads, used_slots, visible_slots
 
 __all__ = ["STANDARD"]
 
@@ -27,23 +28,40 @@ def _cached_attention(
     past_len: Any,
     cos: Any = None,
     sin: Any = None,
+    q_norm: Any = None,
+    k_norm: Any = None,
     *,
     n_head: int,
     n_kv_head: int,
     scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+    norm_eps: float = 1e-5,
 ) -> tuple[Any, Any, Any]:
     """Emit one layer's attention; arguments and results are those of `cached_attention`."""
+    sizes = {"n_head": n_head, "n_kv_head": n_kv_head}
     q, k, v, position = placed_heads(
-        op, qkv, past_k, past_len, cos, sin, n_head=n_head, n_kv_head=n_kv_head
+        op, qkv, past_k, past_len, (cos, sin), (q_norm, k_norm), norm_eps=norm_eps, **sizes
     )
     present_k = op.TensorScatter(past_k, k, past_len, axis=-2)  # (B, K, S, D)
     present_v = op.TensorScatter(past_v, v, past_len, axis=-2)  # (B, K, S, D)
-    slots = op.Shape(past_k, start=2, end=3)  # [S]
-    visible = op.LessOrEqual(  # (B, T, S)
-        range_of(op, slots), op.Unsqueeze(position, op.Constant(value_ints=[2]))
-    )
-    mask = op.Unsqueeze(visible, op.Constant(value_ints=[1]))  # (B, 1, T, S)
-    out = op.Attention(q, present_k, present_v, mask, scale=scale)[0]  # (B, H, T, D)
+    visible = visible_slots(op, past_k, position, window)  # (B, 1, T, S)
+    if softcap:
+        used = used_slots(op, qkv, past_k, past_len)  # (B, 1, S, 1)
+        out = attended(
+            op,
+            q,
+            present_k,
+            present_v,
+            visible,
+            used,
+            past_k,
+            scale=scale,
+            softcap=softcap,
+            **sizes,
+        )
+    else:
+        out = op.Attention(q, present_k, present_v, visible, scale=scale)[0]  # (B, H, T, D)
     out = op.Transpose(out, perm=[0, 2, 1, 3])  # (B, T, H, D)
     out = op.Reshape(out, op.Constant(value_ints=[0, 0, -1]))  # (B, T, H * D)
     return out, present_k, present_v

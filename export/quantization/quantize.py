@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from edgegpt.errors import InvalidInputError, NumericalError
 from edgegpt.model import GPT
+from edgegpt.model.layers import Rotary
 
 from .blocks import BlockQuantized, round_to_nearest
 from .calibration import gram, input_hessians, own_windows
@@ -98,18 +99,18 @@ def _with_gptq(
             table.copy_(torch.from_numpy(done[name].dequantized()))
     names = {part: name for name, part in model.named_modules()}
     stream = model.embed(windows)  # (N, T, C)
-    for part in model.blocks:
+    for part, rotary in zip(model.blocks, model.rotary, strict=True):
         linears = {
             names[linear]: linear
             for linear in part.modules()
             if isinstance(linear, nn.Linear) and f"{names[linear]}.weight" in wanted
         }
-        hessians = input_hessians(linears, partial(_after, model, part, stream))
+        hessians = input_hessians(linears, partial(_after, part, rotary, stream))
         for name, linear in linears.items():
             weight = gptq(linear.weight, hessians[name], bits, block, symmetric=symmetric)
             linear.weight.copy_(torch.from_numpy(weight.dequantized()))
             done[f"{name}.weight"] = weight
-        stream = _after(model, part, stream)
+        stream = _after(part, rotary, stream)
     name = f"{names[model.head]}.weight"
     if name in wanted:
         hessian = gram(model.norm_final(stream))
@@ -117,9 +118,9 @@ def _with_gptq(
     return done
 
 
-def _after(model: GPT, part: nn.Module, stream: Tensor) -> Tensor:
+def _after(part: nn.Module, rotary: Rotary, stream: Tensor) -> Tensor:
     """Return the stream [N, T, C] after the block `part`; compute a few windows at a time."""
-    return torch.cat([part(some, model.rotary) for some in stream.split(BATCH)])
+    return torch.cat([part(some, rotary) for some in stream.split(BATCH)])
 
 
 def _check(model: GPT, bits: int, block: int, method: str, windows: Tensor | None) -> None:

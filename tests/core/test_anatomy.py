@@ -8,7 +8,13 @@ from edgegpt.model import GPT
 
 KINDS = {
     "learned": {},
-    "rope": {"position": "rope", "norm": "rmsnorm", "activation": "swiglu", "n_kv_head": 1},
+    "rope": {
+        "position": "rope",
+        "norm": "rmsnorm",
+        "activation": "silu",
+        "gated": True,
+        "n_kv_head": 1,
+    },
     "tied": {"tie_embeddings": True, "head_bias": False},
 }
 IDS = torch.randint(30, (2, 12), generator=torch.Generator().manual_seed(0))

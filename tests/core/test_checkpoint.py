@@ -16,7 +16,13 @@ SIZES = {"vocab_size": 7, "block_size": 16, "n_layer": 1, "n_head": 2, "n_embd":
 VARIANTS = {
     "char": {"head_bias": True},
     "tied": {"tie_embeddings": True, "qkv_bias": True},
-    "llama": {"norm": "rmsnorm", "position": "rope", "activation": "swiglu", "n_kv_head": 1},
+    "llama": {
+        "norm": "rmsnorm",
+        "position": "rope",
+        "activation": "silu",
+        "gated": True,
+        "n_kv_head": 1,
+    },
 }
 
 

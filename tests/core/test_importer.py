@@ -152,7 +152,7 @@ def test_the_wrong_scale_gives_other_logits(
 def test_the_scale_is_that_of_the_head_unless_said_otherwise(edgegpt: Callable, tmp_path: Path):
     file, out = saved(tmp_path / "lesson.pt", lesson_state()), tmp_path / "out"
     edgegpt("import", file, "--out", out)
-    assert load_checkpoint(out).model.config.attention_scale == "head_dim"
+    assert load_checkpoint(out).model.config.attention_scale == (WIDTH // HEADS) ** -0.5
 
 
 def test_a_file_without_the_mask_buffers_is_read_too(edgegpt: Callable, tmp_path: Path):

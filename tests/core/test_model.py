@@ -53,11 +53,24 @@ def test_the_default_preset_has_the_settings_of_the_lesson():
         "norm": "layernorm",
         "norm_eps": 1e-5,
         "position": "learned",
+        "head_dim": 64,
+        "norm_placement": "pre",
+        "parallel": False,
         "rope_theta": 10000.0,
+        "layer_kinds": [],
+        "layer_kind": [],
         "activation": "relu",
-        "attention_scale": "head_dim",
+        "gated": False,
+        "qk_norm": "none",
+        "attention_softcap": 0.0,
+        "logit_softcap": 0.0,
+        "embedding_scale": 1.0,
+        "residual_scale": 1.0,
+        "attention_scale": 0.125,
         "qkv_bias": False,
-        "bias": True,
+        "proj_bias": True,
+        "ff_bias": True,
+        "norm_bias": True,
         "head_bias": True,
         "tie_embeddings": False,
         "dropout": 0.2,
@@ -95,7 +108,7 @@ def test_the_default_preset_is_built_as_its_settings_say():
         ({"norm": "batchnorm"}, "norm"),
         ({"position": 3}, "position"),
         ({"activation": ["relu"]}, "activation"),
-        ({"attention_scale": None}, "attention_scale"),
+        ({"attention_scale": "n_embd"}, "attention_scale"),
         ({"vocab_size": 0}, "vocab_size"),
         ({"n_head": 0}, "n_head"),
         ({"n_kv_head": 0}, "n_kv_head"),
@@ -145,13 +158,14 @@ def test_kv_heads_and_feed_forward_width_are_filled_in():
 
 
 def test_a_config_survives_the_way_through_a_dict():
-    config = small(n_kv_head=2, position="rope", activation="swiglu", n_ff=40)
+    config = small(n_kv_head=2, position="rope", activation="silu", gated=True, n_ff=40)
     assert GPTConfig.from_dict(config.to_dict()) == config
 
 
-def test_the_scale_is_the_named_width_to_the_power_of_minus_a_half():
-    assert small().scale == pytest.approx(1 / math.sqrt(8), rel=1e-15)
-    assert small(attention_scale="n_embd").scale == pytest.approx(1 / math.sqrt(32), rel=1e-15)
+def test_the_scale_is_the_width_of_a_head_to_the_power_of_minus_a_half_unless_given():
+    assert small().attention_scale == pytest.approx(1 / math.sqrt(8), rel=1e-15)
+    assert small(head_dim=16).attention_scale == 0.25
+    assert small(head_dim=16, attention_scale=0.3).attention_scale == 0.3
 
 
 @pytest.mark.parametrize("changes", [{}, {"position": "rope", "norm": "rmsnorm", "n_kv_head": 2}])

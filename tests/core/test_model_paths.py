@@ -13,14 +13,46 @@ from torch import Tensor
 from edgegpt.model import GPT, GPTConfig
 
 SIZES = {"vocab_size": 13, "block_size": 16, "n_layer": 2, "n_head": 4, "n_embd": 32}
-LLAMA = {"norm": "rmsnorm", "position": "rope", "activation": "swiglu", "bias": False}
+LLAMA = {
+    "norm": "rmsnorm",
+    "position": "rope",
+    "activation": "silu",
+    "gated": True,
+    "proj_bias": False,
+    "ff_bias": False,
+}
+ANGLES = [1.0, 0.3, 0.05]
+KINDS = [
+    {"window": 3, "rotary": ANGLES, "rotary_factor": 1.1},
+    {"rotary": [0.7, 0.02]},
+    {"window": 5},
+]
 VARIANTS = {
     "char": {"head_bias": True},
     "gpt2": {"activation": "gelu_tanh", "qkv_bias": True, "tie_embeddings": True},
     "llama": LLAMA | {"n_kv_head": 2, "n_ff": 48, "norm_eps": 1e-6, "rope_theta": 500.0},
-    "llama, one kv head, biases": LLAMA | {"n_kv_head": 1, "bias": True, "qkv_bias": True},
-    "scale of n_embd": {"attention_scale": "n_embd", "head_bias": True, "activation": "gelu"},
-    "no bias": {"bias": False, "n_head": 1},
+    "llama, one kv head, biases": LLAMA
+    | {"n_kv_head": 1, "proj_bias": True, "ff_bias": True, "qkv_bias": True},
+    "scale of n_embd": {"attention_scale": 32**-0.5, "head_bias": True, "activation": "gelu"},
+    "no bias": {"proj_bias": False, "ff_bias": False, "norm_bias": False, "n_head": 1},
+    "wide heads": LLAMA | {"head_dim": 12, "n_kv_head": 2},
+    "kinds of layers": LLAMA
+    | {"n_layer": 4, "layer_kinds": KINDS, "layer_kind": [0, 1, 2, 0], "n_kv_head": 2},
+    "windows and learned positions": {"layer_kinds": [{"window": 4}, {}], "layer_kind": [1, 0]},
+    "no positions": {"position": "none", "activation": "relu2"},
+    "norm of the output": LLAMA | {"norm_placement": "output", "qk_norm": "full", "n_kv_head": 2},
+    "sandwich": LLAMA
+    | {"norm_placement": "sandwich", "qk_norm": "head", "activation": "gelu_tanh", "n_kv_head": 1},
+    "parallel": {"parallel": True, "norm_bias": False, "activation": "gelu"},
+    "caps and scales": LLAMA
+    | {
+        "attention_softcap": 2.0,
+        "logit_softcap": 1.5,
+        "embedding_scale": 5.6,
+        "residual_scale": 0.4,
+        "layer_kinds": KINDS,
+        "layer_kind": [0, 1],
+    },
 }
 
 
@@ -52,71 +84,122 @@ def naive_linear(x: Tensor, weights: dict[str, Tensor], name: str) -> Tensor:
     return x @ weights[f"{name}.weight"].T + weights.get(f"{name}.bias", 0.0)
 
 
-def naive_rotation(x: Tensor, place: int, theta: float) -> Tensor:
-    """Turn each pair (x[i], x[i + D/2]) by the angle place * theta ** (-2 i / D)."""
-    half = len(x) // 2
+def naive_rotation(x: Tensor, place: int, angles: list[float], factor: float) -> Tensor:
+    """Turn each pair (x[i], x[i + R]) of the first 2 R values by the angle place * angles[i]."""
+    half = len(angles)
     turned = x.clone()
     for i in range(half):
-        angle = place * theta ** (-2 * i / len(x))
-        turned[i] = x[i] * math.cos(angle) - x[i + half] * math.sin(angle)
-        turned[i + half] = x[i] * math.sin(angle) + x[i + half] * math.cos(angle)
+        cos, sin = (factor * part(place * angles[i]) for part in (math.cos, math.sin))
+        turned[i] = x[i] * cos - x[i + half] * sin
+        turned[i + half] = x[i] * sin + x[i + half] * cos
     return turned
 
 
-def naive_attention(x: Tensor, weights: dict[str, Tensor], name: str, config: GPTConfig) -> Tensor:
+def naive_qk_norm(heads: list[Tensor], weight: Tensor, config: GPTConfig) -> list[Tensor]:
+    """Divide each head [T, D], or all heads of a token together, by the root mean square."""
+    width = config.head_dim
+    together = torch.cat(heads, dim=1).square().mean(1, keepdim=True)
+    normed = []
+    for i, head in enumerate(heads):
+        full = config.qk_norm == "full"
+        mean = together if full else head.square().mean(1, keepdim=True)
+        own = weight[i * width : (i + 1) * width] if full else weight
+        normed.append(head / (mean + config.norm_eps).sqrt() * own)
+    return normed
+
+
+def angles_of(config: GPTConfig, layer: int) -> tuple[list[float], float, int]:
+    """Return rotary angles, their factor, and the window of a layer."""
+    if config.layer_kinds:
+        kind = config.layer_kinds[config.layer_kind[layer]]
+        return list(kind.rotary), kind.rotary_factor, kind.window
+    if config.position != "rope":
+        return [], 1.0, 0
+    width = config.head_dim
+    return [config.rope_theta ** (-2 * i / width) for i in range(width // 2)], 1.0, 0
+
+
+def naive_attention(x: Tensor, weights: dict[str, Tensor], layer: int, config: GPTConfig) -> Tensor:
     """Attend within `x` [T, C], one head and one position at a time."""
     length, heads, kv_heads = len(x), config.n_head, config.n_kv_head
-    width = config.n_embd // heads
-    factor = 1 / math.sqrt(config.n_embd if config.attention_scale == "n_embd" else width)
+    width, name = config.head_dim, f"blocks.{layer}.attention"
+    angles, factor, window = angles_of(config, layer)
     qkv = naive_linear(x, weights, f"{name}.qkv")
     columns = [qkv[:, i * width : (i + 1) * width] for i in range(heads + 2 * kv_heads)]
-    if config.position == "rope":
-        for i in range(heads + kv_heads):  # queries and keys
-            rows = [naive_rotation(row, t, config.rope_theta) for t, row in enumerate(columns[i])]
-            columns[i] = torch.stack(rows)
-    out = torch.zeros(length, config.n_embd, dtype=torch.float64)
+    if config.qk_norm != "none":
+        columns[:heads] = naive_qk_norm(columns[:heads], weights[f"{name}.q_norm.weight"], config)
+        both = heads + kv_heads
+        keys = naive_qk_norm(columns[heads:both], weights[f"{name}.k_norm.weight"], config)
+        columns[heads:both] = keys
+    for i in range(heads + kv_heads):  # queries and keys
+        rows = [naive_rotation(row, t, angles, factor) for t, row in enumerate(columns[i])]
+        columns[i] = torch.stack(rows)
+    out = torch.zeros(length, heads * width, dtype=torch.float64)
     for head in range(heads):
         kv = head * kv_heads // heads
         keys, values = columns[heads + kv], columns[heads + kv_heads + kv]
         for t in range(length):
-            scores = [float(columns[head][t] @ keys[s]) * factor for s in range(t + 1)]
+            seen = range(max(0, t + 1 - window) if window else 0, t + 1)
+            scores = [float(columns[head][t] @ keys[s]) * config.attention_scale for s in seen]
+            if config.attention_softcap:
+                cap = config.attention_softcap
+                scores = [cap * math.tanh(score / cap) for score in scores]
             shares = [math.exp(score - max(scores)) for score in scores]
-            mix = sum(share * values[s] for s, share in enumerate(shares)) / sum(shares)
-            out[t, head * width : (head + 1) * width] = mix
+            mix = sum(share * values[s] for s, share in zip(seen, shares, strict=True))
+            out[t, head * width : (head + 1) * width] = mix / sum(shares)
     return naive_linear(out, weights, f"{name}.proj")
+
+
+def naive_activation(x: Tensor, name: str) -> Tensor:
+    if name == "relu":
+        return x * (x > 0)
+    if name == "relu2":
+        return x * x * (x > 0)
+    if name == "silu":
+        return x / (1 + torch.exp(-x))
+    if name == "gelu":
+        return x * (1 + torch.erf(x / math.sqrt(2))) / 2
+    return x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
 
 
 def naive_feed_forward(
     x: Tensor, weights: dict[str, Tensor], name: str, config: GPTConfig
 ) -> Tensor:
     up = naive_linear(x, weights, f"{name}.up")
-    if config.activation == "relu":
-        wide = up * (up > 0)
-    elif config.activation == "gelu":
-        wide = up * (1 + torch.erf(up / math.sqrt(2))) / 2
-    elif config.activation == "gelu_tanh":
-        wide = up * (1 + torch.tanh(math.sqrt(2 / math.pi) * (up + 0.044715 * up**3))) / 2
-    else:
+    if config.gated:
         gate = naive_linear(x, weights, f"{name}.gate")
-        wide = gate / (1 + torch.exp(-gate)) * up
+        wide = naive_activation(gate, config.activation) * up
+    else:
+        wide = naive_activation(up, config.activation)
     return naive_linear(wide, weights, f"{name}.down")
+
+
+def naive_block(x: Tensor, weights: dict[str, Tensor], layer: int, config: GPTConfig) -> Tensor:
+    def norm(name: str, value: Tensor, *placements: str) -> Tensor:
+        if config.norm_placement not in placements:
+            return value
+        return naive_norm(value, weights, f"blocks.{layer}.{name}", config)
+
+    before = x
+    y = naive_attention(norm("norm_1", x, "pre", "sandwich"), weights, layer, config)
+    x = x + config.residual_scale * norm("norm_1_out", y, "output", "sandwich")
+    read = norm("norm_2", before if config.parallel else x, "pre", "sandwich")
+    y = naive_feed_forward(read, weights, f"blocks.{layer}.feed_forward", config)
+    return x + config.residual_scale * norm("norm_2_out", y, "output", "sandwich")
 
 
 def naive_logits(model: GPT, row: Tensor) -> Tensor:
     """Return logits [T, V] of one row of ids, in float64."""
     config = model.config
     weights = {name: value.double() for name, value in model.state_dict().items()}
-    x = weights["token_embedding.weight"][row]
+    x = weights["token_embedding.weight"][row] * config.embedding_scale
     if config.position == "learned":
         x = x + weights["position_embedding.weight"][: len(row)]
-    for i in range(config.n_layer):
-        block = f"blocks.{i}"
-        normed = naive_norm(x, weights, f"{block}.norm_1", config)
-        x = x + naive_attention(normed, weights, f"{block}.attention", config)
-        normed = naive_norm(x, weights, f"{block}.norm_2", config)
-        x = x + naive_feed_forward(normed, weights, f"{block}.feed_forward", config)
-    x = naive_norm(x, weights, "norm_final", config)
-    return naive_linear(x, weights, "head")
+    for layer in range(config.n_layer):
+        x = naive_block(x, weights, layer, config)
+    logits = naive_linear(naive_norm(x, weights, "norm_final", config), weights, "head")
+    cap = config.logit_softcap
+    return cap * torch.tanh(logits / cap) if cap else logits
 
 
 @torch.no_grad()
@@ -131,7 +214,7 @@ def test_the_plain_path_computes_what_the_formulas_say(model: GPT):
 
 
 def poisoned_cache(config: GPTConfig, rows: int, slots: int) -> list[tuple[Tensor, Tensor]]:
-    shape = (rows, config.n_kv_head, slots, config.n_embd // config.n_head)
+    shape = (rows, config.n_kv_head, slots, config.head_dim)
     return [
         (torch.full(shape, math.nan), torch.full(shape, math.nan)) for _ in range(config.n_layer)
     ]
@@ -188,3 +271,13 @@ def test_the_cached_path_gives_logits_for_the_positions_asked_for(model: GPT):
     plain = model(ids)
     expected = torch.stack([plain[0, [5, 0]], plain[1, [2, 2]]])
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_plain_path_goes_on_from_a_past(model: GPT):
+    ids = torch.randint(0, 13, (2, 13))
+    past = model.empty_cache(2, 13)
+    _, present = feed(model, ids, torch.zeros(2, dtype=torch.int64), [9, 9], past)
+    filled = [(k[:, :, :9], v[:, :, :9]) for k, v in present]
+    expected = model(ids)[:, 9:]
+    torch.testing.assert_close(model(ids[:, 9:], filled), expected, rtol=1e-5, atol=1e-5)

@@ -37,8 +37,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_every_setting_can_be_overridden(train: Callable, tmp_path: Path):
     options = (
         "--n-layer 2 --n-head 4 --n-kv-head 2 --n-embd 32 --n-ff 24 --norm rmsnorm --norm-eps 1e-6 "
-        "--position rope --rope-theta 500 --activation swiglu --qkv-bias --no-bias --no-head-bias "
-        "--tie-embeddings --dropout 0.0 --block-size 8 --attention-scale n_embd"
+        "--position rope --rope-theta 500 --activation silu --gated --qkv-bias --no-proj-bias "
+        "--no-ff-bias --no-norm-bias --no-head-bias --tie-embeddings --dropout 0.0 --block-size 8 "
+        "--head-dim 12 --attention-scale 0.2 --qk-norm head --norm-placement sandwich --parallel "
+        "--attention-softcap 30 --logit-softcap 20 --embedding-scale 2 --residual-scale 0.5"
     )
     outcome = train(None, f"{options} --seed 3 --learning-rate 0.5 --beta2 0.9 --grad-clip 2")
     assert outcome.code == 0, outcome.err
@@ -55,10 +57,23 @@ def test_every_setting_can_be_overridden(train: Callable, tmp_path: Path):
         "norm_eps": 1e-6,
         "position": "rope",
         "rope_theta": 500.0,
-        "activation": "swiglu",
-        "attention_scale": "n_embd",
+        "activation": "silu",
+        "gated": True,
+        "attention_scale": 0.2,
+        "head_dim": 12,
+        "qk_norm": "head",
+        "norm_placement": "sandwich",
+        "parallel": True,
+        "attention_softcap": 30.0,
+        "logit_softcap": 20.0,
+        "embedding_scale": 2.0,
+        "residual_scale": 0.5,
+        "layer_kinds": [],
+        "layer_kind": [],
         "qkv_bias": True,
-        "bias": False,
+        "proj_bias": False,
+        "ff_bias": False,
+        "norm_bias": False,
         "head_bias": False,
         "tie_embeddings": True,
         "dropout": 0.0,

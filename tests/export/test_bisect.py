@@ -135,11 +135,32 @@ def test_a_damaged_graph_is_found_at_its_node(
     assert first_wrong(places_of(bundle, small_model, graph)) == place
 
 
-def test_a_llama_like_model_can_be_bisected(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({}, "blocks.1.feed_forward"),
+        ({"parallel": True}, "norm_final"),
+        ({"norm_placement": "sandwich", "qk_norm": "head"}, "blocks.1.norm_2_out"),
+        ({"norm_placement": "output", "qk_norm": "full"}, "blocks.1.norm_2_out"),
+    ],
+)
+def test_a_model_with_other_switches_can_be_bisected(
+    tmp_path: Path, changes: dict[str, object], place: str
+) -> None:
     sizes = {"vocab_size": 20, "block_size": 16, "n_layer": 2, "n_head": 4, "n_embd": 64}
-    kind = {"n_kv_head": 2, "norm": "rmsnorm", "position": "rope", "activation": "swiglu"}
+    kind = {
+        "n_kv_head": 2,
+        "norm": "rmsnorm",
+        "position": "rope",
+        "activation": "silu",
+        "gated": True,
+    }
     torch.manual_seed(0)
-    model = GPT(GPTConfig.from_dict(sizes | kind | {"bias": False})).eval()
+    model = GPT(
+        GPTConfig.from_dict(
+            sizes | kind | changes | {"proj_bias": False, "ff_bias": False, "norm_bias": False}
+        )
+    ).eval()
     (tmp_path / "ckpt").mkdir()
     save_config(tmp_path / "ckpt", model.config)
     save_weights(tmp_path / "ckpt", model, torch.float32)
@@ -150,7 +171,7 @@ def test_a_llama_like_model_can_be_bisected(tmp_path: Path) -> None:
     change_weight(tmp_path / "bundle", damage, lambda array: np.negative(array, out=array))
     for graph in GRAPHS:
         places = places_of(tmp_path / "bundle", model, graph)
-        assert first_wrong(places) == "blocks.1.feed_forward"
+        assert first_wrong(places) == place
 
 
 def test_a_quantised_bundle_is_refused(

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from attention_layer import HEADS, Layer, build, check_ragged_rows
+from attention_layer import KINDS, Layer, build, check_ragged_rows
 from small_models import random_model, small_config
 
 from edgegpt.export.decoder_graph import build_decoder_graph, trace
@@ -20,8 +20,11 @@ from edgegpt.runtime.engines.support import SUPPORT
 LLAMA = {
     "norm": "rmsnorm",
     "position": "rope",
-    "activation": "swiglu",
-    "bias": False,
+    "activation": "silu",
+    "gated": True,
+    "proj_bias": False,
+    "ff_bias": False,
+    "norm_bias": False,
     "head_bias": False,
     "n_head": 4,
     "n_kv_head": 2,
@@ -29,11 +32,9 @@ LLAMA = {
 }
 
 
-@pytest.mark.parametrize(("kv_heads", "rotary"), [(HEADS, False), (2, True), (1, True)])
-def test_prefill_chunk_and_decode_of_ragged_rows_match_float64(
-    tmp_path: Path, kv_heads: int, rotary: bool
-) -> None:
-    layer = Layer(kv_heads, rotary)
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_prefill_chunk_and_decode_of_ragged_rows_match_float64(tmp_path: Path, kind: str) -> None:
+    layer = Layer(KINDS[kind])
     session = build(LEGACY, layer, tmp_path / "layer.onnx")
     check_ragged_rows(session, layer, poison=float("nan"))
     check_ragged_rows(session, layer, poison=float("nan"), in_place=True)

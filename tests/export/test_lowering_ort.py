@@ -20,8 +20,11 @@ from edgegpt.runtime.engines.options import EngineOptions
 LLAMA = {
     "norm": "rmsnorm",
     "position": "rope",
-    "activation": "swiglu",
-    "bias": False,
+    "activation": "silu",
+    "gated": True,
+    "proj_bias": False,
+    "ff_bias": False,
+    "norm_bias": False,
     "head_bias": False,
     "n_embd": 64,
     "n_head": 4,

@@ -4,24 +4,21 @@ from pathlib import Path
 
 import onnx
 import pytest
-from attention_layer import HEADS, Layer, build, check_ragged_rows
+from attention_layer import KINDS, Kind, Layer, build, check_ragged_rows
 
 from edgegpt.export.lowerings import STANDARD
 
 POISON = 1e4  # fills every cache slot before the test; not NaN, because 0 * NaN is NaN
 
 
-@pytest.mark.parametrize("rotary", [False, True])
-@pytest.mark.parametrize("kv_heads", [HEADS, 2, 1])
-def test_prefill_chunk_and_decode_of_ragged_rows_match_float64(
-    tmp_path: Path, kv_heads: int, rotary: bool
-) -> None:
-    layer = Layer(kv_heads, rotary)
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_prefill_chunk_and_decode_of_ragged_rows_match_float64(tmp_path: Path, kind: str) -> None:
+    layer = Layer(KINDS[kind])
     check_ragged_rows(build(STANDARD, layer, tmp_path / "layer.onnx"), layer, POISON)
 
 
 def test_no_attention_output_is_left_unused(tmp_path: Path) -> None:
-    build(STANDARD, Layer(HEADS, rotary=False), tmp_path / "layer.onnx")
+    build(STANDARD, Layer(Kind()), tmp_path / "layer.onnx")
     graph = onnx.load(tmp_path / "layer.onnx").graph
     (attention,) = [node for node in graph.node if node.op_type == "Attention"]
     assert [name for name in attention.output if name] == list(attention.output)[:1]

@@ -37,7 +37,7 @@ from edgegpt.runtime.errors import BundleError
 from edgegpt.runtime.generation.prefill import all_logits
 
 ANY_LOSS = 1e9
-LLAMA = {"norm": "rmsnorm", "position": "rope", "activation": "swiglu", "n_kv_head": 1}
+LLAMA = {"norm": "rmsnorm", "position": "rope", "activation": "silu", "gated": True, "n_kv_head": 1}
 TIED = {"tie_embeddings": True, "head_bias": False}
 
 

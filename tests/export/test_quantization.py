@@ -28,9 +28,12 @@ from edgegpt.model import GPT, GPTConfig
 LLAMA = {
     "norm": "rmsnorm",
     "position": "rope",
-    "activation": "swiglu",
+    "activation": "silu",
+    "gated": True,
     "n_kv_head": 2,
-    "bias": False,
+    "proj_bias": False,
+    "ff_bias": False,
+    "norm_bias": False,
     "tie_embeddings": True,
 }
 

@@ -70,7 +70,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             source, precision = ROOT / "models" / "shakespeare-char", name
             settings = ExportSettings()
             if name == "rope":
-                kind = {"position": "rope", "norm": "rmsnorm", "activation": "swiglu"}
+                kind = {"position": "rope", "norm": "rmsnorm", "activation": "silu", "gated": True}
                 shape = {"n_head": 4, "n_kv_head": 2, "n_embd": 128, "block_size": 256}
                 config = small_config(**kind, **shape, vocab_size=600)
                 source = write_checkpoint(out.parent / "checkpoint", random_model(config), None)

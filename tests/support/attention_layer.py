@@ -1,5 +1,6 @@
 """One attention layer, lowered and run alone, compared with float64 without a cache."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,29 +12,75 @@ from edgegpt.export.lowerings import Lowering
 from edgegpt.model.cached_attention import cached_attention
 from edgegpt.model.rotary import rotary_table
 
-__all__ = ["HEADS", "SLOTS", "WIDTH", "Layer", "build", "check_ragged_rows"]
+__all__ = ["KINDS", "Kind", "Layer", "build", "check_ragged_rows"]
 
 BATCH, HEADS, WIDTH, SLOTS = 3, 4, 8, 24
-SCALE = 0.3
+SCALE, NORM_EPS = 0.3, 1e-4
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a layer does: the switches of `cached_attention`."""
+
+    kv_heads: int = HEADS
+    angles: int = 0  # of the rotation
+    window: int = 0
+    softcap: float = 0.0
+    qk_norm: str = "none"
+
+
+KINDS = {
+    "plain": Kind(),
+    "rotary": Kind(angles=4),
+    "grouped, rotary": Kind(kv_heads=2, angles=4),
+    "one kv head, rotary": Kind(kv_heads=1, angles=4),
+    "one kv head": Kind(kv_heads=1),
+    "a part of each head is rotated": Kind(angles=2),
+    "window": Kind(window=5),
+    "window of one": Kind(kv_heads=2, window=1),
+    "softcap": Kind(kv_heads=2, softcap=0.9),
+    "norm of each head": Kind(kv_heads=2, qk_norm="head", angles=4),
+    "norm of all heads": Kind(kv_heads=2, qk_norm="full"),
+    "everything": Kind(2, angles=3, window=4, softcap=0.7, qk_norm="head"),
+}
 
 
 class Layer(torch.nn.Module):
-    def __init__(self, kv_heads: int, rotary: bool) -> None:
+    def __init__(self, kind: Kind) -> None:
         super().__init__()
-        self.kv_heads, self.rotary = kv_heads, rotary
-        cos, sin = rotary_table(SLOTS, WIDTH, 10000.0)
+        self.kind = kind
+        frequency = (10000.0 ** (-2 * np.arange(kind.angles) / WIDTH)).tolist()
+        cos, sin = rotary_table(SLOTS, frequency) if kind.angles else (None, None)
         self.register_buffer("cos", cos)
         self.register_buffer("sin", sin)
+        generator = torch.Generator().manual_seed(1)
+        for name, heads in (("q_norm", HEADS), ("k_norm", kind.kv_heads)):
+            size = {"none": 0, "head": WIDTH, "full": heads * WIDTH}[kind.qk_norm]
+            weight = 1 + 0.5 * torch.randn(size, generator=generator) if size else None
+            self.register_buffer(name, weight)
 
     def forward(self, qkv, past_k, past_v, past_len):
-        tables = (self.cos, self.sin) if self.rotary else (None, None)
-        sizes = {"n_head": HEADS, "n_kv_head": self.kv_heads, "scale": SCALE}
-        return cached_attention(qkv, past_k, past_v, past_len, *tables, **sizes)
+        return cached_attention(
+            qkv,
+            past_k,
+            past_v,
+            past_len,
+            self.cos,
+            self.sin,
+            self.q_norm,
+            self.k_norm,
+            n_head=HEADS,
+            n_kv_head=self.kind.kv_heads,
+            scale=SCALE,
+            window=self.kind.window,
+            softcap=self.kind.softcap,
+            norm_eps=NORM_EPS,
+        )
 
 
 def build(lowering: Lowering, layer: Layer, path: Path) -> onnxruntime.InferenceSession:
-    qkv = torch.zeros(2, 3, (HEADS + 2 * layer.kv_heads) * WIDTH)
-    past = torch.zeros(2, layer.kv_heads, 5, WIDTH)
+    qkv = torch.zeros(2, 3, (HEADS + 2 * layer.kind.kv_heads) * WIDTH)
+    past = torch.zeros(2, layer.kind.kv_heads, 5, WIDTH)
     batch, new, context = (torch.export.Dim(name) for name in ("batch", "new", "context"))
     cache = {0: batch, 2: context}
     program = torch.onnx.export(
@@ -52,29 +99,40 @@ def build(lowering: Lowering, layer: Layer, path: Path) -> onnxruntime.Inference
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
-def reference(row: NDArray[np.float64], kv_heads: int, rotary: bool) -> NDArray[np.float64]:
+def reference(row: NDArray[np.float64], layer: Layer) -> NDArray[np.float64]:
     """Attend within one row [T, (H + 2K) * D], token by token and head by head, in float64."""
-    length = len(row)
-    split = row.reshape(length, HEADS + 2 * kv_heads, WIDTH)  # (T, heads, D)
-    q, k, v = np.split(split, [HEADS, HEADS + kv_heads], axis=1)
-    if rotary:
-        q, k = turned(q), turned(k)
+    kind, length = layer.kind, len(row)
+    split = row.reshape(length, HEADS + 2 * kind.kv_heads, WIDTH)  # (T, heads, D)
+    q, k, v = np.split(split, [HEADS, HEADS + kind.kv_heads], axis=1)
+    if kind.qk_norm != "none":
+        q, k = scaled(q, layer.q_norm), scaled(k, layer.k_norm)
+    q, k = turned(q, kind.angles), turned(k, kind.angles)
     out = np.zeros((length, HEADS, WIDTH))
     for token in range(length):
+        first = max(0, token + 1 - kind.window) if kind.window else 0
         for head in range(HEADS):
-            shared = head // (HEADS // kv_heads)
-            scores = k[: token + 1, shared] @ q[token, head] * SCALE
+            shared = head // (HEADS // kind.kv_heads)
+            scores = k[first : token + 1, shared] @ q[token, head] * SCALE
+            if kind.softcap:
+                scores = kind.softcap * np.tanh(scores / kind.softcap)
             weights = np.exp(scores - scores.max())
-            out[token, head] = weights @ v[: token + 1, shared] / weights.sum()
+            out[token, head] = weights @ v[first : token + 1, shared] / weights.sum()
     return out.reshape(length, HEADS * WIDTH)
 
 
-def turned(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rotate (T, heads, D) as complex numbers: component i pairs with i + D/2."""
-    frequency = 10000.0 ** (-2 * np.arange(WIDTH // 2) / WIDTH)
+def scaled(x: NDArray[np.float64], weight: torch.Tensor) -> NDArray[np.float64]:
+    """Divide (T, heads, D) by the root mean square of each group that `weight` covers."""
+    groups = x.reshape(len(x), -1, len(weight))  # (T, heads or 1, D or heads * D)
+    mean = np.square(groups).mean(axis=-1, keepdims=True)
+    return (groups / np.sqrt(mean + NORM_EPS) * weight.numpy().astype(np.float64)).reshape(x.shape)
+
+
+def turned(x: NDArray[np.float64], angles: int) -> NDArray[np.float64]:
+    """Rotate (T, heads, D) as complex numbers: value i pairs with i + angles, the rest stays."""
+    frequency = 10000.0 ** (-2 * np.arange(angles) / WIDTH)
     turn = np.exp(1j * np.arange(len(x))[:, None, None] * frequency)
-    number = (x[..., : WIDTH // 2] + 1j * x[..., WIDTH // 2 :]) * turn
-    return np.concatenate([number.real, number.imag], axis=-1)
+    number = (x[..., :angles] + 1j * x[..., angles : 2 * angles]) * turn
+    return np.concatenate([number.real, number.imag, x[..., 2 * angles :]], axis=-1)
 
 
 def check_ragged_rows(
@@ -85,13 +143,13 @@ def check_ragged_rows(
     Every cache slot holds `poison` at first. With `in_place`, past and present are one buffer, as
     the engine binds them.
     """
-    kv_heads, rotary = layer.kv_heads, layer.rotary
+    kv_heads = layer.kind.kv_heads
     rng = np.random.default_rng(0)
     lengths = np.array([4, 1, 7])  # of the first piece; pieces of 3, 1 and 1 tokens follow
     pieces = [int(lengths.max()), 3, 1, 1]
     width = (HEADS + 2 * kv_heads) * WIDTH
     rows = [rng.standard_normal((length + 5, width)) for length in lengths]
-    expected = [reference(row, kv_heads, rotary) for row in rows]
+    expected = [reference(row, layer) for row in rows]
 
     cache = [np.full((BATCH, kv_heads, SLOTS, WIDTH), poison, np.float32) for _ in range(2)]
     done = np.zeros(BATCH, dtype=np.int64)

@@ -124,7 +124,16 @@ def damaged(bundle_copy: Path) -> Bundle:
 
 @pytest.mark.parametrize(
     "shape",
-    [{}, {"position": "rope", "norm": "rmsnorm", "activation": "swiglu", "n_kv_head": 1}],
+    [
+        {},
+        {
+            "position": "rope",
+            "norm": "rmsnorm",
+            "activation": "silu",
+            "gated": True,
+            "n_kv_head": 1,
+        },
+    ],
     ids=["char", "llama"],
 )
 def test_every_family_of_models_is_read_and_built(
