@@ -13,16 +13,27 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["new_folder", "write_file"]
+__all__ = ["new_file", "new_folder", "write_file"]
 
 
 def write_file(path: Path, data: bytes | memoryview) -> None:
     """Write `data` to the file at `path`, atomically; replace the file if there is one."""
+    with new_file(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield an empty file that takes the place of `path` when the block ends without an error.
+
+    After an error, `path` is as it was.
+    """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
