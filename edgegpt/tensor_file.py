@@ -6,7 +6,7 @@ asked for once, in the file's order, written, and hashed on the way:
     layouts = {name: Layout("BF16", (rows, columns)), ...}
     write_tensors(path, layouts, lambda name: raw_bytes(transformed(name)))
 
-`raw_bytes` gives the bytes of a PyTorch tensor; a contiguous numpy array serves as it is. The file
+`raw_bytes` gives the bytes of a PyTorch tensor; a numpy array serves as it is. The file
 is the one that `safetensors.save_file` would write, byte for byte.
 """
 
@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,8 +40,6 @@ DTYPES: dict[torch.dtype, WeightDtype] = {
 }
 ALIGNMENT = 8  # bytes, of the end of the header
 CHUNK = 1 << 24  # bytes to write and hash at once
-
-Bytes = bytes | memoryview | NDArray[np.generic]
 
 
 @dataclass(frozen=True)
@@ -77,15 +76,15 @@ def raw_bytes(tensor: Tensor) -> NDArray[np.uint8]:
 
 
 def write_tensors(
-    path: Path, layouts: Mapping[str, Layout], read: Callable[[str], Bytes]
+    path: Path, layouts: Mapping[str, Layout], read: Callable[[str], NDArray[Any]]
 ) -> Written:
     """Write the file at `path`, atomically; replace the file if there is one.
 
     Args:
         path: the file.
         layouts: type and shape of each tensor, by name.
-        read: returns the bytes of a tensor, little-endian and in row-major order. It is called
-            once per name. If it raises an error, `path` is as it was.
+        read: returns a tensor, or its bytes in row-major order. It is called once per name. If
+            it raises an error, `path` is as it was.
 
     Raises:
         ValueError: if `read` returns another number of bytes than the layout says.
@@ -97,11 +96,11 @@ def write_tensors(
         file.write(header)
         for name in names:
             layout, own = layouts[name], hashlib.sha256()
-            data = memoryview(read(name)).cast("B")
-            if data.nbytes != layout.size:
-                raise ValueError(f"{name} has {data.nbytes} bytes; its layout says {layout.size}")
-            for start in range(0, data.nbytes, CHUNK):
-                piece = data[start : start + CHUNK]
+            data = np.ascontiguousarray(read(name)).reshape(-1).view(np.uint8)  # (size,)
+            if data.size != layout.size:
+                raise ValueError(f"{name} has {data.size} bytes; its layout says {layout.size}")
+            for start in range(0, data.size, CHUNK):
+                piece = data[start : start + CHUNK].data
                 file.write(piece)
                 whole.update(piece)
                 own.update(piece)
