@@ -47,9 +47,9 @@ def placed_heads(
     )
     cos, sin = tables
     if cos is not None:
+        sizes = {"angles": cos.shape[1], "width": past_k.shape[3]}
         cos, sin = in_type_of(op, cos, past_k), in_type_of(op, sin, past_k)
-        width = past_k.shape[3]
-        q, k = (_rotated(op, part, cos, sin, position, width) for part in (q, k))
+        q, k = (_rotated(op, part, cos, sin, position, **sizes) for part in (q, k))
     return q, k, v, position
 
 
@@ -185,14 +185,16 @@ def _softmax(op: Any, scores: Any, like: Any) -> Any:
     return op.Cast(wide, to=like.dtype)
 
 
-def _rotated(op: Any, x: Any, cos: Any, sin: Any, position: Any, width: int) -> Any:
-    """Rotate (B, heads, T, width) by the rows `position` (B, T) of the tables [positions, R]."""
+def _rotated(
+    op: Any, x: Any, cos: Any, sin: Any, position: Any, *, angles: int, width: int
+) -> Any:
+    """Rotate (B, heads, T, width) by rows `position` (B, T) of the tables [positions, angles]."""
     axis = op.Constant(value_ints=[1])
-    row_cos = op.Unsqueeze(op.Gather(cos, position), axis)  # (B, 1, T, R)
+    row_cos = op.Unsqueeze(op.Gather(cos, position), axis)  # (B, 1, T, angles)
     row_sin = op.Unsqueeze(op.Gather(sin, position), axis)
-    half = cos.shape[1]
-    first, second = between(op, x, 0, half, axis=3), between(op, x, half, 2 * half, axis=3)
-    rest = [between(op, x, 2 * half, width, axis=3)] if 2 * half < width else []
+    end = 2 * angles
+    first, second = between(op, x, 0, angles, axis=3), between(op, x, angles, end, axis=3)
+    rest = [between(op, x, end, width, axis=3)] if end < width else []
     return op.Concat(
         op.Sub(op.Mul(first, row_cos), op.Mul(second, row_sin)),
         op.Add(op.Mul(second, row_cos), op.Mul(first, row_sin)),

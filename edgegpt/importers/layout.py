@@ -1,0 +1,281 @@
+"""Where a family keeps its weights, and how they become ours.
+
+A `Layout` names a family's tensors. `plan` turns it into one `Weight` for each parameter of our
+model: the source's tensors that it is made of, their shapes, and the change of each, so that
+everything is checked against the headers before a value is read.
+
+What our model has no switch for is folded into weights: norms that multiply by 1 + w, a factor on
+the logits, a rotation of neighbouring pairs, packed projections, missing norms.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..model import GPTConfig
+
+__all__ = ["LLAMA", "Layout", "Piece", "Weight", "in_halves", "plan"]
+
+Shape = tuple[int, ...]
+Change = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A tensor of the source and what becomes of it.
+
+    Attributes:
+        name: the source's name.
+        shape: the shape that it must have there.
+        change: from the source's layout to rows of ours; None: it stays as it is.
+        exact: whether `change` only moves values, so that the source's type still holds them.
+    """
+
+    name: str
+    shape: Shape
+    change: Change | None = None
+    exact: bool = True
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A parameter of our model: the pieces whose rows it consists of; none: ones."""
+
+    shape: Shape
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The names of a family's tensors, and what is folded into them.
+
+    Names of modules are without `.weight` and `.bias`; those from `norm_1` to `k_norm` are within
+    `layer`, whose braces stand for the layer's number. None: the family has no such tensor.
+
+    Attributes:
+        prefix: left out by files that were saved without the head.
+        qkv: one tensor for queries, keys and values; `unpack` gives our order of its rows.
+        gate_up: one tensor for the gate and the widened input, the gate first.
+        paired_rotary: values 2i and 2i + 1 of a head are rotated together, not i and i + R.
+        norm_offset: added to the weights of all norms.
+        final_scale: factor on the logits, which goes into the final norm.
+        transposed: linear layers are stored as [in, out].
+        position_offset: rows of the position table before that of the first token.
+        table_change: change of the token embedding, which must then not be tied.
+        qk_change: change of the rows of queries or keys [heads, D, ...], before all others.
+        ignored: patterns of tensors that hold nothing trained, such as masks.
+    """
+
+    prefix: str = "model."
+    token: str = "model.embed_tokens"
+    position: str | None = None
+    layer: str = "model.layers.{}."
+    norm_1: str | None = "input_layernorm"
+    norm_1_out: str | None = None
+    norm_2: str | None = "post_attention_layernorm"
+    norm_2_out: str | None = None
+    q: str = "self_attn.q_proj"
+    k: str = "self_attn.k_proj"
+    v: str = "self_attn.v_proj"
+    qkv: str | None = None
+    unpack: Change | None = None
+    q_norm: str | None = "self_attn.q_norm"
+    k_norm: str | None = "self_attn.k_norm"
+    proj: str = "self_attn.o_proj"
+    gate: str = "mlp.gate_proj"
+    up: str = "mlp.up_proj"
+    down: str = "mlp.down_proj"
+    gate_up: str | None = None
+    final: str | None = "model.norm"
+    head: str = "lm_head"
+    paired_rotary: bool = False
+    norm_offset: float = 0.0
+    final_scale: float = 1.0
+    transposed: bool = False
+    position_offset: int = 0
+    table_change: Change | None = None
+    qk_change: Change | None = None
+    ignored: tuple[str, ...] = field(default=(r".*\.rotary_emb\.inv_freq",))
+
+    def ignores(self, name: str) -> bool:
+        """Return whether the tensor `name` holds nothing trained."""
+        return any(re.fullmatch(pattern, name) for pattern in self.ignored)
+
+
+LLAMA = Layout()
+
+
+def plan(layout: Layout, config: GPTConfig, shapes: dict[str, Shape]) -> dict[str, Weight]:
+    """Return what each parameter of a model is made of.
+
+    Args:
+        layout: the family's names.
+        config: our settings of the model.
+        shapes: the names and shapes of our parameters; a tied one occurs once.
+    """
+    return _Plan(layout, config, shapes).weights()
+
+
+def in_halves(x: Tensor, rotated: int) -> Tensor:
+    """Move the pairs (2i, 2i + 1) of heads [heads, D, ...] to (i, i + R) for 2R rotated values.
+
+    The same move of queries and keys leaves their products as they are.
+    """
+    order = [*range(0, rotated, 2), *range(1, rotated, 2), *range(rotated, x.shape[1])]
+    return x[:, order]
+
+
+class _Plan:
+    """Goes through our parameters; each method returns the weight of one kind of module."""
+
+    def __init__(self, layout: Layout, config: GPTConfig, shapes: dict[str, Shape]) -> None:
+        self.layout, self.config, self.shapes = layout, config, shapes
+
+    def weights(self) -> dict[str, Weight]:
+        return {name: Weight(shape, self._pieces(name)) for name, shape in self.shapes.items()}
+
+    def _pieces(self, name: str) -> tuple[Piece, ...]:
+        layout, (module, kind) = self.layout, name.rsplit(".", 1)
+        if module == "token_embedding":
+            change = layout.table_change
+            return (self._piece(name, layout.token, kind, change, exact=change is None),)
+        if module == "position_embedding":
+            return (self._positions(name),)
+        if module == "norm_final":
+            return self._norm(name, layout.final, kind, layout.final_scale)
+        if module == "head":
+            return (self._piece(name, layout.head, kind),)
+        match = re.fullmatch(r"blocks\.(\d+)\.(.+)", module)
+        assert match is not None
+        return self._in_block(name, int(match[1]), match[2], kind)
+
+    def _in_block(self, name: str, index: int, part: str, kind: str) -> tuple[Piece, ...]:
+        layout, place = self.layout, self.layout.layer.format(index)
+        if part.startswith("norm"):
+            own = getattr(layout, part)
+            return self._norm(name, own and place + own, kind)
+        if part == "attention.qkv":
+            return self._qkv(name, index, kind)
+        if part in ("attention.q_norm", "attention.k_norm"):
+            return self._qk_norm(name, index, part.removeprefix("attention."))
+        if part == "attention.proj":
+            return (self._linear(name, place + layout.proj, kind),)
+        own = part.removeprefix("feed_forward.")
+        if layout.gate_up is not None and own in ("gate", "up"):
+            return (self._half(name, place + layout.gate_up, kind, first=own == "gate"),)
+        return (self._linear(name, place + getattr(layout, own), kind),)
+
+    def _piece(
+        self, name: str, module: str, kind: str, change: Change | None = None, *, exact: bool = True
+    ) -> Piece:
+        return Piece(f"{module}.{kind}", self.shapes[name], change, exact)
+
+    def _positions(self, name: str) -> Piece:
+        layout, (rows, width) = self.layout, self.shapes[name]
+        skipped = layout.position_offset
+        shape = (rows + skipped, width)
+        return Piece(
+            f"{layout.position}.weight", shape, (lambda x: x[skipped:]) if skipped else None
+        )
+
+    def _norm(
+        self, name: str, module: str | None, kind: str, factor: float = 1.0
+    ) -> tuple[Piece, ...]:
+        """Return the piece of a norm; a norm without weights, as OLMo's, becomes ones."""
+        if module is None:
+            return ()
+        offset = self.layout.norm_offset if kind == "weight" else 0.0
+        if offset == 0.0 and factor == 1.0:
+            return (self._piece(name, module, kind),)
+        return (
+            self._piece(name, module, kind, lambda w: (w.float() + offset) * factor, exact=False),
+        )
+
+    def _linear(self, name: str, module: str, kind: str) -> Piece:
+        if not self.layout.transposed or kind == "bias":
+            return self._piece(name, module, kind)
+        rows, columns = self.shapes[name]
+        return Piece(f"{module}.{kind}", (columns, rows), lambda w: w.T)
+
+    def _half(self, name: str, module: str, kind: str, *, first: bool) -> Piece:
+        """Return the first or the second half of the rows of a tensor."""
+        rows, *rest = self.shapes[name]
+        return Piece(
+            f"{module}.{kind}", (2 * rows, *rest), lambda w: w[:rows] if first else w[rows:]
+        )
+
+    def _qkv(self, name: str, index: int, kind: str) -> tuple[Piece, ...]:
+        config, layout = self.config, self.layout
+        place, rest = layout.layer.format(index), self.shapes[name][1:]
+        if layout.qkv is not None:
+            return (self._packed(name, place + layout.qkv, kind, index),)
+        heads = ((layout.q, config.n_head), (layout.k, config.n_kv_head))
+        pieces = [
+            Piece(
+                f"{place}{module}.{kind}",
+                (count * config.head_dim, *rest),
+                self._rows_change(index, count),
+                self._keeps_values(),
+            )
+            for module, count in heads
+        ]
+        value = Piece(f"{place}{layout.v}.{kind}", (config.n_kv_head * config.head_dim, *rest))
+        return (*pieces, value)
+
+    def _packed(self, name: str, module: str, kind: str, index: int) -> Piece:
+        """Return the piece of a packed projection; its parts are changed after `unpack`."""
+        config, shape, transposed = self.config, self.shapes[name], False
+        if self.layout.transposed and kind == "weight":
+            shape, transposed = (shape[1], shape[0]), True
+        unpack = self.layout.unpack
+        counts = (config.n_head, config.n_kv_head)
+        changes = [self._rows_change(index, count) for count in counts]
+
+        def change(w: Tensor) -> Tensor:
+            w = w.T if transposed else w
+            w = w if unpack is None else unpack(w)
+            parts = list(w.split([n * config.head_dim for n in (*counts, config.n_kv_head)]))
+            for place, own in enumerate(changes):
+                parts[place] = parts[place] if own is None else own(parts[place])
+            return torch.cat(parts)
+
+        plain = not transposed and unpack is None and not any(changes)
+        return Piece(f"{module}.{kind}", shape, None if plain else change, self._keeps_values())
+
+    def _keeps_values(self) -> bool:
+        return self.layout.qk_change is None
+
+    def _rows_change(self, index: int, heads: int) -> Change | None:
+        """Return the change of the rows [heads * D, ...] of queries or keys, if there is any."""
+        layout = self.layout
+        rotated = 2 * len(self.config.kinds[index].rotary)
+        if layout.qk_change is None and not (layout.paired_rotary and rotated):
+            return None
+
+        def change(w: Tensor) -> Tensor:
+            split = w.unflatten(0, (heads, -1))  # (heads, D, ...)
+            if layout.qk_change is not None:
+                split = layout.qk_change(split)
+            return (in_halves(split, rotated) if layout.paired_rotary else split).flatten(0, 1)
+
+        return change
+
+    def _qk_norm(self, name: str, index: int, part: str) -> tuple[Piece, ...]:
+        """Return the piece of a norm of queries or keys; its values move as their rows do."""
+        layout, config = self.layout, self.config
+        module = layout.q_norm if part == "q_norm" else layout.k_norm
+        if module is None:
+            return ()
+        heads = self.shapes[name][0] // config.head_dim
+        move, offset = self._rows_change(index, heads), layout.norm_offset
+
+        def change(w: Tensor) -> Tensor:
+            w = w if move is None else move(w)
+            return w.float() + offset if offset else w
+
+        place = f"{layout.layer.format(index)}{module}"
+        plain = move is None and not offset
+        return (self._piece(name, place, "weight", None if plain else change, exact=not offset),)

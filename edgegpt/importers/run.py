@@ -1,0 +1,207 @@
+"""From a checkpoint elsewhere to a checkpoint folder: look, check, then copy tensor by tensor.
+
+Settings, names and shapes are checked before a value is read. Each tensor is then read, changed,
+checked and written before the next one, so that a model of any size needs little memory.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..checkpoint import save_config
+from ..errors import CheckpointError, InvalidInputError
+from ..model import GPT, GPTConfig
+from ..tensor_file import layout_of, raw_bytes, write_tensors
+from .architectures import FAMILIES, REFUSED
+from .family import Family
+from .layout import Layout, Piece, Shape, Weight, plan
+from .settings import SourceSettings
+from .source import Source
+from .tensors import Tensors
+
+__all__ = ["Import", "look", "write"]
+
+NAMED = 5  # names of tensors that a message lists at most
+
+
+@dataclass(frozen=True)
+class Import:
+    """A checkpoint that was looked at and can be imported."""
+
+    source: Source
+    family: Family
+    config: GPTConfig
+    layout: Layout
+    weights: dict[str, Weight]
+    notes: list[str]
+
+    @property
+    def dtypes(self) -> dict[str, torch.dtype]:
+        """The type in which each parameter is stored: the source's where it holds the values."""
+        return {name: _dtype(weight, self.source.tensors) for name, weight in self.weights.items()}
+
+
+def look(source: Source) -> Import:
+    """Check a checkpoint without reading the values of its tensors.
+
+    Raises:
+        CheckpointError: names the setting or the tensor for which it cannot be imported.
+    """
+    family = _family(source)
+    settings = SourceSettings(source.settings, source.where)
+    try:
+        config = family.config(settings)
+        layout = family.layout_for(settings)
+    except InvalidInputError as error:
+        raise settings.error(str(error)) from error
+    settings.finish()
+    shapes = parameter_shapes(config)
+    weights = plan(layout, config, shapes)
+    weights = _found(weights, layout, source.tensors)
+    _check_shapes(weights, source.tensors)
+    _check_left_over(weights, layout, config, source.tensors)
+    return Import(source, family, config, layout, weights, settings.notes)
+
+
+def parameter_shapes(config: GPTConfig) -> dict[str, Shape]:
+    """Return the shape of each parameter of a model; a tied one occurs once."""
+    with torch.device("meta"):
+        model = GPT(config)
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def write(found: Import, folder: Path) -> None:
+    """Write config.json and model.safetensors of the imported model into `folder`.
+
+    Raises:
+        CheckpointError: for a tensor with values that are not finite, and for a head that is
+            stored although it is tied, and differs from the embedding.
+    """
+    save_config(folder, found.config)
+    dtypes, tensors = found.dtypes, found.source.tensors
+    _check_tied_head(found)
+    layouts = {
+        name: layout_of(torch.empty(weight.shape, dtype=dtypes[name], device="meta"))
+        for name, weight in found.weights.items()
+    }
+
+    def value(name: str) -> Tensor:
+        weight = found.weights[name]
+        return _value(weight, tensors, dtypes[name])
+
+    path = folder / "model.safetensors"
+    write_tensors(path, layouts, lambda name: raw_bytes(value(name)))
+
+
+def _value(weight: Weight, tensors: Tensors, dtype: torch.dtype) -> Tensor:
+    """Return a parameter of ours, in the type in which it is stored."""
+    if not weight.pieces:
+        return torch.ones(weight.shape, dtype=dtype)
+    parts = []
+    for piece in weight.pieces:
+        tensor = tensors.read(piece.name)
+        if not tensor.isfinite().all():
+            raise CheckpointError(
+                f"{tensors.place(piece.name)}: {piece.name} has values that are not finite"
+            )
+        changed = tensor if piece.change is None else piece.change(tensor)
+        parts.append(changed.to(dtype))
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _dtype(weight: Weight, tensors: Tensors) -> torch.dtype:
+    """Return the source's type if all pieces have it and it holds their values; or float32."""
+    types = {tensors.dtype(piece.name) if piece.exact else torch.float32 for piece in weight.pieces}
+    return types.pop() if len(types) == 1 else torch.float32
+
+
+def _family(source: Source) -> Family:
+    name = source.settings.get("model_type")
+    own_code = source.settings.get("auto_map")
+    if isinstance(name, str) and name in REFUSED:
+        raise CheckpointError(f"{source.where}: cannot import the family {name}: {REFUSED[name]}")
+    family = FAMILIES.get(name) if isinstance(name, str) else None
+    if family is None:
+        code = ", and its own code (auto_map) is never run" if own_code else ""
+        raise CheckpointError(
+            f"{source.where}: the model_type {name!r:.80} is not a known family{code}; "
+            f"`edgegpt import --list` shows the known ones"
+        )
+    if own_code and not family.began_as_code:
+        raise CheckpointError(
+            f"{source.where}: auto_map names code of its own, which is never run, and which may "
+            f"compute something else than the family {name}"
+        )
+    return family
+
+
+def _found(weights: dict[str, Weight], layout: Layout, tensors: Tensors) -> dict[str, Weight]:
+    """Return the weights with the names that the tensors have; the prefix may be left out."""
+    token = f"{layout.token}.weight"
+    if token in tensors.shapes or token.removeprefix(layout.prefix) not in tensors.shapes:
+        return weights
+
+    def bare(piece: Piece) -> Piece:
+        return replace(piece, name=piece.name.removeprefix(layout.prefix))
+
+    return {
+        name: replace(weight, pieces=tuple(map(bare, weight.pieces)))
+        for name, weight in weights.items()
+    }
+
+
+def _pieces(weights: dict[str, Weight]) -> Iterator[Piece]:
+    for weight in weights.values():
+        yield from weight.pieces
+
+
+def _check_shapes(weights: dict[str, Weight], tensors: Tensors) -> None:
+    missing = [piece.name for piece in _pieces(weights) if piece.name not in tensors.shapes]
+    if missing:
+        raise CheckpointError(
+            f"the checkpoint lacks {_listed(missing)}, which its settings call for"
+        )
+    for piece in _pieces(weights):
+        shape = tensors.shapes[piece.name]
+        if shape != piece.shape:
+            raise CheckpointError(
+                f"{tensors.place(piece.name)}: {piece.name} has the shape {list(shape)}; by the "
+                f"settings it should have {list(piece.shape)}"
+            )
+
+
+def _check_left_over(
+    weights: dict[str, Weight], layout: Layout, config: GPTConfig, tensors: Tensors
+) -> None:
+    used = {piece.name for piece in _pieces(weights)}
+    if config.tie_embeddings:
+        used.add(f"{layout.head}.weight")  # compared with the embedding when the weights are read
+    left = [name for name in tensors.shapes if name not in used and not layout.ignores(name)]
+    if left:
+        raise CheckpointError(
+            f"{tensors.place(left[0])}: nothing in the model takes {_listed(sorted(left))}; the "
+            f"checkpoint is of another model than its settings say"
+        )
+
+
+def _check_tied_head(found: Import) -> None:
+    """Refuse a stored head that differs from the embedding with which it is tied."""
+    tensors, layout = found.source.tensors, found.layout
+    name = f"{layout.head}.weight"
+    if not found.config.tie_embeddings or name not in tensors.shapes:
+        return
+    (token,) = found.weights["token_embedding.weight"].pieces
+    if not torch.equal(tensors.read(name), tensors.read(token.name)):
+        raise CheckpointError(
+            f"{tensors.place(name)}: {name} differs from {token.name}, although the settings say "
+            f"that they are one (tie_word_embeddings)"
+        )
+
+
+def _listed(names: list[str]) -> str:
+    """Return a few of the names, and how many more there are."""
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,28 @@
+"""A checkpoint from elsewhere, whatever its kind: settings, tensors, and texts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .tensors import Tensors
+
+__all__ = ["Source"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an importer needs to know about a checkpoint.
+
+    Attributes:
+        name: what it is called, for messages and for the manifest.
+        settings: config.json, or the same settings under the same names.
+        where: the file of the settings, for messages.
+        tensors: the weights.
+        folder: the folder with tokenizer, template and licence; None: there is none.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    where: str
+    tensors: Tensors
+    folder: Path | None = None
