@@ -1,0 +1,70 @@
+"""Families close to Llama: imported, they compute what transformers computes."""
+
+from pathlib import Path
+
+import pytest
+from tiny_checkpoints import LIMIT, SIZES, error, imported, same_greedy_text, save_tiny
+from transformers import LlamaConfig, PretrainedConfig, Qwen2Config, Qwen3Config
+
+LLAMA_3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+    "rope_theta": 500000.0,
+}
+CASES = {
+    "llama": LlamaConfig(**SIZES),
+    "llama with biases, tied": LlamaConfig(
+        **SIZES, attention_bias=True, mlp_bias=True, tie_word_embeddings=True
+    ),
+    "llama 3.1": LlamaConfig(**SIZES, rope_parameters=LLAMA_3, head_dim=16),
+    "qwen2": Qwen2Config(**SIZES),
+    "qwen2 with windows": Qwen2Config(
+        **SIZES, use_sliding_window=True, sliding_window=8, max_window_layers=1
+    ),
+    "qwen3": Qwen3Config(**SIZES, head_dim=16),
+}
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_an_imported_model_computes_what_transformers_does(tmp_path: Path, name: str) -> None:
+    theirs = save_tiny(CASES[name], tmp_path / "source")
+    ours, found = imported(tmp_path / "source", tmp_path / "checkpoint")
+    assert error(theirs, ours) <= LIMIT
+    assert same_greedy_text(theirs, ours)
+    assert found.notes == []
+
+
+@pytest.mark.parametrize(
+    ("config", "changes"),
+    [
+        (
+            LlamaConfig(**SIZES, rope_parameters=LLAMA_3),
+            {
+                "rope_parameters": None,
+                "rope_theta": 500000.0,
+                "rope_scaling": {n: v for n, v in LLAMA_3.items() if n != "rope_theta"},
+            },
+        ),
+        (
+            LlamaConfig(
+                **SIZES,
+                rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 5000.0},
+            ),
+            {
+                "rope_parameters": None,
+                "rope_theta": 5000.0,
+                "rope_scaling": {"type": "linear", "factor": 2.0},
+            },
+        ),
+    ],
+    ids=["llama3", "linear"],
+)
+def test_the_dialect_of_transformers_4_means_the_same(
+    tmp_path: Path, config: PretrainedConfig, changes: dict[str, object]
+) -> None:
+    theirs = save_tiny(config, tmp_path / "source", changes)
+    ours, _ = imported(tmp_path / "source", tmp_path / "checkpoint")
+    assert error(theirs, ours) <= LIMIT
