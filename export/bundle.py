@@ -18,8 +18,11 @@ import edgegpt
 from edgegpt.checkpoint import Checkpoint, load_checkpoint
 from edgegpt.errors import EdgeGPTWarning, ExportError, VerificationError
 from edgegpt.runtime.bundle.bundle import (
+    CARD_NAME,
     GOLDEN_NAME,
+    LICENSE_NAME,
     RECEIPT_NAME,
+    TEMPLATE_NAME,
     TOKENIZER_NAME,
     Bundle,
     sha256_of,
@@ -127,8 +130,15 @@ def _check_destination(out: Path, force: bool) -> None:
 
 def _write(folder: Path, source: Checkpoint, precision: Precision, content: Content) -> None:
     """Write all files of a bundle except the receipt."""
-    if source.tokenizer_json is not None:
-        (folder / TOKENIZER_NAME).write_bytes(source.tokenizer_json.encode())
+    texts = {
+        TOKENIZER_NAME: source.tokenizer_json,
+        TEMPLATE_NAME: source.chat_template,
+        LICENSE_NAME: source.license,
+        CARD_NAME: source.card,
+    }
+    for name, text in texts.items():
+        if text is not None:
+            (folder / name).write_bytes(text.encode())
     content.golden.save(folder / GOLDEN_NAME)
     parts = (*source.model.named_parameters(), *source.model.named_buffers())
     models = [model for _, model in content.graphs]
@@ -155,6 +165,8 @@ def _write(folder: Path, source: Checkpoint, precision: Precision, content: Cont
         },
         quantization=content.quantization,
         kept=list(content.kept),
+        usage=source.usage,
+        source=source.source,
     )
     (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
 

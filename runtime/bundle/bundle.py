@@ -11,13 +11,28 @@ from pathlib import Path
 from ..errors import BundleError, InvalidInputError
 from .manifest import MANIFEST_NAME, Manifest
 
-__all__ = ["GOLDEN_NAME", "RECEIPT_NAME", "TOKENIZER_NAME", "Bundle", "sha256_of"]
+__all__ = [
+    "CARD_NAME",
+    "GOLDEN_NAME",
+    "LARGEST_TEMPLATE",
+    "LICENSE_NAME",
+    "RECEIPT_NAME",
+    "TEMPLATE_NAME",
+    "TOKENIZER_NAME",
+    "Bundle",
+    "sha256_of",
+]
 
 logger = logging.getLogger(__name__)
 
 GOLDEN_NAME = "golden.safetensors"
 TOKENIZER_NAME = "tokenizer.json"
 RECEIPT_NAME = "receipt.json"
+# What an imported model brings along: how it wants a chat, its licence, and its model card.
+TEMPLATE_NAME = "chat_template.jinja"
+LICENSE_NAME = "LICENSE"
+CARD_NAME = "MODEL_CARD.md"
+LARGEST_TEMPLATE = 1 << 17  # bytes; real ones have up to about 30,000
 CHUNK = 1 << 20
 
 

@@ -16,6 +16,8 @@ from ..errors import BundleError
 from .fields import PLAIN_NAME, positive, take, text, whole, word
 from .graph import Graph, Port
 from .model_info import ModelInfo
+from .source import Source
+from .usage import Usage
 from .vocabulary import (
     METHODS,
     PRECISIONS,
@@ -39,7 +41,7 @@ __all__ = [
     "WeightEntry",
 ]
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MANIFEST_NAME = "edgegpt.json"
 
 PLAIN_PATH = re.compile(rf"{PLAIN_NAME.pattern}(/{PLAIN_NAME.pattern})*")
@@ -102,7 +104,8 @@ class Manifest:
     """The parsed table of contents. `model` is the whole config, as the exporter wrote it.
 
     `kept` names the parts that a float16 or bfloat16 bundle computes in float32: sub-layers, and
-    "residual" for the residual stream to which they add.
+    "residual" for the residual stream to which they add. `usage` and `source` tell what is known
+    about the use and the origin of an imported model.
     """
 
     model: dict[str, Any]
@@ -114,6 +117,8 @@ class Manifest:
     versions: dict[str, str]
     quantization: Quantization | None = None
     kept: list[str] = field(default_factory=list)
+    usage: Usage | None = None
+    source: Source | None = None
 
     @property
     def id(self) -> str:
@@ -199,6 +204,8 @@ class Manifest:
             },
             quantization=_quantization(document.get("quantization"), f"{where}: quantization"),
             kept=[text(name, f"{where}: kept") for name in take(document, "kept", list, where)],
+            usage=_usage(document.get("usage"), info, f"{where}: usage"),
+            source=_source(document.get("source"), f"{where}: source"),
         )
 
 
@@ -247,6 +254,14 @@ def _weight_entry(entry: Any, end: int, where: str) -> WeightEntry:
     if weight.offset + weight.size > end:
         raise BundleError(f"{where} reaches beyond the {end:,} bytes of the weight file")
     return weight
+
+
+def _usage(entry: Any, info: ModelInfo, where: str) -> Usage | None:
+    return None if entry is None else Usage.of(entry, where, info.vocab_size)
+
+
+def _source(entry: Any, where: str) -> Source | None:
+    return None if entry is None else Source.of(entry, where)
 
 
 def _quantization(entry: Any, where: str) -> Quantization | None:

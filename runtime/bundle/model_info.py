@@ -30,22 +30,19 @@ class ModelInfo:
         Raises:
             BundleError: if no runtime could run a model of these sizes.
         """
-        n_embd, n_head, n_kv_head = (
-            positive(config, key, where) for key in ("n_embd", "n_head", "n_kv_head")
-        )
-        for whole, part in (("n_embd", "n_head"), ("n_head", "n_kv_head")):
-            if config[whole] % config[part]:
-                raise BundleError(
-                    f"{where}: {whole} is {config[whole]}, which is no multiple of {part}, "
-                    f"{config[part]}"
-                )
+        n_head, n_kv_head = (positive(config, key, where) for key in ("n_head", "n_kv_head"))
+        if n_head % n_kv_head:
+            raise BundleError(
+                f"{where}: n_head is {n_head}, which is no multiple of n_kv_head, {n_kv_head}"
+            )
         return cls(
             vocab_size=positive(config, "vocab_size", where),
             block_size=positive(config, "block_size", where),
             n_layer=positive(config, "n_layer", where),
             n_head=n_head,
             n_kv_head=n_kv_head,
-            head_dim=n_embd // n_head,
+            head_dim=positive(config, "head_dim", where),
             n_ff=positive(config, "n_ff", where),
             position=word(config, "position", POSITIONS, where),
         )
+

@@ -43,8 +43,8 @@ QUANTISED: Final = "standard-qdq"
 Part = Literal["decoder", "prefill", "exact"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
-# How positions enter a model.
-Position = Literal["learned", "rope"]
+# How positions enter a model; "none": only by the order that the causal mask gives.
+Position = Literal["learned", "rope", "none"]
 POSITIONS: tuple[Position, ...] = get_args(Position)
 
 # How weights were quantised: rounded to nearest, or by GPTQ.

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bundle.fields import finite
+from ..bundle.usage import RANGES
 from ..engines.candidates import Candidates
 from ..errors import InvalidInputError, NumericalError
 from .philox import gumbel
@@ -38,10 +40,8 @@ class Sampling:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        _require(self.temperature, "temperature", "0 or more", lambda t: t >= 0)
-        _require(self.top_p, "top_p", "above 0 and at most 1", lambda p: 0 < p <= 1)
-        _require(self.min_p, "min_p", "from 0 to 1", lambda p: 0 <= p <= 1)
-        _require(self.repetition_penalty, "repetition_penalty", "above 0", lambda p: p > 0)
+        for name, (expected, holds) in RANGES.items():
+            _require(getattr(self, name), name, expected, holds)
         if self.top_k is not None and (type(self.top_k) is not int or self.top_k < 0):
             raise InvalidInputError(
                 f"top_k is {self.top_k!r}; it must be a whole number of 0 (off) or more"
@@ -288,14 +288,6 @@ def _bad_kind(logits: NDArray[np.float32]) -> str:
 
 
 def _require(value: float, name: str, expected: str, holds: Callable[[float], bool]) -> None:
-    if not _is_finite(value) or not holds(value):
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not is_number or not finite(value) or not holds(value):
         raise InvalidInputError(f"{name} is {value!r:.60}; it must be a number {expected}")
-
-
-def _is_finite(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number too large for a float
-        return False

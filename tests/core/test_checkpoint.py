@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from edgegpt.checkpoint import load_checkpoint, save_config, save_weights
 from edgegpt.errors import CheckpointError
 from edgegpt.model import GPT, GPTConfig
+from edgegpt.runtime.bundle.source import Source
+from edgegpt.runtime.bundle.usage import Defaults, Usage
 
 SIZES = {"vocab_size": 7, "block_size": 16, "n_layer": 1, "n_head": 2, "n_embd": 16}
 VARIANTS = {
@@ -103,6 +106,44 @@ def test_a_checkpoint_without_texts_is_good(folder: Path):
     checkpoint = load_checkpoint(folder)
     assert checkpoint.tokenizer_json is None
     assert checkpoint.held_out is None
+    assert (checkpoint.usage, checkpoint.source) == (None, None)
+    assert (checkpoint.chat_template, checkpoint.license, checkpoint.card) == (None, None, None)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_what_the_source_says_comes_back(folder: Path, version: int):
+    usage = Usage((1,), (2, 3), 0, Defaults(temperature=0.5, top_k=4), {"eos_token": "</s>"})
+    source = Source("llama", "someone/model", "mit")
+    save_config(folder, load_checkpoint(folder).model.config, usage, source)
+    change_config(folder, lambda document: document.update(format_version=version))
+    texts = {"chat_template.jinja": "{{ x }}\n", "LICENSE": "Do.\r\n", "MODEL_CARD.md": "# größer"}
+    for name, text in texts.items():
+        (folder / name).write_bytes(text.encode())
+    checkpoint = load_checkpoint(folder)
+    assert (checkpoint.usage, checkpoint.source) == (usage, source)
+    assert [checkpoint.chat_template, checkpoint.license, checkpoint.card] == list(texts.values())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("usage", [], r"config\.json: usage is a list, not a table"),
+        ("usage", asdict(Usage(end_ids=(7,))), r"names the id 7, which is not in the vocabulary"),
+        ("source", {"family": 3, "name": None, "license": None}, "source: family has a whole"),
+    ],
+)
+def test_what_the_source_cannot_have_said_is_refused(folder: Path, key: str, value, named: str):
+    change_config(folder, lambda document: document.update({key: value}))
+    with pytest.raises(CheckpointError, match=named):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "LICENSE", "MODEL_CARD.md"])
+def test_a_text_too_long_to_be_taken_along_is_refused(folder: Path, name: str):
+    with (folder / name).open("wb") as file:
+        file.truncate(2**22 + 1)
+    with pytest.raises(CheckpointError, match=f"{name} has 4,194,305 bytes; at most"):
+        load_checkpoint(folder)
 
 
 def test_saving_leaves_no_other_files(folder: Path):
@@ -145,10 +186,10 @@ def test_a_config_of_something_else_is_refused(folder: Path, raw: str):
         load_checkpoint(folder)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "1", None])
 def test_an_unknown_format_version_is_refused(folder: Path, version: object):
     change_config(folder, lambda document: document.update(format_version=version))
-    with pytest.raises(CheckpointError, match=f"format version {version!r}; this edgegpt reads 1"):
+    with pytest.raises(CheckpointError, match=f"format version {version!r}; this edgegpt reads 1 "):
         load_checkpoint(folder)
 
 

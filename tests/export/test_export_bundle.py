@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from edgegpt.export.lowerings import LOWERINGS, STANDARD
 from edgegpt.export.recipes import parts
 from edgegpt.model import GPT, GPTConfig
 from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.bundle.pack import pack, unpack
+from edgegpt.runtime.bundle.source import Source
+from edgegpt.runtime.bundle.usage import Defaults, Usage
 
 SIZES = {"vocab_size": 40, "block_size": 16, "n_layer": 2, "n_head": 4, "n_embd": 32}
 FAMILIES = {
@@ -73,7 +77,25 @@ def test_the_bundle_has_what_the_design_names(small_bundle: Path) -> None:
         "tokenizer.json",
     }
     assert manifest.precision == "float32"
+    assert (manifest.usage, manifest.source) == (None, None)
     assert manifest.versions["torch"] == torch.__version__
+
+
+def test_what_the_source_says_travels_in_the_bundle(
+    small_checkpoint: Path, small_model: GPT, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(small_checkpoint, tmp_path / "ckpt"))
+    usage = Usage((1,), (2, 3), None, Defaults(temperature=0.5), {"bos_token": "h"})
+    source = Source("llama", "someone/model", "mit")
+    save_config(folder, small_model.config, usage, source)
+    texts = {"chat_template.jinja": "{{ x }}\r\n", "LICENSE": "Do.\n", "MODEL_CARD.md": "# größer"}
+    for name, text in texts.items():
+        (folder / name).write_bytes(text.encode())
+    export_bundle(folder, tmp_path / "bundle")
+    pack(Bundle.open(tmp_path / "bundle"), tmp_path / "bundle.tar")
+    bundle = unpack(tmp_path / "bundle.tar", tmp_path / "unpacked")
+    assert (bundle.manifest.usage, bundle.manifest.source) == (usage, source)
+    assert {name: bundle.file(name).read_bytes().decode() for name in texts} == texts
 
 
 def test_the_receipt_in_the_bundle_is_of_this_bundle_and_passed(small_bundle: Path) -> None:

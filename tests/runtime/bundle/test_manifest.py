@@ -16,6 +16,8 @@ from edgegpt.runtime.bundle.manifest import (
     Quality,
     Quantization,
 )
+from edgegpt.runtime.bundle.source import Source
+from edgegpt.runtime.bundle.usage import Defaults, Usage
 from edgegpt.runtime.bundle.vocabulary import (
     DTYPES,
     LOWERINGS,
@@ -107,6 +109,18 @@ def test_a_runtime_learns_the_models_shape(manifest):
     assert manifest.model_info is info  # derived once
 
 
+def test_the_width_of_a_head_need_not_divide_the_models_width(text):
+    document = json.loads(text)
+    document["model"] |= {"head_dim": 16, "n_embd": 33}
+    assert Manifest.parse(sealed(document)).model_info.head_dim == 16
+
+
+def test_a_model_may_have_no_positions(text):
+    document = json.loads(text)
+    put(document, ("model", "position"), "none")
+    assert Manifest.parse(sealed(document)).model_info.position == "none"
+
+
 def test_a_port_knows_its_size(manifest):
     graph = manifest.graphs[0]
     cache = graph.caches()[0]
@@ -185,6 +199,8 @@ def test_a_missing_or_wrongly_typed_part_is_named(text, key):
         (("model", "n_ff"), 0, "model: n_ff is 0"),
         (("model", "n_layer"), 10**400, "n_layer is 1000"),
         (("model", "n_embd"), 33, "model: n_embd is 33, which is no multiple of n_head, 2"),
+        (("model", "head_dim"), 0, "model: head_dim is 0"),
+        (("model", "head_dim"), 8, "past_k.0 is float32 [batch, 2, context, 16]; in this model"),
         (("model", "n_kv_head"), 3, "model: n_head is 2, which is no multiple of n_kv_head, 3"),
         (("graphs", 0, "opset"), 0, "graphs[0]: opset is 0"),
         (("graphs", 0, "name"), "../x", "graphs[0]: name is '../x'; it must be"),
@@ -309,6 +325,14 @@ def test_an_edited_manifest_is_refused_when_its_bundle_is_opened(bundle_copy):
         Bundle.open(bundle_copy)
 
 
+USAGE = Usage(
+    start_ids=(1,),
+    end_ids=(2, 33),
+    pad_id=0,
+    sampling=Defaults(temperature=0.6, top_k=20, top_p=1, min_p=0.0, repetition_penalty=1.05),
+    special_tokens={"bos_token": "<s>", "eos_token": "</s>"},
+)
+SOURCE = Source("llama", "meta-llama/Llama-3.2-1B", "llama3.2")
 QUANTIZATION = Quantization("rtn", 32, ["head.weight"], Quality(1e-3, 0.5, 2.0, 7), 1.5, 0.1)
 
 
@@ -337,6 +361,83 @@ def test_a_wrong_value_in_what_quantisation_cost_is_refused(manifest, path, valu
     message = refusal(sealed(document))
     assert "quantization" in message
     assert named in message
+
+
+def test_use_and_origin_are_read_back(manifest):
+    told = dataclasses.replace(manifest, usage=USAGE, source=SOURCE)
+    read = Manifest.parse(told.to_json())
+    assert (read.usage, read.source) == (USAGE, SOURCE)
+    silent = dataclasses.replace(manifest, usage=Usage(), source=Source("llama"))
+    read = Manifest.parse(silent.to_json())
+    assert (read.usage, read.source) == (Usage(), Source("llama", None, None))
+
+
+@pytest.mark.parametrize("key", ["usage", "source"])
+@pytest.mark.parametrize("value", [[], 3, "x", True, {}])
+def test_use_or_origin_of_another_kind_is_refused(manifest, key, value):
+    document = json.loads(manifest.to_json())
+    put(document, (key,), value)
+    assert f"{MANIFEST_NAME}: {key} " in refusal(sealed(document))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        (("start_ids",), 1, "usage: start_ids is a whole number, not a list"),
+        (("start_ids",), [34], "usage names the id 34, which is not in the vocabulary of 34"),
+        (("end_ids",), [1, -1], "usage: end_ids has -1 where a whole number from 0"),
+        (("end_ids",), [True], "usage: end_ids has True where a whole number"),
+        (("end_ids",), [1.0], "usage: end_ids has 1.0 where a whole number"),
+        (("end_ids",), [1] * 257, "usage: end_ids has 257 ids; there may be 256"),
+        (("pad_id",), 34, "usage names the id 34"),
+        (("pad_id",), "0", "usage: pad_id has a string where a whole number"),
+        (("pads",), 3, "usage has the unknown key 'pads'"),
+        (("sampling",), None, "usage: sampling is None, not a table"),
+        (("sampling", "temperature"), -0.1, "temperature is -0.1; it must be a number 0 or more"),
+        (("sampling", "temperature"), True, "temperature is True; it must be a number 0 or more"),
+        (("sampling", "temperature"), float("nan"), "temperature is nan; it must be a number"),
+        (("sampling", "temperature"), 10**400, "temperature is 1000"),
+        (("sampling", "top_p"), 0, "sampling: top_p is 0; it must be a number above 0 and at most"),
+        (("sampling", "top_p"), 1.1, "top_p is 1.1; it must be a number above 0 and at most 1"),
+        (("sampling", "min_p"), 2, "min_p is 2; it must be a number from 0 to 1"),
+        (("sampling", "repetition_penalty"), 0.0, "repetition_penalty is 0.0; it must be a number"),
+        (("sampling", "top_k"), -1, "usage: sampling: top_k has -1 where a whole number from 0"),
+        (("sampling", "top_k"), 5.0, "usage: sampling: top_k has 5.0 where a whole number from 0"),
+        (("sampling", "beams"), 4, "usage: sampling has the unknown key 'beams'"),
+        (("special_tokens",), [], "usage: special_tokens is a list, not a table"),
+        (("special_tokens", "messages"), "x", "has the name 'messages', which is not like bos_tok"),
+        (("special_tokens", "eos_token"), 2, "eos_token has a whole number where a string belongs"),
+        (("special_tokens", "eos_token"), "x" * 201, "eos_token is longer than 200 characters"),
+    ],
+)
+def test_a_wrong_value_about_use_is_refused_with_its_place(manifest, path, value, named):
+    document = json.loads(dataclasses.replace(manifest, usage=USAGE).to_json())
+    put(document, ("usage", *path), value)
+    assert named in refusal(sealed(document))
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Defaults)])
+def test_a_missing_setting_of_sampling_is_named(manifest, name):
+    document = json.loads(dataclasses.replace(manifest, usage=USAGE).to_json())
+    del document["usage"]["sampling"][name]
+    assert refusal(sealed(document)) == f"{MANIFEST_NAME}: usage: sampling lacks {name!r}"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("family", None, "source: family has None where a string belongs"),
+        ("family", "", "source: family is ''; it must be one line of 1 to 200 printable"),
+        ("name", 3, "source: name has a whole number where a string belongs"),
+        ("license", "\x1b[2J", "source: license is '\\x1b[2J'; it must be one line"),
+        ("name", "x" * 201, "it must be one line of 1 to 200 printable characters"),
+        ("colour", "red", "source has the unknown key 'colour'"),
+    ],
+)
+def test_a_wrong_value_about_the_origin_is_refused_with_its_place(manifest, key, value, named):
+    document = json.loads(dataclasses.replace(manifest, source=SOURCE).to_json())
+    put(document, ("source", key), value)
+    assert named in refusal(sealed(document))
 
 
 def test_every_field_counts_for_the_id(manifest):
