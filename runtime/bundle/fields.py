@@ -3,12 +3,26 @@
 A value that is missing or of the wrong type raises a `BundleError` that names the place, `where`.
 """
 
+import math
 import re
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from ..errors import BundleError
 
-__all__ = ["PLAIN_NAME", "kind_of", "plain", "positive", "take", "text", "whole", "word"]
+__all__ = [
+    "LARGEST",
+    "PLAIN_NAME",
+    "finite",
+    "kind_of",
+    "only",
+    "plain",
+    "positive",
+    "take",
+    "text",
+    "whole",
+    "word",
+]
 
 # Letters, digits, dots, dashes and underscores, not beginning with a dot: safe as part of a path.
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
@@ -37,6 +51,26 @@ def take(table: Any, key: str, kind: type[T], where: str) -> T:
     if type(value) is not kind:
         raise BundleError(f"{where}: {key} is {kind_of(value)}, not {NAMES[kind]}")
     return value
+
+
+def only(table: Any, keys: Sequence[str], where: str) -> None:
+    """Refuse a table that lacks one of the `keys`, or has another one."""
+    if not isinstance(table, dict):
+        raise BundleError(f"{where} is {kind_of(table)}, not a table")
+    for key in keys:
+        if key not in table:
+            raise BundleError(f"{where} lacks {key!r}")
+    for key in table:
+        if key not in keys:
+            raise BundleError(f"{where} has the unknown key {key!r:.60}")
+
+
+def finite(value: float) -> bool:
+    """Return whether a number is finite, and small enough to be a float."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number too large for a float
+        return False
 
 
 def positive(table: Any, key: str, where: str) -> int:

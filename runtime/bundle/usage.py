@@ -1,0 +1,122 @@
+"""What a model's source says about its use: how a prompt begins, what ends a text, how to sample."""
+
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from ..errors import BundleError
+from .fields import LARGEST, finite, kind_of, only, take, text, whole
+
+__all__ = ["RANGES", "Defaults", "Usage"]
+
+# What each setting of sampling must be, in words and as a condition on a finite number.
+RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "temperature": ("0 or more", lambda value: value >= 0),
+    "top_p": ("above 0 and at most 1", lambda value: 0 < value <= 1),
+    "min_p": ("from 0 to 1", lambda value: 0 <= value <= 1),
+    "repetition_penalty": ("above 0", lambda value: value > 0),
+}
+MOST_IDS = 256  # to begin a prompt, or to end a text
+TOKEN_NAME = re.compile(r"[a-z][a-z_]{0,40}_token")
+LONGEST_TOKEN = 200  # characters
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """The settings of sampling that the source recommends; None where it says nothing.
+
+    `edgegpt.runtime.generation.sampling.Sampling` tells what they mean.
+    """
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+
+    @classmethod
+    def of(cls, entry: Any, where: str) -> "Defaults":
+        """Read the settings from the JSON at `where`, each within its range."""
+        only(entry, [one.name for one in fields(cls)], where)
+        top_k = entry["top_k"]
+        return cls(
+            top_k=None if top_k is None else whole(top_k, f"{where}: top_k"),
+            **{name: _number(entry[name], f"{where}: {name}", *RANGES[name]) for name in RANGES},
+        )
+
+    def told(self) -> dict[str, float]:
+        """Return the settings that the source names."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How the source wants its model to be used; without any of it, the model runs too.
+
+    Attributes:
+        start_ids: ids that a plain text prompt begins with (BOS).
+        end_ids: ids that end a text (EOS).
+        pad_id: id that fills up rows in training; nothing here needs it.
+        sampling: the settings to use unless the caller says otherwise.
+        special_tokens: texts of tokens by the names that a chat template knows them by, such as
+            {"bos_token": "<s>"}. They do not follow from the ids: a template may begin a chat with
+            a BOS that plain prompts do not have.
+    """
+
+    start_ids: tuple[int, ...] = ()
+    end_ids: tuple[int, ...] = ()
+    pad_id: int | None = None
+    sampling: Defaults = Defaults()
+    special_tokens: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, entry: Any, where: str, vocab_size: int = LARGEST) -> "Usage":
+        """Read and check the JSON that `dataclasses.asdict` gives; `where` is its place.
+
+        Raises:
+            BundleError: for a value that is missing, unknown, of the wrong type or out of range,
+                as an id that is not below `vocab_size`.
+        """
+        only(entry, [one.name for one in fields(cls)], where)
+        usage = cls(
+            start_ids=_ids(entry, "start_ids", where),
+            end_ids=_ids(entry, "end_ids", where),
+            pad_id=None if entry["pad_id"] is None else whole(entry["pad_id"], f"{where}: pad_id"),
+            sampling=Defaults.of(entry["sampling"], f"{where}: sampling"),
+            special_tokens=_tokens(entry, f"{where}: special_tokens"),
+        )
+        padding = () if usage.pad_id is None else (usage.pad_id,)
+        for token in (*usage.start_ids, *usage.end_ids, *padding):
+            if token >= vocab_size:
+                raise BundleError(
+                    f"{where} names the id {token}, which is not in the vocabulary of {vocab_size}"
+                )
+        return usage
+
+
+def _ids(entry: Any, key: str, where: str) -> tuple[int, ...]:
+    ids = take(entry, key, list, where)
+    if len(ids) > MOST_IDS:
+        raise BundleError(f"{where}: {key} has {len(ids)} ids; there may be {MOST_IDS}")
+    return tuple(whole(token, f"{where}: {key}") for token in ids)
+
+
+def _number(value: Any, where: str, expected: str, holds: Callable[[float], bool]) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise BundleError(f"{where} is {kind_of(value)}; it must be a number {expected}")
+    if not finite(value) or not holds(value):
+        raise BundleError(f"{where} is {value!r:.30}; it must be a number {expected}")
+    return value
+
+
+def _tokens(entry: Any, where: str) -> dict[str, str]:
+    tokens = take(entry, "special_tokens", dict, where)
+    for name, token in tokens.items():
+        if not TOKEN_NAME.fullmatch(name):
+            raise BundleError(f"{where} has the name {name[:40]!r}, which is not like bos_token")
+        if len(text(token, f"{where}: {name}")) > LONGEST_TOKEN:
+            raise BundleError(f"{where}: {name} is longer than {LONGEST_TOKEN} characters")
+    return tokens
