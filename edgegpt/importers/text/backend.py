@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 from tokenizers import Tokenizer
 
+from edgegpt.runtime.text.tokenizer import library_failed
+
 from ...errors import CheckpointError
 
 __all__ = ["backend_of", "quote", "regex_of_any"]
@@ -16,9 +18,9 @@ def backend_of(text: str, where: str) -> Tokenizer:
     """Read the JSON text of a tokenizer; every failure is a `CheckpointError`."""
     try:
         return Tokenizer.from_str(text)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # plain Exception; a panic in the library is no Exception
+    except BaseException as error:
+        if not library_failed(error):
+            raise
         raise CheckpointError(f"{where} is no tokenizer that can be read: {error}") from error
 
 

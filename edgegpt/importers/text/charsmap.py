@@ -11,6 +11,8 @@ import re
 
 from tokenizers import Regex, normalizers
 
+from edgegpt.runtime.text.tokenizer import library_failed
+
 from ...errors import CheckpointError
 
 __all__ = ["charsmap_normalizer"]
@@ -30,7 +32,9 @@ def charsmap_normalizer(charsmap: bytes) -> normalizers.Normalizer:
     """
     try:
         table = normalizers.Precompiled(charsmap)
-    except Exception as error:  # the library raises plain Exception
+    except BaseException as error:
+        if not library_failed(error):
+            raise
         raise CheckpointError(f"the precompiled_charsmap cannot be read: {error}") from error
     nfkc = normalizers.NFKC()
     own: dict[str, str] = {}

@@ -28,7 +28,7 @@ def fitted(text: str, rows: int, where: str) -> Fitted:
     """Return tokenizer.json without what the model has no row for.
 
     Added tokens beyond the embedding are dropped, for the model cannot have learned them. Settings
-    that cut or pad every text are dropped, too. A tokenizer that needs no change is returned as it
+    that cut or pad every text or, for training, cut words at random are dropped, too. A tokenizer that needs no change is returned as it
     is, to the byte.
 
     Args:
@@ -51,10 +51,13 @@ def fitted(text: str, rows: int, where: str) -> Fitted:
             f"{where} has {count} beyond the embedding's {rows:,} rows, the first of them "
             f"{quote(ordinary[0])}: it belongs to another model"
         )
-    if not beyond and tokenizer.truncation is None and tokenizer.padding is None:
+    dropout = getattr(tokenizer.model, "dropout", None)
+    if not beyond and not any((tokenizer.truncation, tokenizer.padding, dropout)):
         return Fitted(text, tokenizer, ())
     document = json.loads(text)
     document["truncation"] = document["padding"] = None
+    if dropout:
+        document["model"]["dropout"] = None
     _drop(document, set(beyond))
     notes = (_note(beyond, rows),) if beyond else ()
     return Fitted(json.dumps(document, ensure_ascii=False), tokenizer, notes)

@@ -14,12 +14,12 @@ from .found import Found
 from .generation import Generation, read_generation
 from .ids import prefix_ids, within
 from .special_tokens import SpecialTokens, read_special_tokens
-from .tokenizer_files import read_tokenizer
+from .tokenizer_files import Read, read_tokenizer
 
 __all__ = ["text_of_folder"]
 
-# Classes that begin a prompt with BOS unless add_bos_token says otherwise, and their BOS.
-BEGIN_WITH_BOS = {"LlamaTokenizer": "<s>", "CodeLlamaTokenizer": "<s>", "GemmaTokenizer": "<bos>"}
+# The BOS of transformers' classes, where a folder does not name it.
+BOS_OF_CLASSES = {"LlamaTokenizer": "<s>", "CodeLlamaTokenizer": "<s>", "GemmaTokenizer": "<bos>"}
 
 
 def text_of_folder(folder: Path, vocab_size: int, config: dict[str, Any]) -> Found:
@@ -45,7 +45,7 @@ def text_of_folder(folder: Path, vocab_size: int, config: dict[str, Any]) -> Fou
         usage, more = _usage(generation, Roles(special), vocab_size)
         return Found(None, usage, template, (read, *more, *notes))
     fit = fitted(read.text, vocab_size, read.where)
-    roles = Roles(special, fit.tokenizer, read.bos, read.eos)
+    roles = Roles(special, fit.tokenizer, read)
     usage, more = _usage(generation, roles, vocab_size)
     return Found(fit.text, usage, template, (*fit.notes, *more, *notes))
 
@@ -57,14 +57,13 @@ class Roles:
         self,
         special: SpecialTokens,
         tokenizer: Tokenizer | None = None,
-        bos: str | None = None,
-        eos: str | None = None,
+        read: Read | None = None,
     ) -> None:
         """Take the tokens that the files name, and those of this kind of tokenizer otherwise."""
         self.config, self.tokenizer = special.config, tokenizer
-        bos = BEGIN_WITH_BOS.get(special.class_name or "", bos)
-        self.begins = bos is not None
-        usual = {"bos_token": bos, "eos_token": eos}
+        self.begins = read is not None and read.begins
+        bos, eos = (read.bos, read.eos) if read else (None, None)
+        usual = {"bos_token": BOS_OF_CLASSES.get(special.class_name or "", bos), "eos_token": eos}
         self.texts = special.roles | {
             name: text
             for name, text in usual.items()
@@ -74,15 +73,16 @@ class Roles:
     def start_ids(self) -> tuple[int, ...]:
         """Return what stands before a plain prompt.
 
-        add_bos_token decides, if tokenizer_config.json has it, as in transformers 5; then what the
-        tokenizer itself puts there; then what its class always did.
+        What a tokenizer.json puts there decides, as in transformers 5. If it has nothing that
+        could, then add_bos_token of tokenizer_config.json does, as in transformers 4, for which
+        such files were written; then what this kind of tokenizer always did.
         """
         if self.tokenizer is None:
             return ()
-        says = self.config.get("add_bos_token")
         own = prefix_ids(self.tokenizer)
-        if not isinstance(says, bool) and own:
+        if own is not None:
             return own
+        says = self.config.get("add_bos_token")
         return self.ids("bos_token") if says is True or (says is None and self.begins) else ()
 
     def ids(self, name: str) -> tuple[int, ...]:

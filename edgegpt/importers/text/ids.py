@@ -5,15 +5,21 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from ...errors import CheckpointError
+from .backend import quote
+
 __all__ = ["prefix_ids", "within"]
 
 SHOWN = 5  # ids in a note
 
 
-def prefix_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Return the ids that the tokenizer's post-processor puts before a text, usually BOS."""
+def prefix_ids(tokenizer: Tokenizer) -> tuple[int, ...] | None:
+    """Return the ids that the tokenizer's post-processor puts before a text, usually BOS.
+
+    None: it has no post-processor that could.
+    """
     processor = tokenizer.post_processor
-    return () if processor is None else _prefix(json.loads(processor.__getstate__()))
+    return None if processor is None else _prefix(json.loads(processor.__getstate__()))
 
 
 def within(ids: tuple[int, ...], rows: int, name: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
@@ -26,16 +32,17 @@ def within(ids: tuple[int, ...], rows: int, name: str) -> tuple[tuple[int, ...],
     return kept, (f"{name} ids beyond the embedding's {rows:,} rows were dropped: {listed}",)
 
 
-def _prefix(processor: dict[str, Any]) -> tuple[int, ...]:
+def _prefix(processor: dict[str, Any]) -> tuple[int, ...] | None:
     kind = processor["type"]
     if kind == "Sequence":
-        ids: tuple[int, ...] = ()
-        for one in processor["processors"]:
-            ids = _prefix(one) + ids  # each works on what the one before it made
+        ids: tuple[int, ...] | None = None
+        for one in map(_prefix, processor["processors"]):
+            if one is not None:
+                ids = one + (ids or ())  # each works on what the one before it made
         return ids
     if kind in ("BertProcessing", "RobertaProcessing"):
         return (int(processor["cls"][1]),)
-    return _template_prefix(processor) if kind == "TemplateProcessing" else ()
+    return _template_prefix(processor) if kind == "TemplateProcessing" else None
 
 
 def _template_prefix(processor: dict[str, Any]) -> tuple[int, ...]:
@@ -43,5 +50,10 @@ def _template_prefix(processor: dict[str, Any]) -> tuple[int, ...]:
     for part in processor["single"]:
         if "SpecialToken" not in part:
             break
-        ids += processor["special_tokens"][part["SpecialToken"]["id"]]["ids"]
+        name = part["SpecialToken"]["id"]
+        if name not in processor["special_tokens"]:
+            raise CheckpointError(
+                f"the tokenizer begins a text with {quote(name)}, which is no token"
+            )
+        ids += processor["special_tokens"][name]["ids"]
     return tuple(ids)

@@ -34,11 +34,16 @@ class Split:
         return normalizers.NFC() if self.nfc else None
 
     def pre_tokenizer(self, *, leading_space: bool = False) -> pre_tokenizers.PreTokenizer:
-        """Return the cuts, and the translation of bytes into printable characters."""
+        """Return the cuts, and the translation of bytes into printable characters.
+
+        `ByteLevel` has GPT-2's pattern built in, and puts the leading space before it.
+        """
+        words = self.patterns[-1] == WORDS
+        cuts = self.patterns[:-1] if words else self.patterns
         return pre_tokenizers.Sequence(
             [
-                *(pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in self.patterns),
-                pre_tokenizers.ByteLevel(add_prefix_space=leading_space, use_regex=False),
+                *(pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in cuts),
+                pre_tokenizers.ByteLevel(add_prefix_space=leading_space, use_regex=words),
             ]
         )
 

@@ -26,6 +26,8 @@ SPLITS_OF_CLASSES: dict[str | None, Split] = {
     "Qwen2Tokenizer": QWEN2,
 }
 END_OF_TEXT = "<|endoftext|>"  # special in all of them, also where no file says so
+# Classes that read a SentencePiece model and begin a prompt with BOS; None as above.
+BEGIN_WITH_BOS = (None, "LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer")
 SENTENCE_PIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 # Files of tokenizers that are not read; the model works with ids.
 UNSUPPORTED = (*SENTENCE_PIECE, "tekken.json", "qwen.tiktoken", "vocab.txt", "vocab.json")
@@ -38,14 +40,16 @@ class Read:
     Attributes:
         text: its JSON text.
         where: what to call it in messages.
-        bos: the token that begins a prompt unless the folder says otherwise, or None.
-        eos: the token that ends a text unless the folder says otherwise, or None.
+        bos: the token for the beginning of a prompt unless the folder names another, or None.
+        eos: the token that ends a text unless the folder names another, or None.
+        begins: whether a prompt begins with BOS unless the folder says otherwise.
     """
 
     text: str
     where: str
     bos: str | None = None
     eos: str | None = None
+    begins: bool = False
 
 
 def read_tokenizer(folder: Path, special: SpecialTokens) -> Read | str:
@@ -88,7 +92,8 @@ def _byte_level(vocabulary: Path, merges: Path, special: SpecialTokens, split: S
     leading_space = special.config.get("add_prefix_space") is True
     added = special.added(ids, (END_OF_TEXT,))
     tokenizer = byte_level_tokenizer(ids, pairs, split, added, leading_space=leading_space)
-    return Read(tokenizer.to_str(), str(vocabulary), eos=END_OF_TEXT)
+    bos = None if split is QWEN2 else END_OF_TEXT
+    return Read(tokenizer.to_str(), str(vocabulary), bos, END_OF_TEXT)
 
 
 def _sentence_piece(path: Path, special: SpecialTokens) -> Read | None:
@@ -101,4 +106,5 @@ def _sentence_piece(path: Path, special: SpecialTokens) -> Read | None:
         return None
     ids = {piece.text: number for number, piece in enumerate(source.model.pieces)}
     tokenizer = piece_tokenizer(source.model, special.added(ids, ()))
-    return Read(tokenizer.to_str(), str(path), source.bos, source.eos)
+    begins = special.class_name in BEGIN_WITH_BOS
+    return Read(tokenizer.to_str(), str(path), source.bos, source.eos, begins)
