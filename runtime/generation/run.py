@@ -72,7 +72,7 @@ class Run:
         self.engine, self.texts, self.rules, self.pace = engine, texts, rules, pace
         self.detokenizers: list[Detokenizer] = []
         if tokenizer is not None:
-            self.detokenizers = [Detokenizer(tokenizer, rules.stop) for _ in texts]
+            self.detokenizers = [Detokenizer(tokenizer, rules.stop, text.ids) for text in texts]
         self.written = [""] * len(texts)
         self.first_token_s = self.total_s = 0.0
         self.ended = False

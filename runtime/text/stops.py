@@ -6,6 +6,7 @@ from .tokenizer import Tokenizer
 
 __all__ = ["Detokenizer"]
 
+NEAR = 16  # ids before a text that are looked at; a character has at most 4
 REPLACEMENT = "\ufffd"  # what bytes decode to that are not (yet) a whole character
 
 
@@ -14,19 +15,32 @@ class Detokenizer:
 
     It holds back an incomplete character, and text that may be the beginning of a stop string. The
     pieces of `push` and `finish`, joined, are the text up to the stop string, without a character
-    that the last token leaves incomplete.
+    that the last token leaves incomplete, and without special tokens.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, stop: Sequence[str], before: Sequence[int] = ()
+    ) -> None:
+        """Begin after the ids `before`, which decide whether the text begins with a space.
+
+        Many tokenizers leave out the space before the first word of a text. Where the text
+        continues another, it is shown; after a special token, which ends a turn, it is not.
+        """
         self.tokenizer, self.stop = tokenizer, stop
         self.ids: list[int] = []
-        self.context = self.done = 0  # new ids are decoded together with ids[context:done]
-        self.shown = ""  # the part of the text of ids[context:] that has been returned
+        for token in before[-NEAR:]:
+            self.ids = [] if token in tokenizer.special_ids else [*self.ids, token]
+        self.context, self.done = 0, len(self.ids)  # new ids are decoded with ids[context:done]
+        # The part of the text of ids[context:] that has been returned. A character that `before`
+        # leaves incomplete is returned when it is complete.
+        self.shown = self._whole(tokenizer.decode(self.ids))
         self.pending = ""
         self.stopped = False
 
     def push(self, token: int) -> str:
         """Take one id and return the text that is now certain; it may be empty."""
+        if token in self.tokenizer.special_ids:
+            return ""
         self.pending += self._decoded(token)
         found = [place for place in (self.pending.find(text) for text in self.stop) if place >= 0]
         if found:
@@ -49,15 +63,19 @@ class Detokenizer:
         """Return the text that `token` completes, which may depend on the tokens before it."""
         self.ids.append(token)
         text = self.tokenizer.decode(self.ids[self.context :])
-        own = self.tokenizer.backend.id_to_token(token) or ""
-        if text.endswith(REPLACEMENT) and REPLACEMENT not in own:  # ends inside a character
-            piece = text.rstrip(REPLACEMENT)[len(self.shown) :]
+        whole = self._whole(text)
+        piece = whole[len(self.shown) :]
+        if len(whole) < len(text):
             self.shown += piece
             return piece
-        piece = text[len(self.shown) :]
         self.context, self.done = self.done, len(self.ids)
         self.shown = self.tokenizer.decode(self.ids[self.context : self.done])
         return piece
+
+    def _whole(self, text: str) -> str:
+        """Return the text of the last ids without a character that it ends inside of."""
+        own = self.tokenizer.backend.id_to_token(self.ids[-1]) or "" if self.ids else ""
+        return text if REPLACEMENT in own else text.rstrip(REPLACEMENT)
 
     def _possible_stop(self) -> int:
         """Return how many characters at the end could be the beginning of a stop string."""

@@ -8,21 +8,30 @@ from tokenizers import Tokenizer as Backend
 
 from ..errors import BundleError, InvalidInputError
 
-__all__ = ["Tokenizer"]
+__all__ = ["Tokenizer", "library_failed"]
 
 
 class Tokenizer:
-    """A tokenizer in Hugging Face's `tokenizers` JSON format."""
+    """A tokenizer in Hugging Face's `tokenizers` JSON format.
+
+    Attributes:
+        special_ids: ids of special tokens, such as "</s>". They tell the model about a text, and
+            are no part of what it writes.
+    """
 
     def __init__(self, text: str | bytes) -> None:
         """Read the JSON text of a tokenizer.json."""
         try:
             text = text.decode("utf-8") if isinstance(text, bytes) else text
             self.backend: Backend = Backend.from_str(text)
-        except Exception as error:  # the library raises plain Exception
+        except BaseException as error:
+            if not library_failed(error):
+                raise
             raise BundleError(f"tokenizer.json cannot be read: {error}") from error
         unknown = getattr(self.backend.model, "unk_token", None)
         self.unknown_id = None if unknown is None else self.backend.token_to_id(unknown)
+        added = self.backend.get_added_tokens_decoder()
+        self.special_ids = frozenset(number for number, token in added.items() if token.special)
 
     @property
     def vocab_size(self) -> int:
@@ -33,8 +42,10 @@ class Tokenizer:
         """Return the ids of `text`; an unknown character raises `InvalidInputError`."""
         try:
             ids: list[int] | None = self.backend.encode(text, add_special_tokens=False).ids
-        except Exception as error:  # a WordLevel model without an unknown token
-            reason: Exception | None = error
+        except BaseException as error:  # such as a WordLevel model without an unknown token
+            if not library_failed(error):
+                raise
+            reason: BaseException | None = error
             ids = None
         else:
             reason = None
@@ -59,14 +70,32 @@ class Tokenizer:
         known: dict[str, bool] = {}
         for index, character in enumerate(text):
             if character not in known:
-                try:
-                    ids = self.backend.encode(character, add_special_tokens=False).ids
-                    known[character] = bool(ids) and self.unknown_id not in ids
-                except Exception:  # as above
-                    known[character] = False
+                known[character] = self._is_known(character)
             if not known[character]:
                 return index
         return None
+
+    def _is_known(self, character: str) -> bool:
+        """Return whether a character has an id of its own, or is left out on purpose."""
+        normalizer = self.backend.normalizer
+        if normalizer is not None and not normalizer.normalize_str(character):
+            return True
+        try:
+            ids: list[int] = self.backend.encode(character, add_special_tokens=False).ids
+        except BaseException as error:  # as above
+            if not library_failed(error):
+                raise
+            return False
+        return bool(ids) and self.unknown_id not in ids
+
+
+def library_failed(error: BaseException) -> bool:
+    """Return whether `error` comes from the `tokenizers` library.
+
+    It raises plain Exception, and PanicException, which is no Exception and has no module to
+    import it from.
+    """
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def _unknown(text: str, position: int) -> InvalidInputError:

@@ -1,0 +1,25 @@
+"""The result of reading a source's text side."""
+
+from dataclasses import dataclass
+
+from edgegpt.runtime.bundle.usage import Usage
+
+__all__ = ["Found"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a source says about text.
+
+    Attributes:
+        tokenizer_json: the tokenizer in the `tokenizers` format; None if the model works with ids
+            only. It never has an id beyond the embedding.
+        usage: the ids that begin a prompt and end a text, and default sampling.
+        chat_template: Jinja text, carried as it is and never run here; None if there is none.
+        notes: sentences for the user, about what was left out and why.
+    """
+
+    tokenizer_json: str | None
+    usage: Usage
+    chat_template: str | None
+    notes: tuple[str, ...] = ()
