@@ -122,30 +122,36 @@ def damaged(bundle_copy: Path) -> Bundle:
     return Bundle.open(bundle_copy)
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [
-        {},
-        {
-            "position": "rope",
-            "norm": "rmsnorm",
-            "activation": "silu",
-            "gated": True,
-            "n_kv_head": 1,
-        },
-    ],
-    ids=["char", "llama"],
-)
-def test_every_family_of_models_is_read_and_built(
-    flavour: Flavour, tmp_path: Path, shape: dict, small_bundle: Path
+LLAMA = {"norm": "rmsnorm", "position": "rope", "activation": "silu", "gated": True}
+KINDS = [{"window": 5, "rotary": [1.0, 0.1]}, {"rotary": [0.3]}]
+SHAPES = {
+    "char": {},
+    "llama": LLAMA | {"n_kv_head": 1},
+    "windows, parts of heads, norms of heads": LLAMA
+    | {"layer_kinds": KINDS, "layer_kind": [0, 1], "qk_norm": "head", "norm_placement": "output"},
+    "caps and scales": LLAMA
+    | {
+        "attention_softcap": 5.0,
+        "logit_softcap": 9.0,
+        "embedding_scale": 4.0,
+        "residual_scale": 0.5,
+        "norm_placement": "sandwich",
+    },
+    "parallel": {"parallel": True, "activation": "relu2", "qk_norm": "full", "position": "none"},
+}
+
+
+@pytest.mark.parametrize("shape", list(SHAPES))
+def test_every_kind_of_model_is_read_and_built(
+    flavour: Flavour, tmp_path: Path, shape: str, small_bundle: Path
 ) -> None:
     import onnx_ir as ir
 
-    if not shape:
+    if not SHAPES[shape]:
         bundle = Bundle.open(small_bundle)
         graph = graph_for(flavour, bundle)
     else:
-        model = build_decoder_graph(trace(random_model(small_config(**shape))), STANDARD)
+        model = build_decoder_graph(trace(random_model(small_config(**SHAPES[shape]))), STANDARD)
         graph = describe(model, STANDARD, "decoder")
         ir.save(model, tmp_path / graph.file)
         manifest = replace(Bundle.open(small_bundle).manifest, graphs=[graph])
