@@ -198,7 +198,10 @@ def test_an_unknown_format_version_is_refused(folder: Path, version: object):
     [
         (lambda model: model.update(n_experts=8), "unknown model setting: n_experts"),
         (lambda model: model.pop("n_head"), "missing model setting: n_head"),
-        (lambda model: model.update(n_head=3, n_kv_head=3, head_dim=None), r"n_embd \(16\) is not a multiple of n_head \(3\)"),
+        (
+            lambda model: model.update(n_head=3, n_kv_head=3, head_dim=None),
+            r"n_embd \(16\) is not a multiple of n_head \(3\)",
+        ),
         (lambda model: model.update(n_layer="1"), "n_layer is '1'"),
     ],
 )
