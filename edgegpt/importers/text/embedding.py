@@ -28,8 +28,8 @@ def fitted(text: str, rows: int, where: str) -> Fitted:
     """Return tokenizer.json without what the model has no row for.
 
     Added tokens beyond the embedding are dropped, for the model cannot have learned them. Settings
-    that cut or pad every text or, for training, cut words at random are dropped, too. A tokenizer that needs no change is returned as it
-    is, to the byte.
+    that cut or pad every text or, for training, cut words at random are dropped, too. A tokenizer
+    that needs no change is returned as it is, to the byte.
 
     Args:
         text: the JSON text of a tokenizer.

@@ -87,13 +87,13 @@ def piece_tokenizer(model: PieceModel, added: Mapping[int, AddedToken]) -> Token
     build = _bpe if model.algorithm == "bpe" else _unigram
     tokenizer = Tokenizer(build(model.pieces, added))
     normalizer = _normalizer(model)
-    added = dict(_own_tokens(model.pieces, normalizer)) | dict(added)
     tokenizer.normalizer = normalizer
     pre_tokenizer = _pre_tokenizer(model)
     if pre_tokenizer is not None:
         tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.decoder = _decoder(model)
-    tokenizer.add_tokens([added[number] for number in sorted(added)])
+    found = dict(_own_tokens(model.pieces)) | dict(added)
+    tokenizer.add_tokens([_findable(found[number], normalizer) for number in sorted(found)])
     return tokenizer
 
 
@@ -112,20 +112,34 @@ def _check(pieces: list[Piece]) -> None:
             raise CheckpointError(f"piece {number}, {quote(piece.text)}, does not name a byte")
 
 
-def _own_tokens(
-    pieces: list[Piece], normalizer: normalizers.Normalizer
-) -> Iterator[tuple[int, AddedToken]]:
+def _own_tokens(pieces: list[Piece]) -> Iterator[tuple[int, AddedToken]]:
     """Yield the pieces that are found in a text as they are.
 
     Control pieces are looked for in the text as given, user-defined ones in the normalised text, so
-    that the prefix comes before them; but if normalising would change one, in the text as given.
+    that the prefix comes before them.
     """
     for number, piece in enumerate(pieces):
         if piece.kind in (Kind.CONTROL, Kind.UNKNOWN):
             yield number, AddedToken(piece.text, special=True, normalized=False)
         elif piece.kind is Kind.USER_DEFINED:
-            stays = normalizer.normalize_str(piece.text) == piece.text
-            yield number, AddedToken(piece.text, special=False, normalized=stays)
+            yield number, AddedToken(piece.text, special=False, normalized=True)
+
+
+def _findable(token: AddedToken, normalizer: normalizers.Normalizer) -> AddedToken:
+    """Return a token to be looked for in the text as given, if normalising changes its name.
+
+    The library normalises the name, too: it might get a prefix, or nothing might be left of it.
+    """
+    if not token.normalized or normalizer.normalize_str(token.content) == token.content:
+        return token
+    return AddedToken(
+        token.content,
+        single_word=token.single_word,
+        lstrip=token.lstrip,
+        rstrip=token.rstrip,
+        special=token.special,
+        normalized=False,
+    )
 
 
 def _bpe(pieces: list[Piece], added: Mapping[int, AddedToken]) -> models.BPE:
