@@ -12,6 +12,7 @@ SentencePiece (https://github.com/google/sentencepiece) knows no words: spaces b
 """
 
 import enum
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -19,7 +20,7 @@ from typing import Literal
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from ...errors import CheckpointError
-from .backend import quote, regex_of_any
+from .backend import bpe, quote, regex_of_any
 from .charsmap import charsmap_normalizer
 
 __all__ = ["Kind", "Piece", "PieceModel", "piece_tokenizer"]
@@ -108,6 +109,8 @@ def _check(pieces: list[Piece]) -> None:
                 f"piece {number} has {len(piece.text):,} characters; at most {LONGEST_PIECE:,} "
                 f"are read"
             )
+        if not math.isfinite(piece.score):
+            raise CheckpointError(f"piece {number} has the score {piece.score}")
         if piece.kind is Kind.BYTE and piece.text not in BYTE_NAMES:
             raise CheckpointError(f"piece {number}, {quote(piece.text)}, does not name a byte")
 
@@ -143,12 +146,10 @@ def _findable(token: AddedToken, normalizer: normalizers.Normalizer) -> AddedTok
 
 
 def _bpe(pieces: list[Piece], added: Mapping[int, AddedToken]) -> models.BPE:
-    renamed = {number: token.content for number, token in added.items()}
-    vocabulary = {piece.text: i for i, piece in enumerate(pieces) if i not in renamed}
-    vocabulary |= {text: number for number, text in renamed.items()}
-    return models.BPE(
-        vocabulary,
-        _merges([piece for i, piece in enumerate(pieces) if i not in renamed]),
+    return bpe(
+        {piece.text: number for number, piece in enumerate(pieces)},
+        added,
+        _merges([piece for number, piece in enumerate(pieces) if number not in added]),
         unk_token=_unknown(pieces)[1],
         fuse_unk=True,
         byte_fallback=_falls_back(pieces),

@@ -14,18 +14,18 @@ from edgegpt.importers.text.sentence_piece import read_sentence_piece
 from edgegpt.importers.text.splits import SPLITS
 
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = range(1, 7)
-TEXT = "I'll HTMLParser's  12345 x=y;\n\n\t\u042f日本 .. 'RE e\u0301!a"
+TEXT = "I'll isBox's  12345 x=y;\n\n\t\u042f日本 .. 'RE e\u0301!a"
 # The cuts of TEXT, at "|", by the tokenizer.json of Llama 3, Qwen3, Mistral NeMo, DeepSeek V3,
-# GPT-2 and GPT-4o, and by the parts that those of SmolLM2 and Falcon are made of: Digits, Punctuation.
+# GPT-2 and GPT-4o, and by the parts that those of SmolLM2 and Falcon are made of.
 CUTS = {
-    "llama-bpe": "I|'ll| HTMLParser|'s| | |123|45| x|=y|;\n\n|\t\u042f日本| ..| '|RE| e|\u0301!|a",
-    "qwen2": "I|'ll| HTMLParser|'s| | |1|2|3|4|5| x|=y|;\n\n|\t\u042f日本| ..| '|RE| e|\u0301!|a",
-    "tekken": "I|'ll| HTMLParser|'s| | |1|2|3|4|5| x|=y|;\n\n|\t\u042f日本| ..| '|RE| e\u0301|!a",
-    "deepseek-v3": "I|'ll| HTMLParser|'s|  |123|45| x|=y|;\n\n|\t\u042f|日本| ..| '|RE| e\u0301|!a",
-    "gpt-2": "I|'ll| HTMLParser|'s| | 12345| x|=|y|;|\n\n|\t|\u042f日本| ..| '|RE| e|\u0301!|a",
-    "gpt-4o": "I'll| HTMLParser's| | |123|45| x|=y|;\n\n|\t\u042f日本| ..| '|RE| e\u0301|!a",
-    "smollm": "I|'ll| HTMLParser|'s|  |1|2|3|4|5| x|=|y|;|\n\n|\t|\u042f日本| ..| '|RE| e|\u0301!|a",
-    "falcon": "I|'|ll| HTMLParser|'|s| | |123|45| x|=|y|;|\n\n|\t|\u042f日本| |..| |'|RE| e|\u0301|!|a",
+    "llama-bpe": "I|'ll| isBox|'s| | |123|45| x|=y|;\n\n|\t\u042f日本| ..| '|RE| e|\u0301!|a",
+    "qwen2": "I|'ll| isBox|'s| | |1|2|3|4|5| x|=y|;\n\n|\t\u042f日本| ..| '|RE| e|\u0301!|a",
+    "tekken": "I|'ll| is|Box|'s| | |1|2|3|4|5| x|=y|;\n\n|\t\u042f日本| ..| '|RE| e\u0301|!a",
+    "deepseek-v3": "I|'ll| isBox|'s|  |123|45| x|=y|;\n\n|\t\u042f|日本| ..| '|RE| e\u0301|!a",
+    "gpt-2": "I|'ll| isBox|'s| | 12345| x|=|y|;|\n\n|\t|\u042f日本| ..| '|RE| e|\u0301!|a",
+    "gpt-4o": "I'll| is|Box's| | |123|45| x|=y|;\n\n|\t\u042f日本| ..| '|RE| e\u0301|!a",
+    "smollm": "I|'ll| isBox|'s|  |1|2|3|4|5| x|=|y|;|\n\n|\t|\u042f日本| ..| '|RE| e|\u0301!|a",
+    "falcon": "I|'|ll| isBox|'|s| | |123|45| x|=|y|;|\n\n|\t|\u042f日本| |..| |'|RE| e|\u0301|!|a",
 }
 
 
@@ -155,12 +155,14 @@ def test_a_file_without_a_tokenizer_gives_a_model_of_ids(fields):
         ({"token_type": [1, 1]}, "9 tokens, but 2 kinds"),
         ({"token_type": "x"}, "token_type is not a list of int"),
         ({"tokens": ["a"] * 9}, "the same token twice"),
+        ({"tokens": [], "token_type": []}, "a tokenizer without tokens"),
         ({"merges": ...}, "merges is not a list of str"),
         ({"merges": ["ab"]}, "the merge 'ab', which is no pair"),
         ({"merges": ["a Z"]}, "merges do not fit"),
         ({"eos_token_id": "6"}, "eos_token_id is '6'"),
         ({"add_bos_token": 1}, "add_bos_token is 1"),
         ({"model": "llama"}, "scores is not a list of float"),
+        ({"model": "llama", "scores": [float("nan")] * 9}, "piece 0 has the score nan"),
         ({"model": "llama", "scores": [0.0]}, "9 tokens, but 1 scores"),
     ],
 )
