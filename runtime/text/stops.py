@@ -6,7 +6,6 @@ from .tokenizer import Tokenizer
 
 __all__ = ["Detokenizer"]
 
-NEAR = 16  # ids before a text that are looked at; a character has at most 4
 REPLACEMENT = "\ufffd"  # what bytes decode to that are not (yet) a whole character
 
 
@@ -27,13 +26,15 @@ class Detokenizer:
         continues another, it is shown; after a special token, which ends a turn, it is not.
         """
         self.tokenizer, self.stop = tokenizer, stop
-        self.ids: list[int] = []
-        for token in before[-NEAR:]:
-            self.ids = [] if token in tokenizer.special_ids else [*self.ids, token]
-        self.context, self.done = 0, len(self.ids)  # new ids are decoded with ids[context:done]
+        hidden = tokenizer.special_ids
+        special = (place for place in range(len(before), 0, -1) if before[place - 1] in hidden)
+        self.ids = list(before[next(special, 0) :])
+        text = tokenizer.decode(self.ids)
         # The part of the text of ids[context:] that has been returned. A character that `before`
         # leaves incomplete is returned when it is complete.
-        self.shown = self._whole(tokenizer.decode(self.ids))
+        self.shown = self._whole(text)
+        self.context = 0  # new ids are decoded together with ids[context:done]
+        self.done = len(self.ids) if len(self.shown) == len(text) else 0
         self.pending = ""
         self.stopped = False
 

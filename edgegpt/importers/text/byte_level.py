@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from tokenizers import AddedToken, Tokenizer, decoders, models
+from tokenizers import AddedToken, Tokenizer, decoders
 
-from ...errors import CheckpointError
+from .backend import bpe
 from .splits import Split
 
 __all__ = ["byte_level_tokenizer"]
@@ -29,14 +29,9 @@ def byte_level_tokenizer(
         leading_space: whether a text is tokenized as if a space stood before it.
 
     Raises:
-        CheckpointError: if a merge names a token that the vocabulary lacks.
+        CheckpointError: if vocabulary and merges do not fit each other.
     """
-    ids = dict(vocabulary) | {token.content: number for number, token in added.items()}
-    try:
-        model = models.BPE(ids, merges, ignore_merges=split.whole_words)
-    except Exception as error:  # the library raises plain Exception
-        raise CheckpointError(f"the tokenizer's merges do not fit it: {error}") from error
-    tokenizer = Tokenizer(model)
+    tokenizer = Tokenizer(bpe(vocabulary, added, merges, ignore_merges=split.whole_words))
     normalizer = split.normalizer()
     if normalizer is not None:
         tokenizer.normalizer = normalizer

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError
-from .backend import quote
+from .backend import listed
 from .files import read_json, read_text
 
 __all__ = ["chat_template_of", "checked_template"]
@@ -29,7 +29,7 @@ def chat_template_of(folder: Path, config: dict[str, Any]) -> tuple[str | None, 
         named = _named(template, folder)
         template = named.pop("default", None)
         others += sorted(named)
-    notes = (f"chat templates left out: {', '.join(map(quote, others))}",) if others else ()
+    notes = (f"chat templates left out: {listed(others)}",) if others else ()
     return checked_template(template, f"the chat template in {folder}"), notes
 
 

@@ -6,11 +6,9 @@ from typing import Any, NamedTuple
 from tokenizers import Tokenizer
 
 from ...errors import CheckpointError
-from .backend import backend_of, quote
+from .backend import backend_of, listed, quote
 
 __all__ = ["Fitted", "fitted"]
-
-SHOWN = 5  # names of dropped tokens in a note
 
 
 class Fitted(NamedTuple):
@@ -28,8 +26,8 @@ def fitted(text: str, rows: int, where: str) -> Fitted:
     """Return tokenizer.json without what the model has no row for.
 
     Added tokens beyond the embedding are dropped, for the model cannot have learned them. Settings
-    that cut or pad every text or, for training, cut words at random are dropped, too. A tokenizer that needs no change is returned as it
-    is, to the byte.
+    that cut or pad every text or, for training, cut words at random are dropped, too. A tokenizer
+    that needs no change is returned as it is, to the byte.
 
     Args:
         text: the JSON text of a tokenizer.
@@ -81,7 +79,6 @@ def _drop(document: dict[str, Any], tokens: set[str]) -> None:
 
 
 def _note(tokens: list[str], rows: int) -> str:
-    names = ", ".join(map(quote, tokens[:SHOWN])) + (", ..." if len(tokens) > SHOWN else "")
     count = "1 added token" if len(tokens) == 1 else f"{len(tokens):,} added tokens"
     verb = "was" if len(tokens) == 1 else "were"
-    return f"{count} beyond the embedding's {rows:,} rows {verb} dropped: {names}"
+    return f"{count} beyond the embedding's {rows:,} rows {verb} dropped: {listed(tokens)}"

@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Tokenizer
 from edgegpt.runtime.bundle.usage import Usage
 
 from ...errors import CheckpointError
-from .backend import quote
+from .backend import listed, quote
 from .byte_level import byte_level_tokenizer
 from .chat_template import checked_template
 from .embedding import fitted
@@ -59,7 +59,7 @@ def text_of_gguf(fields: Mapping[str, Any], vocab_size: int) -> Found:
     """
     template = checked_template(fields.get(TEMPLATE), f"{TEMPLATE} in the GGUF file")
     others = sorted(key[len(TEMPLATE) + 1 :] for key in fields if key.startswith(f"{TEMPLATE}."))
-    notes = (f"chat templates left out: {', '.join(map(quote, others))}",) if others else ()
+    notes = (f"chat templates left out: {listed(others)}",) if others else ()
     vocabulary = Vocabulary.of(fields)
     if vocabulary is None:
         note = "the GGUF file has no tokenizer: the model works with token ids only"
@@ -97,6 +97,8 @@ class Vocabulary:
         if own.get("model") in (None, "none", "no_vocab"):
             return None
         tokens = _listed(own, "tokens", str)
+        if not tokens:
+            raise CheckpointError("the GGUF file has a tokenizer without tokens")
         kinds = _listed(own, "token_type", int) if "token_type" in own else [1] * len(tokens)
         if len(kinds) < len(tokens):
             raise CheckpointError(
@@ -148,8 +150,12 @@ class Vocabulary:
         notes: tuple[str, ...] = ()
         if not turn:
             turn = self._ends_by_name()
-            names = ", ".join(quote(self.tokens[number]) for number in turn)
-            notes = (f"a text ends at {names}, too, by the name, as in llama.cpp",) if turn else ()
+            names = [self.tokens[number] for number in turn]
+            notes = (
+                (f"a text ends at {listed(names)}, too, by the name, as in llama.cpp",)
+                if turn
+                else ()
+            )
         start, start_notes = within(start, rows, "start")
         end, end_notes = within(self.id("eos") + turn + self.id("eom"), rows, "end")
         pad, pad_notes = within(self.id("padding"), rows, "padding")

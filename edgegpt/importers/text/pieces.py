@@ -12,6 +12,7 @@ SentencePiece (https://github.com/google/sentencepiece) knows no words: spaces b
 """
 
 import enum
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -19,7 +20,7 @@ from typing import Literal
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from ...errors import CheckpointError
-from .backend import quote, regex_of_any
+from .backend import bpe, quote, regex_of_any
 from .charsmap import charsmap_normalizer
 
 __all__ = ["Kind", "Piece", "PieceModel", "piece_tokenizer"]
@@ -87,13 +88,13 @@ def piece_tokenizer(model: PieceModel, added: Mapping[int, AddedToken]) -> Token
     build = _bpe if model.algorithm == "bpe" else _unigram
     tokenizer = Tokenizer(build(model.pieces, added))
     normalizer = _normalizer(model)
-    added = dict(_own_tokens(model.pieces, normalizer)) | dict(added)
     tokenizer.normalizer = normalizer
     pre_tokenizer = _pre_tokenizer(model)
     if pre_tokenizer is not None:
         tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.decoder = _decoder(model)
-    tokenizer.add_tokens([added[number] for number in sorted(added)])
+    found = dict(_own_tokens(model.pieces)) | dict(added)
+    tokenizer.add_tokens([_findable(found[number], normalizer) for number in sorted(found)])
     return tokenizer
 
 
@@ -108,33 +109,47 @@ def _check(pieces: list[Piece]) -> None:
                 f"piece {number} has {len(piece.text):,} characters; at most {LONGEST_PIECE:,} "
                 f"are read"
             )
+        if not math.isfinite(piece.score):
+            raise CheckpointError(f"piece {number} has the score {piece.score}")
         if piece.kind is Kind.BYTE and piece.text not in BYTE_NAMES:
             raise CheckpointError(f"piece {number}, {quote(piece.text)}, does not name a byte")
 
 
-def _own_tokens(
-    pieces: list[Piece], normalizer: normalizers.Normalizer
-) -> Iterator[tuple[int, AddedToken]]:
+def _own_tokens(pieces: list[Piece]) -> Iterator[tuple[int, AddedToken]]:
     """Yield the pieces that are found in a text as they are.
 
     Control pieces are looked for in the text as given, user-defined ones in the normalised text, so
-    that the prefix comes before them; but if normalising would change one, in the text as given.
+    that the prefix comes before them.
     """
     for number, piece in enumerate(pieces):
         if piece.kind in (Kind.CONTROL, Kind.UNKNOWN):
             yield number, AddedToken(piece.text, special=True, normalized=False)
         elif piece.kind is Kind.USER_DEFINED:
-            stays = normalizer.normalize_str(piece.text) == piece.text
-            yield number, AddedToken(piece.text, special=False, normalized=stays)
+            yield number, AddedToken(piece.text, special=False, normalized=True)
+
+
+def _findable(token: AddedToken, normalizer: normalizers.Normalizer) -> AddedToken:
+    """Return a token to be looked for in the text as given, if normalising changes its name.
+
+    The library normalises the name, too: it might get a prefix, or nothing might be left of it.
+    """
+    if not token.normalized or normalizer.normalize_str(token.content) == token.content:
+        return token
+    return AddedToken(
+        token.content,
+        single_word=token.single_word,
+        lstrip=token.lstrip,
+        rstrip=token.rstrip,
+        special=token.special,
+        normalized=False,
+    )
 
 
 def _bpe(pieces: list[Piece], added: Mapping[int, AddedToken]) -> models.BPE:
-    renamed = {number: token.content for number, token in added.items()}
-    vocabulary = {piece.text: i for i, piece in enumerate(pieces) if i not in renamed}
-    vocabulary |= {text: number for number, text in renamed.items()}
-    return models.BPE(
-        vocabulary,
-        _merges([piece for i, piece in enumerate(pieces) if i not in renamed]),
+    return bpe(
+        {piece.text: number for number, piece in enumerate(pieces)},
+        added,
+        _merges([piece for number, piece in enumerate(pieces) if number not in added]),
         unk_token=_unknown(pieces)[1],
         fuse_unk=True,
         byte_fallback=_falls_back(pieces),

@@ -20,6 +20,7 @@ __all__ = ["SpecialTokens", "read_special_tokens"]
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 LISTS = ("additional_special_tokens", "extra_special_tokens")
 LONGEST = 200  # characters of a token that a chat template names
+LONGEST_ID = 12  # digits
 FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 
 
@@ -97,7 +98,7 @@ def _decoder_table(table: Any, where: str) -> dict[int, AddedToken]:
         raise CheckpointError(f"{where}: added_tokens_decoder is not a table")
     added = {}
     for key, entry in table.items():
-        if not key.isdecimal() or not isinstance(entry, dict):
+        if not (key.isdecimal() and len(key) <= LONGEST_ID) or not isinstance(entry, dict):
             raise CheckpointError(f"{where}: added_tokens_decoder has the entry {quote(key)}")
         flags = {flag: entry[flag] for flag in FLAGS if isinstance(entry.get(flag), bool)}
         added[int(key)] = AddedToken(_text(entry, where), **flags)
@@ -116,6 +117,8 @@ def _older_table(path: Path, special: set[str]) -> dict[int, AddedToken]:
 
 def _texts(value: Any, where: str) -> Iterator[str]:
     """Yield the tokens of a list, or of a table of names, which newer files write."""
+    if value is not None and not isinstance(value, list | dict):
+        raise CheckpointError(f"{where} has a list of special tokens that is no list")
     for one in value.values() if isinstance(value, dict) else value or ():
         yield _text(one, where)
 

@@ -87,8 +87,6 @@ def _byte_level(vocabulary: Path, merges: Path, special: SpecialTokens, split: S
         ids, pairs = models.BPE.read_file(str(vocabulary), str(merges))
     except Exception as error:  # the library raises plain Exception
         raise CheckpointError(f"{vocabulary} and merges.txt cannot be read: {error}") from error
-    if len(set(ids.values())) < len(ids):
-        raise CheckpointError(f"{vocabulary} gives two tokens the same id")
     leading_space = special.config.get("add_prefix_space") is True
     added = special.added(ids, (END_OF_TEXT,))
     tokenizer = byte_level_tokenizer(ids, pairs, split, added, leading_space=leading_space)

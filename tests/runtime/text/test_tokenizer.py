@@ -2,12 +2,21 @@
 
 import functools
 import json
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import (
+    AddedToken,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from edgegpt.errors import DataError
 from edgegpt.runtime.errors import BundleError, InvalidInputError
@@ -48,9 +57,36 @@ def bpe_without_unknown() -> Backend:
     return backend
 
 
-def pieces_of(tokenizer: Tokenizer, ids: list[int], stop: list[str]) -> tuple[list[str], bool]:
+@functools.cache
+def piece_tokenizer() -> Tokenizer:
+    """Return a tokenizer like Llama's: "▁" for spaces, one before each text, bytes for the rest."""
+    names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    names += ["▁", "a", "b", "c", "▁a", "▁b", "ab", "<think>"]
+    merges = [("▁", "a"), ("▁", "b"), ("a", "b")]
+    vocabulary = {name: number for number, name in enumerate(names)}
+    model = models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    backend = Backend(model)
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    backend.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    backend.add_special_tokens(["<unk>", "<s>", "</s>"])
+    backend.add_tokens([AddedToken("<think>", normalized=False)])
+    return Tokenizer(backend.to_str())
+
+
+def pieces_of(
+    tokenizer: Tokenizer, ids: list[int], stop: list[str], before: Sequence[int] = ()
+) -> tuple[list[str], bool]:
     """Feed ids one by one, as generation does; return the pieces, and whether it stopped."""
-    stream = Detokenizer(tokenizer, stop)
+    stream = Detokenizer(tokenizer, stop, before)
     pieces = []
     for token in ids:
         pieces.append(stream.push(token))
@@ -255,3 +291,78 @@ def test_a_token_that_runs_past_the_stop_string_is_cut_there():
     assert pieces_of(tokenizer, [0, 2, 1], ["a", "b"]) == (["", ""], True)
     assert pieces_of(tokenizer, [1, 2, 1], ["ba"])[0] == ["", "", ""]
     assert pieces_of(tokenizer, [2, 2], ["bab", "x"])[0] == ["a", "", ""]
+
+
+def words(text: str) -> list[int]:
+    """Return the ids of a text as it continues another: without a space that it does not have."""
+    return [piece_tokenizer().backend.token_to_id(piece) for piece in text.split("|")]
+
+
+def continued(prompt: list[int], ids: list[int]) -> str:
+    return "".join(pieces_of(piece_tokenizer(), ids, [], prompt)[0])
+
+
+def test_the_space_before_the_first_new_word_is_shown():
+    prompt = piece_tokenizer().encode("a b")
+    assert continued(prompt, words("▁b|c")) == " bc"
+    assert continued(prompt, words("b|▁a")) == "b a"
+
+
+def test_a_text_that_begins_does_not_begin_with_a_space():
+    assert continued([], words("▁b|▁a")) == "b a"
+    assert continued(words("<s>"), words("▁b|▁a")) == "b a"
+    assert continued(piece_tokenizer().encode("a</s>"), words("▁b|▁a")) == "b a"
+
+
+def test_special_tokens_are_no_part_of_the_text_but_added_ones_are():
+    assert continued(words("a"), words("<s>|▁b|</s>|▁a|<think>|<unk>|c")) == " b a<think>c"
+
+
+@given(many_bytes, many_bytes)
+@settings(deadline=None)
+def test_a_prompt_and_its_continuation_are_the_whole_text(prompt, text):
+    ids = piece_tokenizer().encode(prompt + text)
+    for cut in range(1, len(ids)):
+        given, pieces = ids[:cut], pieces_of(piece_tokenizer(), ids[cut:], [], ids[:cut])[0]
+        assert (
+            piece_tokenizer().decode(given).rstrip(REPLACEMENT) + "".join(pieces) == prompt + text
+        )
+
+
+def test_a_character_that_the_prompt_leaves_incomplete_is_shown_when_it_is_complete():
+    ids = piece_tokenizer().encode("a🙂b")
+    assert len(ids) == 6
+    assert continued(ids[:3], ids[3:]) == "🙂b"
+
+
+def test_a_replacement_character_of_the_prompt_is_not_shown_again():
+    tokenizer = char_tokenizer("ab" + REPLACEMENT)
+    before = tokenizer.encode("a\ufffd")
+    assert "".join(pieces_of(tokenizer, tokenizer.encode("\ufffdb"), [], before)[0]) == "\ufffdb"
+
+
+def test_a_stop_string_is_not_looked_for_in_the_prompt():
+    assert pieces_of(piece_tokenizer(), words("b|c"), ["ab"], words("▁a")) == (
+        ["b", "c", ""],
+        False,
+    )
+
+
+def test_a_character_that_the_tokenizer_leaves_out_on_purpose_is_not_unknown():
+    backend = bpe_without_unknown()
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Strip(), normalizers.Replace("\x01", "")]
+    )
+    assert Tokenizer(backend.to_str()).encode(" ab\x01b ") == [2, 1]
+
+
+def test_a_panic_of_the_library_is_an_error_like_others():
+    document = json.loads(bpe_without_unknown().to_str())
+    table = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    with pytest.raises(BundleError, match=r"tokenizer\.json cannot be read: Precompiled"):
+        Tokenizer(json.dumps(document | {"normalizer": table}))
+    tokenizer = Tokenizer(
+        json.dumps(document | {"pre_tokenizer": {"type": "FixedLength", "length": 0}})
+    )
+    with pytest.raises(InvalidInputError):
+        tokenizer.encode("ab")
