@@ -54,6 +54,7 @@ def sizes(
     tied: bool = False,
     gated: bool = True,
     head_dim: int | None = None,
+    block_size: int | None = None,
 ) -> GPTConfig:
     """Return our settings of a model in the manner of Llama, without its positions.
 
@@ -66,17 +67,20 @@ def sizes(
         tied: whether the family shares embedding and head unless the settings say otherwise.
         gated: whether the non-linearity is of a gate.
         head_dim: the family's default width of a head; None: an equal share of the stream.
+        block_size: the family's default longest text; None: the settings must say it.
     """
     n_head = source.whole("num_attention_heads", "n_head", "num_heads")
     return GPTConfig(
         vocab_size=source.whole("vocab_size"),
-        block_size=longest(source),
+        block_size=longest(source, block_size),
         n_layer=source.whole("num_hidden_layers", "n_layer", "num_layers"),
         n_head=n_head,
         n_kv_head=source.whole("num_key_value_heads", default=n_head),
         head_dim=source.whole("head_dim", default=head_dim or _share(source, n_head)),
         n_embd=source.whole("hidden_size", "n_embd"),
-        n_ff=source.whole("intermediate_size", "ffn_hidden_size", "n_inner", default=_wide(source)),
+        n_ff=source.whole(
+            "intermediate_size", "ffn_hidden_size", "ffn_dim", "n_inner", default=_wide(source)
+        ),
         norm="rmsnorm",
         norm_eps=source.number(
             "rms_norm_eps",
@@ -95,9 +99,11 @@ def sizes(
     )
 
 
-def longest(source: SourceSettings) -> int:
+def longest(source: SourceSettings, default: int | None = None) -> int:
     """Return the longest text of the model, in tokens."""
-    return source.whole("max_position_embeddings", "n_positions", "max_sequence_length")
+    return source.whole(
+        "max_position_embeddings", "n_positions", "max_sequence_length", default=default
+    )
 
 
 def activation(source: SourceSettings, *names: str, default: str = "silu") -> Any:

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from ..model import GPTConfig
 
-__all__ = ["LLAMA", "Layout", "Piece", "Weight", "in_halves", "plan"]
+__all__ = ["LLAMA", "Layout", "Piece", "Weight", "by_group", "in_halves", "plan"]
 
 Shape = tuple[int, ...]
 Change = Callable[[Tensor], Tensor]
+Unpack = Callable[[Tensor, GPTConfig], Tensor]
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Layout:
         position_offset: rows of the position table before that of the first token.
         table_change: change of the token embedding, which must then not be tied.
         qk_change: change of the rows of queries or keys [heads, D, ...], before all others.
+        query_factor: factor on the queries of a layer, by its number.
         ignored: patterns of tensors that hold nothing trained, such as masks.
     """
 
@@ -81,7 +83,7 @@ class Layout:
     k: str = "self_attn.k_proj"
     v: str = "self_attn.v_proj"
     qkv: str | None = None
-    unpack: Change | None = None
+    unpack: Unpack | None = None
     q_norm: str | None = "self_attn.q_norm"
     k_norm: str | None = "self_attn.k_norm"
     proj: str = "self_attn.o_proj"
@@ -98,6 +100,7 @@ class Layout:
     position_offset: int = 0
     table_change: Change | None = None
     qk_change: Change | None = None
+    query_factor: Callable[[int], float] | None = None
     ignored: tuple[str, ...] = field(default=(r".*\.rotary_emb\.inv_freq",))
 
     def ignores(self, name: str) -> bool:
@@ -126,6 +129,17 @@ def in_halves(x: Tensor, rotated: int) -> Tensor:
     """
     order = [*range(0, rotated, 2), *range(1, rotated, 2), *range(rotated, x.shape[1])]
     return x[:, order]
+
+
+def by_group(w: Tensor, config: GPTConfig) -> Tensor:
+    """Sort the rows [(H + 2K) * D, ...] of a packed projection that go by key/value heads.
+
+    They come as the queries that share a key, that key, and its value, for one group after the
+    other. With one group this is the order of ours, with as many as heads that of GPT-NeoX.
+    """
+    groups = w.unflatten(0, (config.n_kv_head, -1, config.head_dim))  # (K, H / K + 2, D, ...)
+    parts = groups.tensor_split([-2, -1], dim=1)
+    return torch.cat([part.flatten(0, 2) for part in parts])
 
 
 class _Plan:
@@ -212,15 +226,15 @@ class _Plan:
         place, rest = layout.layer.format(index), self.shapes[name][1:]
         if layout.qkv is not None:
             return (self._packed(name, place + layout.qkv, kind, index),)
-        heads = ((layout.q, config.n_head), (layout.k, config.n_kv_head))
+        names = (layout.q, layout.k)
         pieces = [
             Piece(
                 f"{place}{module}.{kind}",
                 (count * config.head_dim, *rest),
-                self._rows_change(index, count),
+                change,
                 self._keeps_values(),
             )
-            for module, count in heads
+            for module, (count, change) in zip(names, self._query_and_key(index), strict=True)
         ]
         value = Piece(f"{place}{layout.v}.{kind}", (config.n_kv_head * config.head_dim, *rest))
         return (*pieces, value)
@@ -231,12 +245,11 @@ class _Plan:
         if self.layout.transposed and kind == "weight":
             shape, transposed = (shape[1], shape[0]), True
         unpack = self.layout.unpack
-        counts = (config.n_head, config.n_kv_head)
-        changes = [self._rows_change(index, count) for count in counts]
+        counts, changes = zip(*self._query_and_key(index), strict=True)
 
         def change(w: Tensor) -> Tensor:
             w = w.T if transposed else w
-            w = w if unpack is None else unpack(w)
+            w = w if unpack is None else unpack(w, config)
             parts = list(w.split([n * config.head_dim for n in (*counts, config.n_kv_head)]))
             for place, own in enumerate(changes):
                 parts[place] = parts[place] if own is None else own(parts[place])
@@ -246,7 +259,21 @@ class _Plan:
         return Piece(f"{module}.{kind}", shape, None if plain else change, self._keeps_values())
 
     def _keeps_values(self) -> bool:
-        return self.layout.qk_change is None
+        return self.layout.qk_change is None and self.layout.query_factor is None
+
+    def _query_and_key(self, index: int) -> tuple[tuple[int, Change | None], ...]:
+        """Return the number of heads and the change of the rows, of queries and of keys."""
+        config, factor_of = self.config, self.layout.query_factor
+        move = self._rows_change(index, config.n_head)
+        key = (config.n_kv_head, self._rows_change(index, config.n_kv_head))
+        if factor_of is None:
+            return (config.n_head, move), key
+        factor = factor_of(index)
+
+        def change(w: Tensor) -> Tensor:
+            return (w if move is None else move(w)).float() * factor
+
+        return (config.n_head, change), key
 
     def _rows_change(self, index: int, heads: int) -> Change | None:
         """Return the change of the rows [heads * D, ...] of queries or keys, if there is any."""
