@@ -9,7 +9,19 @@ from .layout import LLAMA, Layout
 from .rope import Rotation
 from .settings import SourceSettings
 
-__all__ = ["Family", "activation", "alike", "layer_types", "longest", "placed", "sizes"]
+__all__ = [
+    "Family",
+    "activation",
+    "alike",
+    "layer_types",
+    "longest",
+    "placed",
+    "sizes",
+    "softcap",
+    "window",
+    "windows",
+    "with_biases",
+]
 
 ACTIVATIONS = {
     "silu": "silu",
@@ -116,22 +128,54 @@ def activation(source: SourceSettings, *names: str, default: str = "silu") -> An
     return ACTIVATIONS[theirs]
 
 
+def with_biases(source: SourceSettings, config: GPTConfig) -> GPTConfig:
+    """Return `config` with the biases that Llama's two settings ask for."""
+    attention = source.flag("attention_bias", default=False)
+    feed_forward = source.flag("mlp_bias", default=False)
+    return replace(config, qkv_bias=attention, proj_bias=attention, ff_bias=feed_forward)
+
+
+def softcap(source: SourceSettings, name: str, *, default: float = 0.0) -> float:
+    """Return the bound of a softcap; 0: none, which the setting says by null."""
+    return 0.0 if source.is_null(name) else source.number(name, default=default)
+
+
+def window(source: SourceSettings, *, default: int = 0) -> int:
+    """Return the width of the window; 0: none, which the setting says by null.
+
+    `default` is the family's width if the setting is missing.
+    """
+    name = "sliding_window"
+    return 0 if source.is_null(name) else source.whole(name, default=default)
+
+
+def windows(
+    source: SourceSettings, config: GPTConfig, width: int, usual: Callable[[int], bool]
+) -> list[int]:
+    """Return the window of each layer, `width` or 0: none; see `layer_types`."""
+    own = layer_types(source, config, usual)
+    if any(own) and not width:
+        raise source.error("some layers have a window, but sliding_window gives no width")
+    return [width if has_window else 0 for has_window in own]
+
+
 def placed(
     source: SourceSettings, config: GPTConfig, layers: Sequence[tuple[int, Rotation | None]]
 ) -> GPTConfig:
     """Return `config` with a window (0: none) and a rotation (None: none) for each layer.
 
-    The block is cut to what the rotations allow, and a note says so.
+    The block is cut to what the rotations allow, and a note says so. A window that is as wide as
+    the block hides nothing, and is left out.
     """
-    kinds = [
-        LayerKind(window)
-        if rotation is None
-        else LayerKind(window, rotation.angles, rotation.factor)
-        for window, rotation in layers
-    ]
-    distinct = tuple(dict.fromkeys(kinds))
     limits = [rotation.limit for _, rotation in layers if rotation and rotation.limit]
     block_size = min([config.block_size, *limits])
+    kinds = []
+    for width, rotation in layers:
+        kind = LayerKind(width if width < block_size else 0)
+        if rotation is not None:
+            kind = replace(kind, rotary=rotation.angles, rotary_factor=rotation.factor)
+        kinds.append(kind)
+    distinct = tuple(dict.fromkeys(kinds))
     if block_size < config.block_size:
         source.notes.append(
             f"the model is cut from {config.block_size:,} to {block_size:,} tokens: beyond, its "

@@ -20,7 +20,6 @@ __all__ = ["Rotation", "rotation_of", "rotations_of"]
 Parameters = dict[str, Any]
 
 
-# The functions of `TYPES` take the settings, theta ** (2 i / R) of each pair i, and theta.
 @dataclass(frozen=True)
 class Rotation:
     """How queries and keys are rotated.
@@ -37,7 +36,12 @@ class Rotation:
 
 
 def rotation_of(
-    source: SourceSettings, width: int, *, theta: float = 10000.0, partial: float = 1.0
+    source: SourceSettings,
+    width: int,
+    *,
+    theta: float = 10000.0,
+    partial: float | None = None,
+    original: int | None = None,
 ) -> Rotation:
     """Return the rotation of all layers.
 
@@ -45,35 +49,64 @@ def rotation_of(
         source: settings of the checkpoint.
         width: width of a head.
         theta: the family's default base.
-        partial: the family's default share of a head that is rotated.
+        partial: the family's default share of a head that is rotated; None: it knows whole heads
+            only.
+        original: the family's default of the longest text before the angles were scaled.
     """
-    old = source.table("rope_scaling")
-    given = source.table("rope_parameters") or old
+    new = source.table("rope_parameters")
+    given = source.table("rope_scaling") or new  # the order in which transformers 5 looks
     given.setdefault("rope_theta", source.number("rope_theta", "rotary_emb_base", default=theta))
-    share = source.number("partial_rotary_factor", "rotary_pct", default=partial)
+    share = source.number("partial_rotary_factor", "rotary_pct", default=partial or 1.0)
     given.setdefault("partial_rotary_factor", share)
-    return _rotation(source, given, width)
+    outer = source.values.get("original_max_position_embeddings", original)
+    if outer is not None:  # outranks the one among the parameters
+        given["original_max_position_embeddings"] = outer
+    source.ignore("original_max_position_embeddings")
+    return _rotation(source, given, width, whole=partial is None)
 
 
 def rotations_of(
-    source: SourceSettings, width: int, defaults: dict[str, float]
+    source: SourceSettings, width: int, bases: dict[str, tuple[str, float]]
 ) -> dict[str, Rotation]:
-    """Return the rotation of each type of layer; `defaults` has the family's base for each type."""
+    """Return the rotation of each type of layer.
+
+    Args:
+        source: settings of the checkpoint.
+        width: width of a head.
+        bases: for each type of layer, where transformers 4 has its base, and the family's default.
+            That dialect's `rope_scaling` is for layers with full attention only.
+    """
     given = source.table("rope_parameters")
-    unknown = sorted(set(given) - set(defaults))
+    unknown = sorted(set(given) - set(bases))
     if unknown:
         raise source.error(f"rope_parameters has the unknown type of layer {unknown[0]!r:.80}")
+    scaling = {"full_attention": source.table("rope_scaling")}
     return {
-        kind: _rotation(source, {"rope_theta": theta, **(given.get(kind) or {})}, width)
-        for kind, theta in defaults.items()
+        kind: _rotation(
+            source,
+            {
+                "rope_theta": source.number(name, default=theta),
+                **scaling.get(kind, {}),
+                **(given.get(kind) or {}),
+            },
+            width,
+            whole=True,
+        )
+        for kind, (name, theta) in bases.items()
     }
 
 
-def _rotation(source: SourceSettings, given: Parameters, width: int) -> Rotation:
+def _rotation(source: SourceSettings, given: Parameters, width: int, *, whole: bool) -> Rotation:
+    """Return the rotation with the parameters `given`; `whole`: it must be of whole heads."""
     table = _Table(source, given)
     kind = table.word("rope_type", "type", default="default")
     theta = table.number("rope_theta")
-    rotated = int(width * table.number("partial_rotary_factor", default=1.0))
+    share = table.number("partial_rotary_factor", default=1.0)
+    if whole and share != 1.0:
+        raise source.error(
+            f"partial_rotary_factor is {share:g}, but this family rotates whole heads"
+        )
+    rotated = int(width * share)
     if kind not in TYPES:
         raise source.error(f"the rope type {kind!r:.80} is not known; known: {', '.join(TYPES)}")
     powers = torch.arange(0, rotated, 2, dtype=torch.int64).float() / rotated  # (R)
@@ -95,16 +128,7 @@ class _Table(SourceSettings):
 
     def original(self) -> int:
         """Return the longest text before the frequencies were scaled."""
-        own = self.outer.values.get("original_max_position_embeddings")
-        if own is None:
-            own = self.values.get("original_max_position_embeddings")
-        self.ignore("original_max_position_embeddings")
-        self.outer.ignore("original_max_position_embeddings")
-        if own is None:
-            return self.longest()
-        if type(own) is not int or own < 1:
-            raise self.error(f"original_max_position_embeddings is {own!r:.80}")
-        return own
+        return self.whole("original_max_position_embeddings", default=self.longest())
 
 
 def _default(table: _Table, periods: Tensor, theta: float) -> Rotation:
@@ -137,6 +161,7 @@ def _llama3(table: _Table, periods: Tensor, theta: float) -> Rotation:
 
 def _yarn(table: _Table, periods: Tensor, theta: float) -> Rotation:
     """YaRN (Peng et al. 2023). Ministral's scale of queries grows beyond the original length."""
+    table.ignore("max_position_embeddings")  # Ministral repeats it
     original, width = table.original(), 2 * len(periods)
     factor = table.number("factor", default=table.longest() / original)
     own_factor = table.number("attention_factor", default=_yarn_factor(table, factor))
@@ -187,6 +212,7 @@ def _floats(angles: Tensor) -> tuple[float, ...]:
     return tuple(angles.tolist())
 
 
+# The functions take the settings, theta ** (2 i / R) of each pair i, and theta.
 TYPES: dict[str, Callable[[_Table, Tensor, float], Rotation]] = {
     "default": _default,
     "linear": _linear,

@@ -57,7 +57,7 @@ class SourceSettings:
     """Settings by name, with the place they come from for messages.
 
     `notes` are sentences for the user about what the import left out or limited. A setting that is
-    null counts as missing, except for `has`.
+    null counts as missing, except for `is_null`.
     """
 
     def __init__(self, values: dict[str, Any], where: str) -> None:
@@ -73,9 +73,10 @@ class SourceSettings:
         """Return an error about the settings; `what` completes the sentence."""
         return CheckpointError(f"{self.where}: {what}")
 
-    def has(self, name: str) -> bool:
-        """Return whether the setting is there, even if it is null."""
-        return name in self.values
+    def is_null(self, name: str) -> bool:
+        """Return whether the setting is there and null, which for some means: none."""
+        self._read.add(name)
+        return name in self.values and self.values[name] is None
 
     def ignore(self, *names: str) -> None:
         """Mark settings as known and without influence on the logits."""

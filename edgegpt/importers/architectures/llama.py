@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ...model import GPTConfig
-from ..family import Family, activation, alike, sizes
+from ..family import Family, activation, alike, sizes, with_biases
 from ..rope import rotation_of
 from ..settings import SourceSettings
 
@@ -11,15 +11,7 @@ __all__ = ["FAMILIES"]
 
 
 def _config(source: SourceSettings) -> GPTConfig:
-    config = sizes(source)
-    bias = source.flag("attention_bias", default=False)
-    config = replace(
-        config,
-        activation=activation(source),
-        qkv_bias=bias,
-        proj_bias=bias,
-        ff_bias=source.flag("mlp_bias", default=False),
-    )
+    config = with_biases(source, replace(sizes(source), activation=activation(source)))
     source.ignore("rope_interleaved", "is_llama_config")  # SmolLM2's; both have no effect
     return alike(source, config, rotation_of(source, config.head_dim))
 
