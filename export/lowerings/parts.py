@@ -185,9 +185,7 @@ def _softmax(op: Any, scores: Any, like: Any) -> Any:
     return op.Cast(wide, to=like.dtype)
 
 
-def _rotated(
-    op: Any, x: Any, cos: Any, sin: Any, position: Any, *, angles: int, width: int
-) -> Any:
+def _rotated(op: Any, x: Any, cos: Any, sin: Any, position: Any, *, angles: int, width: int) -> Any:
     """Rotate (B, heads, T, width) by rows `position` (B, T) of the tables [positions, angles]."""
     axis = op.Constant(value_ints=[1])
     row_cos = op.Unsqueeze(op.Gather(cos, position), axis)  # (B, 1, T, angles)

@@ -45,4 +45,3 @@ class ModelInfo:
             n_ff=positive(config, "n_ff", where),
             position=word(config, "position", POSITIONS, where),
         )
-

@@ -40,7 +40,7 @@ def _second(source: SourceSettings) -> GPTConfig:
     """Return the settings of Command R7B: windows with, and full layers without a rotation."""
     config = _common(source)
     _check_names_of_parts(source)
-    if source.has("sliding_window") and source.values["sliding_window"] is None:
+    if source.is_null("sliding_window"):
         raise source.error("sliding_window is null, which would leave the model without positions")
     window = source.whole("sliding_window", default=WINDOW)
     pattern = source.whole("sliding_window_pattern", "layer_switch", default=PATTERN)
