@@ -28,24 +28,22 @@ def command(
     """Import; the new checkpoint has no tokenizer, because such files do not contain one."""
     if out.exists():
         raise CheckpointError(f"{out} exists already; choose another --out")
-    import torch
 
-    from edgegpt.checkpoint import save_config, save_weights
-    from edgegpt.importers.lesson import import_heads_as_list
+    from edgegpt.importers.open import open_source
+    from edgegpt.importers.run import look, write
     from edgegpt.runtime.files import new_folder
 
-    model = import_heads_as_list(file, attention_scale)
+    found = look(open_source(file, attention_scale=attention_scale))
     with new_folder(out) as folder:
-        save_config(folder, model.config)
-        save_weights(folder, model, torch.float32)
+        write(found, folder)
     click.echo(
         "warning: the file has no tokenizer; the model takes and gives token ids. Put its "
         f"tokenizer.json into {out} to work with text.",
         err=True,
     )
-    count = model.parameter_count()
+    count = found.parameter_count
     if as_json:
-        result = {"checkpoint": str(out), "parameters": count, "model": model.config.to_dict()}
+        result = {"checkpoint": str(out), "parameters": count, "model": found.config.to_dict()}
         click.echo(json.dumps(result))
     else:
         click.echo(f"{out}: {count:,} parameters")

@@ -114,7 +114,11 @@ def sizes(
 def longest(source: SourceSettings, default: int | None = None) -> int:
     """Return the longest text of the model, in tokens."""
     return source.whole(
-        "max_position_embeddings", "n_positions", "max_sequence_length", default=default
+        "max_position_embeddings",
+        "n_positions",
+        "max_sequence_length",
+        "block_size",
+        default=default,
     )
 
 

@@ -57,6 +57,7 @@ class Layout:
     `layer`, whose braces stand for the layer's number. None: the family has no such tensor.
 
     Attributes:
+        q, k, v: braces, if any, stand for the head's number: each head has a tensor of its own.
         prefix: left out by files that were saved without the head.
         qkv: one tensor for queries, keys and values; `unpack` gives our order of its rows.
         gate_up: one tensor for the gate and the widened input, the gate first.
@@ -140,6 +141,13 @@ def by_group(w: Tensor, config: GPTConfig) -> Tensor:
     groups = w.unflatten(0, (config.n_kv_head, -1, config.head_dim))  # (K, H / K + 2, D, ...)
     parts = groups.tensor_split([-2, -1], dim=1)
     return torch.cat([part.flatten(0, 2) for part in parts])
+
+
+def _by_head(module: str, heads: int) -> list[tuple[str, int]]:
+    """Return the modules that hold so many heads, and how many each of them holds."""
+    if "{}" not in module:
+        return [(module, heads)]
+    return [(module.format(head), 1) for head in range(heads)]
 
 
 class _Plan:
@@ -226,18 +234,18 @@ class _Plan:
         place, rest = layout.layer.format(index), self.shapes[name][1:]
         if layout.qkv is not None:
             return (self._packed(name, place + layout.qkv, kind, index),)
-        names = (layout.q, layout.k)
-        pieces = [
+        parts = (*self._query_and_key(index), (config.n_kv_head, None))
+        names = (layout.q, layout.k, layout.v)
+        return tuple(
             Piece(
                 f"{place}{module}.{kind}",
-                (count * config.head_dim, *rest),
+                (heads * config.head_dim, *rest),
                 change,
-                self._keeps_values(),
+                change is None or self._keeps_values(),
             )
-            for module, (count, change) in zip(names, self._query_and_key(index), strict=True)
-        ]
-        value = Piece(f"{place}{layout.v}.{kind}", (config.n_kv_head * config.head_dim, *rest))
-        return (*pieces, value)
+            for named, (count, change) in zip(names, parts, strict=True)
+            for module, heads in _by_head(named, count)
+        )
 
     def _packed(self, name: str, module: str, kind: str, index: int) -> Piece:
         """Return the piece of a packed projection; its parts are changed after `unpack`."""

@@ -6,6 +6,7 @@ checked and written before the next one, so that a model of any size needs littl
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from .settings import SourceSettings
 from .source import Source
 from .tensors import Tensors
 
-__all__ = ["Import", "look", "write"]
+__all__ = ["Import", "asked_for", "look", "write"]
 
 NAMED = 5  # names of tensors that a message lists at most
 
@@ -39,6 +40,11 @@ class Import:
     notes: list[str]
 
     @property
+    def parameter_count(self) -> int:
+        """The number of values in all parameters; tied ones count once."""
+        return sum(prod(weight.shape) for weight in self.weights.values())
+
+    @property
     def dtypes(self) -> dict[str, torch.dtype]:
         """The type in which each parameter is stored: the source's where it holds the values."""
         return {name: _dtype(weight, self.source.tensors) for name, weight in self.weights.items()}
@@ -50,6 +56,24 @@ def look(source: Source) -> Import:
     Raises:
         CheckpointError: names the setting or the tensor for which it cannot be imported.
     """
+    planned = _planned(source)
+    weights = _found(planned.weights, planned.layout, source.tensors)
+    _check_shapes(weights, source.tensors)
+    _check_left_over(weights, planned.layout, planned.config, source.tensors)
+    return replace(planned, weights=weights)
+
+
+def asked_for(source: Source) -> list[str]:
+    """Return the names of the tensors that the settings of a checkpoint call for.
+
+    Raises:
+        CheckpointError: names the setting for which it cannot be imported.
+    """
+    return [piece.name for piece in _pieces(_planned(source).weights)]
+
+
+def _planned(source: Source) -> Import:
+    """Return the import as the settings want it, whatever tensors there are."""
     family = _family(source)
     settings = SourceSettings(source.settings, source.where)
     try:
@@ -58,11 +82,7 @@ def look(source: Source) -> Import:
     except InvalidInputError as error:
         raise settings.error(str(error)) from error
     settings.finish()
-    shapes = parameter_shapes(config)
-    weights = plan(layout, config, shapes)
-    weights = _found(weights, layout, source.tensors)
-    _check_shapes(weights, source.tensors)
-    _check_left_over(weights, layout, config, source.tensors)
+    weights = plan(layout, config, parameter_shapes(config))
     return Import(source, family, config, layout, weights, settings.notes)
 
 

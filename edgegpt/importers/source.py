@@ -1,5 +1,6 @@
 """A checkpoint from elsewhere, whatever its kind: settings, tensors, and texts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ class Source:
         where: the file of the settings, for messages.
         tensors: the weights.
         folder: the folder with tokenizer, template and licence; None: there is none.
+        fields: the metadata of a GGUF file, which has tokenizer and template; None: of others.
     """
 
     name: str
@@ -26,3 +28,4 @@ class Source:
     where: str
     tensors: Tensors
     folder: Path | None = None
+    fields: Mapping[str, Any] | None = None

@@ -271,9 +271,9 @@ def test_a_missing_file_is_refused(refused: Callable, tmp_path: Path):
     assert f"no file at {tmp_path / 'none.pt'}" in refused(tmp_path / "none.pt")
 
 
-def test_a_folder_is_refused(refused: Callable, tmp_path: Path):
+def test_a_folder_without_a_config_is_refused(refused: Callable, tmp_path: Path):
     (tmp_path / "folder").mkdir()
-    assert "is a folder" in refused(tmp_path / "folder")
+    assert str(tmp_path / "folder" / "config.json") in refused(tmp_path / "folder")
 
 
 def test_an_existing_destination_is_refused_and_left_alone(edgegpt: Callable, tmp_path: Path):

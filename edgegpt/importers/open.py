@@ -1,0 +1,88 @@
+"""Opens a checkpoint from elsewhere, whatever its kind: the content tells, not the name."""
+
+import importlib
+import stat
+from pathlib import Path
+
+from ..errors import CheckpointError
+from .huggingface import open_folder
+from .lesson import AttentionScale, open_lesson
+from .nanogpt import open_nanogpt
+from .source import Source
+from .state import state_of
+from .tensors import read_pickle
+
+__all__ = ["open_pickle", "open_source"]
+
+GGUF = b"GGUF"
+PICKLES = (b"PK", b"\x80")  # a zip archive; a pickle, as PyTorch wrote before 1.6
+
+
+def open_source(
+    path: Path, n_head: int | None = None, attention_scale: AttentionScale = "head_dim"
+) -> Source:
+    """Return the checkpoint at `path`; values of weights are read later, one by one.
+
+    Args:
+        path: a Hugging Face folder, a GGUF file, or a PyTorch file of nanoGPT or the lesson.
+        n_head: see `open_nanogpt`.
+        attention_scale: see `open_lesson`.
+
+    Raises:
+        CheckpointError: if there is no checkpoint, or if it is damaged or cannot be imported.
+    """
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            return open_folder(path)
+        if not stat.S_ISREG(mode):
+            raise CheckpointError(f"{path} is neither a file nor a folder")
+        with path.open("rb") as file:
+            head = file.read(16)
+    except FileNotFoundError:
+        raise CheckpointError(f"no file at {path}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    if head.startswith(GGUF):
+        return _open_gguf(path)
+    if head.startswith(PICKLES):
+        return open_pickle(path, n_head, attention_scale)
+    raise CheckpointError(
+        f"{path} is empty"
+        if not head
+        else f"{path} is a safetensors file; import its folder, with its config.json"
+        if head[8:9] == b"{"
+        else f"{path} is no checkpoint that import reads: a Hugging Face folder, a GGUF file, or a "
+        f"PyTorch file"
+    )
+
+
+def open_pickle(
+    path: Path, n_head: int | None = None, attention_scale: AttentionScale = "head_dim"
+) -> Source:
+    """Return the checkpoint in a file that `torch.save` wrote; its keys tell its kind."""
+    content = read_pickle(path)
+    state = state_of(content, path)
+    if any(name.startswith("transformer.") for name in state):
+        args = content.get("model_args", {})
+        if not isinstance(args, dict) or not all(isinstance(name, str) for name in args):
+            raise CheckpointError(f"{path}: model_args is no table of settings")
+        return open_nanogpt(state, args, path, n_head)
+    if any(name.startswith(("token_embedding_table.", "blocks.")) for name in state):
+        return open_lesson(state, path, attention_scale)
+    raise CheckpointError(
+        f"{path} is neither of nanoGPT (it has no transformer.wte.weight) nor of the lesson (it "
+        f"has no token_embedding_table.weight); its first key is {next(iter(state), None)!r:.80}"
+    )
+
+
+def _open_gguf(path: Path) -> Source:
+    try:
+        reader = importlib.import_module("edgegpt.importers.gguf")
+    except ModuleNotFoundError as error:
+        raise CheckpointError(
+            f"{path} is a GGUF file, which the library gguf reads: install the extra export, as in "
+            f"pip install 'edgegpt-toolkit[export]'"
+        ) from error
+    source: Source = reader.open_gguf(path)
+    return source
