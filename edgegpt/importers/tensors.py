@@ -12,10 +12,39 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 
-__all__ = ["PickledTensors", "SafeTensors", "Tensors", "read_pickle", "tensors_of_folder"]
+__all__ = [
+    "WEIGHT_FILES",
+    "PickledTensors",
+    "SafeTensors",
+    "Tensors",
+    "exact_dtype",
+    "read_pickle",
+    "shard_names",
+    "tensors_of_folder",
+    "weight_paths",
+]
 
 # The types of tensors in safetensors files that can be read exactly.
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+# The weights of a Hugging Face folder, best first: one file, or an index that names several.
+WEIGHT_FILES = (
+    ("model.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
+
+
+def exact_dtype(found: str, name: str, place: str) -> torch.dtype:
+    """Return the type that a safetensors file calls `found`; `name` and `place` are for messages.
+
+    Raises:
+        CheckpointError: if it is not a type of weights.
+    """
+    if found not in DTYPES:
+        raise CheckpointError(
+            f"{place}: {name} is of type {found}; import reads {', '.join(DTYPES)}"
+        )
+    return DTYPES[found]
 
 
 class Tensors(Protocol):
@@ -62,12 +91,7 @@ class SafeTensors:
 
     def dtype(self, name: str) -> torch.dtype:
         """Return the type of the tensor."""
-        found = self._dtypes[name]
-        if found not in DTYPES:
-            raise CheckpointError(
-                f"{self.place(name)}: {name} is of type {found}; import reads {', '.join(DTYPES)}"
-            )
-        return DTYPES[found]
+        return exact_dtype(self._dtypes[name], name, self.place(name))
 
     def read(self, name: str) -> Tensor:
         """Return the tensor, which stays in the file."""
@@ -129,26 +153,32 @@ def read_pickle(path: Path) -> Any:
 
 def tensors_of_folder(folder: Path) -> Tensors:
     """Return the weights of a Hugging Face folder: safetensors if there are any, else pickled."""
-    for single, index in (
-        ("model.safetensors", "model.safetensors.index.json"),
-        ("pytorch_model.bin", "pytorch_model.bin.index.json"),
-    ):
+    paths = weight_paths(folder)
+    return SafeTensors(paths) if paths[0].suffix == ".safetensors" else _pickled(paths)
+
+
+def weight_paths(folder: Path) -> list[Path]:
+    """Return the files with the weights of a Hugging Face folder.
+
+    Raises:
+        CheckpointError: if there are none, or if an index names one that is missing.
+    """
+    for single, index in WEIGHT_FILES:
         if (folder / index).exists():
-            paths = _shards(folder, folder / index)
-        elif (folder / single).exists():
-            paths = [folder / single]
-        else:
-            continue
-        if single.endswith(".safetensors"):
-            return SafeTensors(paths)
-        return _pickled(paths)
+            return _shards(folder, folder / index)
+        if (folder / single).exists():
+            return [folder / single]
     raise CheckpointError(
         f"{folder} has no weights: neither model.safetensors nor pytorch_model.bin, and no index"
     )
 
 
-def _shards(folder: Path, index: Path) -> list[Path]:
-    """Return the files that an index names; they have to lie in its folder."""
+def shard_names(index: Path) -> list[str]:
+    """Return the files that an index names; they have to be in its folder.
+
+    Raises:
+        CheckpointError: if `index` is no index, or names a place outside its folder.
+    """
     try:
         document = json.loads(index.read_bytes())
         names = set(document["weight_map"].values())
@@ -157,9 +187,15 @@ def _shards(folder: Path, index: Path) -> list[Path]:
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or name in (".", ".."):
             raise CheckpointError(f"{index} names {name!r:.80}, which is not a file of its folder")
+    return sorted(names)
+
+
+def _shards(folder: Path, index: Path) -> list[Path]:
+    names = shard_names(index)
+    for name in names:
         if not (folder / name).is_file():
             raise CheckpointError(f"{index} names {name}, which is missing: {folder / name}")
-    return [folder / name for name in sorted(names)]
+    return [folder / name for name in names]
 
 
 def _pickled(paths: list[Path]) -> PickledTensors:
