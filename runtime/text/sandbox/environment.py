@@ -11,7 +11,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from .language import GUARDS, Generation, Guarding, as_text, walked
 from .library import FILTERS, FUNCTIONS, METHODS, TESTS
-from .meter import MeteredContext, RefusedError, extent
+from .meter import ITEM, MeteredContext, RefusedError, extent
 
 __all__ = ["Sandbox"]
 
@@ -89,7 +89,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             return context.meter.keep(left + right)
         if operator == "*" and int in kinds and kinds & {str, list, tuple}:
             times, repeated = (left, right) if isinstance(left, int) else (right, left)
-            context.meter.pay(extent(repeated) * max(times, 0))
+            context.meter.pay((extent(repeated) - ITEM) * max(times, 0))
             return context.meter.keep(repeated * times)
         names = f"{type(left).__name__} {operator} {type(right).__name__}"
         raise RefusedError(f"it computes {names}, which chat templates may not here")

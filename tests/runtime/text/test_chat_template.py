@@ -20,9 +20,10 @@ TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 # Templates in the manner of real ones; together they use what real ones use.
 TEMPLATES = {
     path.stem: path.read_text() for path in Path(__file__).with_name("templates").iterdir()
-} | {
-    "white-space": "  {% if true %}  \n  a\n  {% endif %}\n\n{{ 'x' }}\n  {%- if true -%} y {%- endif %} \n"
 }
+TEMPLATES["white-space"] = (
+    "  {% if true %}  \n  a\n  {% endif %}\n\n{{ 'x' }}\n  {%- if true -%} y {%- endif %} \n"
+)
 ALTERNATE = "turns-that-alternate"
 
 
