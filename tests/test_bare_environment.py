@@ -116,6 +116,21 @@ def test_generate_writes_the_same_text_as_here(bare_python: Path, small_bundle: 
     assert len(there["token_ids"]) == 200
 
 
+CHAT = "\n".join(
+    (
+        "from edgegpt.runtime.text.chat_template import ChatTemplate",
+        "template = ChatTemplate('{% for m in messages %}{{ m.role }}{% endfor %}', 'x', {})",
+        "print(template.render([{'role': 'user'}]))",
+    )
+)
+
+
+def test_a_chat_template_is_rendered(bare_python: Path, python_without_engine: Path) -> None:
+    assert _run(bare_python, "-c", CHAT).stdout == "user\n"
+    told = _run(python_without_engine, "-c", CHAT, status=1).stderr
+    assert 'chat templates need jinja2: pip install "edgegpt-toolkit[chat]"' in told
+
+
 def test_eval_measures(bare_python: Path, small_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     arguments = ["-m", "edgegpt", "eval", small_bundle, "--data", tmp_path / "text.txt", "--json"]
