@@ -60,7 +60,7 @@ clean:
 	rm -rf $(VENV) $(VENV)-gpu build
 
 $(VENV)/.installed-demo: EXTRAS := cpu,export
-$(VENV)/.installed-test: EXTRAS := cpu,train,export,dev$(TEST_EXTRAS:%=,%)
+$(VENV)/.installed-test: EXTRAS := cpu,chat,train,export,dev$(TEST_EXTRAS:%=,%)
 $(VENV)/.installed-%: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[$(EXTRAS)]"
@@ -69,5 +69,5 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt
 # The two distributions of ONNX Runtime overwrite each other: CUDA has an environment of its own.
 $(VENV)-gpu/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-gpu
-	$(VENV)-gpu/bin/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[cuda,tensorrt-rtx,train,export,dev$(TEST_EXTRAS:%=,%)]"
+	$(VENV)-gpu/bin/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[cuda,tensorrt-rtx,chat,train,export,dev$(TEST_EXTRAS:%=,%)]"
 	touch $@

@@ -30,7 +30,9 @@ def prompts(model: LanguageModel) -> dict[str, list[int]]:
 
 def speed(model: LanguageModel, prompt: list[int], tokens: int, draft: int):
     """Return new tokens per second after the first one, and the ids."""
-    result = model.generate(prompt, max_new_tokens=tokens, speculate=draft)
+    result = model.generate(
+        prompt, max_new_tokens=tokens, speculate=draft, temperature=0, ignore_eos=True
+    )
     seconds = result.timings.total_s - result.timings.first_token_s
     return (tokens - 1) / seconds, result.token_ids
 

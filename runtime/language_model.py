@@ -3,22 +3,30 @@
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .bundle.bundle import TOKENIZER_NAME, Bundle
+from .bundle.bundle import Bundle
+from .bundle.usage import Defaults, Usage
 from .engines.base import Engine
 from .engines.choice import open_engine
 from .engines.options import EngineOptions
-from .errors import BundleError, EdgeGPTError, EngineError, InvalidInputError
-from .generation.arguments import Prompt, as_batch, end_ids_of, seeds_of, stop_strings_of
+from .errors import EdgeGPTError, EngineError, InvalidInputError
+from .generation.arguments import (
+    Prompt,
+    as_batch,
+    end_ids_of,
+    sampling_of,
+    seeds_of,
+    stop_strings_of,
+)
 from .generation.loop import Overflow, Rules
 from .generation.prefill import all_logits
+from .generation.prompts import Prompts
 from .generation.rows import Text, series_of
 from .generation.run import Result, Run, Stream
-from .generation.sampling import Sampling
 from .generation.speculation import Pace
 from .proof.receipt_store import warn_if_unproved
 from .proof.tolerances import USUAL, tolerance_key, tolerance_of
@@ -44,14 +52,7 @@ class LanguageModel:
         self.default_overflow: Overflow = "slide" if info.position == "learned" else "stop"
         key = tolerance_key(bundle.manifest.precision, tf32=engine.info.tf32)
         self.tolerance = min(tolerance_of(bundle, engine), USUAL[key])
-        self.tokenizer: Tokenizer | None = None
-        if bundle.has(TOKENIZER_NAME):
-            self.tokenizer = Tokenizer(bundle.file(TOKENIZER_NAME).read_bytes())
-            if self.tokenizer.vocab_size != self.vocab_size:
-                raise BundleError(
-                    f"{bundle.folder}: the tokenizer has {self.tokenizer.vocab_size} ids, "
-                    f"the model {self.vocab_size}"
-                )
+        self._prompts = Prompts(bundle)
 
     @overload
     def generate(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
@@ -59,14 +60,15 @@ class LanguageModel:
         prompt: Prompt,
         *,
         max_new_tokens: int = ...,
-        temperature: float = ...,
+        temperature: float | None = ...,
         top_k: int | None = ...,
-        top_p: float = ...,
-        min_p: float = ...,
-        repetition_penalty: float = ...,
+        top_p: float | None = ...,
+        min_p: float | None = ...,
+        repetition_penalty: float | None = ...,
         seed: int | Sequence[int] | None = ...,
         stop: str | Sequence[str] | None = ...,
         end_ids: int | Collection[int] | None = ...,
+        ignore_eos: bool = ...,
         overflow: Overflow | None = ...,
         speculate: int = ...,
     ) -> Result: ...
@@ -77,14 +79,15 @@ class LanguageModel:
         prompt: Sequence[Prompt],
         *,
         max_new_tokens: int = ...,
-        temperature: float = ...,
+        temperature: float | None = ...,
         top_k: int | None = ...,
-        top_p: float = ...,
-        min_p: float = ...,
-        repetition_penalty: float = ...,
+        top_p: float | None = ...,
+        min_p: float | None = ...,
+        repetition_penalty: float | None = ...,
         seed: int | Sequence[int] | None = ...,
         stop: str | Sequence[str] | None = ...,
         end_ids: int | Collection[int] | None = ...,
+        ignore_eos: bool = ...,
         overflow: Overflow | None = ...,
         speculate: int = ...,
     ) -> list[Result]: ...
@@ -94,35 +97,41 @@ class LanguageModel:
         prompt: Prompt | Sequence[Prompt],
         *,
         max_new_tokens: int = DEFAULT_NEW_TOKENS,
-        temperature: float = 0.0,
+        temperature: float | None = None,
         top_k: int | None = None,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
         seed: int | Sequence[int] | None = None,
         stop: str | Sequence[str] | None = None,
         end_ids: int | Collection[int] | None = None,
+        ignore_eos: bool = False,
         overflow: Overflow | None = None,
         speculate: int = 0,
     ) -> Result | list[Result]:
         """Continue one prompt or a batch of prompts.
 
         Args:
-            prompt: text, or token ids; a list of texts or of lists of ids is a batch.
+            prompt: text, token ids, or what `apply_chat_template` returns; a list of texts or of
+                lists of ids is a batch. Text begins with the `usage.start_ids`. The names of
+                special tokens in it, such as "<|im_end|>", become their ids, from whomever they
+                come; ids are taken as they are.
             max_new_tokens: at most this many tokens are added; 0 adds none.
             temperature: 0 takes the most likely token each time (ties: the lowest id); otherwise
-                logits are divided by it before sampling.
-            top_k: sample among the k most likely tokens only; None or 0: among all tokens.
-            top_p: sample among the fewest tokens whose probabilities reach this sum.
-            min_p: sample among tokens at least this likely relative to the likeliest.
-            repetition_penalty: above 1, tokens of the text so far become less likely.
+                logits are divided by it before sampling. None, here and below: what
+                `usage.sampling` recommends, else 0.
+            top_k: sample among the k most likely tokens only; 0, the default: among all tokens.
+            top_p: sample among the fewest tokens whose probabilities reach this sum; default: 1.
+            min_p: sample among tokens at least this likely relative to the likeliest; default: 0.
+            repetition_penalty: above 1, tokens of the text so far become less likely; default: 1.
             seed: key of the random numbers, 0 to 2**64 - 1; None draws one, which the result holds.
                 A prompt's draws depend on its seed and its own ids, not on its place in the batch:
                 the same prompt twice under one seed gives the same text twice. A list gives each
                 prompt its own seed.
             stop: a string, or several. The text ends as soon as one of them is complete.
             end_ids: token id, or several, that ends a text. It is the last of `token_ids`, and not
-                part of the text.
+                part of the text. None: the `usage.end_ids`, which others replace.
+            ignore_eos: go on after the `usage.end_ids`.
             overflow: when the text outgrows the context, "slide" goes on with its last part (see
                 `edgegpt.runtime.generation.rows`), "stop" ends it. Default: "slide" for models with
                 learned positions, "stop" for others.
@@ -140,9 +149,10 @@ class LanguageModel:
             NumericalError: if the model computes logits that are NaN or infinite.
             EngineError: if the engine fails, or the model was closed.
         """
-        sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
         prompts, single = as_batch(prompt)
-        rules = self._rules(max_new_tokens, sampling, stop, end_ids, overflow, speculate)
+        given = Defaults(temperature, top_k, top_p, min_p, repetition_penalty)
+        ends = end_ids_of(self.usage, end_ids, ignore_eos=ignore_eos)
+        rules = self._rules(max_new_tokens, given, stop, ends, overflow, speculate)
         run = self._run(prompts, seed, rules)
         for _ in run.pieces():
             pass
@@ -154,14 +164,15 @@ class LanguageModel:
         prompt: Prompt,
         *,
         max_new_tokens: int = DEFAULT_NEW_TOKENS,
-        temperature: float = 0.0,
+        temperature: float | None = None,
         top_k: int | None = None,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
         end_ids: int | Collection[int] | None = None,
+        ignore_eos: bool = False,
         overflow: Overflow | None = None,
         speculate: int = 0,
     ) -> Stream:
@@ -178,9 +189,34 @@ class LanguageModel:
         prompts, single = as_batch(prompt)
         if not single:
             raise InvalidInputError("stream takes one prompt; generate takes a batch")
-        sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-        rules = self._rules(max_new_tokens, sampling, stop, end_ids, overflow, speculate)
+        given = Defaults(temperature, top_k, top_p, min_p, repetition_penalty)
+        ends = end_ids_of(self.usage, end_ids, ignore_eos=ignore_eos)
+        rules = self._rules(max_new_tokens, given, stop, ends, overflow, speculate)
         return Stream(self._run(prompts, seed, rules))
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[dict[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[dict[str, Any]] | None = None,
+    ) -> str:
+        """Return a chat as a prompt for `generate` or `stream`, by the bundle's own template.
+
+        The prompt is whole: nothing is put before it. Special tokens in the messages become their
+        ids, as in every prompt: who must not write them has to be kept from it by the caller.
+
+        Args:
+            messages: dicts with a "role" and mostly a "content"; others as the template knows them.
+            add_generation_prompt: end with the beginning of the model's answer.
+            tools: JSON schemas of functions that the model may call.
+
+        Raises:
+            InvalidInputError: if the bundle has no template, if jinja2 is not installed, or if the
+                messages are malformed or refused by the template.
+            BundleError: if the template fails, or uses too much time or memory.
+        """
+        return self._prompts.render(messages, add_generation_prompt, tools)
 
     def forward(self, ids: ArrayLike) -> NDArray[np.float32]:
         """Return logits, float32 [B, T, vocab_size], for int64 `ids` [B, T], T <= context."""
@@ -197,7 +233,7 @@ class LanguageModel:
             raise InvalidInputError(
                 f"{array.shape[1]} tokens do not fit the context of {self.context}"
             )
-        self._check_ids(array)
+        self._prompts.check_ids(array)
         state = self.engine.new_state(len(array), self.context)
         return all_logits(state, array.astype(np.int64))
 
@@ -225,26 +261,19 @@ class LanguageModel:
     ) -> None:
         self.close()
 
-    def encode_prompt(self, prompt: Prompt) -> list[int]:
-        """Return the ids of a prompt, text or ids; refuse an empty or impossible prompt."""
-        if not isinstance(prompt, str):
-            ids = [int(token) for token in prompt]
-            if ids:
-                self._check_ids(np.asarray(ids))
-        elif self.tokenizer is None:
-            raise InvalidInputError("this bundle has no tokenizer; give the prompt as token ids")
-        else:
-            ids = self.tokenizer.encode(prompt)
-        if not ids:
-            raise InvalidInputError("the prompt is empty; the model needs at least one token")
-        return ids
+    @property
+    def usage(self) -> Usage:
+        """What the source of the model says about its use; the defaults of this model."""
+        return self._prompts.usage
 
-    def _check_ids(self, ids: NDArray[np.integer]) -> None:
-        bad = ids[(ids < 0) | (ids >= self.vocab_size)]
-        if bad.size:
-            raise InvalidInputError(
-                f"the token id {int(bad.flat[0])} is not in the vocabulary of {self.vocab_size}"
-            )
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer, if the bundle has one."""
+        return self._prompts.tokenizer
+
+    def encode_prompt(self, prompt: Prompt) -> list[int]:
+        """Return the ids that the model gets for a prompt; refuse an empty or impossible one."""
+        return self._prompts.encode(prompt)
 
     def _run(
         self, prompts: Sequence[Prompt], seed: int | Sequence[int] | None, rules: Rules
@@ -254,7 +283,7 @@ class LanguageModel:
             raise InvalidInputError("there is no prompt")
         if rules.speculate and len(prompts) != 1:
             raise InvalidInputError("speculate needs temperature 0 and a single prompt")
-        self._check_ids(np.array(sorted(rules.end_ids)))
+        self._prompts.check_ids(np.array(sorted(rules.end_ids)))
         seeds = seeds_of(seed, len(prompts))
         encoded = [self.encode_prompt(prompt) for prompt in prompts]
         for ids in encoded:
@@ -272,9 +301,9 @@ class LanguageModel:
     def _rules(
         self,
         max_new_tokens: int,
-        sampling: Sampling,
+        given: Defaults,
         stop: str | Sequence[str] | None,
-        end_ids: int | Collection[int] | None,
+        end_ids: frozenset[int],
         overflow: Overflow | None,
         speculate: int,
     ) -> Rules:
@@ -282,11 +311,11 @@ class LanguageModel:
         return Rules(
             context=self.context,
             max_new_tokens=max_new_tokens,
-            sampling=sampling,
+            sampling=sampling_of(self.usage, given),
             overflow=self.default_overflow if overflow is None else overflow,
             tolerance=self.tolerance,
             stop=stop_strings_of(stop, have_text=self.tokenizer is not None),
-            end_ids=end_ids_of(end_ids),
+            end_ids=end_ids,
             speculate=speculate,
         )
 

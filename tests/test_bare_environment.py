@@ -1,4 +1,4 @@
-"""A device without PyTorch: a virtual environment with the `cpu` extra's packages and no others.
+"""A device without PyTorch: a virtual environment with the packages of `cpu` and `chat` only.
 
 The environment is put together offline. It has the project as a wheel and, for each requirement
 that the wheel declares, the files of the distribution that is installed here. A requirement that is
@@ -57,27 +57,28 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return wheel
 
 
-def _environment(folder: Path, wheel: Path, extra: str) -> Path:
-    """Make an environment with the wheel and what it requires with `extra`; return its Python."""
+def _environment(folder: Path, wheel: Path, *extras: str) -> Path:
+    """Make an environment with the wheel and what it requires with `extras`; return its Python."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
     python = folder / "venv" / "bin" / "python"
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = Path(subprocess.check_output([python, "-c", code], text=True).strip())
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
-    for distribution in _closure(["edgegpt-toolkit"], extra) - {"edgegpt-toolkit"}:
+    needed = {name for extra in ("", *extras) for name in _closure(["edgegpt-toolkit"], extra)}
+    for distribution in needed - {"edgegpt-toolkit"}:
         _link(distribution, site)
     return python
 
 
 @pytest.fixture(scope="session")
 def bare_python(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
-    return _environment(tmp_path_factory.mktemp("bare"), wheel, "cpu")
+    return _environment(tmp_path_factory.mktemp("bare"), wheel, "cpu", "chat")
 
 
 @pytest.fixture(scope="session")
 def python_without_engine(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
-    return _environment(tmp_path_factory.mktemp("without"), wheel, "")
+    return _environment(tmp_path_factory.mktemp("without"), wheel)
 
 
 def _run(python: Path, *arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
@@ -113,6 +114,21 @@ def test_generate_writes_the_same_text_as_here(bare_python: Path, small_bundle: 
     here = json.loads(_run(Path(sys.executable), *arguments).stdout)
     assert there["token_ids"] == here["token_ids"]
     assert len(there["token_ids"]) == 200
+
+
+CHAT = "\n".join(
+    (
+        "from edgegpt.runtime.text.chat_template import ChatTemplate",
+        "template = ChatTemplate('{% for m in messages %}{{ m.role }}{% endfor %}', 'x', {})",
+        "print(template.render([{'role': 'user'}]))",
+    )
+)
+
+
+def test_a_chat_template_is_rendered(bare_python: Path, python_without_engine: Path) -> None:
+    assert _run(bare_python, "-c", CHAT).stdout == "user\n"
+    told = _run(python_without_engine, "-c", CHAT, status=1).stderr
+    assert 'chat templates need jinja2: pip install "edgegpt-toolkit[chat]"' in told
 
 
 def test_eval_measures(bare_python: Path, small_bundle: Path, tmp_path: Path) -> None:

@@ -21,17 +21,24 @@ __all__ = ["command"]
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--prompt", help="text to continue")
 @click.option("--prompt-ids", help="token ids to continue, as 1,2,3; for bundles without tokenizer")
+@click.option("--chat", is_flag=True, help="the prompt is a message to the bundle's chat template")
+@click.option("--system", help="with --chat: the system's message before it")
 @click.option("--max-new-tokens", type=int, default=200, show_default=True)
-@click.option("--temperature", type=float, default=0.0, show_default=True, help="0: most likely")
-@click.option("--top-k", type=int, help="sample among the k most likely")
-@click.option("--top-p", type=float, default=1.0, show_default=True, help="nucleus sampling")
-@click.option("--min-p", type=float, default=0.0, show_default=True, help="relative to the best")
-@click.option("--repetition-penalty", type=float, default=1.0, show_default=True)
+@click.option("--temperature", type=float, help="0: most likely; default: the bundle's, else 0")
+@click.option("--top-k", type=int, help="sample among the k most likely, 0: all; default as above")
+@click.option("--top-p", type=float, help="nucleus sampling; default: the bundle's, else 1")
+@click.option("--min-p", type=float, help="relative to the best; default: the bundle's, else 0")
+@click.option("--repetition-penalty", type=float, help="default: the bundle's, else 1")
 @click.option("--seed", type=int, help="of the random numbers; default: a new one")
 @click.option("--stop", multiple=True, help="end where this text appears; may be repeated")
 @click.option(
-    "--end-id", "end_ids", type=int, multiple=True, help="token id that ends it; may be repeated"
+    "--end-id",
+    "end_ids",
+    type=int,
+    multiple=True,
+    help="token id that ends it, in place of the bundle's; may be repeated",
 )
+@click.option("--ignore-eos", is_flag=True, help="go on after the bundle's end ids")
 @click.option("--overflow", type=click.Choice(["slide", "stop"]), help="when the context is full")
 @click.option(
     "--speculate", type=int, default=0, help="draft so many tokens from the text; for temperature 0"
@@ -43,6 +50,9 @@ def command(
     bundle: Path,
     prompt: str | None,
     prompt_ids: str | None,
+    chat: bool,
+    system: str | None,
+    end_ids: tuple[int, ...],
     context: int | None,
     engine: "EngineOptions",
     as_json: bool,
@@ -50,19 +60,30 @@ def command(
 ) -> None:
     """Generate; `settings` are the arguments of `LanguageModel.generate` by their own names."""
     given = _prompt(prompt, prompt_ids)
+    if chat and not isinstance(given, str):
+        raise click.UsageError("--chat needs --prompt")
+    if system is not None and not chat:
+        raise click.UsageError("--system needs --chat")
+    settings["end_ids"] = end_ids or None
     import edgegpt
 
     with waiting(f"opening {bundle}"):
         # No upgrade, because there is only one generation.
         opened = edgegpt.load(bundle, context=context, upgrade=False, **asdict(engine))
     with opened as model:
+        if chat:
+            messages = [{"role": "user", "content": given}]
+            if system is not None:
+                messages.insert(0, {"role": "system", "content": system})
+            given = model.apply_chat_template(messages)
         if as_json or model.tokenizer is None:
             result = model.generate(given, **settings)
             output = result.token_ids if not as_json else asdict(result) | {"prompt": given}
             click.echo(json.dumps(output))
             return
         stream = model.stream(given, **settings)
-        click.echo(given if isinstance(given, str) else model.tokenizer.decode(given), nl=False)
+        if not chat:
+            click.echo(given if isinstance(given, str) else model.tokenizer.decode(given), nl=False)
         for piece in stream:
             click.echo(piece, nl=False)
         click.echo()

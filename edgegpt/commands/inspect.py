@@ -24,7 +24,7 @@ __all__ = ["command"]
 @click.option("--json", "as_json", is_flag=True, help="print everything as JSON")
 def command(bundle: Path, batch: int, context: int | None, as_json: bool) -> None:
     """Print the manifest's content, the sizes, the memory needed, and the known receipts."""
-    from edgegpt.runtime.bundle.bundle import Bundle
+    from edgegpt.runtime.bundle.bundle import TEMPLATE_NAME, Bundle
     from edgegpt.runtime.engines.memory import memory_needed
     from edgegpt.runtime.proof.receipt_store import known
 
@@ -33,6 +33,9 @@ def command(bundle: Path, batch: int, context: int | None, as_json: bool) -> Non
     facts: dict[str, Any] = {
         "id": manifest.id,
         "precision": manifest.precision,
+        "source": manifest.source and asdict(manifest.source),
+        "usage": manifest.usage and asdict(manifest.usage),
+        "chat_template": opened.has(TEMPLATE_NAME),
         "model": manifest.model,
         "parameters": _parameters(manifest),
         "kept": manifest.kept,
@@ -84,6 +87,9 @@ def _print_facts(console: "Console", facts: dict[str, Any]) -> None:
         "id": facts["id"],
         "precision": facts["precision"] + _kept(facts["kept"]),
         "parameters": f"{facts['parameters']:,}",
+        "source": _origin(facts["source"]),
+        "prompts": _prompts(facts["usage"], facts["chat_template"]),
+        "sampling": _sampling(facts["usage"]),
         "model": settings,
         "files": files,
         "memory": (
@@ -98,6 +104,28 @@ def _print_facts(console: "Console", facts: dict[str, Any]) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table, markup=False)
+
+
+def _origin(source: dict[str, Any] | None) -> str:
+    if source is None:
+        return "unknown"
+    name = f"{source['name']}, " if source["name"] else ""
+    return f"{name}family {source['family']}, licence: {source['license'] or 'not named'}"
+
+
+def _prompts(usage: dict[str, Any] | None, has_template: bool) -> str:
+    ids = [
+        f"{what} {', '.join(map(str, usage[key]))}"
+        for what, key in (("begin with", "start_ids"), ("end at", "end_ids"))
+        if usage and usage[key]
+    ]
+    return ", ".join([*ids, "with a chat template" if has_template else "no chat template"])
+
+
+def _sampling(usage: dict[str, Any] | None) -> str:
+    settings = usage["sampling"] if usage else {}
+    told = [f"{name} {value:g}" for name, value in settings.items() if value is not None]
+    return ", ".join(told) or "the most likely token"
 
 
 def _kept(names: list[str]) -> str:

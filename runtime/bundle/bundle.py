@@ -32,7 +32,7 @@ RECEIPT_NAME = "receipt.json"
 TEMPLATE_NAME = "chat_template.jinja"
 LICENSE_NAME = "LICENSE"
 CARD_NAME = "MODEL_CARD.md"
-LARGEST_TEMPLATE = 1 << 17  # bytes; real ones have up to about 30,000
+LARGEST_TEMPLATE = 1 << 16  # bytes; real ones have up to about 30,000
 CHUNK = 1 << 20
 
 

@@ -24,7 +24,7 @@ LONGEST_TOKEN = 200  # characters
 
 @dataclass(frozen=True)
 class Defaults:
-    """The settings of sampling that the source recommends; None where it says nothing.
+    """Settings of sampling, such as the source recommends; None where it says nothing.
 
     `edgegpt.runtime.generation.sampling.Sampling` tells what they mean.
     """
@@ -45,8 +45,8 @@ class Defaults:
             **{name: _number(entry[name], f"{where}: {name}", *RANGES[name]) for name in RANGES},
         )
 
-    def told(self) -> dict[str, float]:
-        """Return the settings that the source names."""
+    def told(self) -> dict[str, Any]:
+        """Return the settings that are not None."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 

@@ -6,9 +6,11 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from ..bundle.usage import Defaults, Usage
 from ..errors import InvalidInputError
+from .sampling import Sampling
 
-__all__ = ["Prompt", "as_batch", "end_ids_of", "seeds_of", "stop_strings_of"]
+__all__ = ["Prompt", "as_batch", "end_ids_of", "sampling_of", "seeds_of", "stop_strings_of"]
 
 Prompt = str | Sequence[int]
 LARGEST_SEED = 2**64 - 1
@@ -42,11 +44,20 @@ def stop_strings_of(stop: str | Sequence[str] | None, *, have_text: bool) -> tup
     return stops
 
 
-def end_ids_of(end_ids: int | Collection[int] | None) -> frozenset[int]:
-    """Return the token ids that end a text."""
+def sampling_of(usage: Usage, given: Defaults) -> Sampling:
+    """Return the settings of a call: those given, else the bundle's, else those of `Sampling`."""
+    return Sampling(**usage.sampling.told() | given.told())
+
+
+def end_ids_of(
+    usage: Usage, end_ids: int | Collection[int] | None, *, ignore_eos: bool
+) -> frozenset[int]:
+    """Return the token ids that end a text: those given, else the bundle's if they count."""
+    if end_ids is None:
+        return frozenset() if ignore_eos else frozenset(usage.end_ids)
     if isinstance(end_ids, Set):
         end_ids = list(end_ids)
-    listed = _listed([] if end_ids is None else end_ids)
+    listed = _listed(end_ids)
     ids = listed if isinstance(listed, list) else [listed]
     if not _are_ids(ids):
         raise InvalidInputError(f"end_ids is {end_ids!r:.60}; it must be a token id or several")

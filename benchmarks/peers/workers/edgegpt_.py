@@ -24,12 +24,14 @@ class EdgeGPT:
 
     def decode(self, prompts: list[list[int]], tokens: int) -> tuple[float, list[int]]:
         # The prompt's step gives the first token, so `tokens` more steps follow it.
-        results = self.lm.generate(prompts, max_new_tokens=tokens + 1, temperature=0)
+        results = self.lm.generate(
+            prompts, max_new_tokens=tokens + 1, temperature=0, ignore_eos=True
+        )
         timings = results[0].timings
         return timings.total_s - timings.first_token_s, list(results[0].token_ids)
 
     def prefill(self, prompt: list[int]) -> tuple[float, list[int]]:
-        result = self.lm.generate(prompt, max_new_tokens=1, temperature=0)
+        result = self.lm.generate(prompt, max_new_tokens=1, temperature=0, ignore_eos=True)
         return result.timings.total_s, list(result.token_ids)
 
 

@@ -9,6 +9,8 @@ import pytest
 from edgegpt.cli import main
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.bundle.manifest import MANIFEST_NAME
+from edgegpt.runtime.bundle.source import Source
+from edgegpt.runtime.bundle.usage import Defaults, Usage
 
 COMMANDS = {
     "inspect": [],
@@ -72,6 +74,29 @@ def test_a_model_without_a_size_is_refused_in_one_sentence(
     del model[key]
     bundle = altered_bundle(model=model)
     assert f"error: {MANIFEST_NAME}: model lacks '{key}'" in refusal(command, bundle)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("usage", Usage(start_ids=(34,)), "usage names the id 34"),
+        ("usage", Usage(sampling=Defaults(temperature=-1.0)), "usage: sampling: temperature is -1"),
+        ("usage", {"start_ids": []}, "usage lacks 'end_ids'"),
+        ("source", Source("[/b]\n"), "source: family is '[/b]\\n'"),
+    ],
+)
+def test_a_strange_use_or_origin_is_refused_in_one_sentence(
+    refusal, altered_bundle, command, field, value, told
+):
+    assert f"error: {MANIFEST_NAME}: {told}" in refusal(command, altered_bundle(**{field: value}))
+
+
+def test_inspect_shows_an_origin_as_it_is(altered_bundle, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["inspect", str(altered_bundle(source=Source("llama", "[/b]", "[red]")))])
+    assert stop.value.code == 0
+    assert "[/b], family llama, licence: [red]" in capsys.readouterr().out
 
 
 def test_inspect_shows_a_model_s_words_as_they_are(altered_bundle, small_bundle, capsys):

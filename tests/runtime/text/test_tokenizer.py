@@ -20,6 +20,7 @@ from tokenizers import Tokenizer as Backend
 
 from edgegpt.errors import DataError
 from edgegpt.runtime.errors import BundleError, InvalidInputError
+from edgegpt.runtime.text.chat_template import ChatTemplate
 from edgegpt.runtime.text.stops import Detokenizer
 from edgegpt.runtime.text.tokenizer import Tokenizer
 from edgegpt.training.char_tokenizer import build_char_tokenizer, encode_corpus
@@ -284,6 +285,25 @@ def test_no_ids_let_a_stop_string_through(ids, data):
     begin = data.draw(st.integers(0, len(whole) - 1))
     stop = whole[begin : data.draw(st.integers(begin + 1, len(whole)))]
     assert stop not in "".join(pieces_of(byte_tokenizer(), ids, [stop])[0])
+
+
+def test_a_special_token_in_a_text_is_one_id_and_so_is_a_rendered_one():
+    backend = Backend.from_str(byte_tokenizer().backend.to_str())
+    backend.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    backend.add_tokens(["<tool>"])
+    tokenizer = Tokenizer(backend.to_str())
+    special = {name: backend.token_to_id(name) for name in ("<|im_start|>", "<|im_end|>", "<tool>")}
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
+    )
+    content = "grüße <tool> <|im_end|>"  # from a user, and parsed all the same
+    messages = [{"role": "user", "content": content}]
+    prompt = ChatTemplate(template, "chat_template.jinja", {}).render(messages)
+    ids = tokenizer.encode(prompt)
+    assert ids == tokenizer.encode(str(prompt))
+    names = ["<|im_start|>", "<tool>", "<|im_end|>", "<|im_end|>"]
+    assert [token for token in ids if token in special.values()] == [special[n] for n in names]
+    assert tokenizer.decode(ids) == prompt
 
 
 def test_a_token_that_runs_past_the_stop_string_is_cut_there():

@@ -1,0 +1,140 @@
+"""A chat as one text: messages, put together by the template that a model brings along.
+
+A template is a program by someone else. It runs in `sandbox`, which bounds what it can reach, and
+its time and memory. It gives what transformers' `apply_chat_template` gives.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import BundleError, InvalidInputError
+
+__all__ = ["ChatPrompt", "ChatTemplate"]
+
+LONGEST_MESSAGE = 200  # characters of what a template says against its input
+DEEPEST = 60  # lists and tables inside of one another, in messages and tools
+
+
+class ChatPrompt(str):
+    """A rendered chat: a text prompt that is whole, so that nothing is put before it."""
+
+
+class ChatTemplate:
+    """A compiled template. It may be used from several threads."""
+
+    def __init__(self, text: str, where: str, special_tokens: dict[str, str]) -> None:
+        """Compile a template.
+
+        Args:
+            text: the template, in jinja2's language.
+            where: what to call it in messages, as its file.
+            special_tokens: texts by the names that the template uses, such as bos_token.
+
+        Raises:
+            InvalidInputError: if jinja2 is not installed.
+            BundleError: if the template is not valid, or uses what it may not.
+        """
+        try:
+            # jinja2 is an extra.
+            from .sandbox.environment import Sandbox  # noqa: PLC0415
+            from .sandbox.meter import RaisedError  # noqa: PLC0415
+        except ImportError as error:
+            raise InvalidInputError(
+                'chat templates need jinja2: pip install "edgegpt-toolkit[chat]"'
+            ) from error
+        self._where, self._special_tokens = where, special_tokens
+        self._raised = RaisedError
+        try:
+            self._template = Sandbox().template(text)
+        except Exception as error:  # jinja2 and Python's compiler raise many kinds
+            raise BundleError(f"{where} is no chat template: {_line(error)}") from error
+
+    def render(
+        self,
+        messages: Sequence[dict[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[dict[str, Any]] | None = None,
+    ) -> ChatPrompt:
+        """Return the chat as a prompt.
+
+        Args:
+            messages: at least one; each has a role, and mostly a content. Values are those of JSON.
+            add_generation_prompt: end with the beginning of the model's answer.
+            tools: JSON schemas of functions that the model may call.
+
+        Raises:
+            InvalidInputError: for messages or tools of another form, and where the template itself
+                refuses them.
+            BundleError: if the template fails, or uses too much time or memory.
+        """
+        variables = {
+            **self._special_tokens,
+            "messages": _messages(messages),
+            "tools": None if tools is None else _tables(tools, "tools"),
+            "documents": None,
+            "add_generation_prompt": bool(add_generation_prompt),
+        }
+        try:
+            return ChatPrompt(self._template.render(variables))
+        except self._raised as error:
+            raise InvalidInputError(
+                f"the chat template refuses the messages: {_line(error)}"
+            ) from error
+        except Exception as error:  # a template can make Python raise anything
+            raise BundleError(
+                f"{self._where} cannot be used for these messages: {_line(error)}"
+            ) from error
+
+
+def _line(error: Exception) -> str:
+    """Return what an error says, as one line of bounded length."""
+    said = str(error)[: 4 * LONGEST_MESSAGE] or type(error).__name__
+    words = "".join(letter if letter.isprintable() else " " for letter in said).split()
+    return " ".join(words)[:LONGEST_MESSAGE]
+
+
+def _messages(messages: Any) -> list[dict[str, Any]]:
+    """Check the messages, and copy them without their values of None, as transformers does."""
+    tables = _tables(messages, "messages")
+    if not tables:
+        raise InvalidInputError("there is no message")
+    for number, message in enumerate(tables):
+        role = message.get("role")
+        if not isinstance(role, str) or not role:
+            raise InvalidInputError(
+                f"messages[{number}] has the role {role!r:.40}; it must be a text such as 'user'"
+            )
+    return [
+        {key: value for key, value in message.items() if value is not None} for message in tables
+    ]
+
+
+def _tables(values: Any, name: str) -> list[dict[str, Any]]:
+    if isinstance(values, str | bytes) or not isinstance(values, Sequence):
+        raise InvalidInputError(f"{name} are {values!r:.40}; they must be a list of dicts")
+    for number, value in enumerate(values):
+        if not isinstance(value, dict):
+            raise InvalidInputError(f"{name}[{number}] is {value!r:.40}; it must be a dict")
+    return [_plain(value, f"{name}[{number}]", DEEPEST) for number, value in enumerate(values)]
+
+
+def _plain(value: Any, where: str, depth: int) -> Any:
+    """Return a copy made of plain JSON types, without methods that a template could find."""
+    if value is None or isinstance(value, bool):
+        return value
+    for kind in (str, int, float):
+        if isinstance(value, kind):
+            return kind(value)
+    if depth == 0:
+        raise InvalidInputError(f"{where} nests lists and tables more than {DEEPEST} deep")
+    if isinstance(value, list | tuple):
+        return [_plain(part, where, depth - 1) for part in value]
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise InvalidInputError(f"{where} has the key {key!r:.40}, which is no text")
+        return {str(key): _plain(part, where, depth - 1) for key, part in value.items()}
+    raise InvalidInputError(
+        f"{where} holds {value!r:.40}; a message is made of texts, numbers, lists and dicts"
+    )
