@@ -16,23 +16,25 @@ __all__ = ["SourceSettings"]
 HOUSEKEEPING = frozenset(
     """
     _attn_implementation _attn_implementation_autoset _commit_hash _flash_attn_2_enabled
-    _name_or_path activation_dropout architectures attention_dropout attention_probs_dropout_prob
-    attn_implementation attn_pdrop auto_map bad_words_ids begin_suppress_tokens bos_token_id
-    cache_implementation chunk_size_feed_forward classifier_dropout classifier_dropout_prob
-    decoder_start_token_id diversity_penalty do_sample dropout dtype early_stopping embd_pdrop
-    embed_dropout embedding_dropout encoder_no_repeat_ngram_size eos_token_id
-    exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
-    fuse_matmul gradient_checkpointing hidden_dropout hidden_dropout_prob id2label init_std
-    initializer_factor initializer_range is_decoder keys_to_ignore_at_inference label2id layerdrop
-    length_penalty max_length min_length model_type no_repeat_ngram_size num_beam_groups num_beams
-    num_labels num_return_sequences output_attentions output_hidden_states output_scores
-    pad_token_id prefix pretraining_tp problem_type remove_invalid_values repetition_penalty
-    resid_dropout resid_pdrop residual_dropout return_dict return_dict_in_generate
-    scale_attn_weights_dropout sep_token_id summary_activation summary_first_dropout
-    summary_proj_to_labels summary_type summary_use_proj suppress_tokens task_specific_params
-    temperature tf_legacy_loss tie_encoder_decoder tokenizer_class top_k top_p torch_dtype
-    torchscript transformers.js_config transformers_version trust_remote_code typical_p
-    unsloth_fixed unsloth_version use_bfloat16 use_cache use_flash_attention_2 use_flash_attn
+    _name_or_path activation_dropout architectures attention_dropout
+    attention_probs_dropout_prob attn_implementation attn_pdrop auto_map begin_suppress_tokens
+    bos_token_id cache_implementation classifier_dropout classifier_dropout_prob
+    decoder_start_token_id do_sample dropout dtype embd_pdrop embed_dropout embedding_dropout
+    eos_token_id finetuning_task fuse_matmul gradient_checkpointing hidden_dropout
+    hidden_dropout_prob id2label init_std initializer_factor initializer_range is_decoder
+    keys_to_ignore_at_inference label2id layerdrop max_length min_length model_type num_labels
+    output_attentions output_hidden_states pad_token_id prefix pretraining_tp problem_type
+    resid_dropout resid_pdrop residual_dropout return_dict scale_attn_weights_dropout
+    sep_token_id summary_activation summary_first_dropout summary_proj_to_labels summary_type
+    summary_use_proj suppress_tokens task_specific_params temperature tf_legacy_loss
+    tie_encoder_decoder tokenizer_class top_k top_p torch_dtype torchscript
+    transformers.js_config transformers_version trust_remote_code unsloth_fixed unsloth_version
+    use_bfloat16 use_cache use_flash_attn use_flash_attention_2
+    chunk_size_feed_forward
+    bad_words_ids diversity_penalty early_stopping encoder_no_repeat_ngram_size
+    exponential_decay_length_penalty forced_bos_token_id forced_eos_token_id length_penalty
+    no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_scores
+    remove_invalid_values repetition_penalty return_dict_in_generate typical_p
     """.split()  # noqa: SIM905 - a list of names would fill two pages
 )
 

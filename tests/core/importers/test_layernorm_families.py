@@ -264,6 +264,39 @@ def test_settings_as_the_hub_has_them_mean_the_same(tmp_path: Path, name: str) -
     assert error(theirs, ours) <= LIMIT
 
 
+KEPT = {*SIZES, *GPT_2, *GPT_NEO, "model_type", "attention_types", "rotary_dim", "sliding_window"}
+KEPT |= {"ffn_dim", "ffn_hidden_size"}
+# The cases that leave everything but the sizes to their family.
+DEFAULTS = {
+    "gpt2",
+    "gpt_bigcode",
+    "gpt_neo",
+    "gptj",
+    "codegen",
+    "gpt_neox",
+    "opt",
+    "biogpt",
+    "phi",
+    "stablelm",
+    "falcon 7b",
+    "starcoder2",
+    "cohere",
+    "cohere2",
+    "nemotron",
+    "jais2",
+    "olmo",
+}
+
+
+@pytest.mark.parametrize("name", sorted(DEFAULTS))
+def test_a_setting_that_is_absent_has_the_default_of_its_family(tmp_path: Path, name: str) -> None:
+    absent = dict.fromkeys(CASES[name].to_dict().keys() - KEPT)
+    theirs = save_tiny(CASES[name], tmp_path / "source", absent)
+    ours, _ = imported(tmp_path / "source", tmp_path / "checkpoint")
+    assert error(theirs, ours) <= LIMIT
+    assert ours.config.norm_eps == 1e-5
+
+
 def _rename(folder: Path, prefix: str, extra: list[str]) -> None:
     """Save the weights without `prefix`, and with `extra` tensors that hold nothing trained."""
     path = folder / "model.safetensors"
