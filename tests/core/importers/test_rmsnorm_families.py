@@ -8,8 +8,9 @@ import transformers
 from tiny_checkpoints import LIMIT, SIZES, error, imported, same_greedy_text, save_tiny
 
 from edgegpt.errors import CheckpointError
-from edgegpt.importers.huggingface import open_folder
-from edgegpt.importers.run import look
+from edgegpt.importers.architectures import FAMILIES
+from edgegpt.importers.settings import SourceSettings
+from edgegpt.model import GPTConfig
 
 HEAD = {"head_dim": 16}  # wider than an equal share of the stream
 LAYERS = {"num_hidden_layers": 4}
@@ -146,3 +147,60 @@ def test_an_imported_model_computes_what_transformers_does(tmp_path: Path, name:
     assert same_greedy_text(theirs, ours)
     assert ours.config.block_size == (80 if name in CUT else 128)
     assert len(found.notes) == (name in CUT)
+
+
+def configured(family: str, **values: Any) -> GPTConfig:
+    """Return our settings of a model with these settings, all of which must be known."""
+    source = SourceSettings({**SIZES, **values}, "config.json")
+    config = FAMILIES[family].config(source)
+    source.finish()
+    return config
+
+
+@pytest.mark.parametrize("family", ["mistral", "ministral", "gemma2", "olmo3", "exaone4"])
+def test_a_missing_window_is_the_family_s_own_and_null_is_none(family: str) -> None:
+    full = {"max_position_embeddings": 8192}
+    assert {kind.window for kind in configured(family, **full).kinds} >= {4096}
+    types = {} if family == "mistral" else {"layer_types": [FULL] * 3}
+    null = configured(family, **full, **types, sliding_window=None)
+    assert {kind.window for kind in null.kinds} == {0}
+
+
+def test_a_window_as_wide_as_the_block_is_left_out() -> None:
+    assert configured("mistral", sliding_window=128).kinds[0].window == 0
+    assert configured("mistral", sliding_window=127).kinds[0].window == 127
+
+
+@pytest.mark.parametrize(
+    ("family", "values", "message"),
+    [
+        ("mistral", {"layer_types": [FULL] * 3}, "setting layer_types is not known"),
+        ("mistral", {"sliding_window": 0}, "sliding_window is 0"),
+        ("ministral", {"layer_types": [FULL, "chunked_attention", FULL]}, "'chunked_attention'"),
+        ("ministral", {"layer_types": [FULL] * 2}, "2 entries for 3 layers"),
+        ("ministral", {"layer_types": [SLIDING] * 3, "sliding_window": None}, "gives no width"),
+        ("ministral3", {}, "rope_parameters is missing"),
+        ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers must have a 0 or 1 for each of 3"),
+        ("smollm3", {"no_rope_layers": [1, 0, 2]}, "no_rope_layers must have a 0 or 1"),
+        ("smollm3", {"layer_types": [SLIDING] * 3}, "gives no width"),
+        ("gemma", {"hidden_act": "silu"}, "hidden_act is 'silu'"),
+        ("gemma", {"hidden_activation": "gelu"}, "hidden_activation is 'gelu'"),
+        ("gemma2", {"use_bidirectional_attention": True}, "not causal"),
+        ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0"),
+        ("phi3", {"attention_bias": True}, "attention_bias is True: Phi-3 has no biases"),
+        ("phi3", {"full_attn_mod": 2}, "full_attn_mod is 2"),
+        ("phi3", {"rope_scaling": {"type": "yarn", "short_factor": [1.0]}}, "short_factor is not"),
+        ("glm4", {"rope_interleaved": False}, "setting rope_interleaved is not known"),
+        ("ernie4_5", {"use_rmsnorm": False}, "use_rmsnorm is False"),
+        ("ernie4_5", {"compression_ratio": 2.0}, "compression_ratio is 2.0"),
+        ("nanochat", {"tie_word_embeddings": True}, "only the embedding has a norm"),
+        ("nanochat", {"rope_parameters": YARN}, "its rotation has a factor"),
+        ("olmo2", {"clip_qkv": 8.0}, "clips queries, keys and values"),
+        ("arcee", {"hidden_act": "xielu"}, "activation 'xielu' is not known"),
+    ],
+)
+def test_settings_that_change_what_is_computed_are_refused_by_name(
+    family: str, values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        configured(family, **values)
