@@ -60,7 +60,7 @@ clean:
 	rm -rf $(VENV) $(VENV)-gpu build
 
 $(VENV)/.installed-demo: EXTRAS := cpu,export
-$(VENV)/.installed-test: EXTRAS := cpu,chat,train,export,dev$(TEST_EXTRAS:%=,%)
+$(VENV)/.installed-test: EXTRAS := cpu,chat,hub,train,export,dev$(TEST_EXTRAS:%=,%)
 $(VENV)/.installed-%: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[$(EXTRAS)]"

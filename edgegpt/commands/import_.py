@@ -1,49 +1,97 @@
-"""`edgegpt import`: a checkpoint of the "GPT from scratch" layout in, a checkpoint folder out."""
+"""`edgegpt import`: a checkpoint from elsewhere in, a checkpoint folder out."""
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from edgegpt.errors import CheckpointError
 
+from .console import progress
+
+if TYPE_CHECKING:
+    from edgegpt.importers.importing import Named
+
 __all__ = ["command"]
 
 
-@click.command(help='Read a state dict of the "GPT from scratch" lesson (heads as a list).')
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="checkpoint folder")
+@click.command(
+    help="Import a model: SRC is a Hugging Face folder, a Hub id such as Qwen/Qwen3-0.6B, a GGUF "
+    "file, or a PyTorch file of nanoGPT or of the lesson \"GPT from scratch\"."
+)
+@click.argument("source", metavar="[SRC]", required=False)
+@click.option("--out", type=click.Path(path_type=Path), help="checkpoint folder")
+@click.option("--check", is_flag=True, help="only look: family, size, time to expect, or why not")
+@click.option("--list", "as_list", is_flag=True, help="print the known families, and those refused")
+@click.option("--revision", help="of a Hub id: branch, tag or commit")
+@click.option(
+    "--adapter", type=click.Path(path_type=Path), help="folder of a LoRA adapter (PEFT) to merge"
+)
+@click.option(
+    "--n-head", type=click.IntRange(min=1), help="of a nanoGPT state dict that does not tell"
+)
 @click.option(
     "--attention-scale",
     type=click.Choice(["head_dim", "n_embd"]),
     default="head_dim",
     show_default=True,
-    help="the model multiplied its scores by this width to the power -1/2",
+    help="of the lesson: its scores were multiplied by this width to the power -1/2",
 )
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
 def command(
-    file: Path, out: Path, attention_scale: Literal["head_dim", "n_embd"], as_json: bool
+    source: str | None,
+    out: Path | None,
+    check: bool,
+    as_list: bool,
+    revision: str | None,
+    adapter: Path | None,
+    n_head: int | None,
+    attention_scale: Literal["head_dim", "n_embd"],
+    as_json: bool,
 ) -> None:
-    """Import; the new checkpoint has no tokenizer, because such files do not contain one."""
+    """Import; fails, and leaves nothing behind, if something is not known."""
+    from .import_tables import print_check, print_families
+
+    if as_list:
+        print_families(as_json)
+        return
+    if source is None:
+        raise click.UsageError("name what to import, or ask for --list")
+    from edgegpt.importers.importing import Named
+
+    named = Named(source, revision, adapter, n_head, attention_scale)
+    if check:
+        from edgegpt.importers.check import check as look_at
+
+        with progress() as tell:
+            found = look_at(named, tell)
+        print_check(found, as_json)
+        return
+    if out is None:
+        raise click.UsageError("name the checkpoint folder to write: --out CKPT")
+    _import(named, out, as_json)
+
+
+def _import(named: "Named", out: Path, as_json: bool) -> None:
     if out.exists():
         raise CheckpointError(f"{out} exists already; choose another --out")
-
-    from edgegpt.importers.open import open_source
-    from edgegpt.importers.run import look, write
+    from edgegpt.importers.importing import import_into
     from edgegpt.runtime.files import new_folder
 
-    found = look(open_source(file, attention_scale=attention_scale))
-    with new_folder(out) as folder:
-        write(found, folder)
-    click.echo(
-        "warning: the file has no tokenizer; the model takes and gives token ids. Put its "
-        f"tokenizer.json into {out} to work with text.",
-        err=True,
-    )
-    count = found.parameter_count
+    with progress() as tell, new_folder(out) as folder:
+        found = import_into(named, folder, tell)
+    for note in found.notes:
+        click.echo(f"note: {note}", err=True)
+    count, family = found.parameter_count, found.family
     if as_json:
-        result = {"checkpoint": str(out), "parameters": count, "model": found.config.to_dict()}
+        result = {
+            "checkpoint": str(out),
+            "family": family.model_type,
+            "parameters": count,
+            "model": found.config.to_dict(),
+            "notes": found.notes,
+        }
         click.echo(json.dumps(result))
     else:
-        click.echo(f"{out}: {count:,} parameters")
+        click.echo(f"{out}: {count:,} parameters, {family.model_type}, {found.source.name}")

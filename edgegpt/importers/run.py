@@ -12,6 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from edgegpt.runtime.bundle.source import Source as Origin
+from edgegpt.runtime.bundle.usage import Usage
+from edgegpt.runtime.progress import Progress, silent
+
 from ..checkpoint import save_config
 from ..errors import CheckpointError, InvalidInputError
 from ..model import GPT, GPTConfig
@@ -93,14 +97,20 @@ def parameter_shapes(config: GPTConfig) -> dict[str, Shape]:
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
-def write(found: Import, folder: Path) -> None:
+def write(
+    found: Import,
+    folder: Path,
+    usage: Usage | None = None,
+    origin: Origin | None = None,
+    progress: Progress = silent,
+) -> None:
     """Write config.json and model.safetensors of the imported model into `folder`.
 
     Raises:
         CheckpointError: for a tensor with values that are not finite, and for a head that is
             stored although it is tied, and differs from the embedding.
     """
-    save_config(folder, found.config)
+    save_config(folder, found.config, usage, origin)
     dtypes, tensors = found.dtypes, found.source.tensors
     _check_tied_head(found)
     layouts = {
