@@ -38,16 +38,22 @@ class GPT(nn.Module):
         if config.tie_embeddings:
             self.head.weight = self.token_embedding.weight
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Return float logits [B, T, V] for int64 `ids` [B, T], T <= block_size, with no cache."""
-        length = ids.shape[1]
+    def forward(self, ids: Tensor, past: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
+        """Return float logits [B, T, V] for int64 `ids` [B, T], with no cache.
+
+        `past` holds keys and values [B, K, P, D] of each layer for P tokens before `ids`, the keys
+        rotated, as they lie in a cache. P + T must not be more than block_size.
+        """
+        start = past[0][0].shape[2] if past else 0
+        length = start + ids.shape[1]
         if length > self.config.block_size:
             raise InvalidInputError(
                 f"{length} tokens do not fit the block of {self.config.block_size}"
             )
-        x = self.dropout(self.embed(ids))  # (B, T, C)
-        for block in self.blocks:
-            x = block(x, self.rotary)
+        past_len = None if past is None else ids.new_full(ids.shape[:1], start)
+        x = self.dropout(self.embed(ids, past_len))  # (B, T, C)
+        for block, layer_past in zip(self.blocks, past or [None] * len(self.blocks), strict=True):
+            x = block(x, self.rotary, layer_past)
         logits: Tensor = self.head(self.norm_final(x))
         return logits
 

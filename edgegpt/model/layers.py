@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -36,19 +37,33 @@ class Attention(nn.Module):
         self.proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Attend within `x` [B, T, C]; `rotary` holds cos and sin [block_size, D/2] or is None."""
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+        past: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Attend within `x` [B, T, C] and to `past`, keys and values [B, K, P, D] of P tokens.
+
+        `rotary` holds cos and sin [block_size, D/2] or is None. The keys of the past are rotated.
+        """
         config = self.config
         batch, length, _ = x.shape
+        start = 0 if past is None else past[0].shape[2]
         q, k, v = self.split_heads(self.qkv(x))
         if rotary is not None:
-            cos, sin = rotary[0][:length], rotary[1][:length]  # (T, D/2)
+            cos, sin = (table[start : start + length] for table in rotary)  # (T, D/2)
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        seen = None
+        if past is not None:
+            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)  # (B, K, P+T, D)
+            seen = q.new_ones(length, start + length, dtype=torch.bool).tril(start)
         y = F.scaled_dot_product_attention(
             q,
             k,
             v,
-            is_causal=True,
+            seen,
+            is_causal=seen is None,
             dropout_p=config.dropout if self.training else 0.0,
             scale=config.scale,
             enable_gqa=config.n_kv_head != config.n_head,
@@ -138,9 +153,14 @@ class Block(nn.Module):
         self.norm_2 = new_norm(config)
         self.feed_forward = FeedForward(config)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Map the residual stream [B, T, C] to the next one."""
-        x = x + self.attention(self.norm_1(x), rotary)
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+        past: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Map the residual stream [B, T, C] to the next one; see `Attention.forward`."""
+        x = x + self.attention(self.norm_1(x), rotary, past)
         x = x + self.feed_forward(self.norm_2(x))
         return x
 

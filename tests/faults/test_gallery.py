@@ -31,6 +31,7 @@ from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.bundle.golden import Golden
 from edgegpt.runtime.engines.choice import open_engine
 from edgegpt.runtime.engines.options import EngineOptions
+from edgegpt.runtime.proof.random_past import random_past
 from edgegpt.runtime.proof.receipt import Receipt
 from edgegpt.runtime.proof.tolerances import TOLERANCES
 from edgegpt.runtime.proof.verify import verify, verify_engine
@@ -107,12 +108,21 @@ def movement_of(bundle: Path, model: GPT) -> float:
     """Return how far the plain path of a damaged model is from the golden logits."""
     golden = Golden.load(bundle / "golden.safetensors")
     moved = 0.0
-    for prompt in [*golden.prefill, golden.chunked, *golden.ragged]:
+    for prompt in [*golden.prefill, golden.chunked, *golden.ragged, *golden.far]:
         with torch.no_grad():
-            logits = model(torch.from_numpy(prompt.ids)[None])[0].numpy()
+            ids, past = torch.from_numpy(prompt.ids)[None], past_of(model, prompt.past_len)
+            logits = model(ids, past)[0].numpy()
         error = np.abs(logits - prompt.logits).max() / np.abs(prompt.logits).max()
         moved = max(moved, float(np.nan_to_num(error, nan=np.inf, posinf=np.inf)))
     return moved
+
+
+def past_of(model: GPT, slots: int) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
+    """Return the past of a far prompt; None for a prompt that has none."""
+    config = model.config
+    arrays = random_past(2 * config.n_layer, config.n_kv_head, slots, config.head_dim)
+    caches = [torch.from_numpy(array)[None] for array in arrays]
+    return list(zip(caches[::2], caches[1::2], strict=True)) if slots else None
 
 
 def refused(bundle: Path) -> None:

@@ -57,7 +57,7 @@ def test_a_failed_receipt_is_remembered_until_one_passes(small_bundle: Path) -> 
     assert missing_proof(bundle, GRAPH, engine("9.99")) is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"receipt_version": 3, "outcome": "yes"}', "\0"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"receipt_version": 4, "outcome": "yes"}', "\0"])
 def test_an_unreadable_receipt_does_not_count(bundle_copy: Path, text: str) -> None:
     (bundle_copy / "receipt.json").write_text(text)
     assert known(Bundle.open(bundle_copy)) == []
@@ -106,7 +106,7 @@ def test_the_html_report_is_self_contained_and_draws_every_check(
         main(["verify", str(small_bundle), "--report", str(tmp_path / "r.html")])
     assert stop.value.code == 0
     page = (tmp_path / "r.html").read_text()
-    assert page.count("<polyline") == 15
+    assert page.count("<polyline") == 18
     assert ">PASS<" in page
     assert ">FAIL<" not in page
     assert not any(word in page for word in ("http:", "https:", "<script", "<link", "src="))
