@@ -22,15 +22,15 @@ from edgegpt.runtime.proof.random_past import random_past
 from edgegpt.runtime.text.tokenizer import Tokenizer
 
 from .quantization import own_windows
+from .texts import is_large
 
 __all__ = ["far_places", "make_golden", "quality_windows"]
 
 COVERED = 512  # up to here, prompts hold every position of a block, and every id of a vocabulary
-LONGEST = 257  # tokens of a prompt that is fed at once
+LONGEST = 255  # tokens of a prompt that is fed at once
 PIECES = 129  # tokens of the prompt that is fed in pieces, in a block that is not covered
 ROOM = 128  # positions that the ragged rows and their continuations take
-STEPS = 64  # of the greedy continuations
-LARGE, FEW_STEPS = 2**28, 16  # models of more parameters decode fewer steps
+STEPS, STEPS_OF_LARGE = 64, 16  # of the greedy continuations
 MAX_KEPT_VOCABULARY = 4096  # up to here, all logits are kept
 KEPT = 64  # best logits kept per position, for larger vocabularies
 KEPT_AT_ONCE = 64  # positions; bounds the memory for copies of their logits
@@ -112,8 +112,7 @@ def _rows(model: GPT, text: list[int]) -> tuple[list[list[int]], int]:
     The last new token is never fed. So the longest row just fills the room.
     """
     room = min(model.config.block_size, ROOM)
-    most = STEPS if model.parameter_count() <= LARGE else FEW_STEPS
-    steps = min(most, max(1, room // 2))
+    steps = min(STEPS_OF_LARGE if is_large(model) else STEPS, max(1, room // 2))
     longest = room - steps + 1
     lengths = [1, min(7, longest), min(room // 2 or 1, longest), longest]
     return [_cut(text, index + 1, length) for index, length in enumerate(lengths)], steps

@@ -13,7 +13,7 @@ from edgegpt.runtime.text.tokenizer import Tokenizer
 
 __all__ = ["calibration_ids", "held_out_ids", "is_large", "tokenizer_of", "window_length"]
 
-LARGE = 2**26  # parameters; models with more are measured and calibrated on shorter texts
+LARGE = 2**26  # parameters
 LARGE_WINDOW = 512  # tokens
 HELD_OUT, CALIBRATION = slice(0, 2**16), slice(2**16, 2**18)  # characters of the topics
 
@@ -48,7 +48,7 @@ def calibration_ids(source: Checkpoint) -> list[int]:
 
 
 def is_large(model: GPT) -> bool:
-    """Return whether a pass over a long text would take minutes."""
+    """Return whether long texts would take minutes: an export then works with shorter ones."""
     return model.parameter_count() > LARGE
 
 

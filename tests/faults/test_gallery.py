@@ -220,7 +220,7 @@ def test_a_runtime_that_is_wrong_in_decode_alone_is_caught(
     judge(f"in decode: {fault}", movement, receipt)
     assert movement > 3 * TOLERANCE
     failed = {check.name for check in receipt.checks if not check.passed}
-    assert failed == {"decode", "continuation"}
+    assert failed - {"far positions"} == {"decode", "continuation"}
 
 
 def test_an_honest_torch_engine_passes(specimens: dict[str, Specimen]) -> None:
