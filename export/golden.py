@@ -18,9 +18,9 @@ from torch import Tensor
 from edgegpt.model import GPT
 from edgegpt.runtime.bundle.golden import Continuation, Golden, Prompt, TokenizerSample, Top
 from edgegpt.runtime.generation.prefill import pad
-from edgegpt.runtime.proof.random_past import random_past
 from edgegpt.runtime.text.tokenizer import Tokenizer
 
+from .past import cut_past, torch_past
 from .quantization import own_windows
 from .texts import is_large
 
@@ -29,7 +29,6 @@ __all__ = ["far_places", "make_golden", "quality_windows"]
 COVERED = 512  # up to here, prompts hold every position of a block, and every id of a vocabulary
 LONGEST = 255  # tokens of a prompt that is fed at once
 PIECES = 129  # tokens of the prompt that is fed in pieces, in a block that is not covered
-ROOM = 128  # positions that the ragged rows and their continuations take
 STEPS, STEPS_OF_LARGE = 64, 16  # of the greedy continuations
 MAX_KEPT_VOCABULARY = 4096  # up to here, all logits are kept
 KEPT = 64  # best logits kept per position, for larger vocabularies
@@ -109,10 +108,12 @@ def _sample(tokenizer: Tokenizer, ids: list[int]) -> TokenizerSample:
 def _rows(model: GPT, text: list[int]) -> tuple[list[list[int]], int]:
     """Return four rows of different length, and how many steps are decoded after them.
 
-    The last new token is never fed. So the longest row just fills the room.
+    Rows and steps have room for twice as many tokens as there are steps, or for a block. The last
+    new token is never fed, so the longest row just fills the room.
     """
-    room = min(model.config.block_size, ROOM)
-    steps = min(STEPS_OF_LARGE if is_large(model) else STEPS, max(1, room // 2))
+    most = STEPS_OF_LARGE if is_large(model) else STEPS
+    room = min(model.config.block_size, 2 * most)
+    steps = min(most, max(1, room // 2))
     longest = room - steps + 1
     lengths = [1, min(7, longest), min(room // 2 or 1, longest), longest]
     return [_cut(text, index + 1, length) for index, length in enumerate(lengths)], steps
@@ -152,15 +153,10 @@ def _prompt(model: GPT, ids: list[int]) -> Prompt:
 @torch.no_grad()
 def _far_prompts(model: GPT, text: list[int], places: list[tuple[int, int]]) -> list[Prompt]:
     """Return prompts at `places`, each after its own length of random past, on the plain path."""
-    config, prompts = model.config, []
-    most = max(start for start, _ in places)
-    arrays = random_past(2 * config.n_layer, config.n_kv_head, most, config.head_dim)
-    caches = [torch.from_numpy(array)[None] for array in arrays]  # (1, K, S, D)
+    past, prompts = torch_past(model.config, max(start for start, _ in places)), []
     for index, (start, length) in enumerate(places):
         ids = _cut(text, index, length)
-        cut = [cache[:, :, :start] for cache in caches]
-        past = list(zip(cut[::2], cut[1::2], strict=True))
-        logits, top = _kept(model(torch.tensor([ids]), past)[0])
+        logits, top = _kept(model(torch.tensor([ids]), cut_past(past, start))[0])
         prompts.append(Prompt(np.array(ids, dtype=np.int64), logits, top, start))
     return prompts
 

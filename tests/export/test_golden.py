@@ -8,9 +8,9 @@ from small_models import random_model, small_config
 
 from edgegpt.errors import BundleError
 from edgegpt.export.golden import far_places, make_golden
+from edgegpt.export.past import torch_past
 from edgegpt.model import GPT, GPTConfig
 from edgegpt.runtime.bundle.golden import Golden
-from edgegpt.runtime.proof.random_past import random_past
 from edgegpt.runtime.text.tokenizer import Tokenizer
 from edgegpt.training.char_tokenizer import build_char_tokenizer
 
@@ -121,14 +121,12 @@ def test_far_places_are_the_middle_the_end_and_both_sides_of_each_boundary() -> 
     assert far_places(1) == [(0, 1)]
 
 
-def test_far_prompts_are_those_of_the_cached_path_over_the_random_past() -> None:
+def test_far_prompts_are_those_of_the_cached_path_over_a_random_past() -> None:
     """The reference is the plain path; the cached path is another way to compute it."""
     model = random_model(small_config(block_size=700, position="rope", n_kv_head=1))
-    config, golden = model.config, make_golden(model, boundaries=[600])
+    golden = make_golden(model, boundaries=[600])
     assert [prompt.past_len for prompt in golden.far] == [350, 598, 697]
     for prompt in golden.far:
-        arrays = random_past(2 * config.n_layer, config.n_kv_head, 700, config.head_dim)
-        caches = [torch.from_numpy(array)[None] for array in arrays]
         places = torch.arange(len(prompt.ids))[None]
         past_len = torch.tensor([prompt.past_len])
         with torch.no_grad():
@@ -136,7 +134,7 @@ def test_far_prompts_are_those_of_the_cached_path_over_the_random_past() -> None
                 torch.from_numpy(prompt.ids)[None],
                 past_len,
                 places,
-                list(zip(caches[::2], caches[1::2], strict=True)),
+                torch_past(model.config, 700),
             )
         scale = np.abs(prompt.logits).max()
         np.testing.assert_allclose(prompt.logits, logits[0].numpy(), atol=2e-6 * scale)

@@ -18,10 +18,11 @@ from faults_runtime import FaultyEngine, FaultyState
 from onnx import helper
 from reseal import reseal
 from small_models import random_model, small_config, write_checkpoint
-from test_gallery import past_of
 from torch_engine import TorchEngine
 
 from edgegpt.export import export_bundle
+from edgegpt.export.bisect import bisect, first_wrong
+from edgegpt.export.past import torch_past
 from edgegpt.model import GPT
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.bundle.golden import Golden, Prompt
@@ -155,7 +156,7 @@ def movement(model: GPT, prompts: list[Prompt]) -> float:
     moved = 0.0
     for prompt in prompts:
         with torch.no_grad():
-            past = past_of(model, prompt.past_len)
+            past = torch_past(model.config, prompt.past_len)
             logits = model(torch.from_numpy(prompt.ids)[None], past)[0].numpy()
         moved = max(moved, np.abs(logits - prompt.logits).max() / np.abs(prompt.logits).max())
     return float(moved)
@@ -182,6 +183,25 @@ def test_only_the_far_positions_show_it(
     print(f"{name}: moves PyTorch by {far:.1e}")
     assert far > 30 * TOLERANCE
     assert movement(damaged, [*golden.prefill, golden.chunked, *golden.ragged]) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("rotary: a wrong row of the sines at the end", "blocks.0.attention"),
+        ("learned: a wrong row of the positions at the end", "embedding"),
+        ("rotary: ort: the first slot is out of sight at the end", "blocks.0.attention"),
+    ],
+)
+def test_bisect_names_the_place(
+    specimens: dict[str, tuple[GPT, Path]], tmp_path: Path, name: str, place: str
+) -> None:
+    model, clean = specimens[name.partition(":")[0]]
+    folder = Path(shutil.copytree(clean, tmp_path / "bundle"))
+    FAULTS[name].bundle(folder)
+    reseal(folder)
+    bundle = Bundle.open(folder)
+    assert first_wrong(bisect(bundle, model, bundle.manifest.graphs[0])) == place
 
 
 class CountsTo512(FaultyState):

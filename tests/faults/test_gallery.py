@@ -26,12 +26,12 @@ from torch_engine import TorchEngine
 from edgegpt.checkpoint import save_config, save_weights
 from edgegpt.errors import BundleError
 from edgegpt.export import export_bundle
+from edgegpt.export.past import torch_past
 from edgegpt.model import GPT, GPTConfig
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.bundle.golden import Golden
 from edgegpt.runtime.engines.choice import open_engine
 from edgegpt.runtime.engines.options import EngineOptions
-from edgegpt.runtime.proof.random_past import random_past
 from edgegpt.runtime.proof.receipt import Receipt
 from edgegpt.runtime.proof.tolerances import TOLERANCES
 from edgegpt.runtime.proof.verify import verify, verify_engine
@@ -110,19 +110,14 @@ def movement_of(bundle: Path, model: GPT) -> float:
     moved = 0.0
     for prompt in [*golden.prefill, golden.chunked, *golden.ragged, *golden.far]:
         with torch.no_grad():
-            ids, past = torch.from_numpy(prompt.ids)[None], past_of(model, prompt.past_len)
+            ids, past = (
+                torch.from_numpy(prompt.ids)[None],
+                torch_past(model.config, prompt.past_len),
+            )
             logits = model(ids, past)[0].numpy()
         error = np.abs(logits - prompt.logits).max() / np.abs(prompt.logits).max()
         moved = max(moved, float(np.nan_to_num(error, nan=np.inf, posinf=np.inf)))
     return moved
-
-
-def past_of(model: GPT, slots: int) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
-    """Return the past of a far prompt; None for a prompt that has none."""
-    config = model.config
-    arrays = random_past(2 * config.n_layer, config.n_kv_head, slots, config.head_dim)
-    caches = [torch.from_numpy(array)[None] for array in arrays]
-    return list(zip(caches[::2], caches[1::2], strict=True)) if slots else None
 
 
 def refused(bundle: Path) -> None:
