@@ -9,6 +9,7 @@ block are reached over a past of random keys and values; see `far_places`.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -169,7 +170,7 @@ def _kept(logits: Tensor) -> tuple[NDArray[np.float32], Top | None]:
     parts = logits.split(KEPT_AT_ONCE)
     best = [part.topk(KEPT, dim=-1) for part in parts]
     kind = np.uint16 if size <= np.iinfo(np.uint16).max + 1 else np.int32
-    ids = torch.cat([part.indices for part in best]).numpy().astype(kind)
+    ids: NDArray[np.integer[Any]] = torch.cat([part.indices for part in best]).numpy().astype(kind)
     total = torch.cat([part.logsumexp(dim=-1) for part in parts])
     return torch.cat([part.values for part in best]).numpy(), Top(ids, total.numpy())
 

@@ -52,8 +52,8 @@ class GPT(nn.Module):
             )
         past_len = None if past is None else ids.new_full(ids.shape[:1], start)
         x = self.dropout(self.embed(ids, past_len))  # (B, T, C)
-        for block, layer_past in zip(self.blocks, past or [None] * len(self.blocks), strict=True):
-            x = block(x, self.rotary, layer_past)
+        for index, block in enumerate(self.blocks):
+            x = block(x, self.rotary, None if past is None else past[index])
         logits: Tensor = self.head(self.norm_final(x))
         return logits
 
