@@ -132,6 +132,9 @@ class Golden:
         """Read the file; a damaged file raises `BundleError`."""
         try:
             tensors = load_file(path)
+            for group in ("prefill", "ragged", "continuation", "far"):
+                if f"{group}.0.ids" not in tensors:
+                    raise BundleError(f"{path} is damaged: it has no {group}.0.ids")
             return cls(
                 prefill=_prompts(tensors, "prefill"),
                 chunked=_prompt(tensors, "chunked"),

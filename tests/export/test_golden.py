@@ -1,5 +1,7 @@
 """The golden vectors: what they cover, and that they equal the results of PyTorch's plain path."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -185,6 +187,16 @@ def test_a_file_round_trip_changes_nothing(golden: Golden, tmp_path) -> None:
     assert [far.past_len for far in back.far] == [far.past_len for far in golden.far] == [16, 29]
     for old, new in zip(golden.continuations, back.continuations, strict=True):
         np.testing.assert_array_equal(old.margins, new.margins)
+
+
+@pytest.mark.parametrize("group", ["prefill", "ragged", "continuations", "far"])
+def test_a_file_without_prompts_for_a_check_is_damaged(
+    golden: Golden, tmp_path, group: str
+) -> None:
+    path = tmp_path / "golden.safetensors"
+    replace(golden, **{group: []}).save(path)
+    with pytest.raises(BundleError, match=rf"is damaged: it has no {group.rstrip('s')}\.0\.ids"):
+        Golden.load(path)
 
 
 @pytest.mark.parametrize("damage", ["missing array", "not safetensors"])
