@@ -2,8 +2,8 @@
 
 The graph is compared with the plain path of the PyTorch model. The compared places are the residual
 stream after every block, and the normalisations, the attention and the feed-forward inside it. The
-input is one golden prompt, fed in pieces so that the cache is used. Extra outputs are added to a
-temporary copy of the graph, never to the bundle.
+input is the golden prompt that is fed in pieces, so that the cache is used, and the far ones. Extra
+outputs are added to a temporary copy of the graph, never to the bundle.
 
 Places are found by the weights' names: the node that reads `blocks.3.norm_1.weight` takes the
 residual stream before block 3, and so on. This also works on damaged graphs. In models that do not
@@ -30,9 +30,12 @@ from edgegpt.errors import BundleError, CheckpointError
 from edgegpt.model import GPT, GPTConfig
 from edgegpt.model.layers import SubLayer
 from edgegpt.runtime.bundle.bundle import GOLDEN_NAME, Bundle
-from edgegpt.runtime.bundle.golden import Golden
+from edgegpt.runtime.bundle.golden import Golden, Prompt
 from edgegpt.runtime.bundle.manifest import Graph
+from edgegpt.runtime.proof.random_past import random_past
 from edgegpt.runtime.proof.tolerances import TOLERANCES
+
+from .past import cut_past, torch_past
 
 __all__ = ["Place", "bisect", "first_wrong"]
 
@@ -72,10 +75,16 @@ def bisect(bundle: Bundle, model: GPT, graph: Graph) -> list[Place]:
     if model.config.to_dict() != bundle.manifest.model:
         raise CheckpointError("the checkpoint's model is not the one of the bundle: they differ")
     golden = Golden.load(bundle.file(GOLDEN_NAME))
-    ids, sizes = golden.chunked.ids, golden.chunk_sizes
-    reference = _reference(model, ids)
+    prompts = [golden.chunked, *golden.far]
+    reference = _reference(model, prompts)
     with _probed_graph(bundle, graph, model) as (path, probes):
-        found = _run(path, bundle, graph, probes, ids, sizes)
+        session = _open(path)
+        pieces = [golden.chunk_sizes, *([len(prompt.ids)] for prompt in golden.far)]
+        runs = [
+            _run(session, bundle, graph, probes, *feed)
+            for feed in zip(prompts, pieces, strict=True)
+        ]
+    found = {name: np.concatenate([run[name] for run in runs]) for name in reference}
     tolerance = TOLERANCES[bundle.manifest.precision]
     return [Place(name, _error(found[name], reference[name]), tolerance) for name in reference]
 
@@ -108,30 +117,36 @@ def _adds_outputs(config: GPTConfig) -> bool:
 
 
 @torch.no_grad()
-def _reference(model: GPT, ids: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
-    """Return each place's tensor [T, width] in PyTorch, in the order of computation."""
+def _reference(model: GPT, prompts: list[Prompt]) -> dict[str, NDArray[np.float32]]:
+    """Return each place's tensor [T, width] in PyTorch, in the order of computation.
+
+    T counts the tokens of all prompts.
+    """
     names = place_names(model)
-    values: dict[str, NDArray[np.float32]] = {}
+    values: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
     handles = [model.blocks[0].register_forward_pre_hook(_keeper(values, "embedding"))]
     handles += [
         model.get_submodule(name).register_forward_hook(_keeper(values, name))
         for name in names
         if name not in ("embedding", "logits")
     ]
+    past = torch_past(model.config, max(prompt.past_len for prompt in prompts))
     try:
-        values["logits"] = model(torch.from_numpy(ids)[None])[0].numpy()
+        for prompt in prompts:
+            ids = torch.from_numpy(prompt.ids)[None]  # (1, T)
+            values["logits"].append(model(ids, cut_past(past, prompt.past_len))[0].numpy())
     finally:
         for handle in handles:
             handle.remove()
-    return {name: values[name] for name in names}
+    return {name: np.concatenate(parts) for name, parts in values.items()}
 
 
-def _keeper(values: dict[str, NDArray[np.float32]], name: str) -> Callable[..., None]:
-    """Return a hook that stores the first input (before) or the output (after) of a module."""
+def _keeper(values: dict[str, list[NDArray[np.float32]]], name: str) -> Callable[..., None]:
+    """Return a hook that keeps the first input (before) or the output (after) of a module."""
 
     def keep(_: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor | None = None) -> None:
         tensor = inputs[0] if output is None else output
-        values[name] = tensor[0].numpy().copy()  # (T, width)
+        values[name].append(tensor[0].numpy().copy())  # (T, width)
 
     return keep
 
@@ -250,27 +265,31 @@ def _sum(graph: ir.Graph, before: ir.Node, added: ir.Value, bias: ir.Value) -> i
     return node.outputs[0]
 
 
+def _open(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only: ORT warns of copied caches, which is expected
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
 def _run(
-    path: Path,
+    session: onnxruntime.InferenceSession,
     bundle: Bundle,
     graph: Graph,
     probes: dict[str, str],
-    ids: NDArray[np.int64],
+    prompt: Prompt,
     sizes: list[int],
 ) -> dict[str, NDArray[np.float32]]:
-    """Feed the prompt in pieces; return each place's tensor [T, width]."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only: ORT warns of copied caches, which is expected
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    context = bundle.manifest.model_info.block_size
-    cache = {
-        port.name: np.zeros(port.sized({"batch": 1, "context": context}), dtype=port.dtype)
-        for port in graph.caches()
-    }
+    """Feed the prompt in pieces, after its random past; return each place's tensor [T, width]."""
+    info, ports, filled = bundle.manifest.model_info, graph.caches(), prompt.past_len
+    shape = {"batch": 1, "context": filled + len(prompt.ids)}
+    cache = {port.name: np.zeros(port.sized(shape), dtype=port.dtype) for port in ports}
+    past = random_past(len(ports), info.n_kv_head, filled, info.head_dim)
+    for port, values in zip(ports, past, strict=True):
+        cache[port.name][0, :, :filled] = values
     pieces: dict[str, list[NDArray[np.float32]]] = {name: [] for name in probes}
     start = 0
     for size in sizes:
-        feeds = _feeds(graph, ids[None, start : start + size], start) | cache
+        feeds = _feeds(graph, prompt.ids[None, start : start + size], filled + start) | cache
         names = [*probes.values(), *(str(port.present) for port in graph.caches())]
         results = dict(zip(names, session.run(names, feeds), strict=True))
         for name, output in probes.items():

@@ -4,52 +4,43 @@ import onnx_ir as ir
 from torch import Tensor
 
 from edgegpt.checkpoint import Checkpoint
-from edgegpt.errors import CheckpointError, InvalidInputError
 from edgegpt.model import GPT
 from edgegpt.runtime.bundle.golden import Golden
 from edgegpt.runtime.bundle.manifest import Graph
 from edgegpt.runtime.bundle.vocabulary import Part
-from edgegpt.runtime.text.tokenizer import Tokenizer
 
 from ..decoder_graph import build_decoder_graph, describe, trace
 from ..golden import make_golden
 from ..lowerings import LOWERINGS, Lowering
 from ..quantization import own_windows, scored_windows
+from ..texts import held_out_ids, is_large, tokenizer_of, window_length
 from .base import Progress
 
-__all__ = ["decoders", "golden_vectors", "held_out_windows", "named", "tokenizer_of"]
+__all__ = ["decoders", "golden_vectors", "held_out_windows", "named"]
 
-OWN_WINDOWS = 8  # written by a model without held-out text, to measure the loss on
-
-
-def tokenizer_of(source: Checkpoint) -> Tokenizer | None:
-    """Return the checkpoint's tokenizer, if it has one."""
-    return None if source.tokenizer_json is None else Tokenizer(source.tokenizer_json)
+# The text that a model writes if there is none to measure its loss on: windows, and tokens in each.
+OWN_TEXT, OWN_TEXT_OF_LARGE = (8, 256), (32, 64)
+TOKENS = 2048  # of held-out text that a large model is measured on
 
 
 def held_out_windows(source: Checkpoint) -> Tensor:
     """Return windows of the held-out text, int64 [N, T + 1], or of text that the model writes.
 
-    Windows of the held-out text are the full windows of `edgegpt eval`.
+    Windows of the held-out text are the full windows of `edgegpt eval`. A large model gets the
+    first few, of fewer tokens.
     """
-    block, tokenizer = source.model.config.block_size, tokenizer_of(source)
-    if tokenizer is not None and source.held_out is not None:
-        try:
-            ids = tokenizer.encode(source.held_out)
-        except InvalidInputError as error:
-            raise _misfit(error) from error
-        if len(ids) > block:
-            return scored_windows(ids, block)
-    return own_windows(source.model, OWN_WINDOWS)
+    model, ids = source.model, held_out_ids(source)
+    length, large = window_length(model), is_large(model)
+    if len(ids) <= length:
+        return own_windows(model, *(OWN_TEXT_OF_LARGE if large else OWN_TEXT))
+    windows = scored_windows(ids, length)
+    return windows[: max(1, TOKENS // length)] if large else windows
 
 
 def golden_vectors(source: Checkpoint, model: GPT, progress: Progress) -> Golden:
     """Return the golden vectors of `model`, which is in float32, over the checkpoint's texts."""
     progress("computing golden vectors in PyTorch")
-    try:
-        return make_golden(model, tokenizer_of(source), source.held_out)
-    except InvalidInputError as error:
-        raise _misfit(error) from error
+    return make_golden(model, tokenizer_of(source), held_out_ids(source))
 
 
 def decoders(model: GPT, progress: Progress) -> list[tuple[Graph, ir.Model]]:
@@ -67,7 +58,3 @@ def named(model: ir.Model, lowering: Lowering, part: Part) -> tuple[Graph, ir.Mo
     """Name a graph; return its entry of the manifest, and the graph."""
     model.graph.name = f"{part}.{lowering.name}"
     return describe(model, lowering, part), model
-
-
-def _misfit(error: InvalidInputError) -> CheckpointError:
-    return CheckpointError(f"the checkpoint's held_out.txt does not fit: {error}")

@@ -25,13 +25,16 @@ from ..golden import quality_windows
 from ..lowerings import ORT, STANDARD, STANDARD_QDQ
 from ..passes import DequantizeWeights, QuantizeActivations, QuantizeWeights, UseFloatActivations
 from ..quantization import BlockQuantized, cut_windows, quantize_within_budget, with_weights
+from ..quantization.within_budget import METHODS
 from ..settings import ExportSettings
+from ..texts import calibration_ids, is_large, tokenizer_of, window_length
 from .base import Content, Progress, Recipe
-from .parts import golden_vectors, held_out_windows, named, tokenizer_of
+from .parts import golden_vectors, held_out_windows, named
 
 __all__ = ["QUANTISED"]
 
 CALIBRATION_WINDOWS = 128
+CALIBRATION_TOKENS = 8192  # for a large model
 
 Weights = Mapping[str, BlockQuantized]
 
@@ -42,7 +45,7 @@ def _make(
     obstacle = ORT.obstacle(source.model.config)
     if obstacle is not None:
         raise ExportError(f"no {precision} export of this model: {obstacle}")
-    windows, examples = held_out_windows(source), _calibration(source, settings.calibration)
+    windows, examples = held_out_windows(source), _calibration(source, precision, settings)
     weights, quantization = quantize_within_budget(
         source.model, precision, windows, examples, settings, progress
     )
@@ -54,15 +57,28 @@ def _make(
     return Content(golden, graphs, quantization)
 
 
-def _calibration(source: Checkpoint, text: str | None) -> Tensor | None:
-    """Return windows of the calibration text, int64 [N, T]."""
-    if text is None:
-        return None
-    tokenizer = tokenizer_of(source)
-    if tokenizer is None:
-        raise InvalidInputError("a calibration text needs a tokenizer; the model has none")
-    windows = cut_windows(tokenizer.encode(text), source.model.config.block_size)
-    return windows[:CALIBRATION_WINDOWS]
+def _calibration(
+    source: Checkpoint, precision: Precision, settings: ExportSettings
+) -> Tensor | None:
+    """Return windows of a text for GPTQ, int64 [N, T]; None if there is no use or no text for it.
+
+    Raises:
+        InvalidInputError: if a given text cannot be encoded, or is too short.
+    """
+    length = window_length(source.model)
+    if settings.calibration is not None:
+        tokenizer = tokenizer_of(source)
+        if tokenizer is None:
+            raise InvalidInputError("a calibration text needs a tokenizer; the model has none")
+        ids = tokenizer.encode(settings.calibration)
+    else:
+        is_used = (settings.method or METHODS[precision]) == "gptq"
+        ids = calibration_ids(source) if is_used else []
+        if len(ids) < length:
+            return None
+    large = is_large(source.model)
+    most = CALIBRATION_TOKENS // length if large else CALIBRATION_WINDOWS
+    return cut_windows(ids, length)[:most]
 
 
 def _graphs(model: GPT, weights: Weights, *, fast_prefill: bool) -> list[tuple[Graph, ir.Model]]:

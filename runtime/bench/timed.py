@@ -90,3 +90,7 @@ class TimedState(State):
     def _copy_rows(self, sources: list[int], targets: list[int], slots: int) -> None:
         with self.clock:
             self.inner._copy_rows(sources, targets, slots)
+
+    def _fill(self, cache: int, row: int, values: NDArray[np.float32]) -> None:
+        with self.clock:
+            self.inner._fill(cache, row, values)

@@ -4,6 +4,7 @@
 
     prefill.<i>.ids [T], prefill.<i>.logits [T, V]     a prompt and all its logits
     chunked.ids [T], .sizes [N], .logits [T, V]        a prompt to be fed in N pieces
+    far.<i>.ids [T], .past_len [1], .logits [T, V]     a prompt after past_len slots of random past
     ragged.<row>.ids [T_row], .logits [T_row, V]       rows of one batch, of different lengths
     continuation.<row>.ids [steps], .logits [steps, V], .margins [steps]
                                                        what greedy decoding adds to each row
@@ -17,7 +18,7 @@
                                                        no tokenizer
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,15 @@ class Top:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids [T] and PyTorch's logits for each of them, [T, V] or, with `top`, [T, K]."""
+    """Token ids [T] and PyTorch's logits for each of them, [T, V] or, with `top`, [T, K].
+
+    The ids follow `past_len` slots of keys and values that no token gave: see `proof.random_past`.
+    """
 
     ids: Ids
     logits: Logits
     top: Top | None = None
+    past_len: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,7 @@ class Golden:
     chunk_sizes: list[int]
     ragged: list[Prompt]
     continuations: list[Continuation]
+    far: list[Prompt]
     tokenizer: TokenizerSample | None = None
     quality: list[Prompt] = field(default_factory=list)
 
@@ -103,6 +109,7 @@ class Golden:
         named |= {f"prefill.{index}": prompt for index, prompt in enumerate(self.prefill)}
         named |= {f"ragged.{row}": prompt for row, prompt in enumerate(self.ragged)}
         named |= {f"continuation.{row}": added for row, added in enumerate(self.continuations)}
+        named |= {f"far.{index}": prompt for index, prompt in enumerate(self.far)}
         named |= {f"quality.{index}": window for index, window in enumerate(self.quality)}
         for name, part in named.items():
             tensors[f"{name}.ids"] = part.ids
@@ -112,6 +119,8 @@ class Golden:
                 tensors[f"{name}.log_sum_exp"] = part.top.log_sum_exp
             if isinstance(part, Continuation):
                 tensors[f"{name}.margins"] = part.margins
+        for index, prompt in enumerate(self.far):
+            tensors[f"far.{index}.past_len"] = np.array([prompt.past_len], dtype=np.int64)
         if self.tokenizer is not None:
             tensors["tokenizer.ids"] = self.tokenizer.ids
             tensors["tokenizer.text"] = _bytes_of(self.tokenizer.text)
@@ -123,6 +132,9 @@ class Golden:
         """Read the file; a damaged file raises `BundleError`."""
         try:
             tensors = load_file(path)
+            for group in ("prefill", "ragged", "continuation", "far"):
+                if f"{group}.0.ids" not in tensors:
+                    raise BundleError(f"{path} is damaged: it has no {group}.0.ids")
             return cls(
                 prefill=_prompts(tensors, "prefill"),
                 chunked=_prompt(tensors, "chunked"),
@@ -136,6 +148,10 @@ class Golden:
                         _top(tensors, f"continuation.{row}"),
                     )
                     for row in range(_count(tensors, "continuation"))
+                ],
+                far=[
+                    replace(prompt, past_len=int(tensors[f"far.{index}.past_len"][0]))
+                    for index, prompt in enumerate(_prompts(tensors, "far"))
                 ],
                 tokenizer=_tokenizer_sample(tensors),
                 quality=_prompts(tensors, "quality"),

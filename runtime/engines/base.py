@@ -5,7 +5,7 @@ the cache of some rows and the buffers of their steps, and is used by one thread
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,6 +134,26 @@ class State(ABC):
         if targets and slots:
             self._copy_rows([parents[row] for row in targets], targets, slots)
 
+    def fill(self, past: Iterable[NDArray[np.float32]], row: int = 0) -> None:
+        """Write the first slots of a row, in place of steps that would compute them.
+
+        Args:
+            past: float32 [K, P, D] for each cache of the graph, in the order of its inputs; rounded
+                to the cache's type. One is needed at a time, so an iterator saves memory.
+            row: the row. Its slots from P on may hold any finite numbers afterwards.
+
+        Raises:
+            InvalidInputError: if there is no such row, or it has fewer slots.
+        """
+        if not 0 <= row < self.rows:
+            raise InvalidInputError(f"cannot fill row {row}: the state has {self.rows} rows")
+        for cache, values in enumerate(past):
+            if values.shape[1] > self.context:
+                raise InvalidInputError(
+                    f"cannot fill {values.shape[1]} slots: a row has {self.context}"
+                )
+            self._fill(cache, row, values)
+
     @abstractmethod
     def logits(self) -> NDArray[np.float32]:
         """Return the last step's logits, float32 [B, P, V]. Valid until the next step."""
@@ -179,6 +199,12 @@ class State(ABC):
 
         A row may be both source and target: its content before the call is what is copied. No
         target occurs twice.
+        """
+
+    @abstractmethod
+    def _fill(self, cache: int, row: int, values: NDArray[np.float32]) -> None:
+        """Write `values` [K, P, D] into the first slots of a row of the graph's cache number
+        `cache`.
         """
 
 

@@ -73,5 +73,9 @@ class NullState(State):
         self.slots[targets] = EMPTY_SLOT
         self.slots[targets, :slots] = kept
 
+    def _fill(self, cache: int, row: int, values: NDArray[np.float32]) -> None:
+        """Take the values of the only cache, [1, P, 1], for ids."""
+        self.slots[row, : values.shape[1]] = values[0, :, 0]
+
     def _next(self, row: int, last_slot: int) -> NDArray[np.float32]:
         return self.engine.network([int(token) for token in self.slots[row, : last_slot + 1]])

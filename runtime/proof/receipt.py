@@ -18,7 +18,7 @@ __all__ = [
     "verdict",
 ]
 
-RECEIPT_VERSION = 3
+RECEIPT_VERSION = 4
 Outcome = Literal["passed", "failed", "pending"]
 VERDICTS: dict[Outcome, str] = {"passed": "PASS", "failed": "FAIL", "pending": "PENDING"}
 COLUMNS = (
@@ -45,8 +45,8 @@ class Check:
 
     `first_difference` is the first decoding step at which the engine would choose another token
     than PyTorch, and `margin` is the reference's lead there; both are None if no token differed.
-    `by_position` is the largest error at each position of the text, relative to max |reference
-    logit|; it is 0 where nothing was compared.
+    `by_position` pairs each position that was compared with the largest error there, relative to
+    max |reference logit|, in order.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Check:
     passed: bool
     first_difference: int | None = None
     margin: float | None = None
-    by_position: list[float] = field(default_factory=list)
+    by_position: list[tuple[int, float]] = field(default_factory=list)
 
     def cells(self) -> list[str]:
         """Return the check as a table row with the columns `COLUMNS`."""

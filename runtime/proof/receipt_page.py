@@ -64,18 +64,18 @@ def _row(check: Check) -> str:
 
 def _plot(checks: list[Check]) -> str:
     """Return the plot as SVG; the vertical axis spans the decades that occur."""
-    finite = [e for check in checks for e in check.by_position if math.isfinite(e)]
+    finite = [e for check in checks for _, e in check.by_position if math.isfinite(e)]
     low = math.floor(math.log10(max(min(finite, default=SMALLEST), SMALLEST)))
     top = max([*finite, *(check.tolerance for check in checks), SMALLEST])
     high = max(math.ceil(math.log10(top)), low + 1)
-    length = max((len(check.by_position) for check in checks), default=1)
+    length = 1 + max((check.by_position[-1][0] for check in checks), default=0)
     parts = [_axes(low, high, length)]
     for index, check in enumerate(checks):
         colour = COLOURS[index % len(COLOURS)]
         dashes = ' stroke-dasharray="2 3"' * (index >= len(COLOURS))  # of another graph
         points = [
             f"{_x(position, length):.1f},{_y(error, low, high):.1f}"
-            for position, error in enumerate(check.by_position)
+            for position, error in check.by_position
             if error > 0
         ]
         row = TOP + 16 * (index + 1)

@@ -1,4 +1,4 @@
-"""Compare one engine with a bundle's golden vectors: five checks, and a sixth of candidates."""
+"""Compare one engine with a bundle's golden vectors: six checks, and a seventh of candidates."""
 
 from dataclasses import replace
 
@@ -13,6 +13,7 @@ from ..engines.candidates import Candidates
 from ..generation.prefill import last_logits, logit_pieces, pad, pieces_that_fit
 from .compare import Difference, compare_rows
 from .quality import QualitySum
+from .random_past import random_past
 from .receipt import Check, QualityCheck
 from .tolerances import is_tie
 
@@ -28,9 +29,9 @@ ALONE = 8  # last steps, which also feed the first row by itself: enough to beco
 class Errors:
     """The errors that one check found so far: over all positions, and at each position."""
 
-    def __init__(self, context: int) -> None:
+    def __init__(self) -> None:
         self.difference: Difference | None = None
-        self.by_position = np.zeros(context)
+        self.by_position: dict[int, float] = {}
 
     def add(self, position: int, found: Logits, golden: Prompt | Continuation, first: int) -> None:
         """Compare logits [N, V], which begin at `position`, with golden's from row `first`."""
@@ -41,10 +42,10 @@ class Errors:
         rows = compare_rows(found, reference, top)
         difference = rows.summary(scale)
         self.difference = self.difference.join(difference) if self.difference else difference
-        here = self.by_position[position : position + len(found)]
         with np.errstate(invalid="ignore"):  # a damaged file may hold NaN or infinite numbers
-            error = rows.max_abs / scale
-        np.maximum(here, np.nan_to_num(error, nan=np.inf, posinf=np.inf), out=here)
+            errors = np.nan_to_num(rows.max_abs / scale, nan=np.inf, posinf=np.inf)
+        for place, error in enumerate(errors.tolist(), start=position):
+            self.by_position[place] = max(error, self.by_position.get(place, 0.0))
 
 
 class Replay:
@@ -55,16 +56,19 @@ class Replay:
         self.label = label
         self.golden = Golden.load(bundle.file(GOLDEN_NAME))
         self.engine, self.tolerance = engine, tolerance
-        info = bundle.manifest.model_info
-        self.context, self.vocab_size = info.block_size, info.vocab_size
+        self.info, self.vocab_size = (
+            bundle.manifest.model_info,
+            bundle.manifest.model_info.vocab_size,
+        )
+        self.context = self._longest()
 
     def checks(self) -> list[Check]:
-        """Return all five checks.
+        """Return all six checks.
 
         If an engine chose the reference's tokens at every step of `decode`, free decoding would
         feed it the same tokens. Both checks are one computation then, which is done only once.
         """
-        first = [self.prefill(), self.chunked(), self.ragged()]
+        first = [self.prefill(), self.chunked(), self.ragged(), self.far()]
         decode = self.decode()
         if decode.first_difference is None:
             return [*first, decode, replace(decode, name=f"{self.label}continuation")]
@@ -74,7 +78,8 @@ class Replay:
         """Compare a quantised model with its float32 original; None if it is not quantised."""
         if quantization is None:
             return None
-        state, found = self.engine.new_state(1, self.context), QualitySum()
+        longest = max(len(window.ids) for window in self.golden.quality) - 1
+        state, found = self.engine.new_state(1, longest), QualitySum()
         for window in self.golden.quality:
             ids = window.ids[None, :-1]  # (1, T)
             for start, logits in logit_pieces(state, ids, self._pieces(ids)):
@@ -86,23 +91,41 @@ class Replay:
     def prefill(self) -> Check:
         """Whole prompts, the longest first, so that the others meet a used cache."""
         state = self.engine.new_state(1, self.context)
-        errors = Errors(self.context)
+        errors = Errors()
         for prompt in sorted(self.golden.prefill, key=lambda prompt: -len(prompt.ids)):
             self._feed(state, [prompt], errors)
         return self._check("prefill", errors)
 
     def chunked(self) -> Check:
         """One prompt in pieces."""
-        state, errors = self.engine.new_state(1, self.context), Errors(self.context)
+        state, errors = self.engine.new_state(1, self.context), Errors()
         self._feed(state, [self.golden.chunked], errors, self.golden.chunk_sizes)
         return self._check("chunked", errors)
 
     def ragged(self) -> Check:
         """Rows of different length in one batch."""
         rows = self.golden.ragged
-        state, errors = self.engine.new_state(len(rows), self.context), Errors(self.context)
+        state, errors = self.engine.new_state(len(rows), self.context), Errors()
         self._feed(state, rows, errors)
         return self._check("ragged", errors)
+
+    def far(self) -> Check:
+        """Prompts far into the block, after a past of random keys and values.
+
+        The farthest comes first: it overwrites slots that the others do not see. The last token of
+        each is then fed again, as decoding does.
+        """
+        info, errors = self.info, Errors()
+        state = self.engine.new_state(1, info.block_size)
+        state.fill(random_past(2 * info.n_layer, info.n_kv_head, info.block_size, info.head_dim))
+        for prompt in sorted(self.golden.far, key=lambda prompt: -prompt.past_len):
+            ids, past = prompt.ids[None], np.array([prompt.past_len])  # (1, T), (1,)
+            state.step(ids, past, np.arange(ids.shape[1])[None])
+            errors.add(prompt.past_len, state.logits()[0], prompt, 0)
+            last = ids.shape[1] - 1
+            again = _decode_step(state, ids[:, last], past + last)
+            errors.add(prompt.past_len + last, again, prompt, last)
+        return self._check("far positions", errors)
 
     def _feed(
         self, state: State, rows: list[Prompt], errors: Errors, sizes: list[int] | None = None
@@ -117,6 +140,12 @@ class Replay:
                 if len(own):
                     errors.add(start, own, golden, start)
 
+    def _longest(self) -> int:
+        """Return how many slots the checks need, except for the far positions."""
+        golden, steps = self.golden, len(self.golden.continuations[0].ids)
+        lengths = [len(prompt.ids) for prompt in [*golden.prefill, golden.chunked]]
+        return max(*lengths, *(len(row.ids) + steps - 1 for row in golden.ragged))
+
     def _pieces(self, ids: NDArray[np.int64]) -> list[int]:
         """Return how to cut ids [B, T] so that no piece has too many logits."""
         rows, length = ids.shape
@@ -130,7 +159,7 @@ class Replay:
         """
         state, lengths, logits = self._ragged_start()
         reference = self.golden.continuations
-        errors, tokens = Errors(self.context), Tokens(self.tolerance)
+        errors, tokens = Errors(), Tokens(self.tolerance)
         steps = len(reference[0].ids)
         for step in range(steps):
             if step == steps // 2:
@@ -152,7 +181,7 @@ class Replay:
         """Greedy decoding that feeds its own tokens, each row up to its first difference."""
         state, lengths, logits = self._ragged_start()
         reference = self.golden.continuations
-        errors, tokens = Errors(self.context), Tokens(self.tolerance)
+        errors, tokens = Errors(), Tokens(self.tolerance)
         same = np.ones(len(reference), dtype=bool)  # rows that still follow the reference
         chosen = logits.argmax(axis=-1)
         for step in range(len(reference[0].ids)):
@@ -207,7 +236,10 @@ class Replay:
             passed=bool(passed),
             first_difference=tokens.first if tokens else None,
             margin=tokens.margin if tokens else None,
-            by_position=[float(f"{error:.3g}") for error in errors.by_position],
+            by_position=[
+                (place, float(f"{error:.3g}"))
+                for place, error in sorted(errors.by_position.items())
+            ],
         )
 
 

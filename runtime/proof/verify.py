@@ -1,11 +1,11 @@
 """Replaying a bundle's golden vectors on an engine of this machine, without PyTorch.
 
-The tokenizer must give the ids that it gave at export. The engine must pass five checks: whole
-prompts, a prompt in pieces, a batch of rows of different length, decoding on top of that batch with
-the reference's tokens, and free decoding. Logits must lie within the tolerance. A chosen token must
-be the reference's, unless the reference itself was so close to a tie that an engine within the
-tolerance may choose either; the report names the first such step. If an engine selects the best
-logits on its device, a sixth check compares them with all its logits.
+The tokenizer must give the ids that it gave at export. The engine must pass six checks: whole
+prompts, a prompt in pieces, a batch of rows of different length, positions far into the block,
+decoding on top of that batch with the reference's tokens, and free decoding. Logits must lie within
+the tolerance. A chosen token must be the reference's, unless the reference itself was so close to a
+tie that an engine within the tolerance may choose either; the report names the first such step. If
+an engine selects the best logits on its device, a seventh check compares them with all its logits.
 
 All lowerings that an engine of this machine can run are checked. A quantised bundle is checked
 twice. With float32 activations it must compute what its integers stand for as exactly as a float32

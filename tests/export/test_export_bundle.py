@@ -103,7 +103,7 @@ def test_the_receipt_in_the_bundle_is_of_this_bundle_and_passed(small_bundle: Pa
     assert receipt["passed"] is True
     assert receipt["bundle_id"] == Bundle.open(small_bundle).manifest.id
     names = [check["name"] for check in receipt["checks"]]
-    checks = ["prefill", "chunked", "ragged", "decode", "continuation"]
+    checks = ["prefill", "chunked", "ragged", "far positions", "decode", "continuation"]
     others = [f"{lowering} {name}" for lowering in ("standard", "legacy") for name in checks]
     assert names == ["tokenizer", *checks, *others]
 

@@ -1,12 +1,16 @@
 """The golden vectors: what they cover, and that they equal the results of PyTorch's plain path."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
+from small_models import random_model, small_config
 
 from edgegpt.errors import BundleError
-from edgegpt.export.golden import make_golden
+from edgegpt.export.golden import far_places, make_golden
+from edgegpt.export.past import torch_past
 from edgegpt.model import GPT, GPTConfig
 from edgegpt.runtime.bundle.golden import Golden
 from edgegpt.runtime.text.tokenizer import Tokenizer
@@ -20,7 +24,7 @@ TOKENIZER = Tokenizer(build_char_tokenizer(LETTERS).to_str())
 
 @pytest.fixture(scope="module")
 def golden(small_model: GPT) -> Golden:
-    return make_golden(small_model, TOKENIZER, TEXT)
+    return make_golden(small_model, TOKENIZER, TOKENIZER.encode(TEXT))
 
 
 def test_prompts_have_the_lengths_that_matter(golden: Golden) -> None:
@@ -72,12 +76,89 @@ def test_logits_and_margins_are_those_of_the_plain_path(golden: Golden, small_mo
         np.testing.assert_allclose(added.margins, best[:, -1] - best[:, -2], rtol=1e-6)
 
 
-def test_a_long_block_gets_64_steps() -> None:
-    sizes = {"vocab_size": 9, "n_layer": 1, "n_head": 1, "n_embd": 8}
-    model = GPT(GPTConfig(block_size=256, **sizes)).eval()
-    golden = make_golden(model)
+SIZES = {"vocab_size": 9, "n_layer": 1, "n_head": 1, "n_embd": 8}
+
+
+def contiguous_tokens(golden: Golden) -> int:
+    prompts = [*golden.prefill, golden.chunked, *golden.ragged]
+    return sum(len(prompt.ids) for prompt in prompts)
+
+
+def positions(golden: Golden) -> set[int]:
+    prompts = [*golden.prefill, golden.chunked, *golden.far]
+    return {prompt.past_len + place for prompt in prompts for place in range(len(prompt.ids))}
+
+
+def test_a_block_of_512_is_covered_and_gets_64_steps() -> None:
+    golden = make_golden(GPT(GPTConfig(block_size=512, **SIZES)).eval())
     assert len(golden.continuations[0].ids) == 64
-    assert max(len(row.ids) for row in golden.ragged) + 63 == 256
+    assert positions(golden) == set(range(512))
+    assert sum(golden.chunk_sizes) == len(golden.chunked.ids) == 512
+
+
+@pytest.mark.parametrize("block", [513, 2048, 16384])
+def test_the_tokens_do_not_grow_with_the_block(block: int) -> None:
+    golden = make_golden(GPT(GPTConfig(block_size=block, **SIZES)).eval(), boundaries=[500])
+    assert contiguous_tokens(golden) <= 550
+    assert sum(golden.chunk_sizes) == len(golden.chunked.ids)
+    assert {0, 1, 253, 254, 498, 499, 500, 501, block // 2, block - 1} <= positions(golden)
+
+
+def test_ids_of_vocabularies_up_to_512_are_covered_and_more_are_not() -> None:
+    for vocabulary in (512, 513):
+        model = GPT(GPTConfig(block_size=300, **SIZES | {"vocab_size": vocabulary})).eval()
+        seen = set(np.concatenate([prompt.ids for prompt in make_golden(model).prefill]))
+        assert (seen == set(range(vocabulary))) == (vocabulary == 512)
+
+
+def test_a_model_of_many_parameters_decodes_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = GPT(GPTConfig(block_size=256, **SIZES)).eval()
+    monkeypatch.setattr("edgegpt.export.texts.LARGE", model.parameter_count() - 1)
+    assert len(make_golden(model).continuations[0].ids) == 16
+
+
+def test_far_places_are_the_middle_the_end_and_both_sides_of_each_boundary() -> None:
+    assert far_places(4096, [1024, 4096, 5000]) == [(1022, 4), (2048, 24), (4093, 3), (4094, 2)]
+    assert far_places(8, [1]) == [(0, 4), (4, 4), (5, 3)]
+    assert far_places(1) == [(0, 1)]
+
+
+def test_far_prompts_are_those_of_the_cached_path_over_a_random_past() -> None:
+    """The reference is the plain path; the cached path is another way to compute it."""
+    model = random_model(small_config(block_size=700, position="rope", n_kv_head=1))
+    golden = make_golden(model, boundaries=[600])
+    assert [prompt.past_len for prompt in golden.far] == [350, 598, 697]
+    for prompt in golden.far:
+        places = torch.arange(len(prompt.ids))[None]
+        past_len = torch.tensor([prompt.past_len])
+        with torch.no_grad():
+            logits, _ = model.forward_cached(
+                torch.from_numpy(prompt.ids)[None],
+                past_len,
+                places,
+                torch_past(model.config, 700),
+            )
+        scale = np.abs(prompt.logits).max()
+        np.testing.assert_allclose(prompt.logits, logits[0].numpy(), atol=2e-6 * scale)
+
+
+def test_a_wrong_guess_of_the_cached_path_is_corrected(
+    small_model: GPT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, golden = small_model.forward_cached, make_golden(small_model)
+
+    def mistaken(*arguments):
+        logits, cache = honest(*arguments)
+        logits[:, :, 5] += 100.0 * (arguments[1][0] % 3 == 2)
+        return logits, cache
+
+    monkeypatch.setattr(small_model, "forward_cached", mistaken)
+    again = make_golden(small_model, held_out=np.concatenate([p.ids for p in golden.prefill]))
+    for row, added in zip(again.ragged, again.continuations, strict=True):
+        whole = torch.from_numpy(np.concatenate([row.ids, added.ids]))
+        with torch.no_grad():
+            logits = small_model(whole[None, :-1])[0, len(row.ids) - 1 :]
+        np.testing.assert_array_equal(added.ids, logits.argmax(-1).numpy())
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 5, 8])
@@ -103,8 +184,19 @@ def test_a_file_round_trip_changes_nothing(golden: Golden, tmp_path) -> None:
     for old, new in zip(golden.prefill, back.prefill, strict=True):
         np.testing.assert_array_equal(old.logits, new.logits)
         np.testing.assert_array_equal(old.ids, new.ids)
+    assert [far.past_len for far in back.far] == [far.past_len for far in golden.far] == [16, 29]
     for old, new in zip(golden.continuations, back.continuations, strict=True):
         np.testing.assert_array_equal(old.margins, new.margins)
+
+
+@pytest.mark.parametrize("group", ["prefill", "ragged", "continuations", "far"])
+def test_a_file_without_prompts_for_a_check_is_damaged(
+    golden: Golden, tmp_path, group: str
+) -> None:
+    path = tmp_path / "golden.safetensors"
+    replace(golden, **{group: []}).save(path)
+    with pytest.raises(BundleError, match=rf"is damaged: it has no {group.rstrip('s')}\.0\.ids"):
+        Golden.load(path)
 
 
 @pytest.mark.parametrize("damage", ["missing array", "not safetensors"])

@@ -113,8 +113,9 @@ def causal(length: int, ahead: int) -> torch.Tensor:
 def patched_attention(patch, change_scale, mask_of) -> None:
     honest = F.scaled_dot_product_attention
 
-    def attend(q, k, v, *, is_causal, dropout_p, scale, enable_gqa):
-        mask = mask_of(q.shape[2])
+    def attend(q, k, v, seen, *, is_causal, dropout_p, scale, enable_gqa):
+        length = k.shape[2]  # of the past and the new tokens, which come last
+        mask = mask_of(length)[length - q.shape[2] :]
         return honest(q, k, v, mask, dropout_p, scale=change_scale(scale), enable_gqa=enable_gqa)
 
     patch.setattr("edgegpt.model.layers.F.scaled_dot_product_attention", attend)
@@ -240,7 +241,7 @@ def unrotated_graph(graph: onnx.GraphProto) -> None:
 def unrotated_model(model: GPT, patch) -> None:
     attention = model.blocks[-1].attention
     forward = attention.forward
-    patch.setattr(attention, "forward", lambda x, _: forward(x, None))
+    patch.setattr(attention, "forward", lambda x, _, past: forward(x, None, past))
 
 
 def residual_graph(graph: onnx.GraphProto) -> None:

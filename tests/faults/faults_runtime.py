@@ -65,6 +65,9 @@ class FaultyState(State):
     def _copy_rows(self, sources, targets, slots) -> None:
         self.inner._copy_rows(sources, targets, slots)
 
+    def _fill(self, cache, row, values) -> None:
+        self.inner._fill(cache, row, values)
+
     def before(self, ids, past_len, logit_positions):
         """Return the step's inputs for the engine, possibly damaged."""
         return ids, past_len, logit_positions

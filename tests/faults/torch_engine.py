@@ -67,3 +67,6 @@ class TorchState(State):
     def _copy_rows(self, sources, targets, slots) -> None:
         for cache in self.caches:
             cache[targets, :, :slots] = cache[sources, :, :slots]
+
+    def _fill(self, cache, row, values) -> None:
+        self.caches[cache][row, :, : values.shape[1]] = values

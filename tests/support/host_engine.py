@@ -30,9 +30,9 @@ class HostBlock(Block):
         self.data = np.zeros(size, dtype=np.uint8)
         self.address = self.data.ctypes.data
 
-    def write(self, data: np.ndarray) -> None:
-        assert data.nbytes == self.size
-        self.data[:] = data
+    def write(self, data: np.ndarray, offset: int = 0) -> None:
+        assert offset + data.nbytes <= self.size
+        self.data[offset : offset + data.nbytes] = data
         self.books.to_device += data.nbytes
 
     def read(self, size: int | None = None) -> np.ndarray:

@@ -121,6 +121,9 @@ class OrtState(BoundState):
         for cache in self.caches:  # [R, K, S, D]; indexing by a list makes a copy first
             cache[targets, :, :slots] = cache[sources, :, :slots]
 
+    def _fill(self, cache: int, row: int, values: NDArray[np.float32]) -> None:
+        self.caches[cache][row, :, : values.shape[1]] = values
+
 
 def _new_caches(graph: Graph, sizes: dict[str, int]) -> Caches:
     """Return the caches of a graph, all zero.

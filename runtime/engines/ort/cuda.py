@@ -21,6 +21,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ...bundle.bundle import Bundle
 from ...bundle.manifest import Graph
 from ...cuda.cudart import Cudart
@@ -220,6 +223,9 @@ class CudaState(BoundState):
 
     def _copy_rows(self, sources: list[int], targets: list[int], slots: int) -> None:
         self._own().copy_rows(sources, targets, slots)
+
+    def _fill(self, cache: int, row: int, values: NDArray[np.float32]) -> None:
+        self._own().fill(cache, row, values)
 
     def _own(self) -> Buffers:
         assert self.buffers is not None, "the state was closed"

@@ -34,11 +34,11 @@ class Block:
         # Not at exit: other threads may still use the block, and the driver frees everything then.
         weakref.finalize(self, _free, cudart, self.address).atexit = False
 
-    def write(self, data: Bytes) -> None:
-        """Copy `data` from the host into the whole block; return when the copy is done."""
-        assert data.nbytes == self.size
+    def write(self, data: Bytes, offset: int = 0) -> None:
+        """Copy `data` from the host to byte `offset`; return when the copy is done."""
+        assert offset + data.nbytes <= self.size
         with DEVICE_LOCK:
-            self.cudart.to_device(self.address, data.ctypes.data, self.size)
+            self.cudart.to_device(self.address + offset, data.ctypes.data, data.nbytes)
 
     def read(self, size: int | None = None) -> Bytes:
         """Copy the first `size` bytes of the block (None: all) to the host."""

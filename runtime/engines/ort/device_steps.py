@@ -12,6 +12,7 @@ from ...cuda.device_lock import DEVICE_LOCK
 from ...cuda.event_clock import span_of
 from ...errors import EngineError
 from ..candidates import Candidates
+from ..filling import row_bytes
 from ..moves import SPARE, moves_in_order
 from .binding import Place, StepInputs, StepShape, bind_graph, place_of
 from .device import Block
@@ -92,6 +93,12 @@ class Buffers:
                     line = slots * head_dim * width
                     memory.copy_lines(at[target], at[source], line, heads, pitch)
             memory.wait()
+
+    def fill(self, cache: int, row: int, values: NDArray[np.float32]) -> None:
+        """Write the first slots of a row of a cache; see `State.fill`."""
+        port = self.engine.graph.caches()[cache]
+        data = row_bytes(values, self.context, port.dtype)
+        self.blocks[cache].write(data, row * data.size)
 
 
 class DeviceStep:

@@ -84,22 +84,27 @@ class Caches:
                 staging[name] = past, present
             self.staging = staging
         for name, cache in self.caches.items():
-            home = cache.past + first * cache.row
+            home = self.home(name, first)
             self.cuda.within_device(self.staging[name][0], home, cache.row, stream)
+
+    def home(self, name: str, row: int) -> int:
+        """Return where a row of a cache lies between steps."""
+        cache = self.caches[name]
+        return cache.past + row * cache.row
 
     def addresses(self, name: str, first: int) -> tuple[int, int]:
         """Return where a step reads and where it writes the rows of a cache, from `first` on."""
         if not self.takes(first):
             return self.staging[name]
         cache = self.caches[name]
-        return cache.past + first * cache.row, cache.present + first * cache.row
+        return self.home(name, first), cache.present + first * cache.row
 
     def bring_home(self, first: int, count: int, stream: Any) -> None:
         """After a step on some rows, copy what it wrote elsewhere back into the cache."""
         if self.in_place and self.takes(first):
             return
         for name, cache in self.caches.items():
-            home, written = cache.past + first * cache.row, self.addresses(name, first)[1]
+            home, written = self.home(name, first), self.addresses(name, first)[1]
             if written != home:
                 self.cuda.within_device(home, written, count * cache.row, stream)
 

@@ -200,6 +200,9 @@ class TensorRTState(State):
     def _copy_rows(self, sources: list[int], targets: list[int], slots: int) -> None:
         self.session.copy_rows(sources, targets, slots)
 
+    def _fill(self, cache: int, row: int, values: NDArray[np.float32]) -> None:
+        self.session.fill(cache, row, values)
+
 
 def _check_aliases(engine: Any, graph: Graph) -> None:
     """Check that TensorRT writes every present output into the memory of its past input."""

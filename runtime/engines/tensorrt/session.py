@@ -19,6 +19,7 @@ from ...cuda.event_clock import EventClock, span_of
 from ...cuda.memory import Cuda, HostArray
 from ...errors import EngineError, InvalidInputError
 from ..base import Ids
+from ..filling import row_bytes
 from .caches import Caches
 from .decode_step import DecodeStep
 from .flavour import Flavour
@@ -127,6 +128,16 @@ class Session:
         """Copy the first `slots` slots of rows; see `State.reorder`."""
         with DEVICE_LOCK:
             self.caches.copy_rows(self.stack, sources, targets, slots, self.stream)
+
+    def fill(self, cache: int, row: int, values: NDArray[np.float32]) -> None:
+        """Write the first slots of a row of a cache; see `State.fill`."""
+        port = self.plan.graph.caches()[cache]
+        data = row_bytes(values, self.plan.limits.max_context, port.dtype)
+        with DEVICE_LOCK, ExitStack() as stack:
+            host = self.cuda.host_array(stack, data.shape, np.uint8)
+            host.array[:] = data
+            self.cuda.to_device(self.caches.home(port.name, row), host, data.size, self.stream)
+            self.cuda.wait(self.stream)  # the stack then frees the host's memory
 
     def logits(self) -> NDArray[np.float32]:
         """Return the last step's logits, float32 [B, P, V]. The next step reuses their memory."""

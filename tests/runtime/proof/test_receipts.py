@@ -57,7 +57,7 @@ def test_a_failed_receipt_is_remembered_until_one_passes(small_bundle: Path) -> 
     assert missing_proof(bundle, GRAPH, engine("9.99")) is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"receipt_version": 3, "outcome": "yes"}', "\0"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"receipt_version": 4, "outcome": "yes"}', "\0"])
 def test_an_unreadable_receipt_does_not_count(bundle_copy: Path, text: str) -> None:
     (bundle_copy / "receipt.json").write_text(text)
     assert known(Bundle.open(bundle_copy)) == []
@@ -106,7 +106,7 @@ def test_the_html_report_is_self_contained_and_draws_every_check(
         main(["verify", str(small_bundle), "--report", str(tmp_path / "r.html")])
     assert stop.value.code == 0
     page = (tmp_path / "r.html").read_text()
-    assert page.count("<polyline") == 15
+    assert page.count("<polyline") == 18
     assert ">PASS<" in page
     assert ">FAIL<" not in page
     assert not any(word in page for word in ("http:", "https:", "<script", "<link", "src="))
@@ -119,7 +119,9 @@ def test_the_report_escapes_what_it_is_told(small_bundle: Path) -> None:
 
 def test_the_report_draws_infinite_errors(small_bundle: Path) -> None:
     receipt = verify(Bundle.open(small_bundle))
-    broken = replace(receipt.checks[0], passed=False, by_position=[float("inf")] * 4)
+    broken = replace(
+        receipt.checks[0], passed=False, by_position=[(n, float("inf")) for n in range(4)]
+    )
     page = render_html(replace(receipt, checks=[broken]))
     assert ">FAIL<" in page
     assert "inf," not in page
@@ -127,6 +129,16 @@ def test_the_report_draws_infinite_errors(small_bundle: Path) -> None:
 
 
 def test_errors_are_told_by_position(small_bundle: Path) -> None:
+    seen = {
+        "prefill": range(32),
+        "chunked": range(32),
+        "ragged": range(17),
+        "far positions": range(16, 32),
+        "decode": range(32),
+        "continuation": range(32),
+    }
     for check in verify(Bundle.open(small_bundle)).checks[1:]:
-        assert len(check.by_position) == 32
-        assert 0 < max(check.by_position) <= 1.01 * check.difference.relative
+        name = check.name.removeprefix("standard ").removeprefix("legacy ")
+        assert [place for place, _ in check.by_position] == list(seen[name])
+        worst = max(error for _, error in check.by_position)
+        assert 0 < worst <= 1.01 * check.difference.relative

@@ -70,7 +70,7 @@ def movement(bundle: Path, model: GPT, name: str, weight: NDArray[np.float32]) -
 def test_a_clean_bundle_passes_every_check(small_bundle: Path) -> None:
     receipt = verify(Bundle.open(small_bundle), EngineOptions("cpu"))
     assert receipt.passed
-    checks = ["prefill", "chunked", "ragged", "decode", "continuation"]
+    checks = ["prefill", "chunked", "ragged", "far positions", "decode", "continuation"]
     others = [f"{lowering} {name}" for lowering in ("standard", "legacy") for name in checks]
     names = ["tokenizer", *checks, *others]
     assert [check.name for check in receipt.checks] == names
@@ -194,7 +194,7 @@ def test_positions_that_do_not_advance_fail_the_decoding_checks(
 
     monkeypatch.setattr(OrtState, "_decode", stuck)
     failed = {check.name for check in verify(Bundle.open(small_bundle)).checks if not check.passed}
-    assert failed == with_every_lowering("decode", "continuation")
+    assert failed == with_every_lowering("far positions", "decode", "continuation")
 
 
 def test_positions_that_do_not_advance_fail_a_prompt_in_pieces(
@@ -273,7 +273,7 @@ def test_the_command_exits_with_1_when_a_check_fails(
 def test_the_json_is_a_receipt(small_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("verify", small_bundle, "--json") == 0
     receipt = json.loads(capsys.readouterr().out)
-    assert receipt["receipt_version"] == 3
+    assert receipt["receipt_version"] == 4
     assert receipt["outcome"] == "passed"
     assert receipt["passed"] is True
     assert receipt["checks"][0]["difference"]["relative"] < 1e-5
