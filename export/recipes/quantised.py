@@ -15,23 +15,32 @@ from torch import Tensor
 
 from edgegpt.checkpoint import Checkpoint
 from edgegpt.errors import ExportError, InvalidInputError
-from edgegpt.model import GPT
+from edgegpt.model_weights import load_model, skeleton
 from edgegpt.runtime.bundle.derived_weights import BITS
 from edgegpt.runtime.bundle.manifest import Graph
 from edgegpt.runtime.bundle.vocabulary import Part, Precision
 
 from ..decoder_graph import Traced, build_decoder_graph, trace
 from ..golden import quality_windows
+from ..layered import LayeredModel
 from ..lowerings import ORT, STANDARD, STANDARD_QDQ
 from ..passes import DequantizeWeights, QuantizeActivations, QuantizeWeights, UseFloatActivations
-from ..quantization import BlockQuantized, cut_windows, quantize_within_budget, with_weights
+from ..quantization import (
+    BlockQuantized,
+    Dequantized,
+    cut_windows,
+    method_of,
+    own_windows,
+    quantize_within_budget,
+)
 from ..settings import ExportSettings
 from .base import Content, Progress, Recipe
 from .parts import golden_vectors, held_out_windows, named, tokenizer_of
 
 __all__ = ["QUANTISED"]
 
-CALIBRATION_WINDOWS = 128
+# Of a calibration text: so many tokens, in windows of at most so many.
+CALIBRATION_TOKENS, CALIBRATION_LENGTH = 32768, 512
 
 Weights = Mapping[str, BlockQuantized]
 
@@ -39,35 +48,44 @@ Weights = Mapping[str, BlockQuantized]
 def _make(
     source: Checkpoint, precision: Precision, settings: ExportSettings, progress: Progress
 ) -> Content:
-    obstacle = ORT.obstacle(source.model.config)
+    obstacle = ORT.obstacle(source.config)
     if obstacle is not None:
         raise ExportError(f"no {precision} export of this model: {obstacle}")
-    windows, examples = held_out_windows(source), _calibration(source, settings.calibration)
+    examples = None
+    if method_of(precision, settings) == "gptq":
+        progress("choosing texts to calibrate on", 0, 0)
+        examples = _calibration(source, settings.calibration)
+    windows = held_out_windows(source)
+    progress("computing the float32 model's logits on held-out text", 0, 0)
+    quality = quality_windows(source.model, windows)
+    source.release()
+    layered = LayeredModel(source.config, source.weights)
     weights, quantization = quantize_within_budget(
-        source.model, precision, windows, examples, settings, progress
+        layered, precision, windows, examples, settings, progress
     )
-    model = with_weights(source.model, weights)
-    golden = golden_vectors(source, model, progress)
-    golden = replace(golden, quality=quality_windows(source.model, windows))
-    progress("tracing and lowering the graphs")
-    graphs = _graphs(model, weights, fast_prefill=settings.fast_prefill is not False)
-    return Content(golden, graphs, quantization)
+    dequantized = Dequantized(source.weights, weights)
+    golden = golden_vectors(source, load_model(source.config, dequantized), progress)
+    graphs = _graphs(source, weights, progress, fast_prefill=settings.fast_prefill is not False)
+    return Content(replace(golden, quality=quality), graphs, quantization)
 
 
-def _calibration(source: Checkpoint, text: str | None) -> Tensor | None:
-    """Return windows of the calibration text, int64 [N, T]."""
+def _calibration(source: Checkpoint, text: str | None) -> Tensor:
+    """Return windows of the calibration text, int64 [N, T]; without one the model writes them."""
     if text is None:
-        return None
+        return own_windows(source.model)
     tokenizer = tokenizer_of(source)
     if tokenizer is None:
         raise InvalidInputError("a calibration text needs a tokenizer; the model has none")
-    windows = cut_windows(tokenizer.encode(text), source.model.config.block_size)
-    return windows[:CALIBRATION_WINDOWS]
+    length = min(source.config.block_size, CALIBRATION_LENGTH)
+    return cut_windows(tokenizer.encode(text), length)[: CALIBRATION_TOKENS // length]
 
 
-def _graphs(model: GPT, weights: Weights, *, fast_prefill: bool) -> list[tuple[Graph, ir.Model]]:
+def _graphs(
+    source: Checkpoint, weights: Weights, progress: Progress, *, fast_prefill: bool
+) -> list[tuple[Graph, ir.Model]]:
     """Return all graphs, the one that generates first."""
-    traced = trace(model)
+    progress("tracing and lowering the graphs", 0, 0)
+    traced = trace(skeleton(source.config), source.weights)
     decoder = build_decoder_graph(traced, ORT)
     QuantizeWeights(weights)(decoder)
     parts: dict[Part, ir.Model] = {"decoder": decoder, "exact": decoder.clone()}
