@@ -6,14 +6,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from edgegpt.errors import InvalidInputError, NumericalError
+from edgegpt.errors import InvalidInputError
 from edgegpt.model import GPT, GPTConfig
 from edgegpt.model_weights import give_weights
 from edgegpt.runtime.progress import Progress, silent
 
 from ..layered import LayeredModel, after_block
 from .blocks import BlockQuantized, round_to_nearest
-from .calibration import gram, input_hessians
+from .calibration import gram, input_hessians, require_finite
 from .gptq import gptq
 from .quality import with_weights
 
@@ -132,10 +132,7 @@ def _with_gptq(
 def _finite(model: LayeredModel, name: str) -> Tensor:
     """Return the weight `name`; refuse one that has values that are not finite."""
     weight = model.weights[name]
-    if not weight.isfinite().all():
-        raise NumericalError(
-            f"{name} holds values that are not finite: it cannot be quantised; train it again"
-        )
+    require_finite(name, weight)
     return weight
 
 
