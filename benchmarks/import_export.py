@@ -32,7 +32,14 @@ from edgegpt.model import GPTConfig
 from edgegpt.model_weights import skeleton
 from edgegpt.tensor_file import layout_of, raw_bytes, write_tensors
 
-LLAMA = {"norm": "rmsnorm", "position": "rope", "activation": "swiglu", "bias": False}
+LLAMA = {
+    "norm": "rmsnorm",
+    "position": "rope",
+    "activation": "silu",
+    "gated": True,
+    "proj_bias": False,
+    "ff_bias": False,
+}
 SHAPES: dict[str, dict[str, object]] = {
     "135m": {  # SmolLM2-135M
         "n_layer": 30,
@@ -43,10 +50,12 @@ SHAPES: dict[str, dict[str, object]] = {
         "vocab_size": 49152,
         "tie_embeddings": True,
     },
-    "0.6b": {  # Qwen3-0.6B, but heads of 64 and no norm of queries and keys
+    "0.6b": {  # Qwen3-0.6B
         "n_layer": 28,
         "n_head": 16,
         "n_kv_head": 8,
+        "head_dim": 128,
+        "qk_norm": "head",
         "n_embd": 1024,
         "n_ff": 3072,
         "vocab_size": 151936,
