@@ -82,9 +82,9 @@ def _drawn(*, with_bar: bool) -> Iterator[Progress]:
     columns: list[ProgressColumn] = [
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
-        *([BarColumn(), TextColumn("{task.fields[share]}")] if with_bar else []),
         TimeElapsedColumn(),
-        *([TextColumn("left:"), TimeRemainingColumn()] if with_bar else []),
+        *([BarColumn(), TextColumn("{task.fields[share]}")] if with_bar else []),
+        *([TimeRemainingColumn()] if with_bar else []),
         TextColumn(
             "{task.fields[logged]}",
             markup=False,
@@ -100,8 +100,8 @@ def _drawn(*, with_bar: bool) -> Iterator[Progress]:
             nonlocal task
             if drawing.tasks[0].description != what:  # the time left is that of one activity
                 drawing.remove_task(task)
-                task = drawing.add_task(what, total=None, logged="", share="")
-            share = f"{done}/{total}" if total else ""
+                task = drawing.add_task(what, total=total or None, logged="", share="")
+            share = f"{done}/{total}, time left:" if total else ""
             drawing.update(task, total=total or None, completed=done, share=share, logged="")
 
         with logged(logging.INFO, lambda line: drawing.update(task, logged=line)):

@@ -77,4 +77,5 @@ def _inverse_factor(hessian: Tensor) -> Tensor:
     damped.diagonal().add_(DAMPING * mean)
     factor = torch.linalg.cholesky(damped)
     torch.cholesky_inverse(factor, out=damped)
-    return torch.linalg.cholesky(damped, upper=True, out=factor)
+    torch.linalg.cholesky(damped, upper=True, out=factor)
+    return factor

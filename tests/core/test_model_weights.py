@@ -73,7 +73,8 @@ def test_weights_are_lent_to_one_part_and_taken_back(model: GPT) -> None:
 
 def test_each_weight_is_asked_for_once(model: GPT) -> None:
     class Counted(Mapping[str, Tensor]):
-        asked: list[str] = []
+        def __init__(self) -> None:
+            self.asked: list[str] = []
 
         def __getitem__(self, name: str) -> Tensor:
             self.asked.append(name)
@@ -85,8 +86,9 @@ def test_each_weight_is_asked_for_once(model: GPT) -> None:
         def __len__(self) -> int:
             raise AssertionError
 
-    load_model(model.config, Counted())
-    assert sorted(Counted.asked) == sorted(weights_of(model))
+    counted = Counted()
+    load_model(model.config, counted)
+    assert sorted(counted.asked) == sorted(weights_of(model))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
