@@ -17,6 +17,7 @@ __all__ = ["FILTERS", "FUNCTIONS", "METHODS", "TESTS"]
 
 LONGEST_ARGUMENT = 100  # characters, where the time of a call grows with this length too
 WIDEST_INDENT = 32  # characters
+NAMESPACE = 6 * ITEM  # units of an empty one
 
 Price = Callable[..., int]
 
@@ -29,6 +30,7 @@ class _Namespace(Namespace):
 
 
 def _namespace(meter: Meter, /, *args: Any, **kwargs: Any) -> Namespace:
+    meter.pay(NAMESPACE)
     return _Namespace(*args, **kwargs)
 
 
@@ -237,7 +239,7 @@ def _tojson(
     )
     pieces = []
     for piece in encoder.iterencode(value):
-        meter.pay(len(piece))
+        meter.pay(extent(piece))
         pieces.append(piece)
     return "".join(pieces)
 
