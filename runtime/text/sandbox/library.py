@@ -11,7 +11,16 @@ from jinja2.sandbox import safe_range
 from jinja2.utils import Namespace
 
 from .language import as_text, walked
-from .meter import ITEM, Meter, MeteredContext, RaisedError, RefusedError, extent
+from .meter import (
+    ITEM,
+    LARGEST,
+    TOO_LARGE,
+    Meter,
+    MeteredContext,
+    RaisedError,
+    RefusedError,
+    extent,
+)
 
 __all__ = ["FILTERS", "FUNCTIONS", "METHODS", "TESTS"]
 
@@ -237,9 +246,12 @@ def _tojson(
     encoder = json.JSONEncoder(
         ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
-    pieces = []
+    pieces, size = [], 0
     for piece in encoder.iterencode(value):
         meter.pay(extent(piece))
+        size += len(piece)
+        if size > LARGEST:
+            raise RefusedError(TOO_LARGE)
         pieces.append(piece)
     return "".join(pieces)
 
