@@ -22,7 +22,7 @@ MOST_BITS = 4096  # of a whole number
 def _output(context: Context, value: Any) -> str:
     assert isinstance(context, MeteredContext)
     text = as_text(context.meter, value)
-    context.meter.pay(len(text))
+    context.meter.pay(extent(text))
     return text
 
 

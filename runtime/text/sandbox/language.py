@@ -93,7 +93,7 @@ def copied(meter: Meter, value: Any) -> Any:
 def joined(meter: Meter, *parts: Any) -> str:
     """Return the texts of all parts, joined."""
     texts = [as_text(meter, part) for part in parts]
-    meter.pay(sum(map(len, texts)))
+    meter.pay(ITEM + sum(map(len, texts)))
     return "".join(texts)
 
 
@@ -114,5 +114,5 @@ def as_text(meter: Meter, value: Any) -> str:
     if isinstance(value, str):
         return value
     text = str(value)
-    meter.pay(len(text))
+    meter.pay(extent(text))
     return text

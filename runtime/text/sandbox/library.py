@@ -11,12 +11,22 @@ from jinja2.sandbox import safe_range
 from jinja2.utils import Namespace
 
 from .language import as_text, walked
-from .meter import ITEM, Meter, MeteredContext, RaisedError, RefusedError, extent
+from .meter import (
+    ITEM,
+    LARGEST,
+    TOO_LARGE,
+    Meter,
+    MeteredContext,
+    RaisedError,
+    RefusedError,
+    extent,
+)
 
 __all__ = ["FILTERS", "FUNCTIONS", "METHODS", "TESTS"]
 
 LONGEST_ARGUMENT = 100  # characters, where the time of a call grows with this length too
 WIDEST_INDENT = 32  # characters
+NAMESPACE = 6 * ITEM  # units of an empty one
 
 Price = Callable[..., int]
 
@@ -29,6 +39,7 @@ class _Namespace(Namespace):
 
 
 def _namespace(meter: Meter, /, *args: Any, **kwargs: Any) -> Namespace:
+    meter.pay(NAMESPACE)
     return _Namespace(*args, **kwargs)
 
 
@@ -235,9 +246,12 @@ def _tojson(
     encoder = json.JSONEncoder(
         ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
-    pieces = []
+    pieces, size = [], 0
     for piece in encoder.iterencode(value):
-        meter.pay(len(piece))
+        meter.pay(extent(piece))
+        size += len(piece)
+        if size > LARGEST:
+            raise RefusedError(TOO_LARGE)
         pieces.append(piece)
     return "".join(pieces)
 

@@ -8,7 +8,16 @@ from typing import Any
 
 from jinja2.runtime import Context
 
-__all__ = ["ITEM", "Meter", "MeteredContext", "RaisedError", "RefusedError", "extent"]
+__all__ = [
+    "ITEM",
+    "LARGEST",
+    "TOO_LARGE",
+    "Meter",
+    "MeteredContext",
+    "RaisedError",
+    "RefusedError",
+    "extent",
+]
 
 LARGEST = 1 << 22  # units of one value: 4 million characters
 MOST = 1 << 26  # units of all values of a rendering: about 256 MiB
