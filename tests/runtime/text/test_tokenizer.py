@@ -3,6 +3,8 @@
 import functools
 import json
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -20,6 +22,8 @@ from tokenizers import Tokenizer as Backend
 
 from edgegpt.errors import DataError
 from edgegpt.runtime.errors import BundleError, InvalidInputError
+from edgegpt.runtime.generation.rows import Text
+from edgegpt.runtime.generation.run import Run
 from edgegpt.runtime.text.chat_template import ChatTemplate
 from edgegpt.runtime.text.stops import Detokenizer
 from edgegpt.runtime.text.tokenizer import Tokenizer
@@ -326,6 +330,16 @@ def test_the_space_before_the_first_new_word_is_shown():
     prompt = piece_tokenizer().encode("a b")
     assert continued(prompt, words("▁b|c")) == " bc"
     assert continued(prompt, words("b|▁a")) == "b a"
+
+
+def test_a_generated_text_continues_its_own_prompt():
+    prompts = [piece_tokenizer().encode("a b"), words("<s>")]
+    texts = [Text(ids, seed=0, series=number) for number, ids in enumerate(prompts)]
+    rules: Any = SimpleNamespace(stop=())
+    engine: Any = None
+    run = Run(engine, piece_tokenizer(), texts, rules, pace=engine)
+    pieces = [detokenizer.push(words("▁b")[0]) for detokenizer in run.detokenizers]
+    assert pieces == [" b", "b"]
 
 
 def test_a_text_that_begins_does_not_begin_with_a_space():

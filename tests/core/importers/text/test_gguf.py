@@ -120,6 +120,12 @@ def test_without_an_end_of_turn_it_is_found_by_its_name_and_said():
     assert found.notes == ("a text ends at '<|im_end|>', too, by the name, as in llama.cpp",)
 
 
+def test_an_ordinary_token_with_the_name_of_an_end_is_none():
+    kinds = [CONTROL, *[NORMAL] * 6, USER, UNUSED]
+    found = text_of_gguf(byte_level(eos_token_id=1, token_type=kinds), 100)
+    assert (found.usage.end_ids, found.notes) == ((1,), ())
+
+
 def test_ids_beyond_the_embedding_are_dropped_and_named():
     found = text_of_gguf(byte_level(token_type=[CONTROL] * 9, padding_token_id=8), 7)
     assert found.usage.pad_id is None

@@ -18,6 +18,7 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama": ("bpe", "identity", {}),
     "gemma": ("bpe", "identity", {"add_dummy_prefix": False}),
     "open_llama": ("bpe", "nmt_nfkc", {"remove_extra_whitespaces": True}),
+    "old": ("bpe", "nfkc", {"remove_extra_whitespaces": True, "byte_fallback": False}),
     "unigram": ("unigram", "identity", {}),
     "t5": ("unigram", "nmt_nfkc", {"remove_extra_whitespaces": True, "byte_fallback": False}),
 }
@@ -145,6 +146,12 @@ def test_a_damaged_table_of_characters_is_refused():
 
 def model_of(pieces: list[tuple[str, Kind]], charsmap: bytes = b"") -> PieceModel:
     return PieceModel([Piece(t, -1.0, kind) for t, kind in pieces], "bpe", "every", False, charsmap)
+
+
+def test_a_text_is_cut_into_normal_pieces_only():
+    pieces = [("<unk>", Kind.UNKNOWN), ("a", Kind.NORMAL), ("b", Kind.NORMAL), ("ab", Kind.UNUSED)]
+    tokenizer = piece_tokenizer(model_of([*pieces, ("▁", Kind.NORMAL)]), {})
+    assert tokenizer.encode("ab").tokens == ["▁", "a", "b"]
 
 
 @pytest.mark.parametrize(
