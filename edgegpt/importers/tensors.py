@@ -12,10 +12,24 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 
-__all__ = ["PickledTensors", "SafeTensors", "Tensors", "read_pickle", "tensors_of_folder"]
+__all__ = [
+    "WEIGHT_FILES",
+    "PickledTensors",
+    "SafeTensors",
+    "Tensors",
+    "read_pickle",
+    "shard_names",
+    "tensors_of_folder",
+]
 
 # The types of tensors in safetensors files that can be read exactly.
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+# The weights of a Hugging Face folder, best first: one file, or an index that names several.
+WEIGHT_FILES = (
+    ("model.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
 
 
 class Tensors(Protocol):
@@ -129,10 +143,7 @@ def read_pickle(path: Path) -> Any:
 
 def tensors_of_folder(folder: Path) -> Tensors:
     """Return the weights of a Hugging Face folder: safetensors if there are any, else pickled."""
-    for single, index in (
-        ("model.safetensors", "model.safetensors.index.json"),
-        ("pytorch_model.bin", "pytorch_model.bin.index.json"),
-    ):
+    for single, index in WEIGHT_FILES:
         if (folder / index).exists():
             paths = _shards(folder, folder / index)
         elif (folder / single).exists():
@@ -147,8 +158,12 @@ def tensors_of_folder(folder: Path) -> Tensors:
     )
 
 
-def _shards(folder: Path, index: Path) -> list[Path]:
-    """Return the files that an index names; they have to lie in its folder."""
+def shard_names(index: Path) -> list[str]:
+    """Return the files that an index names; they have to be in its folder.
+
+    Raises:
+        CheckpointError: if `index` is no index, or names a place outside its folder.
+    """
     try:
         document = json.loads(index.read_bytes())
         names = set(document["weight_map"].values())
@@ -157,9 +172,15 @@ def _shards(folder: Path, index: Path) -> list[Path]:
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or name in (".", ".."):
             raise CheckpointError(f"{index} names {name!r:.80}, which is not a file of its folder")
+    return sorted(names)
+
+
+def _shards(folder: Path, index: Path) -> list[Path]:
+    names = shard_names(index)
+    for name in names:
         if not (folder / name).is_file():
             raise CheckpointError(f"{index} names {name}, which is missing: {folder / name}")
-    return [folder / name for name in sorted(names)]
+    return [folder / name for name in names]
 
 
 def _pickled(paths: list[Path]) -> PickledTensors:
