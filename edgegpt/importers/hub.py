@@ -30,6 +30,8 @@ SETTINGS = ("config.json", "generation_config.json", "LICENSE*", "LICENCE*", "CO
 TEXTS = (
     "tokenizer.json",
     "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -295,7 +297,7 @@ def _sentence(error: BaseException, hub_id: str, revision: str | None) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"no space is left for {hub_id} in {constants.HF_HUB_CACHE}: make room, or set HF_HOME"
     first = (str(error).splitlines() or [""])[0]
-    return f"cannot download {hub_id} from {constants.ENDPOINT}: {first or type(error).__name__}"
+    return f"cannot get {hub_id} from {constants.ENDPOINT}: {first or type(error).__name__}"
 
 
 def _answer(status: int, hub_id: str, log_in: str) -> str:

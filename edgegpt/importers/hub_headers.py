@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +13,11 @@ from ..errors import CheckpointError
 from .hub import download, explained, name_of, repository_of
 from .huggingface import open_folder, read_json
 from .source import Source
-from .tensors import DTYPES, WEIGHT_FILES, shard_names
+from .tensors import DTYPES, WEIGHT_FILES, exact_dtype, shard_names
 
 __all__ = ["HeadersOnly", "open_headers"]
+
+Entry = tuple[str, str, tuple[int, ...]]  # file, type and shape of a tensor
 
 
 class HeadersOnly:
@@ -26,18 +27,13 @@ class HeadersOnly:
         tensors: file, type and shape of each tensor, by name.
     """
 
-    def __init__(self, tensors: Mapping[str, tuple[str, str, tuple[int, ...]]]) -> None:
+    def __init__(self, tensors: Mapping[str, Entry]) -> None:
         self._tensors = tensors
         self.shapes = {name: shape for name, (_, _, shape) in tensors.items()}
 
     def dtype(self, name: str) -> torch.dtype:
         """Return the type of the tensor."""
-        found = self._tensors[name][1]
-        if found not in DTYPES:
-            raise CheckpointError(
-                f"{self.place(name)}: {name} is of type {found}; import reads {', '.join(DTYPES)}"
-            )
-        return DTYPES[found]
+        return exact_dtype(self._tensors[name][1], name, self.place(name))
 
     def read(self, name: str) -> Tensor:
         """Raise an error: the values are still on the Hub."""
@@ -61,13 +57,36 @@ def open_headers(hub_id: str, revision: str | None, progress: Progress = silent)
         raise CheckpointError(
             f"{hub_id}: a GGUF file is looked at when it is here; import downloads it"
         )
+    (single, index), (pickled, _) = WEIGHT_FILES
     name = name_of(hub_id, folder)
-    files = _weight_files(folder)
-    if all((folder / file).exists() for file in files):
+    files = shard_names(folder / index) if (folder / index).exists() else [single]
+    if all((folder / file).exists() for file in files) or (folder / pickled).exists():
         return open_folder(folder, name)
-    tensors: dict[str, tuple[str, str, tuple[int, ...]]] = {}
+    tensors: dict[str, Entry] = {}
     for done, file in enumerate(files):
         progress("reading headers", done, len(files))
         tensors |= _header(hub_id, file, folder.name)
     path = folder / "config.json"
     return Source(name, read_json(path), str(path), HeadersOnly(tensors), folder)
+
+
+def _header(hub_id: str, file: str, commit: str) -> dict[str, Entry]:
+    """Read the header of a safetensors file on the Hub, without the rest."""
+    place, found = f"{hub_id}/{file}", {}
+    with explained(hub_id, commit):
+        from huggingface_hub import HfApi
+
+        api, repository = HfApi(), repository_of(hub_id)
+        if not api.file_exists(repository, file, revision=commit):
+            raise CheckpointError(
+                f"{hub_id} has no {file}; the shapes of pickled weights are known only when they "
+                f"are here: import downloads them"
+            )
+        header = api.parse_safetensors_file_metadata(repository, file, revision=commit)
+        for name, tensor in header.tensors.items():
+            shape, (begin, end) = tuple(tensor.shape), tensor.data_offsets
+            known = DTYPES.get(tensor.dtype)
+            if known is not None and end - begin != prod(shape) * known.itemsize:
+                raise CheckpointError(f"{place}: the size of {name} is not that of its shape")
+            found[name] = (place, str(tensor.dtype), shape)
+    return found

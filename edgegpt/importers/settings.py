@@ -4,6 +4,7 @@ A family of models reads the settings that it knows. `SourceSettings.finish` the
 others, because a setting that edgegpt does not know may change what the model computes.
 """
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..errors import CheckpointError
@@ -60,11 +61,18 @@ class SourceSettings:
     null counts as missing, except for `is_null`.
     """
 
-    def __init__(self, values: dict[str, Any], where: str) -> None:
-        self.values, self.where = values, where
+    def __init__(
+        self,
+        values: dict[str, Any],
+        where: str,
+        housekeeping: Collection[str] = HOUSEKEEPING,
+        refused: Mapping[str, str] = REFUSED,
+        kind: str = "this family of models",
+    ) -> None:
+        self.values, self.where, self.kind = values, where, kind
         self.notes: list[str] = []
-        self._read: set[str] = set(HOUSEKEEPING)
-        for name, reason in REFUSED.items():
+        self._read: set[str] = set(housekeeping)
+        for name, reason in refused.items():
             if values.get(name):
                 raise self.error(f"{name} is {values[name]!r:.80}: {reason}")
             self._read.add(name)
@@ -147,11 +155,11 @@ class SourceSettings:
         )
         if unknown:
             raise self.error(
-                f"the settings {', '.join(unknown)} are not known for this family of models, and "
-                f"may change what it computes"
+                f"the settings {', '.join(unknown)} are not known for {self.kind}, and may change "
+                f"what it computes"
                 if len(unknown) > 1
-                else f"the setting {unknown[0]} is not known for this family of models, and may "
-                f"change what it computes"
+                else f"the setting {unknown[0]} is not known for {self.kind}, and may change what "
+                f"it computes"
             )
 
     def _first(self, names: tuple[str, ...]) -> tuple[str, Any]:

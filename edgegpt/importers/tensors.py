@@ -17,6 +17,7 @@ __all__ = [
     "PickledTensors",
     "SafeTensors",
     "Tensors",
+    "exact_dtype",
     "read_pickle",
     "shard_names",
     "tensors_of_folder",
@@ -30,6 +31,19 @@ WEIGHT_FILES = (
     ("model.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
+
+
+def exact_dtype(found: str, name: str, place: str) -> torch.dtype:
+    """Return the type that a safetensors file calls `found`; `name` and `place` are for messages.
+
+    Raises:
+        CheckpointError: if it is not a type of weights.
+    """
+    if found not in DTYPES:
+        raise CheckpointError(
+            f"{place}: {name} is of type {found}; import reads {', '.join(DTYPES)}"
+        )
+    return DTYPES[found]
 
 
 class Tensors(Protocol):
@@ -76,12 +90,7 @@ class SafeTensors:
 
     def dtype(self, name: str) -> torch.dtype:
         """Return the type of the tensor."""
-        found = self._dtypes[name]
-        if found not in DTYPES:
-            raise CheckpointError(
-                f"{self.place(name)}: {name} is of type {found}; import reads {', '.join(DTYPES)}"
-            )
-        return DTYPES[found]
+        return exact_dtype(self._dtypes[name], name, self.place(name))
 
     def read(self, name: str) -> Tensor:
         """Return the tensor, which stays in the file."""
