@@ -21,6 +21,7 @@ __all__ = [
     "read_pickle",
     "shard_names",
     "tensors_of_folder",
+    "weight_paths",
 ]
 
 # The types of tensors in safetensors files that can be read exactly.
@@ -152,16 +153,21 @@ def read_pickle(path: Path) -> Any:
 
 def tensors_of_folder(folder: Path) -> Tensors:
     """Return the weights of a Hugging Face folder: safetensors if there are any, else pickled."""
+    paths = weight_paths(folder)
+    return SafeTensors(paths) if paths[0].suffix == ".safetensors" else _pickled(paths)
+
+
+def weight_paths(folder: Path) -> list[Path]:
+    """Return the files with the weights of a Hugging Face folder.
+
+    Raises:
+        CheckpointError: if there are none, or if an index names one that is missing.
+    """
     for single, index in WEIGHT_FILES:
         if (folder / index).exists():
-            paths = _shards(folder, folder / index)
-        elif (folder / single).exists():
-            paths = [folder / single]
-        else:
-            continue
-        if single.endswith(".safetensors"):
-            return SafeTensors(paths)
-        return _pickled(paths)
+            return _shards(folder, folder / index)
+        if (folder / single).exists():
+            return [folder / single]
     raise CheckpointError(
         f"{folder} has no weights: neither model.safetensors nor pytorch_model.bin, and no index"
     )

@@ -5,15 +5,18 @@ from math import prod
 from pathlib import Path
 
 import torch
+from huggingface_hub import HfApi
 from torch import Tensor
 
 from edgegpt.runtime.progress import Progress, silent
 
-from ..errors import CheckpointError
-from .hub import download, explained, name_of, repository_of
-from .huggingface import open_folder, read_json
-from .source import Source
-from .tensors import DTYPES, WEIGHT_FILES, exact_dtype, shard_names
+from ...errors import CheckpointError
+from ..huggingface import open_folder, read_json
+from ..source import Source
+from ..tensors import DTYPES, WEIGHT_FILES, exact_dtype, shard_names, weight_paths
+from .download import download
+from .ids import HubId
+from .problems import explained
 
 __all__ = ["HeadersOnly", "open_headers"]
 
@@ -44,39 +47,42 @@ class HeadersOnly:
         return self._tensors[name][0]
 
 
-def open_headers(hub_id: str, revision: str | None, progress: Progress = silent) -> Source:
+def open_headers(hub_id: HubId, revision: str | None, progress: Progress = silent) -> Source:
     """Return a model on the Hub, for a look at it: a few kB are downloaded, but no weights.
 
     Weights that are in the cache already are opened there.
 
     Raises:
-        CheckpointError: as `download`, and if the weights are pickled, or a header is damaged.
+        CheckpointError: as `download`, and if the weights are pickled or GGUF, whose shapes are not
+            read from afar, or if a header is damaged.
     """
+    if hub_id.file is not None:
+        raise CheckpointError(f"{hub_id}: GGUF files are looked at here; import downloads it")
     folder = download(hub_id, revision, weights=False, progress=progress)
-    if not folder.is_dir():
-        raise CheckpointError(
-            f"{hub_id}: a GGUF file is looked at when it is here; import downloads it"
-        )
-    (single, index), (pickled, _) = WEIGHT_FILES
-    name = name_of(hub_id, folder)
+    name, path = hub_id.with_commit(folder), folder / "config.json"
+    try:
+        weight_paths(folder)
+    except CheckpointError:  # some are not in the cache
+        tensors = _headers(hub_id, folder, progress)
+        return Source(name, read_json(path), str(path), tensors, folder)
+    return open_folder(folder, name)
+
+
+def _headers(hub_id: HubId, folder: Path, progress: Progress) -> HeadersOnly:
+    single, index = WEIGHT_FILES[0]
     files = shard_names(folder / index) if (folder / index).exists() else [single]
-    if all((folder / file).exists() for file in files) or (folder / pickled).exists():
-        return open_folder(folder, name)
     tensors: dict[str, Entry] = {}
     for done, file in enumerate(files):
         progress("reading headers", done, len(files))
         tensors |= _header(hub_id, file, folder.name)
-    path = folder / "config.json"
-    return Source(name, read_json(path), str(path), HeadersOnly(tensors), folder)
+    return HeadersOnly(tensors)
 
 
-def _header(hub_id: str, file: str, commit: str) -> dict[str, Entry]:
+def _header(hub_id: HubId, file: str, commit: str) -> dict[str, Entry]:
     """Read the header of a safetensors file on the Hub, without the rest."""
     place, found = f"{hub_id}/{file}", {}
     with explained(hub_id, commit):
-        from huggingface_hub import HfApi
-
-        api, repository = HfApi(), repository_of(hub_id)
+        api, repository = HfApi(), hub_id.repository
         if not api.file_exists(repository, file, revision=commit):
             raise CheckpointError(
                 f"{hub_id} has no {file}; the shapes of pickled weights are known only when they "
