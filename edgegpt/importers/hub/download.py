@@ -11,13 +11,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from logging import CRITICAL
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
-from huggingface_hub.utils import logging, tqdm
+from huggingface_hub.utils import logging
+from huggingface_hub.utils.tqdm import tqdm
 
 from edgegpt.runtime.progress import Progress, silent
 
@@ -164,9 +166,10 @@ def _reporter(progress: Progress, what: str, total: int) -> Any:
     """Return a class of progress bars, all for one sum, that draw nothing and tell `progress`."""
     done = 0
 
-    class Reporter(tqdm):  # type: ignore[misc, type-arg]
+    class Reporter(tqdm):
         def __init__(self, *args: Any, **settings: Any) -> None:
-            super().__init__(*args, **{**settings, "disable": True})
+            settings["disable"] = True
+            super().__init__(*args, **settings)  # type: ignore[no-untyped-call]
 
         def update(self, n: float | None = 1) -> None:
             nonlocal done
@@ -207,7 +210,7 @@ def _cached(hub_id: HubId, revision: str | None, weights: bool, error: Checkpoin
 def _quiet() -> Iterator[None]:
     """Keep the library from printing what the errors say."""
     before = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)
+    logging.set_verbosity(CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
