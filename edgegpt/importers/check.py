@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import prod
 
 from ..model import GPTConfig
-from .papers import Papers, papers_of_folder
+from .papers import papers_of
 from .run import Import
 
 __all__ = ["LONGEST_CONTEXT", "Check", "report"]
@@ -69,12 +69,12 @@ class Check:
 def report(found: Import) -> Check:
     """Return what to expect of a source that was looked at; no values of weights are read."""
     counts = {name: prod(weight.shape) for name, weight in found.weights.items()}
-    parameters, context = sum(counts.values()), min(found.config.block_size, LONGEST_CONTEXT)
+    parameters = found.parameter_count
+    context = min(found.config.block_size, LONGEST_CONTEXT)
     device = {bits: _device_bytes(found, counts, bits) for bits in EXPORT_SECONDS_PER_BILLION}
     checkpoint = sum(counts[name] * dtype.itemsize for name, dtype in found.dtypes.items())
     source = _source_bytes(found)
-    folder = found.source.folder
-    papers = Papers() if folder is None else papers_of_folder(folder)
+    papers = papers_of(found.source)
     return Check(
         name=found.source.name,
         family=found.family.model_type,

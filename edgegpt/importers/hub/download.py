@@ -5,6 +5,7 @@ Cache, token and server are those of the library (HF_HOME, HF_TOKEN, HF_ENDPOINT
 and a warning says so.
 """
 
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
@@ -46,6 +47,7 @@ TEXTS = (
     "chat_template.json",
 )
 WEIGHTS = {name for pair in WEIGHT_FILES for name in pair}
+PART = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf")
 NAMED = 12  # GGUF files that a message lists at most
 
 
@@ -71,6 +73,7 @@ def download(
         return _cached(hub_id, revision, weights, error)
     with explained(hub_id, revision), _quiet():
         if hub_id.file is not None:
+            remote.fetch(_parts(hub_id.file, remote), remote.commit)
             return remote.fetch([hub_id.file], revision)
         _check_kind(remote)
         folder = remote.fetch(["config.json"], revision).parent
@@ -136,6 +139,15 @@ def _check_kind(remote: _Remote) -> None:
             f"{repository} on the Hub has no {lacking}; import needs config.json and "
             f"model.safetensors or pytorch_model.bin, whole or in parts with an index"
         )
+
+
+def _parts(file: str, remote: _Remote) -> list[str]:
+    """Return the other parts of a split GGUF file, which are found beside it."""
+    match = PART.fullmatch(file)
+    if match is None:
+        return []
+    own = re.compile(rf"{re.escape(match[1])}-\d{{5}}-of-{match[2]}\.gguf")
+    return [name for name in remote.sizes if own.fullmatch(name)]
 
 
 def _weight_files(remote: _Remote, weights: bool) -> list[str]:

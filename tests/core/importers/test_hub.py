@@ -21,7 +21,7 @@ from edgegpt.errors import CheckpointError, EdgeGPTWarning
 from edgegpt.importers.hub.download import download as download_model
 from edgegpt.importers.hub.headers import open_headers
 from edgegpt.importers.hub.ids import HubId, is_hub_id
-from edgegpt.importers.huggingface import open_folder
+from edgegpt.importers.hub.open import open_hub
 from edgegpt.importers.run import look
 from edgegpt.runtime.progress import Progress, silent
 
@@ -115,7 +115,9 @@ def test_only_what_import_reads_is_downloaded(hub: StandInHub, files: dict[str, 
     }
     assert all((folder / name).read_bytes() == files[name] for name in SHARDS)
     assert HUB_ID.with_commit(folder) == f"{NAME}@0123456"
-    assert look(open_folder(folder)).config.n_layer == 3
+    source = open_hub(HUB_ID, None)
+    assert (source.folder, source.name) == (folder, f"{NAME}@0123456")
+    assert look(source).config.n_layer == 3
 
 
 def test_a_second_download_asks_for_no_file_again(hub: StandInHub) -> None:
@@ -153,6 +155,16 @@ def test_one_gguf_file_of_a_repository_is_downloaded(hub: StandInHub) -> None:
     assert HubId.of("org/quants/more/b.gguf").with_commit(path) == "org/quants/more/b.gguf@0123456"
     assert not any("a.gguf" in asked for asked in hub.asked)
     assert "org/quants/c.gguf" in refusal("org/quants/c.gguf")
+
+
+def test_all_parts_of_a_split_gguf_file_are_downloaded(hub: StandInHub) -> None:
+    parts = [f"q/m-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
+    others = ["q/m-00001-of-00004.gguf", "q/n-00002-of-00003.gguf"]
+    hub.models["org/quants"] = Model({name: name.encode() for name in (*parts, *others)})
+    path = download(f"org/quants/{parts[0]}", None)
+    assert path.read_bytes() == parts[0].encode()
+    assert set(hub.sent) == set(parts)
+    assert path.with_name("m-00003-of-00003.gguf").exists()
 
 
 @pytest.mark.parametrize("more", [{}, {"config.json": b"{}"}], ids=["alone", "with settings"])
