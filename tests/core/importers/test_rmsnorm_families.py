@@ -7,6 +7,10 @@ import pytest
 import transformers
 from tiny_checkpoints import LIMIT, SIZES, error, imported, same_greedy_text, save_tiny
 
+from edgegpt.errors import CheckpointError
+from edgegpt.importers.huggingface import open_folder
+from edgegpt.importers.run import look
+
 HEAD = {"head_dim": 16}  # wider than an equal share of the stream
 LAYERS = {"num_hidden_layers": 4}
 SLIDING, FULL = "sliding_attention", "full_attention"
