@@ -23,15 +23,22 @@ def print_families(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"families": known, "refused": refused}, indent=1))
         return
+    reasons: dict[str, list[str]] = {}
+    for name, reason in refused.items():
+        reasons.setdefault(reason, []).append(name)
     console = stdout()
-    for title, heading, rows in (
-        ("Families that are imported", "models", known),
-        ("Families that are refused", "why", refused),
+    for title, names, rows in (
+        ("Families that are imported", ("model_type", "models"), list(known.items())),
+        (
+            "Families that are refused",
+            ("why", "model_type"),
+            [(reason, ", ".join(group)) for reason, group in sorted(reasons.items())],
+        ),
     ):
         table = titled_table(title)
-        for name in ("model_type", heading):
+        for name in names:
             table.add_column(name)
-        for row in rows.items():
+        for row in rows:
             table.add_row(*row)
         console.print(table, markup=False)
 
@@ -71,7 +78,7 @@ def _licence(check: "Check") -> str:
 
 
 def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
+    return f"{count / 1e9:.3g} GB" if count >= 999.5e6 else f"{count / 1e6:.3g} MB"
 
 
 def _time(seconds: int) -> str:
