@@ -78,7 +78,7 @@ def download(
         _check_kind(remote)
         folder = remote.fetch(["config.json"], revision).parent
         patterns = SETTINGS + PAPERS + (TEXTS if weights else ())
-        small = [n for n in remote.sizes if any(fnmatchcase(n, p) for p in patterns)]
+        small = [name for name in remote.sizes if _is_wanted(name, patterns)]
         remote.fetch(small, remote.commit)
         remote.fetch(_weight_files(remote, weights), remote.commit)
     return folder
@@ -98,7 +98,10 @@ class _Remote:
 
         The cache keeps the name `revision`, so that it knows it when it is offline.
         """
-        sizes = [self.sizes.get(name, 0) for name in names if not self._has(name)]
+        unknown = [name for name in names if name not in self.sizes]
+        if unknown:
+            raise CheckpointError(f"{self.repository} on the Hub has no {unknown[0]}")
+        sizes = [self.sizes[name] for name in names if not self._has(name)]
         _check_space(self.repository, sum(sizes))
         bar = _reporter(self.progress, f"downloading {self.repository}", sum(sizes))
         path = Path()
@@ -123,10 +126,16 @@ def _asked(hub_id: HubId, progress: Progress, revision: str | None) -> _Remote:
     return _Remote(hub_id.repository, str(info.sha), sizes, progress)
 
 
+def _is_wanted(name: str, patterns: Sequence[str]) -> bool:
+    """Return whether a file is in the top folder, matches a pattern, and is no code."""
+    matches = any(fnmatchcase(name, pattern) for pattern in patterns)
+    return matches and "/" not in name and not name.endswith(".py")
+
+
 def _check_kind(remote: _Remote) -> None:
     """Refuse a repository without settings or weights before anything is downloaded."""
     names, repository = remote.sizes.keys(), remote.repository
-    gguf = sorted(name for name in names if name.endswith(".gguf"))
+    gguf = sorted(name for name in names if name.endswith(".gguf") and name.isprintable())
     if gguf and not names & WEIGHTS:
         more = f" and {len(gguf) - NAMED} more" if len(gguf) > NAMED else ""
         raise CheckpointError(

@@ -47,6 +47,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
         "LICENSE.txt": b"Do as you like.",
         "tokenizer.json": b"{}",
         "modeling_own.py": b"raise SystemExit",
+        "LICENSE.py": b"raise SystemExit",
+        "LICENSES/other.txt": b"of a part",
         "pytorch_model.bin": b"pickled",
         "consolidated.safetensors": b"the same again",
         "onnx/model.onnx": b"onnx",
@@ -154,7 +156,7 @@ def test_one_gguf_file_of_a_repository_is_downloaded(hub: StandInHub) -> None:
     assert path.read_bytes() == b"GGUF b"
     assert HubId.of("org/quants/more/b.gguf").with_commit(path) == "org/quants/more/b.gguf@0123456"
     assert not any("a.gguf" in asked for asked in hub.asked)
-    assert "org/quants/c.gguf" in refusal("org/quants/c.gguf")
+    assert "org/quants on the Hub has no more/c.gguf" in refusal("org/quants/more/c.gguf")
 
 
 def test_all_parts_of_a_split_gguf_file_are_downloaded(hub: StandInHub) -> None:
@@ -250,9 +252,18 @@ def test_a_disk_that_gets_full_is_told(hub: StandInHub, monkeypatch: pytest.Monk
     assert f"no space is left for {NAME}" in refusal()
 
 
-def test_an_index_that_names_a_place_outside_is_refused(hub: StandInHub) -> None:
-    hub.models[NAME].files[INDEX] = b'{"weight_map": {"a": "../../secret.safetensors"}}'
-    assert "which is not a file of its folder" in refusal()
+@pytest.mark.parametrize(
+    ("file", "named"),
+    [
+        ("../../secret.safetensors", "which is not a file of its folder"),
+        ("gone.safetensors", f"{NAME} on the Hub has no gone.safetensors"),
+    ],
+)
+def test_an_index_that_names_what_is_not_there_is_refused(
+    hub: StandInHub, file: str, named: str
+) -> None:
+    hub.models[NAME].files[INDEX] = json.dumps({"weight_map": {"a": file}}).encode()
+    assert named in refusal()
 
 
 def lay_cache(files: dict[str, bytes], cache: Path, *, links: bool) -> Path:
