@@ -40,8 +40,8 @@ LONGEST_PATTERN = 500  # characters
 HOUSEKEEPING = frozenset(
     """
     auto_mapping base_model_name_or_path eva_config exclude_modules inference_mode
-    layers_pattern layers_to_transform lora_dropout megatron_core peft_version qalora_group_size
-    revision runtime_config target_modules task_type
+    layers_pattern layers_to_transform lora_dropout megatron_core merge_weights peft_version
+    qalora_group_size revision runtime_config target_modules task_type
     """.split()  # noqa: SIM905 - as in settings.py
 )
 
@@ -51,6 +51,7 @@ REFUSED = {
     "alora_invocation_tokens": "an aLoRA adapter works on part of the text only",
     "arrow_config": "Arrow chooses between adapters for each token",
     "corda_config": _BASE,
+    "enable_lora": "it changes parts of packed layers",
     "ensure_weight_tying": "tied embeddings would change, too",
     "kasa_config": "KaSA changes the base weights, too",
     "layer_replication": "it repeats layers of the base model",

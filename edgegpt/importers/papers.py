@@ -1,13 +1,14 @@
-"""The papers of a source folder: its licence, and the model card that tells what it is for."""
+"""The papers of a source: its licence, and the model card that tells what it is for."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError
+from .source import Source
 from .text.files import read_text
 
-__all__ = ["Papers", "papers_of_folder"]
+__all__ = ["Papers", "papers_of"]
 
 LARGEST = 2**20  # bytes of a licence or a card
 LICENSE_FILES = ("license", "licence", "copying")
@@ -33,8 +34,18 @@ class Papers:
     notes: tuple[str, ...] = ()
 
 
-def papers_of_folder(folder: Path) -> Papers:
-    """Return the papers in `folder`; one of more than 1 MB, or that is no text, is left out."""
+def papers_of(source: Source) -> Papers:
+    """Return the papers of a source; one of more than 1 MB, or that is no text, is left out.
+
+    A GGUF file has no papers but the licence's name.
+    """
+    if source.folder is not None:
+        return _papers_of_folder(source.folder)
+    name = (source.fields or {}).get("general.license")
+    return Papers(name if isinstance(name, str) and LICENSE_NAME.fullmatch(name) else None)
+
+
+def _papers_of_folder(folder: Path) -> Papers:
     licenses = sorted(path for path in folder.iterdir() if _is_license(path))
     notes: list[str] = []
     text = _text(licenses[0], notes) if licenses else None

@@ -5,19 +5,22 @@ Cache, token and server are those of the library (HF_HOME, HF_TOKEN, HF_ENDPOINT
 and a warning says so.
 """
 
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from logging import CRITICAL
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
-from huggingface_hub.utils import logging, tqdm
+from huggingface_hub.utils import logging
+from huggingface_hub.utils.tqdm import tqdm
 
 from edgegpt.runtime.progress import Progress, silent
 
@@ -44,6 +47,7 @@ TEXTS = (
     "chat_template.json",
 )
 WEIGHTS = {name for pair in WEIGHT_FILES for name in pair}
+PART = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf")
 NAMED = 12  # GGUF files that a message lists at most
 
 
@@ -69,11 +73,12 @@ def download(
         return _cached(hub_id, revision, weights, error)
     with explained(hub_id, revision), _quiet():
         if hub_id.file is not None:
+            remote.fetch(_parts(hub_id.file, remote), remote.commit)
             return remote.fetch([hub_id.file], revision)
         _check_kind(remote)
         folder = remote.fetch(["config.json"], revision).parent
         patterns = SETTINGS + PAPERS + (TEXTS if weights else ())
-        small = [n for n in remote.sizes if any(fnmatchcase(n, p) for p in patterns)]
+        small = [name for name in remote.sizes if _is_wanted(name, patterns)]
         remote.fetch(small, remote.commit)
         remote.fetch(_weight_files(remote, weights), remote.commit)
     return folder
@@ -93,7 +98,10 @@ class _Remote:
 
         The cache keeps the name `revision`, so that it knows it when it is offline.
         """
-        sizes = [self.sizes.get(name, 0) for name in names if not self._has(name)]
+        unknown = [name for name in names if name not in self.sizes]
+        if unknown:
+            raise CheckpointError(f"{self.repository} on the Hub has no {unknown[0]}")
+        sizes = [self.sizes[name] for name in names if not self._has(name)]
         _check_space(self.repository, sum(sizes))
         bar = _reporter(self.progress, f"downloading {self.repository}", sum(sizes))
         path = Path()
@@ -118,10 +126,16 @@ def _asked(hub_id: HubId, progress: Progress, revision: str | None) -> _Remote:
     return _Remote(hub_id.repository, str(info.sha), sizes, progress)
 
 
+def _is_wanted(name: str, patterns: Sequence[str]) -> bool:
+    """Return whether a file is in the top folder, matches a pattern, and is no code."""
+    matches = any(fnmatchcase(name, pattern) for pattern in patterns)
+    return matches and "/" not in name and not name.endswith(".py")
+
+
 def _check_kind(remote: _Remote) -> None:
     """Refuse a repository without settings or weights before anything is downloaded."""
     names, repository = remote.sizes.keys(), remote.repository
-    gguf = sorted(name for name in names if name.endswith(".gguf"))
+    gguf = sorted(name for name in names if name.endswith(".gguf") and name.isprintable())
     if gguf and not names & WEIGHTS:
         more = f" and {len(gguf) - NAMED} more" if len(gguf) > NAMED else ""
         raise CheckpointError(
@@ -134,6 +148,15 @@ def _check_kind(remote: _Remote) -> None:
             f"{repository} on the Hub has no {lacking}; import needs config.json and "
             f"model.safetensors or pytorch_model.bin, whole or in parts with an index"
         )
+
+
+def _parts(file: str, remote: _Remote) -> list[str]:
+    """Return the other parts of a split GGUF file, which are found beside it."""
+    match = PART.fullmatch(file)
+    if match is None:
+        return []
+    own = re.compile(rf"{re.escape(match[1])}-\d{{5}}-of-{match[2]}\.gguf")
+    return [name for name in remote.sizes if own.fullmatch(name)]
 
 
 def _weight_files(remote: _Remote, weights: bool) -> list[str]:
@@ -164,9 +187,10 @@ def _reporter(progress: Progress, what: str, total: int) -> Any:
     """Return a class of progress bars, all for one sum, that draw nothing and tell `progress`."""
     done = 0
 
-    class Reporter(tqdm):  # type: ignore[misc, type-arg]
+    class Reporter(tqdm):
         def __init__(self, *args: Any, **settings: Any) -> None:
-            super().__init__(*args, **{**settings, "disable": True})
+            settings["disable"] = True
+            super().__init__(*args, **settings)  # type: ignore[no-untyped-call]
 
         def update(self, n: float | None = 1) -> None:
             nonlocal done
@@ -207,7 +231,7 @@ def _cached(hub_id: HubId, revision: str | None, weights: bool, error: Checkpoin
 def _quiet() -> Iterator[None]:
     """Keep the library from printing what the errors say."""
     before = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)
+    logging.set_verbosity(CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

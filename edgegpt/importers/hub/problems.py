@@ -52,8 +52,6 @@ def _sentence(error: BaseException, hub_id: HubId, revision: str | None) -> str:
 
 
 def _answer(status: int, hub_id: HubId) -> str:
-    if status == 404:
-        return f"{hub_id} is not on the Hub: check the name"
     if status in (401, 403):
         return f"the Hub refuses {hub_id} ({status}): {LOG_IN}"
     return f"the Hub answered {status} when asked for {hub_id}: try again later"

@@ -74,7 +74,8 @@ CASES: dict[str, tuple[PretrainedConfig, dict[str, Any]]] = {
             "lora_alpha": 4,
             "target_modules": ALL,
             "rank_pattern": {"q_proj": 5, r"layers\.(0|2)\.mlp\.down_proj": 3, "_proj": 9},
-            "alpha_pattern": {r"model.layers.1.self_attn.v_proj": 20, "mlp.*": 7, "o_proj": 1.5},
+            # Of two that match, the first one counts.
+            "alpha_pattern": {"layers.1.self_attn.v_proj": 20, "mlp.*": 7, "mlp.up_proj": 30},
         },
     ),
     "patterns with rsLoRA": (

@@ -21,7 +21,7 @@ from edgegpt.errors import CheckpointError, EdgeGPTWarning
 from edgegpt.importers.hub.download import download as download_model
 from edgegpt.importers.hub.headers import open_headers
 from edgegpt.importers.hub.ids import HubId, is_hub_id
-from edgegpt.importers.huggingface import open_folder
+from edgegpt.importers.hub.open import open_hub
 from edgegpt.importers.run import look
 from edgegpt.runtime.progress import Progress, silent
 
@@ -47,6 +47,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
         "LICENSE.txt": b"Do as you like.",
         "tokenizer.json": b"{}",
         "modeling_own.py": b"raise SystemExit",
+        "LICENSE.py": b"raise SystemExit",
+        "LICENSES/other.txt": b"of a part",
         "pytorch_model.bin": b"pickled",
         "consolidated.safetensors": b"the same again",
         "onnx/model.onnx": b"onnx",
@@ -115,7 +117,9 @@ def test_only_what_import_reads_is_downloaded(hub: StandInHub, files: dict[str, 
     }
     assert all((folder / name).read_bytes() == files[name] for name in SHARDS)
     assert HUB_ID.with_commit(folder) == f"{NAME}@0123456"
-    assert look(open_folder(folder)).config.n_layer == 3
+    source = open_hub(HUB_ID, None)
+    assert (source.folder, source.name) == (folder, f"{NAME}@0123456")
+    assert look(source).config.n_layer == 3
 
 
 def test_a_second_download_asks_for_no_file_again(hub: StandInHub) -> None:
@@ -152,7 +156,17 @@ def test_one_gguf_file_of_a_repository_is_downloaded(hub: StandInHub) -> None:
     assert path.read_bytes() == b"GGUF b"
     assert HubId.of("org/quants/more/b.gguf").with_commit(path) == "org/quants/more/b.gguf@0123456"
     assert not any("a.gguf" in asked for asked in hub.asked)
-    assert "org/quants/c.gguf" in refusal("org/quants/c.gguf")
+    assert "org/quants on the Hub has no more/c.gguf" in refusal("org/quants/more/c.gguf")
+
+
+def test_all_parts_of_a_split_gguf_file_are_downloaded(hub: StandInHub) -> None:
+    parts = [f"q/m-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
+    others = ["q/m-00001-of-00004.gguf", "q/n-00002-of-00003.gguf"]
+    hub.models["org/quants"] = Model({name: name.encode() for name in (*parts, *others)})
+    path = download(f"org/quants/{parts[0]}", None)
+    assert path.read_bytes() == parts[0].encode()
+    assert set(hub.sent) == set(parts)
+    assert path.with_name("m-00003-of-00003.gguf").exists()
 
 
 @pytest.mark.parametrize("more", [{}, {"config.json": b"{}"}], ids=["alone", "with settings"])
@@ -238,9 +252,18 @@ def test_a_disk_that_gets_full_is_told(hub: StandInHub, monkeypatch: pytest.Monk
     assert f"no space is left for {NAME}" in refusal()
 
 
-def test_an_index_that_names_a_place_outside_is_refused(hub: StandInHub) -> None:
-    hub.models[NAME].files[INDEX] = b'{"weight_map": {"a": "../../secret.safetensors"}}'
-    assert "which is not a file of its folder" in refusal()
+@pytest.mark.parametrize(
+    ("file", "named"),
+    [
+        ("../../secret.safetensors", "which is not a file of its folder"),
+        ("gone.safetensors", f"{NAME} on the Hub has no gone.safetensors"),
+    ],
+)
+def test_an_index_that_names_what_is_not_there_is_refused(
+    hub: StandInHub, file: str, named: str
+) -> None:
+    hub.models[NAME].files[INDEX] = json.dumps({"weight_map": {"a": file}}).encode()
+    assert named in refusal()
 
 
 def lay_cache(files: dict[str, bytes], cache: Path, *, links: bool) -> Path:

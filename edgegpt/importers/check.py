@@ -1,0 +1,125 @@
+"""What to expect of an import and an export: sizes from the headers, times from measurements."""
+
+from dataclasses import dataclass
+from math import prod
+
+from ..model import GPTConfig
+from .papers import papers_of
+from .run import Import
+
+__all__ = ["LONGEST_CONTEXT", "Check", "report"]
+
+LONGEST_CONTEXT = 4096  # tokens of an exported model, unless export is told otherwise
+FLOAT32 = 4  # bytes
+BLOCK = 32  # values that share a float32 scale; export takes up to 128, where the widths allow it
+
+# Measured with 135 million parameters in the layout of Llama, bfloat16, on two cores of a cloud
+# machine, in seconds of CPU time; export with a block of 512 tokens.
+IMPORT_BYTES_PER_SECOND = 200e6  # of the source: 209 to 299 million
+EXPORT_SECONDS_PER_BILLION = {"float32": 1200, "int8": 1700, "int4": 1700}  # 160 s; int4 233 s
+PROCESS = 330e6  # bytes of Python and PyTorch before the work begins
+IMPORT_COPIES = 3  # of the largest tensor in float32, at most: as it is read, changed, and joined
+EXPORT_COPIES = 6  # of all weights in float32: 2.96 GB for 0.54 GB, int4 3.87 GB
+
+
+@dataclass(frozen=True)
+class Check:
+    """What is known about a source before its weights are read, and what to expect of the work.
+
+    Attributes:
+        name: what the source is called.
+        family: its `model_type`.
+        models: the models for which the family is known.
+        license: the name of the licence; None if the source gives none.
+        has_license_text: whether the source has a file with the licence.
+        parameters: numbers that the model consists of.
+        source_bytes: of the tensors that import reads, in the types in which it reads them.
+        checkpoint_bytes: of the weights that import writes.
+        device_bytes: of the weights on the device, for each precision.
+        context: the longest text of the model, in tokens.
+        export_context: the longest text after an export without `--context`.
+        cache_bytes: of the keys and values of one such text in float32.
+        import_seconds: about how long the import takes.
+        import_memory: about how many bytes of memory it takes.
+        export_seconds: about how long an export takes, for each precision.
+        export_memory: about how many bytes of memory it takes.
+        disk_bytes: of the checkpoint and a float32 bundle.
+        notes: sentences about what import leaves out or limits.
+    """
+
+    name: str
+    family: str
+    models: str
+    license: str | None
+    has_license_text: bool
+    parameters: int
+    source_bytes: int
+    checkpoint_bytes: int
+    device_bytes: dict[str, int]
+    context: int
+    export_context: int
+    cache_bytes: int
+    import_seconds: int
+    import_memory: int
+    export_seconds: dict[str, int]
+    export_memory: int
+    disk_bytes: int
+    notes: tuple[str, ...]
+
+
+def report(found: Import) -> Check:
+    """Return what to expect of a source that was looked at; no values of weights are read."""
+    counts = {name: prod(weight.shape) for name, weight in found.weights.items()}
+    parameters = found.parameter_count
+    context = min(found.config.block_size, LONGEST_CONTEXT)
+    device = {bits: _device_bytes(found, counts, bits) for bits in EXPORT_SECONDS_PER_BILLION}
+    checkpoint = sum(counts[name] * dtype.itemsize for name, dtype in found.dtypes.items())
+    source = _source_bytes(found)
+    papers = papers_of(found.source)
+    return Check(
+        name=found.source.name,
+        family=found.family.model_type,
+        models=found.family.models,
+        license=papers.license,
+        has_license_text=papers.license_text is not None,
+        parameters=parameters,
+        source_bytes=source,
+        checkpoint_bytes=checkpoint,
+        device_bytes=device,
+        context=found.config.block_size,
+        export_context=context,
+        cache_bytes=_cache_bytes(found.config, context),
+        import_seconds=round(source / IMPORT_BYTES_PER_SECOND),
+        import_memory=round(PROCESS + IMPORT_COPIES * FLOAT32 * max(counts.values())),
+        export_seconds={
+            precision: round(seconds * parameters / 1e9)
+            for precision, seconds in EXPORT_SECONDS_PER_BILLION.items()
+        },
+        export_memory=round(PROCESS + EXPORT_COPIES * device["float32"]),
+        disk_bytes=checkpoint + device["float32"],
+        notes=(*found.notes, *papers.notes),
+    )
+
+
+def _source_bytes(found: Import) -> int:
+    """Return the bytes of the tensors that import reads; a packed one counts once."""
+    tensors = found.source.tensors
+    names = {piece.name for weight in found.weights.values() for piece in weight.pieces}
+    return sum(prod(tensors.shapes[name]) * tensors.dtype(name).itemsize for name in names)
+
+
+def _device_bytes(found: Import, counts: dict[str, int], precision: str) -> int:
+    """Return about how large the weights are; export quantises matrices, and tables if tied."""
+    if precision == "float32":
+        return sum(counts.values()) * FLOAT32
+    bits, total = {"int8": 8, "int4": 4}[precision], 0
+    for name, count in counts.items():
+        table = name.endswith("embedding.weight")
+        tied = name == "token_embedding.weight" and found.config.tie_embeddings
+        whole = len(found.weights[name].shape) != 2 or (table and not tied)
+        total += count * FLOAT32 if whole else count * bits // 8 + count // BLOCK * FLOAT32
+    return total
+
+
+def _cache_bytes(config: GPTConfig, context: int) -> int:
+    return 2 * config.n_layer * config.n_kv_head * config.head_dim * context * FLOAT32
