@@ -13,7 +13,7 @@ import transformers
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from edgegpt.checkpoint import load_checkpoint
-from edgegpt.importers.huggingface import open_folder
+from edgegpt.importers.open import open_source
 from edgegpt.importers.run import Import, look, write
 from edgegpt.model import GPT
 
@@ -65,9 +65,9 @@ def save_tiny(
     return model
 
 
-def imported(folder: Path, out: Path) -> tuple[GPT, Import]:
-    """Import the checkpoint in `folder` into the new folder `out`; return the model as loaded."""
-    found = look(open_folder(folder))
+def imported(path: Path, out: Path) -> tuple[GPT, Import]:
+    """Import the checkpoint at `path` into the new folder `out`; return the model as loaded."""
+    found = look(open_source(path))
     out.mkdir()
     write(found, out)
     return load_checkpoint(out).model, found

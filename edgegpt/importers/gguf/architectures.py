@@ -117,6 +117,8 @@ def _olmo(keys: SourceSettings, header: Header) -> Settings:
     listed = keys.listed("attention.sliding_window_pattern")
     if listed is None:
         return {}
+    base = keys.number("rope.freq_base")
+    keys.must_be("rope.freq_base_swa", base, why=f"other layers have the base {base}")
     kinds = ["sliding_attention" if own else "full_attention" for own in listed]
     return {
         "model_type": "olmo3",

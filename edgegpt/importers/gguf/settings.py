@@ -100,7 +100,9 @@ def _refuse_other_kinds(keys: SourceSettings, header: Header) -> None:
 
 
 def _rope(keys: SourceSettings, header: Header, head_dim: int) -> dict[str, Any]:
-    """Return the settings of the rotation."""
+    """Return the settings of the rotation, if positions are not learned."""
+    if "position_embd.weight" in header.tensors:
+        return {}
     rotated = keys.whole("rope.dimension_count", default=head_dim)
     share = rotated / head_dim
     if int(head_dim * share) < rotated:  # rounded down, as 49 * (1 / 49)
