@@ -10,18 +10,20 @@ the logits, a rotation of neighbouring pairs, packed projections, missing norms.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from ..model import GPTConfig
+from ..model import GPTConfig, LayerKind
 
-__all__ = ["LLAMA", "Layout", "Piece", "Weight", "by_group", "in_halves", "plan"]
+__all__ = ["LLAMA", "Layout", "Piece", "Weight", "by_group", "in_halves", "padded", "plan"]
 
 Shape = tuple[int, ...]
 Change = Callable[[Tensor], Tensor]
 Unpack = Callable[[Tensor, GPTConfig], Tensor]
+
+ANGLES_STEP = 8  # ONNX Runtime's GroupQueryAttention takes multiples of it only
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,33 @@ def in_halves(x: Tensor, rotated: int) -> Tensor:
     """
     order = [*range(0, rotated, 2), *range(1, rotated, 2), *range(rotated, x.shape[1])]
     return x[:, order]
+
+
+def padded(config: GPTConfig) -> GPTConfig:
+    """Return `config` with angles of 0 added, so that their number is a multiple of 8 if it can be.
+
+    A pair of a head that is not rotated is the same as one that is rotated by 0. The pairs move to
+    other places for it, which `plan` sees to; it takes the settings without the added angles.
+    """
+    kinds = []
+    for kind in config.layer_kinds:
+        added = _places(kind, config.head_dim) - len(kind.rotary)
+        kinds.append(replace(kind, rotary=kind.rotary + (0.0,) * added))
+    return replace(config, layer_kinds=tuple(kinds))
+
+
+def _places(kind: LayerKind, width: int) -> int:
+    """Return the number of angles of a layer with those that are added."""
+    count = len(kind.rotary)
+    places = -(-count // ANGLES_STEP) * ANGLES_STEP
+    return places if 2 * places <= width and kind.rotary_factor == 1.0 else count
+
+
+def _spread(x: Tensor, angles: int, places: int) -> Tensor:
+    """Move the pairs (i, i + angles) of heads [heads, D, ...] to (i, i + places)."""
+    added = [*range(2 * angles, angles + places)]  # the first half of the pairs that are added
+    rest = range(angles + places, x.shape[1])
+    return x[:, [*range(angles), *added, *range(angles, 2 * angles), *rest]]
 
 
 def by_group(w: Tensor, config: GPTConfig) -> Tensor:
@@ -285,16 +314,19 @@ class _Plan:
 
     def _rows_change(self, index: int, heads: int) -> Change | None:
         """Return the change of the rows [heads * D, ...] of queries or keys, if there is any."""
-        layout = self.layout
-        rotated = 2 * len(self.config.kinds[index].rotary)
-        if layout.qk_change is None and not (layout.paired_rotary and rotated):
+        layout, kind = self.layout, self.config.kinds[index]
+        angles, places = len(kind.rotary), _places(kind, self.config.head_dim)
+        moves = places != angles or (layout.paired_rotary and angles)
+        if layout.qk_change is None and not moves:
             return None
 
         def change(w: Tensor) -> Tensor:
             split = w.unflatten(0, (heads, -1))  # (heads, D, ...)
             if layout.qk_change is not None:
                 split = layout.qk_change(split)
-            return (in_halves(split, rotated) if layout.paired_rotary else split).flatten(0, 1)
+            if layout.paired_rotary:
+                split = in_halves(split, 2 * angles)
+            return _spread(split, angles, places).flatten(0, 1)
 
         return change
 

@@ -22,7 +22,7 @@ from ..model import GPT, GPTConfig
 from ..tensor_file import layout_of, raw_bytes, write_tensors
 from .architectures import FAMILIES, REFUSED
 from .family import Family
-from .layout import Layout, Piece, Shape, Weight, plan
+from .layout import Layout, Piece, Shape, Weight, padded, plan
 from .settings import SourceSettings
 from .source import Source
 from .tensors import Tensors
@@ -87,7 +87,7 @@ def _planned(source: Source) -> Import:
         raise settings.error(str(error)) from error
     settings.finish()
     weights = plan(layout, config, parameter_shapes(config))
-    return Import(source, family, config, layout, weights, settings.notes)
+    return Import(source, family, padded(config), layout, weights, settings.notes)
 
 
 def parameter_shapes(config: GPTConfig) -> dict[str, Shape]:

@@ -1,5 +1,6 @@
 """The families of models that can be imported, one file each, and those that cannot."""
 
+from ..family import Family
 from . import (
     arcee,
     biogpt,
@@ -74,4 +75,6 @@ MODULES = (
     stablelm,
     starcoder2,
 )
-FAMILIES = {family.model_type: family for module in MODULES for family in module.FAMILIES}
+FAMILIES: dict[str, Family] = {
+    family.model_type: family for module in MODULES for family in module.FAMILIES
+}

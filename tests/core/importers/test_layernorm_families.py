@@ -108,6 +108,20 @@ def test_an_imported_model_computes_what_transformers_does(tmp_path: Path, name:
     assert found.notes == []
 
 
+WIDE_HEADS = {
+    "gpt_neox": hf.GPTNeoXConfig(**{**ALL_HEADS, "num_attention_heads": 1}),  # 4 of 16 angles
+    "gptj": hf.GPTJConfig(**{**GPT_2, "n_head": 1}, rotary_dim=10),
+}
+
+
+@pytest.mark.parametrize("name", list(WIDE_HEADS))
+def test_idle_angles_make_their_number_a_multiple_of_8(tmp_path: Path, name: str) -> None:
+    theirs = save_tiny(WIDE_HEADS[name], tmp_path / "source")
+    ours, _ = imported(tmp_path / "source", tmp_path / "checkpoint")
+    assert error(theirs, ours) <= LIMIT
+    assert {len(kind.rotary) for kind in ours.config.kinds} == {8}
+
+
 # The settings that the files on the Hub carry, beside the sizes; None removes what
 # transformers 5 wrote.
 SUMMARY = {
