@@ -200,6 +200,7 @@ def test_a_window_as_wide_as_the_block_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("family", "values", "message"),
     [
+        ("qwen2", {"use_mrope": True}, "use_mrope is True"),
         ("mistral", {"layer_types": [FULL] * 3}, "setting layer_types is not known"),
         ("mistral", {"sliding_window": 0}, "sliding_window is 0"),
         ("ministral", {"layer_types": [FULL, "chunked_attention", FULL]}, "'chunked_attention'"),
