@@ -69,7 +69,7 @@ class Layout:
         transposed: linear layers are stored as [in, out].
         position_offset: rows of the position table before that of the first token.
         table_change: change of the token embedding, which must then not be tied.
-        qk_change: change of the rows of queries or keys [heads, D, ...], before all others.
+        qk_change: move of the rows of queries or keys [heads, D, ...], before all others.
         query_factor: factor on the queries of a layer, by its number.
         ignored: patterns of tensors that hold nothing trained, such as masks.
     """
@@ -296,7 +296,7 @@ class _Plan:
         return Piece(f"{module}.{kind}", shape, None if plain else change, self._keeps_values())
 
     def _keeps_values(self) -> bool:
-        return self.layout.qk_change is None and self.layout.query_factor is None
+        return self.layout.query_factor is None
 
     def _query_and_key(self, index: int) -> tuple[tuple[int, Change | None], ...]:
         """Return the number of heads and the change of the rows, of queries and of keys."""

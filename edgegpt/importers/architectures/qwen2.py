@@ -17,6 +17,7 @@ def _config(source: SourceSettings) -> GPTConfig:
 
 def windowed(source: SourceSettings, config: GPTConfig) -> GPTConfig:
     """Return `config` with the rotation, and with windows from `max_window_layers` on, if any."""
+    source.must_be("use_mrope", False, why="its positions have three axes, for images")
     rotation = rotation_of(source, config.head_dim)
     first = source.number("max_window_layers", default=28)
     width = source.number("sliding_window", default=4096)

@@ -107,7 +107,7 @@ DOCUMENTS = {
         "tie_word_embeddings": True,
         "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}},
     },
-    "Qwen2.5-0.5B": {**QWEN, "model_type": "qwen2", "sliding_window": 64},
+    "Qwen2.5-0.5B": {**QWEN, "model_type": "qwen2", "sliding_window": 64, "use_mrope": False},
     "Qwen3-0.6B": {
         **QWEN,
         "attention_bias": False,

@@ -1,9 +1,11 @@
 """Families with RMSNorm: imported, they compute what transformers computes."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
 from tiny_checkpoints import LIMIT, SIZES, error, imported, same_greedy_text, save_tiny
 
@@ -149,6 +151,30 @@ def test_an_imported_model_computes_what_transformers_does(tmp_path: Path, name:
     assert len(found.notes) == (name in CUT)
 
 
+@pytest.mark.parametrize(
+    ("name", "float32"),
+    [
+        ("phi3", ""),
+        ("glm4", ""),
+        ("nanochat", r".*norm.*|token_embedding\.weight"),
+        ("gemma2", r".*norm.*"),
+        ("granite", r"norm_final\.weight"),
+    ],
+)
+def test_a_weight_keeps_bfloat16_unless_a_fold_changes_its_values(
+    tmp_path: Path, name: str, float32: str
+) -> None:
+    """Moved rows keep it; 1 + w, a factor, a norm of the table and missing norms do not."""
+    source = tmp_path / "source"
+    save_tiny(CASES[name], source).bfloat16().save_pretrained(source)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    ours, found = imported(source, tmp_path / "checkpoint")
+    assert error(theirs, ours) <= LIMIT
+    for weight, dtype in found.dtypes.items():
+        changed = re.fullmatch(float32, weight) is not None
+        assert dtype == (torch.float32 if changed else torch.bfloat16), weight
+
+
 def configured(family: str, **values: Any) -> GPTConfig:
     """Return our settings of a model with these settings, all of which must be known."""
     source = SourceSettings({**SIZES, **values}, "config.json")
@@ -174,6 +200,7 @@ def test_a_window_as_wide_as_the_block_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("family", "values", "message"),
     [
+        ("qwen2", {"use_mrope": True}, "use_mrope is True"),
         ("mistral", {"layer_types": [FULL] * 3}, "setting layer_types is not known"),
         ("mistral", {"sliding_window": 0}, "sliding_window is 0"),
         ("ministral", {"layer_types": [FULL, "chunked_attention", FULL]}, "'chunked_attention'"),
