@@ -6,8 +6,8 @@ is the beginning of the validation text; export takes its golden prompts from it
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,10 @@ from .model_weights import StoredWeights, load_model, skeleton
 from .tensor_file import layout_of, raw_bytes, write_tensors
 
 __all__ = [
+    "HELD_OUT_CHARACTERS",
     "Checkpoint",
     "check_state",
+    "exported_context",
     "is_checkpoint",
     "load_checkpoint",
     "save_config",
@@ -43,6 +45,8 @@ __all__ = [
 
 FORMAT_VERSION = 2
 HELD_OUT_CHARACTERS = 8192
+LONGEST_CONTEXT = 4096  # tokens; the memory for keys and values grows with it
+POSITIONS = "position_embedding.weight"
 LARGEST_DOCUMENT = 1 << 22  # bytes of a licence or a model card
 
 
@@ -68,9 +72,37 @@ class Checkpoint:
         """The model with all its weights, in float32 and in eval mode."""
         return load_model(self.config, self.weights)
 
+    def limited(self, context: int) -> "Checkpoint":
+        """Return the same model for texts of at most `context` tokens.
+
+        Raises:
+            InvalidInputError: if the model does not see so many.
+        """
+        weights = self.weights
+        if POSITIONS in weights:
+            weights = _FirstRows(weights, POSITIONS, context)
+        return replace(self, config=self.config.limited(context), weights=weights)
+
     def release(self) -> None:
         """Free the model; it is read again when it is next asked for."""
         self.__dict__.pop("model", None)
+
+
+class _FirstRows(Mapping[str, Tensor]):
+    """The tensors of another mapping, but only the first rows of one of them."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], name: str, rows: int) -> None:
+        self._tensors, self._name, self._rows = tensors, name, rows
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self._tensors[name]
+        return tensor[: self._rows] if name == self._name else tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 def save_config(
@@ -99,6 +131,11 @@ def is_checkpoint(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(document, dict) and {"format_version", "model"} <= set(document)
+
+
+def exported_context(config: GPTConfig) -> int:
+    """Return how many tokens an exported model sees, unless more are asked for."""
+    return min(config.block_size, LONGEST_CONTEXT)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:

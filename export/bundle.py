@@ -14,7 +14,7 @@ import onnx_ir as ir
 import torch
 
 import edgegpt
-from edgegpt.checkpoint import Checkpoint, load_checkpoint
+from edgegpt.checkpoint import Checkpoint, exported_context, load_checkpoint
 from edgegpt.errors import EdgeGPTWarning, ExportError, VerificationError
 from edgegpt.model_weights import skeleton
 from edgegpt.runtime.bundle.bundle import (
@@ -44,7 +44,7 @@ from .recipes import Content, recipe_for
 from .settings import ExportSettings
 from .weights import move_weights
 
-__all__ = ["export_bundle"]
+__all__ = ["check_destination", "export_bundle"]
 
 WEIGHTS_NAME = "weights.safetensors"
 
@@ -55,6 +55,7 @@ def export_bundle(
     *,
     precision: str = "float32",
     settings: ExportSettings | None = None,
+    context: int | None = None,
     force: bool = False,
     progress: Progress = silent,
 ) -> Receipt:
@@ -65,6 +66,8 @@ def export_bundle(
         out: folder to create. An existing bundle is replaced only if `force` is true.
         precision: a precision that one of `recipes.RECIPES` serves.
         settings: further settings; None leaves everything to the recipe.
+        context: how many tokens the exported model sees; None: see
+            `checkpoint.exported_context`.
         force: see `out`.
         progress: called with what is being done and how much of it is done.
 
@@ -80,8 +83,9 @@ def export_bundle(
     """
     settings, destination = settings or ExportSettings(), Path(out)
     recipe, known = recipe_for(precision, settings)
-    _check_destination(destination, force)
+    check_destination(destination, force)
     source = load_checkpoint(Path(checkpoint))
+    source = source.limited(exported_context(source.config) if context is None else context)
     with new_folder(destination) as folder:
         content = recipe.make(source, known, settings, progress)
         _write(folder, source, known, content, progress)
@@ -119,7 +123,12 @@ def _failure(receipt: Receipt) -> str:
     )
 
 
-def _check_destination(out: Path, force: bool) -> None:
+def check_destination(out: Path, force: bool) -> None:
+    """Refuse a folder that holds something else, or a bundle that is not to be replaced.
+
+    Raises:
+        ExportError: says what `out` holds.
+    """
     if not out.exists():
         return
     if not (out / MANIFEST_NAME).is_file():

@@ -8,7 +8,7 @@ hold every position and every id. In longer blocks the prompts are short, and po
 block are reached over a past of random keys and values; see `far_places`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,6 @@ def make_golden(
     model: GPT,
     tokenizer: Tokenizer | None = None,
     held_out: Sequence[int] = (),
-    boundaries: Sequence[int] = (),
 ) -> Golden:
     """Return the golden vectors of a model in eval mode and float32.
 
@@ -52,7 +51,6 @@ def make_golden(
         tokenizer: its tokenizer, if it has one.
         held_out: ids of a text that the model was not trained on. If it is too short, the model
             writes its own text.
-        boundaries: see `far_places`.
     """
     block = model.config.block_size
     pieces = block if block <= COVERED else PIECES
@@ -63,6 +61,7 @@ def make_golden(
     prompts = [_cut(text, index, length) for index, length in enumerate(lengths)]
     prompts += _remaining_ids(model, prompts)
     rows, steps = _rows(model, text)
+    windows = {kind.window for kind in model.config.kinds if kind.window}
     decoded = _decode(model, rows, steps)
     return Golden(
         prefill=[_prompt(model, ids) for ids in prompts],
@@ -70,12 +69,12 @@ def make_golden(
         chunk_sizes=_chunk_sizes(pieces),
         ragged=[prompt for prompt, _ in decoded],
         continuations=[added for _, added in decoded],
-        far=_far_prompts(model, text, far_places(block, boundaries)),
+        far=_far_prompts(model, text, far_places(block, windows)),
         tokenizer=_sample(tokenizer, text[:SAMPLE]) if tokenizer else None,
     )
 
 
-def far_places(block: int, boundaries: Sequence[int] = ()) -> list[tuple[int, int]]:
+def far_places(block: int, boundaries: Iterable[int] = ()) -> list[tuple[int, int]]:
     """Return where the far prompts lie: (slots before it, number of its tokens), in order.
 
     There is one in the middle of the block, longer than a short step of the engines, and one that

@@ -16,8 +16,11 @@ FLOAT = "float32"
 HALF = ("float16", "bfloat16")
 
 
-@click.command(help="Turn a checkpoint folder into a bundle, and prove that it computes the same.")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.command(
+    help="Turn a model into a bundle, and prove that it computes the same. SRC is a checkpoint "
+    "folder of edgegpt, or anything that `edgegpt import` reads."
+)
+@click.argument("source", metavar="SRC")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="bundle folder")
 @click.option("--force", is_flag=True, help="replace an earlier bundle in --out")
 @click.option(
@@ -26,6 +29,15 @@ HALF = ("float16", "bfloat16")
     default=FLOAT,
     show_default=True,
     help="of the weights; float16 and bfloat16: of caches and activations, too",
+)
+@click.option(
+    "--context",
+    type=click.IntRange(min=1),
+    help="tokens that the model sees; default: all that it can see, at most 4096",
+)
+@click.option("--revision", help="of a Hub id: branch, tag or commit")
+@click.option(
+    "--adapter", type=click.Path(path_type=Path), help="folder of a LoRA adapter (PEFT) to merge"
 )
 @click.option("--method", type=click.Choice(["rtn", "gptq"]), help="default: rtn; for int4, gptq")
 @click.option("--calibration", type=click.Path(path_type=Path), help="a text for gptq")
@@ -47,10 +59,13 @@ HALF = ("float16", "bfloat16")
 )
 @click.option("--json", "as_json", is_flag=True, help="print the receipt as JSON")
 def command(
-    checkpoint: Path,
+    source: str,
     out: Path,
     force: bool,
     precision: str,
+    context: int | None,
+    revision: str | None,
+    adapter: Path | None,
     method: Literal["rtn", "gptq"] | None,
     calibration: Path | None,
     max_kl: float | None,
@@ -67,18 +82,29 @@ def command(
     if precision == FLOAT and keep_fp32 is not None:
         raise click.UsageError("--keep-fp32 needs a --precision other than float32")
     text = None if calibration is None else _read(calibration)
+    settings = (_layers(keep_fp32), method, text, max_kl, fast_prefill)
     with progress() as tell:
         tell("loading PyTorch", 0, 0)
+        from edgegpt.checkpoint import exported_context, load_checkpoint
         from edgegpt.export import ExportSettings, export_bundle
+        from edgegpt.export.bundle import check_destination
+        from edgegpt.importers.importing import Named, as_checkpoint
 
-        receipt = export_bundle(
-            checkpoint,
-            out,
-            precision=precision,
-            settings=ExportSettings(_layers(keep_fp32), method, text, max_kl, fast_prefill),
-            force=force,
-            progress=tell,
-        )
+        check_destination(out, force)
+        with as_checkpoint(Named(source, revision, adapter), out, tell) as (checkpoint, notes):
+            config = load_checkpoint(checkpoint).config
+            notes = [*notes, *config.cut_by(context or exported_context(config))]
+            receipt = export_bundle(
+                checkpoint,
+                out,
+                precision=precision,
+                settings=ExportSettings(*settings),
+                context=context,
+                force=force,
+                progress=tell,
+            )
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
     if as_json:
         click.echo(receipt.to_json(), nl=False)
         return

@@ -18,7 +18,7 @@ __all__ = ["command"]
 
 @click.command(
     help="Import a model: SRC is a Hugging Face folder, a Hub id such as Qwen/Qwen3-0.6B, a GGUF "
-    "file, or a PyTorch file of nanoGPT or of the lesson \"GPT from scratch\"."
+    'file, or a PyTorch file of nanoGPT or of the lesson "GPT from scratch".'
 )
 @click.argument("source", metavar="[SRC]", required=False)
 @click.option("--out", type=click.Path(path_type=Path), help="checkpoint folder")
@@ -62,10 +62,12 @@ def command(
 
     named = Named(source, revision, adapter, n_head, attention_scale)
     if check:
-        from edgegpt.importers.check import check as look_at
+        from edgegpt.importers.check import report
+        from edgegpt.importers.importing import opened
+        from edgegpt.importers.run import look
 
         with progress() as tell:
-            found = look_at(named, tell)
+            found = report(look(opened(named, values=False, progress=tell)))
         print_check(found, as_json)
         return
     if out is None:

@@ -81,7 +81,9 @@ def _bisect(path: Path, checkpoint: Path, as_json: bool) -> int:
         from edgegpt.runtime.bundle.bundle import Bundle
 
         bundle = Bundle.open(path)
-        model = load_checkpoint(checkpoint).model
+        whole = load_checkpoint(checkpoint)
+        context = min(bundle.manifest.model_info.block_size, whole.config.block_size)
+        model = whole.limited(context).model
         results = {graph.name: bisect(bundle, model, graph) for graph in bundle.manifest.graphs}
     wrong = {name: first_wrong(places) for name, places in results.items()}
     if as_json:

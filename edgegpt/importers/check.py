@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from math import prod
 
+from ..checkpoint import exported_context
 from ..model import GPTConfig
 from .papers import papers_of
 from .run import Import
 
-__all__ = ["LONGEST_CONTEXT", "Check", "report"]
+__all__ = ["Check", "report"]
 
-LONGEST_CONTEXT = 4096  # tokens of an exported model, unless export is told otherwise
 FLOAT32 = 4  # bytes
 BLOCK = 32  # values that share a float32 scale; export takes up to 128, where the widths allow it
 
@@ -71,7 +71,7 @@ def report(found: Import) -> Check:
     """Return what to expect of a source that was looked at; no values of weights are read."""
     counts = {name: prod(weight.shape) for name, weight in found.weights.items()}
     parameters = found.parameter_count
-    context = min(found.config.block_size, LONGEST_CONTEXT)
+    context = exported_context(found.config)
     device = {bits: _device_bytes(found, counts, bits) for bits in EXPORT_SECONDS_PER_BILLION}
     checkpoint = sum(counts[name] * dtype.itemsize for name, dtype in found.dtypes.items())
     source = _source_bytes(found)

@@ -1,7 +1,10 @@
 """Imports what a user names, a path or a Hub id, into a checkpoint folder."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from edgegpt.runtime.bundle.bundle import CARD_NAME, LICENSE_NAME, TEMPLATE_NAME, TOKENIZER_NAME
 from edgegpt.runtime.bundle.source import Source as Origin
@@ -9,20 +12,21 @@ from edgegpt.runtime.bundle.usage import Usage
 from edgegpt.runtime.files import write_file
 from edgegpt.runtime.progress import Progress, silent
 
+from ..checkpoint import is_checkpoint
 from ..errors import CheckpointError
 from .adapter import adapted
 from .hub.ids import HubId, is_hub_id
 from .huggingface import open_folder
 from .lesson import AttentionScale
 from .open import open_source
-from .papers import Papers, papers_of_folder
+from .papers import Papers, papers_of
 from .run import Import, look, write
 from .source import Source
 from .text.folder import text_of_folder
 from .text.found import Found
 from .text.gguf_fields import text_of_gguf
 
-__all__ = ["Named", "facts_of", "import_into", "opened", "papers_of", "text_of"]
+__all__ = ["Named", "as_checkpoint", "import_into", "opened"]
 
 
 @dataclass(frozen=True)
@@ -92,14 +96,6 @@ def text_of(source: Source, vocab_size: int) -> Found:
     return Found(None, Usage(), None, (note,))
 
 
-def papers_of(source: Source) -> Papers:
-    """Return licence and model card of a source."""
-    if source.folder is not None:
-        return papers_of_folder(source.folder)
-    license_name = (source.fields or {}).get("general.license")
-    return Papers(license_name if isinstance(license_name, str) else None)
-
-
 def facts_of(found: Import, papers: Papers) -> Origin:
     """Return where the model comes from, as its bundle will say."""
     return Origin(found.family.model_type, found.source.name, papers.license)
@@ -119,3 +115,28 @@ def _from_hub(hub_id: HubId, revision: str | None, values: bool, progress: Progr
     path = download(hub_id, revision, progress=progress)
     name = hub_id.with_commit(path)
     return open_folder(path, name) if path.is_dir() else replace(open_source(path), name=name)
+
+
+@contextmanager
+def as_checkpoint(named: Named, out: Path, progress: Progress) -> Iterator[tuple[Path, list[str]]]:
+    """Yield a folder with the checkpoint that is meant, and notes on its import.
+
+    A folder that is a checkpoint already is yielded as it is. Anything else is imported into a
+    temporary folder beside `out`.
+
+    Raises:
+        CheckpointError: names what cannot be imported.
+    """
+    if is_checkpoint(Path(named.source)):
+        if named.revision is not None or named.adapter is not None:
+            raise CheckpointError(
+                f"{named.source} is a checkpoint of edgegpt; a revision or an adapter is for models "
+                f"that are still to be imported"
+            )
+        yield Path(named.source), []
+        return
+    parent = out.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=parent, prefix=f".{out.name}.import-") as folder:
+        found = import_into(named, Path(folder), progress)
+        yield Path(folder), found.notes

@@ -123,7 +123,7 @@ def write(
         return _value(weight, tensors, dtypes[name])
 
     path = folder / "model.safetensors"
-    write_tensors(path, layouts, lambda name: raw_bytes(value(name)))
+    write_tensors(path, layouts, lambda name: raw_bytes(value(name)), progress)
 
 
 def _value(weight: Weight, tensors: Tensors, dtype: torch.dtype) -> Tensor:

@@ -191,6 +191,19 @@ class GPTConfig:
             layer_kind=tuple(distinct.index(kinds[index]) for index in self.layer_kind),
         )
 
+    def cut_by(self, context: int) -> list[str]:
+        """Return what `limited` leaves out, as sentences for the user."""
+        sentences = []
+        if context < self.block_size:
+            sentences.append(f"the model sees {context:,} of its {self.block_size:,} tokens")
+        wide = sorted({kind.window for kind in self.kinds if context <= kind.window})
+        if wide:
+            sentences.append(
+                f"windows of {' and '.join(f'{window:,}' for window in wide)} tokens are left out, "
+                f"because no text is longer"
+            )
+        return sentences
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "GPTConfig":
         """Build a config from parsed JSON or TOML; the error names unknown and missing keys."""

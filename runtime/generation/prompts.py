@@ -28,10 +28,11 @@ class Prompts:
         self.tokenizer: Tokenizer | None = None
         if bundle.has(TOKENIZER_NAME):
             self.tokenizer = Tokenizer(bundle.file(TOKENIZER_NAME).read_bytes())
-            if self.tokenizer.vocab_size != self.vocab_size:
+            # Fewer are usual: embeddings are padded to a round number of rows.
+            if self.tokenizer.vocab_size > self.vocab_size:
                 raise BundleError(
                     f"{bundle.folder}: the tokenizer has {self.tokenizer.vocab_size} ids, "
-                    f"the model {self.vocab_size}"
+                    f"the model only {self.vocab_size}"
                 )
         self._lock = threading.Lock()
         self._template: ChatTemplate | None = None

@@ -96,9 +96,16 @@ def test_a_block_of_512_is_covered_and_gets_64_steps() -> None:
     assert sum(golden.chunk_sizes) == len(golden.chunked.ids) == 512
 
 
+def windowed(block: int, window: int) -> GPTConfig:
+    """Return a config whose second layer has a window."""
+    kinds = [{}, {"window": window}]
+    layers = {"n_layer": 2, "layer_kinds": kinds, "layer_kind": [0, 1]}
+    return GPTConfig.from_dict(SIZES | {"block_size": block} | layers)
+
+
 @pytest.mark.parametrize("block", [513, 2048, 16384])
 def test_the_tokens_do_not_grow_with_the_block(block: int) -> None:
-    golden = make_golden(GPT(GPTConfig(block_size=block, **SIZES)).eval(), boundaries=[500])
+    golden = make_golden(GPT(windowed(block, 500)).eval())
     assert contiguous_tokens(golden) <= 550
     assert sum(golden.chunk_sizes) == len(golden.chunked.ids)
     assert {0, 1, 253, 254, 498, 499, 500, 501, block // 2, block - 1} <= positions(golden)
@@ -125,8 +132,10 @@ def test_far_places_are_the_middle_the_end_and_both_sides_of_each_boundary() -> 
 
 def test_far_prompts_are_those_of_the_cached_path_over_a_random_past() -> None:
     """The reference is the plain path; the cached path is another way to compute it."""
-    model = random_model(small_config(block_size=700, position="rope", n_kv_head=1))
-    golden = make_golden(model, boundaries=[600])
+    kinds = [{"rotary": [1.0, 0.1]}, {"window": 600}]
+    layers = {"position": "rope", "layer_kinds": kinds, "layer_kind": [0, 1]}
+    model = random_model(small_config(block_size=700, n_kv_head=1, **layers))
+    golden = make_golden(model)
     assert [prompt.past_len for prompt in golden.far] == [350, 598, 697]
     for prompt in golden.far:
         places = torch.arange(len(prompt.ids))[None]

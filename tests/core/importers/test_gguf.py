@@ -3,13 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import gguf
-import numpy as np
 import pytest
 import transformers
-from gguf import GGMLQuantizationType as Kind
 from tiny_checkpoints import SIZES, error, imported, save_tiny
-from tiny_gguf import ARCHITECTURES, dequantised, write_gguf
+from tiny_gguf import ARCHITECTURES, write_gguf
 
 from edgegpt.importers.gguf.architectures import ARCHITECTURES as KNOWN
 
