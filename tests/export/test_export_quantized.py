@@ -68,7 +68,7 @@ def test_every_family_passes_its_proof_exactly_and_as_it_runs(
     receipt = verify(bundle)
     assert receipt.passed
     exact = [check for check in receipt.checks if check.name.startswith("exact ")]
-    assert len(exact) == 10  # of both lowerings
+    assert len(exact) == 12  # of both lowerings
     assert max(check.difference.relative for check in exact) < 1e-5
     assert receipt.quality.quality.tokens == 736  # 23 whole windows of 32
     limit = {"int8": 3e-3, "int4": 0.2}[precision]

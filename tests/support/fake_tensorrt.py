@@ -26,8 +26,8 @@ Network = Callable[[Sequence[int]], np.ndarray]
 
 
 def one_layer_graph(vocab_size: int, lowering: str = "standard") -> Graph:
-    """Return the ports of a decoder with one layer, one kv head, and a head of width 2."""
-    cache: list[int | str] = ["batch", 1, "context", 2]
+    """Return the ports of a decoder with one layer, two kv heads, and heads of width 1."""
+    cache: list[int | str] = ["batch", 2, "context", 1]
     inputs = [
         Port("ids", "ids", "int64", ["batch", "new_tokens"]),
         Port("past_len", "past_len", "int64", ["batch"]),
@@ -234,7 +234,7 @@ def _compute(views: dict[str, np.ndarray], network: Network) -> None:
     assert not np.isnan(views["past_k.0"]).any(), "the cache was not cleared"
     cache[...] = views["past_k.0"]
     for row, past in enumerate(past_len):
-        cache[row, 0, past : past + ids.shape[1], 0] = ids[row]
+        cache[row, :, past : past + ids.shape[1], 0] = ids[row]
         for place, position in enumerate(views["logit_positions"][row]):
-            seen = cache[row, 0, : past + position + 1, 0]
+            seen = cache[row, 1, : past + position + 1, 0]
             views["logits"][row, place] = network([int(token) for token in seen])

@@ -51,8 +51,8 @@ def test_rows_of_tensorrt_are_filled_on_the_device(
     machine = Machine(flavour, tmp_path)
     install(monkeypatch, machine.cuda)
     state = machine.engine().new_state(3, 20)  # the engine's own rows have 24 slots
-    for row in range(3):  # the fake keeps a token's id in its key's first number
-        keys = np.array([[[row + 1, 0], [row + 4, 0]]], dtype=np.float32)  # (1, 2, 2)
+    for row in range(3):  # the fake keeps a token's id in the key of its second head
+        keys = np.array([[[0], [0]], [[row + 1], [row + 4]]], dtype=np.float32)  # (2, 2, 1)
         state.fill([keys, keys], row)
     state.next_ids[:], state.past_len[:] = 7, 2
     state.decode()
