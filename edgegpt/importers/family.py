@@ -33,7 +33,7 @@ ACTIVATIONS = {
     "relu": "relu",
     "relu2": "relu2",
 }
-# Beyond any known model: damaged settings must not take all memory before the tensors are looked at.
+# Beyond any model: damaged settings must not take all memory before the tensors are looked at.
 MOST_LAYERS, WIDEST_HEAD = 1024, 4096
 
 
