@@ -201,8 +201,8 @@ class _Rules:
                 found.append((re.compile(rf"(.*\.)?({pattern})$"), float(value)))
             except (re.error, OverflowError) as error:
                 raise self.error(f"{name} has the pattern {pattern!r:.80}: {error}") from error
-        if not isfinite(self.alpha) or not all(isfinite(value) for _, value in found):
-            raise self.error(f"lora_alpha or {name} has a value that is not finite")
+        if not all(isfinite(value) for _, value in found):
+            raise self.error(f"{name} has a value that is not finite")
         return found
 
 

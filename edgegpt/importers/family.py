@@ -33,6 +33,8 @@ ACTIVATIONS = {
     "relu": "relu",
     "relu2": "relu2",
 }
+# Beyond any model: damaged settings must not take all memory before the tensors are looked at.
+MOST_LAYERS, WIDEST_HEAD = 1024, 4096
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def sizes(
         block_size: the family's default longest text; None: the settings must say it.
     """
     n_head = source.whole("num_attention_heads", "n_head", "num_heads")
-    return GPTConfig(
+    config = GPTConfig(
         vocab_size=source.whole("vocab_size"),
         block_size=longest(source, block_size),
         n_layer=source.whole("num_hidden_layers", "n_layer", "num_layers"),
@@ -109,6 +111,12 @@ def sizes(
         ff_bias=False,
         tie_embeddings=source.flag("tie_word_embeddings", default=tied),
     )
+    if config.n_layer > MOST_LAYERS or config.head_dim > WIDEST_HEAD:
+        raise source.error(
+            f"{config.n_layer} layers with heads {config.head_dim} wide cannot be right; import "
+            f"takes up to {MOST_LAYERS} layers and heads up to {WIDEST_HEAD} wide"
+        )
+    return config
 
 
 def longest(source: SourceSettings, default: int | None = None) -> int:

@@ -100,13 +100,15 @@ def _rotation(source: SourceSettings, given: Parameters, width: int, *, whole: b
     """Return the rotation with the parameters `given`; `whole`: it must be of whole heads."""
     table = _Table(source, given)
     kind = table.word("rope_type", "type", default="default")
-    theta = table.number("rope_theta")
-    share = table.number("partial_rotary_factor", default=1.0)
+    theta = table.positive("rope_theta")
+    share = table.positive("partial_rotary_factor", default=1.0)
     if whole and share != 1.0:
         raise source.error(
             f"partial_rotary_factor is {share:g}, but this family rotates whole heads"
         )
-    rotated = int(width * share)
+    rotated = int(width * min(share, 1.0))
+    if share > 1 or rotated < 1:
+        raise source.error(f"partial_rotary_factor is {share:g}, which is not a share of {width}")
     if kind not in TYPES:
         raise source.error(f"the rope type {kind!r:.80} is not known; known: {', '.join(TYPES)}")
     powers = torch.arange(0, rotated, 2, dtype=torch.int64).float() / rotated  # (R)
@@ -138,7 +140,7 @@ def _default(table: _Table, periods: Tensor, theta: float) -> Rotation:
 
 def _linear(table: _Table, periods: Tensor, theta: float) -> Rotation:
     table.ignore("original_max_position_embeddings")
-    return Rotation(_floats(1.0 / periods / table.number("factor")))
+    return Rotation(_floats(1.0 / periods / table.positive("factor")))
 
 
 def _dynamic(table: _Table, periods: Tensor, theta: float) -> Rotation:
@@ -149,8 +151,8 @@ def _dynamic(table: _Table, periods: Tensor, theta: float) -> Rotation:
 
 def _llama3(table: _Table, periods: Tensor, theta: float) -> Rotation:
     """Llama 3.1: slow angles are divided by the factor, middle ones in part."""
-    angles, factor, original = 1.0 / periods, table.number("factor"), table.original()
-    low, high = table.number("low_freq_factor"), table.number("high_freq_factor")
+    angles, factor, original = 1.0 / periods, table.positive("factor"), table.original()
+    low, high = table.positive("low_freq_factor"), table.positive("high_freq_factor")
     length = 2 * math.pi / angles  # positions per turn
     scaled = torch.where(length > original / low, angles / factor, angles)
     share = (original / length - low) / (high - low)
@@ -163,15 +165,17 @@ def _yarn(table: _Table, periods: Tensor, theta: float) -> Rotation:
     """YaRN (Peng et al. 2023). Ministral's scale of queries grows beyond the original length."""
     table.ignore("max_position_embeddings")  # Ministral repeats it
     original, width = table.original(), 2 * len(periods)
-    factor = table.number("factor", default=table.longest() / original)
+    if theta <= 1:
+        raise table.error(f"rope_theta is {theta:g}; yarn needs one greater than 1")
+    factor = table.positive("factor", default=table.longest() / original)
     own_factor = table.number("attention_factor", default=_yarn_factor(table, factor))
 
     def place(turns: float) -> float:
         """Return the pair that makes `turns` turns within the original length."""
         return width * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
-    first = place(table.number("beta_fast", default=32.0))
-    last = place(table.number("beta_slow", default=1.0))
+    first = place(table.positive("beta_fast", default=32.0))
+    last = place(table.positive("beta_slow", default=1.0))
     if table.flag("truncate", default=True):
         first, last = math.floor(first), math.ceil(last)
     first, last = max(first, 0), min(last, width - 1)
@@ -197,13 +201,17 @@ def _yarn_factor(table: _Table, factor: float) -> float:
 def _longrope(table: _Table, periods: Tensor, theta: float) -> Rotation:
     """LongRoPE (Ding et al. 2024): other angles beyond the original length, which is the limit."""
     original = table.original()
-    factor = table.number("factor", default=table.longest() / original)
+    if original < 2:
+        raise table.error(f"original_max_position_embeddings is {original}: too short")
+    factor = table.positive("factor", default=table.longest() / original)
     usual = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
     table.ignore("long_factor", "short_mscale", "long_mscale")
     own_factor = table.number("attention_factor", default=usual)
     short = table.listed("short_factor")
     if short is None or len(short) != len(periods):
         raise table.error(f"short_factor must have {len(periods)} numbers")
+    if not all(type(each) in (int, float) and 0 < each < math.inf for each in short):
+        raise table.error("short_factor has entries that are not numbers greater than 0")
     scaled = 1.0 / (torch.tensor(short, dtype=torch.float32) * periods)
     return Rotation(_floats(scaled), own_factor, original)
 

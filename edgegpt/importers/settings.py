@@ -4,6 +4,7 @@ A family of models reads the settings that it knows. `SourceSettings.finish` the
 others, because a setting that edgegpt does not know may change what the model computes.
 """
 
+import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -108,7 +109,16 @@ class SourceSettings:
             return default
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self._wrong(name, value, "a number")
+        if not abs(value) <= sys.float_info.max:  # JSON may have NaN, infinities, and huge ones
+            raise self._wrong(name, value, "a finite number")
         return float(value)
+
+    def positive(self, *names: str, default: float | None = None) -> float:
+        """Return a number greater than 0, the first that is there of several names."""
+        value = self.number(*names, default=default)
+        if value <= 0:
+            raise self._wrong(*self._first(names), "a number greater than 0")
+        return value
 
     def flag(self, name: str, *, default: bool) -> bool:
         """Return a truth value."""

@@ -41,7 +41,7 @@ def _scaled(source: SourceSettings, *, logit_softcap: float = 0.0) -> GPTConfig:
     return replace(
         _sizes(source),
         activation=activation(source, "hidden_activation", default=GELU),
-        attention_scale=source.number("query_pre_attn_scalar", default=QUERY_SCALAR) ** -0.5,
+        attention_scale=source.positive("query_pre_attn_scalar", default=QUERY_SCALAR) ** -0.5,
         logit_softcap=softcap(source, "final_logit_softcapping", default=logit_softcap),
     )
 

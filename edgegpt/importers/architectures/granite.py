@@ -23,7 +23,7 @@ def _config(source: SourceSettings) -> GPTConfig:
 
 
 def _layout(source: SourceSettings) -> Layout:
-    return Layout(final_scale=1.0 / source.number("logits_scaling", default=1.0))
+    return Layout(final_scale=1.0 / source.positive("logits_scaling", default=1.0))
 
 
 FAMILIES = [Family("granite", "Granite 3 (dense)", _config, _layout)]

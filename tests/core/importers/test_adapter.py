@@ -198,7 +198,7 @@ def set_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object
         ({"r": 3}, "by the settings its rank is 3"),
         ({"r": None}, "the setting r is missing"),
         ({"lora_alpha": "8"}, "lora_alpha is '8'"),
-        ({"lora_alpha": float("nan")}, "not finite"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is nan, which is not a finite number"),
         ({"rank_pattern": {"q_proj": -1}}, "rank_pattern gives 'q_proj' the value -1"),
         ({"rank_pattern": {"(q_proj": 2}}, "rank_pattern has the pattern '(q_proj'"),
         ({"alpha_pattern": {"(a+)+b": 2}}, "which may take too long"),

@@ -141,6 +141,12 @@ def test_what_changes_with_the_length_limits_it() -> None:
         ({"rope_parameters": ["yarn"]}, "rope_parameters is .* not a table"),
         ({"rope_scaling": {"type": "linear"}}, "the setting factor is missing"),
         ({"rope_scaling": {"type": "linear", "factor": "2"}}, "factor is '2', which is not a num"),
+        ({"rope_theta": 0}, "rope_theta is 0.* not a number greater than 0"),
+        ({"rope_theta": float("nan")}, "rope_theta is nan, which is not a finite number"),
+        ({"rope_theta": 10**400}, "rope_theta is 10.* not a finite number"),
+        ({"rope_parameters": LLAMA_3 | {"high_freq_factor": 0}}, "high_freq_factor is 0, which"),
+        ({"rope_parameters": YARN | {"factor": -1.0}}, "factor is -1.0, which is not a number gr"),
+        ({"rope_parameters": YARN | {"rope_theta": 1}}, "rope_theta is 1; yarn needs"),
         ({"rope_parameters": {"mrope_section": [1]}}, "setting mrope_section is not known"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, but this family rotates"),
         ({"rope_scaling": {"type": "su", "short_factor": [1.0]}}, "short_factor must have 64"),
@@ -151,6 +157,22 @@ def test_parameters_that_are_not_understood_are_refused_by_name(
 ) -> None:
     with pytest.raises(CheckpointError, match=message):
         rotation_of(settings(**values), WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"partial_rotary_factor": 2.0}, "partial_rotary_factor is 2, which is not a share of 128"),
+        ({"partial_rotary_factor": 1e-3}, "partial_rotary_factor is 0.001, which is not a share"),
+        ({"short_factor": ["1"] * 48}, "entries that are not numbers"),
+        ({"short_factor": [0.0] * 48}, "entries that are not numbers"),
+        ({"original_max_position_embeddings": 1}, "too short"),
+    ],
+)
+def test_a_longrope_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
+    given = LONG | {"rope_type": "longrope"} | changes
+    with pytest.raises(CheckpointError, match=message):
+        rotation_of(settings(rope_parameters=given), WIDTH, partial=1.0)
 
 
 def test_a_type_of_layer_that_is_not_known_is_refused() -> None:
