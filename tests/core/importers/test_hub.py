@@ -143,8 +143,9 @@ def test_pickled_weights_are_downloaded_only_if_there_are_no_others(hub: StandIn
 
 
 def test_progress_counts_the_bytes_and_nothing_is_drawn(
-    hub: StandInHub, capfd: pytest.CaptureFixture[str]
+    hub: StandInHub, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TQDM_POSITION", "-1")  # the library then draws where there is no terminal
     told: list[tuple[str, int, int]] = []
     download(NAME, None, progress=lambda *arguments: told.append(arguments))
     weights = sum(len(hub.models[NAME].files[name]) for name in SHARDS)
