@@ -48,7 +48,6 @@ EXTRA_OF_PACKAGE = {
     "onnxscript": "export",
     "onnx_ir": "export",
     "onnxruntime": "cpu",
-    "huggingface_hub": "hub",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",
 }

@@ -11,17 +11,19 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
+from click.testing import CliRunner
 from huggingface_hub import constants
 from safetensors.torch import load, save
 from stand_in_hub import COMMIT, Model, StandInHub, stand_in_hub
 from tiny_checkpoints import SIZES, save_tiny
 from transformers import LlamaConfig
 
+from edgegpt.commands.import_ import command
 from edgegpt.errors import CheckpointError, EdgeGPTWarning
 from edgegpt.importers.hub.download import download as download_model
 from edgegpt.importers.hub.headers import open_headers
 from edgegpt.importers.hub.ids import HubId, is_hub_id
-from edgegpt.importers.hub.open import open_hub
+from edgegpt.importers.importing import Named, opened
 from edgegpt.importers.run import look
 from edgegpt.runtime.progress import Progress, silent
 
@@ -117,7 +119,7 @@ def test_only_what_import_reads_is_downloaded(hub: StandInHub, files: dict[str, 
     }
     assert all((folder / name).read_bytes() == files[name] for name in SHARDS)
     assert HUB_ID.with_commit(folder) == f"{NAME}@0123456"
-    source = open_hub(HUB_ID, None)
+    source = opened(Named(NAME))
     assert (source.folder, source.name) == (folder, f"{NAME}@0123456")
     assert look(source).config.n_layer == 3
 
@@ -141,8 +143,9 @@ def test_pickled_weights_are_downloaded_only_if_there_are_no_others(hub: StandIn
 
 
 def test_progress_counts_the_bytes_and_nothing_is_drawn(
-    hub: StandInHub, capfd: pytest.CaptureFixture[str]
+    hub: StandInHub, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TQDM_POSITION", "-1")  # the library then draws where there is no terminal
     told: list[tuple[str, int, int]] = []
     download(NAME, None, progress=lambda *arguments: told.append(arguments))
     weights = sum(len(hub.models[NAME].files[name]) for name in SHARDS)
@@ -264,6 +267,22 @@ def test_an_index_that_names_what_is_not_there_is_refused(
 ) -> None:
     hub.models[NAME].files[INDEX] = json.dumps({"weight_map": {"a": file}}).encode()
     assert named in refusal()
+
+
+def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("download", "headers", "problems"):
+        monkeypatch.delitem(sys.modules, f"edgegpt.importers.hub.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(CheckpointError, match=r'pip install "edgegpt-toolkit\[hub\]"'):
+        opened(Named(NAME))
+
+
+def test_the_command_looks_at_a_model_on_the_hub(hub: StandInHub) -> None:
+    result = CliRunner().invoke(command, [NAME, "--revision", "v1", "--check", "--json"])
+    assert result.exit_code == 0, result.output
+    check = json.loads(result.output)
+    assert (check["name"], check["license"]) == (f"{NAME}@0123456", "mit")
+    assert not list(Path(constants.HF_HUB_CACHE).rglob(SHARDS[0]))
 
 
 def lay_cache(files: dict[str, bytes], cache: Path, *, links: bool) -> Path:
