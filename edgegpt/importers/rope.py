@@ -18,6 +18,7 @@ from .settings import SourceSettings
 __all__ = ["Rotation", "rotation_of", "rotations_of"]
 
 Parameters = dict[str, Any]
+WIDEST = 1 << 16  # values of a head; real ones have up to 512
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,8 @@ def _rotation(source: SourceSettings, given: Parameters, width: int, *, whole: b
             f"partial_rotary_factor is {share:g}, but this family rotates whole heads"
         )
     rotated = int(width * share)
+    if not 0 <= rotated <= WIDEST:
+        raise source.error(f"heads of {width:,} values, {rotated:,} of them rotated, are no heads")
     if kind not in TYPES:
         raise source.error(f"the rope type {kind!r:.80} is not known; known: {', '.join(TYPES)}")
     powers = torch.arange(0, rotated, 2, dtype=torch.int64).float() / rotated  # (R)

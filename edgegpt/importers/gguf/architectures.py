@@ -106,8 +106,15 @@ def _gemma3(keys: SourceSettings, header: Header) -> Settings:
     return {**_gemma_scale(62)(keys, header), "rope_local_base_freq": local}
 
 
+def _partial(keys: SourceSettings, header: Header) -> Settings:
+    """How much of a head is rotated must be said: llama.cpp's default is not that of the family."""
+    keys.whole("rope.dimension_count")
+    return {}
+
+
 def _phi3(keys: SourceSettings, header: Header) -> Settings:
     """A window of 0 means none; files before July 2024 do not say whether there is one."""
+    _partial(keys, header)
     window = keys.number("attention.sliding_window")
     return {"sliding_window": int(window) or None}
 
@@ -189,7 +196,7 @@ ARCHITECTURES = {
             undo=NORM_PLUS_1,
             more=_gemma3,
         ),
-        Architecture("phi2", "phi", fixed={"hidden_act": "gelu_new"}),
+        Architecture("phi2", "phi", fixed={"hidden_act": "gelu_new"}, more=_partial),
         Architecture("phi3", "phi3", fixed=SILU, more=_phi3),
         Architecture(
             "gpt2",
@@ -203,6 +210,7 @@ ARCHITECTURES = {
             keys=PARALLEL,
             fixed={"hidden_act": "gelu"},
             undo={r"blk\.\d+\.attn_qkv\.(weight|bias)": _neox_groups},
+            more=_partial,
         ),
         Architecture(
             "falcon",
@@ -226,6 +234,7 @@ ARCHITECTURES = {
                 "use_qkv_bias": "blk.0.attn_q.bias",
                 "qk_layernorm": "blk.0.attn_q_norm.weight",
             },
+            more=_partial,
         ),
         Architecture(
             "olmo2",
