@@ -50,7 +50,8 @@ class Architecture:
 
 def _pairs_apart(w: Tensor, heads: int) -> Tensor:
     """Return rows [heads * D, ...] with the pair (2i, 2i + 1) of each head at (i, i + D / 2)."""
-    return w.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)  # (heads * D, ...)
+    pairs: Tensor = w.unflatten(0, (heads, -1, 2))  # (heads, D / 2, 2, ...)
+    return pairs.transpose(1, 2).flatten(0, 2)  # (heads * D, ...)
 
 
 # `LlamaModel.permute`: its rotation takes neighbours where Hugging Face takes halves.
@@ -64,7 +65,8 @@ NORM_PLUS_1: Mapping[str, Undo] = {r".*norm\.weight": lambda w, heads, kv_heads:
 
 def _neox_groups(w: Tensor, heads: int, kv_heads: int) -> Tensor:
     """Return queries, keys and values [3 * heads * D, ...], head by head."""
-    return w.unflatten(0, (3, heads, -1)).transpose(0, 1).flatten(0, 2)  # (heads * 3 * D, ...)
+    parts: Tensor = w.unflatten(0, (3, heads, -1))  # (3, heads, D, ...)
+    return parts.transpose(0, 1).flatten(0, 2)  # (heads * 3 * D, ...)
 
 
 def _falcon_groups(w: Tensor, heads: int, kv_heads: int) -> Tensor:
