@@ -1,5 +1,6 @@
 """GGUF files, as llama.cpp's conversion makes them, compute what the converted model computed."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from edgegpt.importers.gguf.architectures import ARCHITECTURES as KNOWN
 from edgegpt.importers.gguf.header import Stored
 from edgegpt.importers.gguf.tensors import Entry, GgufTensors
 from edgegpt.importers.open import open_source
+from edgegpt.importers.run import look
 
 LIMIT = 3e-6  # of the largest logit: two correct float32 engines differ by 2e-6
 SLIDING, FULL = "sliding_attention", "full_attention"
@@ -236,3 +238,86 @@ def test_the_metadata_is_kept_for_the_importer_of_texts(tmp_path: Path) -> None:
     assert fields["tokenizer.ggml.scores"] == [0.5, -1.0]
     assert fields["tokenizer.ggml.add_bos_token"] is True
     assert fields["tokenizer.ggml.bos_token_id"] == 1
+
+
+def ones(writer: gguf.GGUFWriter, name: str) -> None:
+    writer.add_tensor(name, np.ones(16, np.float32))
+
+
+# What is added to, or taken from, the file of a case; and the reason to give.
+CHANGES: dict[str, tuple[str, Callable[[gguf.GGUFWriter], Any], str]] = {
+    "granite without positions": (
+        "granite",
+        lambda writer: writer.add_bool("granite.rope.scaling.finetuned", False),
+        "it has no positions",
+    ),
+    "falcon in another order": (
+        "falcon 7b",
+        lambda writer: writer.add_tensor_data_layout("other"),
+        "in an unknown order",
+    ),
+    "windows of another base": (
+        "olmo3",
+        lambda writer: writer.add_rope_freq_base_swa(5.0),
+        "freq_base_swa is 5.0",
+    ),
+    "norms of queries": (
+        "stablelm",
+        lambda writer: ones(writer, "blk.0.attn_q_norm.weight"),
+        "qk_layernorm is True",
+    ),
+    "norms of Command R's queries": (
+        "command-r",
+        lambda writer: ones(writer, "blk.0.attn_q_norm.weight"),
+        "use_qk_norm is True",
+    ),
+    "two scalings": (
+        "llama yarn, wide heads",
+        lambda writer: ones(writer, "rope_freqs.weight"),
+        "although there is rope_freqs",
+    ),
+    "a part of yarn": (
+        "llama yarn, wide heads",
+        lambda writer: writer.add_rope_scaling_yarn_ext_factor(0.5),
+        "yarn_ext_factor is 0.5",
+    ),
+    "long factors without short ones": (
+        "llama",
+        lambda writer: writer.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE),
+        "'longrope'",
+    ),
+    "an unknown window": (
+        "phi3 with windows",
+        lambda writer: writer.kv_data[0].pop("phi3.attention.sliding_window"),
+        "sliding_window is missing",
+    ),
+    "an unknown share": (
+        "phi2",
+        lambda writer: writer.kv_data[0].pop("phi2.rope.dimension_count"),
+        "dimension_count is missing",
+    ),
+    "too few factors": (
+        "llama",
+        lambda writer: ones(writer, "rope_freqs.weight"),
+        "short_factor must have 8 numbers",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(CHANGES))
+def test_what_an_architecture_cannot_have_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    case, change, reason = CHANGES[name]
+    architecture, config = CASES[case]
+    theirs = save_tiny(config, tmp_path / "source")
+    write_gguf(theirs, tmp_path / "model.gguf", architecture, extra=change)
+    with pytest.raises(CheckpointError, match=reason):
+        look(open_source(tmp_path / "model.gguf"))
+
+
+def test_the_largest_gemmas_scale_their_scores_by_the_share_of_the_stream(tmp_path: Path) -> None:
+    """GGUF does not say it; llama.cpp tells these models by their number of layers."""
+    config = new("Gemma2", **{**GEMMA, "query_pre_attn_scalar": 16}, num_hidden_layers=46)
+    theirs = save_tiny(config, tmp_path / "source")
+    write_gguf(theirs, tmp_path / "model.gguf", "gemma2")
+    found = look(open_source(tmp_path / "model.gguf"))
+    assert found.config.attention_scale == 16**-0.5
