@@ -29,9 +29,10 @@ def state_of(content: Any, path: Path) -> dict[str, Tensor]:
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     ):
         raise CheckpointError(f"{path} holds no state dict (names with tensors)")
-    while content and (prefix := _common(content)):
-        content = {name.removeprefix(prefix): value for name, value in content.items()}
-    return content
+    state: dict[str, Tensor] = content
+    while state and (prefix := _common(state)):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
 
 
 def axes(state: dict[str, Tensor], name: str, path: Path) -> tuple[int, int]:

@@ -165,8 +165,7 @@ def test_a_file_without_the_mask_buffers_is_read_too(edgegpt: Callable, tmp_path
 def test_the_user_is_told_that_the_tokenizer_is_missing(edgegpt: Callable, tmp_path: Path):
     file, out = saved(tmp_path / "lesson.pt", lesson_state()), tmp_path / "out"
     outcome = edgegpt("import", file, "--out", out)
-    assert "warning: the file has no tokenizer" in outcome.err
-    assert str(out) in outcome.err
+    assert "note: the file has no tokenizer" in outcome.err
     assert load_checkpoint(out).tokenizer_json is None
 
 

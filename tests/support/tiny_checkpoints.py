@@ -65,9 +65,9 @@ def save_tiny(
     return model
 
 
-def imported(path: Path, out: Path) -> tuple[GPT, Import]:
+def imported(path: Path, out: Path, n_head: int | None = None) -> tuple[GPT, Import]:
     """Import the checkpoint at `path` into the new folder `out`; return the model as loaded."""
-    found = look(open_source(path))
+    found = look(open_source(path, n_head))
     out.mkdir()
     write(found, out)
     return load_checkpoint(out).model, found

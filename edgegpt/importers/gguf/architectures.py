@@ -50,7 +50,8 @@ class Architecture:
 
 def _pairs_apart(w: Tensor, heads: int) -> Tensor:
     """Return rows [heads * D, ...] with the pair (2i, 2i + 1) of each head at (i, i + D / 2)."""
-    return w.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)  # (heads * D, ...)
+    pairs: Tensor = w.unflatten(0, (heads, -1, 2))  # (heads, D / 2, 2, ...)
+    return pairs.transpose(1, 2).flatten(0, 2)  # (heads * D, ...)
 
 
 # `LlamaModel.permute`: its rotation takes neighbours where Hugging Face takes halves.
@@ -64,7 +65,8 @@ NORM_PLUS_1: Mapping[str, Undo] = {r".*norm\.weight": lambda w, heads, kv_heads:
 
 def _neox_groups(w: Tensor, heads: int, kv_heads: int) -> Tensor:
     """Return queries, keys and values [3 * heads * D, ...], head by head."""
-    return w.unflatten(0, (3, heads, -1)).transpose(0, 1).flatten(0, 2)  # (heads * 3 * D, ...)
+    parts: Tensor = w.unflatten(0, (3, heads, -1))  # (3, heads, D, ...)
+    return parts.transpose(0, 1).flatten(0, 2)  # (heads * 3 * D, ...)
 
 
 def _falcon_groups(w: Tensor, heads: int, kv_heads: int) -> Tensor:
@@ -106,8 +108,15 @@ def _gemma3(keys: SourceSettings, header: Header) -> Settings:
     return {**_gemma_scale(62)(keys, header), "rope_local_base_freq": local}
 
 
+def _partial(keys: SourceSettings, header: Header) -> Settings:
+    """How much of a head is rotated must be said: llama.cpp's default is not that of the family."""
+    keys.whole("rope.dimension_count")
+    return {}
+
+
 def _phi3(keys: SourceSettings, header: Header) -> Settings:
     """A window of 0 means none; files before July 2024 do not say whether there is one."""
+    _partial(keys, header)
     window = keys.number("attention.sliding_window")
     return {"sliding_window": int(window) or None}
 
@@ -189,7 +198,7 @@ ARCHITECTURES = {
             undo=NORM_PLUS_1,
             more=_gemma3,
         ),
-        Architecture("phi2", "phi", fixed={"hidden_act": "gelu_new"}),
+        Architecture("phi2", "phi", fixed={"hidden_act": "gelu_new"}, more=_partial),
         Architecture("phi3", "phi3", fixed=SILU, more=_phi3),
         Architecture(
             "gpt2",
@@ -203,6 +212,7 @@ ARCHITECTURES = {
             keys=PARALLEL,
             fixed={"hidden_act": "gelu"},
             undo={r"blk\.\d+\.attn_qkv\.(weight|bias)": _neox_groups},
+            more=_partial,
         ),
         Architecture(
             "falcon",
@@ -226,6 +236,7 @@ ARCHITECTURES = {
                 "use_qkv_bias": "blk.0.attn_q.bias",
                 "qk_layernorm": "blk.0.attn_q_norm.weight",
             },
+            more=_partial,
         ),
         Architecture(
             "olmo2",

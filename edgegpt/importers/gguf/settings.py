@@ -1,6 +1,7 @@
 """From the metadata of a GGUF file to the settings that config.json would have."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,15 @@ from .tensors import Entry, GgufTensors
 
 __all__ = ["architecture_of", "settings_of"]
 
-# Keys that all architectures have, with their names in config.json.
-KEYS = {
+# Keys that all files have, with their names in config.json; of the others, one at least.
+SIZES = {
     "context_length": "max_position_embeddings",
     "embedding_length": "hidden_size",
     "block_count": "num_hidden_layers",
     "feed_forward_length": "intermediate_size",
     "attention.head_count": "num_attention_heads",
+}
+EPSILONS = {
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
     "attention.layer_norm_epsilon": "layer_norm_eps",
 }
@@ -61,6 +64,9 @@ def settings_of(header: Header) -> dict[str, Any]:
     head_dim = keys.whole("attention.key_length", default=max(1, width // heads))
     keys.must_be("attention.value_length", head_dim, why=f"its keys have {head_dim} values a head")
     _refuse_other_kinds(keys, header)
+    epsilons = _named(keys, EPSILONS)
+    if not epsilons:
+        raise keys.error(f"the setting {' or '.join(EPSILONS)} is missing")
     settings = {
         "model_type": own.family,
         "head_dim": head_dim,
@@ -69,7 +75,9 @@ def settings_of(header: Header) -> dict[str, Any]:
         "tie_word_embeddings": "output.weight" not in header.tensors,
         **own.fixed,
         **{name: tensor in header.tensors for name, tensor in own.told_by.items()},
-        **_named(keys, KEYS | dict(own.keys)),
+        **{theirs: keys.whole(name) for name, theirs in SIZES.items()},
+        **epsilons,
+        **_named(keys, own.keys),
         **_rope(keys, header, head_dim),
         **own.more(keys, header),
     }
@@ -77,7 +85,7 @@ def settings_of(header: Header) -> dict[str, Any]:
     return settings
 
 
-def _named(keys: SourceSettings, names: dict[str, str]) -> dict[str, Any]:
+def _named(keys: SourceSettings, names: Mapping[str, str]) -> dict[str, Any]:
     keys.ignore(*names)
     return {theirs: keys.values[own] for own, theirs in names.items() if own in keys.values}
 
@@ -108,7 +116,7 @@ def _rope(keys: SourceSettings, header: Header, head_dim: int) -> dict[str, Any]
     if int(head_dim * share) < rotated:  # rounded down, as 49 * (1 / 49)
         share = math.nextafter(share, math.inf)
     settings: dict[str, Any] = {"rope_theta": keys.number("rope.freq_base", default=ROPE_BASE)}
-    if rotated != head_dim:
+    if "rope.dimension_count" in keys.values:
         settings["partial_rotary_factor"] = share
     scaling = _scaling(keys, header)
     return settings | ({"rope_scaling": scaling} if scaling else {})
