@@ -36,6 +36,28 @@ def test_a_terminal_shows_what_is_done_and_how_much_of_it(terminal) -> None:
     assert "3/8" in shown
 
 
+def test_a_terminal_shows_the_time_left_once_it_can_be_told(terminal) -> None:
+    stderr = terminal()
+    with progress() as report:
+        report("writing", 0, 4)
+    assert "-:--:--" in stderr.getvalue()
+    stderr = terminal()
+    with progress() as report:
+        for done in range(3):
+            report("writing", done, 4)
+    assert "-:--:--" not in stderr.getvalue().rpartition("2/4")[2]
+
+
+def test_an_activity_of_unknown_length_follows_one_of_known_length(terminal) -> None:
+    stderr = terminal()
+    with progress() as report:
+        report("writing", 4, 4)
+        report("proving", 0, 0)
+    last = stderr.getvalue().rpartition("proving")[2]
+    assert "4/4" not in last
+    assert "0/" not in last
+
+
 def test_a_terminal_shows_what_is_waited_for_and_what_comes_then(terminal) -> None:
     stderr = terminal()
     with waiting("opening [b]"):

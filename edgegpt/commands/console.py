@@ -57,7 +57,7 @@ def waiting(what: str) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """Yield a function that shows the current activity, its duration, and how much is done."""
+    """Yield a function that shows the current activity, how much is done, and the time left."""
     with _drawn(with_bar=True) as show:
         yield show
 
@@ -70,11 +70,11 @@ def _drawn(*, with_bar: bool) -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
-        MofNCompleteColumn,
         ProgressColumn,
         SpinnerColumn,
         TextColumn,
         TimeElapsedColumn,
+        TimeRemainingColumn,
     )
     from rich.progress import Progress as Drawing
     from rich.table import Column
@@ -82,8 +82,9 @@ def _drawn(*, with_bar: bool) -> Iterator[Progress]:
     columns: list[ProgressColumn] = [
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
-        *([BarColumn(), MofNCompleteColumn()] if with_bar else []),
         TimeElapsedColumn(),
+        *([BarColumn(), TextColumn("{task.fields[share]}")] if with_bar else []),
+        *([TimeRemainingColumn()] if with_bar else []),
         TextColumn(
             "{task.fields[logged]}",
             markup=False,
@@ -93,10 +94,15 @@ def _drawn(*, with_bar: bool) -> Iterator[Progress]:
     ]
     console = Console(file=sys.stderr)
     with Drawing(*columns, console=console, transient=True, expand=True) as drawing:
-        task = drawing.add_task("", total=None, logged="")
+        task = drawing.add_task("", total=None, logged="", share="")
 
         def show(what: str, done: int, total: int) -> None:
-            drawing.update(task, description=what, completed=done, total=total or None, logged="")
+            nonlocal task
+            if drawing.tasks[0].description != what:  # the time left is that of one activity
+                drawing.remove_task(task)
+                task = drawing.add_task(what, total=total or None, logged="", share="")
+            share = f"{done}/{total}, time left:" if total else ""
+            drawing.update(task, total=total or None, completed=done, share=share, logged="")
 
         with logged(logging.INFO, lambda line: drawing.update(task, logged=line)):
             yield show
