@@ -6,13 +6,13 @@ is the beginning of the validation text; export takes its golden prompts from it
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from edgegpt.runtime.bundle.bundle import (
@@ -29,6 +29,8 @@ from edgegpt.runtime.files import write_file
 from .errors import BundleError, CheckpointError, InvalidInputError
 from .model import GPT, GPTConfig
 from .model.version_1 import from_version_1
+from .model_weights import StoredWeights, load_model, skeleton
+from .tensor_file import layout_of, raw_bytes, write_tensors
 
 __all__ = [
     "Checkpoint",
@@ -46,12 +48,13 @@ LARGEST_DOCUMENT = 1 << 22  # bytes of a licence or a model card
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The content of a checkpoint folder. The model is in float32 and in eval mode.
+    """The content of a checkpoint folder. `weights` are read from the file when asked for.
 
     `license` and `card` are the texts of the licence and of the model card.
     """
 
-    model: GPT
+    config: GPTConfig
+    weights: Mapping[str, Tensor]
     tokenizer_json: str | None
     held_out: str | None
     usage: Usage | None = None
@@ -59,6 +62,15 @@ class Checkpoint:
     chat_template: str | None = None
     license: str | None = None
     card: str | None = None
+
+    @cached_property
+    def model(self) -> GPT:
+        """The model with all its weights, in float32 and in eval mode."""
+        return load_model(self.config, self.weights)
+
+    def release(self) -> None:
+        """Free the model; it is read again when it is next asked for."""
+        self.__dict__.pop("model", None)
 
 
 def save_config(
@@ -74,12 +86,10 @@ def save_config(
 
 def save_weights(folder: Path, model: GPT, dtype: torch.dtype) -> None:
     """Write model.safetensors with the weights as `dtype`; a tied head is not repeated."""
-    tensors = {
-        name: tensor.detach().to("cpu", dtype).contiguous()
-        for name, tensor in model.state_dict().items()
-        if name not in model.tied_names()
-    }
-    write_file(folder / "model.safetensors", save(tensors))
+    tensors = dict(model.named_parameters())
+    layouts = {name: layout_of(tensor.to("meta", dtype)) for name, tensor in tensors.items()}
+    path = folder / "model.safetensors"
+    write_tensors(path, layouts, lambda name: raw_bytes(tensors[name].to(dtype)))
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -94,10 +104,9 @@ def is_checkpoint(folder: Path) -> bool:
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint folder; every defect raises a `CheckpointError` that names it."""
     config, usage, source = _load_config(folder)
-    model = GPT(config)
-    _load_weights(folder, model)
     return Checkpoint(
-        model=model.float().eval(),
+        config=config,
+        weights=_open_weights(folder, config),
         tokenizer_json=_read_text(folder / TOKENIZER_NAME, required=False),
         held_out=_read_text(folder / "held_out.txt", required=False),
         usage=usage,
@@ -139,19 +148,17 @@ def _load_config(folder: Path) -> tuple[GPTConfig, Usage | None, Source | None]:
         raise CheckpointError(str(error)) from error
 
 
-def _load_weights(folder: Path, model: GPT) -> None:
+def _open_weights(folder: Path, config: GPTConfig) -> StoredWeights:
     path = folder / "model.safetensors"
     if not path.is_file():
         raise CheckpointError(f"{folder} has no model.safetensors: nothing was trained in it yet")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
+    weights, model = StoredWeights(path), skeleton(config)
+    found = {name: torch.empty(shape, device="meta") for name, shape in weights.shapes.items()}
     for name, other in model.tied_names().items():
-        if other in tensors:
-            tensors[name] = tensors[other]
-    check_state(tensors, model.state_dict(), path)
-    model.load_state_dict(tensors)
+        if other in found:
+            found[name] = found[other]
+    check_state(found, model.state_dict(), path)
+    return weights
 
 
 def check_state(found: dict[str, Tensor], expected: dict[str, Tensor], source: Path) -> None:

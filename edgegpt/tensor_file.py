@@ -26,6 +26,7 @@ from torch import Tensor
 from edgegpt.runtime.bundle.manifest import WeightEntry
 from edgegpt.runtime.bundle.vocabulary import WEIGHT_ITEM_BYTES, WeightDtype
 from edgegpt.runtime.files import new_file
+from edgegpt.runtime.progress import Progress, silent
 
 __all__ = ["Layout", "Written", "layout_of", "raw_bytes", "write_tensors"]
 
@@ -39,6 +40,7 @@ DTYPES: dict[torch.dtype, WeightDtype] = {
     torch.uint8: "U8",
 }
 ALIGNMENT = 8  # bytes, of the end of the header
+MEGABYTE = 10**6
 CHUNK = 1 << 24  # bytes to write and hash at once
 
 
@@ -76,7 +78,10 @@ def raw_bytes(tensor: Tensor) -> NDArray[np.uint8]:
 
 
 def write_tensors(
-    path: Path, layouts: Mapping[str, Layout], read: Callable[[str], NDArray[Any]]
+    path: Path,
+    layouts: Mapping[str, Layout],
+    read: Callable[[str], NDArray[Any]],
+    progress: Progress = silent,
 ) -> Written:
     """Write the file at `path`, atomically; replace the file if there is one.
 
@@ -85,6 +90,7 @@ def write_tensors(
         layouts: type and shape of each tensor, by name.
         read: returns a tensor, or its bytes in row-major order. It is called once per name. If
             it raises an error, `path` is as it was.
+        progress: called before each tensor, with the MB that are written.
 
     Raises:
         ValueError: if `read` returns another number of bytes than the layout says.
@@ -96,6 +102,8 @@ def write_tensors(
         file.write(header)
         for name in names:
             layout, own = layouts[name], hashlib.sha256()
+            begin = len(header) + ends[name] - layout.size
+            progress(f"writing {path.name}", begin // MEGABYTE, ends[names[-1]] // MEGABYTE)
             data = np.ascontiguousarray(read(name)).reshape(-1).view(np.uint8)  # (size,)
             if data.size != layout.size:
                 raise ValueError(f"{name} has {data.size} bytes; its layout says {layout.size}")
@@ -104,9 +112,8 @@ def write_tensors(
                 file.write(piece)
                 whole.update(piece)
                 own.update(piece)
-            offset = len(header) + ends[name] - layout.size
             entries[name] = WeightEntry(
-                layout.dtype, list(layout.shape), offset, layout.size, own.hexdigest()
+                layout.dtype, list(layout.shape), begin, layout.size, own.hexdigest()
             )
     return Written(whole.hexdigest(), entries)
 

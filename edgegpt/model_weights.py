@@ -1,0 +1,110 @@
+"""A model's weights by name, read when they are asked for, and models that are built without them.
+
+A skeleton is a model whose weights have shapes and no memory. Weights are a mapping from the names
+of `named_parameters` to float32 tensors. `StoredWeights` is such a mapping, over a file.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from .errors import CheckpointError
+from .model import GPT, GPTConfig
+
+__all__ = ["StoredWeights", "give_weights", "load_model", "skeleton", "take_weights"]
+
+
+class StoredWeights(Mapping[str, Tensor]):
+    """The tensors of a safetensors file, as float32. Each access reads the tensor again.
+
+    The file is mapped into memory for the time of the access, so that no page of it stays. Only a
+    tensor that is stored in float32 remains a view of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read the table of contents.
+
+        Raises:
+            CheckpointError: if the file is damaged.
+        """
+        self.path = path
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        with self._opened() as file:
+            for name in file.keys():  # noqa: SIM118 - the file is no dictionary
+                self.shapes[name] = tuple(file.get_slice(name).get_shape())
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return the tensor `name`, float32."""
+        if name not in self.shapes:
+            raise KeyError(name)
+        with self._opened() as file:
+            tensor: Tensor = file.get_tensor(name).float()
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names in the file."""
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        """Return the number of tensors."""
+        return len(self.shapes)
+
+    def _opened(self) -> Any:
+        try:
+            return safe_open(self.path, "pt")
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{self.path} is damaged: {error}") from error
+
+
+class _NoMemory(TorchFunctionMode):
+    """Put new weights, which modules make with `torch.empty`, on the meta device.
+
+    Tables that a model computes are made as usual.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Call `func`."""
+        given = dict(kwargs or {})
+        if func is torch.empty:
+            given["device"] = "meta"
+        return func(*args, **given)
+
+
+def skeleton(config: GPTConfig) -> GPT:
+    """Return a model in eval mode whose weights are on the meta device."""
+    with _NoMemory():
+        return GPT(config).eval()
+
+
+def load_model(config: GPTConfig, weights: Mapping[str, Tensor]) -> GPT:
+    """Return a model in eval mode with all its weights."""
+    model = skeleton(config)
+    give_weights(model, weights, [name for name, _ in model.named_parameters()])
+    return model
+
+
+def give_weights(model: GPT, weights: Mapping[str, Tensor], names: Iterable[str]) -> None:
+    """Give a skeleton the weights `names`, and those that are tied to them."""
+    tied = model.tied_names()
+    for name in names:
+        parameter = nn.Parameter(weights[name])
+        for place in (name, *(other for other, own in tied.items() if own == name)):
+            _set(model, place, parameter)
+
+
+def take_weights(model: GPT, names: Iterable[str]) -> None:
+    """Free the weights that `give_weights` gave."""
+    own = dict(model.named_parameters())
+    give_weights(model, {name: own[name].data.to("meta") for name in names}, names)
+
+
+def _set(model: GPT, name: str, parameter: nn.Parameter) -> None:
+    module, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(module), leaf, parameter)
