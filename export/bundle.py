@@ -6,7 +6,6 @@ only after the proof has passed, so a failed export leaves nothing behind.
 
 import platform
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import torch
 import edgegpt
 from edgegpt.checkpoint import Checkpoint, load_checkpoint
 from edgegpt.errors import EdgeGPTWarning, ExportError, VerificationError
+from edgegpt.model_weights import skeleton
 from edgegpt.runtime.bundle.bundle import (
     CARD_NAME,
     GOLDEN_NAME,
@@ -36,6 +36,7 @@ from edgegpt.runtime.bundle.derived_weights import (
 from edgegpt.runtime.bundle.manifest import MANIFEST_NAME, FileEntry, Graph, Manifest, WeightEntry
 from edgegpt.runtime.bundle.vocabulary import Precision
 from edgegpt.runtime.files import new_folder
+from edgegpt.runtime.progress import Progress, silent
 from edgegpt.runtime.proof.receipt import Receipt
 from edgegpt.runtime.proof.verify import verify
 
@@ -55,7 +56,7 @@ def export_bundle(
     precision: str = "float32",
     settings: ExportSettings | None = None,
     force: bool = False,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Progress = silent,
 ) -> Receipt:
     """Export the checkpoint folder to a new bundle folder and return the receipt of its proof.
 
@@ -65,7 +66,7 @@ def export_bundle(
         precision: a precision that one of `recipes.RECIPES` serves.
         settings: further settings; None leaves everything to the recipe.
         force: see `out`.
-        progress: called with a message as each stage begins.
+        progress: called with what is being done and how much of it is done.
 
     Raises:
         InvalidInputError: for an unknown precision, for a setting that the precision does not use,
@@ -83,8 +84,9 @@ def export_bundle(
     source = load_checkpoint(Path(checkpoint))
     with new_folder(destination) as folder:
         content = recipe.make(source, known, settings, progress)
-        _write(folder, source, known, content)
-        progress("proving: replaying the golden vectors without PyTorch")
+        _write(folder, source, known, content, progress)
+        del source, content  # an engine needs the memory
+        progress("proving: replaying the golden vectors without PyTorch", 0, 0)
         receipt = verify(Bundle.open(folder), check="size")
         if receipt.outcome == "failed":
             raise VerificationError(_failure(receipt))
@@ -128,7 +130,9 @@ def _check_destination(out: Path, force: bool) -> None:
         raise ExportError(f"{out} holds a bundle already; replace it with --force")
 
 
-def _write(folder: Path, source: Checkpoint, precision: Precision, content: Content) -> None:
+def _write(
+    folder: Path, source: Checkpoint, precision: Precision, content: Content, progress: Progress
+) -> None:
     """Write all files of a bundle except the receipt."""
     texts = {
         TOKENIZER_NAME: source.tokenizer_json,
@@ -140,22 +144,26 @@ def _write(folder: Path, source: Checkpoint, precision: Precision, content: Cont
         if text is not None:
             (folder / name).write_bytes(text.encode())
     content.golden.save(folder / GOLDEN_NAME)
-    parts = (*source.model.named_parameters(), *source.model.named_buffers())
-    models = [model for _, model in content.graphs]
-    weights = move_weights(models, {name for name, _ in parts}, folder / WEIGHTS_NAME)
-    for graph, model in content.graphs:
-        ir.save(model, folder / graph.file)
-        _check(folder, graph, precision, weights)
+    model = skeleton(source.config)
+    names = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    graphs = [graph for _, graph in content.graphs]
+    weights = move_weights(graphs, names, folder / WEIGHTS_NAME, progress)
+    for index, (entry, graph) in enumerate(content.graphs):
+        progress("checking the graphs", index, len(graphs))
+        ir.save(graph, folder / entry.file)
+        _check(folder, entry, precision, weights.entries)
     files = {
-        path.name: FileEntry(path.stat().st_size, sha256_of(path))
+        path.name: FileEntry(
+            path.stat().st_size, weights.sha256 if path.name == WEIGHTS_NAME else sha256_of(path)
+        )
         for path in sorted(folder.iterdir())
     }
     manifest = Manifest(
-        model=source.model.config.to_dict(),
+        model=source.config.to_dict(),
         precision=precision,
         graphs=[graph for graph, _ in content.graphs],
         weights_file=WEIGHTS_NAME,
-        weights=weights,
+        weights=weights.entries,
         files=files,
         versions={
             "edgegpt": edgegpt.__version__,

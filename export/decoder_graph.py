@@ -9,10 +9,11 @@ width, V vocabulary:
 """
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -26,6 +27,7 @@ from edgegpt.model import GPT
 from edgegpt.runtime.bundle.manifest import Graph, Port
 from edgegpt.runtime.bundle.vocabulary import AXES, Part
 
+from .lazy_weights import model_weight
 from .lowerings import Lowering
 from .passes import FoldWeightTransposes, ShareDimensions
 
@@ -55,31 +57,50 @@ class _Decoder(nn.Module):
 
 @dataclass(frozen=True)
 class Traced:
-    """The cached path of a model, traced by torch.export once for all lowerings."""
+    """The cached path of a model, traced by torch.export once for all lowerings.
+
+    It has no values: `weights` has those of the parameters, and `tables` those of the buffers.
+    """
 
     program: torch.export.ExportedProgram
     n_layer: int
     tied_names: dict[str, str]
+    weights: Mapping[str, Tensor]
+    tables: Mapping[str, Tensor]
 
 
-def trace(model: GPT) -> Traced:
-    """Trace `model`'s cached path."""
+def trace(model: GPT, weights: Mapping[str, Tensor] | None = None) -> Traced:
+    """Trace `model`'s cached path.
+
+    Args:
+        model: the model. Only shapes and types count; its weights may be on the meta device.
+        weights: the values of its weights, in any type; None: its own.
+    """
     n_layer = model.config.n_layer
+    shapes = _on_meta(model)
     with _quiet():
         program = torch.export.export(
-            _Decoder(model).eval(),
-            _example(model),
+            _Decoder(shapes).eval(),
+            _example(shapes),
             dynamic_shapes=_dynamic_shapes(n_layer),
             strict=False,
         )
-    return Traced(program, n_layer, model.tied_names())
+    values = dict(model.named_parameters()) if weights is None else weights
+    return Traced(program, n_layer, model.tied_names(), values, dict(model.named_buffers()))
+
+
+def _on_meta(model: GPT) -> GPT:
+    """Return a copy of `model` on the meta device, made without copying any value."""
+    places: dict[int, Tensor] = {id(it): nn.Parameter(it.to("meta")) for it in model.parameters()}
+    places |= {id(it): it.to("meta") for it in model.buffers()}
+    return copy.deepcopy(model, places)
 
 
 def build_decoder_graph(traced: Traced, lowering: Lowering) -> ir.Model:
     """Return the ONNX graph of a traced model."""
     program = _lower(traced, lowering)
     graph = program.model
-    _rename_weights(graph.graph, traced.tied_names)
+    _name_weights(graph.graph, traced)
     _simplify(graph)
     for edit in lowering.passes:
         edit()(graph)
@@ -130,9 +151,10 @@ def _lower(traced: Traced, lowering: Lowering) -> torch.onnx.ONNXProgram:
 
 def _example(model: GPT) -> tuple[object, ...]:
     size = EXAMPLE
-    ids = torch.zeros(size["batch"], size["new_tokens"], dtype=torch.int64)
-    past_len = torch.ones(size["batch"], dtype=torch.int64)
-    positions = torch.zeros(size["batch"], size["logit_positions"], dtype=torch.int64)
+    with torch.device("meta"):
+        ids = torch.zeros(size["batch"], size["new_tokens"], dtype=torch.int64)
+        past_len = torch.ones(size["batch"], dtype=torch.int64)
+        positions = torch.zeros(size["batch"], size["logit_positions"], dtype=torch.int64)
     return ids, past_len, positions, model.empty_cache(size["batch"], size["context"])
 
 
@@ -143,11 +165,14 @@ def _dynamic_shapes(n_layer: int) -> tuple[object, ...]:
     return {0: batch, 1: new_tokens}, {0: batch}, {0: batch, 1: positions}, past
 
 
-def _rename_weights(graph: ir.Graph, tied_names: dict[str, str]) -> None:
-    """Give the weights the names of the model's parameters."""
+def _name_weights(graph: ir.Graph, traced: Traced) -> None:
+    """Give the weights the names of the model's parameters, and their values, which are lazy."""
     for name, value in list(graph.initializers.items()):
         own = name.removeprefix("model.")
-        value.name = tied_names.get(own, own)
+        value.name = traced.tied_names.get(own, own)
+        for values in (traced.weights, traced.tables):
+            if value.name in values:
+                value.const_value = model_weight(value, values)
 
 
 def _simplify(model: ir.Model) -> None:

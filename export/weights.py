@@ -5,46 +5,53 @@ therefore point at a tensor in the file. The same bytes serve all graphs, and an
 reads the weights by name.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
 from edgegpt.errors import ExportError
-from edgegpt.runtime.bundle.manifest import WeightEntry
+from edgegpt.runtime.bundle.vocabulary import WeightDtype
+from edgegpt.runtime.progress import Progress, silent
+from edgegpt.tensor_file import Layout, Written, write_tensors
 
+from .lazy_weights import LazyWeight
 from .passes import ROWS_SUFFIX
 
 __all__ = ["move_weights"]
 
-HEADER_LENGTH = 8
+DTYPES: dict[ir.DataType, WeightDtype] = {
+    ir.DataType.FLOAT: "F32",
+    ir.DataType.FLOAT16: "F16",
+    ir.DataType.BFLOAT16: "BF16",
+    ir.DataType.INT8: "I8",
+    ir.DataType.UINT8: "U8",
+}
 
 
-def move_weights(models: Sequence[ir.Model], names: set[str], path: Path) -> dict[str, WeightEntry]:
-    """Write the weights of all graphs to `path`, point the initializers there, return the entries.
+def move_weights(
+    models: Sequence[ir.Model], names: set[str], path: Path, progress: Progress = silent
+) -> Written:
+    """Write the weights of all graphs to `path`, and point the initializers there.
 
     Weights are the initializers in `names` and the extra tensors of quantised weights
     (`<name>.scales` ...). A weight that several graphs share is stored once. A name that ends in
     `ROWS_SUFFIX` is a second name for the same bytes in another shape, and is not stored at all.
-    Other initializers are constants of a graph (shapes, indices) and stay in the graph.
+    Other initializers are constants of a graph (shapes, indices) and stay in the graph. Each weight
+    is read, transformed and hashed while it is written; no two of them are in memory.
     """
-    weights: dict[str, NDArray[Any]] = {}
+    weights: dict[str, ir.TensorProtocol] = {}
     for name, _, tensor in _initializers(models, names):
-        array = tensor.numpy()
-        if name.endswith(ROWS_SUFFIX):
-            continue
-        if not np.array_equal(weights.setdefault(name, array), array):
+        if not name.endswith(ROWS_SUFFIX) and not _same(weights.setdefault(name, tensor), tensor):
             raise ExportError(f"two graphs of the bundle have different weights named {name}")
-    save_file(weights, path)
-    entries = _read_header(path)
+    layouts = {
+        name: Layout(DTYPES[tensor.dtype], tuple(tensor.shape.numpy()))
+        for name, tensor in weights.items()
+    }
+    written = write_tensors(path, layouts, lambda name: weights[name].numpy(), progress)
     for name, value, tensor in _initializers(models, names):
-        entry = entries[name.removesuffix(ROWS_SUFFIX)]
+        entry = written.entries[name.removesuffix(ROWS_SUFFIX)]
         value.const_value = ir.ExternalTensor(
             location=path.name,
             offset=entry.offset,
@@ -54,7 +61,18 @@ def move_weights(models: Sequence[ir.Model], names: set[str], path: Path) -> dic
             name=name,
             base_dir=path.parent,
         )
-    return entries
+    return written
+
+
+def _same(one: ir.TensorProtocol, other: ir.TensorProtocol) -> bool:
+    """Return whether two tensors of one name have the same bytes."""
+    if one is other:
+        return True
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    if isinstance(one, LazyWeight) and isinstance(other, LazyWeight):
+        return one.key == other.key
+    return np.array_equal(one.numpy(), other.numpy())
 
 
 def _initializers(
@@ -69,24 +87,3 @@ def _initializers(
         and value.const_value is not None
         and not isinstance(value.const_value, ir.ExternalTensor)
     ]
-
-
-def _read_header(path: Path) -> dict[str, WeightEntry]:
-    """Return the offset, size and hash of each tensor in the file."""
-    raw = path.read_bytes()
-    length = int.from_bytes(raw[:HEADER_LENGTH], "little")
-    start = HEADER_LENGTH + length
-    header = json.loads(raw[HEADER_LENGTH:start])
-    entries = {}
-    for name, tensor in header.items():
-        if name == "__metadata__":
-            continue
-        begin, end = (start + offset for offset in tensor["data_offsets"])
-        entries[name] = WeightEntry(
-            dtype=tensor["dtype"],
-            shape=tensor["shape"],
-            offset=begin,
-            size=end - begin,
-            sha256=hashlib.sha256(raw[begin:end]).hexdigest(),
-        )
-    return entries

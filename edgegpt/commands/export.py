@@ -7,7 +7,7 @@ import click
 
 from edgegpt.errors import InvalidInputError
 
-from .console import waiting
+from .console import progress
 from .receipt_table import print_receipt
 
 __all__ = ["command"]
@@ -67,7 +67,8 @@ def command(
     if precision == FLOAT and keep_fp32 is not None:
         raise click.UsageError("--keep-fp32 needs a --precision other than float32")
     text = None if calibration is None else _read(calibration)
-    with waiting("loading PyTorch") as tell:
+    with progress() as tell:
+        tell("loading PyTorch", 0, 0)
         from edgegpt.export import ExportSettings, export_bundle
 
         receipt = export_bundle(

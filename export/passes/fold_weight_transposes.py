@@ -2,6 +2,7 @@
 
 import onnx_ir as ir
 
+from ..lazy_weights import transposed
 from .parts import ensure, operand, require
 
 __all__ = ["FoldWeightTransposes"]
@@ -11,8 +12,8 @@ class FoldWeightTransposes(ir.passes.InPlacePass):
     """Replace Transpose(weight) by the transposed weight, under the weight's own name.
 
     PyTorch stores a linear layer as [out, in]; MatMul takes [in, out]. Otherwise the engine would
-    fold the transposes at each load and hold both copies in memory. A weight with another use as
-    well (a tied embedding) is left alone.
+    fold the transposes at each load and hold both copies in memory. The values are transposed when
+    they are written. A weight with another use as well (a tied embedding) is left alone.
     """
 
     def requires(self, model: ir.Model) -> None:
@@ -25,9 +26,9 @@ class FoldWeightTransposes(ir.passes.InPlacePass):
         found = _transposed(model.graph)
         for node, weight in found:
             assert weight.const_value is not None
-            array = weight.const_value.numpy().transpose(node.attributes["perm"].as_ints())
-            weight.const_value = ir.tensor(array.copy(order="C"), name=weight.name)
-            weight.shape = ir.Shape(array.shape)
+            order = node.attributes["perm"].as_ints()
+            weight.const_value = transposed(weight.const_value, order)
+            weight.shape = ir.Shape(weight.const_value.shape.numpy())
             ir.convenience.replace_all_uses_with(node.outputs[0], weight)
             model.graph.remove(node, safe=True)
         return ir.passes.PassResult(model, bool(found))

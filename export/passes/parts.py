@@ -42,10 +42,10 @@ def operand(node: ir.Node, place: int) -> ir.Value:
 
 
 def add_initializer(
-    graph: ir.Graph, name: str, data: NDArray[np.generic] | ir.ExternalTensor
+    graph: ir.Graph, name: str, data: NDArray[np.generic] | ir.TensorProtocol
 ) -> ir.Value:
     """Register `data` as the initializer `name`."""
-    tensor = data if isinstance(data, ir.ExternalTensor) else ir.tensor(data, name=name)
+    tensor = ir.tensor(data, name=name) if isinstance(data, np.ndarray) else data
     value = ir.val(name, const_value=tensor)
     graph.register_initializer(value)
     return value

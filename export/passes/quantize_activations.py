@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from ..lazy_weights import LazyWeight
 from ..quantization import BlockQuantized
 from .parts import MICROSOFT, add_initializer, constant, ensure, operand, require
 
@@ -94,10 +95,17 @@ class _Emitter:
 
     def columns(self, name: str) -> tuple[ir.Value, ir.Value]:
         """Return the weight `name` as int8 [K, N], and one scale per column [N]."""
-        weight = self.quantized[name].dequantized()  # (N, K)
-        scale = np.maximum(np.abs(weight).max(axis=1), SMALLEST_ROW) / LARGEST  # (N,)
-        integers = np.rint(weight / scale[:, None]).astype(np.int8)
-        columns = add_initializer(self.graph, f"{name}.columns", np.ascontiguousarray(integers.T))
+        weight = self.quantized[name]
+        largest = np.abs(weight.dequantized()).max(axis=1)  # (N,)
+        scale = np.maximum(largest, SMALLEST_ROW) / LARGEST
+
+        def integers() -> NDArray[np.int8]:
+            turned = np.rint(weight.dequantized() / scale[:, None]).astype(np.int8).T
+            return np.ascontiguousarray(turned)  # (K, N)
+
+        stored, shape = f"{name}.columns", weight.shape[::-1]
+        tensor = LazyWeight(integers, ir.DataType.INT8, shape, name=stored, key=("columns",))
+        columns = add_initializer(self.graph, stored, tensor)
         scales = scale.astype(np.float32)
         return columns, add_initializer(self.graph, f"{name}.column_scales", scales)
 

@@ -55,7 +55,7 @@ def _initializers(
     """Return the initializers for values, scales and zero points."""
     zero_points = weight.packed_zero_points()
     return (
-        add_initializer(graph, name, weight.packed()),
+        add_initializer(graph, name, weight.packed),
         add_initializer(graph, f"{name}.scales", weight.scales),
         None if zero_points is None else add_initializer(graph, f"{name}.zero_points", zero_points),
     )
@@ -96,9 +96,7 @@ def _replace_lookup(
 ) -> None:
     """Replace Gather(table, ids) by GatherBlockQuantized, which takes the bytes as [N, ...]."""
     _, scales, zero_points = inputs
-    values = add_initializer(
-        graph, name + ROWS_SUFFIX, weight.packed().reshape(weight.shape[0], -1)
-    )
+    values = add_initializer(graph, name + ROWS_SUFFIX, weight.packed.reshape(weight.shape[0], -1))
     attributes = {
         "bits": weight.bits,
         "block_size": weight.block,

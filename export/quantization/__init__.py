@@ -10,17 +10,19 @@ from .blocks import BlockQuantized, round_to_nearest
 from .calibration import cut_windows, own_windows, scored_windows
 from .gptq import gptq
 from .keep import keep_enough, layer_costs
-from .quality import measure, with_weights
+from .quality import Dequantized, Yardstick, with_weights
 from .quantize import quantize, weight_names
-from .within_budget import quantize_within_budget
+from .within_budget import method_of, quantize_within_budget
 
 __all__ = [
     "BlockQuantized",
+    "Dequantized",
+    "Yardstick",
     "cut_windows",
     "gptq",
     "keep_enough",
     "layer_costs",
-    "measure",
+    "method_of",
     "own_windows",
     "quantize",
     "quantize_within_budget",

@@ -25,35 +25,54 @@ ROWS = 512  # rows to search at once, so that the temporaries stay in the proces
 class BlockQuantized:
     """A quantised weight [N, K] in G = ceil(K / block) blocks per row.
 
-    `values` is uint8 [N, G, block], one value per byte for any `bits`. `scales` is float32 [N, G].
-    `zero_points` is uint8 [N, G], or None if all zero points are 2^(bits - 1).
+    `packed` is MatMulNBits' input B: uint8 [N, G, block * bits / 8], the low nibble first. `scales`
+    is float32 [N, G]. `zero_points` is uint8 [N, G], or None if all zero points are 2^(bits - 1).
     """
 
     bits: int
     block: int
     shape: tuple[int, int]
-    values: NDArray[np.uint8]
+    packed: NDArray[np.uint8]
     scales: NDArray[np.float32]
     zero_points: NDArray[np.uint8] | None
+
+    @classmethod
+    def of_values(
+        cls,
+        bits: int,
+        shape: tuple[int, int],
+        values: NDArray[np.uint8],
+        scales: NDArray[np.float32],
+        zero_points: NDArray[np.uint8] | None,
+    ) -> "BlockQuantized":
+        """Pack `values` uint8 [N, G, block], one value per byte for any `bits`."""
+        packed = values if bits == 8 else _nibbles(values)
+        return cls(bits, values.shape[2], shape, packed, scales, zero_points)
+
+    @property
+    def values(self) -> NDArray[np.uint8]:
+        """The values, uint8 [N, G, block], one value per byte."""
+        if self.bits == 8:
+            return self.packed
+        both = np.stack([self.packed & 0x0F, self.packed >> 4], axis=-1)  # (N, G, block / 2, 2)
+        return both.reshape(*self.scales.shape, self.block)  # (N, G, block)
 
     @property
     def size(self) -> int:
         """Bytes that values, scales and zero points take in a file."""
         zero_points = self.packed_zero_points()
         rest = 0 if zero_points is None else zero_points.nbytes
-        return self.values.size * self.bits // 8 + self.scales.nbytes + rest
+        return self.packed.nbytes + self.scales.nbytes + rest
 
     def dequantized(self) -> NDArray[np.float32]:
         """Return the weight [N, K] that the integers stand for."""
         zero: NDArray[np.float32] | np.float32 = np.float32(2 ** (self.bits - 1))
         if self.zero_points is not None:
             zero = self.zero_points[:, :, None].astype(np.float32)
-        weight = (self.values.astype(np.float32) - zero) * self.scales[:, :, None]  # (N, G, block)
+        weight = self.values.astype(np.float32)  # (N, G, block)
+        weight -= zero
+        weight *= self.scales[:, :, None]
         return np.ascontiguousarray(weight.reshape(self.shape[0], -1)[:, : self.shape[1]])
-
-    def packed(self) -> NDArray[np.uint8]:
-        """Return MatMulNBits' input B: uint8 [N, G, block * bits / 8], low nibble first."""
-        return self.values if self.bits == 8 else _nibbles(self.values)
 
     def packed_zero_points(self) -> NDArray[np.uint8] | None:
         """Return MatMulNBits' zero points: uint8 [N, ceil(G * bits / 8)], or None."""
@@ -76,7 +95,8 @@ def round_to_nearest(weight: Tensor, bits: int, block: int, *, symmetric: bool) 
     pieces = []
     for piece in blocks.split(ROWS):
         scale, zero = fit_grid(piece, bits, symmetric=symmetric)
-        pieces.append((round_on_grid(piece, scale, zero, bits), scale[..., 0], zero[..., 0]))
+        values = round_on_grid(piece, scale, zero, bits).to(torch.uint8)
+        pieces.append((values, scale[..., 0], zero[..., 0]))
     values, scale, zero = (torch.cat(part) for part in zip(*pieces, strict=True))
     return from_grid(bits, (rows, width), values, scale, None if symmetric else zero)
 
@@ -84,14 +104,13 @@ def round_to_nearest(weight: Tensor, bits: int, block: int, *, symmetric: bool) 
 def from_grid(
     bits: int, shape: tuple[int, int], values: Tensor, scale: Tensor, zero: Tensor | None
 ) -> BlockQuantized:
-    """Return a `BlockQuantized` of float32 `values` [N, G, block], `scale` and `zero` [N, G]."""
-    return BlockQuantized(
-        bits=bits,
-        block=values.shape[2],
-        shape=shape,
-        values=values.to(torch.uint8).numpy(),
-        scales=scale.contiguous().numpy(),
-        zero_points=None if zero is None else zero.to(torch.uint8).contiguous().numpy(),
+    """Return a `BlockQuantized` of uint8 `values` [N, G, block], float `scale`, `zero` [N, G]."""
+    return BlockQuantized.of_values(
+        bits,
+        shape,
+        values.numpy(),
+        scale.contiguous().numpy(),
+        None if zero is None else zero.to(torch.uint8).contiguous().numpy(),
     )
 
 

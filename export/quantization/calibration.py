@@ -5,10 +5,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from edgegpt.errors import InvalidInputError
+from edgegpt.errors import InvalidInputError, NumericalError
 from edgegpt.model import GPT
 
-__all__ = ["cut_windows", "gram", "input_hessians", "own_windows", "scored_windows"]
+__all__ = [
+    "cut_windows",
+    "gram",
+    "input_hessians",
+    "own_windows",
+    "require_finite",
+    "scored_windows",
+]
 
 OWN_WINDOWS = 32
 OWN_LENGTH = 256
@@ -43,8 +50,13 @@ def own_windows(model: GPT, count: int = OWN_WINDOWS, length: int = OWN_LENGTH) 
     `length` is limited to the block. The model's own text is close to its training text, and serves
     if there is no other text. All windows are written in one batch, with the cache, each from a
     random first token.
+
+    Raises:
+        NumericalError: for a weight with values that are not finite.
     """
     config = model.config
+    for name, weight in model.named_parameters():
+        require_finite(name, weight)
     length = min(length, config.block_size)
     cache = model.empty_cache(count, length)
     generator = torch.Generator().manual_seed(SEED)
@@ -56,6 +68,14 @@ def own_windows(model: GPT, count: int = OWN_WINDOWS, length: int = OWN_LENGTH) 
         fresh = torch.multinomial(probabilities, 1, generator=generator)
         written.append(fresh)
     return torch.cat(written, dim=1)
+
+
+def require_finite(name: str, weight: Tensor) -> None:
+    """Refuse a weight that has values that are not finite."""
+    if not weight.isfinite().all():
+        raise NumericalError(
+            f"{name} holds values that are not finite: it cannot be quantised; train it again"
+        )
 
 
 def input_hessians(linears: dict[str, nn.Linear], run: Callable[[], object]) -> dict[str, Tensor]:

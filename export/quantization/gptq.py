@@ -32,7 +32,7 @@ def gptq(
     n_blocks = -(-width // block)
     left = weight.detach().float().clone()  # (N, K), not rounded yet, corrected so far
     factor = _inverse_factor(hessian).float()  # (K, K)
-    values = torch.empty(rows, n_blocks * block)
+    values = torch.empty(rows, n_blocks * block, dtype=torch.uint8)
     scales, zeros = torch.empty(rows, n_blocks), torch.empty(rows, n_blocks)
     for index in range(n_blocks):
         start, end = index * block, min((index + 1) * block, width)
@@ -73,7 +73,9 @@ def _inverse_factor(hessian: Tensor) -> Tensor:
     inputs are zero, a diagonal of `DAMPING` is added, which gives plain rounding.
     """
     mean = hessian.diagonal().mean().item() or 1.0
-    damped = hessian.double() + DAMPING * mean * torch.eye(len(hessian), dtype=torch.float64)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
+    damped = hessian.double().clone()
+    damped.diagonal().add_(DAMPING * mean)
+    factor: Tensor = torch.linalg.cholesky(damped)
+    torch.cholesky_inverse(factor, out=damped)
+    torch.linalg.cholesky(damped, upper=True, out=factor)
     return factor

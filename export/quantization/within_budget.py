@@ -1,6 +1,5 @@
 """Quantise a model within a budget of KL divergence, or raise an error that says why not."""
 
-from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor
@@ -10,38 +9,41 @@ from edgegpt.model import GPT
 from edgegpt.runtime.bundle.derived_weights import BITS
 from edgegpt.runtime.bundle.manifest import Quantization
 from edgegpt.runtime.bundle.vocabulary import Precision
+from edgegpt.runtime.progress import Progress
 from edgegpt.runtime.proof.quality import BUDGETS
 
+from ..layered import LayeredModel
 from ..settings import AUTO, ExportSettings
 from .blocks import BlockQuantized
 from .keep import keep_enough, layer_costs
-from .quality import measure, with_weights
+from .quality import Yardstick, with_weights
 from .quantize import quantize, weight_names
 
-__all__ = ["quantize_within_budget"]
+__all__ = ["method_of", "quantize_within_budget"]
 
 # int8 loses next to nothing by rounding. int4 loses a seventh as much with GPTQ as by rounding.
 METHODS: dict[str, Literal["rtn", "gptq"]] = {"int8": "rtn", "int4": "gptq"}
 BLOCKS = (128, 64, 32, 16)
-RANKING_WINDOWS = 4  # windows of held-out text that rank the layers
+# The held-out text that ranks the layers: so many windows, of at most so many tokens each.
+RANKING_WINDOWS, RANKING_LENGTH = 4, 128
 WORST = 5  # number of layers that an error names
 
 
 def quantize_within_budget(
-    model: GPT,
+    model: LayeredModel,
     precision: Precision,
     windows: Tensor,
     calibration: Tensor | None,
     settings: ExportSettings,
-    progress: Callable[[str], None],
+    progress: Progress,
 ) -> tuple[dict[str, BlockQuantized], Quantization]:
     """Return the quantised weights of `model`, and the manifest's entry for them.
 
     Args:
-        model: in float32 and eval mode; it stays as it is.
+        model: in float32; it stays as it is.
         precision: "int8" or "int4".
         windows: held-out text to measure the loss on, int64 [N, T + 1].
-        calibration: another text for GPTQ, int64 [M, T]; None lets the model write one.
+        calibration: another text for GPTQ, int64 [M, T]; None for other methods.
         settings: the method, the budget and the layers to keep, see `ExportSettings`.
         progress: called with a message as each stage begins.
 
@@ -49,14 +51,12 @@ def quantize_within_budget(
         ExportError: if the loss is over the budget; names the layers that cost most.
         InvalidInputError: for an impossible setting.
     """
-    method = settings.method or METHODS[precision]
-    if calibration is not None and method != "gptq":
-        raise InvalidInputError(f"calibration is for the method gptq, not for {method}")
+    method = method_of(precision, settings)
     max_kl = BUDGETS[precision] if settings.max_kl is None else settings.max_kl
-    block, kept = _grid(model)
+    block, kept = _grid(model.model)
     if settings.keep_fp32 != AUTO:
-        kept |= _matching(model, settings.keep_fp32 or ())
-    progress(f"quantising to {precision} ({method}, blocks of {block})")
+        kept |= _matching(model.model, settings.keep_fp32 or ())
+    progress(f"quantising to {precision} ({method}, blocks of {block})", 0, 0)
     weights = quantize(
         model,
         BITS[precision],
@@ -65,19 +65,22 @@ def quantize_within_budget(
         method=method,
         calibration=calibration,
         keep=kept,
+        progress=progress,
     )
-    progress("measuring what quantisation costs")
-    quality = measure(model, with_weights(model, weights), windows)
+    progress("measuring what quantisation costs", 0, 0)
+    yardstick = Yardstick(model, windows)
+    quality = yardstick.measure(with_weights(model, weights))
     if not quality.kl <= max_kl:
-        progress("looking for the layers that cost most")
-        costs = layer_costs(model, weights, windows[:RANKING_WINDOWS])
+        progress("looking for the layers that cost most", 0, 0)
+        ranking = windows[:RANKING_WINDOWS, : RANKING_LENGTH + 1]
+        costs = layer_costs(model, weights, ranking)
         if settings.keep_fp32 != AUTO:
             raise ExportError(_past_budget(precision, quality.kl, max_kl, costs))
-        more = keep_enough(model, weights, costs, windows, max_kl)
+        more = keep_enough(yardstick, weights, costs, max_kl)
         kept |= more
         weights = {name: weight for name, weight in weights.items() if name not in more}
-        quality = measure(model, with_weights(model, weights), windows)
-    reference = measure(model, model, windows)
+        quality = yardstick.measure(with_weights(model, weights))
+    reference = yardstick.measure(model)
     return weights, Quantization(
         method=method,
         block=block,
@@ -86,6 +89,18 @@ def quantize_within_budget(
         reference_perplexity=reference.perplexity,
         max_kl=float(max_kl),
     )
+
+
+def method_of(precision: Precision, settings: ExportSettings) -> Literal["rtn", "gptq"]:
+    """Return the method that the settings choose, or the precision's own.
+
+    Raises:
+        InvalidInputError: if a calibration text is given to a method without one.
+    """
+    method = settings.method or METHODS[precision]
+    if settings.calibration is not None and method != "gptq":
+        raise InvalidInputError(f"calibration is for the method gptq, not for {method}")
+    return method
 
 
 def _grid(model: GPT) -> tuple[int, frozenset[str]]:

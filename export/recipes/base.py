@@ -9,12 +9,11 @@ from edgegpt.checkpoint import Checkpoint
 from edgegpt.runtime.bundle.golden import Golden
 from edgegpt.runtime.bundle.manifest import Graph, Quantization
 from edgegpt.runtime.bundle.vocabulary import Precision
+from edgegpt.runtime.progress import Progress
 
 from ..settings import ExportSettings
 
 __all__ = ["Content", "Progress", "Recipe"]
-
-Progress = Callable[[str], None]  # called with a message as each stage begins
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The unchanged model: one graph of each lowering over the same weights."""
 
 from edgegpt.checkpoint import Checkpoint
+from edgegpt.model_weights import skeleton
 from edgegpt.runtime.bundle.vocabulary import Precision
 
 from ..settings import ExportSettings
@@ -12,7 +13,8 @@ __all__ = ["FLOAT32"]
 
 def _make(source: Checkpoint, _: Precision, __: ExportSettings, progress: Progress) -> Content:
     golden = golden_vectors(source, source.model, progress)
-    return Content(golden, decoders(source.model, progress))
+    source.release()
+    return Content(golden, decoders(skeleton(source.config), source.weights, progress))
 
 
 FLOAT32 = Recipe(precisions=("float32",), options=(), make=_make)

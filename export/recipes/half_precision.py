@@ -5,6 +5,7 @@ Parts that would overflow in float16 on held-out text stay in float32.
 
 from edgegpt.checkpoint import Checkpoint
 from edgegpt.errors import InvalidInputError
+from edgegpt.model_weights import skeleton
 from edgegpt.runtime.bundle.vocabulary import Precision
 
 from ..half_precision import DTYPES, in_half_precision, matching_layers
@@ -26,14 +27,16 @@ def _make(
             f"keep_fp32 cannot be {AUTO!r} in {precision}: what would overflow is kept without "
             f"being asked for; name the layers to keep besides"
         )
-    kept = matching_layers(source.model, settings.keep_fp32 or ())
+    kept = matching_layers(skeleton(source.config), settings.keep_fp32 or ())
     if precision == "float16":  # bfloat16 has the range of float32
-        progress("looking for values that float16 cannot hold")
+        progress("looking for values that float16 cannot hold", 0, 0)
         windows = held_out_windows(source)[:PROBED_WINDOWS, :-1]
         kept |= too_large(source.model, windows).keys()
     golden = golden_vectors(source, source.model, progress)
-    narrow = in_half_precision(source.model, precision, kept)
-    return Content(golden, decoders(narrow, progress), kept=tuple(sorted(kept)))
+    source.release()
+    narrow = in_half_precision(skeleton(source.config), precision, kept)
+    graphs = decoders(narrow, source.weights, progress)
+    return Content(golden, graphs, kept=tuple(sorted(kept)))
 
 
 HALF_PRECISION = Recipe(precisions=tuple(DTYPES), options=("keep_fp32",), make=_make)

@@ -1,5 +1,7 @@
 """Parts that the recipes share: windows and golden vectors of a checkpoint, graphs of a model."""
 
+from collections.abc import Mapping
+
 import onnx_ir as ir
 from torch import Tensor
 
@@ -39,19 +41,24 @@ def held_out_windows(source: Checkpoint) -> Tensor:
 
 def golden_vectors(source: Checkpoint, model: GPT, progress: Progress) -> Golden:
     """Return the golden vectors of `model`, which is in float32, over the checkpoint's texts."""
-    progress("computing golden vectors in PyTorch")
+    progress("computing golden vectors in PyTorch", 0, 0)
     return make_golden(model, tokenizer_of(source), held_out_ids(source))
 
 
-def decoders(model: GPT, progress: Progress) -> list[tuple[Graph, ir.Model]]:
-    """Return a graph of each lowering that supports the model, the preferred one first."""
-    progress("tracing and lowering the graphs")
-    traced = trace(model)
-    return [
-        named(build_decoder_graph(traced, lowering), lowering, "decoder")
-        for lowering in LOWERINGS
-        if lowering.obstacle(model.config) is None
-    ]
+def decoders(
+    model: GPT, weights: Mapping[str, Tensor], progress: Progress
+) -> list[tuple[Graph, ir.Model]]:
+    """Return a graph of each lowering that supports the model, the preferred one first.
+
+    `model` may be a skeleton; `weights` has the values of its weights, which are not read yet.
+    """
+    able = [lowering for lowering in LOWERINGS if lowering.obstacle(model.config) is None]
+    progress("tracing the model", 0, len(able) + 1)
+    traced, graphs = trace(model, weights), []
+    for index, lowering in enumerate(able):
+        progress(f"lowering to {lowering.name}", index + 1, len(able) + 1)
+        graphs.append(named(build_decoder_graph(traced, lowering), lowering, "decoder"))
+    return graphs
 
 
 def named(model: ir.Model, lowering: Lowering, part: Part) -> tuple[Graph, ir.Model]:

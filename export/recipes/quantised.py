@@ -15,17 +15,24 @@ from torch import Tensor
 
 from edgegpt.checkpoint import Checkpoint
 from edgegpt.errors import ExportError, InvalidInputError
-from edgegpt.model import GPT
+from edgegpt.model_weights import load_model, skeleton
 from edgegpt.runtime.bundle.derived_weights import BITS
 from edgegpt.runtime.bundle.manifest import Graph
 from edgegpt.runtime.bundle.vocabulary import Part, Precision
 
 from ..decoder_graph import Traced, build_decoder_graph, trace
 from ..golden import quality_windows
+from ..layered import LayeredModel
 from ..lowerings import ORT, STANDARD, STANDARD_QDQ
 from ..passes import DequantizeWeights, QuantizeActivations, QuantizeWeights, UseFloatActivations
-from ..quantization import BlockQuantized, cut_windows, quantize_within_budget, with_weights
-from ..quantization.within_budget import METHODS
+from ..quantization import (
+    BlockQuantized,
+    Dequantized,
+    cut_windows,
+    method_of,
+    own_windows,
+    quantize_within_budget,
+)
 from ..settings import ExportSettings
 from ..texts import calibration_ids, is_large, tokenizer_of, window_length
 from .base import Content, Progress, Recipe
@@ -42,48 +49,54 @@ Weights = Mapping[str, BlockQuantized]
 def _make(
     source: Checkpoint, precision: Precision, settings: ExportSettings, progress: Progress
 ) -> Content:
-    obstacle = ORT.obstacle(source.model.config)
+    obstacle = ORT.obstacle(source.config)
     if obstacle is not None:
         raise ExportError(f"no {precision} export of this model: {obstacle}")
-    windows, examples = held_out_windows(source), _calibration(source, precision, settings)
+    examples = None
+    if method_of(precision, settings) == "gptq":
+        progress("choosing texts to calibrate on", 0, 0)
+        examples = _calibration(source, settings.calibration)
+    windows = held_out_windows(source)
+    progress("computing the float32 model's logits on held-out text", 0, 0)
+    quality = quality_windows(source.model, windows)
+    source.release()
+    layered = LayeredModel(source.config, source.weights)
     weights, quantization = quantize_within_budget(
-        source.model, precision, windows, examples, settings, progress
+        layered, precision, windows, examples, settings, progress
     )
-    model = with_weights(source.model, weights)
-    golden = golden_vectors(source, model, progress)
-    golden = replace(golden, quality=quality_windows(source.model, windows))
-    progress("tracing and lowering the graphs")
-    graphs = _graphs(model, weights, fast_prefill=settings.fast_prefill is not False)
-    return Content(golden, graphs, quantization)
+    dequantized = Dequantized(source.weights, weights)
+    golden = golden_vectors(source, load_model(source.config, dequantized), progress)
+    graphs = _graphs(source, weights, progress, fast_prefill=settings.fast_prefill is not False)
+    return Content(replace(golden, quality=quality), graphs, quantization)
 
 
-def _calibration(
-    source: Checkpoint, precision: Precision, settings: ExportSettings
-) -> Tensor | None:
-    """Return windows of a text for GPTQ, int64 [N, T]; None if there is no use or no text for it.
+def _calibration(source: Checkpoint, text: str | None) -> Tensor:
+    """Return windows of a text for GPTQ, int64 [N, T]; the model writes them if there is no text.
 
     Raises:
         InvalidInputError: if a given text cannot be encoded, or is too short.
     """
     length = window_length(source.model)
-    if settings.calibration is not None:
+    if text is None:
+        ids = calibration_ids(source)
+        if len(ids) < length:
+            return own_windows(source.model)
+    else:
         tokenizer = tokenizer_of(source)
         if tokenizer is None:
             raise InvalidInputError("a calibration text needs a tokenizer; the model has none")
-        ids = tokenizer.encode(settings.calibration)
-    else:
-        is_used = (settings.method or METHODS[precision]) == "gptq"
-        ids = calibration_ids(source) if is_used else []
-        if len(ids) < length:
-            return None
+        ids = tokenizer.encode(text)
     large = is_large(source.model)
     most = CALIBRATION_TOKENS // length if large else CALIBRATION_WINDOWS
     return cut_windows(ids, length)[:most]
 
 
-def _graphs(model: GPT, weights: Weights, *, fast_prefill: bool) -> list[tuple[Graph, ir.Model]]:
+def _graphs(
+    source: Checkpoint, weights: Weights, progress: Progress, *, fast_prefill: bool
+) -> list[tuple[Graph, ir.Model]]:
     """Return all graphs, the one that generates first."""
-    traced = trace(model)
+    progress("tracing and lowering the graphs", 0, 0)
+    traced = trace(skeleton(source.config), source.weights)
     decoder = build_decoder_graph(traced, ORT)
     QuantizeWeights(weights)(decoder)
     parts: dict[Part, ir.Model] = {"decoder": decoder, "exact": decoder.clone()}

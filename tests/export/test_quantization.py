@@ -9,21 +9,25 @@ import torch
 from torch import Tensor, nn
 
 from edgegpt.errors import InvalidInputError, NumericalError
+from edgegpt.export.layered import LayeredModel
 from edgegpt.export.quantization import (
+    BlockQuantized,
+    Yardstick,
     cut_windows,
     gptq,
     keep_enough,
     layer_costs,
-    measure,
     own_windows,
-    quantize,
     round_to_nearest,
     scored_windows,
     weight_names,
     with_weights,
 )
+from edgegpt.export.quantization import quantize as quantize_layered
 from edgegpt.export.quantization.calibration import gram, input_hessians
 from edgegpt.model import GPT, GPTConfig
+from edgegpt.model_weights import load_model
+from edgegpt.runtime.bundle.manifest import Quality
 
 LLAMA = {
     "norm": "rmsnorm",
@@ -48,6 +52,24 @@ def small_gpt(seed: int = 0, **changes: object) -> GPT:
             if parameter.dim() == 2:
                 parameter.normal_(std=0.3)
     return model
+
+
+def quantize(
+    model: GPT, bits: int, *, method: str, calibration: Tensor | None = None, **settings: object
+) -> dict[str, BlockQuantized]:
+    if method == "gptq" and calibration is None:
+        calibration = own_windows(model)
+    given = settings | {"method": method, "calibration": calibration}
+    return quantize_layered(LayeredModel.of(model), bits, **given)
+
+
+def measure(reference: GPT, other: LayeredModel | GPT, windows: Tensor) -> Quality:
+    other = LayeredModel.of(other) if isinstance(other, GPT) else other
+    return Yardstick(LayeredModel.of(reference), windows).measure(other)
+
+
+def kl_of(model: GPT, weights: dict[str, BlockQuantized], windows: Tensor) -> float:
+    return measure(model, with_weights(LayeredModel.of(model), weights), windows).kl
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +218,7 @@ def test_the_model_itself_is_left_alone(windows: Tensor) -> None:
     model = small_gpt()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     quantize(model, 4, block=16, symmetric=True, method="gptq", calibration=windows)
-    with_weights(model, quantize(model, 4, block=16, symmetric=True, method="rtn"))
+    kl_of(model, quantize(model, 4, block=16, symmetric=True, method="rtn"), windows)
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])
 
@@ -215,6 +237,7 @@ def test_kept_weights_are_not_quantised(model: GPT) -> None:
         ({"block": 48}, "48"),
         ({"block": 8}, "8"),
         ({"method": "hqq"}, "hqq"),
+        ({"calibration": None}, "needs a calibration text"),
         ({"keep": frozenset({"blocks.9.attention.qkv.weight"})}, r"blocks\.9\.attention"),
         ({"calibration": torch.zeros(1, 25, dtype=torch.int64)}, r"\[1, 25\]"),
         ({"calibration": torch.zeros(5, dtype=torch.int64)}, r"\[5\]"),
@@ -223,7 +246,7 @@ def test_kept_weights_are_not_quantised(model: GPT) -> None:
 def test_what_cannot_be_is_refused(model: GPT, change: dict, reason: str) -> None:
     settings = {"bits": 4, "block": 16, "symmetric": True, "method": "gptq"} | change
     with pytest.raises(InvalidInputError, match=reason):
-        quantize(model, **settings)
+        quantize_layered(LayeredModel.of(model), **settings)
 
 
 def test_a_weight_that_is_not_finite_is_named() -> None:
@@ -294,27 +317,37 @@ def test_a_damaged_weight_costs_most_and_is_kept_first(model: GPT, held_out: Ten
     weights = quantize(model, 8, block=16, symmetric=True, method="rtn")
     victim = "blocks.0.feed_forward.up.weight"
     weights[victim].scales[:] *= 1.5
-    costs = layer_costs(model, weights, held_out)
+    costs = layer_costs(LayeredModel.of(model), weights, held_out)
     assert set(costs) == set(weights)
     assert next(iter(costs)) == victim
     assert list(costs.values()) == sorted(costs.values(), reverse=True)
     rest = {name: weight for name, weight in weights.items() if name != victim}
-    budget = 1.1 * measure(model, with_weights(model, rest), held_out).kl
-    assert keep_enough(model, weights, costs, held_out, budget) == {victim}
+    budget = 1.1 * kl_of(model, rest, held_out)
+    yardstick = Yardstick(LayeredModel.of(model), held_out)
+    assert keep_enough(yardstick, weights, costs, budget) == {victim}
+
+
+@pytest.mark.parametrize("changes", [{}, LLAMA], ids=["gpt", "llama"])
+def test_a_weight_costs_what_quantising_it_alone_costs(changes: dict, held_out: Tensor) -> None:
+    model = small_gpt(**changes)
+    weights = quantize(model, 4, block=16, symmetric=True, method="rtn")
+    for name, cost in layer_costs(LayeredModel.of(model), weights, held_out).items():
+        assert cost == pytest.approx(kl_of(model, {name: weights[name]}, held_out), rel=1e-3)
 
 
 def test_what_is_kept_passes_and_one_less_would_not(model: GPT, held_out: Tensor) -> None:
     weights = quantize(model, 4, block=16, symmetric=True, method="rtn")
-    costs = layer_costs(model, weights, held_out)
-    kl = measure(model, with_weights(model, weights), held_out).kl
+    reference = LayeredModel.of(model)
+    costs, yardstick = layer_costs(reference, weights, held_out), Yardstick(reference, held_out)
+    kl = kl_of(model, weights, held_out)
 
     def kl_without(kept: frozenset[str]) -> float:
         left = {name: weight for name, weight in weights.items() if name not in kept}
-        return measure(model, with_weights(model, left), held_out).kl
+        return kl_of(model, left, held_out)
 
-    assert keep_enough(model, weights, costs, held_out, 2 * kl) == frozenset()
-    assert keep_enough(model, weights, costs, held_out, 0.0) == set(weights)
-    kept = keep_enough(model, weights, costs, held_out, kl / 3)
+    assert keep_enough(yardstick, weights, costs, 2 * kl) == frozenset()
+    assert keep_enough(yardstick, weights, costs, 0.0) == set(weights)
+    kept = keep_enough(yardstick, weights, costs, kl / 3)
     assert 0 < len(kept) < len(weights)
     assert kl_without(kept) <= kl / 3
     assert any(kl_without(kept - {name}) > kl / 3 for name in kept)
@@ -323,7 +356,9 @@ def test_what_is_kept_passes_and_one_less_would_not(model: GPT, held_out: Tensor
 def test_a_tied_table_changes_the_embedding_and_the_head() -> None:
     model = small_gpt(**LLAMA)
     weights = quantize(model, 4, block=16, symmetric=True, method="rtn")
-    changed = with_weights(model, {"token_embedding.weight": weights["token_embedding.weight"]})
+    table = {"token_embedding.weight": weights["token_embedding.weight"]}
+    layered = with_weights(LayeredModel.of(model), table)
+    changed = load_model(model.config, layered.weights)
     expected = torch.from_numpy(weights["token_embedding.weight"].dequantized())
     assert torch.equal(changed.token_embedding.weight, expected)
     assert torch.equal(changed.head.weight, expected)

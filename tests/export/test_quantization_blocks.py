@@ -42,7 +42,7 @@ def constants(weight: BlockQuantized, data: NDArray[np.uint8]) -> dict[str, NDAr
 
 def mat_mul(weight: BlockQuantized, x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return x @ weight.T by MatMulNBits, with float32 activations."""
-    arrays = constants(weight, weight.packed())
+    arrays = constants(weight, weight.packed)
     rows, width = weight.shape
     node = helper.make_node(
         "MatMulNBits",
@@ -60,7 +60,7 @@ def mat_mul(weight: BlockQuantized, x: NDArray[np.float32]) -> NDArray[np.float3
 
 def gather(weight: BlockQuantized, ids: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return rows of the weight by GatherBlockQuantized, from the bytes of MatMulNBits' input B."""
-    arrays = constants(weight, weight.packed().reshape(weight.shape[0], -1))
+    arrays = constants(weight, weight.packed.reshape(weight.shape[0], -1))
     node = helper.make_node(
         "GatherBlockQuantized",
         ["data", "ids", *list(arrays)[1:]],
@@ -162,7 +162,7 @@ def test_size_counts_values_scales_and_zero_points(
     bits: int, symmetric: bool, expected: float
 ) -> None:
     weight = quantized(bits, 32, symmetric)
-    stored = [weight.packed(), weight.scales, weight.packed_zero_points()]
+    stored = [weight.packed, weight.scales, weight.packed_zero_points()]
     assert weight.size == sum(array.nbytes for array in stored if array is not None)
     # Three blocks of 4 bits need two bytes of zero points, not one and a half.
     assert weight.size * 8 / (40 * 96) == pytest.approx(expected, abs=0.1)

@@ -53,9 +53,7 @@ def dequantised(bundle: Path, model: GPT) -> GPT:
         if f"{name}.scales" not in manifest.weights:
             continue
         packed, scales = (array_of(bundle, raw, part) for part in (name, f"{name}.scales"))
-        values = packed if bits == 8 else np.stack([packed & 15, packed >> 4], -1)
-        values = values.reshape(*scales.shape, block)
-        weight = BlockQuantized(bits, block, tuple(parameter.shape), values, scales, None)
+        weight = BlockQuantized(bits, block, tuple(parameter.shape), packed, scales, None)
         with torch.no_grad():
             parameter.copy_(torch.from_numpy(weight.dequantized()))
     return model

@@ -1,0 +1,81 @@
+"""A model that is run layer by layer, with the weights of only one layer in memory.
+
+It computes the plain path of `GPT.forward`. All texts pass a layer before the next layer's weights
+are read, so the weights are read once, however many texts there are.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from edgegpt.model import GPT, GPTConfig
+from edgegpt.model_weights import give_weights, skeleton, take_weights
+
+__all__ = ["LayeredModel", "after_block"]
+
+ROWS = 256  # positions whose logits are in memory at once
+
+
+class LayeredModel:
+    """A model in eval mode as its configuration, and its weights by name."""
+
+    def __init__(self, config: GPTConfig, weights: Mapping[str, Tensor]) -> None:
+        self.config, self.weights = config, weights
+        self.model = skeleton(config)
+
+    @classmethod
+    def of(cls, model: GPT) -> "LayeredModel":
+        """Return a view of a model that is in memory."""
+        return cls(model.config, {name: part.data for name, part in model.named_parameters()})
+
+    @contextmanager
+    def filled(self, *names: str) -> Iterator[GPT]:
+        """Yield the model; only the modules `names` have weights, as long as the context lasts."""
+        tied, prefixes = self.model.tied_names(), tuple(f"{name}." for name in names)
+        state = [name for name in self.model.state_dict() if name.startswith(prefixes)]
+        own = list(dict.fromkeys(tied.get(name, name) for name in state))
+        give_weights(self.model, self.weights, own)
+        try:
+            yield self.model
+        finally:
+            take_weights(self.model, own)
+
+    @torch.no_grad()
+    def embedded(self, ids: Tensor) -> Tensor:
+        """Return the residual stream [N, T, C] that enters the first block, for ids [N, T]."""
+        first = {name.partition(".")[0] for name in self.model.state_dict()}
+        with self.filled(*first.difference(("blocks", "norm_final", "head"))) as model:
+            return model.embed(ids)
+
+    @torch.no_grad()
+    def after_block(self, index: int, *streams: Tensor) -> list[Tensor]:
+        """Return each of the streams [N, T, C] after a block."""
+        with self.filled(f"blocks.{index}") as model:
+            return [after_block(model, index, stream) for stream in streams]
+
+    def final_stream(self, ids: Tensor) -> Tensor:
+        """Return the residual stream [N, T, C] after the last block, for ids [N, T]."""
+        stream = self.embedded(ids)
+        for index in range(self.config.n_layer):
+            (stream,) = self.after_block(index, stream)
+        return stream
+
+    @torch.no_grad()
+    def logits(self, stream: Tensor) -> Iterator[Tensor]:
+        """Yield the logits [rows, V] of the stream [N, T, C] after the last block, piece by piece.
+
+        A piece has at most `ROWS` positions, and they are of one text.
+        """
+        with self.filled("norm_final", "head") as model:
+            for text in stream:
+                for rows in text.split(ROWS):
+                    yield model.to_logits(rows)
+
+
+@torch.no_grad()
+def after_block(model: GPT, index: int, stream: Tensor, size: int = 1) -> Tensor:
+    """Return the stream [N, T, C] after a block of `model`; compute `size` texts at a time."""
+    block, rotary = model.blocks[index], model.rotary[index]
+    return torch.cat([block(some, rotary) for some in stream.split(size)])
