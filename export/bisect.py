@@ -32,7 +32,7 @@ from edgegpt.model.layers import SubLayer
 from edgegpt.runtime.bundle.bundle import GOLDEN_NAME, Bundle
 from edgegpt.runtime.bundle.golden import Golden, Prompt
 from edgegpt.runtime.bundle.manifest import Graph
-from edgegpt.runtime.proof.random_past import random_past
+from edgegpt.runtime.proof.far_past import far_past
 from edgegpt.runtime.proof.tolerances import TOLERANCES
 
 from .past import cut_past, torch_past
@@ -76,12 +76,12 @@ def bisect(bundle: Bundle, model: GPT, graph: Graph) -> list[Place]:
         raise CheckpointError("the checkpoint's model is not the one of the bundle: they differ")
     golden = Golden.load(bundle.file(GOLDEN_NAME))
     prompts = [golden.chunked, *golden.far]
-    reference = _reference(model, prompts)
+    reference = _reference(model, golden, prompts)
     with _probed_graph(bundle, graph, model) as (path, probes):
         session = _open(path)
         pieces = [golden.chunk_sizes, *([len(prompt.ids)] for prompt in golden.far)]
         runs = [
-            _run(session, bundle, graph, probes, *feed)
+            _run(session, golden, graph, probes, *feed)
             for feed in zip(prompts, pieces, strict=True)
         ]
     found = {name: np.concatenate([run[name] for run in runs]) for name in reference}
@@ -117,7 +117,7 @@ def _adds_outputs(config: GPTConfig) -> bool:
 
 
 @torch.no_grad()
-def _reference(model: GPT, prompts: list[Prompt]) -> dict[str, NDArray[np.float32]]:
+def _reference(model: GPT, golden: Golden, prompts: list[Prompt]) -> dict[str, NDArray[np.float32]]:
     """Return each place's tensor [T, width] in PyTorch, in the order of computation.
 
     T counts the tokens of all prompts.
@@ -130,7 +130,7 @@ def _reference(model: GPT, prompts: list[Prompt]) -> dict[str, NDArray[np.float3
         for name in names
         if name not in ("embedding", "logits")
     ]
-    past = torch_past(model.config, max(prompt.past_len for prompt in prompts))
+    past = torch_past(golden.past, max(prompt.past_len for prompt in prompts))
     try:
         for prompt in prompts:
             ids = torch.from_numpy(prompt.ids)[None]  # (1, T)
@@ -273,18 +273,17 @@ def _open(path: Path) -> onnxruntime.InferenceSession:
 
 def _run(
     session: onnxruntime.InferenceSession,
-    bundle: Bundle,
+    golden: Golden,
     graph: Graph,
     probes: dict[str, str],
     prompt: Prompt,
     sizes: list[int],
 ) -> dict[str, NDArray[np.float32]]:
-    """Feed the prompt in pieces, after its random past; return each place's tensor [T, width]."""
-    info, ports, filled = bundle.manifest.model_info, graph.caches(), prompt.past_len
+    """Feed the prompt in pieces, after its past; return each place's tensor [T, width]."""
+    ports, filled = graph.caches(), prompt.past_len
     shape = {"batch": 1, "context": filled + len(prompt.ids)}
     cache = {port.name: np.zeros(port.sized(shape), dtype=port.dtype) for port in ports}
-    past = random_past(len(ports), info.n_kv_head, filled, info.head_dim)
-    for port, values in zip(ports, past, strict=True):
+    for port, values in zip(ports, far_past(golden.past, filled), strict=True):
         cache[port.name][0, :, :filled] = values
     pieces: dict[str, list[NDArray[np.float32]]] = {name: [] for name in probes}
     start = 0

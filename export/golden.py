@@ -5,7 +5,7 @@ Prompts are cut from a held-out text. Without one, the model writes its own text
 
 The work does not grow with the block. Short blocks and small vocabularies are covered: the prompts
 hold every position and every id. In longer blocks the prompts are short, and positions far into the
-block are reached over a past of random keys and values; see `far_places`.
+block are reached over a long past; see `far_places` and `proof.far_past`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ from edgegpt.runtime.bundle.golden import Continuation, Golden, Prompt, Tokenize
 from edgegpt.runtime.generation.prefill import pad
 from edgegpt.runtime.text.tokenizer import Tokenizer
 
-from .past import cut_past, torch_past
+from .past import Recorded, cut_past, record_past, torch_past
 from .quantization import own_windows
 from .texts import is_large
 
@@ -61,6 +61,7 @@ def make_golden(
     prompts = [_cut(text, index, length) for index, length in enumerate(lengths)]
     prompts += _remaining_ids(model, prompts)
     rows, steps = _rows(model, text)
+    recorded = record_past(model, text)
     windows = {kind.window for kind in model.config.kinds if kind.window}
     decoded = _decode(model, rows, steps)
     return Golden(
@@ -69,7 +70,8 @@ def make_golden(
         chunk_sizes=_chunk_sizes(pieces),
         ragged=[prompt for prompt, _ in decoded],
         continuations=[added for _, added in decoded],
-        far=_far_prompts(model, text, far_places(block, windows)),
+        far=_far_prompts(model, text, recorded, far_places(block, windows)),
+        past=recorded,
         tokenizer=_sample(tokenizer, text[:SAMPLE]) if tokenizer else None,
     )
 
@@ -151,9 +153,11 @@ def _prompt(model: GPT, ids: list[int]) -> Prompt:
 
 
 @torch.no_grad()
-def _far_prompts(model: GPT, text: list[int], places: list[tuple[int, int]]) -> list[Prompt]:
-    """Return prompts at `places`, each after its own length of random past, on the plain path."""
-    past, prompts = torch_past(model.config, max(start for start, _ in places)), []
+def _far_prompts(
+    model: GPT, text: list[int], recorded: Recorded, places: list[tuple[int, int]]
+) -> list[Prompt]:
+    """Return prompts at `places`, each after its own length of past, on the plain path."""
+    past, prompts = torch_past(recorded, max(start for start, _ in places)), []
     for index, (start, length) in enumerate(places):
         ids = _cut(text, index, length)
         logits, top = _kept(model(torch.tensor([ids]), cut_past(past, start))[0])

@@ -75,7 +75,7 @@ def _inverse_factor(hessian: Tensor) -> Tensor:
     mean = hessian.diagonal().mean().item() or 1.0
     damped = hessian.double().clone()
     damped.diagonal().add_(DAMPING * mean)
-    factor = torch.linalg.cholesky(damped)
+    factor: Tensor = torch.linalg.cholesky(damped)
     torch.cholesky_inverse(factor, out=damped)
     torch.linalg.cholesky(damped, upper=True, out=factor)
     return factor

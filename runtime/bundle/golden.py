@@ -4,7 +4,8 @@
 
     prefill.<i>.ids [T], prefill.<i>.logits [T, V]     a prompt and all its logits
     chunked.ids [T], .sizes [N], .logits [T, V]        a prompt to be fed in N pieces
-    far.<i>.ids [T], .past_len [1], .logits [T, V]     a prompt after past_len slots of random past
+    past.<cache> [K, M, D]                             what M tokens leave in each cache, float16
+    far.<i>.ids [T], .past_len [1], .logits [T, V]     a prompt after past_len slots made of these
     ragged.<row>.ids [T_row], .logits [T_row, V]       rows of one batch, of different lengths
     continuation.<row>.ids [steps], .logits [steps, V], .margins [steps]
                                                        what greedy decoding adds to each row
@@ -53,7 +54,7 @@ class Top:
 class Prompt:
     """Token ids [T] and PyTorch's logits for each of them, [T, V] or, with `top`, [T, K].
 
-    The ids follow `past_len` slots of keys and values that no token gave: see `proof.random_past`.
+    The ids follow `past_len` slots of keys and values: see `proof.far_past`.
     """
 
     ids: Ids
@@ -87,7 +88,8 @@ class TokenizerSample:
 class Golden:
     """All golden vectors. `ragged` and `continuations` have one entry per row, in order.
 
-    `quality` has windows of held-out text, with the logits of the model before it was quantised.
+    `past` has what a few tokens leave in each cache, float16 [K, M, D]: of each layer keys, then
+    values. `quality` has windows of held-out text, with the logits of the model before it was quantised.
     The last id of a window is only predicted. Everything else comes from the model as exported.
     """
 
@@ -97,6 +99,7 @@ class Golden:
     ragged: list[Prompt]
     continuations: list[Continuation]
     far: list[Prompt]
+    past: list[NDArray[np.float16]]
     tokenizer: TokenizerSample | None = None
     quality: list[Prompt] = field(default_factory=list)
 
@@ -121,6 +124,7 @@ class Golden:
                 tensors[f"{name}.margins"] = part.margins
         for index, prompt in enumerate(self.far):
             tensors[f"far.{index}.past_len"] = np.array([prompt.past_len], dtype=np.int64)
+        tensors |= {f"past.{cache}": values for cache, values in enumerate(self.past)}
         if self.tokenizer is not None:
             tensors["tokenizer.ids"] = self.tokenizer.ids
             tensors["tokenizer.text"] = _bytes_of(self.tokenizer.text)
@@ -153,6 +157,7 @@ class Golden:
                     replace(prompt, past_len=int(tensors[f"far.{index}.past_len"][0]))
                     for index, prompt in enumerate(_prompts(tensors, "far"))
                 ],
+                past=[tensors[f"past.{cache}"] for cache in range(_caches(tensors))],
                 tokenizer=_tokenizer_sample(tensors),
                 quality=_prompts(tensors, "quality"),
             )
@@ -183,6 +188,10 @@ def _top(tensors: dict[str, NDArray[Any]], name: str) -> Top | None:
     if f"{name}.top_ids" not in tensors:
         return None
     return Top(tensors[f"{name}.top_ids"], tensors[f"{name}.log_sum_exp"])
+
+
+def _caches(tensors: dict[str, NDArray[Any]]) -> int:
+    return sum(name.startswith("past.") for name in tensors)
 
 
 def _count(tensors: dict[str, NDArray[Any]], group: str) -> int:

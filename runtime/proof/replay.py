@@ -12,8 +12,8 @@ from ..engines.base import Engine, State
 from ..engines.candidates import Candidates
 from ..generation.prefill import last_logits, logit_pieces, pad, pieces_that_fit
 from .compare import Difference, compare_rows
+from .far_past import far_past
 from .quality import QualitySum
-from .random_past import random_past
 from .receipt import Check, QualityCheck
 from .tolerances import is_tie
 
@@ -110,14 +110,14 @@ class Replay:
         return self._check("ragged", errors)
 
     def far(self) -> Check:
-        """Prompts far into the block, after a past of random keys and values.
+        """Prompts far into the block, after a long past.
 
         The farthest comes first: it overwrites slots that the others do not see. The last token of
         each is then fed again, as decoding does.
         """
         info, errors = self.info, Errors()
         state = self.engine.new_state(1, info.block_size)
-        state.fill(random_past(2 * info.n_layer, info.n_kv_head, info.block_size, info.head_dim))
+        state.fill(far_past(self.golden.past, info.block_size))
         for prompt in sorted(self.golden.far, key=lambda prompt: -prompt.past_len):
             ids, past = prompt.ids[None], np.array([prompt.past_len])  # (1, T), (1,)
             state.step(ids, past, np.arange(ids.shape[1])[None])

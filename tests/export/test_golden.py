@@ -145,7 +145,7 @@ def test_far_prompts_are_those_of_the_cached_path_over_a_random_past() -> None:
                 torch.from_numpy(prompt.ids)[None],
                 past_len,
                 places,
-                torch_past(model.config, 700),
+                torch_past(golden.past, 700),
             )
         scale = np.abs(prompt.logits).max()
         np.testing.assert_allclose(prompt.logits, logits[0].numpy(), atol=2e-6 * scale)

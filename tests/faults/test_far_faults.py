@@ -151,12 +151,12 @@ def specimens(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[GPT, 
     return result
 
 
-def movement(model: GPT, prompts: list[Prompt]) -> float:
+def movement(model: GPT, golden: Golden, prompts: list[Prompt]) -> float:
     """Return how far the plain path of a damaged model is from golden logits."""
     moved = 0.0
     for prompt in prompts:
         with torch.no_grad():
-            past = torch_past(model.config, prompt.past_len)
+            past = torch_past(golden.past, prompt.past_len)
             logits = model(torch.from_numpy(prompt.ids)[None], past)[0].numpy()
         moved = max(moved, np.abs(logits - prompt.logits).max() / np.abs(prompt.logits).max())
     return float(moved)
@@ -179,10 +179,10 @@ def test_only_the_far_positions_show_it(
 
     golden, damaged = Golden.load(bundle / "golden.safetensors"), copy.deepcopy(model)
     fault.model(damaged, monkeypatch)
-    far = movement(damaged, golden.far)
+    far = movement(damaged, golden, golden.far)
     print(f"{name}: moves PyTorch by {far:.1e}")
     assert far > 30 * TOLERANCE
-    assert movement(damaged, [*golden.prefill, golden.chunked, *golden.ragged]) < TOLERANCE
+    assert movement(damaged, golden, [*golden.prefill, golden.chunked, *golden.ragged]) < TOLERANCE
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def movement_of(bundle: Path, model: GPT) -> float:
         with torch.no_grad():
             ids, past = (
                 torch.from_numpy(prompt.ids)[None],
-                torch_past(model.config, prompt.past_len),
+                torch_past(golden.past, prompt.past_len),
             )
             logits = model(ids, past)[0].numpy()
         error = np.abs(logits - prompt.logits).max() / np.abs(prompt.logits).max()
