@@ -13,6 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from huggingface_hub import constants
+from huggingface_hub.utils.tqdm import progress_bar_states
 from safetensors.torch import load, save
 from stand_in_hub import COMMIT, Model, StandInHub, stand_in_hub
 from tiny_checkpoints import SIZES, save_tiny
@@ -145,7 +146,9 @@ def test_pickled_weights_are_downloaded_only_if_there_are_no_others(hub: StandIn
 def test_progress_counts_the_bytes_and_nothing_is_drawn(
     hub: StandInHub, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TQDM_POSITION", "-1")  # the library then draws where there is no terminal
+    # The library then draws, even if another test forbids it, and where there is no terminal.
+    monkeypatch.setitem(progress_bar_states, "_global", True)
+    monkeypatch.setenv("TQDM_POSITION", "-1")
     told: list[tuple[str, int, int]] = []
     download(NAME, None, progress=lambda *arguments: told.append(arguments))
     weights = sum(len(hub.models[NAME].files[name]) for name in SHARDS)
