@@ -130,8 +130,8 @@ def as_checkpoint(named: Named, out: Path, progress: Progress) -> Iterator[tuple
     if is_checkpoint(Path(named.source)):
         if named.revision is not None or named.adapter is not None:
             raise CheckpointError(
-                f"{named.source} is a checkpoint of edgegpt; a revision or an adapter is for models "
-                f"that are still to be imported"
+                f"{named.source} is a checkpoint of edgegpt; a revision or an adapter is for "
+                f"models that are imported"
             )
         yield Path(named.source), []
         return

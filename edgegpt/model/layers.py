@@ -123,7 +123,14 @@ class Attention(nn.Module):
             return self._attend_capped(q, k, v, dropout)
         mask = None if new == total and not self.kind.window else self._visible(q, total)
         return F.scaled_dot_product_attention(
-            q, k, v, mask, dropout, is_causal=mask is None, scale=scale, enable_gqa=grouped
+            q,
+            k,
+            v,
+            mask,
+            dropout_p=dropout,
+            is_causal=mask is None,
+            scale=scale,
+            enable_gqa=grouped,
         )
 
     def _attend_capped(self, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:

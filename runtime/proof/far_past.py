@@ -45,5 +45,5 @@ def _tokens(count: int, slots: int) -> NDArray[np.int64]:
     counter[0] = np.arange(counter.shape[1])
     words = philox4x32(counter, KEY).T.reshape(-1)[:slots].astype(np.int64)
     drawn: NDArray[np.int64] = 1 + words % max(1, count - 1)
-    drawn[0] = 0
+    drawn[:1] = 0
     return np.minimum(drawn, count - 1)

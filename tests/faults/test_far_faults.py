@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from faults_graph import causal, constant, nodes, patched_attention
+from faults_graph import attribute, causal, constant, nodes, patched_attention
 from faults_runtime import FaultyEngine, FaultyState
 from onnx import helper
 from reseal import reseal
@@ -113,13 +113,13 @@ def local_window(bundle: Path) -> None:
     path = bundle / "decoder.ort.onnx"
     proto = onnx.load(path, load_external_data=False)
     for node in nodes(proto.graph, "GroupQueryAttention"):
-        node.attribute.append(helper.make_attribute("local_window_size", BLOCK - 1))
+        attribute(node, "local_window_size").i = BLOCK - 1
     onnx.save(proto, path)
 
 
 FAULTS = {
-    "rotary: a wrong row of the cosines in the middle": wrong_row("rotary_cos", HALF + 10),
-    "rotary: a wrong row of the sines at the end": wrong_row("rotary_sin", BLOCK - 1),
+    "rotary: a wrong row of the cosines in the middle": wrong_row("rotary_cos_0", HALF + 10),
+    "rotary: a wrong row of the sines at the end": wrong_row("rotary_sin_0", BLOCK - 1),
     "learned: a wrong row of the positions at the end": wrong_row(
         "position_embedding.weight", BLOCK - 1
     ),
