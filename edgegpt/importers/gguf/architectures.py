@@ -118,7 +118,8 @@ def _phi3(keys: SourceSettings, header: Header) -> Settings:
     """A window of 0 means none; files before July 2024 do not say whether there is one."""
     _partial(keys, header)
     window = keys.number("attention.sliding_window")
-    return {"sliding_window": int(window) or None}
+    original = keys.whole("rope.scaling.original_context_length")
+    return {"sliding_window": int(window) or None, "original_max_position_embeddings": original}
 
 
 def _olmo(keys: SourceSettings, header: Header) -> Settings:
