@@ -90,7 +90,8 @@ class Golden:
 
     `past` has what a few tokens leave in each cache, float16 [K, M, D]: of each layer keys, then
     values. `quality` has windows of held-out text, with the logits of the model before it was
-    quantised. The last id of a window is only predicted. Everything else comes from the model as exported.
+    quantised. The last id of a window is only predicted. Everything else comes from the model
+    as exported.
     """
 
     prefill: list[Prompt]
