@@ -124,12 +124,14 @@ def _reference(model: GPT, golden: Golden, prompts: list[Prompt]) -> dict[str, N
     """
     names = place_names(model)
     values: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
-    handles = [model.blocks[0].register_forward_pre_hook(_keeper(values, "embedding"))]
-    handles += [
+    handles = [
         model.get_submodule(name).register_forward_hook(_keeper(values, name))
         for name in names
         if name not in ("embedding", "logits")
     ]
+    if "embedding" in names:
+        before = model.blocks[0].register_forward_pre_hook(_keeper(values, "embedding"))
+        handles.append(before)
     past = torch_past(golden.past, max(prompt.past_len for prompt in prompts))
     try:
         for prompt in prompts:

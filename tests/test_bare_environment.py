@@ -105,7 +105,7 @@ def test_verify_passes(bare_python: Path, small_bundle: Path) -> None:
     done = _run(bare_python, "-m", "edgegpt", "verify", small_bundle, "--json")
     receipt = json.loads(done.stdout)
     assert receipt["passed"] is True
-    assert len(receipt["checks"]) == 16
+    assert len(receipt["checks"]) == 19
 
 
 def test_generate_writes_the_same_text_as_here(bare_python: Path, small_bundle: Path) -> None:

@@ -85,15 +85,13 @@ def command(
     settings = (_layers(keep_fp32), method, text, max_kl, fast_prefill)
     with progress() as tell:
         tell("loading PyTorch", 0, 0)
-        from edgegpt.checkpoint import exported_context, load_checkpoint
         from edgegpt.export import ExportSettings, export_bundle
         from edgegpt.export.bundle import check_destination
         from edgegpt.importers.importing import Named, as_checkpoint
 
         check_destination(out, force)
         with as_checkpoint(Named(source, revision, adapter), out, tell) as (checkpoint, notes):
-            config = load_checkpoint(checkpoint).config
-            notes = [*notes, *config.cut_by(context or exported_context(config))]
+            notes = [*notes, *_cut(checkpoint, context)]
             receipt = export_bundle(
                 checkpoint,
                 out,
@@ -111,6 +109,14 @@ def command(
     print_receipt(receipt)
     size = sum(file.stat().st_size for file in out.iterdir())
     click.echo(f"{out}: {size / 1e6:.1f} MB")
+
+
+def _cut(checkpoint: Path, context: int | None) -> list[str]:
+    """Return what the context leaves out of the model, as sentences for the user."""
+    from edgegpt.checkpoint import exported_context, load_checkpoint
+
+    config = load_checkpoint(checkpoint).config
+    return config.cut_by(exported_context(config) if context is None else context)
 
 
 def _layers(keep_fp32: str | None) -> Literal["auto"] | tuple[str, ...] | None:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+TABLES = ("rotary_cos", "rotary_sin")  # of weights: computed, not trained
+BRIEF = 4  # entries of a list that are shown
+
 
 @click.command(help="Show what is inside a bundle, and the memory that it needs.")
 @click.argument("bundle", type=click.Path(path_type=Path))
@@ -66,7 +69,9 @@ def _parameters(manifest: "Manifest") -> int:
     packed = 2 if manifest.precision == "int4" else 1
     total = 0
     for name, entry in manifest.weights.items():
-        if not name.endswith((".scales", ".columns", ".column_scales")):
+        if not name.endswith((".scales", ".columns", ".column_scales")) and not name.startswith(
+            TABLES
+        ):
             quantised = f"{name}.scales" in manifest.weights
             total += _count(entry.shape) * (packed if quantised else 1)
     return total
@@ -81,7 +86,7 @@ def _count(shape: list[int]) -> int:
 
 def _print_facts(console: "Console", facts: dict[str, Any]) -> None:
     memory = facts["memory"]
-    settings = ", ".join(f"{name} {value}" for name, value in facts["model"].items())
+    settings = ", ".join(f"{name} {_brief(value)}" for name, value in facts["model"].items())
     files = ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in facts["files"].items())
     rows = {
         "id": facts["id"],
@@ -126,6 +131,17 @@ def _sampling(usage: dict[str, Any] | None) -> str:
     settings = usage["sampling"] if usage else {}
     told = [f"{name} {value:g}" for name, value in settings.items() if value is not None]
     return ", ".join(told) or "the most likely token"
+
+
+def _brief(value: Any) -> str:
+    """Return a setting in a few words; a list of many entries as their number."""
+    if isinstance(value, list) and len(value) > BRIEF:
+        return f"({len(value)} entries)"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_brief, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name} {_brief(part)}' for name, part in value.items())}}}"
+    return str(value)
 
 
 def _kept(names: list[str]) -> str:

@@ -9,6 +9,7 @@ rows, TensorRT gets one, too.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import onnx_ir as ir
 from torch import Tensor
@@ -66,8 +67,15 @@ def _make(
     )
     dequantized = Dequantized(source.weights, weights)
     golden = golden_vectors(source, load_model(source.config, dequantized), progress)
-    graphs = _graphs(source, weights, progress, fast_prefill=settings.fast_prefill is not False)
-    return Content(replace(golden, quality=quality), graphs, quantization)
+    make = partial(_graphs, source, weights, progress)
+    return Content(
+        replace(golden, quality=quality),
+        make(fast_prefill=settings.fast_prefill is not False),
+        quantization,
+        without_prefill=partial(make, fast_prefill=False)
+        if settings.fast_prefill is None
+        else None,
+    )
 
 
 def _calibration(source: Checkpoint, text: str | None) -> Tensor:

@@ -9,7 +9,7 @@ from small_models import TEXT, random_model, small_config, write_checkpoint
 
 import edgegpt
 from edgegpt.cli import main
-from edgegpt.errors import ExportError, InvalidInputError
+from edgegpt.errors import EdgeGPTWarning, ExportError, InvalidInputError
 from edgegpt.export import ExportSettings, export_bundle
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines.choice import open_engine
@@ -217,3 +217,24 @@ def test_the_copy_for_prompts_can_be_left_out(tmp_path: Path, int8_bundle: Path)
     whole = Bundle.open(int8_bundle).manifest.weights
     copies = [entry for name, entry in whole.items() if name.endswith(".columns")]
     assert sum(entry.size for entry in copies) == 2 * (32 * 96 + 32 * 32 + 2 * 32 * 128)
+
+
+def test_a_prefill_graph_that_loses_too_much_is_left_out(tmp_path: Path) -> None:
+    """Activations rounded by the row lose more than those rounded by the block."""
+    write_checkpoint(tmp_path / "ckpt", random_model(small_config()))
+
+    def export(name: str, **settings: object) -> float:
+        wanted = ExportSettings(method="rtn", **settings)
+        receipt = export_bundle(
+            tmp_path / "ckpt", tmp_path / name, precision="int8", settings=wanted
+        )
+        assert receipt.quality is not None
+        return receipt.quality.quality.kl
+
+    quick = export("quick", max_kl=ANY_LOSS, fast_prefill=True)
+    plain = export("plain", max_kl=ANY_LOSS, fast_prefill=False)
+    assert plain < quick
+    with pytest.warns(EdgeGPTWarning, match="the graph that feeds prompts faster is left out"):
+        assert export("chosen", max_kl=(plain + quick) / 2) == plain
+    parts = {graph.part for graph in Bundle.open(tmp_path / "chosen").manifest.graphs}
+    assert parts == {"decoder", "exact"}

@@ -128,9 +128,7 @@ def test_integers_scales_and_corrections_are_the_weight(bits: int, symmetric: bo
     quantised = round_to_nearest(weight, bits, block, symmetric=symmetric)
     scales = quantised.scales.copy()
     scales[2, 1] = 0.0
-    stored = derived_weights._Stored(
-        quantised.packed(), scales, quantised.packed_zero_points(), bits
-    )
+    stored = derived_weights._Stored(quantised.packed, scales, quantised.packed_zero_points(), bits)
     table = DERIVE["table"](stored).reshape(rows, -1)
     expected = quantised.dequantized().copy()
     expected[2, block : 2 * block] = 0.0

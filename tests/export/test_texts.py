@@ -11,8 +11,8 @@ from tokenizers import decoders, models, pre_tokenizers
 from edgegpt.checkpoint import Checkpoint, load_checkpoint
 from edgegpt.errors import CheckpointError
 from edgegpt.export import texts
+from edgegpt.export.quantization import own_windows
 from edgegpt.export.recipes import parts, quantised
-from edgegpt.export.settings import ExportSettings
 
 BLOCK = 64
 
@@ -92,16 +92,13 @@ def test_a_large_model_is_measured_on_few_short_windows(
 def test_gptq_calibrates_on_the_topics_if_there_is_no_text(
     source: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, gptq = ExportSettings(), ExportSettings(method="gptq")
     ids = texts.calibration_ids(source)
-    windows = quantised._calibration(source, "int4", plain)
-    assert windows is not None
-    assert windows.shape == (128, BLOCK)
+    windows = quantised._calibration(source, None)
+    assert windows.shape == (32768 // BLOCK, BLOCK)
     assert windows[1].tolist() == ids[BLOCK : 2 * BLOCK]
-    assert quantised._calibration(source, "int8", plain) is None  # it rounds to nearest
-    assert quantised._calibration(source, "int8", gptq) is not None
-    assert quantised._calibration(replace(source, held_out=TEXT), "int4", plain) is None
+    given = quantised._calibration(source, "x" * 3 * BLOCK)
+    assert given.shape == (3, BLOCK)
+    own = quantised._calibration(replace(source, held_out=TEXT), None)
+    assert own.tolist() == own_windows(source.model).tolist()
     make_large(monkeypatch)
-    windows = quantised._calibration(source, "int4", plain)
-    assert windows is not None
-    assert windows.shape == (8192 // 16, 16)
+    assert quantised._calibration(source, None).shape == (8192 // 16, 16)

@@ -18,7 +18,7 @@ from edgegpt.model import GPT, GPTConfig
 from edgegpt.runtime.bundle.bundle import TOKENIZER_NAME, Bundle
 from edgegpt.runtime.engines.choice import local_lowerings, open_engine
 from edgegpt.runtime.engines.support import SUPPORT
-from edgegpt.runtime.errors import BundleError, EngineError, InvalidInputError
+from edgegpt.runtime.errors import BundleError, EdgeGPTWarning, EngineError, InvalidInputError
 from edgegpt.runtime.generation import prefill
 from edgegpt.runtime.language_model import LanguageModel
 from edgegpt.training.char_tokenizer import build_char_tokenizer
@@ -179,9 +179,18 @@ def test_a_precision_without_a_tolerance_is_a_bundle_error(altered_bundle):
 
 
 def test_a_tokenizer_of_another_model_is_a_bundle_error(altered_bundle):
-    other = build_char_tokenizer("abc").to_str().encode()
-    with pytest.raises(BundleError, match="the tokenizer has 3 ids, the model 34"):
+    other = build_char_tokenizer("".join(map(chr, range(65, 100)))).to_str().encode()
+    with pytest.raises(BundleError, match="the tokenizer has 35 ids, the model only 34"):
         edgegpt.load(altered_bundle({TOKENIZER_NAME: other}))
+
+
+def test_a_tokenizer_may_have_fewer_ids_than_the_embedding_has_rows(altered_bundle):
+    small = build_char_tokenizer("abc").to_str().encode()
+    with (
+        pytest.warns(EdgeGPTWarning, match="is not verified"),
+        edgegpt.load(altered_bundle({TOKENIZER_NAME: small})) as lm,
+    ):
+        assert lm.generate("abc", max_new_tokens=20, temperature=1.5, seed=1).text is not None
 
 
 @pytest.mark.parametrize("first", [b"\xff", b"["])

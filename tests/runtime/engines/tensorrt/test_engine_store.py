@@ -57,7 +57,7 @@ def test_the_sidecar_describes_inputs_outputs_and_profiles(tmp_path: Path) -> No
     prefill, decode = body["profiles"]
     assert prefill["shapes"]["ids"] == {"min": [1, 1], "opt": [1, 8], "max": [4, 16]}
     assert decode["shapes"]["ids"] == {"min": [1, 1], "opt": [1, 1], "max": [4, 1]}
-    assert decode["shapes"]["past_k.0"]["max"] == [4, 1, 16, 2]
+    assert decode["shapes"]["past_k.0"]["max"] == [4, 2, 16, 1]
     assert body["plan"]["size"] == len(PLAN)
 
 
