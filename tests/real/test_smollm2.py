@@ -14,7 +14,13 @@ import pytest
 
 pytestmark = pytest.mark.real
 
-PRECISIONS = ["float32", "int8", "int4"]
+# What this model needs beyond the defaults. Its activations have outliers, which the int8 kernels
+# round too far for the default budget; int4 costs too much in a few layers.
+OPTIONS = {
+    "float32": [],
+    "int8": ["--max-kl", "0.01"],
+    "int4": ["--keep-fp32", "auto"],
+}
 PROMPT = "The capital of France is Paris, and the capital of Germany is"
 ANSWER = " Berlin."
 
@@ -43,12 +49,13 @@ def checkpoint(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=PRECISIONS)
+@pytest.fixture(scope="module", params=list(OPTIONS))
 def bundle(
     request: pytest.FixtureRequest, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     folder = tmp_path_factory.mktemp(request.param) / "bundle"
-    edgegpt("export", checkpoint, "--out", folder, "--precision", request.param)
+    options = ["--precision", request.param, "--context", "2048", *OPTIONS[request.param]]
+    edgegpt("export", checkpoint, "--out", folder, *options)
     return folder
 
 
