@@ -58,6 +58,8 @@ def opened(named: Named, *, values: bool = True, progress: Progress = silent) ->
         source = _from_hub(HubId.of(named.source), named.revision, values, progress)
     elif named.revision is not None:
         raise CheckpointError(f"{named.source} is no Hub id, so that it has no --revision")
+    elif is_checkpoint(Path(named.source)):
+        raise CheckpointError(f"{named.source} is a checkpoint of edgegpt already; export it")
     else:
         source = open_source(Path(named.source), named.n_head, named.attention_scale)
     return source if named.adapter is None else adapted(source, named.adapter)

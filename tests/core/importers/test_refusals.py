@@ -15,6 +15,7 @@ from transformers import LlamaConfig
 
 from edgegpt.errors import CheckpointError
 from edgegpt.importers.huggingface import open_folder
+from edgegpt.importers.importing import Named, opened
 from edgegpt.importers.run import look
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -235,3 +236,9 @@ def test_a_tied_head_that_is_stored_again_must_be_the_embedding(tmp_path: Path) 
     set_weights(folder, lambda tensors: tensors.update(head))
     with pytest.raises(CheckpointError, match=r"lm_head.weight differs from model.embed_tokens"):
         imported(folder, tmp_path / "different")
+
+
+def test_a_checkpoint_of_edgegpt_needs_no_import(folder: Path, tmp_path: Path) -> None:
+    imported(folder, tmp_path / "checkpoint")
+    with pytest.raises(CheckpointError, match="is a checkpoint of edgegpt already; export it"):
+        opened(Named(str(tmp_path / "checkpoint")))
