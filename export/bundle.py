@@ -27,13 +27,15 @@ from edgegpt.runtime.bundle.bundle import (
     Bundle,
     sha256_of,
 )
-from edgegpt.runtime.bundle.derived_weights import (
-    BITS,
-    DERIVED_NAME,
-    derived_tensors,
-    write_derived,
+from edgegpt.runtime.bundle.derived_weights import DERIVED_NAME, derived_tensors, write_derived
+from edgegpt.runtime.bundle.manifest import (
+    MANIFEST_NAME,
+    FileEntry,
+    Graph,
+    Manifest,
+    Quantization,
+    WeightEntry,
 )
-from edgegpt.runtime.bundle.manifest import MANIFEST_NAME, FileEntry, Graph, Manifest, WeightEntry
 from edgegpt.runtime.bundle.vocabulary import Precision
 from edgegpt.runtime.files import new_folder
 from edgegpt.runtime.progress import Progress, silent
@@ -179,7 +181,7 @@ def _write(
     for index, (entry, graph) in enumerate(content.graphs):
         progress("checking the graphs", index, len(graphs))
         ir.save(graph, folder / entry.file)
-        _check(folder, entry, precision, weights.entries)
+        _check(folder, entry, content.quantization, weights.entries)
     files = {
         path.name: FileEntry(
             path.stat().st_size, weights.sha256 if path.name == WEIGHTS_NAME else sha256_of(path)
@@ -208,12 +210,16 @@ def _write(
 
 
 def _check(
-    folder: Path, graph: Graph, precision: Precision, weights: dict[str, WeightEntry]
+    folder: Path,
+    graph: Graph,
+    quantization: Quantization | None,
+    weights: dict[str, WeightEntry],
 ) -> None:
     """Run onnx's checker on a graph, with all weight files that it names beside it."""
     path, derived = folder / graph.file, folder / DERIVED_NAME
     wanted = derived_tensors(path)
     if wanted:
-        write_derived(wanted, BITS[precision], folder / WEIGHTS_NAME, weights, derived)
+        assert quantization is not None  # float graphs derive nothing
+        write_derived(wanted, quantization, folder / WEIGHTS_NAME, weights, derived)
     onnx.checker.check_model(path, full_check=True)
     derived.unlink(missing_ok=True)

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgegpt.model import GPT, GPTConfig
 from edgegpt.model_weights import give_weights, skeleton, take_weights
 
-__all__ = ["LayeredModel", "after_block"]
+__all__ = ["LayeredModel", "after_block", "linears_of"]
 
 ROWS = 256  # positions whose logits are in memory at once
 
@@ -79,3 +79,15 @@ def after_block(model: GPT, index: int, stream: Tensor, size: int = 1) -> Tensor
     """Return the stream [N, T, C] after a block of `model`; compute `size` texts at a time."""
     block, rotary = model.blocks[index], model.rotary[index]
     return torch.cat([block(some, rotary) for some in stream.split(size)])
+
+
+def linears_of(model: GPT, part: str = "") -> dict[str, nn.Linear]:
+    """Return the Linear layers within the module `part`, by the names of their weights.
+
+    The head has its own name here, although its weight may be tied.
+    """
+    return {
+        f"{name}.weight": module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and (not part or f"{name}.".startswith(f"{part}."))
+    }

@@ -20,10 +20,11 @@ class ExportSettings:
     Attributes:
         keep_fp32: layers to leave in float32, by full name or by a prefix that ends at a dot. In
             float16, layers that would overflow are kept as well. For int8 and int4, "auto" keeps
-            as few layers as the budget needs.
+            as few layers as the budget needs if more bits and finer blocks do not suffice.
         method: "rtn" rounds to nearest, "gptq" is better for int4; None: the precision's default.
-        calibration: text for "gptq", which should not overlap the held-out text; None: the model
-            writes its own, or, if its checkpoint brings no held-out text, topics of Python's help.
+        calibration: text that shows what the layers read, which should not overlap the held-out
+            text; None: the model writes its own, or, if its checkpoint brings no held-out text,
+            topics of Python's help.
         max_kl: largest mean KL to float32 per token, in nats; None: `proof.quality.BUDGETS`.
         fast_prefill: whether to add a graph for faster prefill, with an int8 copy of the weights;
             None: yes.

@@ -40,7 +40,11 @@ HALF = ("float16", "bfloat16")
     "--adapter", type=click.Path(path_type=Path), help="folder of a LoRA adapter (PEFT) to merge"
 )
 @click.option("--method", type=click.Choice(["rtn", "gptq"]), help="default: rtn; for int4, gptq")
-@click.option("--calibration", type=click.Path(path_type=Path), help="a text for gptq")
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    help="a text that shows what the layers read, for int8 and int4",
+)
 @click.option(
     "--max-kl",
     type=click.FloatRange(min=0),
@@ -49,8 +53,8 @@ HALF = ("float16", "bfloat16")
 @click.option(
     "--keep-fp32",
     metavar="LAYERS",
-    help="layers to leave in float32, as blocks.0,head; auto: as few as the budget needs; in "
-    "float16 what would overflow is always left",
+    help="layers to leave in float32, as blocks.0,head; auto: as few as the budget needs once 8 "
+    "bits are not enough; in float16 what would overflow is always left",
 )
 @click.option(
     "--fast-prefill/--no-fast-prefill",

@@ -66,14 +66,13 @@ def command(bundle: Path, batch: int, context: int | None, as_json: bool) -> Non
 
 def _parameters(manifest: "Manifest") -> int:
     """Return how many weights the model has: two of 4 bits share a byte, and padding counts."""
-    packed = 2 if manifest.precision == "int4" else 1
-    total = 0
+    quantization, total = manifest.quantization, 0
     for name, entry in manifest.weights.items():
         if not name.endswith((".scales", ".columns", ".column_scales")) and not name.startswith(
             TABLES
         ):
-            quantised = f"{name}.scales" in manifest.weights
-            total += _count(entry.shape) * (packed if quantised else 1)
+            packed = quantization is not None and f"{name}.scales" in manifest.weights
+            total += _count(entry.shape) * (8 // quantization.bits_of(name) if packed else 1)
     return total
 
 
@@ -152,9 +151,11 @@ def _loss(quantization: dict[str, Any] | None) -> str:
     if quantization is None:
         return "no"
     quality, kept = quantization["quality"], quantization["kept"]
+    finer = ", ".join(quantization["finer"])
     return (
         f"{quantization['method']}, blocks of {quantization['block']}, "
-        f"{', '.join(kept) or 'nothing'} kept in float32; "
+        + (f"{finer} in 8 bits and blocks of {quantization['finer_block']}, " if finer else "")
+        + f"{', '.join(kept) or 'nothing'} kept in float32; "
         f"on {quality['tokens']:,} held-out tokens: KL {quality['kl']:.1e} (budget "
         f"{quantization['max_kl']:.1e}), same top-1 "
         f"{quality['top1_agreement']:.2%}, perplexity {quality['perplexity']:.4g} (float32 "

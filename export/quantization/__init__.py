@@ -1,33 +1,35 @@
 """Weight-only quantisation in blocks: the format, the methods, and the measured loss.
 
-`within_budget.py` is the entry point, and calls `quantize.py`. `blocks.py` has the format and
-rounding to nearest. `gptq.py` has the better method; `calibration.py` collects its inputs.
-`quality.py` measures the loss. If the loss is too large, `keep.py` chooses the weights to leave in
-float32.
+`within_budget.py` is the entry point. It lets `smooth.py` even out what the layers read, and calls
+`quantize.py`. `blocks.py` has the format and rounding to nearest. `gptq.py` has the better method;
+`calibration.py` collects its inputs. `quality.py` measures the loss. If the loss is too large,
+`keep.py` chooses the weights to quantise less, or to leave in float32.
 """
 
 from .blocks import BlockQuantized, round_to_nearest
 from .calibration import cut_windows, own_windows, scored_windows
 from .gptq import gptq
-from .keep import keep_enough, layer_costs
-from .quality import Dequantized, Yardstick, with_weights
+from .keep import layer_costs, replace_enough
+from .quality import Dequantized, Yardstick, quantised
 from .quantize import quantize, weight_names
-from .within_budget import method_of, quantize_within_budget
+from .smooth import smoothed
+from .within_budget import Quantised, quantize_within_budget
 
 __all__ = [
     "BlockQuantized",
     "Dequantized",
+    "Quantised",
     "Yardstick",
     "cut_windows",
     "gptq",
-    "keep_enough",
     "layer_costs",
-    "method_of",
     "own_windows",
+    "quantised",
     "quantize",
     "quantize_within_budget",
+    "replace_enough",
     "round_to_nearest",
     "scored_windows",
+    "smoothed",
     "weight_names",
-    "with_weights",
 ]

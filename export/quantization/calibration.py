@@ -1,6 +1,8 @@
-"""Calibration texts, and Hessians of the inputs that a text gives each Linear layer."""
+"""Calibration texts, and what a text makes each Linear layer read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +13,11 @@ from edgegpt.model import GPT
 __all__ = [
     "cut_windows",
     "gram",
-    "input_hessians",
     "own_windows",
     "require_finite",
     "scored_windows",
+    "squares",
+    "summed_inputs",
 ]
 
 OWN_WINDOWS = 32
@@ -78,29 +81,36 @@ def require_finite(name: str, weight: Tensor) -> None:
         )
 
 
-def input_hessians(linears: dict[str, nn.Linear], run: Callable[[], object]) -> dict[str, Tensor]:
-    """Return each Linear's sum of x x^T over its inputs x while `run` runs, float64 [K, K]."""
-    hessians = {
-        name: torch.zeros(linear.in_features, linear.in_features, dtype=torch.float64)
-        for name, linear in linears.items()
-    }
+@contextmanager
+def summed_inputs(
+    linears: dict[str, nn.Linear], measure: Callable[[Tensor], Tensor]
+) -> Iterator[dict[str, Tensor]]:
+    """Yield the sum of `measure` over each layer's inputs [..., K], as long as the context lasts.
 
-    def collect(name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor]) -> None:
-            hessians[name] += gram(inputs[0])
+    The dictionary fills as the layers run; a layer that does not run has no entry.
+    """
+    sums: dict[str, Tensor] = {}
 
-        return hook
+    def collect(name: str, _: nn.Module, inputs: tuple[Tensor]) -> None:
+        found = measure(inputs[0])
+        sums[name] = sums[name] + found if name in sums else found
 
-    handles = [linear.register_forward_pre_hook(collect(name)) for name, linear in linears.items()]
+    handles = [
+        linear.register_forward_pre_hook(partial(collect, name)) for name, linear in linears.items()
+    ]
     try:
-        run()
+        yield sums
     finally:
         for handle in handles:
             handle.remove()
-    return hessians
 
 
 def gram(x: Tensor) -> Tensor:
     """Return the sum of x x^T over the rows of `x` float32 [..., K], float64 [K, K]."""
     flat = x.reshape(-1, x.shape[-1])  # (rows, K)
     return (flat.T @ flat).double()
+
+
+def squares(x: Tensor) -> Tensor:
+    """Return the sum of the squares of each channel of `x` float32 [..., K], float64 [K]."""
+    return x.double().square().flatten(0, -2).sum(dim=0)  # (K,)

@@ -1,80 +1,166 @@
-"""Rank weights by what quantising them costs, and choose the few to leave in float32."""
+"""Rank weights by what quantising them costs, and choose the few to quantise less, or not."""
 
 import math
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+from functools import partial
+from operator import neg
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
 
-from ..layered import LayeredModel
+from edgegpt.model import GPT
+from edgegpt.runtime.bundle.manifest import Quality
+
+from ..layered import LayeredModel, linears_of
 from .blocks import BlockQuantized
-from .quality import Yardstick, compared, with_weights
+from .quality import Yardstick, quantised, round_blocks
 
-__all__ = ["keep_enough", "layer_costs"]
+__all__ = ["Better", "layer_costs", "replace_enough"]
+
+# What replaces a weight: the same weight with a smaller error, or None for the float32 values.
+Better = Callable[[str], BlockQuantized | None]
 
 FLOAT_BYTES = 4
-REFERENCE = ""  # the name of the stream in which nothing is quantised
+AIM, CLOSE = 0.95, 0.9  # shares of the budget that the search aims at, and that end it
+SEED = 0
 
 
 def layer_costs(
     reference: LayeredModel, weights: Mapping[str, BlockQuantized], windows: Tensor
 ) -> dict[str, float]:
-    """Return, for each weight, the KL if only that weight is quantised, worst first.
+    """Estimate the KL per token that quantising only one weight costs, for each one, worst first.
 
-    Up to the layer that a weight belongs to, the model is the reference. From there, each weight
-    has a stream of its own through `windows` int64 [N, T + 1]. A few hundred tokens are enough to
-    rank, and all streams are in memory at once.
+    To second order, a change d of a layer's output costs d F d / 2, where F is the output's Fisher
+    matrix: the mean of g g^T over ids drawn from the model's own distribution, with the gradient g
+    of such an id's log probability. One drawn id for each position of `windows` int64 [N, T + 1]
+    makes this the sum of (g d)^2 / 2 (the d of other positions is neglected). So the text passes
+    the model once forwards and once backwards, layer by layer, and a few hundred tokens are enough.
     """
-    changed = {name: with_weights(reference, {name: weight}) for name, weight in weights.items()}
-    tables = weights.keys() & reference.model.tied_names().values()
-    ids = windows[:, :-1]
-    streams = {REFERENCE: reference.embedded(ids)}
-    streams |= {name: changed[name].embedded(ids) for name in tables}
+    ids, costs = windows[:, :-1], _Costs(reference, weights)
+    streams = [reference.embedded(ids)]  # (N, T, C) each
     for index in range(reference.config.n_layer):
-        begun = {
-            name: changed[name].after_block(index, streams[REFERENCE])[0]
-            for name in weights
-            if name.startswith(f"blocks.{index}.")
-        }
-        streams = dict(zip(streams, reference.after_block(index, *streams.values()), strict=True))
-        streams |= begun
-    wanted = list(reference.logits(streams[REFERENCE]))
-    costs = {}
-    for name in weights:
-        last = reference if name.startswith("blocks.") else changed[name]
-        logits = last.logits(streams.get(name, streams[REFERENCE]))
-        costs[name] = compared(windows, logits, wanted).kl
-    return dict(sorted(costs.items(), key=lambda item: item[1], reverse=True))
+        streams += reference.after_block(index, streams[-1])
+    with reference.filled("norm_final", "head") as model:
+        gradient = costs.back(model, "head", partial(_log_probability, model), streams.pop())
+    for index in reversed(range(reference.config.n_layer)):
+        part = f"blocks.{index}"
+        with reference.filled(part) as model:
+            block = partial(model.blocks[index], rotary=model.rotary[index])
+            gradient = costs.back(model, part, block, streams[index], gradient)
+    for name in weights.keys() & reference.model.tied_names().values():
+        change = quantised(reference, {name: weights[name]}).embedded(ids) - streams[0]
+        costs.add(name, change, gradient)
+    each = {name: total / ids.numel() for name, total in costs.totals.items()}
+    return dict(sorted(each.items(), key=lambda item: item[1], reverse=True))
 
 
-def keep_enough(
+def _log_probability(model: GPT, stream: Tensor) -> Tensor:
+    """Return the sum of the log probabilities of ids that the model draws after [N, T, C]."""
+    logs = model.to_logits(stream).log_softmax(-1)  # (N, T, V)
+    generator = torch.Generator().manual_seed(SEED)
+    drawn = torch.multinomial(logs.detach().exp().flatten(0, 1), 1, generator=generator)
+    return logs.flatten(0, 1).gather(1, drawn).sum()
+
+
+class _Costs:
+    """Adds up what each quantised weight costs, while the float32 model runs backwards."""
+
+    def __init__(self, reference: LayeredModel, weights: Mapping[str, BlockQuantized]) -> None:
+        self.weights, self.tied = weights, reference.model.tied_names()
+        self.totals = dict.fromkeys(weights, 0.0)
+
+    def back(
+        self,
+        model: GPT,
+        part: str,
+        run: Callable[[Tensor], Tensor],
+        stream: Tensor,
+        gradient: Tensor | None = None,
+    ) -> Tensor:
+        """Run a part of the model on `stream`, and return the gradient there.
+
+        `gradient` is that of the result, which is a single number if there is none.
+        """
+        own = {self.tied.get(name, name): layer for name, layer in linears_of(model, part).items()}
+        watches = [
+            own[name].register_forward_hook(partial(self._watch, name))
+            for name in own.keys() & self.weights
+        ]
+        with torch.enable_grad():
+            stream.requires_grad_()
+            (found,) = torch.autograd.grad(run(stream), stream, gradient)
+        for watch in watches:
+            watch.remove()
+        return found
+
+    def _watch(self, name: str, layer: nn.Linear, inputs: tuple[Tensor], output: Tensor) -> None:
+        with torch.no_grad():
+            weight = torch.from_numpy(self.weights[name].dequantized())
+            read = round_blocks(inputs[0], self.weights[name].block)
+            change = linear(read, weight, layer.bias) - output  # (N, T, outputs)
+        output.register_hook(partial(self.add, name, change))
+
+    def add(self, name: str, change: Tensor, gradient: Tensor) -> None:
+        """Add what a change [N, T, K] costs, from the gradient [N, T, K] there."""
+        self.totals[name] += (gradient * change).sum(-1).square().sum().item() / 2
+
+
+def replace_enough(
     yardstick: Yardstick,
+    source: LayeredModel,
     weights: Mapping[str, BlockQuantized],
+    quality: Quality,
+    better: Better,
     costs: Mapping[str, float],
     budget: float,
-) -> frozenset[str]:
-    """Return names to leave in float32, so that all others quantised stay within the KL budget.
+) -> tuple[dict[str, BlockQuantized], Quality]:
+    """Replace few of the quantised `weights`, so that the KL is within the budget.
 
-    Weights are ranked by `costs` (from `layer_costs`) divided by the bytes that keeping the weight
-    adds. Bisection finds the shortest head of the ranking that passes, because KL falls as more is
-    kept. Each tried set is measured, not predicted, and so is the returned one. The other weights
-    keep their integers, so GPTQ need not run again.
+    Returns the new weights and their quality. If it is not enough to replace all, all are replaced.
+
+    Args:
+        yardstick: measures the model.
+        source: the float32 model whose weights were quantised.
+        weights: the quantised weights by name.
+        quality: theirs, which is over the budget.
+        better: returns what replaces the weight of a name.
+        costs: what each weight costs, see `layer_costs`.
+        budget: largest KL per token, in nats.
+
+    Weights are ranked by their cost divided by the bytes that the replacement adds, and a short
+    head of the ranking is replaced. Its length is found by measuring: at every other step as if KL
+    were linear in the costs that are left, between two lengths measured before, until the budget is
+    nearly used. The other weights keep their integers, so GPTQ need not run again.
     """
+    replacements = {name: better(name) for name in weights}
 
     def gain(name: str) -> float:
-        weight = weights[name]
-        return costs[name] / (math.prod(weight.shape) * FLOAT_BYTES - weight.size)
+        weight, other = weights[name], replacements[name]
+        size = math.prod(weight.shape) * FLOAT_BYTES if other is None else other.size
+        return costs[name] / max(1, size - weight.size)
 
     ranking = sorted(weights, key=gain, reverse=True)
+    left = [sum(costs[name] for name in ranking[count:]) for count in range(len(ranking) + 1)]
 
-    def passes(kept: int) -> bool:
-        left = {name: weights[name] for name in ranking[kept:]}
-        return yardstick.measure(with_weights(yardstick.reference, left)).kl <= budget
+    def replaced(count: int) -> dict[str, BlockQuantized]:
+        chosen = {**weights, **{name: replacements[name] for name in ranking[:count]}}
+        return {name: weight for name, weight in chosen.items() if weight is not None}
 
-    fewest, enough = 0, len(ranking)  # everything in float32 has a KL of 0
-    while fewest < enough:
-        middle = (fewest + enough) // 2
-        if passes(middle):
-            enough = middle
+    def measured(count: int) -> Quality:
+        return yardstick.measure(quantised(source, replaced(count)))
+
+    few, worst, many, best = 0, quality.kl, len(ranking), measured(len(ranking))
+    turn = False
+    while best.kl < CLOSE * budget and many - few > 1:
+        share = (AIM * budget - best.kl) / (worst - best.kl)
+        wanted = left[many] + share * (left[few] - left[many])
+        count = (few + many) // 2 if turn else bisect_left(left, -wanted, key=neg)
+        count = min(max(count, few + 1), many - 1)
+        found, turn = measured(count), not turn
+        if found.kl <= budget:
+            many, best = count, found
         else:
-            fewest = middle + 1
-    return frozenset(ranking[:enough])
+            few, worst = count, found.kl
+    return replaced(many), best

@@ -1,18 +1,22 @@
 """The loss of quantisation: KL divergence, top-1 agreement and perplexity on a held-out text."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from edgegpt.errors import InvalidInputError
 from edgegpt.runtime.bundle.manifest import Quality
 from edgegpt.runtime.proof.quality import QualitySum
 
-from ..layered import ROWS, LayeredModel
+from ..layered import ROWS, LayeredModel, linears_of
 from .blocks import BlockQuantized
 
-__all__ = ["Dequantized", "Yardstick", "compared", "with_weights"]
+__all__ = ["Dequantized", "Yardstick", "compared", "quantised", "round_blocks"]
+
+LARGEST = 127  # of an activation in int8
 
 
 class Dequantized(Mapping[str, Tensor]):
@@ -38,9 +42,35 @@ class Dequantized(Mapping[str, Tensor]):
         return len(self.weights)
 
 
-def with_weights(model: LayeredModel, quantized: Mapping[str, BlockQuantized]) -> LayeredModel:
-    """Return `model` with some weights replaced by their dequantised values."""
-    return LayeredModel(model.config, Dequantized(model.weights, quantized))
+def quantised(model: LayeredModel, weights: Mapping[str, BlockQuantized]) -> LayeredModel:
+    """Return `model` as an engine runs it that multiplies int8 by quantised weights.
+
+    The weights are replaced by their dequantised values. The layers that multiply by them round
+    what they read as ONNX Runtime's kernels do (see `round_blocks`). A lookup reads exact rows.
+    """
+    result = LayeredModel(model.config, Dequantized(model.weights, weights))
+    tied = result.model.tied_names()
+    for name, linear in linears_of(result.model).items():
+        weight = weights.get(tied.get(name, name))
+        if weight is not None:
+            linear.register_forward_pre_hook(partial(_round, weight.block))
+    return result
+
+
+def _round(block: int, _: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    return round_blocks(inputs[0], block)
+
+
+def round_blocks(x: Tensor, block: int) -> Tensor:
+    """Round each block of `x` float32 [..., K] to int8, and return it in float32 [..., K].
+
+    A block's largest magnitude becomes 127, as in MatMulNBits with accuracy level 4 on the CPU.
+    """
+    width = x.shape[-1]
+    blocks = pad(x, (0, -width % block)).unflatten(-1, (-1, block))  # (..., G, block)
+    step = blocks.abs().amax(-1, keepdim=True) / LARGEST
+    step = torch.where(step == 0, 1.0, step)
+    return (blocks / step).round().mul_(step).flatten(-2)[..., :width]  # (..., K)
 
 
 class Yardstick:
@@ -55,11 +85,11 @@ class Yardstick:
         self.reference, self.windows = reference, windows
         self.stream = reference.final_stream(windows[:, :-1])
 
-    def measure(self, quantised: LayeredModel) -> Quality:
-        """Compare a model on all positions; it runs the plain path in float32."""
-        same = quantised is self.reference
-        stream = self.stream if same else quantised.final_stream(self.windows[:, :-1])
-        return compared(self.windows, quantised.logits(stream), self.reference.logits(self.stream))
+    def measure(self, other: LayeredModel) -> Quality:
+        """Compare a model on all positions; it runs the plain path."""
+        same = other is self.reference
+        stream = self.stream if same else other.final_stream(self.windows[:, :-1])
+        return compared(self.windows, other.logits(stream), self.reference.logits(self.stream))
 
 
 def compared(windows: Tensor, logits: Iterable[Tensor], reference: Iterable[Tensor]) -> Quality:

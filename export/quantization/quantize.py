@@ -11,11 +11,11 @@ from edgegpt.model import GPT, GPTConfig
 from edgegpt.model_weights import give_weights
 from edgegpt.runtime.progress import Progress, silent
 
-from ..layered import LayeredModel, after_block
+from ..layered import LayeredModel, after_block, linears_of
 from .blocks import BlockQuantized, round_to_nearest
-from .calibration import gram, input_hessians, require_finite
+from .calibration import gram, require_finite, summed_inputs
 from .gptq import gptq
-from .quality import with_weights
+from .quality import quantised
 
 __all__ = ["quantize", "weight_names"]
 
@@ -100,21 +100,19 @@ def _with_gptq(
     for name in model.model.tied_names().values():
         if name in wanted:
             done[name] = round_to_nearest(_finite(model, name), bits, block, symmetric=symmetric)
-    stream = with_weights(model, done).embedded(windows)  # (N, T, C)
+    stream = quantised(model, done).embedded(windows)  # (N, T, C)
     for index in range(model.config.n_layer):
         part = f"blocks.{index}"
         progress("quantising block after block", index, model.config.n_layer)
         with model.filled(part) as filled:
             run = partial(after_block, filled, index, stream, BATCH)
             linears = {
-                f"{name}.weight": linear
-                for name, linear in filled.named_modules()
-                if isinstance(linear, nn.Linear) and f"{name}.weight" in wanted
-                if name.startswith(f"{part}.")
+                name: linear for name, linear in linears_of(filled, part).items() if name in wanted
             }
             for name in linears:
                 _finite(model, name)
-            hessians = input_hessians(linears, run)
+            with summed_inputs(linears, gram) as hessians:
+                run()
             for name, linear in linears.items():
                 hessian = hessians.pop(name)
                 done[name] = gptq(linear.weight, hessian, bits, block, symmetric=symmetric)

@@ -1,49 +1,64 @@
 """Quantise a model within a budget of KL divergence, or raise an error that says why not."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
 from edgegpt.errors import ExportError, InvalidInputError
 from edgegpt.model import GPT
-from edgegpt.runtime.bundle.derived_weights import BITS
-from edgegpt.runtime.bundle.manifest import Quantization
-from edgegpt.runtime.bundle.vocabulary import Precision
+from edgegpt.runtime.bundle.manifest import Quality, Quantization
+from edgegpt.runtime.bundle.vocabulary import BITS, FINER_BITS, Precision
 from edgegpt.runtime.progress import Progress
 from edgegpt.runtime.proof.quality import BUDGETS
 
 from ..layered import LayeredModel
 from ..settings import AUTO, ExportSettings
-from .blocks import BlockQuantized
-from .keep import keep_enough, layer_costs
-from .quality import Yardstick, with_weights
+from .blocks import BlockQuantized, round_to_nearest
+from .keep import Better, layer_costs, replace_enough
+from .quality import Yardstick, quantised
 from .quantize import quantize, weight_names
+from .smooth import smoothed
 
-__all__ = ["method_of", "quantize_within_budget"]
+__all__ = ["Quantised", "quantize_within_budget"]
 
 # int8 loses next to nothing by rounding. int4 loses a seventh as much with GPTQ as by rounding.
 METHODS: dict[str, Literal["rtn", "gptq"]] = {"int8": "rtn", "int4": "gptq"}
 BLOCKS = (128, 64, 32, 16)
+SMOOTHING_TOKENS = 2048
 # The held-out text that ranks the layers: so many windows, of at most so many tokens each.
 RANKING_WINDOWS, RANKING_LENGTH = 4, 128
 WORST = 5  # number of layers that an error names
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """A quantised model: weights in float32 and those of them that are integers, by name.
+
+    The float32 weights are not the source's, but compute the same, see `smooth.py`.
+    """
+
+    weights: Mapping[str, Tensor]
+    integers: dict[str, BlockQuantized]
+    entry: Quantization
 
 
 def quantize_within_budget(
     model: LayeredModel,
     precision: Precision,
     windows: Tensor,
-    calibration: Tensor | None,
+    calibration: Tensor,
     settings: ExportSettings,
     progress: Progress,
-) -> tuple[dict[str, BlockQuantized], Quantization]:
-    """Return the quantised weights of `model`, and the manifest's entry for them.
+) -> Quantised:
+    """Quantise a model, as few of its weights as the budget needs with more bits or finer blocks.
 
     Args:
         model: in float32; it stays as it is.
         precision: "int8" or "int4".
         windows: held-out text to measure the loss on, int64 [N, T + 1].
-        calibration: another text for GPTQ, int64 [M, T]; None for other methods.
+        calibration: another text, which shows what the layers read, int64 [M, T].
         settings: the method, the budget and the layers to keep, see `ExportSettings`.
         progress: called with a message as each stage begins.
 
@@ -51,14 +66,17 @@ def quantize_within_budget(
         ExportError: if the loss is over the budget; names the layers that cost most.
         InvalidInputError: for an impossible setting.
     """
-    method = method_of(precision, settings)
+    method = settings.method or METHODS[precision]
     max_kl = BUDGETS[precision] if settings.max_kl is None else settings.max_kl
     block, kept = _grid(model.model)
     if settings.keep_fp32 != AUTO:
         kept |= _matching(model.model, settings.keep_fp32 or ())
+    progress("evening out the channels", 0, 0)
+    tokens = max(1, SMOOTHING_TOKENS // calibration.shape[1])
+    source = LayeredModel(model.config, smoothed(model, calibration[:tokens]))
     progress(f"quantising to {precision} ({method}, blocks of {block})", 0, 0)
-    weights = quantize(
-        model,
+    integers = quantize(
+        source,
         BITS[precision],
         block=block,
         symmetric=True,
@@ -69,38 +87,59 @@ def quantize_within_budget(
     )
     progress("measuring what quantisation costs", 0, 0)
     yardstick = Yardstick(model, windows)
-    quality = yardstick.measure(with_weights(model, weights))
+    quality = yardstick.measure(quantised(source, integers))
+    finer_block = BLOCKS[-1] if precision == "int8" else block
     if not quality.kl <= max_kl:
-        progress("looking for the layers that cost most", 0, 0)
-        ranking = windows[:RANKING_WINDOWS, : RANKING_LENGTH + 1]
-        costs = layer_costs(model, weights, ranking)
-        if settings.keep_fp32 != AUTO:
+        steps: list[Better] = [lambda name: _finer(source.weights[name], finer_block)]
+        if settings.keep_fp32 == AUTO:
+            steps.append(lambda name: None)
+        integers, quality, costs = _improved(
+            source, integers, quality, steps, yardstick, max_kl, progress
+        )
+        if not quality.kl <= max_kl:
             raise ExportError(_past_budget(precision, quality.kl, max_kl, costs))
-        more = keep_enough(yardstick, weights, costs, max_kl)
-        kept |= more
-        weights = {name: weight for name, weight in weights.items() if name not in more}
-        quality = yardstick.measure(with_weights(model, weights))
-    reference = yardstick.measure(model)
-    return weights, Quantization(
+    bits = BITS[precision]
+    entry = Quantization(
         method=method,
+        bits=bits,
         block=block,
-        kept=sorted(kept),
+        finer=[name for name, each in integers.items() if (each.bits, each.block) != (bits, block)],
+        finer_block=finer_block,
+        kept=sorted(set(weight_names(model.model)) - integers.keys()),
         quality=quality,
-        reference_perplexity=reference.perplexity,
+        reference_perplexity=yardstick.measure(model).perplexity,
         max_kl=float(max_kl),
     )
+    return Quantised(source.weights, integers, entry)
 
 
-def method_of(precision: Precision, settings: ExportSettings) -> Literal["rtn", "gptq"]:
-    """Return the method that the settings choose, or the precision's own.
+def _improved(
+    source: LayeredModel,
+    integers: dict[str, BlockQuantized],
+    quality: Quality,
+    steps: list[Better],
+    yardstick: Yardstick,
+    max_kl: float,
+    progress: Progress,
+) -> tuple[dict[str, BlockQuantized], Quality, dict[str, float]]:
+    """Replace weights by better ones, step by step, until the loss is within the budget.
 
-    Raises:
-        InvalidInputError: if a calibration text is given to a method without one.
+    Returns the integers, their quality, and what each weight cost before the last step.
     """
-    method = settings.method or METHODS[precision]
-    if settings.calibration is not None and method != "gptq":
-        raise InvalidInputError(f"calibration is for the method gptq, not for {method}")
-    return method
+    ranking = yardstick.windows[:RANKING_WINDOWS, : RANKING_LENGTH + 1]
+    for better in steps:
+        progress("looking for the layers that cost most", 0, 0)
+        costs = layer_costs(source, integers, ranking)
+        integers, quality = replace_enough(
+            yardstick, source, integers, quality, better, costs, max_kl
+        )
+        if quality.kl <= max_kl:
+            break
+    return integers, quality, costs
+
+
+def _finer(weight: Tensor, block: int) -> BlockQuantized:
+    return round_to_nearest(weight, FINER_BITS, block, symmetric=True)
 
 
 def _grid(model: GPT) -> tuple[int, frozenset[str]]:
@@ -136,7 +175,7 @@ def _past_budget(precision: Precision, kl: float, max_kl: float, costs: dict[str
     worst = ", ".join(f"{name} ({cost:.1e})" for name, cost in list(costs.items())[:WORST])
     return (
         f"{precision} moves the model too far from float32: the mean KL on held-out text is "
-        f"{kl:.2e}, the budget {max_kl:.2e}. The layers that cost most: {worst}. Keep some in "
-        f"float32 (--keep-fp32 LAYERS, or auto for as few as needed), take a precision with more "
-        f"bits, or allow more with --max-kl. Nothing was written."
+        f"{kl:.2e}, the budget {max_kl:.2e}, although all layers have 8 bits. The layers that cost "
+        f"most: {worst}. Keep some in float32 (--keep-fp32 LAYERS, or auto for as few as needed), "
+        f"or allow more with --max-kl. Nothing was written."
     )

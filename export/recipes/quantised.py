@@ -16,10 +16,10 @@ from torch import Tensor
 
 from edgegpt.checkpoint import Checkpoint
 from edgegpt.errors import ExportError, InvalidInputError
+from edgegpt.model import GPTConfig
 from edgegpt.model_weights import load_model, skeleton
-from edgegpt.runtime.bundle.derived_weights import BITS
 from edgegpt.runtime.bundle.manifest import Graph
-from edgegpt.runtime.bundle.vocabulary import Part, Precision
+from edgegpt.runtime.bundle.vocabulary import BITS, Part, Precision
 
 from ..decoder_graph import Traced, build_decoder_graph, trace
 from ..golden import quality_windows
@@ -29,8 +29,8 @@ from ..passes import DequantizeWeights, QuantizeActivations, QuantizeWeights, Us
 from ..quantization import (
     BlockQuantized,
     Dequantized,
+    Quantised,
     cut_windows,
-    method_of,
     own_windows,
     quantize_within_budget,
 )
@@ -53,25 +53,21 @@ def _make(
     obstacle = ORT.obstacle(source.config)
     if obstacle is not None:
         raise ExportError(f"no {precision} export of this model: {obstacle}")
-    examples = None
-    if method_of(precision, settings) == "gptq":
-        progress("choosing texts to calibrate on", 0, 0)
-        examples = _calibration(source, settings.calibration)
+    progress("choosing texts to calibrate on", 0, 0)
+    examples = _calibration(source, settings.calibration)
     windows = held_out_windows(source)
     progress("computing the float32 model's logits on held-out text", 0, 0)
     quality = quality_windows(source.model, windows)
     source.release()
     layered = LayeredModel(source.config, source.weights)
-    weights, quantization = quantize_within_budget(
-        layered, precision, windows, examples, settings, progress
-    )
-    dequantized = Dequantized(source.weights, weights)
+    found = quantize_within_budget(layered, precision, windows, examples, settings, progress)
+    dequantized = Dequantized(found.weights, found.integers)
     golden = golden_vectors(source, load_model(source.config, dequantized), progress)
-    make = partial(_graphs, source, weights, progress)
+    make = partial(_graphs, source.config, found, progress)
     return Content(
         replace(golden, quality=quality),
         make(fast_prefill=settings.fast_prefill is not False),
-        quantization,
+        found.entry,
         without_prefill=partial(make, fast_prefill=False)
         if settings.fast_prefill is None
         else None,
@@ -98,11 +94,11 @@ def _calibration(source: Checkpoint, text: str | None) -> Tensor:
 
 
 def _graphs(
-    source: Checkpoint, weights: Weights, progress: Progress, *, fast_prefill: bool
+    config: GPTConfig, found: Quantised, progress: Progress, *, fast_prefill: bool
 ) -> list[tuple[Graph, ir.Model]]:
     """Return all graphs, the one that generates first."""
     progress("tracing and lowering the graphs", 0, 0)
-    traced = trace(skeleton(source.config), source.weights)
+    traced, weights = trace(skeleton(config), found.weights), found.integers
     decoder = build_decoder_graph(traced, ORT)
     QuantizeWeights(weights)(decoder)
     parts: dict[Part, ir.Model] = {"decoder": decoder, "exact": decoder.clone()}

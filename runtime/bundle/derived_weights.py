@@ -22,13 +22,11 @@ from numpy.typing import NDArray
 
 from ..errors import BundleError
 from .bundle import Bundle
-from .manifest import Graph, WeightEntry
+from .manifest import Graph, Quantization, WeightEntry
 from .onnx_file import External, external_tensors
-from .vocabulary import Precision
 
 __all__ = [
     "ALIGNMENT",
-    "BITS",
     "DERIVED_NAME",
     "derived_tensors",
     "graph_with_weights",
@@ -36,7 +34,6 @@ __all__ = [
 ]
 
 DERIVED_NAME = "derived.bin"
-BITS: dict[Precision, int] = {"int8": 8, "int4": 4}  # by a bundle's precision
 ALIGNMENT = 64  # bytes, of tensors in the file
 DTYPES: dict[str, np.dtype[Any]] = {"U8": np.dtype("u1"), "F32": np.dtype("<f4")}
 
@@ -53,12 +50,12 @@ def graph_with_weights(bundle: Bundle, graph: Graph) -> Iterator[Path]:
     if not wanted:
         yield path
         return
-    bits = BITS.get(bundle.manifest.precision)
-    if bits is None or len({path.name, weights.name, DERIVED_NAME}) < 3:
+    quantization = bundle.manifest.quantization
+    if quantization is None or len({path.name, weights.name, DERIVED_NAME}) < 3:
         raise BundleError(f"{graph.file} is no graph of an int8 or int4 bundle")
     with tempfile.TemporaryDirectory(prefix="edgegpt-") as name:
         folder = Path(name)
-        write_derived(wanted, bits, weights, bundle.manifest.weights, folder / DERIVED_NAME)
+        write_derived(wanted, quantization, weights, bundle.manifest.weights, folder / DERIVED_NAME)
         _link(weights, folder / weights.name)
         shutil.copyfile(path, folder / path.name)
         yield folder / path.name
@@ -85,7 +82,7 @@ def derived_tensors(graph_file: Path) -> list[External]:
 
 def write_derived(
     wanted: list[External],
-    bits: int,
+    quantization: Quantization,
     weights_file: Path,
     weights: dict[str, WeightEntry],
     out: Path,
@@ -94,7 +91,7 @@ def write_derived(
 
     Args:
         wanted: what `derived_tensors` returned.
-        bits: width of the bundle's integers, 4 or 8.
+        quantization: how the bundle's weights were quantised.
         weights_file: the weight file of the bundle.
         weights: its entries, by name.
         out: the file to write.
@@ -107,7 +104,7 @@ def write_derived(
             base, _, kind = tensor.name.rpartition(".")
             if kind not in DERIVE:
                 raise BundleError(f"a graph wants the weight {tensor.name}, which is none")
-            data = DERIVE[kind](_stored(source, weights, base, bits))
+            data = DERIVE[kind](_stored(source, weights, base, quantization.bits_of(base)))
             if data.nbytes != tensor.length:
                 raise BundleError(f"{tensor.name} has {data.nbytes} bytes, not {tensor.length}")
             target.seek(tensor.offset)

@@ -19,6 +19,8 @@ from .model_info import ModelInfo
 from .source import Source
 from .usage import Usage
 from .vocabulary import (
+    BITS,
+    FINER_BITS,
     METHODS,
     PRECISIONS,
     WEIGHT_DTYPES,
@@ -84,19 +86,29 @@ class Quality:
 
 @dataclass(frozen=True)
 class Quantization:
-    """How the weights were quantised, and what that cost, without the rounding of any engine.
+    """How the weights were quantised, and what that cost.
 
-    `kept` names the weights that stayed float32. `quality` compares with the float32 model in
-    PyTorch, and `reference_perplexity` is that model's own perplexity on the same text. `max_kl` is
-    the budget of the export.
+    Weights have integers of `bits` bits in blocks of `block`. Those in `finer` have 8 bits and
+    blocks of `finer_block` instead, and those in `kept` stayed float32.
+
+    `quality` compares with the float32 model in PyTorch, activations rounded as an engine that
+    multiplies int8 rounds them; `reference_perplexity` is that model's own perplexity on the same
+    text. `max_kl` is the budget of the export.
     """
 
     method: Method
+    bits: int
     block: int
+    finer: list[str]
+    finer_block: int
     kept: list[str]
     quality: Quality
     reference_perplexity: float
     max_kl: float
+
+    def bits_of(self, name: str) -> int:
+        """Return the bits of the weight `name`, which did not stay float32."""
+        return FINER_BITS if name in self.finer else self.bits
 
 
 @dataclass(frozen=True)
@@ -188,9 +200,10 @@ class Manifest:
             raise BundleError(f"{where} lists no graph")
         if len({graph.name for graph in graphs}) < len(graphs):
             raise BundleError(f"{where} lists two graphs of one name")
+        precision = word(document, "precision", PRECISIONS, where)
         return cls(
             model=model,
-            precision=word(document, "precision", PRECISIONS, where),
+            precision=precision,
             graphs=graphs,
             weights_file=weights_file,
             weights={
@@ -202,7 +215,9 @@ class Manifest:
                 name: take(document["versions"], name, str, f"{where}: versions")
                 for name in take(document, "versions", dict, where)
             },
-            quantization=_quantization(document.get("quantization"), f"{where}: quantization"),
+            quantization=_quantization(
+                document.get("quantization"), precision, f"{where}: quantization"
+            ),
             kept=[text(name, f"{where}: kept") for name in take(document, "kept", list, where)],
             usage=_usage(document.get("usage"), info, f"{where}: usage"),
             source=_source(document.get("source"), f"{where}: source"),
@@ -264,13 +279,18 @@ def _source(entry: Any, where: str) -> Source | None:
     return None if entry is None else Source.of(entry, where)
 
 
-def _quantization(entry: Any, where: str) -> Quantization | None:
+def _quantization(entry: Any, precision: Precision, where: str) -> Quantization | None:
     if entry is None:
         return None
-    quality = take(entry, "quality", dict, where)
+    quality, bits = take(entry, "quality", dict, where), positive(entry, "bits", where)
+    if bits != BITS.get(precision):
+        raise BundleError(f"{where}: bits is {bits}, which is not {precision}")
     return Quantization(
         method=word(entry, "method", METHODS, where),
+        bits=bits,
         block=positive(entry, "block", where),
+        finer=[text(name, where) for name in take(entry, "finer", list, where)],
+        finer_block=positive(entry, "finer_block", where),
         kept=[text(name, where) for name in take(entry, "kept", list, where)],
         quality=Quality(
             kl=take(quality, "kl", float, where),

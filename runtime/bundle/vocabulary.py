@@ -4,7 +4,9 @@ from typing import Final, Literal, get_args
 
 __all__ = [
     "AXES",
+    "BITS",
     "DTYPES",
+    "FINER_BITS",
     "FLOATS",
     "ITEM_BYTES",
     "LOWERINGS",
@@ -30,6 +32,8 @@ __all__ = [
 # The precision of a bundle's weights; its activations may be wider.
 Precision = Literal["float32", "float16", "bfloat16", "int8", "int4"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+BITS: dict[Precision, int] = {"int8": 8, "int4": 4}  # of most weights in a quantised bundle
+FINER_BITS = 8  # of the weights in it that need more, see `manifest.Quantization`
 
 # Which operators a graph is made of: see `edgegpt.export.lowerings`. "standard-qdq" is "standard"
 # for quantised bundles on TensorRT: standard ONNX operators dequantise the weights.

@@ -97,18 +97,46 @@ def test_int4_takes_half_the_bytes_of_int8(tmp_path: Path) -> None:
 
 def test_past_the_budget_nothing_is_written_and_the_worst_layers_are_named(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"int4 moves the model too far.*weight \(.*--keep-fp32"):
-        exported(tmp_path, "int4", max_kl=1e-4)
+        exported(tmp_path, "int4", max_kl=1e-9)
     assert [path.name for path in tmp_path.iterdir()] == ["ckpt"]
 
 
-def test_auto_keeps_just_enough_layers_to_pass(tmp_path: Path) -> None:
-    some = Bundle.open(exported(tmp_path / "a", "int4", max_kl=0.01, keep_fp32="auto"))
-    fewer = Bundle.open(exported(tmp_path / "b", "int4", max_kl=0.02, keep_fp32="auto"))
-    for bundle, limit in ((some, 0.01), (fewer, 0.02)):
-        assert bundle.manifest.quantization.quality.kl <= limit
-        for name in bundle.manifest.quantization.kept:
-            assert bundle.manifest.weights[name].dtype == "F32"
-    assert len(some.manifest.quantization.kept) > len(fewer.manifest.quantization.kept) > 0
+def test_as_many_layers_as_the_budget_needs_get_8_bits(tmp_path: Path) -> None:
+    some = Bundle.open(exported(tmp_path / "a", "int4", max_kl=0.005))
+    fewer = Bundle.open(exported(tmp_path / "b", "int4", max_kl=0.02))
+    for bundle, limit in ((some, 0.005), (fewer, 0.02)):
+        manifest = bundle.manifest
+        assert manifest.quantization.quality.kl <= limit
+        assert manifest.quantization.kept == []
+        for name in manifest.quantization.finer:
+            size = manifest.weights[name].shape[2]
+            assert size == manifest.quantization.finer_block
+        assert verify(bundle).passed
+    assert len(some.manifest.quantization.finer) > len(fewer.manifest.quantization.finer) > 0
+
+
+def test_auto_also_keeps_layers_in_float32_if_8_bits_are_not_enough(tmp_path: Path) -> None:
+    bundle = Bundle.open(
+        exported(tmp_path, "int4", max_kl=1e-5, keep_fp32="auto", fast_prefill=False)
+    )
+    quantization = bundle.manifest.quantization
+    assert quantization.quality.kl <= 1e-5
+    assert len(quantization.kept) > 0
+    for name in quantization.kept:
+        assert bundle.manifest.weights[name].dtype == "F32"
+
+
+def test_int8_gets_finer_blocks_where_the_budget_needs_them(tmp_path: Path) -> None:
+    usual = Bundle.open(exported(tmp_path / "a", "int8")).manifest.quantization
+    assert (usual.block, usual.finer) == (32, [])
+    budget = 0.9 * usual.quality.kl
+    tight = Bundle.open(exported(tmp_path / "b", "int8", max_kl=budget, fast_prefill=False))
+    found = tight.manifest.quantization
+    assert found.quality.kl <= budget
+    assert found.finer_block == 16
+    for name in found.finer:
+        assert tight.manifest.weights[name].shape[2] == 16
+    assert len(found.finer) > 0
 
 
 def test_layers_are_kept_by_name_or_by_its_beginning(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_a_weight_that_does_not_follow_is_named(int4_bundle: Bundle, tmp_path: P
     weights = int4_bundle.file(manifest.weights_file)
 
     def write(tensor: External, entries: dict[str, WeightEntry]) -> None:
-        write_derived([tensor], 4, weights, entries, out)
+        write_derived([tensor], manifest.quantization, weights, entries, out)
 
     wanted = derived_tensors(int4_bundle.file(graph_of(int4_bundle).file))
     (signed,) = [one for one in wanted if one.name == "head.weight.signed"]
@@ -178,10 +178,9 @@ def test_damaged_weights_are_a_bundle_error(
     manifest = int4_bundle.manifest
     wanted = derived_tensors(int4_bundle.file(graph_of(int4_bundle).file))
     weights = manifest.weights | {name: replace(manifest.weights[name], **change)}
+    source, out = int4_bundle.file(manifest.weights_file), tmp_path / "derived.bin"
     with pytest.raises(BundleError, match=r"head\.weight.* is damaged"):
-        write_derived(
-            wanted, 4, int4_bundle.file(manifest.weights_file), weights, tmp_path / "derived.bin"
-        )
+        write_derived(wanted, manifest.quantization, source, weights, out)
 
 
 @pytest.mark.parametrize(

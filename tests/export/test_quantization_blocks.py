@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from edgegpt.export.quantization import BlockQuantized, round_to_nearest
+from edgegpt.export.quantization.quality import round_blocks
 
 GRIDS = [(bits, block, symmetric) for bits in (4, 8) for block in (16, 64) for symmetric in (0, 1)]
 
@@ -40,8 +41,13 @@ def constants(weight: BlockQuantized, data: NDArray[np.uint8]) -> dict[str, NDAr
     return arrays if zero_points is None else arrays | {"zeros": zero_points}
 
 
-def mat_mul(weight: BlockQuantized, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return x @ weight.T by MatMulNBits, with float32 activations."""
+FLOAT32, INT8 = 1, 4  # accuracy levels of MatMulNBits: how it reads x
+
+
+def mat_mul(
+    weight: BlockQuantized, x: NDArray[np.float32], level: int = FLOAT32
+) -> NDArray[np.float32]:
+    """Return x @ weight.T by MatMulNBits."""
     arrays = constants(weight, weight.packed)
     rows, width = weight.shape
     node = helper.make_node(
@@ -53,7 +59,7 @@ def mat_mul(weight: BlockQuantized, x: NDArray[np.float32]) -> NDArray[np.float3
         N=rows,
         bits=weight.bits,
         block_size=weight.block,
-        accuracy_level=1,
+        accuracy_level=level,
     )
     return run(node, arrays, x=x)
 
@@ -84,6 +90,22 @@ def test_mat_mul_n_bits_reads_the_packed_weight(
         x = np.random.default_rng(1).standard_normal((rows, width), dtype=np.float32)
         expected = x @ weight.dequantized().T
         np.testing.assert_allclose(mat_mul(weight, x), expected, atol=1e-5 * abs(expected).max())
+
+
+@pytest.mark.parametrize(("bits", "block", "symmetric"), GRIDS)
+def test_activations_are_rounded_as_the_int8_kernels_round_them(
+    bits: int, block: int, symmetric: bool
+) -> None:
+    """The rounding moves the products by a thousand times more than the two results differ."""
+    weight = quantized(bits, block, symmetric, 90)
+    x = np.random.default_rng(1).standard_normal((5, 90), dtype=np.float32)
+    x[:, 7] *= 30
+    x[2, 16:32] = 0
+    kernel = mat_mul(weight, x, INT8)
+    rounded = round_blocks(torch.from_numpy(x), block).numpy()
+    largest = abs(kernel).max()
+    assert abs(mat_mul(weight, rounded) - kernel).max() < 1e-5 * largest
+    assert abs(mat_mul(weight, x) - kernel).max() > 3e-3 * largest
 
 
 @pytest.mark.parametrize(("bits", "block", "symmetric"), GRIDS)

@@ -22,7 +22,6 @@ from edgegpt.runtime.proof.verify import verify
 
 WEIGHT = "blocks.1.feed_forward.up.weight"
 EXACT = TOLERANCES["float32"]
-BITS = {"int8": 8, "int4": 4}
 
 
 @pytest.fixture(scope="module", params=["int8", "int4"])
@@ -44,18 +43,19 @@ def array_of(bundle: Path, raw: bytearray, name: str) -> NDArray:
 
 
 def dequantised(bundle: Path, model: GPT) -> GPT:
-    """Return the model with the dequantised weights of the weight file."""
+    """Return the model with the weights of the weight file, dequantised."""
     manifest = Bundle.open(bundle).manifest
     raw = bytearray((bundle / manifest.weights_file).read_bytes())
-    bits, block = BITS[manifest.precision], manifest.quantization.block
+    bits, block = manifest.quantization.bits, manifest.quantization.block
     model = random_model(model.config)
     for name, parameter in model.named_parameters():
-        if f"{name}.scales" not in manifest.weights:
-            continue
-        packed, scales = (array_of(bundle, raw, part) for part in (name, f"{name}.scales"))
-        weight = BlockQuantized(bits, block, tuple(parameter.shape), packed, scales, None)
+        found = array_of(bundle, raw, name)
+        if f"{name}.scales" in manifest.weights:
+            scales = array_of(bundle, raw, f"{name}.scales")
+            weight = BlockQuantized(bits, block, tuple(parameter.shape), found, scales, None)
+            found = weight.dequantized()
         with torch.no_grad():
-            parameter.copy_(torch.from_numpy(weight.dequantized()))
+            parameter.copy_(torch.from_numpy(found.copy()))
     return model
 
 
@@ -121,7 +121,7 @@ def test_a_zero_point_where_there_is_none_fails_the_exact_checks(specimen, tmp_p
         bundle, bytearray((bundle / manifest.weights_file).read_bytes()), f"{WEIGHT}.scales"
     )
     assert scales.shape[1] == 1  # one block a row: a byte holds its zero point
-    one_more = np.full(scales.shape, 2 ** (BITS[manifest.precision] - 1) + 1, dtype=np.uint8)
+    one_more = np.full(scales.shape, 2 ** (manifest.quantization.bits - 1) + 1, dtype=np.uint8)
 
     def add(graph: onnx.GraphProto) -> None:
         graph.initializer.append(onnx.numpy_helper.from_array(one_more, "zero_points"))

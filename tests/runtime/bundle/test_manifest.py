@@ -332,12 +332,25 @@ USAGE = Usage(
     special_tokens={"bos_token": "<s>", "eos_token": "</s>"},
 )
 SOURCE = Source("llama", "meta-llama/Llama-3.2-1B", "llama3.2")
-QUANTIZATION = Quantization("rtn", 32, ["head.weight"], Quality(1e-3, 0.5, 2.0, 7), 1.5, 0.1)
+QUANTIZATION = Quantization(
+    method="rtn",
+    bits=4,
+    block=32,
+    finer=["blocks.0.attention.qkv.weight"],
+    finer_block=16,
+    kept=["head.weight"],
+    quality=Quality(1e-3, 0.5, 2.0, 7),
+    reference_perplexity=1.5,
+    max_kl=0.1,
+)
 
 
 def test_what_quantisation_cost_is_read_back(manifest):
-    quantised = dataclasses.replace(manifest, quantization=QUANTIZATION)
-    assert Manifest.parse(quantised.to_json()).quantization == QUANTIZATION
+    quantised = dataclasses.replace(manifest, precision="int4", quantization=QUANTIZATION)
+    found = Manifest.parse(quantised.to_json()).quantization
+    assert found == QUANTIZATION
+    assert found.bits_of("blocks.0.attention.qkv.weight") == 8
+    assert found.bits_of("blocks.0.attention.proj.weight") == 4
 
 
 @pytest.mark.parametrize(
@@ -346,7 +359,10 @@ def test_what_quantisation_cost_is_read_back(manifest):
         ((), [], "not a table"),
         (("method",), 1, "method is a whole number"),
         (("method",), "awq", "awq"),
+        (("bits",), 8, "bits is 8, which is not int4"),
         (("block",), 0, "block is 0"),
+        (("finer",), {}, "finer is"),
+        (("finer_block",), -1, "finer_block is -1"),
         (("kept",), [None], "has None where a string belongs"),
         (("quality",), None, "quality is None"),
         (("quality", "kl"), "small", "kl is a string"),
@@ -355,7 +371,8 @@ def test_what_quantisation_cost_is_read_back(manifest):
     ],
 )
 def test_a_wrong_value_in_what_quantisation_cost_is_refused(manifest, path, value, named):
-    document = json.loads(dataclasses.replace(manifest, quantization=QUANTIZATION).to_json())
+    quantised = dataclasses.replace(manifest, precision="int4", quantization=QUANTIZATION)
+    document = json.loads(quantised.to_json())
     put(document, ("quantization", *path), value)
     message = refusal(sealed(document))
     assert "quantization" in message
