@@ -15,7 +15,7 @@ import onnx_ir as ir
 from torch import Tensor
 
 from edgegpt.checkpoint import Checkpoint
-from edgegpt.errors import ExportError, InvalidInputError
+from edgegpt.errors import InvalidInputError
 from edgegpt.model import GPTConfig
 from edgegpt.model_weights import load_model, skeleton
 from edgegpt.runtime.bundle.manifest import Graph
@@ -50,9 +50,6 @@ Weights = Mapping[str, BlockQuantized]
 def _make(
     source: Checkpoint, precision: Precision, settings: ExportSettings, progress: Progress
 ) -> Content:
-    obstacle = ORT.obstacle(source.config)
-    if obstacle is not None:
-        raise ExportError(f"no {precision} export of this model: {obstacle}")
     progress("choosing texts to calibrate on", 0, 0)
     examples = _calibration(source, settings.calibration)
     windows = held_out_windows(source)
@@ -99,18 +96,21 @@ def _graphs(
     """Return all graphs, the one that generates first."""
     progress("tracing and lowering the graphs", 0, 0)
     traced, weights = trace(skeleton(config), found.weights), found.integers
-    decoder = build_decoder_graph(traced, ORT)
+    main = ORT if ORT.obstacle(config) is None else STANDARD
+    decoder = build_decoder_graph(traced, main)
     QuantizeWeights(weights)(decoder)
     parts: dict[Part, ir.Model] = {"decoder": decoder, "exact": decoder.clone()}
     UseFloatActivations()(parts["exact"])
     if fast_prefill:
         parts["prefill"] = decoder.clone()
         QuantizeActivations(weights)(parts["prefill"])
-    portable = build_decoder_graph(traced, STANDARD)  # CUDA can run this graph
-    for edit in (QuantizeWeights(weights), UseFloatActivations()):
-        edit(portable)
-    graphs = [named(graph, ORT, part) for part, graph in parts.items()]
-    return [*graphs, named(portable, STANDARD, "exact"), *_for_tensorrt(traced, weights)]
+    graphs = [named(graph, main, part) for part, graph in parts.items()]
+    if main is not STANDARD:
+        portable = build_decoder_graph(traced, STANDARD)  # CUDA can run this graph
+        for edit in (QuantizeWeights(weights), UseFloatActivations()):
+            edit(portable)
+        graphs.append(named(portable, STANDARD, "exact"))
+    return [*graphs, *_for_tensorrt(traced, weights)]
 
 
 def _for_tensorrt(traced: Traced, weights: Weights) -> list[tuple[Graph, ir.Model]]:
