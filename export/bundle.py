@@ -91,17 +91,9 @@ def export_bundle(
     with new_folder(destination) as folder:
         content = recipe.make(source, known, settings, progress)
         source.release()  # an engine needs the memory
-        receipt = _proved(folder, source, known, content, progress)
-        loss, smaller = receipt.quality, content.without_prefill
-        if smaller is not None and loss is not None and not loss.passed:
-            warnings.warn(
-                f"the graph that feeds prompts faster is left out, because it rounds this model's "
-                f"activations too far: {loss.sentence()}",
-                EdgeGPTWarning,
-                stacklevel=2,
-            )
-            content = replace(content, graphs=smaller())
-            receipt = _proved(folder, source, known, content, progress)
+        _write(folder, source, known, content, progress)
+        progress("proving: replaying the golden vectors without PyTorch", 0, 0)
+        receipt = verify(Bundle.open(folder), check="size")
         if receipt.outcome == "failed":
             raise VerificationError(_failure(receipt))
         # The bundle may be shared, so its receipt has the kind of machine, not the machine's name.
@@ -114,17 +106,6 @@ def export_bundle(
             stacklevel=2,
         )
     return receipt
-
-
-def _proved(
-    folder: Path, source: Checkpoint, precision: Precision, content: Content, progress: Progress
-) -> Receipt:
-    """Write a bundle into `folder`, in place of an earlier one, and return its receipt."""
-    for path in folder.iterdir():
-        path.unlink()
-    _write(folder, source, precision, content, progress)
-    progress("proving: replaying the golden vectors without PyTorch", 0, 0)
-    return verify(Bundle.open(folder), check="size")
 
 
 def _failure(receipt: Receipt) -> str:

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..lazy_weights import LazyWeight
-from ..quantization import BlockQuantized
+from ..quantization import BlockQuantized, whole_rows
 from .parts import MICROSOFT, add_initializer, constant, ensure, operand, require
 
 __all__ = ["QuantizeActivations"]
@@ -96,17 +96,15 @@ class _Emitter:
     def columns(self, name: str) -> tuple[ir.Value, ir.Value]:
         """Return the weight `name` as int8 [K, N], and one scale per column [N]."""
         weight = self.quantized[name]
-        largest = np.abs(weight.dequantized()).max(axis=1)  # (N,)
-        scale = np.maximum(largest, SMALLEST_ROW) / LARGEST
 
         def integers() -> NDArray[np.int8]:
-            turned = np.rint(weight.dequantized() / scale[:, None]).astype(np.int8).T
-            return np.ascontiguousarray(turned)  # (K, N)
+            rows = whole_rows(weight).values[:, 0] ^ np.uint8(MIDDLE)  # (N, K)
+            return np.ascontiguousarray(rows.T).view(np.int8)  # (K, N)
 
         stored, shape = f"{name}.columns", weight.shape[::-1]
         tensor = LazyWeight(integers, ir.DataType.INT8, shape, name=stored, key=("columns",))
         columns = add_initializer(self.graph, stored, tensor)
-        scales = scale.astype(np.float32)
+        scales = whole_rows(weight).scales[:, 0]  # (N,)
         return columns, add_initializer(self.graph, f"{name}.column_scales", scales)
 
     def node(self, kind: str, inputs: list[ir.Value], domain: str = "") -> ir.Value:

@@ -6,7 +6,7 @@
 `keep.py` chooses the weights to quantise less, or to leave in float32.
 """
 
-from .blocks import BlockQuantized, round_to_nearest
+from .blocks import BlockQuantized, round_to_nearest, whole_rows
 from .calibration import cut_windows, own_windows, scored_windows
 from .gptq import gptq
 from .keep import layer_costs, replace_enough
@@ -32,4 +32,5 @@ __all__ = [
     "scored_windows",
     "smoothed",
     "weight_names",
+    "whole_rows",
 ]

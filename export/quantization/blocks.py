@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-__all__ = ["BlockQuantized", "fit_grid", "round_to_nearest"]
+__all__ = ["BlockQuantized", "fit_grid", "round_to_nearest", "whole_rows"]
 
 # Scales to try, as multiples of the scale at which a block's extreme value just fits. For 99% of
 # the shipped model's blocks the best scale is in this range; at 8/7 the extreme is 7, not -8.
 SCALE_FACTORS = torch.linspace(0.8, 1.15, 15).tolist()
+LARGEST = 127  # of a symmetric int8, so that a row's both ends fit
+SMALLEST_ROW = np.float32(1e-30)  # divides a row of zeros in place of 0
 ROWS = 512  # rows to search at once, so that the temporaries stay in the processor's cache
 
 
@@ -79,6 +81,15 @@ class BlockQuantized:
         if self.zero_points is None or self.bits == 8:
             return self.zero_points
         return _nibbles(np.pad(self.zero_points, ((0, 0), (0, self.zero_points.shape[1] % 2))))
+
+
+def whole_rows(weight: BlockQuantized) -> BlockQuantized:
+    """Return a quantised weight, rounded once more: to 8 bits, in blocks as wide as its rows."""
+    values = weight.dequantized()  # (N, K)
+    scales = np.maximum(np.abs(values).max(axis=1, keepdims=True), SMALLEST_ROW) / LARGEST  # (N, 1)
+    values /= scales
+    integers = np.rint(values, out=values).astype(np.int8).view(np.uint8) ^ np.uint8(0x80)
+    return BlockQuantized.of_values(8, weight.shape, integers[:, None], scales, None)
 
 
 def _nibbles(values: NDArray[np.uint8]) -> NDArray[np.uint8]:

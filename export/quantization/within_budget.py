@@ -15,7 +15,7 @@ from edgegpt.runtime.proof.quality import BUDGETS
 
 from ..layered import LayeredModel
 from ..settings import AUTO, ExportSettings
-from .blocks import BlockQuantized, round_to_nearest
+from .blocks import BlockQuantized, round_to_nearest, whole_rows
 from .keep import Better, layer_costs, replace_enough
 from .quality import Yardstick, quantised
 from .quantize import quantize, weight_names
@@ -36,12 +36,15 @@ WORST = 5  # number of layers that an error names
 class Quantised:
     """A quantised model: weights in float32 and those of them that are integers, by name.
 
-    The float32 weights are not the source's, but compute the same, see `smooth.py`.
+    The float32 weights are not the source's, but compute the same, see `smooth.py`. `by_row` is the
+    quality with all layers but the head rounded in whole rows, as `passes.QuantizeActivations` does
+    it; None: it was not asked for.
     """
 
     weights: Mapping[str, Tensor]
     integers: dict[str, BlockQuantized]
     entry: Quantization
+    by_row: Quality | None
 
 
 def quantize_within_budget(
@@ -110,7 +113,11 @@ def quantize_within_budget(
         reference_perplexity=yardstick.measure(model).perplexity,
         max_kl=float(max_kl),
     )
-    return Quantised(source.weights, integers, entry)
+    by_row = None
+    if settings.fast_prefill is None:
+        progress("measuring what faster prompts cost", 0, 0)
+        by_row = yardstick.measure(quantised(source, _in_whole_rows(model.model, integers)))
+    return Quantised(source.weights, integers, entry, by_row)
 
 
 def _improved(
@@ -136,6 +143,11 @@ def _improved(
         if quality.kl <= max_kl:
             break
     return integers, quality, costs
+
+
+def _in_whole_rows(model: GPT, integers: dict[str, BlockQuantized]) -> dict[str, BlockQuantized]:
+    head = model.tied_names().get("head.weight", "head.weight")
+    return {name: each if name == head else whole_rows(each) for name, each in integers.items()}
 
 
 def _finer(weight: Tensor, block: int) -> BlockQuantized:

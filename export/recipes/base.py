@@ -21,15 +21,13 @@ class Content:
     """The content of a bundle that does not follow from the checkpoint alone.
 
     `graphs` starts with the graphs that generate. `kept` names the parts of a float16 or bfloat16
-    model that compute in float32. `without_prefill` makes the graphs of a smaller bundle, without
-    the one that feeds prompts faster; None: there is none, or the settings ask for it.
+    model that compute in float32.
     """
 
     golden: Golden
     graphs: list[tuple[Graph, ir.Model]]
     quantization: Quantization | None = None
     kept: tuple[str, ...] = ()
-    without_prefill: Callable[[], list[tuple[Graph, ir.Model]]] | None = None
 
 
 @dataclass(frozen=True)

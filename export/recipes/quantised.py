@@ -7,15 +7,15 @@ Runtime's own operators and one is in the `standard` lowering. If whole blocks m
 rows, TensorRT gets one, too.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 
 import onnx_ir as ir
 from torch import Tensor
 
 from edgegpt.checkpoint import Checkpoint
-from edgegpt.errors import InvalidInputError
+from edgegpt.errors import EdgeGPTWarning, InvalidInputError
 from edgegpt.model import GPTConfig
 from edgegpt.model_weights import load_model, skeleton
 from edgegpt.runtime.bundle.manifest import Graph
@@ -44,6 +44,8 @@ __all__ = ["QUANTISED"]
 # Of a calibration text: so many tokens, in windows of at most so many.
 CALIBRATION_TOKENS, CALIBRATION_TOKENS_OF_LARGE, CALIBRATION_LENGTH = 32768, 8192, 512
 
+SURE = 0.95  # share of the budget that leaves room for what PyTorch and an engine differ by
+
 Weights = Mapping[str, BlockQuantized]
 
 
@@ -60,15 +62,23 @@ def _make(
     found = quantize_within_budget(layered, precision, windows, examples, settings, progress)
     dequantized = Dequantized(found.weights, found.integers)
     golden = golden_vectors(source, load_model(source.config, dequantized), progress)
-    make = partial(_graphs, source.config, found, progress)
-    return Content(
-        replace(golden, quality=quality),
-        make(fast_prefill=settings.fast_prefill is not False),
-        found.entry,
-        without_prefill=partial(make, fast_prefill=False)
-        if settings.fast_prefill is None
-        else None,
-    )
+    graphs = _graphs(source.config, found, _fast_prefill(found, settings), progress)
+    return Content(replace(golden, quality=quality), graphs, found.entry)
+
+
+def _fast_prefill(found: Quantised, settings: ExportSettings) -> bool:
+    """Return whether the bundle gets a graph that feeds prompts faster."""
+    if found.by_row is None:
+        return bool(settings.fast_prefill)
+    fits = found.by_row.kl <= SURE * found.entry.max_kl
+    if not fits:
+        warnings.warn(
+            f"the graph that feeds prompts faster is left out, because it rounds this model's "
+            f"activations too far: KL {found.by_row.kl:.1e} (allowed: {found.entry.max_kl:.1e})",
+            EdgeGPTWarning,
+            stacklevel=2,
+        )
+    return fits
 
 
 def _calibration(source: Checkpoint, text: str | None) -> Tensor:
@@ -91,7 +101,7 @@ def _calibration(source: Checkpoint, text: str | None) -> Tensor:
 
 
 def _graphs(
-    config: GPTConfig, found: Quantised, progress: Progress, *, fast_prefill: bool
+    config: GPTConfig, found: Quantised, fast_prefill: bool, progress: Progress
 ) -> list[tuple[Graph, ir.Model]]:
     """Return all graphs, the one that generates first."""
     progress("tracing and lowering the graphs", 0, 0)
