@@ -4,7 +4,8 @@
         [--block 2048] [--folder build/import_export] [--out benchmarks/results/export-DATE.json]
 
 The checkpoints have bfloat16 weights, a byte-level BPE tokenizer trained on CPython's topics, and
-held-out text from there. They are written tensor by tensor, and stay in the folder for another run.
+no text, like imported ones. They are written tensor by tensor, and stay in the folder for another
+run.
 Each export is a process of its own; its bundle is deleted. Peak memory is the largest resident set
 of the process, files that it has mapped included.
 """
@@ -27,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from edgegpt.checkpoint import HELD_OUT_CHARACTERS, save_config
+from edgegpt.checkpoint import save_config
 from edgegpt.model import GPTConfig
 from edgegpt.model_weights import skeleton
 from edgegpt.tensor_file import layout_of, raw_bytes, write_tensors
@@ -110,7 +111,6 @@ def make_checkpoint(folder: Path, shape: str, block: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_config(folder, config)
     text = "\n".join(topics.values())
-    (folder / "held_out.txt").write_text(text[:HELD_OUT_CHARACTERS], encoding="utf-8")
     (folder / "tokenizer.json").write_text(_tokenizer(text).to_str(), encoding="utf-8")
     path = folder / "model.safetensors"
     if path.exists():

@@ -21,6 +21,7 @@ from edgegpt.runtime.bundle.golden import Continuation, Golden, Prompt, Tokenize
 from edgegpt.runtime.generation.prefill import pad
 from edgegpt.runtime.text.tokenizer import Tokenizer
 
+from .layered import LayeredModel
 from .past import Recorded, cut_past, record_past, torch_past
 from .quantization import own_windows
 from .texts import is_large
@@ -89,14 +90,12 @@ def far_places(block: int, boundaries: Iterable[int] = ()) -> list[tuple[int, in
     return sorted({(start, min(length, block - start)) for start, length in starts})
 
 
-def quality_windows(reference: GPT, windows: Tensor) -> list[Prompt]:
+def quality_windows(reference: LayeredModel, windows: Tensor) -> list[Prompt]:
     """Return the first few of `windows` int64 [N, T + 1] with the float32 model's logits."""
-    count = max(1, QUALITY_TOKENS // (windows.shape[1] - 1))
     prompts = []
-    for window in windows[:count]:
-        with torch.no_grad():
-            logits, top = _kept(reference(window[None, :-1])[0])
-        prompts.append(Prompt(window.numpy(), logits, top))
+    for window in windows[: max(1, QUALITY_TOKENS // (windows.shape[1] - 1))]:
+        stream = reference.final_stream(window[None, :-1])
+        prompts.append(Prompt(window.numpy(), *_kept(torch.cat([*reference.logits(stream)]))))
     return prompts
 
 

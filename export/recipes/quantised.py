@@ -56,9 +56,9 @@ def _make(
     examples = _calibration(source, settings.calibration)
     windows = held_out_windows(source)
     progress("computing the float32 model's logits on held-out text", 0, 0)
-    quality = quality_windows(source.model, windows)
-    source.release()
+    source.release()  # the model that may have written the texts
     layered = LayeredModel(source.config, source.weights)
+    quality = quality_windows(layered, windows)
     found = quantize_within_budget(layered, precision, windows, examples, settings, progress)
     dequantized = Dequantized(found.weights, found.integers)
     golden = golden_vectors(source, load_model(source.config, dequantized), progress)
