@@ -151,16 +151,26 @@ def _loss(quantization: dict[str, Any] | None) -> str:
     if quantization is None:
         return "no"
     quality, kept = quantization["quality"], quantization["kept"]
-    finer = ", ".join(quantization["finer"])
+    finer = quantization["finer"]
     return (
         f"{quantization['method']}, blocks of {quantization['block']}, "
-        + (f"{finer} in 8 bits and blocks of {quantization['finer_block']}, " if finer else "")
-        + f"{', '.join(kept) or 'nothing'} kept in float32; "
+        + (
+            f"{_some(finer)} in 8 bits and blocks of {quantization['finer_block']}, "
+            if finer
+            else ""
+        )
+        + f"{_some(kept) or 'nothing'} kept in float32; "
         f"on {quality['tokens']:,} held-out tokens: KL {quality['kl']:.1e} (budget "
         f"{quantization['max_kl']:.1e}), same top-1 "
         f"{quality['top1_agreement']:.2%}, perplexity {quality['perplexity']:.4g} (float32 "
         f"{quantization['reference_perplexity']:.4g})"
     )
+
+
+def _some(names: list[str]) -> str:
+    """Name a few; --json names all."""
+    rest = len(names) - BRIEF
+    return ", ".join(names[:BRIEF]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _print_ports(

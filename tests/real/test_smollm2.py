@@ -14,13 +14,7 @@ import pytest
 
 pytestmark = pytest.mark.real
 
-# What this model needs beyond the defaults. Its activations have outliers, which the int8 kernels
-# round too far for the default budget; int4 costs too much in a few layers.
-OPTIONS = {
-    "float32": [],
-    "int8": ["--max-kl", "0.01"],
-    "int4": ["--keep-fp32", "auto"],
-}
+PRECISIONS = ["float32", "int8", "int4"]
 PROMPT = "The capital of France is Paris, and the capital of Germany is"
 ANSWER = " Berlin."
 
@@ -49,12 +43,12 @@ def checkpoint(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=list(OPTIONS))
+@pytest.fixture(scope="module", params=PRECISIONS)
 def bundle(
     request: pytest.FixtureRequest, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     folder = tmp_path_factory.mktemp(request.param) / "bundle"
-    options = ["--precision", request.param, "--context", "2048", *OPTIONS[request.param]]
+    options = ["--precision", request.param, "--context", "2048"]
     edgegpt("export", checkpoint, "--out", folder, *options)
     return folder
 
