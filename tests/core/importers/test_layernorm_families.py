@@ -128,7 +128,7 @@ def _settings(name: str, **changes: object) -> Source:
     [
         ("gpt2", "add_cross_attention", True, "it attends to an encoder"),
         ("gpt2", "activation_function", "quick_gelu", "the activation 'quick_gelu' is not known"),
-        ("gpt2", "hidden_size", 64, "hidden_size is 64, but n_embd 32"),
+        ("gpt2", "hidden_size", 32, "hidden_size is 32, but n_embd 64"),
         ("gpt2", "n_inner", 0, "n_inner is 0, which is not a whole number of 1 or more"),
         ("gpt2", "scale_attn_by_head", True, "the setting scale_attn_by_head is not known"),
         ("gpt_neo", "attention_layers", ["global"], "for each of the 4 layers"),
