@@ -3,7 +3,9 @@
 import re
 from pathlib import Path
 
+import llama_configs
 import pytest
+import rmsnorm_configs
 import torch
 from layernorm_configs import CASES, DEFAULTS, HUB, KEPT, WIDE_HEADS
 from safetensors.torch import load_file, save_file
@@ -189,6 +191,12 @@ def test_a_known_family_that_cannot_be_imported_is_refused_with_its_reason(
 ) -> None:
     with pytest.raises(CheckpointError, match=f"cannot import the family {model_type}: .*{reason}"):
         look(_settings("olmo", model_type=model_type))
+
+
+def test_every_family_but_the_file_formats_is_compared_with_transformers() -> None:
+    cases = CASES | llama_configs.CASES | rmsnorm_configs.CASES
+    compared = {config.model_type for config in cases.values()}
+    assert set(FAMILIES) - compared == {"nanogpt", "lesson"}
 
 
 def test_no_family_is_refused_and_known_at_once() -> None:
