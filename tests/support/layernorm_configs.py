@@ -13,7 +13,7 @@ ALL_HEADS = {name: value for name, value in SIZES.items() if name != "num_key_va
 NO_WIDTH = {name: value for name, value in ALL_HEADS.items() if name != "intermediate_size"}
 GPT_2: dict[str, Any] = {
     "vocab_size": 97,
-    "n_embd": 32,
+    "n_embd": 64,
     "n_layer": 3,
     "n_head": 4,
     "n_positions": 128,
@@ -22,7 +22,7 @@ GPT_2: dict[str, Any] = {
 }
 GPT_NEO: dict[str, Any] = {
     "vocab_size": 97,
-    "hidden_size": 32,
+    "hidden_size": 64,
     "num_layers": 4,
     "num_heads": 4,
     "max_position_embeddings": 128,
@@ -47,7 +47,7 @@ CASES = {
         **GPT_NEO, attention_types=[[["local"], 3], [["global"], 1]], intermediate_size=48
     ),
     "gptj": hf.GPTJConfig(**GPT_2, rotary_dim=4),
-    "codegen": hf.CodeGenConfig(**{**GPT_2, "n_head": 8, "n_embd": 64}, rotary_dim=4),
+    "codegen": hf.CodeGenConfig(**{**GPT_2, "n_head": 8, "n_embd": 128}, rotary_dim=4),
     "gpt_neox": hf.GPTNeoXConfig(**ALL_HEADS),
     "gpt_neox, sequential": hf.GPTNeoXConfig(
         **ALL_HEADS, use_parallel_residual=False, rope_parameters=WHOLE_HEAD
@@ -89,8 +89,8 @@ CASES = {
     "olmo, tied with biases": hf.OlmoConfig(**SIZES, attention_bias=True, tie_word_embeddings=True),
 }
 WIDE_HEADS = {
-    "gpt_neox": hf.GPTNeoXConfig(**{**ALL_HEADS, "num_attention_heads": 1}),  # 4 of 16 angles
-    "gptj": hf.GPTJConfig(**{**GPT_2, "n_head": 1}, rotary_dim=10),
+    "gpt_neox": hf.GPTNeoXConfig(**{**ALL_HEADS, "num_attention_heads": 2}),  # 4 of 16 angles
+    "gptj": hf.GPTJConfig(**{**GPT_2, "n_head": 2}, rotary_dim=10),
 }
 
 KEPT = {*SIZES, *GPT_2, *GPT_NEO, "model_type", "attention_types", "rotary_dim", "sliding_window"}
@@ -161,7 +161,7 @@ HUB = {
         {**SUMMARY, "gradient_checkpointing": False, "rotary": True, "scale_attn_weights": True},
     ),
     "codegen-350m": (
-        hf.CodeGenConfig(**GPT_2, rotary_dim=4),
+        hf.CodeGenConfig(**{**GPT_2, "n_embd": 32}, rotary_dim=4),  # heads of 8: no idle angles
         {**SUMMARY, "gradient_checkpointing": False, "n_ctx": 2048, "scale_attn_weights": True},
     ),
     "pythia": (
@@ -179,7 +179,7 @@ HUB = {
             "activation_dropout": 0.0,
             "do_layer_norm_before": True,
             "prefix": "</s>",
-            "word_embed_proj_dim": 32,
+            "word_embed_proj_dim": 64,
             "enable_bias": None,
             "layer_norm_elementwise_affine": None,
             "tie_word_embeddings": None,

@@ -10,6 +10,8 @@ import torch
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may look for a model elsewhere
 
 import transformers
+from feeding import greedy
+from torch_engine import TorchEngine
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from edgegpt.checkpoint import load_checkpoint
@@ -17,17 +19,29 @@ from edgegpt.importers.open import open_source
 from edgegpt.importers.run import Import, look, write
 from edgegpt.model import GPT
 
-__all__ = ["GREEDY_TOKENS", "LIMIT", "SIZES", "error", "imported", "same_greedy_text", "save_tiny"]
+__all__ = [
+    "GREEDY_TOKENS",
+    "LIMIT",
+    "PROMPT",
+    "SIZES",
+    "error",
+    "greedy_text",
+    "imported",
+    "same_greedy_text",
+    "save_tiny",
+]
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
 LIMIT = 2e-5  # of the largest logit; two correct float32 engines differ by 2e-6
+PROMPT = [5, 17, 33, 8, 60]
 GREEDY_TOKENS = 64
-# Sizes that most configurations take, with a block that is longer than the tests' windows.
+# Sizes that most configurations take: heads of 16, the least that every lowering rotates, and a
+# block that is longer than the tests' windows.
 SIZES: dict[str, Any] = {
     "vocab_size": 97,
-    "hidden_size": 32,
+    "hidden_size": 64,
     "intermediate_size": 48,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
@@ -82,16 +96,16 @@ def error(theirs: PreTrainedModel, ours: GPT, length: int = 100) -> float:
 
 
 @torch.no_grad()
+def greedy_text(theirs: PreTrainedModel) -> list[int]:
+    """Return `PROMPT` and the tokens that transformers finds likeliest after it."""
+    settings = {"do_sample": False, "use_cache": True, "pad_token_id": 0, "eos_token_id": None}
+    prompt = torch.tensor([PROMPT])
+    text: list[int] = theirs.generate(prompt, max_new_tokens=GREEDY_TOKENS, **settings)[0].tolist()
+    return text
+
+
 def same_greedy_text(theirs: PreTrainedModel, ours: GPT) -> bool:
     """Return whether both continue a prompt with the same tokens, each by its own cached path."""
-    prompt = torch.tensor([[5, 17, 33, 8, 60]])
-    settings = {"do_sample": False, "use_cache": True, "pad_token_id": 0, "eos_token_id": None}
-    text = theirs.generate(prompt, max_new_tokens=GREEDY_TOKENS, **settings)[0]  # (T,)
-    cache, fresh, done, own = ours.empty_cache(1, len(text)), prompt, 0, prompt[0].tolist()
-    for _ in range(GREEDY_TOKENS):
-        last = torch.tensor([[fresh.shape[1] - 1]])
-        logits, cache = ours.forward_cached(fresh, torch.tensor([done]), last, cache)
-        done += fresh.shape[1]
-        fresh = logits[0].argmax(dim=-1, keepdim=True)  # (1, 1)
-        own.append(int(fresh))
-    return own == text.tolist()
+    text = greedy_text(theirs)
+    state = TorchEngine(ours).new_state(1, len(text))
+    return greedy(state, PROMPT, GREEDY_TOKENS) == text

@@ -3,7 +3,9 @@
 import re
 from pathlib import Path
 
+import llama_configs
 import pytest
+import rmsnorm_configs
 import torch
 from layernorm_configs import CASES, DEFAULTS, HUB, KEPT, WIDE_HEADS
 from safetensors.torch import load_file, save_file
@@ -128,7 +130,7 @@ def _settings(name: str, **changes: object) -> Source:
     [
         ("gpt2", "add_cross_attention", True, "it attends to an encoder"),
         ("gpt2", "activation_function", "quick_gelu", "the activation 'quick_gelu' is not known"),
-        ("gpt2", "hidden_size", 64, "hidden_size is 64, but n_embd 32"),
+        ("gpt2", "hidden_size", 32, "hidden_size is 32, but n_embd 64"),
         ("gpt2", "n_inner", 0, "n_inner is 0, which is not a whole number of 1 or more"),
         ("gpt2", "scale_attn_by_head", True, "the setting scale_attn_by_head is not known"),
         ("gpt_neo", "attention_layers", ["global"], "for each of the 4 layers"),
@@ -189,6 +191,12 @@ def test_a_known_family_that_cannot_be_imported_is_refused_with_its_reason(
 ) -> None:
     with pytest.raises(CheckpointError, match=f"cannot import the family {model_type}: .*{reason}"):
         look(_settings("olmo", model_type=model_type))
+
+
+def test_every_family_but_the_file_formats_is_compared_with_transformers() -> None:
+    cases = CASES | llama_configs.CASES | rmsnorm_configs.CASES
+    compared = {config.model_type for config in cases.values()}
+    assert set(FAMILIES) - compared == {"nanogpt", "lesson"}
 
 
 def test_no_family_is_refused_and_known_at_once() -> None:

@@ -68,7 +68,7 @@ def set_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object
             {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "twist": 1}},
             "rope parameters: the setting twist is not known",
         ),
-        ({"num_attention_heads": 3, "head_dim": None}, "32 is not a multiple of the 3 heads"),
+        ({"num_attention_heads": 3, "head_dim": None}, "64 is not a multiple of the 3 heads"),
         ({"num_attention_heads": 0}, "num_attention_heads is 0"),
         ({"num_hidden_layers": "3"}, "num_hidden_layers is '3'"),
         ({"num_key_value_heads": 3}, "not a multiple of n_kv_head"),
@@ -101,14 +101,14 @@ def test_a_setting_that_cannot_be_kept_is_named(
             "nothing in the model takes model.ext",
         ),
         (
-            lambda t: t.update({"model.layers.3.mlp.up_proj.weight": torch.ones(48, 32)}),
+            lambda t: t.update({"model.layers.3.mlp.up_proj.weight": torch.ones(48, 64)}),
             "model.layers.3.mlp.up_proj.weight",
         ),
         (
-            lambda t: t.update({"model.layers.2.self_attn.k_proj.weight": torch.ones(32, 32)}),
-            r"k_proj.weight has the shape [32, 32]; by the settings it should have [16, 32]",
+            lambda t: t.update({"model.layers.2.self_attn.k_proj.weight": torch.ones(64, 64)}),
+            r"k_proj.weight has the shape [64, 64]; by the settings it should have [32, 64]",
         ),
-        (lambda t: t.update({"model.norm.weight": torch.ones(32, dtype=torch.int8)}), "type I8"),
+        (lambda t: t.update({"model.norm.weight": torch.ones(64, dtype=torch.int8)}), "type I8"),
     ],
 )
 def test_a_tensor_that_does_not_fit_is_named_as_the_source_names_it(

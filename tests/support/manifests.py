@@ -1,0 +1,34 @@
+"""Manifests that a test edits as JSON, and how they are refused."""
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+
+from edgegpt.runtime.bundle.manifest import Manifest
+from edgegpt.runtime.errors import BundleError
+
+__all__ = ["put", "refusal", "sealed"]
+
+
+def put(document: Any, path: tuple[str | int, ...], value: object) -> None:
+    """Set the value at the end of `path`, which leads through tables and lists."""
+    for key in path[:-1]:
+        document = document[key]
+    document[path[-1]] = value
+
+
+def sealed(document: dict[str, Any]) -> str:
+    """Return the document as JSON with a matching id, so that only its content can be refused."""
+    body = {key: value for key, value in document.items() if key != "id"}
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return json.dumps({**body, "id": hashlib.sha256(canonical.encode()).hexdigest()})
+
+
+def refusal(text: str | bytes) -> str:
+    """Return the one line with which a manifest is refused."""
+    with pytest.raises(BundleError) as error:
+        Manifest.parse(text)
+    assert "\n" not in str(error.value)
+    return str(error.value)
