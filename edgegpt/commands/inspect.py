@@ -71,8 +71,10 @@ def _parameters(manifest: "Manifest") -> int:
         if not name.endswith((".scales", ".columns", ".column_scales")) and not name.startswith(
             TABLES
         ):
-            packed = quantization is not None and f"{name}.scales" in manifest.weights
-            total += _count(entry.shape) * (8 // quantization.bits_of(name) if packed else 1)
+            count = _count(entry.shape)
+            if quantization is not None and f"{name}.scales" in manifest.weights:
+                count *= 8 // quantization.bits_of(name)
+            total += count
     return total
 
 

@@ -70,7 +70,8 @@ def round_blocks(x: Tensor, block: int) -> Tensor:
     blocks = pad(x, (0, -width % block)).unflatten(-1, (-1, block))  # (..., G, block)
     step = blocks.abs().amax(-1, keepdim=True) / LARGEST
     step = torch.where(step == 0, 1.0, step)
-    return (blocks / step).round().mul_(step).flatten(-2)[..., :width]  # (..., K)
+    rounded: Tensor = (blocks / step).round().mul_(step)  # (..., G, block)
+    return rounded.flatten(-2)[..., :width]  # (..., K)
 
 
 class Yardstick:
