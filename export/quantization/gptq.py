@@ -31,7 +31,7 @@ def gptq(
     rows, width = weight.shape
     n_blocks = -(-width // block)
     left = weight.detach().float().clone()  # (N, K), not rounded yet, corrected so far
-    factor = _inverse_factor(hessian).float()  # (K, K)
+    factor = _inverse_factor(hessian)  # (K, K)
     values = torch.empty(rows, n_blocks * block, dtype=torch.uint8)
     scales, zeros = torch.empty(rows, n_blocks), torch.empty(rows, n_blocks)
     for index in range(n_blocks):
@@ -67,15 +67,18 @@ def _round_columns(
 
 
 def _inverse_factor(hessian: Tensor) -> Tensor:
-    """Return the upper Cholesky factor of the damped Hessian's inverse, float64 [K, K].
+    """Return the upper Cholesky factor U of the damped Hessian's inverse, U^T U, float32 [K, K].
+
+    The Hessian is then R R^T with the upper R = U^-1, and turned around by both axes, R is its
+    ordinary lower factor. This takes half the work of an inverse with two factorisations.
 
     An input that is always zero would make the Hessian singular; damping prevents that. If all
     inputs are zero, a diagonal of `DAMPING` is added, which gives plain rounding.
     """
     mean = hessian.diagonal().mean().item() or 1.0
-    damped = hessian.double().clone()
+    damped = hessian.double().flip(0, 1)
     damped.diagonal().add_(DAMPING * mean)
-    factor: Tensor = torch.linalg.cholesky(damped)
-    torch.cholesky_inverse(factor, out=damped)
-    torch.linalg.cholesky(damped, upper=True, out=factor)
+    upper = torch.linalg.cholesky(damped).flip(0, 1).float()
+    one = torch.eye(len(upper))
+    factor: Tensor = torch.linalg.solve_triangular(upper, one, upper=True)
     return factor

@@ -1,5 +1,6 @@
 """Quantise a model's weights: all Linear layers, and a tied embedding together with the head."""
 
+from contextlib import ExitStack
 from functools import partial
 from typing import Literal
 
@@ -8,19 +9,17 @@ from torch import Tensor, nn
 
 from edgegpt.errors import InvalidInputError
 from edgegpt.model import GPT, GPTConfig
-from edgegpt.model_weights import give_weights
 from edgegpt.runtime.progress import Progress, silent
 
-from ..layered import LayeredModel, after_block, linears_of
+from ..layered import LayeredModel, linears_of
 from .blocks import BlockQuantized, round_to_nearest
-from .calibration import gram, require_finite, summed_inputs
+from .calibration import gram, require_finite
 from .gptq import gptq
 from .quality import quantised
 
 __all__ = ["quantize", "weight_names"]
 
 MIN_BLOCK = 16  # the smallest block of MatMulNBits and GatherBlockQuantized
-BATCH = 8  # calibration windows in one forward pass
 
 
 def weight_names(model: GPT) -> list[str]:
@@ -91,7 +90,7 @@ def _with_gptq(
     symmetric: bool,
     progress: Progress,
 ) -> dict[str, BlockQuantized]:
-    """Quantise block after block, each on the inputs that the quantised blocks before it give.
+    """Quantise layer after layer, each on the inputs that the quantised layers before it give.
 
     A tied table is rounded to nearest, because GPTQ with the head's Hessian would allow errors that
     the embedding cannot afford. It is rounded first, so that all later parts see the result.
@@ -100,25 +99,22 @@ def _with_gptq(
     for name in model.model.tied_names().values():
         if name in wanted:
             done[name] = round_to_nearest(_finite(model, name), bits, block, symmetric=symmetric)
+
+    def quantise(name: str, layer: nn.Linear, inputs: tuple[Tensor]) -> None:
+        require_finite(name, layer.weight)
+        done[name] = gptq(layer.weight, gram(inputs[0]), bits, block, symmetric=symmetric)
+        layer.weight = nn.Parameter(torch.from_numpy(done[name].dequantized()))
+
     stream = quantised(model, done).embedded(windows)  # (N, T, C)
     for index in range(model.config.n_layer):
         part = f"blocks.{index}"
         progress("quantising block after block", index, model.config.n_layer)
-        with model.filled(part) as filled:
-            run = partial(after_block, filled, index, stream, BATCH)
-            linears = {
-                name: linear for name, linear in linears_of(filled, part).items() if name in wanted
-            }
-            for name in linears:
-                _finite(model, name)
-            with summed_inputs(linears, gram) as hessians:
-                run()
-            for name, linear in linears.items():
-                hessian = hessians.pop(name)
-                done[name] = gptq(linear.weight, hessian, bits, block, symmetric=symmetric)
-                whole = torch.from_numpy(done[name].dequantized())
-                give_weights(filled, {name: whole}, [name])
-            stream = run()
+        with model.filled(part) as filled, ExitStack() as hooks:
+            for name, layer in linears_of(filled, part).items():
+                if name in wanted:  # just before the layer runs on all windows at once
+                    hook = layer.register_forward_pre_hook(partial(quantise, name))
+                    hooks.callback(hook.remove)
+            stream = filled.blocks[index](stream, filled.rotary[index])
     name = "head.weight"
     if name in wanted:
         with model.filled("norm_final") as filled:
