@@ -15,11 +15,13 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 import torch
 from onnxscript import optimizer
+from onnxscript.onnx_opset import opset18
 from torch import Tensor, nn
 
 from edgegpt.errors import ExportError
@@ -32,6 +34,8 @@ from .lowerings import Lowering
 from .passes import FoldWeightTransposes, ShareDimensions
 
 __all__ = ["Traced", "build_decoder_graph", "describe", "trace"]
+
+op: Any = opset18  # Any: onnxscript types its operators for eager evaluation
 
 # Sizes to trace with. All differ, and none is 1, because torch.export would make a 1 constant.
 EXAMPLE = {"batch": 2, "new_tokens": 3, "context": 7, "logit_positions": 5}
@@ -53,6 +57,26 @@ class _Decoder(nn.Module):
     ) -> tuple[Tensor, ...]:
         logits, present = self.model.forward_cached(ids, past_len, logit_positions, past)
         return (logits, *(tensor for layer in present for tensor in layer))
+
+
+class _Program(torch.export.ExportedProgram):
+    """A traced program that is decomposed only if it has an operator that must be.
+
+    torch.onnx decomposes every program, which traces all of it again, whether or not it has an
+    operator without a translation.
+    """
+
+    def __init__(self, traced: torch.export.ExportedProgram) -> None:
+        vars(self).update(vars(traced))
+
+    def run_decompositions(
+        self, decomp_table: dict[Any, Any] | None = None, decompose_custom_triton_ops: bool = False
+    ) -> torch.export.ExportedProgram:
+        """Return a program without the operators that are keys of `decomp_table`."""
+        operators = {node.target for node in self.graph.nodes}
+        if decomp_table is not None and operators.isdisjoint(decomp_table):
+            return self
+        return super().run_decompositions(decomp_table, decompose_custom_triton_ops)
 
 
 @dataclass(frozen=True)
@@ -86,7 +110,9 @@ def trace(model: GPT, weights: Mapping[str, Tensor] | None = None) -> Traced:
             strict=False,
         )
     values = dict(model.named_parameters()) if weights is None else weights
-    return Traced(program, n_layer, model.tied_names(), values, dict(model.named_buffers()))
+    return Traced(
+        _Program(program), n_layer, model.tied_names(), values, dict(model.named_buffers())
+    )
 
 
 def _on_meta(model: GPT) -> GPT:
@@ -138,7 +164,7 @@ def _lower(traced: Traced, lowering: Lowering) -> torch.onnx.ONNXProgram:
             dynamo=True,
             dynamic_shapes=_dynamic_shapes(traced.n_layer),
             opset_version=lowering.opset,
-            custom_translation_table=dict(lowering.translations),
+            custom_translation_table={torch.ops.aten.to.dtype: _cast, **lowering.translations},
             input_names=["ids", "past_len", "logit_positions", *cache],
             output_names=["logits", *present],
             optimize=False,  # torch.onnx's optimizer renames weights and merges equal ones
@@ -147,6 +173,11 @@ def _lower(traced: Traced, lowering: Lowering) -> torch.onnx.ONNXProgram:
     if program is None:
         raise ExportError("torch.onnx.export gave no program")
     return program
+
+
+def _cast(x: Any, dtype: int) -> Any:
+    """Emit the cast of `x` to a type of ONNX; torch.onnx knows it under another name only."""
+    return op.Identity(x) if x.dtype == dtype else op.Cast(x, to=dtype)
 
 
 def _example(model: GPT) -> tuple[object, ...]:

@@ -175,7 +175,7 @@ class FeedForward(nn.Module):
         if self.activation == "relu":
             return F.relu(x)
         if self.activation == "relu2":  # So et al. 2021, "Primer"
-            return F.relu(x).square()
+            return F.relu(x) ** 2
         return F.gelu(x, approximate="tanh" if self.activation == "gelu_tanh" else "none")
 
 

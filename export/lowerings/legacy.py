@@ -12,7 +12,7 @@ from onnxscript.onnx_opset import opset18
 import edgegpt.model.cached_attention  # noqa: F401 - registers the operator named below
 
 from .base import Lowering
-from .parts import attended, placed_heads, used_slots, visible_slots
+from .parts import attended, placed_heads, rms_norm, used_slots, visible_slots
 
 __all__ = ["LEGACY"]
 
@@ -68,9 +68,17 @@ def _written(past: Any, fresh: Any, position: Any, n_kv_head: int) -> Any:
     return op.ScatterElements(past, place, fresh, axis=2)
 
 
+def _rms_norm(x: Any, _: Any, weight: Any, eps: float) -> Any:
+    """Emit an RMSNorm over the last axis, which opset 18 has no operator for."""
+    return rms_norm(op, x, x, weight, eps)
+
+
 LEGACY = Lowering(
     name="legacy",
     opset=18,  # the lowest that torch.onnx writes
     ir_version=8,  # of the ONNX release that introduced opset 18
-    translations={torch.ops.edgegpt.cached_attention.default: _cached_attention},
+    translations={
+        torch.ops.edgegpt.cached_attention.default: _cached_attention,
+        torch.ops.aten.rms_norm.default: _rms_norm,
+    },
 )

@@ -13,6 +13,7 @@ __all__ = [
     "normed",
     "placed_heads",
     "range_of",
+    "rms_norm",
     "scalar",
     "used_slots",
     "visible_slots",
@@ -81,11 +82,11 @@ def _normed(op: Any, x: Any, like: Any, size: int, weight: Any, eps: float) -> A
     width = weight.shape[0]
     if width < size:
         x = op.Reshape(x, op.Constant(value_ints=[0, 0, -1, width]))  # (B, T, heads, D)
-        return op.Reshape(_rms_norm(op, x, like, weight, eps), op.Constant(value_ints=[0, 0, -1]))
-    return _rms_norm(op, x, like, weight, eps)
+        return op.Reshape(rms_norm(op, x, like, weight, eps), op.Constant(value_ints=[0, 0, -1]))
+    return rms_norm(op, x, like, weight, eps)
 
 
-def _rms_norm(op: Any, x: Any, like: Any, weight: Any, eps: float) -> Any:
+def rms_norm(op: Any, x: Any, like: Any, weight: Any, eps: float) -> Any:
     """Return RMSNorm (Zhang and Sennrich 2019) of `x` over its last axis, summed in float32.
 
     `x` is of the data type of `like`.

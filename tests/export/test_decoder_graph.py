@@ -6,7 +6,12 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 import pytest
+import torch
+from small_models import random_model, small_config
 
+from edgegpt.export.decoder_graph import build_decoder_graph, trace
+from edgegpt.export.half_precision import in_half_precision
+from edgegpt.export.lowerings import LOWERINGS
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.bundle.manifest import Port
 
@@ -86,3 +91,27 @@ def test_the_manifest_describes_the_ports_by_role(small_bundle: Path) -> None:
     assert by_name["present_v.0"] == Port("present_v.0", "cache", "float32", cache)
     assert by_name["logits"].shape[:2] == ["batch", "logit_positions"]
     assert len(graph.caches()) == 4
+
+
+LLAMA = {"norm": "rmsnorm", "position": "rope", "activation": "relu2", "gated": True}
+
+
+def test_a_model_is_traced_once_for_all_lowerings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.onnx would trace it again for each, to decompose what has translations already."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the program was decomposed")
+
+    monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", refuse)
+    narrow = in_half_precision(random_model(small_config(**LLAMA)), "float16", ["blocks.0"])
+    traced = trace(narrow)
+    for lowering in LOWERINGS:
+        build_decoder_graph(traced, lowering)
+
+
+def test_an_operator_without_a_translation_is_decomposed() -> None:
+    norm = torch.ops.aten.rms_norm.default
+    program = trace(random_model(small_config(**LLAMA))).program
+    assert norm in {node.target for node in program.graph.nodes}
+    program = program.run_decompositions({norm: torch.export.default_decompositions()[norm]})
+    assert norm not in {node.target for node in program.graph.nodes}
