@@ -15,9 +15,13 @@ from torch.nn.functional import pad
 
 __all__ = ["BlockQuantized", "fit_grid", "round_to_nearest", "whole_rows"]
 
-# Scales to try, as multiples of the scale at which a block's extreme value just fits. For 99% of
-# the shipped model's blocks the best scale is in this range; at 8/7 the extreme is 7, not -8.
-SCALE_FACTORS = torch.linspace(0.8, 1.15, 15).tolist()
+# Scales to try for a number of bits, as multiples of that at which a block's extreme value just
+# fits. With 4 bits the best scale of 99% of the shipped model's blocks is in this range; at 8/7 the
+# extreme is 7, not -8. With 8 bits, random blocks of 16 lose 3% more than if 15 scales are tried.
+SCALE_FACTORS = {
+    4: torch.linspace(0.8, 1.15, 15).tolist(),
+    8: torch.linspace(0.95, 1.05, 5).tolist(),
+}
 LARGEST = 127  # of a symmetric int8, so that a row's both ends fit
 SMALLEST_ROW = np.float32(1e-30)  # divides a row of zeros in place of 0
 ROWS = 512  # rows to search at once, so that the temporaries stay in the processor's cache
@@ -156,7 +160,7 @@ def fit_grid(weight: Tensor, bits: int, *, symmetric: bool) -> tuple[Tensor, Ten
 
 def _best_scale(weight: Tensor, base: Tensor, zero: Tensor, bits: int) -> Tensor:
     best_scale, best_gain = base, torch.zeros_like(base)
-    for factor in SCALE_FACTORS:
+    for factor in SCALE_FACTORS[bits]:
         steps = round_on_grid(weight, base * factor, zero, bits).sub_(zero)  # (..., block)
         product = (weight * steps).sum(-1, keepdim=True)
         square = steps.square_().sum(-1, keepdim=True).clamp_(min=1.0)
