@@ -76,7 +76,9 @@ class _Program(torch.export.ExportedProgram):
         operators = {node.target for node in self.graph.nodes}
         if decomp_table is not None and operators.isdisjoint(decomp_table):
             return self
-        return super().run_decompositions(decomp_table, decompose_custom_triton_ops)
+        program: torch.export.ExportedProgram
+        program = super().run_decompositions(decomp_table, decompose_custom_triton_ops)
+        return program
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 `within_budget.py` is the entry point. It lets `smooth.py` even out what the layers read, and calls
 `quantize.py`. `blocks.py` has the format and rounding to nearest. `gptq.py` has the better method;
 `calibration.py` collects its inputs. `quality.py` measures the loss. If the loss is too large,
-`keep.py` chooses the weights to quantise less, or to leave in float32.
+`keep.py` chooses the weights to quantise less, or to leave in float32. `stored.py` frees the memory
+for the golden vectors.
 """
 
 from .blocks import BlockQuantized, round_to_nearest, whole_rows
@@ -13,12 +14,14 @@ from .keep import layer_costs, replace_enough
 from .quality import Dequantized, Yardstick, quantised
 from .quantize import quantize, weight_names
 from .smooth import smoothed
+from .stored import StoredIntegers
 from .within_budget import Quantised, quantize_within_budget
 
 __all__ = [
     "BlockQuantized",
     "Dequantized",
     "Quantised",
+    "StoredIntegers",
     "Yardstick",
     "cut_windows",
     "gptq",

@@ -42,7 +42,7 @@ class Quantised:
     """
 
     weights: Mapping[str, Tensor]
-    integers: dict[str, BlockQuantized]
+    integers: Mapping[str, BlockQuantized]
     entry: Quantization
     by_row: Quality | None
 
@@ -96,11 +96,8 @@ def quantize_within_budget(
         steps: list[Better] = [lambda name: _finer(source.weights[name], finer_block)]
         if settings.keep_fp32 == AUTO:
             steps.append(lambda name: None)
-        integers, quality, costs = _improved(
-            source, integers, quality, steps, yardstick, max_kl, progress
-        )
-        if not quality.kl <= max_kl:
-            raise ExportError(_past_budget(precision, quality.kl, max_kl, costs))
+        search = _Search(source, yardstick, max_kl, progress)
+        integers, quality = search.improved(integers, quality, steps, precision)
     bits = BITS[precision]
     entry = Quantization(
         method=method,
@@ -120,29 +117,38 @@ def quantize_within_budget(
     return Quantised(source.weights, integers, entry, by_row)
 
 
-def _improved(
-    source: LayeredModel,
-    integers: dict[str, BlockQuantized],
-    quality: Quality,
-    steps: list[Better],
-    yardstick: Yardstick,
-    max_kl: float,
-    progress: Progress,
-) -> tuple[dict[str, BlockQuantized], Quality, dict[str, float]]:
-    """Replace weights by better ones, step by step, until the loss is within the budget.
+@dataclass(frozen=True)
+class _Search:
+    """Replaces weights by better ones, step by step, until the loss is within the budget."""
 
-    Returns the integers, their quality, and what each weight cost before the last step.
-    """
-    ranking = yardstick.windows[:RANKING_WINDOWS, : RANKING_LENGTH + 1]
-    for better in steps:
-        progress("looking for the layers that cost most", 0, 0)
-        costs = layer_costs(source, integers, ranking)
-        integers, quality = replace_enough(
-            yardstick, source, integers, quality, better, costs, max_kl
-        )
-        if quality.kl <= max_kl:
-            break
-    return integers, quality, costs
+    source: LayeredModel
+    yardstick: Yardstick
+    max_kl: float
+    progress: Progress
+
+    def improved(
+        self,
+        integers: dict[str, BlockQuantized],
+        quality: Quality,
+        steps: list[Better],
+        precision: Precision,
+    ) -> tuple[dict[str, BlockQuantized], Quality]:
+        """Return weights and their quality, from those that are over the budget.
+
+        Raises:
+            ExportError: if the last step is not enough; names the layers that cost most.
+        """
+        ranking = self.yardstick.windows[:RANKING_WINDOWS, : RANKING_LENGTH + 1]
+        for better in steps:
+            self.progress("looking for the layers that cost most", 0, 0)
+            costs = layer_costs(self.source, integers, ranking)
+            self.progress("choosing the layers that get more bits", 0, 0)
+            integers, quality = replace_enough(
+                self.yardstick, self.source, integers, quality, better, costs, self.max_kl
+            )
+            if quality.kl <= self.max_kl:
+                return integers, quality
+        raise ExportError(_past_budget(precision, quality.kl, self.max_kl, costs))
 
 
 def _in_whole_rows(model: GPT, integers: dict[str, BlockQuantized]) -> dict[str, BlockQuantized]:

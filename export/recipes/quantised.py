@@ -10,6 +10,8 @@ rows, TensorRT gets one, too.
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import onnx_ir as ir
 from torch import Tensor
@@ -30,6 +32,7 @@ from ..quantization import (
     BlockQuantized,
     Dequantized,
     Quantised,
+    StoredIntegers,
     cut_windows,
     own_windows,
     quantize_within_budget,
@@ -60,9 +63,11 @@ def _make(
     layered = LayeredModel(source.config, source.weights)
     quality = quality_windows(layered, windows)
     found = quantize_within_budget(layered, precision, windows, examples, settings, progress)
-    dequantized = Dequantized(found.weights, found.integers)
-    golden = golden_vectors(source, load_model(source.config, dequantized), progress)
-    graphs = _graphs(source.config, found, _fast_prefill(found, settings), progress)
+    with TemporaryDirectory(prefix="edgegpt-") as folder:
+        found = replace(found, integers=StoredIntegers(found.integers, Path(folder)))
+        dequantized = Dequantized(found.weights, found.integers)
+        golden = golden_vectors(source, load_model(source.config, dequantized), progress)
+        graphs = _graphs(source.config, found, _fast_prefill(found, settings), progress)
     return Content(replace(golden, quality=quality), graphs, found.entry)
 
 

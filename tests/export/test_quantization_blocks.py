@@ -1,5 +1,7 @@
 """The block format: ONNX Runtime's operators read it, and the rounding is good."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -8,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from edgegpt.export.quantization import BlockQuantized, round_to_nearest
+from edgegpt.export.quantization import BlockQuantized, StoredIntegers, round_to_nearest
 from edgegpt.export.quantization.quality import round_blocks
 
 GRIDS = [(bits, block, symmetric) for bits in (4, 8) for block in (16, 64) for symmetric in (0, 1)]
@@ -188,3 +190,17 @@ def test_size_counts_values_scales_and_zero_points(
     assert weight.size == sum(array.nbytes for array in stored if array is not None)
     # Three blocks of 4 bits need two bytes of zero points, not one and a half.
     assert weight.size * 8 / (40 * 96) == pytest.approx(expected, abs=0.1)
+
+
+@pytest.mark.parametrize(("bits", "block", "symmetric"), GRIDS)
+def test_weights_in_files_come_back_as_they_were(
+    tmp_path: Path, bits: int, block: int, symmetric: bool
+) -> None:
+    weight = quantized(bits, block, symmetric, 90)
+    stored = StoredIntegers({"a.weight": weight, "b.weight": weight}, tmp_path)
+    assert list(stored) == ["a.weight", "b.weight"]
+    found = stored["b.weight"]
+    assert (found.bits, found.block, found.shape) == (bits, block, weight.shape)
+    np.testing.assert_array_equal(found.dequantized(), weight.dequantized())
+    assert found.packed.dtype == np.uint8
+    assert (found.zero_points is None) == (weight.zero_points is None)
