@@ -21,9 +21,8 @@ from edgegpt.runtime.bundle.golden import Continuation, Golden, Prompt, Tokenize
 from edgegpt.runtime.generation.prefill import pad
 from edgegpt.runtime.text.tokenizer import Tokenizer
 
-from .layered import LayeredModel
 from .past import Recorded, cut_past, record_past, torch_past
-from .quantization import own_windows
+from .quantization import Yardstick, own_windows
 from .texts import is_large
 
 __all__ = ["far_places", "make_golden", "quality_windows"]
@@ -90,12 +89,13 @@ def far_places(block: int, boundaries: Iterable[int] = ()) -> list[tuple[int, in
     return sorted({(start, min(length, block - start)) for start, length in starts})
 
 
-def quality_windows(reference: LayeredModel, windows: Tensor) -> list[Prompt]:
-    """Return the first few of `windows` int64 [N, T + 1] with the float32 model's logits."""
-    prompts = []
-    for window in windows[: max(1, QUALITY_TOKENS // (windows.shape[1] - 1))]:
-        stream = reference.final_stream(window[None, :-1])
-        prompts.append(Prompt(window.numpy(), *_kept(torch.cat([*reference.logits(stream)]))))
+def quality_windows(yardstick: Yardstick) -> list[Prompt]:
+    """Return the first few of the yardstick's windows with the float32 model's logits."""
+    windows, prompts = yardstick.windows, []
+    count = max(1, QUALITY_TOKENS // (windows.shape[1] - 1))
+    for window, stream in zip(windows[:count], yardstick.stream, strict=False):
+        logits = torch.cat([*yardstick.reference.logits(stream[None])])  # (T, V)
+        prompts.append(Prompt(window.numpy(), *_kept(logits)))
     return prompts
 
 

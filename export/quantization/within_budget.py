@@ -26,7 +26,7 @@ __all__ = ["Quantised", "quantize_within_budget"]
 # int8 loses next to nothing by rounding. int4 loses a seventh as much with GPTQ as by rounding.
 METHODS: dict[str, Literal["rtn", "gptq"]] = {"int8": "rtn", "int4": "gptq"}
 BLOCKS = (128, 64, 32, 16)
-SMOOTHING_TOKENS = 2048
+SMOOTHING_TOKENS = 1024
 # The held-out text that ranks the layers: so many windows, of at most so many tokens each.
 RANKING_WINDOWS, RANKING_LENGTH = 4, 128
 WORST = 5  # number of layers that an error names
@@ -48,9 +48,8 @@ class Quantised:
 
 
 def quantize_within_budget(
-    model: LayeredModel,
+    yardstick: Yardstick,
     precision: Precision,
-    windows: Tensor,
     calibration: Tensor,
     settings: ExportSettings,
     progress: Progress,
@@ -58,9 +57,8 @@ def quantize_within_budget(
     """Quantise a model, as few of its weights as the budget needs with more bits or finer blocks.
 
     Args:
-        model: in float32; it stays as it is.
+        yardstick: the model in float32, which stays as it is, on held-out text.
         precision: "int8" or "int4".
-        windows: held-out text to measure the loss on, int64 [N, T + 1].
         calibration: another text, which shows what the layers read, int64 [M, T].
         settings: the method, the budget and the layers to keep, see `ExportSettings`.
         progress: called with a message as each stage begins.
@@ -69,7 +67,7 @@ def quantize_within_budget(
         ExportError: if the loss is over the budget; names the layers that cost most.
         InvalidInputError: for an impossible setting.
     """
-    method = settings.method or METHODS[precision]
+    model, method = yardstick.reference, settings.method or METHODS[precision]
     max_kl = BUDGETS[precision] if settings.max_kl is None else settings.max_kl
     block, kept = _grid(model.model)
     if settings.keep_fp32 != AUTO:
@@ -89,7 +87,6 @@ def quantize_within_budget(
         progress=progress,
     )
     progress("measuring what quantisation costs", 0, 0)
-    yardstick = Yardstick(model, windows)
     quality = yardstick.measure(quantised(source, integers))
     finer_block = BLOCKS[-1] if precision == "int8" else block
     if not quality.kl <= max_kl:

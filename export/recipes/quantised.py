@@ -33,6 +33,7 @@ from ..quantization import (
     Dequantized,
     Quantised,
     StoredIntegers,
+    Yardstick,
     cut_windows,
     own_windows,
     quantize_within_budget,
@@ -58,11 +59,11 @@ def _make(
     progress("choosing texts to calibrate on", 0, 0)
     examples = _calibration(source, settings.calibration)
     windows = held_out_windows(source)
-    progress("computing the float32 model's logits on held-out text", 0, 0)
     source.release()  # the model that may have written the texts
-    layered = LayeredModel(source.config, source.weights)
-    quality = quality_windows(layered, windows)
-    found = quantize_within_budget(layered, precision, windows, examples, settings, progress)
+    progress("computing the float32 model's logits on held-out text", 0, 0)
+    yardstick = Yardstick(LayeredModel(source.config, source.weights), windows)
+    quality = quality_windows(yardstick)
+    found = quantize_within_budget(yardstick, precision, examples, settings, progress)
     with TemporaryDirectory(prefix="edgegpt-") as folder:
         found = replace(found, integers=StoredIntegers(found.integers, Path(folder)))
         dequantized = Dequantized(found.weights, found.integers)
