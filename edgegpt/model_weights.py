@@ -61,10 +61,15 @@ class StoredWeights(Mapping[str, Tensor]):
             raise CheckpointError(f"{self.path} is damaged: {error}") from error
 
 
+# Fill a new weight with random numbers. On the meta device PyTorch does it by a decomposition, for
+# which it imports its compiler, torch._dynamo; that takes more than a second.
+RANDOM = (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)
+
+
 class _NoMemory(TorchFunctionMode):
     """Put new weights, which modules make with `torch.empty`, on the meta device.
 
-    Tables that a model computes are made as usual.
+    They are not initialised. Tables that a model computes are made as usual.
     """
 
     def __torch_function__(
@@ -72,6 +77,8 @@ class _NoMemory(TorchFunctionMode):
     ) -> Any:
         """Call `func`."""
         given = dict(kwargs or {})
+        if func in RANDOM:
+            return given["tensor"]
         if func is torch.empty:
             given["device"] = "meta"
         return func(*args, **given)

@@ -55,6 +55,17 @@ def test_a_skeleton_has_shapes_and_tables_but_no_weights(model: GPT) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_skeleton_draws_no_random_numbers(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch would load its compiler to draw them on the meta device."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a random number was drawn")
+
+    for name in ("normal_", "uniform_"):
+        monkeypatch.setattr(Tensor, name, refuse)
+    skeleton(model.config)
+
+
 def test_a_model_is_built_of_its_weights_and_keeps_its_ties(model: GPT) -> None:
     loaded = load_model(model.config, weights_of(model))
     with torch.no_grad():

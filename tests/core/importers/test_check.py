@@ -36,6 +36,11 @@ def test_a_check_tells_family_sizes_and_licence(tmp_path: Path) -> None:
     assert check.disk_bytes == 6 * parameters
 
 
+def test_a_check_needs_no_memory_for_the_rotary_tables_of_a_long_context(tmp_path: Path) -> None:
+    save_tiny(LlamaConfig(**SIZES), tmp_path, {"max_position_embeddings": 10**12})
+    assert checked(tmp_path).context == 10**12
+
+
 def test_the_checkpoint_is_as_large_as_the_check_says(tmp_path: Path) -> None:
     """The norms of GPT-2 and the packed weights of Phi-3 do not change that."""
     configs = (
