@@ -13,13 +13,15 @@ __all__ = ["Check", "report"]
 FLOAT32 = 4  # bytes
 BLOCK = 32  # values that share a float32 scale; export takes up to 128, where the widths allow it
 
-# Measured with 135 million parameters in the layout of Llama, bfloat16, a block of 2,048 tokens, on
-# two cores of a cloud machine, in seconds of CPU time. Integers: by the ratio 233 / 160 of earlier.
+# Measured on two cores of a cloud machine, in the layout of Llama, bfloat16, a block of 2,048
+# tokens: exports of 135 million and of 1.1 billion parameters, in seconds. int8 of the larger one
+# is estimated from its stages in int4.
 IMPORT_BYTES_PER_SECOND = 200e6  # of the source: 209 to 299 million
-EXPORT_SECONDS_PER_BILLION = {"float32": 470, "int8": 680, "int4": 680}  # float32: 63 s
+EXPORT_SECONDS = {"float32": 35, "int8": 80, "int4": 90}
+EXPORT_SECONDS_PER_BILLION = {"float32": 75, "int8": 400, "int4": 750}
 PROCESS = 330e6  # bytes of Python and PyTorch before the work begins
 IMPORT_COPIES = 3  # of the largest tensor in float32, at most: as it is read, changed, and joined
-EXPORT_COPIES = 2  # of all weights in float32: 1.41 GB for 0.54 GB
+EXPORT_WORK = 1.8e9  # bytes beside the float32 weights: 2.6 GB for 0.54 GB, 5.7 GB for 4.4 GB
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,10 @@ def report(found: Import) -> Check:
         import_seconds=round(source / IMPORT_BYTES_PER_SECOND),
         import_memory=round(PROCESS + IMPORT_COPIES * FLOAT32 * max(counts.values())),
         export_seconds={
-            precision: round(seconds * parameters / 1e9)
+            precision: round(EXPORT_SECONDS[precision] + seconds * parameters / 1e9)
             for precision, seconds in EXPORT_SECONDS_PER_BILLION.items()
         },
-        export_memory=round(PROCESS + EXPORT_COPIES * device["float32"]),
+        export_memory=round(EXPORT_WORK + device["float32"]),
         disk_bytes=checkpoint + device["float32"],
         notes=(*found.notes, *papers.notes),
     )
