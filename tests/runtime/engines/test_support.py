@@ -54,7 +54,7 @@ VERSIONS = {
     "tensorrt": ("10.2.0", "10.3.0", "10.14.1.48", "10.15.0.9", "11.0.0"),
     "tensorrt-rtx": ("1.3.9", "1.4.0", "1.7.1"),
 }
-QUANTIZATION = Quantization("rtn", 32, [], Quality(1e-3, 0.5, 2.0, 7), 1.5, 0.1)
+QUANTIZATION = Quantization("rtn", 4, 32, [], 32, [], Quality(1e-3, 0.5, 2.0, 7), 1.5, 0.1)
 # The part that generates with a quantised bundle, where it is not "decoder".
 GENERATES = {("cuda", "standard"): "exact", "standard-qdq": "exact"}
 
