@@ -33,6 +33,7 @@ ACTIVATIONS = {
     "relu": "relu",
     "relu2": "relu2",
 }
+WIDTH = ("hidden_size", "n_embd", "d_model")  # names of the width of the stream
 # Beyond any model: damaged settings must not take all memory before the tensors are looked at.
 MOST_LAYERS, WIDEST_HEAD = 1024, 4096
 
@@ -83,7 +84,7 @@ def sizes(
         head_dim: the family's default width of a head; None: an equal share of the stream.
         block_size: the family's default longest text; None: the settings must say it.
     """
-    n_head = source.whole("num_attention_heads", "n_head", "num_heads")
+    n_head = source.whole("num_attention_heads", "n_head", "num_heads", "attention_heads")
     config = GPTConfig(
         vocab_size=source.whole("vocab_size"),
         block_size=longest(source, block_size),
@@ -91,7 +92,7 @@ def sizes(
         n_head=n_head,
         n_kv_head=source.whole("num_key_value_heads", default=n_head),
         head_dim=source.whole("head_dim", default=head_dim or _share(source, n_head)),
-        n_embd=source.whole("hidden_size", "n_embd"),
+        n_embd=source.whole(*WIDTH),
         n_ff=source.whole(
             "intermediate_size", "ffn_hidden_size", "ffn_dim", "n_inner", default=_wide(source)
         ),
@@ -231,11 +232,11 @@ def layer_types(
 
 def _share(source: SourceSettings, n_head: int) -> int:
     """Return the width of a head if nothing else is said: an equal share of the stream."""
-    width = source.whole("hidden_size", "n_embd")
+    width = source.whole(*WIDTH)
     if source.values.get("head_dim") is None and width % n_head:
         raise source.error(f"the width {width} is not a multiple of the {n_head} heads")
     return max(1, width // n_head)
 
 
 def _wide(source: SourceSettings) -> int:
-    return 4 * source.whole("hidden_size", "n_embd")
+    return 4 * source.whole(*WIDTH)

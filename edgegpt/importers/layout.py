@@ -5,7 +5,8 @@ model: the source's tensors that it is made of, their shapes, and the change of 
 everything is checked against the headers before a value is read.
 
 What our model has no switch for is folded into weights: norms that multiply by 1 + w, a factor on
-the logits, a rotation of neighbouring pairs, packed projections, missing norms.
+the logits, a rotation of neighbouring pairs, packed projections, missing norms, positions that are
+computed.
 """
 
 import re
@@ -22,7 +23,9 @@ __all__ = ["LLAMA", "Layout", "Piece", "Weight", "by_group", "in_halves", "padde
 Shape = tuple[int, ...]
 Change = Callable[[Tensor], Tensor]
 Unpack = Callable[[Tensor, GPTConfig], Tensor]
+Values = Callable[[Shape], Tensor]
 
+POSITIONS = "position_embedding.weight"
 ANGLES_STEP = 8  # ONNX Runtime's GroupQueryAttention takes multiples of it only
 
 
@@ -45,10 +48,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class Weight:
-    """A parameter of our model: the pieces whose rows it consists of; none: ones."""
+    """A parameter of our model: the pieces whose rows it consists of.
+
+    Without pieces it is what `values` returns for its shape, in float32.
+    """
 
     shape: Shape
     pieces: tuple[Piece, ...]
+    values: Values = torch.ones
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ class Layout:
         final_scale: factor on the logits, which goes into the final norm.
         transposed: linear layers are stored as [in, out].
         position_offset: rows of the position table before that of the first token.
+        position_table: computes the position table [block_size, n_embd], which is then no tensor.
         table_change: change of the token embedding, which must then not be tied.
         qk_change: move of the rows of queries or keys [heads, D, ...], before all others.
         query_factor: factor on the queries of a layer, by its number.
@@ -101,6 +109,7 @@ class Layout:
     final_scale: float = 1.0
     transposed: bool = False
     position_offset: int = 0
+    position_table: Values | None = None
     table_change: Change | None = None
     qk_change: Change | None = None
     query_factor: Callable[[int], float] | None = None
@@ -186,15 +195,23 @@ class _Plan:
         self.layout, self.config, self.shapes = layout, config, shapes
 
     def weights(self) -> dict[str, Weight]:
-        return {name: Weight(shape, self._pieces(name)) for name, shape in self.shapes.items()}
+        return {
+            name: Weight(shape, self._pieces(name), self._values(name))
+            for name, shape in self.shapes.items()
+        }
+
+    def _values(self, name: str) -> Values:
+        """Return what a parameter without pieces has as values."""
+        table = self.layout.position_table
+        return table if table is not None and name == POSITIONS else torch.ones
 
     def _pieces(self, name: str) -> tuple[Piece, ...]:
         layout, (module, kind) = self.layout, name.rsplit(".", 1)
         if module == "token_embedding":
             change = layout.table_change
             return (self._piece(name, layout.token, kind, change, exact=change is None),)
-        if module == "position_embedding":
-            return (self._positions(name),)
+        if name == POSITIONS:
+            return () if layout.position_table else (self._positions(name),)
         if module == "norm_final":
             return self._norm(name, layout.final, kind, layout.final_scale)
         if module == "head":

@@ -132,7 +132,7 @@ def write(
 def _value(weight: Weight, tensors: Tensors, dtype: torch.dtype) -> Tensor:
     """Return a parameter of ours, in the type in which it is stored."""
     if not weight.pieces:
-        return torch.ones(weight.shape, dtype=dtype)
+        return weight.values(weight.shape).to(dtype)
     parts = []
     for piece in weight.pieces:
         tensor = tensors.read(piece.name)

@@ -62,6 +62,13 @@ CASES = {
     ),
     "biogpt": hf.BioGptConfig(**ALL_HEADS),
     "biogpt, embedding unscaled": hf.BioGptConfig(**ALL_HEADS, scale_embedding=False),
+    "xglm": hf.XGLMConfig(**NO_WIDTH, ffn_dim=48),
+    "xglm, embedding unscaled, padding among the positions": hf.XGLMConfig(
+        **{**NO_WIDTH, "pad_token_id": 5}, ffn_dim=48, scale_embedding=False
+    ),
+    "xglm of odd width": hf.XGLMConfig(
+        **{**NO_WIDTH, "hidden_size": 63, "num_attention_heads": 3}, ffn_dim=48
+    ),
     "phi": hf.PhiConfig(**SIZES),
     "falcon 7b": hf.FalconConfig(**NO_WIDTH, ffn_hidden_size=48),
     "falcon 40b": hf.FalconConfig(**NO_WIDTH, new_decoder_architecture=True, num_kv_heads=2),
@@ -94,7 +101,7 @@ WIDE_HEADS = {
 }
 
 KEPT = {*SIZES, *GPT_2, *GPT_NEO, "model_type", "attention_types", "rotary_dim", "sliding_window"}
-KEPT |= {"ffn_dim", "ffn_hidden_size"}
+KEPT |= {"ffn_dim", "ffn_hidden_size", "d_model", "attention_heads"}
 # The cases that leave everything but the sizes to their family.
 DEFAULTS = {
     "gpt2",
@@ -105,6 +112,7 @@ DEFAULTS = {
     "gpt_neox",
     "opt",
     "biogpt",
+    "xglm",
     "phi",
     "stablelm",
     "falcon 7b",
@@ -182,6 +190,19 @@ HUB = {
             "word_embed_proj_dim": 64,
             "enable_bias": None,
             "layer_norm_elementwise_affine": None,
+            "tie_word_embeddings": None,
+        },
+    ),
+    "xglm-564m": (
+        hf.XGLMConfig(**{**NO_WIDTH, "pad_token_id": 1}, ffn_dim=48),
+        {
+            "activation_dropout": 0,
+            "attention_dropout": 0.1,
+            "decoder_start_token_id": 2,
+            "dropout": 0.1,
+            "init_std": 0.02,
+            "layerdrop": 0.0,
+            "add_cross_attention": None,
             "tie_word_embeddings": None,
         },
     ),

@@ -35,6 +35,7 @@ from . import (
     smollm3,
     stablelm,
     starcoder2,
+    xglm,
 )
 from .refused import REFUSED
 
@@ -74,6 +75,7 @@ MODULES = (
     smollm3,
     stablelm,
     starcoder2,
+    xglm,
 )
 FAMILIES: dict[str, Family] = {
     family.model_type: family for module in MODULES for family in module.FAMILIES

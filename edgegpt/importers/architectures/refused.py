@@ -18,7 +18,7 @@ REASONS = {
     """,
     "it has ALiBi positions": "bloom mpt",
     "it compresses keys and values (multi-head latent attention)": "minicpm3",
-    "its positions are computed sines": "ctrl xglm",
+    "its positions are computed sines": "ctrl",
     "it normalises queries and keys by LayerNorm": "fuyu persimmon",
     "it normalises queries and keys after their rotation": "hunyuan_v1_dense",
     "it has attention sinks": "granite_swa",

@@ -29,6 +29,8 @@ END_OF_TEXT = "<|endoftext|>"  # special in all of them, also where no file says
 # Classes that read a SentencePiece model and begin a prompt with BOS; None as above.
 BEGIN_WITH_BOS = (None, "LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer")
 SENTENCE_PIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+# A class whose ids are not the numbers of the pieces: fairseq moved them by one, behind its own.
+MOVED_IDS = "XGLMTokenizer"
 # Files of tokenizers that are not read; the model works with ids.
 UNSUPPORTED = (*SENTENCE_PIECE, "tekken.json", "qwen.tiktoken", "vocab.txt", "vocab.json")
 
@@ -68,6 +70,11 @@ def read_tokenizer(folder: Path, special: SpecialTokens) -> Read | str:
         return _byte_level(vocabulary, merges, special, split)
     for name in SENTENCE_PIECE:
         if (folder / name).is_file():
+            if special.class_name == MOVED_IDS:
+                return (
+                    f"{folder / name} numbers its pieces otherwise than a {MOVED_IDS} does, and "
+                    f"there is no tokenizer.json: the model works with token ids only"
+                )
             read = _sentence_piece(folder / name, special)
             if read is not None:
                 return read

@@ -10,6 +10,7 @@ import torch
 from layernorm_configs import CASES, DEFAULTS, HUB, KEPT, WIDE_HEADS
 from safetensors.torch import load_file, save_file
 from tiny_checkpoints import LIMIT, error, imported, same_greedy_text, save_tiny
+from transformers import XGLMConfig
 
 from edgegpt.errors import CheckpointError
 from edgegpt.importers.architectures import FAMILIES, REFUSED
@@ -33,6 +34,16 @@ def test_idle_angles_make_their_number_a_multiple_of_8(tmp_path: Path, name: str
     ours, _ = imported(tmp_path / "source", tmp_path / "checkpoint")
     assert error(theirs, ours) <= LIMIT
     assert {len(kind.rotary) for kind in ours.config.kinds} == {8}
+
+
+@pytest.mark.parametrize("padding", [2, 95, -1])
+def test_the_padding_of_xglm_empties_the_row_of_a_position(tmp_path: Path, padding: int) -> None:
+    config = XGLMConfig(**{**CASES["xglm"].to_dict(), "pad_token_id": padding})
+    theirs = save_tiny(config, tmp_path / "source")
+    ours, _ = imported(tmp_path / "source", tmp_path / "checkpoint")
+    assert error(theirs, ours, length=128) <= LIMIT
+    empty = [row for row, values in enumerate(ours.position_embedding.weight) if not values.any()]
+    assert empty == [127 if padding < 0 else padding - 2]
 
 
 @pytest.mark.parametrize("name", list(HUB))
@@ -77,6 +88,8 @@ def _rename(folder: Path, prefix: str, extra: list[str]) -> None:
             ],
         ),
         ("opt", "model.", []),
+        ("xglm", "", ["model.embed_positions.weights"]),
+        ("xglm", "model.", ["embed_positions.weights"]),
         ("falcon 7b", "", ["transformer.h.0.self_attention.rotary.inv_freq"]),
     ],
 )
@@ -96,6 +109,7 @@ def test_names_of_tensors_as_the_hub_has_them_are_known(
         ("cohere", {"norm_final"}),
         ("nemotron", {"norm_1", "norm_2", "norm_final"}),
         ("gpt2 scaled by layer", {"attention.qkv"}),
+        ("xglm", {"position_embedding"}),
     ],
 )
 def test_what_is_folded_into_bfloat16_loses_nothing(
@@ -143,6 +157,11 @@ def _settings(name: str, **changes: object) -> Source:
         ("opt", "word_embed_proj_dim", 16, "projects its embedding"),
         ("opt", "_remove_final_layer_norm", True, "lacks the norm before the head"),
         ("opt", "learned_embeddings", False, "positions are not in the weights"),
+        ("xglm", "add_cross_attention", True, "it attends to an encoder"),
+        ("xglm of odd width", "d_model", 3, "d_model is 3: sines of two frequencies need 4"),
+        ("xglm", "max_position_embeddings", 10**12, "computes up to 65536 positions"),
+        ("xglm", "pad_token_id", 130, "not one of the 130 rows"),
+        ("xglm", "pad_token_id", 0.5, "not one of the 130 rows"),
         ("phi", "qk_layernorm", True, "normalises queries and keys by LayerNorm"),
         ("falcon 7b", "alibi", True, "ALiBi"),
         ("falcon 7b", "apply_residual_connection_post_layernorm", True, "normalised stream"),

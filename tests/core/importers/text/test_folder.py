@@ -138,6 +138,14 @@ def test_other_names_of_sentence_piece_models_are_known(folder, name):
     assert text_of_folder(source, ROWS, {}).tokenizer_json is not None
 
 
+def test_pieces_that_their_class_numbers_otherwise_give_a_model_of_ids(folder):
+    source = folder("pieces", tokenizer_config={"tokenizer_class": "XGLMTokenizer"})
+    (source / "tokenizer.model").rename(source / "sentencepiece.bpe.model")
+    found = text_of_folder(source, ROWS, {})
+    assert found.tokenizer_json is None
+    assert "sentencepiece.bpe.model numbers its pieces otherwise" in found.notes[0]
+
+
 def test_a_folder_without_a_tokenizer_gives_a_model_of_ids(folder):
     found = text_of_folder(folder(generation_config={"eos_token_id": 7}), 10, {})
     assert found.tokenizer_json is None
