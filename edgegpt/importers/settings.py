@@ -106,7 +106,7 @@ class SourceSettings:
         """Return a number, the first that is there of several names."""
         name, value = self._first(names)
         if value is None and default is not None:
-            return default
+            return float(default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self._wrong(name, value, "a number")
         if not abs(value) <= sys.float_info.max:  # JSON may have NaN, infinities, and huge ones
