@@ -13,9 +13,9 @@ __all__ = ["Check", "report"]
 FLOAT32 = 4  # bytes
 BLOCK = 32  # values that share a float32 scale; export takes up to 128, where the widths allow it
 
-# Measured on two cores of a cloud machine, in the layout of Llama, bfloat16, a block of 2,048
-# tokens: exports of 135 million and of 1.1 billion parameters, in seconds. int8 of the larger one
-# is estimated from its stages in int4.
+# Rough fits by hand to single exports on two cores of a shared cloud machine, in the layout of
+# Llama, a block of 2,048 tokens. 135 million parameters took 40, 124 and 170 s in float32, int8 and
+# int4; 1.1 billion took 113 s in float32 and 1,030 s in int4, and were not tried in int8.
 IMPORT_BYTES_PER_SECOND = 200e6  # of the source: 209 to 299 million
 EXPORT_SECONDS = {"float32": 35, "int8": 80, "int4": 90}
 EXPORT_SECONDS_PER_BILLION = {"float32": 75, "int8": 400, "int4": 750}
