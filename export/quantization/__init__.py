@@ -10,7 +10,7 @@ for the golden vectors.
 from .blocks import BlockQuantized, round_to_nearest, whole_rows
 from .calibration import cut_windows, own_windows, scored_windows
 from .gptq import gptq
-from .keep import layer_costs, replace_enough
+from .keep import Ranking, layer_costs
 from .quality import Dequantized, Yardstick, quantised
 from .quantize import quantize, weight_names
 from .smooth import smoothed
@@ -21,6 +21,7 @@ __all__ = [
     "BlockQuantized",
     "Dequantized",
     "Quantised",
+    "Ranking",
     "StoredIntegers",
     "Yardstick",
     "cut_windows",
@@ -30,7 +31,6 @@ __all__ = [
     "quantised",
     "quantize",
     "quantize_within_budget",
-    "replace_enough",
     "round_to_nearest",
     "scored_windows",
     "smoothed",

@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from edgegpt.model import GPT
-from edgegpt.runtime.bundle.manifest import Quality
 
 from ..layered import LayeredModel, linears_of
 from .blocks import BlockQuantized
 from .quality import Yardstick, quantised, round_blocks
 
-__all__ = ["Better", "layer_costs", "replace_enough"]
+__all__ = ["Better", "Ranking", "layer_costs"]
 
 # What replaces a weight: the same weight with a smaller error, or None for the float32 values.
 Better = Callable[[str], BlockQuantized | None]
@@ -107,60 +106,69 @@ class _Costs:
         self.totals[name] += (gradient * change).sum(-1).square().sum().item() / 2
 
 
-def replace_enough(
-    yardstick: Yardstick,
-    source: LayeredModel,
-    weights: Mapping[str, BlockQuantized],
-    quality: Quality,
-    better: Better,
-    costs: Mapping[str, float],
-    budget: float,
-) -> tuple[dict[str, BlockQuantized], Quality]:
-    """Replace few of the quantised `weights`, so that the KL is within the budget.
+class Ranking:
+    """Quantised weights in the order in which it pays to replace them by better ones.
 
-    Returns the new weights and their quality. If it is not enough to replace all, all are replaced.
-
-    Args:
-        yardstick: measures the model.
-        source: the float32 model whose weights were quantised.
-        weights: the quantised weights by name.
-        quality: theirs, which is over the budget.
-        better: returns what replaces the weight of a name.
-        costs: what each weight costs, see `layer_costs`.
-        budget: largest KL per token, in nats.
-
-    Weights are ranked by their cost divided by the bytes that the replacement adds, and a short
-    head of the ranking is replaced. Its length is found by measuring: at every other step as if KL
-    were linear in the costs that are left, between two lengths measured before, until the budget is
-    nearly used. The other weights keep their integers, so GPTQ need not run again.
+    Weights are ranked by their cost divided by the bytes that the replacement adds, and a head of
+    the ranking is replaced. The other weights keep their integers, so GPTQ need not run again.
     """
-    replacements = {name: better(name) for name in weights}
 
-    def gain(name: str) -> float:
-        weight, other = weights[name], replacements[name]
+    def __init__(
+        self,
+        yardstick: Yardstick,
+        source: LayeredModel,
+        weights: Mapping[str, BlockQuantized],
+        better: Better,
+        costs: Mapping[str, float],
+    ) -> None:
+        """Rank the weights.
+
+        Args:
+            yardstick: measures how long the head has to be.
+            source: the float32 model whose weights were quantised.
+            weights: the quantised weights by name.
+            better: returns what replaces the weight of a name.
+            costs: what each weight costs, see `layer_costs`.
+        """
+        self.yardstick, self.source, self.all, self.costs = yardstick, source, weights, costs
+        self.replacements = {name: better(name) for name in weights}
+        self.names = sorted(weights, key=self._gain, reverse=True)
+        self.known: dict[int, float] = {}  # KL by the length of the head
+
+    def _gain(self, name: str) -> float:
+        weight, other = self.all[name], self.replacements[name]
         size = math.prod(weight.shape) * FLOAT_BYTES if other is None else other.size
-        return costs[name] / max(1, size - weight.size)
+        return self.costs[name] / max(1, size - weight.size)
 
-    ranking = sorted(weights, key=gain, reverse=True)
-    left = [sum(costs[name] for name in ranking[count:]) for count in range(len(ranking) + 1)]
-
-    def replaced(count: int) -> dict[str, BlockQuantized]:
-        chosen = {**weights, **{name: replacements[name] for name in ranking[:count]}}
+    def weights(self, count: int) -> dict[str, BlockQuantized]:
+        """Return the weights with the first `count` of the ranking replaced."""
+        head = {name: self.replacements[name] for name in self.names[:count]}
+        chosen = {**self.all, **head}
         return {name: weight for name, weight in chosen.items() if weight is not None}
 
-    def measured(count: int) -> Quality:
-        return yardstick.measure(quantised(source, replaced(count)))
+    def kl(self, count: int) -> float:
+        """Return the KL per token with the first `count` replaced."""
+        if count not in self.known:
+            model = quantised(self.source, self.weights(count))
+            self.known[count] = self.yardstick.measure(model).kl
+        return self.known[count]
 
-    few, worst, many, best = 0, quality.kl, len(ranking), measured(len(ranking))
-    turn = False
-    while best.kl < CLOSE * budget and many - few > 1:
-        share = (AIM * budget - best.kl) / (worst - best.kl)
-        wanted = left[many] + share * (left[few] - left[many])
-        count = (few + many) // 2 if turn else bisect_left(left, -wanted, key=neg)
-        count = min(max(count, few + 1), many - 1)
-        found, turn = measured(count), not turn
-        if found.kl <= budget:
-            many, best = count, found
-        else:
-            few, worst = count, found.kl
-    return replaced(many), best
+    def fewest(self, budget: float) -> int:
+        """Return about how few weights are to be replaced for a KL within `budget`.
+
+        If it is not enough to replace all, all are. The number is found by measuring: at every
+        other step as if KL were linear in the costs that are left, between two lengths measured
+        before, until the budget is nearly used.
+        """
+        few, many = 0, len(self.names)
+        if self.kl(few) <= budget:
+            return few
+        left = [sum(map(self.costs.__getitem__, self.names[count:])) for count in range(many + 1)]
+        turn = False
+        while self.kl(many) < CLOSE * budget and many - few > 1:
+            share = (AIM * budget - self.kl(many)) / (self.kl(few) - self.kl(many))
+            wanted = left[many] + share * (left[few] - left[many])
+            count = (few + many) // 2 if turn else bisect_left(left, -wanted, key=neg)
+            count, turn = min(max(count, few + 1), many - 1), not turn
+            few, many = (few, count) if self.kl(count) <= budget else (count, many)
+        return many

@@ -16,7 +16,7 @@ from edgegpt.runtime.proof.quality import BUDGETS
 from ..layered import LayeredModel
 from ..settings import AUTO, ExportSettings
 from .blocks import BlockQuantized, round_to_nearest, whole_rows
-from .keep import Better, layer_costs, replace_enough
+from .keep import Better, Ranking, layer_costs
 from .quality import Yardstick, quantised
 from .quantize import quantize, weight_names
 from .smooth import smoothed
@@ -29,6 +29,7 @@ BLOCKS = (128, 64, 32, 16)
 SMOOTHING_TOKENS = 1024
 # The held-out text that ranks the layers: so many windows, of at most so many tokens each.
 RANKING_WINDOWS, RANKING_LENGTH = 4, 128
+TRIES, SAFETY = 8, 0.95  # at most so many; each a little lower than the last one asks for
 WORST = 5  # number of layers that an error names
 
 
@@ -49,6 +50,7 @@ class Quantised:
 
 def quantize_within_budget(
     yardstick: Yardstick,
+    selection: Tensor,
     precision: Precision,
     calibration: Tensor,
     settings: ExportSettings,
@@ -57,7 +59,9 @@ def quantize_within_budget(
     """Quantise a model, as few of its weights as the budget needs with more bits or finer blocks.
 
     Args:
-        yardstick: the model in float32, which stays as it is, on held-out text.
+        yardstick: the model in float32, which stays as it is, on the held-out text that counts.
+        selection: another held-out text, int64 [N, T + 1], on which those weights are chosen, so
+            that the quality is not of the text for which they were.
         precision: "int8" or "int4".
         calibration: another text, which shows what the layers read, int64 [M, T].
         settings: the method, the budget and the layers to keep, see `ExportSettings`.
@@ -67,41 +71,26 @@ def quantize_within_budget(
         ExportError: if the loss is over the budget; names the layers that cost most.
         InvalidInputError: for an impossible setting.
     """
-    model, method = yardstick.reference, settings.method or METHODS[precision]
+    model, plan = yardstick.reference, _plan(yardstick.reference.model, precision, settings)
     max_kl = BUDGETS[precision] if settings.max_kl is None else settings.max_kl
-    block, kept = _grid(model.model)
-    if settings.keep_fp32 != AUTO:
-        kept |= _matching(model.model, settings.keep_fp32 or ())
     progress("evening out the channels", 0, 0)
     tokens = max(1, SMOOTHING_TOKENS // calibration.shape[1])
     source = LayeredModel(model.config, smoothed(model, calibration[:tokens]))
-    progress(f"quantising to {precision} ({method}, blocks of {block})", 0, 0)
-    integers = quantize(
-        source,
-        BITS[precision],
-        block=block,
-        symmetric=True,
-        method=method,
-        calibration=calibration,
-        keep=kept,
-        progress=progress,
-    )
+    integers = plan.quantize(source, calibration, progress)
     progress("measuring what quantisation costs", 0, 0)
     quality = yardstick.measure(quantised(source, integers))
-    finer_block = BLOCKS[-1] if precision == "int8" else block
     if not quality.kl <= max_kl:
-        steps: list[Better] = [lambda name: _finer(source.weights[name], finer_block)]
+        search = _Search(source, yardstick, selection, max_kl, progress)
+        steps: list[Better] = [lambda name: _finer(source.weights[name], plan.finer_block)]
         if settings.keep_fp32 == AUTO:
             steps.append(lambda name: None)
-        search = _Search(source, yardstick, max_kl, progress)
-        integers, quality = search.improved(integers, quality, steps, precision)
-    bits = BITS[precision]
+        integers, quality = search.improved(integers, steps, precision)
     entry = Quantization(
-        method=method,
-        bits=bits,
-        block=block,
-        finer=[name for name, each in integers.items() if (each.bits, each.block) != (bits, block)],
-        finer_block=finer_block,
+        method=plan.method,
+        bits=plan.bits,
+        block=plan.block,
+        finer=[name for name, each in integers.items() if plan.differs(each)],
+        finer_block=plan.finer_block,
         kept=sorted(set(weight_names(model.model)) - integers.keys()),
         quality=quality,
         reference_perplexity=yardstick.measure(model).perplexity,
@@ -115,37 +104,91 @@ def quantize_within_budget(
 
 
 @dataclass(frozen=True)
+class _Plan:
+    """How all weights are quantised at first, and in which blocks those that need it are then."""
+
+    method: Literal["rtn", "gptq"]
+    bits: int
+    block: int
+    finer_block: int
+    kept: frozenset[str]
+
+    def quantize(
+        self, source: LayeredModel, calibration: Tensor, progress: Progress
+    ) -> dict[str, BlockQuantized]:
+        """Return the integers of all weights but the kept ones."""
+        progress(f"quantising to int{self.bits} ({self.method}, blocks of {self.block})", 0, 0)
+        return quantize(
+            source,
+            self.bits,
+            block=self.block,
+            symmetric=True,
+            method=self.method,
+            calibration=calibration,
+            keep=self.kept,
+            progress=progress,
+        )
+
+    def differs(self, weight: BlockQuantized) -> bool:
+        """Return whether a weight has another grid than all had at first."""
+        return (weight.bits, weight.block) != (self.bits, self.block)
+
+
+def _plan(model: GPT, precision: Precision, settings: ExportSettings) -> _Plan:
+    block, kept = _grid(model)
+    if settings.keep_fp32 != AUTO:
+        kept |= _matching(model, settings.keep_fp32 or ())
+    finer_block = BLOCKS[-1] if precision == "int8" else block
+    method = settings.method or METHODS[precision]
+    return _Plan(method, BITS[precision], block, finer_block, kept)
+
+
+@dataclass(frozen=True)
 class _Search:
     """Replaces weights by better ones, step by step, until the loss is within the budget."""
 
     source: LayeredModel
     yardstick: Yardstick
+    selection: Tensor
     max_kl: float
     progress: Progress
 
     def improved(
-        self,
-        integers: dict[str, BlockQuantized],
-        quality: Quality,
-        steps: list[Better],
-        precision: Precision,
+        self, integers: dict[str, BlockQuantized], steps: list[Better], precision: Precision
     ) -> tuple[dict[str, BlockQuantized], Quality]:
         """Return weights and their quality, from those that are over the budget.
 
         Raises:
             ExportError: if the last step is not enough; names the layers that cost most.
         """
-        ranking = self.yardstick.windows[:RANKING_WINDOWS, : RANKING_LENGTH + 1]
+        trial = Yardstick(self.yardstick.reference, self.selection)
         for better in steps:
             self.progress("looking for the layers that cost most", 0, 0)
-            costs = layer_costs(self.source, integers, ranking)
+            ranked = self.selection[:RANKING_WINDOWS, : RANKING_LENGTH + 1]
+            costs = layer_costs(self.source, integers, ranked)
             self.progress("choosing the layers that get more bits", 0, 0)
-            integers, quality = replace_enough(
-                self.yardstick, self.source, integers, quality, better, costs, self.max_kl
-            )
+            ranking = Ranking(trial, self.source, integers, better, costs)
+            integers, quality = self._within(ranking)
             if quality.kl <= self.max_kl:
                 return integers, quality
         raise ExportError(_past_budget(precision, quality.kl, self.max_kl, costs))
+
+    def _within(self, ranking: Ranking) -> tuple[dict[str, BlockQuantized], Quality]:
+        """Replace few weights, or all, if that is still not enough.
+
+        What is enough for the text on which they are chosen may be too few for the one that
+        counts. The next try aims as much lower.
+        """
+        aim, everything = self.max_kl, len(ranking.names)
+        for _ in range(TRIES):
+            count = ranking.fewest(aim)
+            weights = ranking.weights(count)
+            quality = self.yardstick.measure(quantised(self.source, weights))
+            if quality.kl <= self.max_kl or count == everything:
+                return weights, quality
+            aim *= SAFETY * self.max_kl / quality.kl
+        weights = ranking.weights(everything)
+        return weights, self.yardstick.measure(quantised(self.source, weights))
 
 
 def _in_whole_rows(model: GPT, integers: dict[str, BlockQuantized]) -> dict[str, BlockQuantized]:

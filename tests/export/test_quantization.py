@@ -12,13 +12,13 @@ from edgegpt.errors import InvalidInputError, NumericalError
 from edgegpt.export.layered import LayeredModel
 from edgegpt.export.quantization import (
     BlockQuantized,
+    Ranking,
     Yardstick,
     cut_windows,
     gptq,
     layer_costs,
     own_windows,
     quantised,
-    replace_enough,
     round_to_nearest,
     scored_windows,
     weight_names,
@@ -344,12 +344,10 @@ def kept(
     yardstick: Yardstick, weights: dict[str, BlockQuantized], costs: dict[str, float], budget: float
 ) -> set[str]:
     """Return the weights that stay float32."""
-    reference = yardstick.reference
-    now = yardstick.measure(quantised(reference, weights))
-    left, quality = replace_enough(
-        yardstick, reference, weights, now, lambda name: None, costs, budget
-    )
-    assert quality == yardstick.measure(quantised(reference, left))
+    ranking = Ranking(yardstick, yardstick.reference, weights, lambda name: None, costs)
+    count = ranking.fewest(budget)
+    left = ranking.weights(count)
+    assert ranking.kl(count) == yardstick.measure(quantised(yardstick.reference, left)).kl
     assert all(left[name] is weights[name] for name in left)
     return weights.keys() - left.keys()
 
@@ -377,16 +375,15 @@ def test_weights_are_replaced_by_better_ones_as_far_as_needed(model: GPT, held_o
     finer = quantize(model, 8, block=16, symmetric=True, method="rtn")
     reference = LayeredModel.of(model)
     costs, yardstick = layer_costs(reference, weights, held_out), Yardstick(reference, held_out)
-    now = yardstick.measure(quantised(reference, weights))
-    budget = now.kl / 3
-    found, quality = replace_enough(yardstick, reference, weights, now, finer.get, costs, budget)
-    assert quality.kl == pytest.approx(kl_of(model, found, held_out))
-    assert quality.kl <= budget
+    ranking = Ranking(yardstick, reference, weights, finer.get, costs)
+    budget = ranking.kl(0) / 3
+    found = ranking.weights(ranking.fewest(budget))
+    assert kl_of(model, found, held_out) <= budget
     assert {weight.bits for weight in found.values()} == {4, 8}
     assert list(found) == list(weights)
-    found, quality = replace_enough(yardstick, reference, weights, now, finer.get, costs, 0.0)
+    found = ranking.weights(ranking.fewest(0.0))
     assert {weight.bits for weight in found.values()} == {8}
-    assert quality.kl > 0
+    assert ranking.fewest(2 * ranking.kl(0)) == 0
 
 
 def test_a_tied_table_changes_the_embedding_and_the_head() -> None:

@@ -85,8 +85,8 @@ def test_a_large_model_is_measured_on_few_short_windows(
     windows = parts.held_out_windows(source)
     assert windows.shape == ((len(texts.held_out_ids(source)) - 1) // BLOCK, BLOCK + 1)
     make_large(monkeypatch)
-    assert parts.held_out_windows(source).shape == (2048 // 16, 17)
-    assert parts.held_out_windows(replace(source, tokenizer_json=None)).shape == (32, 64)
+    assert parts.held_out_windows(source).shape == (4096 // 16, 17)
+    assert parts.held_out_windows(replace(source, tokenizer_json=None)).shape == (64, 64)
 
 
 def test_gptq_calibrates_on_the_topics_if_there_is_no_text(
