@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgegpt.errors import InvalidInputError
 from edgegpt.model import GPT
 from edgegpt.runtime.bundle.golden import Continuation, Golden, Prompt, TokenizerSample, Top
 from edgegpt.runtime.generation.prefill import pad
@@ -100,10 +101,27 @@ def quality_windows(yardstick: Yardstick) -> list[Prompt]:
 
 
 def _sample(tokenizer: Tokenizer, ids: list[int]) -> TokenizerSample:
-    """Return the text of `ids`, its encoding, and the decoding of the whole vocabulary."""
+    """Return the text of `ids`, its encoding, and the decoding of the whole vocabulary.
+
+    A model that writes the text itself may write what its tokenizer cannot read, such as the
+    unknown token. Then as many of the readable ids as possible are kept.
+    """
+    if not _is_readable(tokenizer, ids):
+        ids = [number for number in ids if _is_readable(tokenizer, [number])]
+    while not _is_readable(tokenizer, ids):  # alone each can be read, but not side by side
+        ids = ids[: len(ids) // 2]
     text = tokenizer.decode(ids)
     vocabulary = tokenizer.decode(list(range(tokenizer.vocab_size)))
     return TokenizerSample(text, np.array(tokenizer.encode(text), dtype=np.int64), vocabulary)
+
+
+def _is_readable(tokenizer: Tokenizer, ids: list[int]) -> bool:
+    """Return whether the text of some ids can be encoded."""
+    try:
+        tokenizer.encode(tokenizer.decode(ids))
+    except InvalidInputError:
+        return False
+    return tokenizer.unknown_id not in ids
 
 
 def _rows(model: GPT, text: list[int]) -> tuple[list[list[int]], int]:

@@ -10,6 +10,8 @@ from ..errors import BundleError, InvalidInputError
 
 __all__ = ["Tokenizer", "library_failed"]
 
+LONGEST = 40  # characters of an unknown word in a message
+
 
 class Tokenizer:
     """A tokenizer in Hugging Face's `tokenizers` JSON format.
@@ -29,6 +31,7 @@ class Tokenizer:
                 raise
             raise BundleError(f"tokenizer.json cannot be read: {error}") from error
         unknown = getattr(self.backend.model, "unk_token", None)
+        self.unknown_token: str | None = unknown
         self.unknown_id = None if unknown is None else self.backend.token_to_id(unknown)
         added = self.backend.get_added_tokens_decoder()
         self.special_ids = frozenset(number for number, token in added.items() if token.special)
@@ -39,25 +42,21 @@ class Tokenizer:
         return int(self.backend.get_vocab_size())
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of `text`; an unknown character raises `InvalidInputError`."""
+        """Return the ids of `text`; what it does not know raises `InvalidInputError`."""
         try:
-            ids: list[int] | None = self.backend.encode(text, add_special_tokens=False).ids
+            found = self.backend.encode(text, add_special_tokens=False)
         except BaseException as error:  # such as a WordLevel model without an unknown token
             if not library_failed(error):
                 raise
-            reason: BaseException | None = error
-            ids = None
-        else:
-            reason = None
-        if ids is not None and self.unknown_id not in ids and self.decode(ids) == text:
-            return ids
-        # The ids do not decode to the text. A tokenizer may change text on purpose (case, Unicode
-        # forms), so this is an error only if a character has no id of its own.
-        position = self._first_unknown(text)
-        if position is not None:
-            raise _unknown(text, position) from reason
-        if ids is None:
-            raise InvalidInputError(f"the text cannot be tokenized: {reason}") from reason
+            self._refuse_dropped(text, error)
+            raise InvalidInputError(f"the text cannot be tokenized: {error}") from error
+        ids: list[int] = found.ids
+        if self.unknown_id in ids:
+            self._refuse_unknown(text, ids, found.offsets)
+        # A tokenizer may change text on purpose (case, Unicode forms), so that ids which decode to
+        # another text are an error only if a character has no id of its own.
+        elif self.unknown_id is None and self.decode(ids) != text:
+            self._refuse_dropped(text)
         return ids
 
     def decode(self, ids: list[int]) -> str:
@@ -65,28 +64,35 @@ class Tokenizer:
         text: str = self.backend.decode(ids, skip_special_tokens=False)
         return text
 
-    def _first_unknown(self, text: str) -> int | None:
-        """Return the index of the first character that has no id when encoded alone."""
+    def _refuse_unknown(self, text: str, ids: list[int], places: list[tuple[int, int]]) -> None:
+        """Refuse the first part of the text that became the unknown token; `places` has all."""
+        for number, (start, end) in zip(ids, places, strict=True):
+            part = text[start:end].strip()
+            if number == self.unknown_id and part != self.unknown_token:
+                raise _unknown(part, text.find(part, start))
+
+    def _refuse_dropped(self, text: str, reason: BaseException | None = None) -> None:
+        """Refuse the first character of the text that has no id when encoded alone."""
         known: dict[str, bool] = {}
         for index, character in enumerate(text):
             if character not in known:
                 known[character] = self._is_known(character)
             if not known[character]:
-                return index
-        return None
+                raise _unknown(character, index) from reason
 
     def _is_known(self, character: str) -> bool:
         """Return whether a character has an id of its own, or is left out on purpose."""
-        normalizer = self.backend.normalizer
-        if normalizer is not None and not normalizer.normalize_str(character):
-            return True
         try:
+            normalizer, splitter = self.backend.normalizer, self.backend.pre_tokenizer
+            left = normalizer.normalize_str(character) if normalizer else character
+            if not left or (splitter and not splitter.pre_tokenize_str(left)):
+                return True
             ids: list[int] = self.backend.encode(character, add_special_tokens=False).ids
         except BaseException as error:  # as above
             if not library_failed(error):
                 raise
             return False
-        return bool(ids) and self.unknown_id not in ids
+        return bool(ids)
 
 
 def library_failed(error: BaseException) -> bool:
@@ -98,9 +104,10 @@ def library_failed(error: BaseException) -> bool:
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
-def _unknown(text: str, position: int) -> InvalidInputError:
-    character = text[position]
+def _unknown(part: str, position: int) -> InvalidInputError:
+    what = f"the word {part[:LONGEST]!r}"
+    if len(part) == 1:
+        what = f"the character {part!r} (U+{ord(part):04X})"
     return InvalidInputError(
-        f"the character {character!r} (U+{ord(character):04X}) at position {position} of the text "
-        f"is not in the model's vocabulary"
+        f"{what} at position {position} of the text is not in the model's vocabulary"
     )

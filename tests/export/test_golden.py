@@ -7,6 +7,8 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 from small_models import random_model, small_config
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers
 
 from edgegpt.errors import BundleError
 from edgegpt.export.golden import far_places, make_golden
@@ -48,6 +50,22 @@ def test_the_tokenizer_s_work_is_kept(golden: Golden) -> None:
     assert golden.tokenizer.text == TEXT
     assert golden.tokenizer.ids.tolist() == TOKENIZER.encode(TEXT)
     assert golden.tokenizer.vocabulary == LETTERS
+
+
+def test_a_text_of_the_model_s_own_that_its_tokenizer_cannot_read_is_cut() -> None:
+    """Moves of chess, and an unknown token, which a random model writes often."""
+    vocabulary = {"e4": 0, "e5": 1, "Nf3": 2, "<unk>": 3}
+    backend = Backend(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    model = random_model(small_config(vocab_size=4))
+    sample = make_golden(model, Tokenizer(backend.to_str())).tokenizer
+    assert sample is not None
+    assert {0, 1, 2} == set(sample.ids)
+    assert len(sample.ids) > 10
+    backend.decoder = decoders.Fuse()  # without blanks two moves are one unknown word
+    sample = make_golden(model, Tokenizer(backend.to_str())).tokenizer
+    assert sample is not None
+    assert len(sample.ids) == 1
 
 
 def test_the_batch_is_ragged_and_decoding_reaches_the_end_of_the_block(golden: Golden) -> None:

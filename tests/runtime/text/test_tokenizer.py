@@ -93,6 +93,32 @@ def test_a_character_that_would_become_the_unknown_token_is_refused():
         Tokenizer(backend.to_str()).encode("aaX")
 
 
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("e4 zz9 e5", "the word 'zz9' at position 3 "),
+        ("e4 Z", r"the character 'Z' .* at position 3 "),
+    ],
+)
+def test_a_word_that_would_become_the_unknown_token_is_named_as_a_whole(text, wrong):
+    with pytest.raises(InvalidInputError, match=wrong):
+        words().encode(text)
+
+
+def test_blanks_that_only_part_words_and_a_written_unknown_token_are_no_unknown_characters():
+    assert words().encode("e4  e5") == [0, 1]
+    assert words().encode("e4 <unk>") == [0, 2]
+    backend = bpe_without_unknown()
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    assert Tokenizer(backend.to_str()).encode("ab  b") == [2, 1]
+
+
+def words() -> Tokenizer:
+    backend = Backend(models.WordLevel({"e4": 0, "e5": 1, "<unk>": 2}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return Tokenizer(backend.to_str())
+
+
 def test_no_special_tokens_are_added_to_a_text():
     backend = bpe_without_unknown()
     backend.add_special_tokens(["<s>"])
