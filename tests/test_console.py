@@ -1,4 +1,4 @@
-"""What commands draw: tables on stdout, and their progress on stderr if that is a terminal."""
+"""What commands show: tables on stdout, and their progress on stderr."""
 
 import io
 import logging
@@ -82,12 +82,29 @@ def test_a_terminal_shows_what_the_runtime_logs_meanwhile(terminal) -> None:
     assert "late" not in shown
 
 
-def test_nothing_is_drawn_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress() as report, waiting("a while") as tell:
-        report("building", 3, 8)
+def test_elsewhere_a_short_wait_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with waiting("a while") as tell:
         tell("still building")
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "")
+
+
+def test_elsewhere_each_stage_is_a_line_and_a_long_one_tells_how_far_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 1.0, 2.0, 40.0, 41.0, 100.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with progress() as report:
+        for done in range(4):
+            report("building", done, 8)
+        report("proving", 0, 0)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == [
+        "     1 s  building",
+        "    40 s  building: 2 of 8",
+        "   100 s  proving",
+    ]
 
 
 def test_a_title_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,17 +1,21 @@
-"""What commands draw: tables on stdout, and their progress on stderr if that is a terminal.
+"""What commands show: tables on stdout, and their progress on stderr.
 
-The progress includes the runtime's log lines, such as that it builds an engine. rich is imported on
+On a terminal the progress is drawn, with the runtime's log lines, such as that it builds an engine.
+Elsewhere, as in a log file, long work prints a line for each of its stages. rich is imported on
 use, so that `edgegpt --help` and commands that neither draw nor wait do not need it.
 """
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import click
+
 from edgegpt.log import logged
-from edgegpt.runtime.progress import Progress, silent
+from edgegpt.runtime.progress import Progress
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["facts_table", "progress", "stdout", "titled_table", "waiting"]
 
+PAUSE = 30  # seconds between two lines about one stage
 WIDTH = 140  # of tables where stdout is not a terminal
 
 
@@ -50,6 +55,9 @@ def facts_table() -> "Table":
 @contextmanager
 def waiting(what: str) -> Iterator[Callable[[str], None]]:
     """Show the current activity and its duration; yield a function that changes the activity."""
+    if not _on_terminal():
+        yield lambda now: None
+        return
     with _drawn(with_bar=False) as show:
         show(what, 0, 0)
         yield lambda now: show(now, 0, 0)
@@ -58,15 +66,37 @@ def waiting(what: str) -> Iterator[Callable[[str], None]]:
 @contextmanager
 def progress() -> Iterator[Progress]:
     """Yield a function that shows the current activity, how much is done, and the time left."""
+    if not _on_terminal():
+        yield _in_lines()
+        return
     with _drawn(with_bar=True) as show:
         yield show
 
 
+def _on_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()  # None: the caller has closed it
+
+
+def _in_lines() -> Progress:
+    """Return a function that prints each stage once, and how far a long one has come."""
+    start = told = time.monotonic()
+    stage = ""
+
+    def show(what: str, done: int, total: int) -> None:
+        nonlocal stage, told
+        now, share = time.monotonic(), ""
+        if what == stage:
+            if not total or now - told < PAUSE:
+                return
+            share = f": {done} of {total}"
+        stage, told = what, now
+        click.echo(f"{now - start:6.0f} s  {what}{share}", err=True)
+
+    return show
+
+
 @contextmanager
 def _drawn(*, with_bar: bool) -> Iterator[Progress]:
-    if sys.stderr is None or not sys.stderr.isatty():  # None: the caller has closed it
-        yield silent
-        return
     from rich.console import Console
     from rich.progress import (
         BarColumn,

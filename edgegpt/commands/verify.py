@@ -61,15 +61,15 @@ def command(
         if as_json:
             click.echo(json.dumps({"passed": False, "error": str(error)}))
         raise
-    # A kept receipt also vouches for the files' bytes. A pending receipt vouches for nothing.
-    if check == "hash" and receipt.outcome != "pending":
-        keep(receipt)
     if as_json:
         click.echo(receipt.to_json(), nl=False)
     else:
         print_receipt(receipt)
     if report is not None:
         write_html(receipt, report)
+    # A kept receipt also vouches for the files' bytes. A pending receipt vouches for nothing.
+    if check == "hash" and receipt.outcome != "pending":
+        keep(receipt)
     return 0 if receipt.passed else 1
 
 

@@ -36,14 +36,28 @@ class KnownReceipt:
     outcome: Outcome
 
 
-def keep(receipt: Receipt) -> Path:
-    """Store a receipt in the user's state folder, in place of an earlier one of the same kind."""
-    folder = _folder(receipt.bundle_id)
-    folder.mkdir(parents=True, exist_ok=True)
+def keep(receipt: Receipt) -> Path | None:
+    """Store a receipt in the user's state folder, in place of an earlier one of the same kind.
+
+    Returns its path, or None after a warning where the folder cannot be written: the verdict holds
+    all the same.
+    """
     name = f"{receipt.graph}-{receipt.engine}-{receipt.engine_version}-{receipt.device}.json"
-    write_file(folder / name, receipt.to_json().encode())
-    logger.info("kept the receipt %s", folder / name)
-    return folder / name
+    path = _folder(receipt.bundle_id) / name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, receipt.to_json().encode())
+    except OSError as error:
+        warnings.warn(
+            f"the receipt is not kept, so that this bundle counts as not verified here: "
+            f"{error.filename or path}: {error.strerror or error}; set XDG_STATE_HOME to a folder "
+            f"that can be written",
+            EdgeGPTWarning,
+            stacklevel=2,
+        )
+        return None
+    logger.info("kept the receipt %s", path)
+    return path
 
 
 def known(bundle: Bundle) -> list[KnownReceipt]:
@@ -88,7 +102,7 @@ def _folder(bundle_id: str) -> Path:
 def _read(path: Path, bundle_id: str) -> KnownReceipt | None:
     try:
         body: Any = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(body, dict) or body.get("receipt_version") != RECEIPT_VERSION:
         return None

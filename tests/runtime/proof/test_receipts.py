@@ -57,7 +57,9 @@ def test_a_failed_receipt_is_remembered_until_one_passes(small_bundle: Path) -> 
     assert missing_proof(bundle, GRAPH, engine("9.99")) is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"receipt_version": 4, "outcome": "yes"}', "\0"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"receipt_version": 4, "outcome": "yes"}', "\0", "[" * 10**5]
+)
 def test_an_unreadable_receipt_does_not_count(bundle_copy: Path, text: str) -> None:
     (bundle_copy / "receipt.json").write_text(text)
     assert known(Bundle.open(bundle_copy)) == []
@@ -77,6 +79,22 @@ def test_verify_keeps_its_receipt_where_the_user_may_write(small_bundle: Path, s
     (kept,) = state.rglob("*.json")
     assert json.loads(kept.read_text())["bundle_id"] == Bundle.open(small_bundle).manifest.id
     assert sorted(small_bundle.iterdir()) == before
+
+
+@pytest.mark.filterwarnings("always")
+def test_a_verdict_does_not_need_a_folder_for_its_receipt(
+    small_bundle: Path, tmp_path: Path, state: Path, capsys: pytest.CaptureFixture
+) -> None:
+    state.write_text("not a folder")
+    page = tmp_path / "r.html"
+    with pytest.raises(SystemExit) as stop:
+        main(["verify", str(small_bundle), "--json", "--report", str(page)])
+    assert stop.value.code == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["outcome"] == "passed"
+    assert page.exists()
+    assert "warning: the receipt is not kept" in printed.err
+    assert "XDG_STATE_HOME" in printed.err
 
 
 def test_verify_by_size_alone_keeps_no_receipt(small_bundle: Path, state: Path) -> None:
