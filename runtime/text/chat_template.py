@@ -4,6 +4,7 @@ A template is a program by someone else. It runs in `sandbox`, which bounds what
 its time and memory. It gives what transformers' `apply_chat_template` gives.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..errors import BundleError, InvalidInputError
 __all__ = ["ChatPrompt", "ChatTemplate"]
 
 LONGEST_MESSAGE = 200  # characters of what a template says against its input
+UNKNOWN = re.compile("No (filter|test) named ")  # as jinja2 says it
 DEEPEST = 60  # lists and tables inside of one another, in messages and tools
 
 
@@ -47,7 +49,7 @@ class ChatTemplate:
         try:
             self._template = Sandbox().template(text)
         except Exception as error:  # jinja2 and Python's compiler raise many kinds
-            raise BundleError(f"{where} is no chat template: {_line(error)}") from error
+            raise BundleError(f"{where} is no usable chat template: {_line(error)}") from error
 
     def render(
         self,
@@ -90,6 +92,8 @@ class ChatTemplate:
 def _line(error: Exception) -> str:
     """Return what an error says, as one line of bounded length."""
     said = str(error)[: 4 * LONGEST_MESSAGE] or type(error).__name__
+    if UNKNOWN.match(said):  # jinja2 has it, perhaps; the sandbox has not
+        said = f"{said.rstrip('.')} among those that chat templates may use here"
     words = "".join(letter if letter.isprintable() else " " for letter in said).split()
     return " ".join(words)[:LONGEST_MESSAGE]
 

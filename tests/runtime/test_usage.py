@@ -153,7 +153,7 @@ def test_without_a_template_a_chat_is_refused(plain):
 @pytest.mark.parametrize(
     ("template", "words"),
     [
-        (b"{% if %}", r"chat_template\.jinja is no chat template"),
+        (b"{% if %}", r"chat_template\.jinja is no usable chat template"),
         (b"\xff", r"cannot read .*chat_template\.jinja"),
         (b" " * 70_000, r"chat_template\.jinja is larger than 65,536 bytes"),
         (b"{{ 'a' * 10**10 }}", r"chat_template\.jinja cannot be used .* too large"),

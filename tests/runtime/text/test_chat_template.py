@@ -122,7 +122,9 @@ def test_tools_of_another_form_are_refused(tools):
 
 @pytest.mark.parametrize("text", ["{% if %}", "{{ x", "{% endfor %}", "{{ 'a' | abacus }}"])
 def test_a_text_that_is_no_template_is_refused(text):
-    with pytest.raises(BundleError, match=r"^chat_template\.jinja is no chat template: .") as error:
+    with pytest.raises(
+        BundleError, match=r"^chat_template\.jinja is no usable chat template: ."
+    ) as error:
         render(text, CHATS["one question"])
     assert str(error.value).isprintable()
 
