@@ -60,8 +60,15 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: list[int]) -> str:
-        """Return the text of `ids`; bytes that are not UTF-8 show as U+FFFD."""
-        text: str = self.backend.decode(ids, skip_special_tokens=False)
+        """Return the text of `ids`; bytes that are not UTF-8 show as U+FFFD.
+
+        Ids beyond the vocabulary have no text; a negative one raises `InvalidInputError`.
+        """
+        try:
+            text: str = self.backend.decode(ids, skip_special_tokens=False)
+        except OverflowError:
+            wrong = next(number for number in ids if not 0 <= number < 2**32)
+            raise InvalidInputError(f"{wrong} is no token id") from None
         return text
 
     def _refuse_unknown(self, text: str, ids: list[int], places: list[tuple[int, int]]) -> None:

@@ -113,6 +113,12 @@ def test_blanks_that_only_part_words_and_a_written_unknown_token_are_no_unknown_
     assert Tokenizer(backend.to_str()).encode("ab  b") == [2, 1]
 
 
+@pytest.mark.parametrize("wrong", [-1, 2**32])
+def test_a_number_that_can_be_no_id_is_named(wrong):
+    with pytest.raises(InvalidInputError, match=f"^{wrong} is no token id"):
+        words().decode([0, wrong])
+
+
 def words() -> Tokenizer:
     backend = Backend(models.WordLevel({"e4": 0, "e5": 1, "<unk>": 2}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
