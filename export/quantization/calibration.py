@@ -23,6 +23,7 @@ __all__ = [
 OWN_WINDOWS = 32
 OWN_LENGTH = 256
 SEED = 0
+STRIPE = 512  # rows of a Gram matrix that are computed at once
 
 
 def cut_windows(ids: list[int], length: int) -> Tensor:
@@ -106,9 +107,18 @@ def summed_inputs(
 
 
 def gram(x: Tensor) -> Tensor:
-    """Return the sum of x x^T over the rows of `x` float32 [..., K], float64 [K, K]."""
+    """Return the sum of x x^T over the rows of `x` float32 [..., K], float64 [K, K].
+
+    It is symmetric, so that only stripes from the diagonal on are multiplied.
+    """
     flat = x.reshape(-1, x.shape[-1])  # (rows, K)
-    return (flat.T @ flat).double()
+    width = flat.shape[1]
+    total = torch.empty(width, width, dtype=torch.float64)
+    for start in range(0, width, STRIPE):
+        end = min(start + STRIPE, width)
+        total[start:end, start:] = flat[:, start:end].T @ flat[:, start:]
+        total[end:, start:end] = total[start:end, end:].T
+    return total
 
 
 def squares(x: Tensor) -> Tensor:

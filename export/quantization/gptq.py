@@ -11,19 +11,20 @@ from torch import Tensor
 
 from .blocks import BlockQuantized, fit_grid, from_grid, round_on_grid
 
-__all__ = ["gptq"]
+__all__ = ["gptq", "inverse_factor"]
 
 DAMPING = 0.01  # share of the mean diagonal that is added to the diagonal; the paper's value
 
 
 def gptq(
-    weight: Tensor, hessian: Tensor, bits: int, block: int, *, symmetric: bool
+    weight: Tensor, factor: Tensor, bits: int, block: int, *, symmetric: bool
 ) -> BlockQuantized:
     """Quantise `weight` [N, K] so that its products with the calibration inputs change little.
 
     Args:
         weight: float [N, K].
-        hessian: float64 [K, K], the sum of x x^T over the layer's inputs x [K].
+        factor: float32 [K, K], the `inverse_factor` of the sum of x x^T over the layer's inputs
+            x [K].
         bits: 4 or 8.
         block: width of a block along K.
         symmetric: whether all zero points are 2^(bits - 1).
@@ -31,7 +32,6 @@ def gptq(
     rows, width = weight.shape
     n_blocks = -(-width // block)
     left = weight.detach().float().clone()  # (N, K), not rounded yet, corrected so far
-    factor = _inverse_factor(hessian)  # (K, K)
     values = torch.empty(rows, n_blocks * block, dtype=torch.uint8)
     scales, zeros = torch.empty(rows, n_blocks), torch.empty(rows, n_blocks)
     for index in range(n_blocks):
@@ -66,11 +66,12 @@ def _round_columns(
     return values.T, errors.T
 
 
-def _inverse_factor(hessian: Tensor) -> Tensor:
+def inverse_factor(hessian: Tensor) -> Tensor:
     """Return the upper Cholesky factor U of the damped Hessian's inverse, U^T U, float32 [K, K].
 
-    The Hessian is then R R^T with the upper R = U^-1, and turned around by both axes, R is its
-    ordinary lower factor. This takes half the work of an inverse with two factorisations.
+    `hessian` is float64 [K, K]. Damped, it is R R^T with the upper R = U^-1, and turned around by
+    both axes, R is its ordinary lower factor. This takes half the work of an inverse with two
+    factorisations.
 
     An input that is always zero would make the Hessian singular; damping prevents that. If all
     inputs are zero, a diagonal of `DAMPING` is added, which gives plain rounding.

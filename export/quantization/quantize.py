@@ -14,7 +14,7 @@ from edgegpt.runtime.progress import Progress, silent
 from ..layered import LayeredModel, linears_of
 from .blocks import BlockQuantized, round_to_nearest
 from .calibration import gram, require_finite
-from .gptq import gptq
+from .gptq import gptq, inverse_factor
 from .quality import quantised
 
 __all__ = ["quantize", "weight_names"]
@@ -100,9 +100,12 @@ def _with_gptq(
         if name in wanted:
             done[name] = round_to_nearest(_finite(model, name), bits, block, symmetric=symmetric)
 
+    factors = _Factors()
+
     def quantise(name: str, layer: nn.Linear, inputs: tuple[Tensor]) -> None:
         require_finite(name, layer.weight)
-        done[name] = gptq(layer.weight, gram(inputs[0]), bits, block, symmetric=symmetric)
+        factor = factors.of(inputs[0])
+        done[name] = gptq(layer.weight, factor, bits, block, symmetric=symmetric)
         layer.weight = nn.Parameter(torch.from_numpy(done[name].dequantized()))
 
     stream = quantised(model, done).embedded(windows)  # (N, T, C)
@@ -118,9 +121,23 @@ def _with_gptq(
     name = "head.weight"
     if name in wanted:
         with model.filled("norm_final") as filled:
-            hessian = gram(filled.norm_final(stream))
-        done[name] = gptq(_finite(model, name), hessian, bits, block, symmetric=symmetric)
+            factor = factors.of(filled.norm_final(stream))
+        done[name] = gptq(_finite(model, name), factor, bits, block, symmetric=symmetric)
     return done
+
+
+class _Factors:
+    """Factors of what layers read; a layer beside another, such as a gate, reads the same."""
+
+    def __init__(self) -> None:
+        self.last: tuple[Tensor, Tensor] | None = None
+
+    def of(self, inputs: Tensor) -> Tensor:
+        """Return the factor, float32 [K, K], of the inputs [..., K]."""
+        if self.last is None or self.last[0] is not inputs:
+            self.last = None  # its memory is needed
+            self.last = inputs, inverse_factor(gram(inputs))
+        return self.last[1]
 
 
 def _finite(model: LayeredModel, name: str) -> Tensor:

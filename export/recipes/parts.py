@@ -22,8 +22,8 @@ from .base import Progress
 __all__ = ["decoders", "golden_vectors", "held_out_windows", "named"]
 
 # The text that a model writes if there is none to measure its loss on: windows, and tokens in each.
-OWN_TEXT, OWN_TEXT_OF_LARGE = (16, 256), (64, 64)
-TOKENS = 4096  # of held-out text for a large model
+OWN_TEXT, OWN_TEXT_OF_LARGE = (12, 256), (48, 64)
+TOKENS = 3072  # of held-out text for a large model
 
 
 def held_out_windows(source: Checkpoint) -> Tensor:

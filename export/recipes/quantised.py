@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import onnx_ir as ir
+import torch
 from torch import Tensor
 
 from edgegpt.checkpoint import Checkpoint
@@ -58,7 +59,7 @@ def _make(
 ) -> Content:
     progress("choosing texts to calibrate on", 0, 0)
     examples = _calibration(source, settings.calibration)
-    windows, selection = _halves(held_out_windows(source))
+    windows, selection = _parted(held_out_windows(source))
     source.release()  # the model that may have written the texts
     progress("computing the float32 model's logits on held-out text", 0, 0)
     yardstick = Yardstick(LayeredModel(source.config, source.weights), windows)
@@ -72,9 +73,10 @@ def _make(
     return Content(replace(golden, quality=quality), graphs, found.entry)
 
 
-def _halves(windows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return every other window, and the rest; a single one serves as both."""
-    return windows[::2], windows[1::2] if len(windows) > 1 else windows
+def _parted(windows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two of three windows, and the third ones; a single window serves as both."""
+    chosen = torch.arange(len(windows)) % 3 == 1
+    return (windows[~chosen], windows[chosen]) if len(windows) > 1 else (windows, windows)
 
 
 def _fast_prefill(found: Quantised, settings: ExportSettings) -> bool:

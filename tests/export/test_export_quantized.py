@@ -72,7 +72,7 @@ def test_every_family_passes_its_proof_exactly_and_as_it_runs(
     exact = [check for check in receipt.checks if check.name.startswith("exact ")]
     assert len(exact) == (6 if name == "heads of 12" else 12)  # of one or two lowerings
     assert max(check.difference.relative for check in exact) < 1e-5
-    assert receipt.quality.quality.tokens == 384  # 12 of 23 whole windows of 32
+    assert receipt.quality.quality.tokens == 480  # 15 of 23 whole windows of 32
     limit = {"int8": 3e-3, "int4": 0.2}[precision]
     assert 0 < receipt.quality.quality.kl < limit
     quantization = bundle.manifest.quantization

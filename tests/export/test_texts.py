@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from small_models import TEXT, random_model, small_config, write_checkpoint
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers
@@ -85,8 +86,17 @@ def test_a_large_model_is_measured_on_few_short_windows(
     windows = parts.held_out_windows(source)
     assert windows.shape == ((len(texts.held_out_ids(source)) - 1) // BLOCK, BLOCK + 1)
     make_large(monkeypatch)
-    assert parts.held_out_windows(source).shape == (4096 // 16, 17)
-    assert parts.held_out_windows(replace(source, tokenizer_json=None)).shape == (64, 64)
+    assert parts.held_out_windows(source).shape == (3072 // 16, 17)
+    assert parts.held_out_windows(replace(source, tokenizer_json=None)).shape == (48, 64)
+
+
+def test_every_third_window_is_for_choosing_and_never_for_telling() -> None:
+    windows = torch.arange(7)[:, None]
+    told, chosen = quantised._parted(windows)
+    assert told.flatten().tolist() == [0, 2, 3, 5, 6]
+    assert chosen.flatten().tolist() == [1, 4]
+    assert [part.tolist() for part in quantised._parted(windows[:1])] == [[[0]], [[0]]]
+    assert all(len(part) for part in quantised._parted(windows[:2]))
 
 
 def test_gptq_calibrates_on_the_topics_if_there_is_no_text(
