@@ -24,6 +24,7 @@ def cached_attention(
     sin: Tensor | None = None,
     q_norm: Tensor | None = None,
     k_norm: Tensor | None = None,
+    bias: Tensor | None = None,
     *,
     n_head: int,
     n_kv_head: int,
@@ -46,6 +47,7 @@ def cached_attention(
         q_norm: weight of the RMSNorm of the queries before the rotation, float [D] for each head
             apart or [H * D] for all at once; None for no norm.
         k_norm: weight of the RMSNorm of the keys, [D] or [K * D]; None for no norm.
+        bias: float [1 or B, H, T, S], added to the scores; None: nothing is.
         n_head: H, number of query heads.
         n_kv_head: K, number of key/value heads; each serves H / K query heads.
         scale: factor on the scores.
@@ -82,6 +84,8 @@ def cached_attention(
     scores = (q.transpose(1, 2) @ keys.transpose(2, 3)) * scale  # (B, H, T, S)
     if softcap:
         scores = softcap * torch.tanh(scores / softcap)
+    if bias is not None:
+        scores = scores + bias
     scores = scores.masked_fill(~visible[:, None], float("-inf"))
     # Unused slots may hold NaN. They are cleared before the product because 0 * NaN is NaN.
     used = (slot <= own[:, -1])[:, None, :, None]  # (B, 1, S, 1)
@@ -108,6 +112,7 @@ def _(
     sin: Tensor | None = None,
     q_norm: Tensor | None = None,
     k_norm: Tensor | None = None,
+    bias: Tensor | None = None,
     *,
     n_head: int,
     n_kv_head: int,

@@ -54,14 +54,20 @@ class GPTConfig:
     norm_eps: Annotated[float, "added to the variance inside the norm"] = 1e-5
     norm_bias: Annotated[bool, "bias in LayerNorm"] = True
     norm_placement: Annotated[
-        Literal["pre", "output", "sandwich"],
-        "normalise what a sub-layer reads, what it writes, or both",
+        Literal["pre", "output", "sandwich", "post"],
+        "normalise what a sub-layer reads, what it writes, both, or the stream after it",
     ] = "pre"
+    final_norm: Annotated[bool, "normalise the stream after the last block"] = True
+    embedding_norm: Annotated[bool, "normalise the embeddings"] = False
     parallel: Annotated[bool, "attention and feed-forward read the same stream"] = False
-    position: Annotated[Literal["learned", "rope", "none"], "how positions enter the model"] = (
-        "learned"
-    )
+    position: Annotated[
+        Literal["learned", "sinusoidal", "rope", "relative", "none"],
+        "how positions enter the model",
+    ] = "learned"
     rope_theta: Annotated[float, "base of the rotary frequencies"] = ROPE_THETA
+    relative_buckets: Annotated[int, "biases by distance that a head has"] = 32
+    relative_distance: Annotated[int, "distance from which on the last bias serves"] = 128
+    relative_shared: Annotated[bool, "all layers have the same biases by distance"] = True
     layer_kinds: tuple[LayerKind, ...] = ()
     layer_kind: tuple[int, ...] = ()
     activation: Annotated[
@@ -121,6 +127,13 @@ class GPTConfig:
             )
         if self.position == "rope" and not self.layer_kinds and self.head_dim % 2:
             raise InvalidInputError(f"rope needs an even head width, not {self.head_dim}")
+        if self.parallel and self.norm_placement == "post":
+            raise InvalidInputError("parallel sub-layers have no stream between them to normalise")
+        if self.relative_buckets % 4 or self.relative_distance <= self.relative_buckets:
+            raise InvalidInputError(
+                f"relative_buckets is {self.relative_buckets} and relative_distance "
+                f"{self.relative_distance}; the first must be a multiple of 4, the second larger"
+            )
         if not 0.0 <= self.dropout < 1.0:
             raise InvalidInputError(f"dropout is {self.dropout}; it must be in [0, 1)")
         for name in (
