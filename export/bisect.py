@@ -98,8 +98,7 @@ def place_names(model: GPT) -> list[str]:
     """Return the names of all places in the order of computation."""
     layers = model.sub_layers()
     if not _adds_outputs(model.config):
-        norms = [name for layer in layers for name in (layer.norm, layer.norm_out) if name]
-        return [*norms, "logits"]
+        return [*(name for layer in layers for name in layer.norms), "logits"]
     names = ["embedding"]
     for layer, following in pairwise(layers):
         names += [str(layer.norm), layer.name]
@@ -113,7 +112,8 @@ def _adds_outputs(config: GPTConfig) -> bool:
 
     Then the places between the norms can be found from the sums.
     """
-    return config.norm_placement == "pre" and not config.parallel and config.residual_scale == 1.0
+    plain = not config.parallel and config.residual_scale == 1.0
+    return plain and config.norm_placement == "pre" and config.final_norm
 
 
 @torch.no_grad()

@@ -156,7 +156,8 @@ def _write(
             (folder / name).write_bytes(text.encode())
     content.golden.save(folder / GOLDEN_NAME)
     model = skeleton(source.config)
-    names = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    names = {name for name, tensor in tensors if tensor.is_floating_point()}
     graphs = [graph for _, graph in content.graphs]
     weights = move_weights(graphs, names, folder / WEIGHTS_NAME, progress)
     for index, (entry, graph) in enumerate(content.graphs):

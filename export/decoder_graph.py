@@ -199,13 +199,19 @@ def _dynamic_shapes(n_layer: int) -> tuple[object, ...]:
 
 
 def _name_weights(graph: ir.Graph, traced: Traced) -> None:
-    """Give the weights the names of the model's parameters, and their values, which are lazy."""
+    """Give the weights the names of the model's parameters, and their values, which are lazy.
+
+    A table of whole numbers is no weight, but a constant of the graph.
+    """
     for name, value in list(graph.initializers.items()):
         own = name.removeprefix("model.")
         value.name = traced.tied_names.get(own, own)
-        for values in (traced.weights, traced.tables):
-            if value.name in values:
-                value.const_value = model_weight(value, values)
+        table = traced.tables.get(value.name)
+        if table is not None and not table.is_floating_point():
+            value.const_value = ir.tensor(table.numpy(), name=value.name)
+        elif table is not None or value.name in traced.weights:
+            values = traced.weights if table is None else traced.tables
+            value.const_value = model_weight(value, values)
 
 
 def _simplify(model: ir.Model) -> None:

@@ -57,8 +57,10 @@ def in_half_precision(model: GPT, precision: Precision, kept: Collection[str] = 
             if not wide.intersection(own):
                 module.to(dtype)
     for table in narrow.buffers():
-        table.data = table.to(dtype)
-    for module in narrow.writers():
+        if table.is_floating_point():
+            table.data = table.to(dtype)
+    summed = [narrow.get_submodule(it.norm_sum) for it in narrow.sub_layers() if it.norm_sum]
+    for module in (*narrow.writers(), *summed):
         module.register_forward_hook(_giving(stream))
     narrow.head.register_forward_hook(_giving(torch.float32))
     return narrow

@@ -65,8 +65,9 @@ def _watch(model: GPT, note: Note) -> Iterator[RemovableHandle]:
                 yield module.register_forward_hook(_noting(note, layer.name))
             elif isinstance(module, Attention):
                 yield module.qkv.register_forward_hook(_noting_scores(note, layer.name, module))
-        reader = model.get_submodule(layer.norm or layer.name)
-        yield reader.register_forward_pre_hook(_noting(note, RESIDUAL))
+        for name in {layer.norm or layer.name, layer.norm_sum or layer.name}:
+            reader = model.get_submodule(name)
+            yield reader.register_forward_pre_hook(_noting(note, RESIDUAL))
     for writer in model.writers():  # what a writer adds has the stream's type
         yield writer.register_forward_hook(lambda _, __, result: note(RESIDUAL, result))
 

@@ -33,6 +33,10 @@ class Attention(nn.Module):
             self.k_norm = nn.RMSNorm(kv_heads * width if full else width, eps=config.norm_eps)
         if config.position == "relative":
             self.relative = nn.Embedding(config.relative_buckets, heads)
+            buckets = distance_buckets(
+                config.block_size, config.relative_buckets, config.relative_distance, causal=causal
+            )
+            self.register_buffer("bucket_of_distance", buckets, persistent=False)
         self.proj = nn.Linear(heads * width, config.n_embd, bias=config.proj_bias)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -69,7 +73,7 @@ class Attention(nn.Module):
         config = self.config
         cos, sin = (None, None) if rotary is None else rotary
         has_norms = config.qk_norm != "none"
-        position = past_len[:, None] + torch.arange(x.shape[1], device=x.device)  # (B, T)
+        position = past_len.unsqueeze(1) + torch.arange(x.shape[1], device=x.device)  # (B, T)
         y, present_k, present_v = cached_attention(
             self.qkv(x),
             *past,
@@ -184,14 +188,11 @@ class Attention(nn.Module):
         if config.position != "relative":
             return None
         span = config.block_size
-        buckets = distance_buckets(
-            span, config.relative_buckets, config.relative_distance, causal=self.causal
-        )
-        by_distance = self.relative(buckets.to(position.device))  # (2 * span - 1, H)
-        distance = torch.arange(total, device=position.device) - position[:, :, None]
+        by_distance = self.relative(self.bucket_of_distance)  # (2 * span - 1, H)
+        distance = torch.arange(total, device=position.device) - position.unsqueeze(2)
         # Slots beyond the block are never visible.
         place = (distance + span - 1).clamp(max=2 * span - 2)  # (B, T, total)
-        bias: Tensor = by_distance[place].permute(0, 3, 1, 2)  # (B, H, T, total)
+        bias = F.embedding(place, by_distance).permute(0, 3, 1, 2)  # (B, H, T, total)
         return bias
 
 

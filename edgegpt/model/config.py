@@ -129,6 +129,8 @@ class GPTConfig:
             raise InvalidInputError(f"rope needs an even head width, not {self.head_dim}")
         if self.parallel and self.norm_placement == "post":
             raise InvalidInputError("parallel sub-layers have no stream between them to normalise")
+        if self.position == "relative" and self.attention_softcap:
+            raise InvalidInputError("biases by distance and capped scores do not go together")
         if self.relative_buckets % 4 or self.relative_distance <= self.relative_buckets:
             raise InvalidInputError(
                 f"relative_buckets is {self.relative_buckets} and relative_distance "

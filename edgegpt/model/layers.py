@@ -25,6 +25,11 @@ class SubLayer:
     norm_out: str | None = None
     norm_sum: str | None = None
 
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """The names of the norms that there are, in the order of computation."""
+        return tuple(name for name in (self.norm, self.norm_out, self.norm_sum) if name)
+
     def within(self, block: str) -> "SubLayer":
         """Return the same sub-layer, with names that begin with the block's."""
         norms = (name and f"{block}.{name}" for name in (self.norm, self.norm_out, self.norm_sum))

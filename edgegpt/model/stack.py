@@ -3,6 +3,7 @@
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import Rotary
@@ -56,10 +57,9 @@ class Stack(nn.Module):
 
     def _at(self, position: Tensor) -> Tensor:
         """Return what is added to the embeddings at some positions [...], [..., C]."""
-        if self.config.position == "learned":
-            learned: Tensor = self.position_embedding(position)
-            return learned
-        return dict(self.named_buffers(recurse=False))["sinusoids"][position]
+        learned = self.config.position == "learned"
+        table = self.position_embedding.weight if learned else self.get_buffer("sinusoids")
+        return F.embedding(position, table)
 
     @property
     def rotary(self) -> list[Rotary]:

@@ -57,7 +57,7 @@ def _attention_operator() -> onnxscript.values.Op:
     schema = onnx.defs.OpSchema
     types = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)", "tensor(int32)"]
     inputs = ["query", "key", "value", "past_key", "past_value", "seqlens_k"]
-    inputs += ["total_sequence_length", "cos_cache", "sin_cache"]
+    inputs += ["total_sequence_length", "cos_cache", "sin_cache", "position_ids", "attention_bias"]
     optional = schema.FormalParameterOption.Optional
     return onnxscript.values.Op(
         onnxscript.values.Opset(MICROSOFT, 1),
@@ -95,6 +95,7 @@ def _cached_attention(
     sin: Any = None,
     q_norm: Any = None,
     k_norm: Any = None,
+    bias: Any = None,
     *,
     n_head: int,
     n_kv_head: int,
@@ -124,6 +125,8 @@ def _cached_attention(
         op.Cast(past_len, to=onnx.TensorProto.INT32),
         cos,
         sin,
+        None,
+        bias,
         num_heads=n_head,
         kv_num_heads=n_kv_head,
         scale=scale,

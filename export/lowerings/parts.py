@@ -10,6 +10,7 @@ __all__ = [
     "attended",
     "between",
     "in_type_of",
+    "masked",
     "normed",
     "placed_heads",
     "range_of",
@@ -150,6 +151,7 @@ def attended(
     visible: Any,
     used: Any,
     like: Any,
+    bias: Any = None,
     *,
     n_head: int,
     n_kv_head: int,
@@ -160,8 +162,8 @@ def attended(
 
     Slots (B, K, S, D) of keys and values that are not `used` (B, 1, S, 1) may hold any values.
     Query heads that share a key/value head are laid out one after another, as if they were more
-    tokens, so that keys and values need not be repeated. All are of the data type of
-    `like`.
+    tokens, so that keys and values need not be repeated. `bias` (B, H, T, S) is added to the
+    scores. All are of the data type of `like`.
     """
     # 0 copies the size of that axis; -1 takes the remaining elements.
     grouped = op.Constant(value_ints=[0, n_kv_head, -1, 0])  # (B, K, H / K * T, ...)
@@ -171,11 +173,19 @@ def attended(
     if softcap:
         cap = scalar(op, softcap, like)
         scores = op.Mul(op.Tanh(op.Div(scores, cap)), cap)
-    scores = op.Where(visible, op.Reshape(scores, single), scalar(op, float("-inf"), like))
+    scores = op.Reshape(scores, single)  # (B, H, T, S)
+    if bias is not None:
+        scores = op.Add(scores, bias)
+    scores = op.Where(visible, scores, scalar(op, float("-inf"), like))
     weights = op.Reshape(_softmax(op, scores, like), grouped)  # (B, K, H / K * T, S)
     # Unused slots may hold NaN. They are cleared before the product because 0 * NaN is NaN.
     values = op.Where(used, values, scalar(op, 0.0, like))  # (B, K, S, D)
     return op.Reshape(op.MatMul(weights, values), single)
+
+
+def masked(op: Any, bias: Any, visible: Any, like: Any) -> Any:
+    """Return `bias`, -inf where something is not `visible`; or `visible`, if there is no bias."""
+    return visible if bias is None else op.Where(visible, bias, scalar(op, float("-inf"), like))
 
 
 def _softmax(op: Any, scores: Any, like: Any) -> Any:

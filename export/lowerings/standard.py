@@ -14,7 +14,7 @@ from onnxscript.onnx_opset import opset24
 import edgegpt.model.cached_attention  # noqa: F401 - registers the operator named below
 
 from .base import Lowering
-from .parts import attended, placed_heads, used_slots, visible_slots
+from .parts import attended, masked, placed_heads, used_slots, visible_slots
 
 __all__ = ["STANDARD"]
 
@@ -30,6 +30,7 @@ def _cached_attention(
     sin: Any = None,
     q_norm: Any = None,
     k_norm: Any = None,
+    bias: Any = None,
     *,
     n_head: int,
     n_kv_head: int,
@@ -56,12 +57,14 @@ def _cached_attention(
             visible,
             used,
             past_k,
+            bias,
             scale=scale,
             softcap=softcap,
             **sizes,
         )
     else:
-        out = op.Attention(q, present_k, present_v, visible, scale=scale)[0]  # (B, H, T, D)
+        mask = masked(op, bias, visible, past_k)  # (B, 1 or H, T, S)
+        out = op.Attention(q, present_k, present_v, mask, scale=scale)[0]  # (B, H, T, D)
     out = op.Transpose(out, perm=[0, 2, 1, 3])  # (B, T, H, D)
     out = op.Reshape(out, op.Constant(value_ints=[0, 0, -1]))  # (B, T, H * D)
     return out, present_k, present_v

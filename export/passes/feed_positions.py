@@ -7,7 +7,9 @@ from .parts import ensure, operand, require
 __all__ = ["FeedPositions"]
 
 ATTENTION = "GroupQueryAttention"
+NORMS = ("LayerNormalization", "RMSNormalization")
 LENGTHS = (5, 6)  # the operator's inputs for the last slots and the longest length
+BIAS = 10  # its input for what is added to the scores
 
 
 class FeedPositions(ir.passes.InPlacePass):
@@ -17,7 +19,7 @@ class FeedPositions(ir.passes.InPlacePass):
 
         seqlens_k int32 [B]: the last slot of each row that is filled after the step
         total_sequence_length int32 [1]: the longest row after the step
-        position_ids int64 [B, T]: the slot of each new token, if the graph looks up a table by it
+        position_ids int64 [B, T]: the slot of each new token, if the graph needs it
 
     The input `logit_positions` gets the shape [B, P, 1] that GatherND takes. The positions are now
     picked after the final norm, so that this norm can be fused with the addition before it.
@@ -36,7 +38,7 @@ class FeedPositions(ir.passes.InPlacePass):
             require(fed, f"past_len stands for the lengths of {node.outputs[0].name}")
         gathers = [node for node in graph if node.op_type == "GatherElements"]
         require(len(gathers) == 1, "one GatherElements picks the wanted positions")
-        require(len(gathers[0].outputs[0].uses()) == 1, "the final norm alone reads them")
+        require(len(gathers[0].outputs[0].uses()) == 1, "the final norm or head reads them")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Edit `model` in place."""
@@ -51,8 +53,11 @@ class FeedPositions(ir.passes.InPlacePass):
             if node.op_type == ATTENTION:
                 for place, value in zip(LENGTHS, (seqlens, total), strict=True):
                     node.replace_input_with(place, value)
-            elif node.op_type == "Gather" and _follows_from(operand(node, 1), past_len):
-                node.replace_input_with(1, position_ids)
+                if len(node.inputs) > BIAS:
+                    _cut_bias(graph, node, total)
+            elif node.op_type == "Add" and _is_axis_added(operand(node, 0), past_len):
+                for user, index in list(node.outputs[0].uses()):
+                    user.replace_input_with(index, position_ids)
         place = graph.inputs.index(past_len)
         fed = [seqlens, total, *([position_ids] if position_ids.uses() else [])]
         graph.inputs[place : place + 1] = fed
@@ -77,21 +82,47 @@ def _follows_from(value: ir.Value, source: ir.Value) -> bool:
     return value is source or any(one is not None and _follows_from(one, source) for one in given)
 
 
+def _cut_bias(graph: ir.Graph, attention: ir.Node, total: ir.Value) -> None:
+    """Leave of an operator's bias [1 or B, H, T, S] the slots that it wants, the first ones."""
+    bias = operand(attention, BIAS)
+    end = ir.node("Cast", [total], attributes={"to": ir.DataType.INT64})
+    start, axis = (
+        ir.node("Constant", [], attributes={"value_ints": [number]}) for number in (0, 3)
+    )
+    cut = ir.node("Slice", [bias, start.outputs[0], end.outputs[0], axis.outputs[0]])
+    cut.outputs[0].type = bias.type
+    graph.insert_before(attention, [end, start, axis, cut])
+    attention.replace_input_with(BIAS, cut.outputs[0])
+
+
+def _is_axis_added(value: ir.Value, source: ir.Value) -> bool:
+    """Return whether `value` is `source` [B] as [B, 1]."""
+    node = value.producer()
+    return node is not None and node.op_type == "Unsqueeze" and operand(node, 0) is source
+
+
 def _gather_rows(graph: ir.Graph) -> None:
-    """Replace norm(GatherElements(x, expanded positions)) by GatherND(norm(x), positions)."""
+    """Replace norm(GatherElements(x, expanded positions)) by GatherND(norm(x), positions).
+
+    Without a norm there, the head reads GatherND(x, positions).
+    """
     positions = _input(graph, "logit_positions")
     assert positions.shape is not None
     positions.shape = ir.Shape([*positions.shape, 1])
     gather = next(node for node in graph if node.op_type == "GatherElements")
-    ((norm, _),) = gather.outputs[0].uses()
-    stream, normed = operand(gather, 0), norm.outputs[0]
-    rows = ir.node("GatherND", [normed, positions], attributes={"batch_dims": 1})
+    picked, stream = gather.outputs[0], operand(gather, 0)
+    ((reader, _),) = picked.uses()
+    if reader.op_type in NORMS:
+        reader.replace_input_with(0, stream)
+        picked, before = reader.outputs[0], reader
+        picked.shape, read = stream.shape, picked
+    else:
+        before, read = gather, stream
+    rows = ir.node("GatherND", [read, positions], attributes={"batch_dims": 1})
     wanted = rows.outputs[0]
-    wanted.name, wanted.type = "wanted_rows", normed.type
-    for user, index in normed.uses():
+    wanted.name, wanted.type = "wanted_rows", picked.type
+    for user, index in list(picked.uses()):
         if user is not rows:
             user.replace_input_with(index, wanted)
-    norm.replace_input_with(0, stream)
-    normed.shape = stream.shape
-    graph.insert_after(norm, rows)
+    graph.insert_after(before, rows)
     graph.remove(gather, safe=True)

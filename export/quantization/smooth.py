@@ -86,7 +86,7 @@ def smoothed(model: LayeredModel, windows: Tensor) -> Rescaled:
                 stream = after_block(filled, index, stream, BATCH)
         for link in _links(block, model.config):
             _move(result, f"{part}.", link, sums[f"{part}.{link.readers[0]}.weight"])
-    if not model.config.tie_embeddings:
+    if model.config.final_norm and not model.config.tie_embeddings:
         with model.filled("norm_final") as filled:
             total = squares(filled.norm_final(stream))
         _move(result, "", _Link("norm_final", ("head",)), total)

@@ -48,7 +48,7 @@ Part = Literal["decoder", "prefill", "exact"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 # How positions enter a model; "none": only by the order that the causal mask gives.
-Position = Literal["learned", "rope", "none"]
+Position = Literal["learned", "sinusoidal", "rope", "relative", "none"]
 POSITIONS: tuple[Position, ...] = get_args(Position)
 
 # How weights were quantised: rounded to nearest, or by GPTQ.

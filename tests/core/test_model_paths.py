@@ -43,6 +43,20 @@ VARIANTS = {
     "norm of the output": LLAMA | {"norm_placement": "output", "qk_norm": "full", "n_kv_head": 2},
     "sandwich": LLAMA
     | {"norm_placement": "sandwich", "qk_norm": "head", "activation": "gelu_tanh", "n_kv_head": 1},
+    "norm of the sum": {"norm_placement": "post", "final_norm": False, "position": "sinusoidal"},
+    "norm of the embedding": LLAMA
+    | {"norm_placement": "post", "embedding_norm": True, "position": "sinusoidal", "n_kv_head": 2},
+    "distances": {"position": "relative", "relative_buckets": 8, "relative_distance": 12},
+    "distances of each layer": LLAMA
+    | {
+        "position": "relative",
+        "relative_shared": False,
+        "relative_buckets": 4,
+        "relative_distance": 9,
+        "n_kv_head": 1,
+        "layer_kinds": [{"window": 6}, {}],
+        "layer_kind": [1, 0],
+    },
     "parallel": {"parallel": True, "norm_bias": False, "activation": "gelu"},
     "caps and scales": LLAMA
     | {
@@ -144,10 +158,23 @@ def naive_attention(x: Tensor, weights: dict[str, Tensor], layer: int, config: G
             if config.attention_softcap:
                 cap = config.attention_softcap
                 scores = [cap * math.tanh(score / cap) for score in scores]
+            if config.position == "relative":
+                table = weights[f"{name}.relative.weight"][:, head].tolist()
+                added = [table[naive_bucket(t - s, config)] for s in seen]
+                scores = [score + bias for score, bias in zip(scores, added, strict=True)]
             shares = [math.exp(score - max(scores)) for score in scores]
             mix = sum(share * values[s] for s, share in zip(seen, shares, strict=True))
             out[t, head * width : (head + 1) * width] = mix / sum(shares)
     return naive_linear(out, weights, f"{name}.proj")
+
+
+def naive_bucket(back: int, config: GPTConfig) -> int:
+    """Return the bucket of the token `back` places before: T5's, in float64."""
+    exact = config.relative_buckets // 2
+    if back < exact:
+        return back
+    share = math.log(back / exact) / math.log(config.relative_distance / exact)
+    return min(exact + int(share * exact), config.relative_buckets - 1)
 
 
 def naive_activation(x: Tensor, name: str) -> Tensor:
@@ -183,9 +210,21 @@ def naive_block(x: Tensor, weights: dict[str, Tensor], layer: int, config: GPTCo
     before = x
     y = naive_attention(norm("norm_1", x, "pre", "sandwich"), weights, layer, config)
     x = x + config.residual_scale * norm("norm_1_out", y, "output", "sandwich")
+    x = norm("norm_1_sum", x, "post")
     read = norm("norm_2", before if config.parallel else x, "pre", "sandwich")
     y = naive_feed_forward(read, weights, f"blocks.{layer}.feed_forward", config)
-    return x + config.residual_scale * norm("norm_2_out", y, "output", "sandwich")
+    x = x + config.residual_scale * norm("norm_2_out", y, "output", "sandwich")
+    return norm("norm_2_sum", x, "post")
+
+
+def naive_sines(length: int, width: int) -> Tensor:
+    """Return [length, width]: sin and cos in turn, as float32 holds them."""
+    table = torch.zeros(length, width, dtype=torch.float64)
+    for position in range(length):
+        for column in range(width):
+            angle = position / 10000 ** (column // 2 * 2 / width)
+            table[position, column] = math.cos(angle) if column % 2 else math.sin(angle)
+    return table.float().double()
 
 
 def naive_logits(model: GPT, row: Tensor) -> Tensor:
@@ -195,9 +234,15 @@ def naive_logits(model: GPT, row: Tensor) -> Tensor:
     x = weights["token_embedding.weight"][row] * config.embedding_scale
     if config.position == "learned":
         x = x + weights["position_embedding.weight"][: len(row)]
+    if config.position == "sinusoidal":
+        x = x + naive_sines(len(row), x.shape[1])
+    if config.embedding_norm:
+        x = naive_norm(x, weights, "norm_embedding", config)
     for layer in range(config.n_layer):
         x = naive_block(x, weights, layer, config)
-    logits = naive_linear(naive_norm(x, weights, "norm_final", config), weights, "head")
+    if config.final_norm:
+        x = naive_norm(x, weights, "norm_final", config)
+    logits = naive_linear(x, weights, "head")
     cap = config.logit_softcap
     return cap * torch.tanh(logits / cap) if cap else logits
 
@@ -209,7 +254,7 @@ def test_the_plain_path_computes_what_the_formulas_say(model: GPT):
     largest = float(expected.abs().max())
     torch.testing.assert_close(model(ids).double(), expected, rtol=0, atol=1e-5 * largest)
     # In float64 the only larger error is the rounding of the rotary table, which is in float32.
-    left = 1e-6 if model.config.position == "rope" else 1e-12
+    left = 1e-6 if model.config.position in ("rope", "sinusoidal") else 1e-12
     torch.testing.assert_close(model.double()(ids), expected, rtol=0, atol=left * largest)
 
 

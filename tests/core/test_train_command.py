@@ -40,7 +40,9 @@ def test_every_setting_can_be_overridden(train: Callable, tmp_path: Path):
         "--position rope --rope-theta 500 --activation silu --gated --qkv-bias --no-proj-bias "
         "--no-ff-bias --no-norm-bias --no-head-bias --tie-embeddings --dropout 0.0 --block-size 8 "
         "--head-dim 12 --attention-scale 0.2 --qk-norm head --norm-placement sandwich --parallel "
-        "--attention-softcap 30 --logit-softcap 20 --embedding-scale 2 --residual-scale 0.5"
+        "--attention-softcap 30 --logit-softcap 20 --embedding-scale 2 --residual-scale 0.5 "
+        "--no-final-norm --embedding-norm --relative-buckets 8 --relative-distance 9 "
+        "--no-relative-shared"
     )
     outcome = train(None, f"{options} --seed 3 --learning-rate 0.5 --beta2 0.9 --grad-clip 2")
     assert outcome.code == 0, outcome.err
@@ -63,6 +65,11 @@ def test_every_setting_can_be_overridden(train: Callable, tmp_path: Path):
         "head_dim": 12,
         "qk_norm": "head",
         "norm_placement": "sandwich",
+        "final_norm": False,
+        "embedding_norm": True,
+        "relative_buckets": 8,
+        "relative_distance": 9,
+        "relative_shared": False,
         "parallel": True,
         "attention_softcap": 30.0,
         "logit_softcap": 20.0,

@@ -142,6 +142,7 @@ def test_a_damaged_graph_is_found_at_its_node(
         ({"parallel": True}, "norm_final"),
         ({"norm_placement": "sandwich", "qk_norm": "head"}, "blocks.1.norm_2_out"),
         ({"norm_placement": "output", "qk_norm": "full"}, "blocks.1.norm_2_out"),
+        ({"norm_placement": "post", "final_norm": False}, "blocks.1.norm_2_sum"),
     ],
 )
 def test_a_model_with_other_switches_can_be_bisected(

@@ -39,6 +39,13 @@ FAMILIES = {
     },
     "multi-query": {"n_kv_head": 1, "activation": "gelu", "head_bias": True},
     "scaled by n_embd": {"attention_scale": 32**-0.5},
+    "sines, norms of the sum": {
+        "position": "sinusoidal",
+        "norm_placement": "post",
+        "final_norm": False,
+        "embedding_norm": True,
+    },
+    "distances": {"position": "relative", "relative_buckets": 8, "relative_distance": 12},
     "one layer, block of 2": {"n_layer": 1, "block_size": 2},
 }
 

@@ -162,8 +162,9 @@ def step(**changes: str) -> ir.Model:
 
 def test_the_tables_that_positions_are_looked_up_in_are_found_by_their_indices() -> None:
     looked_up = """table = ConstantOfShape (ids)
-    two = Constant <value_ints = [1]> ()
-    slot = Unsqueeze (past_len, two)
+    axis = Constant <value_ints = [1]> ()
+    first = Unsqueeze (past_len, axis)
+    slot = Add (first, ids)
     row = Gather (table, slot)
     other = Gather (table, ids)
     """
@@ -173,6 +174,25 @@ def test_the_tables_that_positions_are_looked_up_in_are_found_by_their_indices()
     assert gathers == {"row": "position_ids", "other": "ids"}
     names = [value.name for value in model.graph.inputs]
     assert names[:4] == ["ids", "seqlens_k", "total_sequence_length", "position_ids"]
+
+
+def test_a_bias_is_cut_to_the_longest_row() -> None:
+    model = step(**{"LAST, last)": "LAST, last, , , , pk)"})
+    assert FeedPositions()(model).modified
+    attention = next(node for node in model.graph if node.op_type == "GroupQueryAttention")
+    cut = attention.inputs[10].producer()
+    assert [value.name for value in cut.inputs[:1]] == ["pk"]
+    assert cut.inputs[2].producer().inputs[0].name == "total_sequence_length"
+    assert cut.inputs[3].producer().attributes["value_ints"].as_ints() == [3]
+
+
+def test_without_a_final_norm_the_head_reads_the_wanted_rows() -> None:
+    model = step(**{"RMSNormalization <axis = -1> (wanted, g)": "Mul (wanted, g)"})
+    assert FeedPositions()(model).modified
+    head = model.graph[-1]
+    rows = head.inputs[0].producer()
+    assert (head.op_type, rows.op_type) == ("Mul", "GatherND")
+    assert rows.inputs[0].name == "a"
 
 
 TRANSPOSED = """agraph (float[B,3] x, float[2,3] w) => (float[B,2] y) {

@@ -27,6 +27,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "squared relu": LLAMA | {"activation": "relu2", "gated": False},
     "gelu": {"activation": "gelu"},
     "norms after": LLAMA | {"norm_placement": "output"},
+    "norms of the sum": {"norm_placement": "post", "final_norm": False},
     "norms around": LLAMA | {"norm_placement": "sandwich", "parallel": True},
     "tied": LLAMA | {"tie_embeddings": True},
 }
@@ -35,6 +36,7 @@ ALL = {"attention.qkv", "attention.proj", "feed_forward.up", "feed_forward.down"
 EVENED = dict.fromkeys(MODELS, ALL) | {
     "gelu": ALL - {"feed_forward.down"},
     "norms after": ALL - {"attention.qkv", "feed_forward.up"},
+    "norms of the sum": ALL - {"attention.qkv", "feed_forward.up", "head"},
     "tied": ALL - {"head"},
 }
 
