@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from edgegpt.model import GPT
-from edgegpt.model.layers import Attention
+from edgegpt.model.attention import Attention
 
 from .half_precision import RESIDUAL
 

@@ -89,24 +89,23 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.parallel, self.scale = config.parallel, config.residual_scale
-        self._add_norms("norm_1", config)
-        self.attention = Attention(config, kind, causal=causal)
-        if sourced:
-            self._add_norms("norm_source", config)
-            self.source_attention = SourceAttention(config)
-        self._add_norms("norm_2", config)
-        self.feed_forward = FeedForward(config)
 
-    def _add_norms(self, name: str, config: GPTConfig) -> None:
-        """Add norms of what a sub-layer reads, of what it writes, and of the stream after it."""
-        placements = {
-            name: ("pre", "sandwich"),
-            f"{name}_out": ("output", "sandwich"),
-            f"{name}_sum": ("post",),
-        }
-        for norm, those in placements.items():
-            module = new_norm(config) if config.norm_placement in those else nn.Identity()
-            self.add_module(norm, module)
+        def norm(*placements: str) -> nn.Module:
+            return new_norm(config) if config.norm_placement in placements else nn.Identity()
+
+        self.norm_1 = norm("pre", "sandwich")  # of what the sub-layer reads
+        self.attention = Attention(config, kind, causal=causal)
+        self.norm_1_out = norm("output", "sandwich")  # of what it writes
+        self.norm_1_sum = norm("post")  # of the stream after it
+        if sourced:
+            self.norm_source = norm("pre", "sandwich")
+            self.source_attention = SourceAttention(config)
+            self.norm_source_out = norm("output", "sandwich")
+            self.norm_source_sum = norm("post")
+        self.norm_2 = norm("pre", "sandwich")
+        self.feed_forward = FeedForward(config)
+        self.norm_2_out = norm("output", "sandwich")
+        self.norm_2_sum = norm("post")
 
     def forward(
         self,
@@ -117,10 +116,11 @@ class Block(nn.Module):
         source: Source | None = None,
     ) -> Tensor:
         """Map the residual stream [B, T, C] to the next one."""
-        y = self._joined("norm_1", x, self.attention(self.norm_1(x), rotary, past, lengths))
+        attended = self.attention(self.norm_1(x), rotary, past, lengths)
+        y = self._joined(x, attended, self.norm_1_out, self.norm_1_sum)
         if source is not None:
             attended = self.source_attention(self.norm_source(y), *source)
-            y = self._joined("norm_source", y, attended)
+            y = self._joined(y, attended, self.norm_source_out, self.norm_source_sum)
         return self._with_feed_forward(x, y)
 
     def forward_cached(
@@ -133,28 +133,28 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Cache]:
         """Do the same as `forward` for new tokens on top of a cache; return the new cache, too."""
         attended, present = self.attention.forward_cached(self.norm_1(x), past, past_len, rotary)
-        y = self._joined("norm_1", x, attended)
+        y = self._joined(x, attended, self.norm_1_out, self.norm_1_sum)
         if source is not None:
             attended = self.source_attention.forward_cached(self.norm_source(y), *source)
-            y = self._joined("norm_source", y, attended)
+            y = self._joined(y, attended, self.norm_source_out, self.norm_source_sum)
         return self._with_feed_forward(x, y), present
 
     def forward_source(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Do the same as `forward` for texts [G, N, C] that are seen as a whole."""
         attended = self.attention.forward_source(self.norm_1(x), lengths)
-        return self._with_feed_forward(x, self._joined("norm_1", x, attended))
+        y = self._joined(x, attended, self.norm_1_out, self.norm_1_sum)
+        return self._with_feed_forward(x, y)
 
     def _with_feed_forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the stream after the block, from the one before it and the one so far."""
         read = x if self.parallel else y
-        return self._joined("norm_2", y, self.feed_forward(self.norm_2(read)))
+        written = self.feed_forward(self.norm_2(read))
+        return self._joined(y, written, self.norm_2_out, self.norm_2_sum)
 
-    def _joined(self, norm: str, x: Tensor, written: Tensor) -> Tensor:
+    def _joined(self, x: Tensor, written: Tensor, out: nn.Module, total: nn.Module) -> Tensor:
         """Return the stream after a sub-layer, from the one before it and what it wrote."""
-        added = self.get_submodule(f"{norm}_out")(written)
-        if self.scale != 1.0:
-            added = added * self.scale
-        result: Tensor = self.get_submodule(f"{norm}_sum")(x + added)
+        added = out(written)
+        result: Tensor = total(x + (added if self.scale == 1.0 else added * self.scale))
         return result
 
     def sub_layers(self) -> tuple[SubLayer, ...]:

@@ -127,7 +127,9 @@ class Seq2Seq(nn.Module):
         `source` is int64 [G, N], and `lengths` int64 [G] its number of tokens. Row g of the target
         is made from source g.
         """
-        return self.decoder(target, None, self.sources(self.encoder(source, lengths), lengths))
+        stream = self.encoder(source, lengths)
+        logits: Tensor = self.decoder(target, None, self.sources(stream, lengths))
+        return logits
 
     def sources(self, stream: Tensor, lengths: Tensor) -> list[Source]:
         """Return what each layer of the decoder attends to: keys, values [G, H, N, D], lengths."""

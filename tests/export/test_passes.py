@@ -177,13 +177,13 @@ def test_the_tables_that_positions_are_looked_up_in_are_found_by_their_indices()
 
 
 def test_a_bias_is_cut_to_the_longest_row() -> None:
-    model = step(**{"LAST, last)": "LAST, last, , , , pk)"})
+    model = step(**{"pv, last, last)": "pv, last, last, , , , pk)"})
     assert FeedPositions()(model).modified
     attention = next(node for node in model.graph if node.op_type == "GroupQueryAttention")
     cut = attention.inputs[10].producer()
     assert [value.name for value in cut.inputs[:1]] == ["pk"]
     assert cut.inputs[2].producer().inputs[0].name == "total_sequence_length"
-    assert cut.inputs[3].producer().attributes["value_ints"].as_ints() == [3]
+    assert cut.inputs[3].producer().attributes["value_ints"].as_ints() == (3,)
 
 
 def test_without_a_final_norm_the_head_reads_the_wanted_rows() -> None:
