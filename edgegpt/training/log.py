@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from edgegpt.runtime.files import write_file
 from edgegpt.runtime.generation.sampling import Sampling, choose
 
 from ..model import GPT
-from .config import TrainConfig
 
 __all__ = ["TrainingLog", "training_log", "write_sample"]
 
@@ -55,15 +54,17 @@ class TrainingLog:
         if self.progress is not None and self.task is not None:
             self.progress.update(self.task, completed=step)
 
-    def evaluated(self, step: int, loss: float, improved: bool) -> None:
-        """Record and print the validation loss."""
-        self._write(step=step, validation_loss=loss, best=improved)
-        self.note(f"step {step}: validation loss {loss:.4f}" + (" (best, saved)" * improved))
+    def evaluated(
+        self, step: int, loss: float, improved: bool, scores: Mapping[str, float]
+    ) -> None:
+        """Record and print the validation loss, and further scores by name."""
+        self._write(step=step, validation_loss=loss, best=improved, **scores)
+        told = "".join(f", {name.replace('_', ' ')} {value:.2f}" for name, value in scores.items())
+        self.note(f"step {step}: validation loss {loss:.4f}{told}" + (" (best, saved)" * improved))
 
-    def sample(self, model: GPT, tokenizer: Tokenizer, step: int, config: TrainConfig) -> None:
-        """Record and print a sample of the model's current output."""
-        if self.path is not None and config.sample_tokens:
-            text = write_sample(model, tokenizer, config.sample_tokens, config.seed)
+    def sample(self, step: int, text: str) -> None:
+        """Record and print a sample of the model's current output, if there is one."""
+        if text:
             self._write(step=step, sample=text)
             self.note(text, style="dim")
 

@@ -10,34 +10,24 @@ import json
 import math
 import signal
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from edgegpt.runtime.files import write_file
 
-from ..checkpoint import (
-    HELD_OUT_CHARACTERS,
-    Checkpoint,
-    check_state,
-    save_config,
-    save_weights,
-)
+from ..checkpoint import save_weights
 from ..errors import CheckpointError, InvalidInputError, NumericalError
-from ..model import GPT, GPTConfig
+from ..model import GPTConfig
 from ..model.version_1 import from_version_1
-from .char_tokenizer import build_char_tokenizer, encode_corpus
 from .config import TrainConfig, learning_rate_at
-from .data import Corpus, random_batch, split, windows
 from .distributed import Processes
 from .log import TrainingLog
+from .task import Batch, Task
 
 __all__ = ["Trainer", "read_settings"]
 
@@ -47,28 +37,15 @@ SAVE_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 class Trainer:
-    """One run: a model, its optimizer, the two parts of the corpus, and the current step."""
+    """One run: a task, its optimizer, and the current step."""
 
     def __init__(
-        self,
-        model_config: GPTConfig,
-        config: TrainConfig,
-        corpus: Corpus,
-        source: str | None,
-        out: Path,
-        group: Processes,
+        self, task: Task, config: TrainConfig, source: str | None, out: Path, group: Processes
     ) -> None:
-        """Build everything; `source`, the user's name of the corpus, is kept for resuming."""
-        self.config, self.corpus, self.out, self.group = config, corpus, out, group
+        """Build the optimizer; `source`, the user's name of the data, is kept for resuming."""
+        self.task, self.config, self.out, self.group = task, config, out, group
         self.source = source
-        self.tokenizer: Tokenizer = build_char_tokenizer(corpus.text)
-        vocabulary = self.tokenizer.get_vocab_size()
-        self.model_config = replace(model_config, vocab_size=vocabulary)
-        ids = encode_corpus(self.tokenizer, corpus.text)
-        self.train_ids, self.validation_ids = split(ids, model_config.block_size)
-
-        torch.manual_seed(config.seed)
-        self.model = GPT(self.model_config).to(group.device)
+        self.model = task.model
         self.optimizer = _optimizer(self.model, config)
         self.autocast_dtype = _autocast_dtype(config.precision, group.device)
         self.wrapped: torch.nn.Module = self.model
@@ -83,24 +60,21 @@ class Trainer:
         """Begin a new checkpoint folder; only the first process writes."""
         if self.group.is_first:
             (self.out / "train").mkdir(parents=True, exist_ok=True)
-            save_config(self.out, self.model_config)
-            write_file(self.out / "tokenizer.json", self.tokenizer.to_str(pretty=True).encode())
-            held_out = self.corpus.text[len(self.train_ids) :][:HELD_OUT_CHARACTERS]
-            write_file(self.out / "held_out.txt", held_out.encode())
+            self.task.write_files(self.out)
             self._save_settings()
 
     def resume(self) -> None:
         """Continue the run that `out` holds; a different model or corpus is refused."""
         settings = read_settings(self.out)
-        if settings["corpus_sha256"] != self.corpus.sha256:
+        if settings["corpus_sha256"] != self.task.sha256:
             raise InvalidInputError(
                 f"a resumed run keeps its corpus; {self.out} was trained on another text "
                 f"({settings['corpus']}, sha256 {settings['corpus_sha256'][:8]}...)"
             )
-        if settings["model"] != self.model_config.to_dict():
+        if settings["model"] != self.task.model_settings:
             changed = [
                 name
-                for name, value in self.model_config.to_dict().items()
+                for name, value in self.task.model_settings.items()
                 if settings["model"].get(name) != value
             ]
             raise InvalidInputError(
@@ -119,19 +93,6 @@ class Trainer:
             raise CheckpointError(f"{path} is damaged: {error}") from error
         if self.group.is_first:
             self._save_settings()
-
-    def take_weights(self, origin: Checkpoint, folder: Path) -> None:
-        """Start from the weights of the checkpoint `origin`, which was read from `folder`."""
-        if origin.tokenizer_json is None:
-            raise InvalidInputError(f"{folder} has no tokenizer.json: what its ids mean is unknown")
-        known = Tokenizer.from_str(origin.tokenizer_json).get_vocab()
-        if known != self.tokenizer.get_vocab():
-            raise InvalidInputError(
-                f"{folder} has another vocabulary than {self.corpus.name}: a run that begins from "
-                f"it needs a text of exactly its {len(known)} characters"
-            )
-        check_state(origin.model.state_dict(), self.model.state_dict(), folder)
-        self.model.load_state_dict(origin.model.state_dict())
 
     def run(self, log: TrainingLog, stop_at: int | None = None) -> None:
         """Train until `max_steps`, `stop_at` or Ctrl-C; Ctrl-C sets `interrupted`."""
@@ -153,17 +114,15 @@ class Trainer:
         return self.step >= self.config.max_steps
 
     def validation_loss(self) -> float:
-        """Return the mean cross-entropy in nats over the validation windows."""
-        block, rows = self.model_config.block_size, self.config.batch_size
-        batches = windows(self.validation_ids, block, rows, self.config.eval_windows)
+        """Return the mean loss in nats over the tokens of the validation data."""
         total = torch.zeros(2, dtype=torch.float64, device=self.group.device)
         self.model.eval()
         with torch.no_grad():
-            for index, (inputs, targets) in enumerate(batches):
+            for index, batch in enumerate(self.task.validation()):
                 if index % self.group.world == self.group.rank:
-                    loss = self._loss(self.model, inputs, targets)
-                    total[0] += loss.double() * inputs.numel()
-                    total[1] += inputs.numel()
+                    count = self.task.predicted(batch)
+                    total[0] += self._loss(self.model, batch).double() * count
+                    total[1] += count
         self.model.train()
         total = self.group.sum(total)
         return float(total[0] / total[1])
@@ -180,41 +139,26 @@ class Trainer:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
         torch.manual_seed(_dropout_seed(config.seed, step, group.rank))
-        inputs, targets = self._batch(step)
+        batch = self.task.batch(step)
         self.wrapped.train()
-        loss = self._loss(self.wrapped, inputs, targets)
+        loss = self._loss(self.wrapped, batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
         self.optimizer.step()
         self.step = step
 
-        tokens = inputs.numel() * group.world
+        tokens = self.task.predicted(batch) * group.world
         if step % config.log_interval == 0 or step == config.max_steps:
             mean = group.sum(loss.detach().clone()) / group.world
             log.trained(step, tokens, rate, float(mean))
         else:
             log.trained(step, tokens, rate, None)
 
-    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return this process's rows of the batch that all processes share."""
-        rows, group = self.config.batch_size, self.group
-        inputs, targets = random_batch(
-            self.train_ids,
-            self.model_config.block_size,
-            rows * group.world,
-            self.config.seed,
-            step,
-        )
-        mine = slice(rows * group.rank, rows * (group.rank + 1))
-        return inputs[mine], targets[mine]
-
-    def _loss(self, model: torch.nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-        device = self.group.device
-        enabled = self.autocast_dtype is not None
-        with torch.autocast(device.type, self.autocast_dtype or torch.float32, enabled=enabled):
-            logits = model(inputs.to(device))  # (B, T, V)
-        return F.cross_entropy(logits.float().flatten(0, 1), targets.to(device).flatten())
+    def _loss(self, model: torch.nn.Module, batch: Batch) -> Tensor:
+        kind, enabled = self.autocast_dtype or torch.float32, self.autocast_dtype is not None
+        with torch.autocast(self.group.device.type, kind, enabled=enabled):
+            return self.task.loss(model, batch)
 
     def _evaluate_and_save(self, log: TrainingLog) -> None:
         loss = self.validation_loss()
@@ -229,8 +173,8 @@ class Trainer:
         if self.group.is_first:
             if improved:
                 save_weights(self.out, self.model, SAVE_DTYPES[self.config.save_dtype])
-            log.evaluated(self.step, loss, improved)
-            log.sample(self.model, self.tokenizer, self.step, self.config)
+            log.evaluated(self.step, loss, improved, self.task.scores())
+            log.sample(self.step, self.task.sample())
         self._save_state()
         log.resume_clock()
 
@@ -250,11 +194,11 @@ class Trainer:
 
     def _save_settings(self) -> None:
         settings = {
-            "model": self.model_config.to_dict(),
+            "model": self.task.model_settings,
             "train": self.config.to_dict(),
             "data": self.source,
-            "corpus": self.corpus.name,
-            "corpus_sha256": self.corpus.sha256,
+            "corpus": self.task.corpus,
+            "corpus_sha256": self.task.sha256,
         }
         data = (json.dumps(settings, indent=2) + "\n").encode()
         write_file(self.out / "train" / SETTINGS_FILE, data)
@@ -311,7 +255,7 @@ def read_settings(out: Path) -> dict[str, Any]:
     return settings
 
 
-def _optimizer(model: GPT, config: TrainConfig) -> torch.optim.AdamW:
+def _optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """Return AdamW (Loshchilov & Hutter 2019) that decays matrices but not biases and norms."""
     matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
     vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
