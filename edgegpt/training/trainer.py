@@ -33,6 +33,7 @@ from ..checkpoint import (
 from ..errors import CheckpointError, InvalidInputError, NumericalError
 from ..model import GPT, GPTConfig
 from ..model.version_1 import from_version_1
+from ..user_files import is_file, read_json
 from .char_tokenizer import build_char_tokenizer, encode_corpus
 from .config import TrainConfig, learning_rate_at
 from .data import Corpus, random_batch, split, windows
@@ -297,14 +298,11 @@ class StopRequest:
 def read_settings(out: Path) -> dict[str, Any]:
     """Return the settings and the corpus of the run that `out` holds."""
     path = out / "train" / SETTINGS_FILE
-    try:
-        settings: dict[str, Any] = json.loads(path.read_bytes())
-        if {"model", "train", "data", "corpus", "corpus_sha256"} - set(settings):
-            raise ValueError("it lacks a table")
-    except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(f"nothing to resume: {path} is missing") from None
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
+    if not is_file(path):
+        raise CheckpointError(f"nothing to resume: {path} is missing")
+    settings = read_json(path)
+    if {"model", "train", "data", "corpus", "corpus_sha256"} - set(settings):
+        raise CheckpointError(f"{path} is damaged: it lacks a table")
     if isinstance(settings["model"], dict) and "bias" in settings["model"]:
         settings["model"] = from_version_1(settings["model"])
         settings["model"] = GPTConfig.from_dict(settings["model"]).to_dict()

@@ -59,8 +59,8 @@ def download(
     Args:
         hub_id: the model.
         revision: a branch, a tag or a commit; None: the default branch.
-        weights: whether to download weights and tokenizer, too, or only settings, the index of
-            the weights, and papers.
+        weights: whether to download the weights, too, or only their index, settings, tokenizer
+            and papers.
         progress: told how many bytes are there.
 
     Raises:
@@ -77,8 +77,7 @@ def download(
             return remote.fetch([hub_id.file], revision)
         _check_kind(remote)
         folder = remote.fetch(["config.json"], revision).parent
-        patterns = SETTINGS + PAPERS + (TEXTS if weights else ())
-        small = [name for name in remote.sizes if _is_wanted(name, patterns)]
+        small = [name for name in remote.sizes if _is_wanted(name, SETTINGS + PAPERS + TEXTS)]
         remote.fetch(small, remote.commit)
         remote.fetch(_weight_files(remote, weights), remote.commit)
     return folder
@@ -223,7 +222,7 @@ def _cached(hub_id: HubId, revision: str | None, weights: bool, error: Checkpoin
     except CheckpointError as lacking:
         raise CheckpointError(f"{error}; the cache holds a part of it only: {lacking}") from lacking
     if not constants.HF_HUB_OFFLINE:
-        warnings.warn(f"{error}; going on with the copy in {folder}", EdgeGPTWarning, stacklevel=3)
+        warnings.warn(f"{error}; going on with the copy in {folder}", EdgeGPTWarning, stacklevel=2)
     return folder if hub_id.file is None else folder / hub_id.file
 
 

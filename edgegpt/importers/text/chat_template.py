@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError
+from ...user_files import read_optional, read_text
 from .backend import listed
-from .files import read_json, read_text
 
 __all__ = ["chat_template_of", "checked_template"]
 
@@ -24,7 +24,7 @@ def chat_template_of(folder: Path, config: dict[str, Any]) -> tuple[str | None, 
     if template is None:
         template = config.get("chat_template")
     if template is None:
-        template = read_json(folder / "chat_template.json").get("chat_template")
+        template = read_optional(folder / "chat_template.json").get("chat_template")
     if isinstance(template, list):
         named = _named(template, folder)
         template = named.pop("default", None)
