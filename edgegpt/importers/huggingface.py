@@ -33,8 +33,6 @@ def _instead(folder: Path) -> str:
     """Return what a folder without config.json is, and what to do with it."""
     names = sorted(path.name for path in folder.iterdir())
     files = [name for name in names if name.endswith(SINGLE_FILES)]
-    if not names:
-        return f"{folder} is an empty folder"
     if MANIFEST_NAME in names:
         return f"{folder} is a bundle of edgegpt already; import takes what it was made of"
     if ADAPTER_SETTINGS in names:

@@ -16,6 +16,7 @@ from huggingface_hub.utils.tqdm import progress_bar_states
 from safetensors.torch import load, save
 from stand_in_hub import COMMIT, Model, StandInHub, stand_in_hub
 from tiny_checkpoints import SIZES, save_tiny
+from tokenizers import Tokenizer, models
 from transformers import LlamaConfig
 
 from edgegpt.cli import main
@@ -47,7 +48,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return found | {
         "README.md": b"---\nlicense: mit\n---\n",
         "LICENSE.txt": b"Do as you like.",
-        "tokenizer.json": b"{}",
+        "tokenizer.json": Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).to_str().encode(),
         "modeling_own.py": b"raise SystemExit",
         "LICENSE.py": b"raise SystemExit",
         "LICENSES/other.txt": b"of a part",
@@ -225,7 +226,7 @@ def test_a_hub_that_cannot_be_reached_is_told(
     hub: StandInHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert f"cannot get {NAME} from http://127.0.0.1:9" in refusal()
+    assert f"cannot get {NAME}, which is no local path, from http://127.0.0.1:9" in refusal()
 
 
 def test_an_interrupted_download_leaves_no_half_file(
@@ -364,7 +365,7 @@ def test_a_look_reads_headers_and_no_weights(hub: StandInHub, files: dict[str, b
     assert source.name == f"{NAME}@0123456"
     look(source)
     assert not (source.folder / SHARDS[0]).exists()
-    assert "tokenizer.json" not in hub.sent
+    assert "tokenizer.json" in hub.sent
     with pytest.raises(CheckpointError, match="only its header was read"):
         source.tensors.read("lm_head.weight")
 
