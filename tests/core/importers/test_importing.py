@@ -1,4 +1,4 @@
-"""`--check` says what import says, before a weight is read; and what stands where a file belongs."""
+"""`--check` says what import says, before a weight is read; and a wrong source is named."""
 
 import json
 import os
