@@ -136,6 +136,7 @@ def _check_sums(path: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Return the first sentence of an error of a library."""
-    first = (str(error).splitlines() or [""])[0].partition(". ")[0]
-    return first[:LONGEST_REASON] or type(error).__name__
+    """Return the first sentence of an error of a library, without its place in the code."""
+    line = (str(error).splitlines() or [""])[0]
+    sentences = [part for part in line.split(". ") if part and not part.startswith("[enforce fail")]
+    return (sentences or [type(error).__name__])[0][:LONGEST_REASON]

@@ -1,6 +1,7 @@
 """Checkpoint folders: what is saved comes back, and every defect is refused by name."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from edgegpt.checkpoint import load_checkpoint, save_config, save_weights
+from edgegpt.checkpoint import is_checkpoint, load_checkpoint, save_config, save_weights
 from edgegpt.errors import CheckpointError
 from edgegpt.model import GPT, GPTConfig
 from edgegpt.runtime.bundle.source import Source
@@ -179,7 +180,26 @@ def test_a_config_that_is_not_text_is_refused(folder: Path):
         load_checkpoint(folder)
 
 
-@pytest.mark.parametrize("raw", ["[]", "3", "{}", '{"format_version": 1, "model": 5}'])
+@pytest.mark.parametrize("raw", ["[]", "3", "[" * 100_000, '{"model": ' + "9" * 10_000 + "}"])
+def test_a_config_that_is_no_table_is_refused(folder: Path, raw: str):
+    (folder / "config.json").write_text(raw)
+    with pytest.raises(CheckpointError, match=r"config\.json is not (a JSON object|readable JSON)"):
+        load_checkpoint(folder)
+    assert not is_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "tokenizer.json", "held_out.txt", "LICENSE"]
+)
+def test_a_pipe_in_place_of_a_file_is_refused(folder: Path, name: str):
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(CheckpointError, match=f"{name} is a pipe, where a file belongs"):
+        load_checkpoint(folder)
+    assert is_checkpoint(folder) == (name != "config.json")
+
+
+@pytest.mark.parametrize("raw", ["{}", '{"format_version": 1, "model": 5}'])
 def test_a_config_of_something_else_is_refused(folder: Path, raw: str):
     (folder / "config.json").write_text(raw)
     with pytest.raises(CheckpointError, match="not a checkpoint of edgegpt"):

@@ -25,6 +25,7 @@ from huggingface_hub.utils.tqdm import tqdm
 from edgegpt.runtime.progress import Progress, silent
 
 from ...errors import CheckpointError, EdgeGPTWarning
+from ..huggingface import ADAPTER_SETTINGS
 from ..tensors import WEIGHT_FILES, shard_names, weight_paths
 from .ids import HubId
 from .problems import explained
@@ -140,6 +141,11 @@ def _check_kind(remote: _Remote) -> None:
         raise CheckpointError(
             f"{repository} holds GGUF files; name one of them, as {repository}/{gguf[0]}: "
             f"{', '.join(gguf[:NAMED])}{more}"
+        )
+    if "config.json" not in names and ADAPTER_SETTINGS in names:
+        raise CheckpointError(
+            f"{repository} is an adapter: download it, and name the model that it is for, with "
+            f"--adapter FOLDER"
         )
     if "config.json" not in names or not names & WEIGHTS:
         lacking = "weights that import reads" if "config.json" in names else "config.json"

@@ -109,7 +109,7 @@ class Generation:
             if (value := self.generation.get(name)) is not None and value not in neutral
         ]
         names = ", ".join(left)
-        return (f"left out of {self.where}: {names}; texts may differ by it",) if left else ()
+        return (f"left out of {self.where}, so that texts may differ: {names}",) if left else ()
 
     @property
     def _samples(self) -> bool:

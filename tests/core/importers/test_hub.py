@@ -125,6 +125,16 @@ def test_only_what_import_reads_is_downloaded(hub: StandInHub, files: dict[str, 
     assert look(source).config.n_layer == 3
 
 
+def test_a_text_that_cannot_be_imported_is_told_before_the_weights_are_downloaded(
+    hub: StandInHub,
+) -> None:
+    hub.models[NAME].files["tokenizer.json"] = b"{}"
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json is no tokenizer that can be read"):
+        opened(Named(NAME))
+    assert INDEX in hub.sent
+    assert not hub.sent.keys() & set(SHARDS)
+
+
 def test_a_second_download_asks_for_no_file_again(hub: StandInHub) -> None:
     download(NAME, None)
     before = dict(hub.sent)
@@ -185,7 +195,11 @@ def test_a_repository_of_gguf_files_lists_them(hub: StandInHub, more: dict[str, 
 
 @pytest.mark.parametrize(
     ("kept", "named"),
-    [({"config.json": b"{}"}, "no weights"), ({"model.safetensors": b""}, "no config.json")],
+    [
+        ({"config.json": b"{}"}, "no weights"),
+        ({"model.safetensors": b""}, "no config.json"),
+        ({"adapter_config.json": b"{}", "adapter_model.safetensors": b""}, "is an adapter: downl"),
+    ],
 )
 def test_a_repository_without_a_model_is_refused(
     hub: StandInHub, kept: dict[str, bytes], named: str

@@ -118,4 +118,4 @@ def test_what_the_library_says_is_cut(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         read_pickle(path)
     assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 300 + len(str(path))
+    assert str(caught.value).endswith("PyTorch file: file in archive is not in a subdirectory: a")

@@ -1,6 +1,5 @@
 """How a Hugging Face folder says that a model is used: ends, padding, sampling, chat template."""
 
-
 import pytest
 from small_tokenizers import write_json
 from transformers import GenerationConfig
@@ -107,7 +106,7 @@ def test_without_generation_config_json_the_settings_of_config_json_count(folder
     source = folder("bytes")
     found = text_of_folder(source, ROWS, config)
     assert found.usage.sampling == Defaults(temperature=0.5, top_k=7)
-    assert "config.json: num_beams; texts may differ" in found.notes[0]
+    assert "config.json, so that texts may differ: num_beams" in found.notes[0]
     with pytest.raises(CheckpointError, match=r"source/config\.json: top_k is -1"):
         text_of_folder(source, ROWS, config | {"top_k": -1})
     write_json(source / "generation_config.json", {})
@@ -140,10 +139,10 @@ def test_what_changes_the_text_and_is_not_done_is_noted_by_name(folder):
     source = folder("bytes", generation_config=ASKED | SAMPLED)
     (note,) = text_of_folder(source, ROWS, {}).notes
     place = source / "generation_config.json"
-    assert note == f"left out of {place}: {', '.join(ASKED)}; texts may differ by it"
+    assert note == f"left out of {place}, so that texts may differ: {', '.join(ASKED)}"
     write_json(place, ASKED | SAMPLED | {"do_sample": True})
     (note,) = text_of_folder(source, ROWS, {}).notes
-    assert f": {', '.join(sorted([*ASKED, *SAMPLED]))};" in note
+    assert note.endswith(f": {', '.join(sorted([*ASKED, *SAMPLED]))}")
 
 
 def test_what_changes_no_text_is_not_noted(folder):
