@@ -188,6 +188,25 @@ def test_a_config_that_is_no_table_is_refused(folder: Path, raw: str):
     assert not is_checkpoint(folder)
 
 
+@pytest.mark.parametrize("size", [10**18, 2**63, 10**400, 10**4000])
+@pytest.mark.parametrize("key", ["vocab_size", "block_size", "n_head", "n_embd", "n_ff"])
+def test_a_size_that_no_tensor_can_have_is_refused(folder: Path, key: str, size: int):
+    change_config(folder, lambda document: document["model"].update({key: size}))
+    with pytest.raises(
+        CheckpointError, match=r"more than 63 bits|is too large|a multiple of"
+    ) as caught:
+        load_checkpoint(folder)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("key", ["norm_eps", "attention_scale", "head_dim"])
+def test_a_number_beyond_all_floats_is_refused(folder: Path, key: str):
+    change_config(folder, lambda document: document["model"].pop("attention_scale"))
+    change_config(folder, lambda document: document["model"].update({key: 10**400}))
+    with pytest.raises(CheckpointError, match=f"{key} is a whole number of more than 63 bits"):
+        load_checkpoint(folder)
+
+
 @pytest.mark.parametrize(
     "name", ["config.json", "model.safetensors", "tokenizer.json", "held_out.txt", "LICENSE"]
 )

@@ -23,7 +23,7 @@ from edgegpt.cli import main
 from edgegpt.errors import CheckpointError, EdgeGPTWarning
 from edgegpt.importers.hub.download import download as download_model
 from edgegpt.importers.hub.headers import open_headers
-from edgegpt.importers.hub.ids import HubId, is_hub_id
+from edgegpt.importers.hub.ids import HubId
 from edgegpt.importers.importing import Named, opened
 from edgegpt.importers.run import look
 from edgegpt.runtime.progress import Progress, silent
@@ -82,34 +82,6 @@ def refusal(hub_id: str = NAME, revision: str | None = None) -> str:
         download(hub_id, revision)
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Qwen/Qwen3-0.6B", True),
-        ("org/name/file.Q4_0.gguf", True),
-        ("org/name/folder/file.gguf", True),
-        ("gpt2", False),
-        ("org/name/file.bin", False),
-        ("./org/name", False),
-        ("../name", False),
-        ("/org/name", False),
-        ("org/name/../file.gguf", False),
-        ("https://huggingface.co/org/name", False),
-        ("", False),
-    ],
-)
-def test_a_hub_id_is_told_by_its_shape(text: str, expected: bool) -> None:
-    assert is_hub_id(text) == expected
-
-
-def test_a_local_path_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert is_hub_id("org/name")
-    Path("org").mkdir()
-    Path("org/name").symlink_to("nowhere")
-    assert not is_hub_id("org/name")
 
 
 def test_only_what_import_reads_is_downloaded(hub: StandInHub, files: dict[str, bytes]) -> None:

@@ -18,9 +18,8 @@ from transformers import LlamaConfig
 from edgegpt.cli import main
 from edgegpt.errors import CheckpointError
 from edgegpt.importers import run
-from edgegpt.importers.importing import Named, as_checkpoint, survey, write_checkpoint
+from edgegpt.importers.importing import Named, survey, write_checkpoint
 from edgegpt.importers.open import open_source
-from edgegpt.runtime.progress import silent
 
 TOKENIZER = Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).to_str()
 
@@ -221,41 +220,6 @@ def test_a_folder_that_is_something_else_is_named(tmp_path: Path, name: str) -> 
     with pytest.raises(CheckpointError) as caught:
         survey(Named(str(tmp_path)))
     assert FOLDERS[name] in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("a/b", "a/b is no local path, it is not in the cache, and HF_HUB_OFFLINE forbids"),
-        ("a/b/c", "no file at a/b/c"),
-        ("./a", "no file at ./a"),
-        ("gpt2", "no file at gpt2, and a model on the Hub is named owner/model"),
-        (
-            "https://huggingface.co/o/n",
-            "is an address; a model on the Hub is named owner/model: o/n",
-        ),
-        ("hf.co/o/n/", "owner/model: o/n"),
-        ("http://www.huggingface.co/o/n/tree/main", "owner/model: o/n"),
-        ("https://huggingface.co/o/n/tree/v1.0", "owner/model: o/n --revision v1.0"),
-        (
-            "https://huggingface.co/o/n/blob/main/q/a.gguf?download=true",
-            "owner/model: o/n/q/a.gguf",
-        ),
-        ("https://huggingface.co/o/n/resolve/main/config.json", "owner/model: o/n"),
-        ("https://example.com/o/n", "no file at https://example.com/o/n"),
-        ("", "the source is empty: name a folder, a file, or owner/model"),
-    ],
-)
-def test_a_name_that_leads_nowhere_gets_a_hint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, reason: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for options in ({}, {"revision": "v1"}):
-        with pytest.raises(CheckpointError) as caught:
-            survey(Named(text, **options))
-        assert reason in str(caught.value)
-    with pytest.raises(CheckpointError), as_checkpoint(Named(text), tmp_path / "out", silent):
-        pass
 
 
 def test_a_link_to_nothing_is_no_place_to_write_to(
