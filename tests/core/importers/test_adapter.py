@@ -95,6 +95,10 @@ CASES: dict[str, tuple[PretrainedConfig, dict[str, Any]]] = {
         LLAMA,
         {"target_modules": ["up_proj"], "layers_to_transform": 1, "layers_pattern": "layers"},
     ),
+    "a module by its whole name, whatever the layers": (
+        LLAMA,
+        {"target_modules": ["model.layers.0.mlp.up_proj", "q_proj"], "layers_to_transform": [1]},
+    ),
     "a pattern of modules, but for some": (
         LLAMA,
         {
@@ -196,7 +200,7 @@ def set_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object
         ({"target_modules": 3}, "target_modules is 3"),
         ({"exclude_modules": ["q_proj"]}, "q_proj.lora_A.weight is of a module that"),
         ({"layers_to_transform": [1]}, "layers.0.mlp.down_proj.lora_A.weight is of a module that"),
-        ({"layers_to_transform": 0, "layers_pattern": "h"}, "is of a module that"),
+        ({"layers_to_transform": [0, 1, 2], "layers_pattern": "h"}, "is of a module that"),
         ({"layers_to_transform": 0, "layers_pattern": "(h"}, "layers_pattern has the pattern"),
         ({"layers_to_transform": ["0"]}, "layers_to_transform is ['0']"),
         ({"use_dora": True}, "use_dora is True: DoRA"),

@@ -230,9 +230,7 @@ def test_a_tied_embedding_with_values_that_are_not_finite_is_refused_as_such(
     state = dict(nanogpt().state_dict())
     state["transformer.wte.weight"][3, 2] = float("nan")
     file = saved(tmp_path / "ckpt.pt", checkpoint(state))
-    with pytest.raises(
-        CheckpointError, match=r"wte|lm_head.*weight has values that are not finite"
-    ):
+    with pytest.raises(CheckpointError, match=r"(wte|lm_head)\.weight has values that are not fi"):
         imported(file, tmp_path / "out")
 
 

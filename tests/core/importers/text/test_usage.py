@@ -102,7 +102,12 @@ def test_what_a_file_leaves_open_is_as_in_transformers():
 
 
 def test_without_generation_config_json_the_settings_of_config_json_count(folder):
-    config = {"do_sample": True, "top_k": 7, "num_beams": 2, "text_config": {"temperature": 0.5}}
+    config = {
+        "do_sample": True,
+        "top_k": 7,
+        "num_beams": 2,
+        "text_config": {"temperature": 0.5, "top_k": 3},
+    }
     source = folder("bytes")
     found = text_of_folder(source, ROWS, config)
     assert found.usage.sampling == Defaults(temperature=0.5, top_k=7)
