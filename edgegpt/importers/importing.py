@@ -28,6 +28,7 @@ from .tensors import SafeTensors
 from .text.folder import text_of_folder
 from .text.found import Found
 from .text.gguf_fields import text_of_gguf
+from .text.try_template import template_notes
 
 __all__ = ["Named", "Survey", "as_checkpoint", "opened", "survey", "write_checkpoint"]
 
@@ -103,7 +104,9 @@ def survey(named: Named, *, values: bool = True, progress: Progress = silent) ->
     """
     source = opened(named, values=values, progress=progress)
     model = look(source)
-    return Survey(model, text_of(source, model.config.vocab_size), papers_of(source))
+    text = text_of(source, model.config.vocab_size)
+    notes = (*text.notes, *template_notes(text.chat_template, text.usage.special_tokens))
+    return Survey(model, replace(text, notes=notes), papers_of(source))
 
 
 def write_checkpoint(found: Survey, folder: Path, progress: Progress = silent) -> None:

@@ -56,7 +56,7 @@ def said(
                 main(["import", str(source), *options])
             output = capsys.readouterr()
             notes = json.loads(output.out)["notes"] if output.out else []
-            lines = output.err.splitlines()
+            lines = [line for line in output.err.splitlines() if line[:5] in ("note:", "error")]
             told.append(notes + [line.removeprefix("note: ") for line in lines])
         return told
 
@@ -73,6 +73,7 @@ def written(name: str, content: str) -> Callable[[Path], object]:
         (written("tokenizer.json", "{}"), "tokenizer.json is no tokenizer that can be read"),
         (written("tokenizer_config.json", "["), "tokenizer_config.json is not readable JSON"),
         (written("tokenizer_config.json", '{"chat_template": 3}'), "the chat template in"),
+        (written("chat_template.jinja", "a" * 65_537), "chat_template.jinja has 65,537 bytes"),
         (
             written("generation_config.json", '{"do_sample": true, "top_p": 2}'),
             "generation_config.json: top_p is 2",
@@ -97,11 +98,11 @@ def test_a_check_gives_the_notes_that_import_gives_before_it_reads(
     (folder / "tokenizer.json").unlink()
     (folder / "generation_config.json").write_text('{"num_beams": 4, "stop_strings": ["a"]}')
     (folder / "LICENSE").write_bytes(b"\xff")
+    (folder / "chat_template.jinja").write_text("{% if")
     check, imported = said(folder)
     assert imported == [*check, "error: a weight was read"]
-    for note, part in zip(
-        check, ("has no tokenizer", "num_beams, stop_strings", "LICENSE is not"), strict=True
-    ):
+    parts = ("has no tokenizer", "num_beams, stop_strings", "no usable chat", "LICENSE is not")
+    for note, part in zip(check, parts, strict=True):
         assert part in note
 
 
