@@ -31,6 +31,7 @@ from .model import GPT, GPTConfig
 from .model.version_1 import from_version_1
 from .model_weights import StoredWeights, load_model, skeleton
 from .tensor_file import layout_of, raw_bytes, write_tensors
+from .user_files import is_file, json_text, read_json, read_optional, read_text
 
 __all__ = [
     "HELD_OUT_CHARACTERS",
@@ -127,10 +128,10 @@ def save_weights(folder: Path, model: GPT, dtype: torch.dtype) -> None:
 def is_checkpoint(folder: Path) -> bool:
     """Return whether `folder` has a config.json of edgegpt; nothing else is checked."""
     try:
-        document = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError):
+        document = read_optional(folder / "config.json")
+    except CheckpointError:
         return False
-    return isinstance(document, dict) and {"format_version", "model"} <= set(document)
+    return {"format_version", "model"} <= set(document)
 
 
 def exported_context(config: GPTConfig) -> int:
@@ -144,13 +145,13 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(
         config=config,
         weights=_open_weights(folder, config),
-        tokenizer_json=_read_text(folder / TOKENIZER_NAME, required=False),
-        held_out=_read_text(folder / "held_out.txt", required=False),
+        tokenizer_json=json_text(folder / TOKENIZER_NAME),
+        held_out=read_text(folder / "held_out.txt"),
         usage=usage,
         source=source,
-        chat_template=_read_short(folder / TEMPLATE_NAME, LARGEST_TEMPLATE),
-        license=_read_short(folder / LICENSE_NAME, LARGEST_DOCUMENT),
-        card=_read_short(folder / CARD_NAME, LARGEST_DOCUMENT),
+        chat_template=read_text(folder / TEMPLATE_NAME, LARGEST_TEMPLATE),
+        license=read_text(folder / LICENSE_NAME, LARGEST_DOCUMENT),
+        card=read_text(folder / CARD_NAME, LARGEST_DOCUMENT),
     )
 
 
@@ -158,11 +159,8 @@ def _load_config(folder: Path) -> tuple[GPTConfig, Usage | None, Source | None]:
     if not folder.is_dir():
         raise CheckpointError(f"no checkpoint folder at {folder}")
     path = folder / "config.json"
-    try:
-        document: Any = json.loads(_read_text(path, required=True) or "")
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
-    if not isinstance(document, dict) or not isinstance(document.get("model"), dict):
+    document = read_json(path)
+    if not isinstance(document.get("model"), dict):
         raise CheckpointError(f"{path} has no table 'model'; it is not a checkpoint of edgegpt")
     version = document.get("format_version")
     if version not in (1, FORMAT_VERSION) or version is True:
@@ -187,7 +185,7 @@ def _load_config(folder: Path) -> tuple[GPTConfig, Usage | None, Source | None]:
 
 def _open_weights(folder: Path, config: GPTConfig) -> StoredWeights:
     path = folder / "model.safetensors"
-    if not path.is_file():
+    if not is_file(path):
         raise CheckpointError(f"{folder} has no model.safetensors: nothing was trained in it yet")
     weights, model = StoredWeights(path), skeleton(config)
     found = {name: torch.empty(shape, device="meta") for name, shape in weights.shapes.items()}
@@ -213,23 +211,3 @@ def check_state(found: dict[str, Tensor], expected: dict[str, Tensor], source: P
                 f"{source}: {name} has shape {list(tensor.shape)}, "
                 f"the model needs {list(expected[name].shape)}"
             )
-
-
-def _read_short(path: Path, largest: int) -> str | None:
-    """Return the text of an optional file of at most `largest` bytes."""
-    if path.is_file() and path.stat().st_size > largest:
-        raise CheckpointError(
-            f"{path} has {path.stat().st_size:,} bytes; at most {largest:,} can be taken along"
-        )
-    return _read_text(path, required=False)
-
-
-def _read_text(path: Path, *, required: bool) -> str | None:
-    try:
-        return path.read_bytes().decode("utf-8")  # read_text would change the line ends
-    except FileNotFoundError:
-        if not required:
-            return None
-        raise CheckpointError(f"{path} is missing") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}") from error

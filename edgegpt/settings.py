@@ -8,13 +8,15 @@ from .errors import InvalidInputError
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["check_types", "from_table"]
+__all__ = ["LARGEST", "check_types", "from_table"]
+
+LARGEST = 2**63 - 1  # of a whole number: the largest size of a tensor
 
 Settings = TypeVar("Settings", bound="DataclassInstance")
 
 
 def check_types(settings: "DataclassInstance") -> None:
-    """Refuse a value that is not of its field's type; name it.
+    """Refuse a value that is not of its field's type, or is too large for a tensor; name it.
 
     A type is a Literal, a tuple (whose content is not checked), bool, int or float; a float field
     also accepts an int.
@@ -28,12 +30,16 @@ def check_types(settings: "DataclassInstance") -> None:
         if get_origin(hint) is Literal:
             if value not in get_args(hint):
                 choices = ", ".join(get_args(hint))
-                raise InvalidInputError(f"{name} is {value!r}; choose one of: {choices}")
+                raise InvalidInputError(f"{name} is {value!r:.60}; choose one of: {choices}")
             continue
         accepted = (int, float) if hint is float else hint
         # To isinstance a bool is an int, but n_layer = true is a mistake.
         if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
-            raise InvalidInputError(f"{name} is {value!r}, which is not of type {hint.__name__}")
+            raise InvalidInputError(
+                f"{name} is {value!r:.60}, which is not of type {hint.__name__}"
+            )
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise InvalidInputError(f"{name} is a whole number of more than 63 bits")
 
 
 def from_table(kind: type[Settings], values: dict[str, Any], what: str) -> Settings:

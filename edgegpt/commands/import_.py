@@ -1,6 +1,7 @@
 """`edgegpt import`: a checkpoint from elsewhere in, a checkpoint folder out."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -63,11 +64,10 @@ def command(
     named = Named(source, revision, adapter, n_head, attention_scale)
     if check:
         from edgegpt.importers.check import report
-        from edgegpt.importers.importing import opened
-        from edgegpt.importers.run import look
+        from edgegpt.importers.importing import survey
 
         with progress() as tell:
-            found = report(look(opened(named, values=False, progress=tell)))
+            found = report(survey(named, values=False, progress=tell))
         print_check(found, as_json)
         return
     if out is None:
@@ -76,24 +76,27 @@ def command(
 
 
 def _import(named: "Named", out: Path, as_json: bool) -> None:
-    if out.exists():
+    if os.path.lexists(out):
         raise CheckpointError(f"{out} exists already; choose another --out")
-    from edgegpt.importers.importing import import_into
+    from edgegpt.importers.importing import survey, write_checkpoint
     from edgegpt.runtime.files import new_folder
 
-    with progress() as tell, new_folder(out) as folder:
-        found = import_into(named, folder, tell)
+    with progress() as tell:
+        found = survey(named, progress=tell)
     for note in found.notes:
         click.echo(f"note: {note}", err=True)
-    count, family = found.parameter_count, found.family
+    with progress() as tell, new_folder(out) as folder:
+        write_checkpoint(found, folder, tell)
+    model = found.model
+    count, family = model.parameter_count, model.family
     if as_json:
         result = {
             "checkpoint": str(out),
             "family": family.model_type,
             "parameters": count,
-            "model": found.config.to_dict(),
+            "model": model.config.to_dict(),
             "notes": found.notes,
         }
         click.echo(json.dumps(result))
     else:
-        click.echo(f"{out}: {count:,} parameters, {family.model_type}, {found.source.name}")
+        click.echo(f"{out}: {count:,} parameters, {family.model_type}, {model.source.name}")

@@ -12,63 +12,26 @@ settings are those of the library peft.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import isfinite, sqrt
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .huggingface import read_json
-from .settings import SourceSettings
+from ..user_files import is_file, read_json
+from .adapter_rules import Rules
+from .huggingface import ADAPTER_SETTINGS
+from .run import config_of
 from .source import Source
 from .tensors import SafeTensors, Tensors
 
 __all__ = ["AdaptedTensors", "Update", "adapted"]
 
-SETTINGS, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-NAME = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
-# A regular expression of a pattern of ranks may take long on purpose. Without a repeated group,
-# and with at most two repetitions, it does not.
-REPETITION = re.compile(r"[*+?{]")
-REPEATED_GROUP = re.compile(r"\)[*+?{]")
-MOST_REPETITIONS = 2
-LONGEST_PATTERN = 500  # characters
-
-# What has no influence on the merged weights: training, bookkeeping, and which modules have an
-# adapter, which its tensors show.
-HOUSEKEEPING = frozenset(
-    """
-    auto_mapping base_model_name_or_path eva_config exclude_modules inference_mode
-    layers_pattern layers_to_transform lora_dropout megatron_core merge_weights peft_version
-    qalora_group_size revision runtime_config target_modules task_type
-    """.split()  # noqa: SIM905 - as in settings.py
-)
-
-_BASE = "its training changed the base weights, too; save it as plain LoRA with peft"
-# Settings that must be missing, null, false or empty, with the reason to give otherwise.
-REFUSED = {
-    "alora_invocation_tokens": "an aLoRA adapter works on part of the text only",
-    "arrow_config": "Arrow chooses between adapters for each token",
-    "corda_config": _BASE,
-    "enable_lora": "it changes parts of packed layers",
-    "ensure_weight_tying": "tied embeddings would change, too",
-    "kasa_config": "KaSA changes the base weights, too",
-    "layer_replication": "it repeats layers of the base model",
-    "loftq_config": _BASE,
-    "lora_bias": "it adds biases that the base model may not have",
-    "lora_ga_config": _BASE,
-    "megatron_config": "it is for layers of Megatron",
-    "modules_to_save": "it replaces whole modules; only LoRA weights are merged",
-    "monteclora_config": "its weights are drawn at random",
-    "target_parameters": "it changes parameters that are no linear layers",
-    "trainable_token_indices": "it replaces rows of the embedding",
-    "use_bdlora": "its matrices are block-diagonal",
-    "use_dora": "DoRA also scales each row of the merged weight",
-    "use_qalora": "QA-LoRA averages groups of inputs",
-    "velora_config": "VeLoRA is not known to merge like LoRA",
-}
-PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")
+WEIGHTS, PICKLED = "adapter_model.safetensors", "adapter_model.bin"
+# Matrices of a linear layer, and of an embedding, whose [rows, columns] are transposed to them.
+MATRIX = re.compile(r"base_model\.model\.(.+)\.lora_(?:([AB])\.weight|embedding_([AB]))")
+# With an adapter on the embedding or the head, peft saves a copy of both, as they were.
+COPY = re.compile(r"base_model\.model\.(.+?)(?:\.base_layer)?\.weight")
 
 
 @dataclass(frozen=True)
@@ -89,10 +52,19 @@ class Update:
 
 
 class AdaptedTensors:
-    """The tensors of `base`, of which those with an update are merged when they are read."""
+    """The tensors of `base`, of which those with an update are merged when they are read.
 
-    def __init__(self, base: Tensors, adapter: SafeTensors, updates: Mapping[str, Update]) -> None:
-        self._base, self._adapter, self._updates = base, adapter, updates
+    `copies` names those of which the adapter has a copy, which must be as they are.
+    """
+
+    def __init__(
+        self,
+        base: Tensors,
+        adapter: SafeTensors,
+        updates: Mapping[str, Update],
+        copies: Mapping[str, str],
+    ) -> None:
+        self._base, self._adapter, self._updates, self._copies = base, adapter, updates, copies
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -108,9 +80,19 @@ class AdaptedTensors:
         """Return the tensor, merged with its update if it has one.
 
         Raises:
-            CheckpointError: if a matrix of the update has values that are not finite.
+            CheckpointError: if a matrix of the update has values that are not finite, or if the
+                adapter has another weight in its place.
         """
-        weight, update = self._base.read(name), self._updates.get(name)
+        weight, update, copy = (
+            self._base.read(name),
+            self._updates.get(name),
+            self._copies.get(name),
+        )
+        if copy is not None and not torch.equal(self._adapter.read(copy), weight):
+            raise CheckpointError(
+                f"{self._adapter.place(copy)}: {copy} differs from {name} of {self.place(name)}; a "
+                f"weight that was trained as a whole is not merged"
+            )
         if update is None:
             return weight
         change = update.scale * (self._matrix(update.b) @ self._matrix(update.a))  # [out, in]
@@ -135,95 +117,99 @@ def adapted(source: Source, folder: Path) -> Source:
     Raises:
         CheckpointError: names the setting or the tensor for which the adapter cannot be merged.
     """
-    path = folder / WEIGHTS
-    if not path.exists() and (folder / PICKLED).exists():
+    settings, weights = _files(folder)
+    rules, adapter = Rules(read_json(settings), str(settings)), SafeTensors([weights])
+    tied = config_of(source).tie_embeddings
+    updates, copies = {}, {}
+    pairs: dict[str, dict[str, str]] = {}
+    for name in adapter.shapes:
+        adapter.dtype(name)  # refuses types that are no weights
+        if (match := MATRIX.fullmatch(name)) is not None:
+            pairs.setdefault(match[1], {})[match[2] or match[3]] = name
+        else:
+            copies[_copied(name, source, adapter)] = name
+    if not pairs:
+        raise CheckpointError(f"{weights} holds no matrices of LoRA")
+    for module, pair in pairs.items():
+        target = _target(module, source, tied, weights)
+        if target in updates:
+            raise CheckpointError(
+                f"{weights}: {module} changes {target}, which another one changes"
+            )
+        updates[target] = _update(module, pair, rules, adapter, tied)
+    _check_shapes(updates, source.tensors.shapes, adapter, rules)
+    tensors = AdaptedTensors(source.tensors, adapter, updates, copies)
+    return replace(
+        source, tensors=tensors, notes=(*source.notes, *rules.notes, *_other(rules, source))
+    )
+
+
+def _files(folder: Path) -> tuple[Path, Path]:
+    """Return the files of an adapter's settings and weights, or say what is there instead."""
+    settings, path = folder / ADAPTER_SETTINGS, folder / WEIGHTS
+    if not folder.is_dir():
+        there = "is a file" if folder.exists() else "does not exist"
+        raise CheckpointError(f"{folder} {there}; --adapter takes the folder of a LoRA adapter")
+    if not is_file(settings):
+        raise CheckpointError(f"{folder} is no LoRA adapter of PEFT: it has no {ADAPTER_SETTINGS}")
+    if not is_file(path) and is_file(folder / PICKLED):
         raise CheckpointError(
             f"{folder / PICKLED} is pickled; adapters are read from {WEIGHTS} only: save it again "
             f"with a newer peft"
         )
-    rules = _Rules(read_json(folder / SETTINGS), str(folder / SETTINGS))
-    adapter = SafeTensors([path])
-    pairs: dict[str, dict[str, str]] = {}
-    for name in adapter.shapes:
-        adapter.dtype(name)  # refuses types that are no weights
-        match = NAME.fullmatch(name)
-        if match is None:
-            raise CheckpointError(f"{path}: {name} is no matrix of LoRA; nothing else is merged")
-        pairs.setdefault(match[1], {})[match[2]] = name
-    if not pairs:
-        raise CheckpointError(f"{path} holds no matrices of LoRA")
-    updates = {}
-    for module, pair in pairs.items():
-        target = _target(module, source, path)
-        if target in updates:
-            raise CheckpointError(f"{path}: {module} changes {target}, which another one changes")
-        updates[target] = _update(module, pair, rules, adapter)
-    _check_shapes(updates, source.tensors.shapes, adapter, rules)
-    return replace(source, tensors=AdaptedTensors(source.tensors, adapter, updates))
+    return settings, path
 
 
-class _Rules:
-    """The settings of an adapter: how large its matrices are, and the factor on them."""
-
-    def __init__(self, values: dict[str, object], where: str) -> None:
-        settings = SourceSettings(values, where, HOUSEKEEPING, REFUSED, "LoRA adapters")
-        self.error = settings.error
-        settings.must_be("peft_type", "LORA", why="only LoRA adapters are merged")
-        settings.must_be("bias", "none", why="its biases are not merged")
-        settings.must_be("init_lora_weights", *PLAIN_STARTS, why=_BASE)
-        self.rank = settings.whole("r")
-        self.alpha = settings.number("lora_alpha")
-        self.by_root = settings.flag("use_rslora", default=False)
-        self.transposed = settings.flag("fan_in_fan_out", default=False)
-        self.ranks = self._patterns(settings, "rank_pattern")
-        self.alphas = self._patterns(settings, "alpha_pattern")
-        settings.finish()
-
-    def rank_of(self, module: str) -> float:
-        """Return the rank of a module's matrices."""
-        return _matching(self.ranks, module, self.rank)
-
-    def scale_of(self, module: str) -> float:
-        """Return the factor on B @ A of a module."""
-        rank = self.rank_of(module)
-        return _matching(self.alphas, module, self.alpha) / (sqrt(rank) if self.by_root else rank)
-
-    def _patterns(self, settings: SourceSettings, name: str) -> list[tuple[re.Pattern[str], float]]:
-        """Return the settings for modules whose name ends as a pattern says, as in peft."""
-        found = []
-        for pattern, value in settings.table(name).items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-                raise self.error(f"{name} gives {pattern!r:.80} the value {value!r:.40}")
-            slow = len(REPETITION.findall(pattern)) > MOST_REPETITIONS
-            if slow or REPEATED_GROUP.search(pattern) or len(pattern) > LONGEST_PATTERN:
-                raise self.error(f"{name} has the pattern {pattern!r:.80}, which may take too long")
-            try:
-                found.append((re.compile(rf"(.*\.)?({pattern})$"), float(value)))
-            except (re.error, OverflowError) as error:
-                raise self.error(f"{name} has the pattern {pattern!r:.80}: {error}") from error
-        if not all(isfinite(value) for _, value in found):
-            raise self.error(f"{name} has a value that is not finite")
-        return found
+def _other(rules: Rules, source: Source) -> list[str]:
+    """Return a note if the adapter names another base than the model's name."""
+    if not isinstance(rules.base, str) or _last(rules.base) in ("", _last(source.name)):
+        return []
+    return [
+        f"the adapter was made for {rules.base!r:.120}, and the model is called "
+        f"{source.name!r:.120}: check that they are the same"
+    ]
 
 
-def _matching(
-    patterns: list[tuple[re.Pattern[str], float]], module: str, otherwise: float
-) -> float:
-    """Return the value of the first pattern that matches the module."""
-    return next((value for pattern, value in patterns if pattern.match(module)), otherwise)
+def _last(name: str) -> str:
+    """Return the last part of a path or of a Hub id, without the commit."""
+    return re.split(r"[/\\]", name.rstrip("/\\"))[-1].partition("@")[0].lower()
 
 
-def _target(module: str, source: Source, path: Path) -> str:
-    """Return the base weight of a module; files without the head leave out its first part."""
-    head, tied = module.endswith("head"), bool(source.settings.get("tie_word_embeddings"))
-    for name in (f"{module}.weight", f"{module.partition('.')[2]}.weight"):
+def _copied(name: str, source: Source, adapter: SafeTensors) -> str:
+    """Return the weight of the base of which the adapter has a copy; refuse anything else."""
+    match, shapes = COPY.fullmatch(name), source.tensors.shapes
+    found = [] if match is None else [one for one in _names(match[1]) if one in shapes]
+    if not found:
+        raise CheckpointError(
+            f"{adapter.place(name)}: {name} is no matrix of LoRA, nor a copy of "
+            f"a weight of the base; nothing else is merged"
+        )
+    if shapes[found[0]] != adapter.shapes[name]:
+        raise CheckpointError(
+            f"{adapter.place(name)}: {name} has the shape {list(adapter.shapes[name])}, but "
+            f"{found[0]} {list(shapes[found[0]])}: an adapter that resizes a weight is not merged"
+        )
+    return found[0]
+
+
+def _names(module: str) -> tuple[str, str]:
+    """Return the possible names of a module's weight; files without a head lack the first part."""
+    return f"{module}.weight", f"{module.partition('.')[2]}.weight"
+
+
+def _target(module: str, source: Source, tied: bool, path: Path) -> str:
+    """Return the base weight of a module."""
+    head = module.endswith("head")
+    for name in _names(module):
         if name in source.tensors.shapes and not (head and tied):
             return name
     why = ": it may be tied with the embedding, which is not merged" if head else ""
     raise CheckpointError(f"{path}: {source.name} has no weight of its own for {module}{why}")
 
 
-def _update(module: str, pair: dict[str, str], rules: _Rules, adapter: SafeTensors) -> Update:
+def _update(
+    module: str, pair: dict[str, str], rules: Rules, adapter: SafeTensors, tied: bool
+) -> Update:
     if len(pair) < 2:
         (name,) = pair.values()
         raise CheckpointError(f"{adapter.place(name)}: {name} lacks its other half")
@@ -234,14 +220,25 @@ def _update(module: str, pair: dict[str, str], rules: _Rules, adapter: SafeTenso
             f"{adapter.place(a)}: {a} has the shape {list(adapter.shapes[a])}; by the settings its "
             f"rank is {rules.rank_of(module):g}"
         )
-    return Update(a, b, rules.scale_of(module), rules.transposed)
+    if not rules.choose(module):
+        raise CheckpointError(
+            f"{adapter.place(a)}: {a} is of a module that target_modules, exclude_modules and "
+            f"layers_to_transform in {ADAPTER_SETTINGS} leave out"
+        )
+    embedding = a.endswith(".lora_embedding_A")
+    if embedding and tied:
+        raise CheckpointError(
+            f"{adapter.place(a)}: {module} is tied with the head, which would change, too; an "
+            f"adapter on it is not merged"
+        )
+    return Update(a, b, rules.scale_of(module), rules.transposed or embedding)
 
 
 def _check_shapes(
     updates: dict[str, Update],
     base: Mapping[str, tuple[int, ...]],
     adapter: SafeTensors,
-    rules: _Rules,
+    rules: Rules,
 ) -> None:
     """Refuse matrices whose product is not of the weight's shape."""
     for target, update in updates.items():

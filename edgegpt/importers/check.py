@@ -5,7 +5,7 @@ from math import prod
 
 from ..checkpoint import exported_context
 from ..model import GPTConfig
-from .papers import papers_of
+from .importing import Survey
 from .run import Import
 
 __all__ = ["Check", "report"]
@@ -46,7 +46,7 @@ class Check:
         export_seconds: about how long an export takes, for each precision.
         export_memory: about how many bytes of memory it takes.
         disk_bytes: of the checkpoint and a float32 bundle.
-        notes: sentences about what import leaves out or limits.
+        notes: sentences about what import leaves out or limits, as import gives them.
     """
 
     name: str
@@ -69,15 +69,15 @@ class Check:
     notes: tuple[str, ...]
 
 
-def report(found: Import) -> Check:
-    """Return what to expect of a source that was looked at; no values of weights are read."""
+def report(survey: Survey) -> Check:
+    """Return what to expect of a source that was surveyed; no values of weights are read."""
+    found, papers = survey.model, survey.papers
     counts = {name: prod(weight.shape) for name, weight in found.weights.items()}
     parameters = found.parameter_count
     context = exported_context(found.config)
     device = {bits: _device_bytes(found, counts, bits) for bits in EXPORT_SECONDS_PER_BILLION}
     checkpoint = sum(counts[name] * dtype.itemsize for name, dtype in found.dtypes.items())
     source = _source_bytes(found)
-    papers = papers_of(found.source)
     return Check(
         name=found.source.name,
         family=found.family.model_type,
@@ -99,7 +99,7 @@ def report(found: Import) -> Check:
         },
         export_memory=round(EXPORT_WORK + device["float32"]),
         disk_bytes=checkpoint + device["float32"],
-        notes=(*found.notes, *papers.notes),
+        notes=survey.notes,
     )
 
 

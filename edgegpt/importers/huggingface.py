@@ -1,16 +1,19 @@
 """Reads a folder in the layout of Hugging Face: config.json, weights, tokenizer."""
 
-import json
 from pathlib import Path
-from typing import Any
+
+from edgegpt.runtime.bundle.manifest import MANIFEST_NAME
 
 from ..errors import CheckpointError
+from ..user_files import is_file, read_json
+from .pickles import PickledTensors, read_pickle, state_dict
 from .source import Source
-from .tensors import tensors_of_folder
+from .tensors import SafeTensors, Tensors, weight_paths
 
-__all__ = ["open_folder", "read_json"]
+__all__ = ["ADAPTER_SETTINGS", "open_folder"]
 
-LARGEST_JSON = 64 * 2**20  # bytes; tokenizers reach 35 MB, settings a few kB
+ADAPTER_SETTINGS = "adapter_config.json"
+SINGLE_FILES = (".gguf", ".pt", ".pth", ".ckpt")  # endings of files that are imported by themselves
 
 
 def open_folder(folder: Path, name: str | None = None) -> Source:
@@ -20,22 +23,28 @@ def open_folder(folder: Path, name: str | None = None) -> Source:
         CheckpointError: if config.json or the weights are missing, damaged or cut off.
     """
     path = folder / "config.json"
+    if not is_file(path):
+        raise CheckpointError(_instead(folder))
     settings = read_json(path)
-    return Source(
-        name or folder.resolve().name, settings, str(path), tensors_of_folder(folder), folder
-    )
+    return Source(name or folder.resolve().name, settings, str(path), _tensors(folder), folder)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in the file."""
-    try:
-        if path.stat().st_size > LARGEST_JSON:
-            raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes: not a settings file")
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not readable JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise CheckpointError(f"{path} is not a JSON object")
-    return document
+def _instead(folder: Path) -> str:
+    """Return what a folder without config.json is, and what to do with it."""
+    names = sorted(path.name for path in folder.iterdir())
+    files = [name for name in names if name.endswith(SINGLE_FILES)]
+    if MANIFEST_NAME in names:
+        return f"{folder} is a bundle of edgegpt already; import takes what it was made of"
+    if ADAPTER_SETTINGS in names:
+        return f"{folder} is an adapter; name the model that it is for, with --adapter {folder}"
+    if files:
+        return f"{folder} has no config.json; to import a file of it, name it: {folder / files[0]}"
+    return f"{folder / 'config.json'} is missing"
+
+
+def _tensors(folder: Path) -> Tensors:
+    """Return the weights: safetensors if there are any, else pickled."""
+    paths = weight_paths(folder)
+    if paths[0].suffix == ".safetensors":
+        return SafeTensors(paths)
+    return PickledTensors({path: state_dict(read_pickle(path), path) for path in paths})

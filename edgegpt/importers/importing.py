@@ -1,5 +1,6 @@
 """Imports what a user names, a path or a Hub id, into a checkpoint folder."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,19 +15,22 @@ from edgegpt.runtime.progress import Progress, silent
 
 from ..checkpoint import is_checkpoint
 from ..errors import CheckpointError
+from ..user_files import read_json
 from .adapter import adapted
-from .hub.ids import HubId, is_hub_id
+from .hub.ids import HubId, is_hub_id, nothing_at
 from .huggingface import open_folder
 from .lesson import AttentionScale
 from .open import open_source
 from .papers import Papers, papers_of
-from .run import Import, look, write
+from .run import Import, config_of, look, write
 from .source import Source
+from .tensors import SafeTensors
 from .text.folder import text_of_folder
 from .text.found import Found
 from .text.gguf_fields import text_of_gguf
+from .text.try_template import template_notes
 
-__all__ = ["Named", "as_checkpoint", "import_into", "opened"]
+__all__ = ["Named", "Survey", "as_checkpoint", "opened", "survey", "write_checkpoint"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,11 @@ class Named:
     n_head: int | None = None
     attention_scale: AttentionScale = "head_dim"
 
+    def __post_init__(self) -> None:
+        """Refuse an empty name, which as a path would be the current folder."""
+        if not self.source:
+            raise CheckpointError("the source is empty: name a folder, a file, or owner/model")
+
 
 def opened(named: Named, *, values: bool = True, progress: Progress = silent) -> Source:
     """Return the source that is meant; without `values`, a Hub id's weights are not downloaded.
@@ -56,6 +65,8 @@ def opened(named: Named, *, values: bool = True, progress: Progress = silent) ->
     """
     if is_hub_id(named.source):
         source = _from_hub(HubId.of(named.source), named.revision, values, progress)
+    elif not os.path.lexists(named.source):
+        raise CheckpointError(nothing_at(named.source))
     elif named.revision is not None:
         raise CheckpointError(f"{named.source} is no Hub id, so that it has no --revision")
     elif is_checkpoint(Path(named.source)):
@@ -65,18 +76,47 @@ def opened(named: Named, *, values: bool = True, progress: Progress = silent) ->
     return source if named.adapter is None else adapted(source, named.adapter)
 
 
-def import_into(named: Named, folder: Path, progress: Progress = silent) -> Import:
-    """Write the checkpoint that is meant into the existing `folder`; return what was imported.
+@dataclass(frozen=True)
+class Survey:
+    """A source of which everything was looked at but the values of its weights.
 
-    Its notes say what was left out or limited.
+    Attributes:
+        model: the model and its tensors.
+        text: tokenizer, use and chat template.
+        papers: licence and model card.
+    """
+
+    model: Import
+    text: Found
+    papers: Papers
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about what import leaves out or limits."""
+        return (*self.model.notes, *self.text.notes, *self.papers.notes)
+
+
+def survey(named: Named, *, values: bool = True, progress: Progress = silent) -> Survey:
+    """Look at the source that is meant; its weights, see `opened`, are not read.
 
     Raises:
-        CheckpointError: names what cannot be imported; `folder` may then hold a part.
+        CheckpointError: names what cannot be imported.
     """
-    source = opened(named, progress=progress)
-    found = look(source)
-    text, papers = text_of(source, found.config.vocab_size), papers_of(source)
-    write(found, folder, text.usage, facts_of(found, papers), progress)
+    source = opened(named, values=values, progress=progress)
+    model = look(source)
+    text = text_of(source, model.config.vocab_size)
+    notes = (*text.notes, *template_notes(text.chat_template, text.usage.special_tokens))
+    return Survey(model, replace(text, notes=notes), papers_of(source))
+
+
+def write_checkpoint(found: Survey, folder: Path, progress: Progress = silent) -> None:
+    """Write the checkpoint of a source into the existing `folder`.
+
+    Raises:
+        CheckpointError: names the values that cannot be imported; `folder` may then hold a part.
+    """
+    text, papers = found.text, found.papers
+    write(found.model, folder, text.usage, facts_of(found.model, papers), progress)
     for name, content in {
         TOKENIZER_NAME: text.tokenizer_json,
         TEMPLATE_NAME: text.chat_template,
@@ -85,15 +125,20 @@ def import_into(named: Named, folder: Path, progress: Progress = silent) -> Impo
     }.items():
         if content is not None:
             write_file(folder / name, content.encode())
-    return replace(found, notes=[*found.notes, *text.notes, *papers.notes])
 
 
 def text_of(source: Source, vocab_size: int) -> Found:
-    """Return what a source says about text."""
-    if source.folder is not None:
-        return text_of_folder(source.folder, vocab_size, source.settings)
-    if source.fields is not None:
-        return text_of_gguf(source.fields, vocab_size)
+    """Return what a source says about text; an error names the folder, or the file."""
+    place = source.where if source.folder is None else str(source.folder)
+    try:
+        if source.folder is not None:
+            return text_of_folder(source.folder, vocab_size, source.settings)
+        if source.fields is not None:
+            return text_of_gguf(source.fields, vocab_size)
+    except CheckpointError as error:
+        if place in str(error):
+            raise
+        raise CheckpointError(f"{place}: {error}") from error
     note = "the file has no tokenizer: the model works with token ids only"
     return Found(None, Usage(), None, (note,))
 
@@ -114,9 +159,18 @@ def _from_hub(hub_id: HubId, revision: str | None, values: bool, progress: Progr
         ) from error
     if not values:
         return open_headers(hub_id, revision, progress)
+    if hub_id.file is None:
+        _check_text(download(hub_id, revision, weights=False, progress=progress))
     path = download(hub_id, revision, progress=progress)
     name = hub_id.with_commit(path)
     return open_folder(path, name) if path.is_dir() else replace(open_source(path), name=name)
+
+
+def _check_text(folder: Path) -> None:
+    """Refuse settings or a tokenizer that cannot be imported before the weights are downloaded."""
+    path = folder / "config.json"
+    source = Source(folder.name, read_json(path), str(path), SafeTensors([]), folder)
+    text_of(source, config_of(source).vocab_size)
 
 
 @contextmanager
@@ -140,5 +194,6 @@ def as_checkpoint(named: Named, out: Path, progress: Progress) -> Iterator[tuple
     parent = out.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=parent, prefix=f".{out.name}.import-") as folder:
-        found = import_into(named, Path(folder), progress)
-        yield Path(folder), found.notes
+        found = survey(named, progress=progress)
+        write_checkpoint(found, Path(folder), progress)
+        yield Path(folder), list(found.notes)

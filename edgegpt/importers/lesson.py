@@ -15,9 +15,9 @@ from typing import Literal
 
 from torch import Tensor
 
+from .pickles import PickledTensors
 from .source import Source
 from .state import axes, numbers
-from .tensors import PickledTensors
 
 __all__ = ["AttentionScale", "open_lesson"]
 
@@ -50,4 +50,4 @@ def open_lesson(state: dict[str, Tensor], path: Path, attention_scale: Attention
         "n_inner": n_ff,
         "attention_scale": widths[attention_scale] ** -0.5,
     }
-    return Source(path.stem, settings, str(path), PickledTensors(state, path))
+    return Source(path.stem, settings, str(path), PickledTensors({path: state}))

@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .pickles import PickledTensors
 from .source import Source
 from .state import axes, numbers
-from .tensors import PickledTensors
 
 __all__ = ["open_nanogpt"]
 
@@ -66,4 +66,4 @@ def open_nanogpt(
         "bias": f"{FIRST.removesuffix('weight')}bias" in state,
         **model_args,
     }
-    return Source(path.stem, settings, str(path), PickledTensors(state, path))
+    return Source(path.stem, settings, str(path), PickledTensors({path: state}))

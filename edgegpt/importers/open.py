@@ -1,16 +1,18 @@
 """Opens a checkpoint from elsewhere, whatever its kind: the content tells, not the name."""
 
 import importlib
-import stat
 from pathlib import Path
 
+from edgegpt.runtime.bundle.manifest import MANIFEST_NAME
+
 from ..errors import CheckpointError
+from ..user_files import is_file
 from .huggingface import open_folder
 from .lesson import AttentionScale, open_lesson
 from .nanogpt import open_nanogpt
+from .pickles import read_pickle
 from .source import Source
 from .state import state_of
-from .tensors import read_pickle
 
 __all__ = ["open_pickle", "open_source"]
 
@@ -32,15 +34,12 @@ def open_source(
         CheckpointError: if there is no checkpoint, or if it is damaged or cannot be imported.
     """
     try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
+        if path.is_dir():
             return open_folder(path)
-        if not stat.S_ISREG(mode):
-            raise CheckpointError(f"{path} is neither a file nor a folder")
+        if not is_file(path):
+            raise CheckpointError(f"no file at {path}")
         with path.open("rb") as file:
             head = file.read(16)
-    except FileNotFoundError:
-        raise CheckpointError(f"no file at {path}") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     if head.startswith(GGUF):
@@ -52,6 +51,8 @@ def open_source(
         if not head
         else f"{path} is a safetensors file; import its folder, with its config.json"
         if head[8:9] == b"{"
+        else f"{path} is a packed bundle of edgegpt already; import takes what it was made of"
+        if head.startswith(MANIFEST_NAME.encode())
         else f"{path} is no checkpoint that import reads: a Hugging Face folder, a GGUF file, or a "
         f"PyTorch file"
     )

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError
+from ..user_files import read_text
 from .source import Source
-from .text.files import read_text
 
 __all__ = ["Papers", "papers_of"]
 
@@ -46,7 +46,8 @@ def papers_of(source: Source) -> Papers:
 
 
 def _papers_of_folder(folder: Path) -> Papers:
-    licenses = sorted(path for path in folder.iterdir() if _is_license(path))
+    found = [path for path in folder.iterdir() if _is_license(path)]
+    licenses = sorted(found, key=lambda path: (not path.is_file(), path))
     notes: list[str] = []
     text = _text(licenses[0], notes) if licenses else None
     card = _text(folder / "README.md", notes)
@@ -55,7 +56,7 @@ def _papers_of_folder(folder: Path) -> Papers:
 
 def _is_license(path: Path) -> bool:
     first = re.split(r"[^a-z]", path.name.lower(), maxsplit=1)[0]
-    return first in LICENSE_FILES and path.suffix != ".py" and path.is_file()
+    return first in LICENSE_FILES and path.suffix != ".py"
 
 
 def _text(path: Path, notes: list[str]) -> str | None:

@@ -29,7 +29,7 @@ from .settings import SourceSettings
 from .source import Source
 from .tensors import Tensors
 
-__all__ = ["Import", "asked_for", "look", "write"]
+__all__ = ["Import", "asked_for", "config_of", "look", "write"]
 
 NAMED = 5  # names of tensors that a message lists at most
 
@@ -69,6 +69,15 @@ def look(source: Source) -> Import:
     return replace(planned, weights=weights)
 
 
+def config_of(source: Source) -> GPTConfig:
+    """Return the settings that the model will have, whatever tensors there are.
+
+    Raises:
+        CheckpointError: names the setting for which the checkpoint cannot be imported.
+    """
+    return _planned(source).config
+
+
 def asked_for(source: Source) -> list[str]:
     """Return the names of the tensors that the settings of a checkpoint call for.
 
@@ -89,7 +98,7 @@ def _planned(source: Source) -> Import:
         raise settings.error(str(error)) from error
     settings.finish()
     weights = plan(layout, config, parameter_shapes(config))
-    return Import(source, family, padded(config), layout, weights, settings.notes)
+    return Import(source, family, padded(config), layout, weights, [*source.notes, *settings.notes])
 
 
 def parameter_shapes(config: GPTConfig) -> dict[str, Shape]:
@@ -135,26 +144,29 @@ def _value(weight: Weight, tensors: Tensors, dtype: torch.dtype) -> Tensor:
         return weight.values(weight.shape).to(dtype)
     parts = []
     for piece in weight.pieces:
-        tensor = tensors.read(piece.name)
-        if not _is_finite(tensor):
-            raise CheckpointError(
-                f"{tensors.place(piece.name)}: {piece.name} has values that are not finite"
-            )
+        tensor = _read(piece.name, tensors)
         changed = tensor if piece.change is None else piece.change(tensor)
         parts.append(changed.to(dtype))
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
-def _is_finite(tensor: Tensor) -> bool:
-    """Return whether there is no NaN and no infinity; `isfinite` takes 30 times as long."""
-    least, most = tensor.aminmax()  # both are NaN if one value is
-    return bool(least.isfinite() & most.isfinite())
+def _read(name: str, tensors: Tensors) -> Tensor:
+    """Return a tensor of the source; refuse a type that holds no weights, and values not finite."""
+    tensors.dtype(name)
+    tensor = tensors.read(name)
+    least, most = (
+        tensor.aminmax()
+    )  # both are NaN if one value is; `isfinite` takes 30 times as long
+    if not bool(least.isfinite() & most.isfinite()):
+        raise CheckpointError(f"{tensors.place(name)}: {name} has values that are not finite")
+    return tensor
 
 
 def _dtype(weight: Weight, tensors: Tensors) -> torch.dtype:
     """Return the source's type if all pieces have it and it holds their values; or float32."""
-    types = {tensors.dtype(piece.name) if piece.exact else torch.float32 for piece in weight.pieces}
-    return types.pop() if len(types) == 1 else torch.float32
+    types = [tensors.dtype(piece.name) for piece in weight.pieces]  # refuses those not to be read
+    exact = all(piece.exact for piece in weight.pieces)
+    return types[0] if exact and len(set(types)) == 1 else torch.float32
 
 
 def _family(source: Source) -> Family:
@@ -233,7 +245,7 @@ def _check_tied_head(found: Import) -> None:
     if not found.config.tie_embeddings or name not in tensors.shapes:
         return
     (token,) = found.weights["token_embedding.weight"].pieces
-    if not torch.equal(tensors.read(name), tensors.read(token.name)):
+    if not torch.equal(_read(name, tensors), _read(token.name, tensors)):
         raise CheckpointError(
             f"{tensors.place(name)}: {name} differs from {token.name}, although the settings say "
             f"that they are one (tie_word_embeddings)"

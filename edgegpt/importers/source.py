@@ -21,6 +21,7 @@ class Source:
         tensors: the weights.
         folder: the folder with tokenizer, template and licence; None: there is none.
         fields: the metadata of a GGUF file, which has tokenizer and template; None: of others.
+        notes: sentences for the user about what was found on the way.
     """
 
     name: str
@@ -29,3 +30,4 @@ class Source:
     tensors: Tensors
     folder: Path | None = None
     fields: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .pickles import state_dict
 
 __all__ = ["axes", "numbers", "state_of"]
 
@@ -25,11 +26,7 @@ def state_of(content: Any, path: Path) -> dict[str, Tensor]:
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    if not isinstance(content, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
-    ):
-        raise CheckpointError(f"{path} holds no state dict (names with tensors)")
-    state: dict[str, Tensor] = content
+    state = state_dict(content, path)
     while state and (prefix := _common(state)):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state

@@ -1,7 +1,5 @@
 """The weights of a checkpoint from elsewhere: shapes from the headers, values one by one."""
 
-import json
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,16 +9,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..user_files import is_file, read_json
 
 __all__ = [
+    "DTYPES",
     "WEIGHT_FILES",
-    "PickledTensors",
     "SafeTensors",
     "Tensors",
     "exact_dtype",
-    "read_pickle",
     "shard_names",
-    "tensors_of_folder",
     "weight_paths",
 ]
 
@@ -75,6 +72,8 @@ class SafeTensors:
             self._open(path)
 
     def _open(self, path: Path) -> None:
+        if not is_file(path):
+            raise CheckpointError(f"{path} is missing")
         try:
             file = safe_open(path, framework="pt")
             for name in file.keys():  # noqa: SIM118 - not a dict
@@ -84,8 +83,6 @@ class SafeTensors:
                 self.shapes[name] = tuple(part.get_shape())
                 self._dtypes[name] = part.get_dtype()
                 self._files[name] = (path, file)
-        except FileNotFoundError:
-            raise CheckpointError(f"{path} is missing") from None
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is damaged or cut off: {error}") from error
 
@@ -103,60 +100,6 @@ class SafeTensors:
         return str(self._files[name][0])
 
 
-class PickledTensors:
-    """The tensors of files that `torch.save` wrote."""
-
-    def __init__(self, tensors: Mapping[str, Tensor], path: Path) -> None:
-        self._tensors, self._path = tensors, path
-        self.shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-
-    def dtype(self, name: str) -> torch.dtype:
-        """Return the type of the tensor."""
-        found = self._tensors[name].dtype
-        if found not in DTYPES.values():
-            raise CheckpointError(
-                f"{self._path}: {name} is of type {found}; import reads float32, float16 and "
-                f"bfloat16"
-            )
-        return found
-
-    def read(self, name: str) -> Tensor:
-        """Return the tensor."""
-        return self._tensors[name]
-
-    def place(self, name: str) -> str:
-        """Return the path of the file."""
-        return str(self._path)
-
-
-def read_pickle(path: Path) -> Any:
-    """Return the content of a file that `torch.save` wrote; tensors stay in the file if they can.
-
-    Raises:
-        CheckpointError: if the file is missing, damaged, or holds more than data.
-    """
-    try:
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # a file of PyTorch before 1.6 cannot be mapped
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"no file at {path}") from None
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} holds more than tensors, which could run code, or is not a PyTorch file. Save "
-            f"only the state dict: torch.save(model.state_dict(), FILE)"
-        ) from error
-    except Exception as error:  # the type of torch.load's error depends on the damage
-        raise CheckpointError(f"{path} is not a readable PyTorch file: {error}") from error
-
-
-def tensors_of_folder(folder: Path) -> Tensors:
-    """Return the weights of a Hugging Face folder: safetensors if there are any, else pickled."""
-    paths = weight_paths(folder)
-    return SafeTensors(paths) if paths[0].suffix == ".safetensors" else _pickled(paths)
-
-
 def weight_paths(folder: Path) -> list[Path]:
     """Return the files with the weights of a Hugging Face folder.
 
@@ -164,9 +107,9 @@ def weight_paths(folder: Path) -> list[Path]:
         CheckpointError: if there are none, or if an index names one that is missing.
     """
     for single, index in WEIGHT_FILES:
-        if (folder / index).exists():
+        if is_file(folder / index):
             return _shards(folder, folder / index)
-        if (folder / single).exists():
+        if is_file(folder / single):
             return [folder / single]
     raise CheckpointError(
         f"{folder} has no weights: neither model.safetensors nor pytorch_model.bin, and no index"
@@ -179,32 +122,18 @@ def shard_names(index: Path) -> list[str]:
     Raises:
         CheckpointError: if `index` is no index, or names a place outside its folder.
     """
-    try:
-        document = json.loads(index.read_bytes())
-        names = set(document["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is not an index of weight files: {error!r}") from error
-    for name in names:
+    found = read_json(index).get("weight_map")
+    if not isinstance(found, dict) or not found:
+        raise CheckpointError(f"{index} is not an index of weight files: it has no weight_map")
+    for name in found.values():
         if not isinstance(name, str) or Path(name).name != name or name in (".", ".."):
             raise CheckpointError(f"{index} names {name!r:.80}, which is not a file of its folder")
-    return sorted(names)
+    return sorted(set(found.values()))
 
 
 def _shards(folder: Path, index: Path) -> list[Path]:
     names = shard_names(index)
     for name in names:
-        if not (folder / name).is_file():
+        if not is_file(folder / name):
             raise CheckpointError(f"{index} names {name}, which is missing: {folder / name}")
     return [folder / name for name in names]
-
-
-def _pickled(paths: list[Path]) -> PickledTensors:
-    tensors: dict[str, Tensor] = {}
-    for path in paths:
-        content = read_pickle(path)
-        if not isinstance(content, dict) or not all(
-            isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
-        ):
-            raise CheckpointError(f"{path} holds no state dict (names with tensors)")
-        tensors |= content
-    return PickledTensors(tensors, paths[0])

@@ -5,13 +5,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal, get_type_hints
 
 from ..errors import InvalidInputError
-from ..settings import check_types, from_table
+from ..settings import LARGEST, check_types, from_table
 from .rotary import frequencies
 
 __all__ = ["GPTConfig", "LayerKind"]
 
 FOLLOWS: Any = None  # the default of a setting that is filled in from the others
 ROPE_THETA = 10000.0
+LARGEST_MATRIX = LARGEST >> 8  # values: three such, of 8 bytes each, are of a size that fits
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,10 @@ class GPTConfig:
             object.__setattr__(self, "n_ff", 4 * self.n_embd)
         if self.head_dim is None:
             object.__setattr__(self, "head_dim", self._even_share())
-        if self.attention_scale is None and isinstance(self.head_dim, int) and self.head_dim > 0:
+        width = self.head_dim
+        if self.attention_scale is None and isinstance(width, int) and 0 < width <= LARGEST:
             # Vaswani et al. 2017, section 3.2.1
-            object.__setattr__(self, "attention_scale", math.pow(self.head_dim, -0.5))
+            object.__setattr__(self, "attention_scale", math.pow(width, -0.5))
         check_types(self)
         self._check_values()
         self._check_kinds()
@@ -111,8 +113,8 @@ class GPTConfig:
             return 1
         if self.n_embd % self.n_head:
             raise InvalidInputError(
-                f"n_embd ({self.n_embd}) is not a multiple of n_head ({self.n_head}), so that "
-                f"head_dim has to be given"
+                f"n_embd ({self.n_embd!r:.40}) is not a multiple of n_head ({self.n_head!r:.40}), "
+                f"so that head_dim has to be given"
             )
         return self.n_embd // self.n_head
 
@@ -121,6 +123,10 @@ class GPTConfig:
             value = getattr(self, name)
             if hint is int and value < 1:
                 raise InvalidInputError(f"{name} is {value}; it must be at least 1")
+        positions = self.block_size if self.position == "learned" else 1
+        rows = max(self.vocab_size, positions, self.n_ff, self.n_head * self.head_dim)
+        if rows * self.n_embd > LARGEST_MATRIX:
+            raise InvalidInputError(f"a matrix of {rows:,} rows of {self.n_embd:,} is too large")
         if self.n_head % self.n_kv_head:
             raise InvalidInputError(
                 f"n_head ({self.n_head}) is not a multiple of n_kv_head ({self.n_kv_head})"

@@ -17,7 +17,9 @@ from tokenizers import Tokenizer
 from edgegpt.runtime.files import write_file
 from edgegpt.runtime.generation.sampling import Sampling, choose
 
+from ..errors import CheckpointError
 from ..model import GPT
+from ..user_files import parsed
 
 __all__ = ["TrainingLog", "training_log", "write_sample"]
 
@@ -123,5 +125,12 @@ def _truncate(path: Path, step: int) -> None:
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         whole = [line for line in lines if line.endswith("\n")]
-        kept = [line for line in whole if json.loads(line)["step"] <= step]
+        kept = [line for line in whole if _step_of(line, path) <= step]
         write_file(path, "".join(kept).encode())
+
+
+def _step_of(line: str, path: Path) -> int:
+    step = parsed(line, f"a line of {path}").get("step")
+    if type(step) is not int:
+        raise CheckpointError(f"a line of {path} has no step")
+    return step

@@ -24,6 +24,7 @@ from ..checkpoint import save_weights
 from ..errors import CheckpointError, InvalidInputError, NumericalError
 from ..model import GPTConfig
 from ..model.version_1 import from_version_1
+from ..user_files import is_file, read_json
 from .config import TrainConfig, learning_rate_at
 from .distributed import Processes
 from .log import TrainingLog
@@ -241,14 +242,11 @@ class StopRequest:
 def read_settings(out: Path) -> dict[str, Any]:
     """Return the settings and the corpus of the run that `out` holds."""
     path = out / "train" / SETTINGS_FILE
-    try:
-        settings: dict[str, Any] = json.loads(path.read_bytes())
-        if {"model", "train", "data", "corpus", "corpus_sha256"} - set(settings):
-            raise ValueError("it lacks a table")
-    except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(f"nothing to resume: {path} is missing") from None
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
+    if not is_file(path):
+        raise CheckpointError(f"nothing to resume: {path} is missing")
+    settings = read_json(path)
+    if {"model", "train", "data", "corpus", "corpus_sha256"} - set(settings):
+        raise CheckpointError(f"{path} is damaged: it lacks a table")
     if isinstance(settings["model"], dict) and "bias" in settings["model"]:
         settings["model"] = from_version_1(settings["model"])
         settings["model"] = GPTConfig.from_dict(settings["model"]).to_dict()

@@ -1,6 +1,7 @@
 """Checkpoint folders: what is saved comes back, and every defect is refused by name."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from edgegpt.checkpoint import load_checkpoint, save_config, save_weights
+from edgegpt.checkpoint import is_checkpoint, load_checkpoint, save_config, save_weights
 from edgegpt.errors import CheckpointError
 from edgegpt.model import GPT, GPTConfig
 from edgegpt.runtime.bundle.source import Source
@@ -169,17 +170,55 @@ def test_a_folder_without_config_is_refused(folder: Path):
 @pytest.mark.parametrize("raw", [b"", b"{", b"not JSON", b'{"model": }'])
 def test_a_config_that_is_not_json_is_refused(folder: Path, raw: bytes):
     (folder / "config.json").write_bytes(raw)
-    with pytest.raises(CheckpointError, match=r"config\.json is not JSON"):
+    with pytest.raises(CheckpointError, match=r"config\.json is not readable JSON"):
         load_checkpoint(folder)
 
 
 def test_a_config_that_is_not_text_is_refused(folder: Path):
     (folder / "config.json").write_bytes(b"\xff\xfe{}")
-    with pytest.raises(CheckpointError, match=r"cannot read .*config\.json"):
+    with pytest.raises(CheckpointError, match=r"config\.json is not UTF-8"):
         load_checkpoint(folder)
 
 
-@pytest.mark.parametrize("raw", ["[]", "3", "{}", '{"format_version": 1, "model": 5}'])
+@pytest.mark.parametrize("raw", ["[]", "3", "[" * 100_000, '{"model": ' + "9" * 10_000 + "}"])
+def test_a_config_that_is_no_table_is_refused(folder: Path, raw: str):
+    (folder / "config.json").write_text(raw)
+    with pytest.raises(CheckpointError, match=r"config\.json is not (a JSON object|readable JSON)"):
+        load_checkpoint(folder)
+    assert not is_checkpoint(folder)
+
+
+@pytest.mark.parametrize("size", [10**18, 2**63, 10**400, 10**4000])
+@pytest.mark.parametrize("key", ["vocab_size", "block_size", "n_head", "n_embd", "n_ff"])
+def test_a_size_that_no_tensor_can_have_is_refused(folder: Path, key: str, size: int):
+    change_config(folder, lambda document: document["model"].update({key: size}))
+    with pytest.raises(
+        CheckpointError, match=r"more than 63 bits|is too large|a multiple of"
+    ) as caught:
+        load_checkpoint(folder)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("key", ["norm_eps", "attention_scale", "head_dim"])
+def test_a_number_beyond_all_floats_is_refused(folder: Path, key: str):
+    change_config(folder, lambda document: document["model"].pop("attention_scale"))
+    change_config(folder, lambda document: document["model"].update({key: 10**400}))
+    with pytest.raises(CheckpointError, match=f"{key} is a whole number of more than 63 bits"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "tokenizer.json", "held_out.txt", "LICENSE"]
+)
+def test_a_pipe_in_place_of_a_file_is_refused(folder: Path, name: str):
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(CheckpointError, match=f"{name} is a pipe, where a file belongs"):
+        load_checkpoint(folder)
+    assert is_checkpoint(folder) == (name != "config.json")
+
+
+@pytest.mark.parametrize("raw", ["{}", '{"format_version": 1, "model": 5}'])
 def test_a_config_of_something_else_is_refused(folder: Path, raw: str):
     (folder / "config.json").write_text(raw)
     with pytest.raises(CheckpointError, match="not a checkpoint of edgegpt"):
@@ -261,5 +300,5 @@ def test_a_misshapen_tensor_is_refused_by_name(folder: Path):
 
 def test_a_tokenizer_that_is_not_text_is_refused(folder: Path):
     (folder / "tokenizer.json").write_bytes(b"\xff")
-    with pytest.raises(CheckpointError, match=r"cannot read .*tokenizer\.json"):
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json is not UTF-8"):
         load_checkpoint(folder)

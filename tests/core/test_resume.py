@@ -71,7 +71,20 @@ def test_a_damaged_run_is_refused_by_file(
     path.write_bytes(path.read_bytes()[:-40])
     outcome = resume()
     assert outcome.code == 1
-    assert f"{file} is damaged" in outcome.err
+    assert (
+        f"{file} is {'not readable JSON' if file == 'settings.json' else 'damaged'}" in outcome.err
+    )
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '{"loss": 3}', '{"step": "1"}', "[" * 100_000])
+def test_a_log_that_is_damaged_is_refused(
+    train: Callable, resume: Callable, tmp_path: Path, line: str
+):
+    train(None, "--stop-at 1")
+    (tmp_path / "out" / "metrics.jsonl").write_text(line + "\n")
+    outcome = resume()
+    assert outcome.code == 1
+    assert f"error: a line of {tmp_path / 'out' / 'metrics.jsonl'} " in outcome.err
 
 
 class RunsCode:

@@ -1,12 +1,13 @@
 """Files and folders come wholly or not at all, leave nothing beside, and follow the umask."""
 
+import errno
 import os
 import stat
 
 import pytest
 
 from edgegpt.runtime import files
-from edgegpt.runtime.files import new_folder, write_file
+from edgegpt.runtime.files import new_file, new_folder, write_file
 
 
 class Interruption(BaseException):
@@ -88,6 +89,18 @@ def test_data_that_cannot_be_written_leaves_nothing(tmp_path):
     with pytest.raises(TypeError):
         write_file(tmp_path / "file", "text")
     assert names(tmp_path) == set()
+
+
+def test_a_disk_that_is_full_is_told_with_the_path(tmp_path):
+    with (
+        pytest.raises(OSError, match=r"No space left.*a\.bin'") as caught,
+        new_file(tmp_path / "a.bin"),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.filename == str(tmp_path / "a.bin")
+    with pytest.raises(FileNotFoundError) as caught, new_file(tmp_path / "a.bin"):
+        (tmp_path / "gone").open()
+    assert caught.value.filename == str(tmp_path / "gone")
 
 
 def test_a_file_is_flushed_to_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
 from ...errors import CheckpointError
+from ...user_files import is_file
 
 __all__ = ["MAGIC", "Header", "Stored", "read_header"]
 
@@ -83,6 +84,8 @@ def read_header(path: Path) -> Header:
         CheckpointError: if the file is no GGUF file, is of a version that is not known, is cut off
             or contradicts itself.
     """
+    if not is_file(path):
+        raise CheckpointError(f"{path} is missing")
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

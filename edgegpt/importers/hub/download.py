@@ -25,6 +25,7 @@ from huggingface_hub.utils.tqdm import tqdm
 from edgegpt.runtime.progress import Progress, silent
 
 from ...errors import CheckpointError, EdgeGPTWarning
+from ..huggingface import ADAPTER_SETTINGS
 from ..tensors import WEIGHT_FILES, shard_names, weight_paths
 from .ids import HubId
 from .problems import explained
@@ -59,8 +60,8 @@ def download(
     Args:
         hub_id: the model.
         revision: a branch, a tag or a commit; None: the default branch.
-        weights: whether to download weights and tokenizer, too, or only settings, the index of
-            the weights, and papers.
+        weights: whether to download the weights, too, or only their index, settings, tokenizer
+            and papers.
         progress: told how many bytes are there.
 
     Raises:
@@ -77,8 +78,7 @@ def download(
             return remote.fetch([hub_id.file], revision)
         _check_kind(remote)
         folder = remote.fetch(["config.json"], revision).parent
-        patterns = SETTINGS + PAPERS + (TEXTS if weights else ())
-        small = [name for name in remote.sizes if _is_wanted(name, patterns)]
+        small = [name for name in remote.sizes if _is_wanted(name, SETTINGS + PAPERS + TEXTS)]
         remote.fetch(small, remote.commit)
         remote.fetch(_weight_files(remote, weights), remote.commit)
     return folder
@@ -141,6 +141,11 @@ def _check_kind(remote: _Remote) -> None:
         raise CheckpointError(
             f"{repository} holds GGUF files; name one of them, as {repository}/{gguf[0]}: "
             f"{', '.join(gguf[:NAMED])}{more}"
+        )
+    if "config.json" not in names and ADAPTER_SETTINGS in names:
+        raise CheckpointError(
+            f"{repository} is an adapter: download it, and name the model that it is for, with "
+            f"--adapter FOLDER"
         )
     if "config.json" not in names or not names & WEIGHTS:
         lacking = "weights that import reads" if "config.json" in names else "config.json"
@@ -223,7 +228,7 @@ def _cached(hub_id: HubId, revision: str | None, weights: bool, error: Checkpoin
     except CheckpointError as lacking:
         raise CheckpointError(f"{error}; the cache holds a part of it only: {lacking}") from lacking
     if not constants.HF_HUB_OFFLINE:
-        warnings.warn(f"{error}; going on with the copy in {folder}", EdgeGPTWarning, stacklevel=3)
+        warnings.warn(f"{error}; going on with the copy in {folder}", EdgeGPTWarning, stacklevel=2)
     return folder if hub_id.file is None else folder / hub_id.file
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from edgegpt.runtime.progress import Progress, silent
 
 from ...errors import CheckpointError
-from ..huggingface import open_folder, read_json
+from ...user_files import is_file, read_json
+from ..huggingface import open_folder
 from ..source import Source
 from ..tensors import DTYPES, WEIGHT_FILES, exact_dtype, shard_names, weight_paths
 from .download import download
@@ -48,7 +49,7 @@ class HeadersOnly:
 
 
 def open_headers(hub_id: HubId, revision: str | None, progress: Progress = silent) -> Source:
-    """Return a model on the Hub, for a look at it: a few kB are downloaded, but no weights.
+    """Return a model on the Hub, for a look at it: the small files are downloaded, but no weights.
 
     Weights that are in the cache already are opened there.
 
@@ -70,7 +71,7 @@ def open_headers(hub_id: HubId, revision: str | None, progress: Progress = silen
 
 def _headers(hub_id: HubId, folder: Path, progress: Progress) -> HeadersOnly:
     single, index = WEIGHT_FILES[0]
-    files = shard_names(folder / index) if (folder / index).exists() else [single]
+    files = shard_names(folder / index) if is_file(folder / index) else [single]
     tensors: dict[str, Entry] = {}
     for done, file in enumerate(files):
         progress("reading headers", done, len(files))

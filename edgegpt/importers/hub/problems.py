@@ -40,7 +40,10 @@ def _sentence(error: BaseException, hub_id: HubId, revision: str | None) -> str:
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{hub_id} has no revision {revision!r:.80} on the Hub"
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return f"{hub_id} is not in the cache, and HF_HUB_OFFLINE forbids to ask the Hub for it"
+        return (
+            f"{hub_id} is no local path, it is not in the cache, and HF_HUB_OFFLINE forbids to "
+            f"ask the Hub for it"
+        )
     if isinstance(error, errors.HfHubHTTPError):
         return _answer(error.response.status_code, hub_id)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -48,10 +51,16 @@ def _sentence(error: BaseException, hub_id: HubId, revision: str | None) -> str:
             f"no space is left for {hub_id} in {constants.HF_HUB_CACHE}: make room, or set HF_HOME"
         )
     first = (str(error).splitlines() or [""])[0]
-    return f"cannot get {hub_id} from {constants.ENDPOINT}: {first or type(error).__name__}"
+    return (
+        f"cannot get {hub_id}, which is no local path, from {constants.ENDPOINT}: "
+        f"{first or type(error).__name__}"
+    )
 
 
 def _answer(status: int, hub_id: HubId) -> str:
     if status in (401, 403):
-        return f"the Hub refuses {hub_id} ({status}): {LOG_IN}"
-    return f"the Hub answered {status} when asked for {hub_id}: try again later"
+        return f"the Hub refuses {hub_id} ({status}), which is no local path: {LOG_IN}"
+    return (
+        f"the Hub answered {status} when asked for {hub_id}, which is no local path: try again "
+        f"later"
+    )

@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+from edgegpt.runtime.bundle.bundle import LARGEST_TEMPLATE
+
 from ...errors import CheckpointError
+from ...user_files import read_optional, read_text
 from .backend import listed
-from .files import read_json, read_text
 
 __all__ = ["chat_template_of", "checked_template"]
 
-LARGEST = 2**18  # bytes; the longest known have about 20,000
 MORE = "additional_chat_templates"  # a folder beside chat_template.jinja
 
 
@@ -20,11 +21,11 @@ def chat_template_of(folder: Path, config: dict[str, Any]) -> tuple[str | None, 
     outranks chat_template.json.
     """
     others = sorted(path.stem for path in (folder / MORE).glob("*.jinja"))
-    template: Any = read_text(folder / "chat_template.jinja", LARGEST)
+    template: Any = read_text(folder / "chat_template.jinja", LARGEST_TEMPLATE)
     if template is None:
         template = config.get("chat_template")
     if template is None:
-        template = read_json(folder / "chat_template.json").get("chat_template")
+        template = read_optional(folder / "chat_template.json").get("chat_template")
     if isinstance(template, list):
         named = _named(template, folder)
         template = named.pop("default", None)
@@ -39,9 +40,9 @@ def checked_template(template: Any, where: str) -> str | None:
         return None
     if not isinstance(template, str):
         raise CheckpointError(f"{where} is not a text")
-    if len(template.encode("utf-8", "replace")) > LARGEST:
+    if len(template.encode("utf-8", "replace")) > LARGEST_TEMPLATE:
         raise CheckpointError(
-            f"{where} has {len(template):,} characters; at most {LARGEST:,} bytes are read"
+            f"{where} has {len(template):,} characters; at most {LARGEST_TEMPLATE:,} bytes are read"
         )
     return template
 

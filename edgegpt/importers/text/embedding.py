@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from tokenizers import Tokenizer
 
 from ...errors import CheckpointError
+from ...user_files import parsed
 from .backend import backend_of, listed, quote
 
 __all__ = ["Fitted", "fitted"]
@@ -52,7 +53,7 @@ def fitted(text: str, rows: int, where: str) -> Fitted:
     dropout = getattr(tokenizer.model, "dropout", None)
     if not beyond and not any((tokenizer.truncation, tokenizer.padding, dropout)):
         return Fitted(text, tokenizer, ())
-    document = json.loads(text)
+    document = parsed(text, where)
     document["truncation"] = document["padding"] = None
     if dropout:
         document["model"]["dropout"] = None

@@ -7,22 +7,59 @@ from typing import Any
 from edgegpt.runtime.bundle.usage import Defaults
 
 from ...errors import CheckpointError
-from .files import read_json
+from ...user_files import is_file, read_json
 
 __all__ = ["Generation", "read_generation"]
 
 
 MOST_IDS = 256  # that a source may give one role
 
+# What transformers takes where a file that asks for sampling says nothing or null
+# (GenerationConfig._get_default_generation_params of transformers 5).
+USUAL_TEMPERATURE, USUAL_TOP_K = 1.0, 50
+
+# Settings that change the text in transformers, and that generation here does not have. Each has
+# the values that change nothing, beside null. How long a text gets is the caller's to say.
+NOT_DONE: dict[str, tuple[Any, ...]] = {
+    "bad_words_ids": ([],),
+    "begin_suppress_tokens": ([],),
+    "constraints": ([],),
+    "dola_layers": (),
+    "encoder_no_repeat_ngram_size": (0,),
+    "encoder_repetition_penalty": (1,),
+    "exponential_decay_length_penalty": (),
+    "force_words_ids": ([],),
+    "forced_bos_token_id": (),
+    "forced_decoder_ids": ([],),
+    "forced_eos_token_id": (),
+    "guidance_scale": (1,),
+    "min_length": (0,),
+    "min_new_tokens": (0,),
+    "no_repeat_ngram_size": (0,),
+    "num_beams": (1,),
+    "penalty_alpha": (0,),
+    "sequence_bias": ([], {}),
+    "stop_strings": ([], ""),
+    "suppress_tokens": ([],),
+    "token_healing": (False,),
+    "watermarking_config": (),
+}
+# Those that matter only where the file asks for sampling.
+NOT_DONE_IN_SAMPLING: dict[str, tuple[Any, ...]] = {
+    "epsilon_cutoff": (0,),
+    "eta_cutoff": (0,),
+    "top_h": (),
+    "typical_p": (1,),
+}
+
 
 class Generation:
     """generation_config.json and, where it says nothing, config.json."""
 
-    def __init__(self, generation: dict[str, Any], config: dict[str, Any]) -> None:
-        """Take the two files' content; the text part of a larger model's config comes last."""
-        inner = config.get("text_config")
-        self.tables = [generation, config, inner if isinstance(inner, dict) else {}]
-        self.generation = generation
+    def __init__(self, generation: dict[str, Any], config: dict[str, Any], where: str) -> None:
+        """Take the two files' content; `where` is the file of the first one, for messages."""
+        self.generation, self.where = generation, where
+        self.tables = [generation, config, _text_part(config)]
 
     def ids(self, key: str) -> tuple[int, ...]:
         """Return the ids under `key`: a number, a list of numbers, or nothing.
@@ -43,26 +80,40 @@ class Generation:
         """Return the default sampling.
 
         transformers samples only if do_sample is true; else temperature, top_k, top_p and min_p
-        are without effect there, and are no defaults here. Its own defaults (temperature 1) count
-        only where the file asks for sampling, and top_k 50 never: the file does not say it.
+        are without effect there, and are no defaults here.
         """
         penalty = self._number("repetition_penalty", above=0.0)
         kept = penalty if penalty != 1.0 else None
-        if self.generation.get("do_sample") is not True:
+        if not self._samples:
             return Defaults(repetition_penalty=kept)
         temperature = self._number("temperature", least=0.0)
         top_k = self._number("top_k", least=0.0)
         top_p = self._number("top_p", above=0.0, most=1.0)
         min_p = self._number("min_p", least=0.0, most=1.0)
         if top_k is not None and top_k != int(top_k):
-            raise CheckpointError(f"generation_config.json: top_k is {top_k}, not a whole number")
+            raise CheckpointError(f"{self.where}: top_k is {top_k}, not a whole number")
         return Defaults(
-            temperature=1.0 if temperature is None else temperature,
-            top_k=int(top_k) if top_k else None,
+            temperature=USUAL_TEMPERATURE if temperature is None else temperature,
+            top_k=USUAL_TOP_K if top_k is None else int(top_k) or None,
             top_p=top_p if top_p != 1.0 else None,
             min_p=min_p or None,
             repetition_penalty=kept,
         )
+
+    def notes(self) -> tuple[str, ...]:
+        """Return a note on the settings that change the text and are not done here, if any."""
+        known = NOT_DONE | (NOT_DONE_IN_SAMPLING if self._samples else {})
+        left = [
+            name
+            for name, neutral in sorted(known.items())
+            if (value := self.generation.get(name)) is not None and value not in neutral
+        ]
+        names = ", ".join(left)
+        return (f"left out of {self.where}, so that texts may differ: {names}",) if left else ()
+
+    @property
+    def _samples(self) -> bool:
+        return self.generation.get("do_sample") is True
 
     def _number(
         self,
@@ -76,10 +127,24 @@ class Generation:
             return None
         number = float(value) if type(value) in (int, float) and abs(value) < 2**63 else math.nan
         if not (least <= number <= most and number > above):  # false for NaN
-            raise CheckpointError(f"generation_config.json: {key} is {value!r:.60}")
+            raise CheckpointError(f"{self.where}: {key} is {value!r:.60}")
         return number
 
 
 def read_generation(folder: Path, config: dict[str, Any]) -> Generation:
-    """Read generation_config.json of `folder`, if there is one; `config` is its config.json."""
-    return Generation(read_json(folder / "generation_config.json"), config)
+    """Read generation_config.json of `folder`; `config` is its config.json.
+
+    Where there is none, config.json counts, as in transformers: older folders have it all there.
+    """
+    path = folder / "generation_config.json"
+    if is_file(path):
+        return Generation(read_json(path), config, str(path))
+    tables = (_text_part(config), config)  # the latter counts more
+    given = {key: value for table in tables for key, value in table.items() if value is not None}
+    return Generation(given, config, str(folder / "config.json"))
+
+
+def _text_part(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a larger model's text part, which are nested in its own."""
+    inner = config.get("text_config")
+    return inner if isinstance(inner, dict) else {}

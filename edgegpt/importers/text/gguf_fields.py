@@ -43,6 +43,8 @@ ENDS_OF_TURN = (
 )
 # The names that chat templates know special tokens by, and those of the keys.
 ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+SPECIAL = (*ROLES.values(), "eot", "eom")
+NO_TOKEN = (-1, 2**32 - 1)  # ids that stand for none
 
 T = TypeVar("T")
 
@@ -125,8 +127,17 @@ class Vocabulary:
         if key not in self.fields:
             return ()
         number = self.take(key, int)
-        # llama.cpp, too, goes on without an id that is no token; -1 and 2**32 - 1 mean none.
+        # llama.cpp, too, goes on without an id that is no token.
         return (number,) if 0 <= number < len(self.tokens) else ()
+
+    def strays(self) -> tuple[str, ...]:
+        """Return notes on special tokens whose ids are none."""
+        given = {name: self.take(f"{name}_token_id", int, -1) for name in SPECIAL}
+        return tuple(
+            f"{PREFIX}{name}_token_id is {number}, which is no token, and is left out"
+            for name, number in given.items()
+            if number not in NO_TOKEN and not 0 <= number < len(self.tokens)
+        )
 
     def added(self) -> dict[int, AddedToken]:
         """Return the tokens that are found in a text as they are, by id."""
@@ -162,7 +173,7 @@ class Vocabulary:
         roles = {f"{role}_token": self.id(name) for role, name in ROLES.items()}
         special = {role: self.tokens[ids[0]] for role, ids in roles.items() if ids}
         usage = Usage(start, end, pad[0] if pad else None, special_tokens=special)
-        return usage, (*notes, *start_notes, *end_notes, *pad_notes)
+        return usage, (*notes, *self.strays(), *start_notes, *end_notes, *pad_notes)
 
     def _ends_by_name(self) -> tuple[int, ...]:
         """Return tokens whose names say that they end a turn, but for the file's own end."""

@@ -12,8 +12,8 @@ from typing import Any
 from tokenizers import AddedToken
 
 from ...errors import CheckpointError
+from ...user_files import read_optional
 from .backend import quote
-from .files import read_json
 
 __all__ = ["SpecialTokens", "read_special_tokens"]
 
@@ -69,8 +69,8 @@ class SpecialTokens:
 
 def read_special_tokens(folder: Path) -> SpecialTokens:
     """Read the files of `folder`; none needs to exist."""
-    config = read_json(folder / "tokenizer_config.json")
-    older = read_json(folder / "special_tokens_map.json")
+    config = read_optional(folder / "tokenizer_config.json")
+    older = read_optional(folder / "special_tokens_map.json")
     where = f"tokenizer_config.json in {folder}"
     roles: dict[str, str] = {}
     for role in ROLES:
@@ -108,7 +108,7 @@ def _decoder_table(table: Any, where: str) -> dict[int, AddedToken]:
 def _older_table(path: Path, special: set[str]) -> dict[int, AddedToken]:
     """Read added_tokens.json: {"<|im_start|>": 32000}."""
     added = {}
-    for text, number in read_json(path).items():
+    for text, number in read_optional(path).items():
         if type(number) is not int or number < 0:
             raise CheckpointError(f"{path}: the id of {quote(text)} is {number!r:.40}")
         added[number] = AddedToken(text, special=text in special, normalized=text not in special)

@@ -6,9 +6,9 @@ from pathlib import Path
 from tokenizers import models
 
 from ...errors import CheckpointError
+from ...user_files import is_file, json_text, read_text
 from .backend import quote
 from .byte_level import byte_level_tokenizer
-from .files import read_text
 from .pieces import piece_tokenizer
 from .sentence_piece import read_sentence_piece
 from .special_tokens import SpecialTokens
@@ -56,11 +56,11 @@ class Read:
 
 def read_tokenizer(folder: Path, special: SpecialTokens) -> Read | str:
     """Return the tokenizer of `folder`, or a sentence that says why there is none."""
-    text = read_text(folder / "tokenizer.json")
+    text = json_text(folder / "tokenizer.json")
     if text is not None:
         return Read(text, str(folder / "tokenizer.json"))
     vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
-    if vocabulary.is_file() and merges.is_file():
+    if is_file(vocabulary) and is_file(merges):
         split = SPLITS_OF_CLASSES.get(special.class_name)
         if split is None:
             return (
@@ -69,7 +69,7 @@ def read_tokenizer(folder: Path, special: SpecialTokens) -> Read | str:
             )
         return _byte_level(vocabulary, merges, special, split)
     for name in SENTENCE_PIECE:
-        if (folder / name).is_file():
+        if is_file(folder / name):
             if special.class_name == MOVED_IDS:
                 return (
                     f"{folder / name} numbers its pieces otherwise than a {MOVED_IDS} does, and "
@@ -78,7 +78,7 @@ def read_tokenizer(folder: Path, special: SpecialTokens) -> Read | str:
             read = _sentence_piece(folder / name, special)
             if read is not None:
                 return read
-    present = [name for name in UNSUPPORTED if (folder / name).is_file()]
+    present = [name for name in UNSUPPORTED if is_file(folder / name)]
     if present:
         return (
             f"{folder / present[0]} is a tokenizer of a kind that is not supported: the model "

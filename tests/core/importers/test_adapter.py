@@ -35,7 +35,9 @@ LLAMA = LlamaConfig(**SIZES)
 ALL = "all-linear"
 
 
-def save_adapter(base: PreTrainedModel, folder: Path, **settings: Any) -> None:
+def save_adapter(
+    base: PreTrainedModel, folder: Path, *, copies: bool = False, **settings: Any
+) -> None:
     """Write an adapter with random matrices for `base`, which stays as it is."""
     torch.manual_seed(1)
     config = LoraConfig(task_type="CAUSAL_LM", **settings)
@@ -47,7 +49,7 @@ def save_adapter(base: PreTrainedModel, folder: Path, **settings: Any) -> None:
                 if "lora_" in name:
                     parameter.copy_(0.2 * torch.randn_like(parameter))
         # By default, an adapter on the head brings along a copy of the head.
-        model.save_pretrained(folder, save_embedding_layers=False)
+        model.save_pretrained(folder, save_embedding_layers=copies)
 
 
 def merged(base: PreTrainedModel, adapter: Path) -> PreTrainedModel:
@@ -89,7 +91,23 @@ CASES: dict[str, tuple[PretrainedConfig, dict[str, Any]]] = {
         },
     ),
     "one layer": (LLAMA, {"target_modules": ["up_proj"], "layers_to_transform": [1]}),
+    "a layer by its pattern": (
+        LLAMA,
+        {"target_modules": ["up_proj"], "layers_to_transform": 1, "layers_pattern": "layers"},
+    ),
+    "a module by its whole name, whatever the layers": (
+        LLAMA,
+        {"target_modules": ["model.layers.0.mlp.up_proj", "q_proj"], "layers_to_transform": [1]},
+    ),
+    "a pattern of modules, but for some": (
+        LLAMA,
+        {
+            "target_modules": r".*\.(q|o)_proj",
+            "exclude_modules": ["model.layers.0.self_attn.o_proj"],
+        },
+    ),
     "the head": (LLAMA, {"target_modules": ["lm_head", "gate_proj"]}),
+    "the embedding": (LLAMA, {"target_modules": ["embed_tokens", "v_proj"], "r": 4}),
     "biases": (Qwen2Config(**SIZES), {"target_modules": ["k_proj", "down_proj"]}),
     "packed": (Phi3Config(**SIZES), {"target_modules": ["qkv_proj", "gate_up_proj"]}),
     "transposed": (
@@ -176,6 +194,15 @@ def set_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object
     ("changes", "named"),
     [
         ({"peft_type": "LOHA"}, "peft_type is 'LOHA': only LoRA"),
+        ({"peft_type": None}, "peft_type is None: only LoRA"),
+        ({"target_modules": ["v_proj"]}, "is of a module that target_modules"),
+        ({"target_modules": r".*\.v_proj"}, "is of a module that target_modules"),
+        ({"target_modules": 3}, "target_modules is 3"),
+        ({"exclude_modules": ["q_proj"]}, "q_proj.lora_A.weight is of a module that"),
+        ({"layers_to_transform": [1]}, "layers.0.mlp.down_proj.lora_A.weight is of a module that"),
+        ({"layers_to_transform": [0, 1, 2], "layers_pattern": "h"}, "is of a module that"),
+        ({"layers_to_transform": 0, "layers_pattern": "(h"}, "layers_pattern has the pattern"),
+        ({"layers_to_transform": ["0"]}, "layers_to_transform is ['0']"),
         ({"use_dora": True}, "use_dora is True: DoRA"),
         ({"bias": "lora_only"}, "bias is 'lora_only'"),
         ({"lora_bias": True}, "lora_bias is True"),
@@ -210,6 +237,7 @@ def test_an_adapter_that_is_more_than_lora_is_refused_by_name(
 
 
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
+EMBEDDING = "base_model.model.model.embed_tokens"
 
 
 @pytest.mark.parametrize(
@@ -240,8 +268,12 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj"
             "no weight of its own for vision",
         ),
         (
-            lambda t: t.update({f"{Q.replace('q_proj', 'embed')}.lora_embedding_A": torch.ones(2)}),
-            "lora_embedding_A is no matrix of LoRA",
+            lambda t: t.update({f"{EMBEDDING}.lora_embedding_A": torch.ones(2, 97)}),
+            "lora_embedding_A lacks its other half",
+        ),
+        (
+            lambda t: t.update({f"{EMBEDDING}.base_layer.weight": torch.ones(98, 64)}),
+            "an adapter that resizes a weight is not merged",
         ),
         (lambda t: t.clear(), "holds no matrices of LoRA"),
     ],
@@ -289,4 +321,48 @@ def test_a_pickled_or_missing_adapter_is_refused(folders: tuple[Path, Path]) -> 
     (folders[1] / "adapter_model.bin").unlink()
     assert f"{WEIGHTS} is missing" in refusal(folders)
     (folders[1] / "adapter_config.json").unlink()
-    assert "adapter_config.json is missing" in refusal(folders)
+    assert "is no LoRA adapter of PEFT: it has no adapter_config.json" in refusal(folders)
+    assert "is a file; --adapter takes the folder" in refusal((folders[0], Path(__file__)))
+    assert "does not exist; --adapter takes" in refusal((folders[0], folders[1] / "gone"))
+
+
+def test_copies_of_the_base_that_peft_saves_must_be_as_the_base(tmp_path: Path) -> None:
+    source, adapter = tmp_path / "source", tmp_path / "adapter"
+    base = save_tiny(LLAMA, source)
+    save_adapter(base, adapter, copies=True, target_modules=["embed_tokens", "lm_head"])
+    names = load_file(adapter / WEIGHTS).keys()
+    assert {f"{EMBEDDING}.base_layer.weight", "base_model.model.lm_head.base_layer.weight"} <= names
+    ours = imported(source, adapter, tmp_path / "out")
+    assert error(merged(base, adapter), ours) <= LIMIT
+    set_weights(adapter, lambda t: t[f"{EMBEDDING}.base_layer.weight"].add_(0.01))
+    found = look(adapted(open_folder(source), adapter))
+    with pytest.raises(CheckpointError, match=r"base_layer.weight differs from model.embed_tokens"):
+        write(found, tmp_path)
+
+
+def test_an_adapter_on_a_tied_embedding_is_refused(tmp_path: Path) -> None:
+    base = save_tiny(LlamaConfig(**SIZES, tie_word_embeddings=True), tmp_path / "source")
+    save_adapter(base, tmp_path / "adapter", target_modules=["embed_tokens"])
+    message = refusal((tmp_path / "source", tmp_path / "adapter"))
+    assert "model.embed_tokens is tied with the head, which would change, too" in message
+
+
+def test_an_adapter_of_another_base_is_noted(folders: tuple[Path, Path]) -> None:
+    source, adapter = folders
+    for name in ("someone/Source", "C:\\models\\source", "/data/source/", "", None):
+        set_config(adapter, base_model_name_or_path=name)
+        assert adapted(open_folder(source), adapter).notes == ()
+    set_config(adapter, base_model_name_or_path="Qwen/Qwen3-0.6B")
+    (note,) = look(adapted(open_folder(source, "a/source@0123456"), adapter)).notes
+    assert note == (
+        "the adapter was made for 'Qwen/Qwen3-0.6B', and the model is called 'a/source@0123456': "
+        "check that they are the same"
+    )
+
+
+def test_a_pattern_of_modules_that_may_take_long_is_not_tried_and_noted(
+    folders: tuple[Path, Path],
+) -> None:
+    set_config(folders[1], target_modules="(.*)*x", base_model_name_or_path=None)
+    (note,) = adapted(open_folder(folders[0]), folders[1]).notes
+    assert note.startswith("target_modules of the adapter is a pattern that may take too long")

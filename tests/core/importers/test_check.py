@@ -12,12 +12,11 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Phi3Conf
 from edgegpt.commands.import_tables import print_check, print_families
 from edgegpt.importers.architectures import FAMILIES, REFUSED
 from edgegpt.importers.check import Check, report
-from edgegpt.importers.huggingface import open_folder
-from edgegpt.importers.run import look
+from edgegpt.importers.importing import Named, survey
 
 
 def checked(folder: Path) -> Check:
-    return report(look(open_folder(folder)))
+    return report(survey(Named(str(folder))))
 
 
 def test_a_check_tells_family_sizes_and_licence(tmp_path: Path) -> None:

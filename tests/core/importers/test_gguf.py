@@ -238,7 +238,7 @@ def test_a_split_model_is_read_from_its_first_part(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is not part 3 of"):
         open_source(parts[0])
     parts[2].unlink()
-    with pytest.raises(CheckpointError, match=f"{parts[2].name} cannot be read"):
+    with pytest.raises(CheckpointError, match=f"{parts[2].name} is missing"):
         open_source(parts[0])
 
 

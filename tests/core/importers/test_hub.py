@@ -16,13 +16,14 @@ from huggingface_hub.utils.tqdm import progress_bar_states
 from safetensors.torch import load, save
 from stand_in_hub import COMMIT, Model, StandInHub, stand_in_hub
 from tiny_checkpoints import SIZES, save_tiny
+from tokenizers import Tokenizer, models
 from transformers import LlamaConfig
 
 from edgegpt.cli import main
 from edgegpt.errors import CheckpointError, EdgeGPTWarning
 from edgegpt.importers.hub.download import download as download_model
 from edgegpt.importers.hub.headers import open_headers
-from edgegpt.importers.hub.ids import HubId, is_hub_id
+from edgegpt.importers.hub.ids import HubId
 from edgegpt.importers.importing import Named, opened
 from edgegpt.importers.run import look
 from edgegpt.runtime.progress import Progress, silent
@@ -47,7 +48,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return found | {
         "README.md": b"---\nlicense: mit\n---\n",
         "LICENSE.txt": b"Do as you like.",
-        "tokenizer.json": b"{}",
+        "tokenizer.json": Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).to_str().encode(),
         "modeling_own.py": b"raise SystemExit",
         "LICENSE.py": b"raise SystemExit",
         "LICENSES/other.txt": b"of a part",
@@ -83,34 +84,6 @@ def refusal(hub_id: str = NAME, revision: str | None = None) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Qwen/Qwen3-0.6B", True),
-        ("org/name/file.Q4_0.gguf", True),
-        ("org/name/folder/file.gguf", True),
-        ("gpt2", False),
-        ("org/name/file.bin", False),
-        ("./org/name", False),
-        ("../name", False),
-        ("/org/name", False),
-        ("org/name/../file.gguf", False),
-        ("https://huggingface.co/org/name", False),
-        ("", False),
-    ],
-)
-def test_a_hub_id_is_told_by_its_shape(text: str, expected: bool) -> None:
-    assert is_hub_id(text) == expected
-
-
-def test_a_local_path_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert is_hub_id("org/name")
-    Path("org").mkdir()
-    Path("org/name").symlink_to("nowhere")
-    assert not is_hub_id("org/name")
-
-
 def test_only_what_import_reads_is_downloaded(hub: StandInHub, files: dict[str, bytes]) -> None:
     folder = download(NAME, None)
     assert {path.name for path in folder.rglob("*") if path.is_file()} == {
@@ -122,6 +95,16 @@ def test_only_what_import_reads_is_downloaded(hub: StandInHub, files: dict[str, 
     source = opened(Named(NAME))
     assert (source.folder, source.name) == (folder, f"{NAME}@0123456")
     assert look(source).config.n_layer == 3
+
+
+def test_a_text_that_cannot_be_imported_is_told_before_the_weights_are_downloaded(
+    hub: StandInHub,
+) -> None:
+    hub.models[NAME].files["tokenizer.json"] = b"{}"
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json is no tokenizer that can be read"):
+        opened(Named(NAME))
+    assert INDEX in hub.sent
+    assert not hub.sent.keys() & set(SHARDS)
 
 
 def test_a_second_download_asks_for_no_file_again(hub: StandInHub) -> None:
@@ -184,7 +167,11 @@ def test_a_repository_of_gguf_files_lists_them(hub: StandInHub, more: dict[str, 
 
 @pytest.mark.parametrize(
     ("kept", "named"),
-    [({"config.json": b"{}"}, "no weights"), ({"model.safetensors": b""}, "no config.json")],
+    [
+        ({"config.json": b"{}"}, "no weights"),
+        ({"model.safetensors": b""}, "no config.json"),
+        ({"adapter_config.json": b"{}", "adapter_model.safetensors": b""}, "is an adapter: downl"),
+    ],
 )
 def test_a_repository_without_a_model_is_refused(
     hub: StandInHub, kept: dict[str, bytes], named: str
@@ -225,7 +212,7 @@ def test_a_hub_that_cannot_be_reached_is_told(
     hub: StandInHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert f"cannot get {NAME} from http://127.0.0.1:9" in refusal()
+    assert f"cannot get {NAME}, which is no local path, from http://127.0.0.1:9" in refusal()
 
 
 def test_an_interrupted_download_leaves_no_half_file(
@@ -364,7 +351,7 @@ def test_a_look_reads_headers_and_no_weights(hub: StandInHub, files: dict[str, b
     assert source.name == f"{NAME}@0123456"
     look(source)
     assert not (source.folder / SHARDS[0]).exists()
-    assert "tokenizer.json" not in hub.sent
+    assert "tokenizer.json" in hub.sent
     with pytest.raises(CheckpointError, match="only its header was read"):
         source.tensors.read("lm_head.weight")
 

@@ -14,9 +14,9 @@ from transformers import XGLMConfig
 
 from edgegpt.errors import CheckpointError
 from edgegpt.importers.architectures import FAMILIES, REFUSED
+from edgegpt.importers.pickles import PickledTensors
 from edgegpt.importers.run import look
 from edgegpt.importers.source import Source
-from edgegpt.importers.tensors import PickledTensors
 
 
 @pytest.mark.parametrize("name", list(CASES))
@@ -136,7 +136,7 @@ def test_a_mask_where_the_family_has_none_is_refused(tmp_path: Path) -> None:
 def _settings(name: str, **changes: object) -> Source:
     """Return a source with the settings of a case and no tensors."""
     settings = {**CASES[name].to_dict(), **changes}
-    return Source("tiny", settings, "config.json", PickledTensors({}, Path("model.bin")))
+    return Source("tiny", settings, "config.json", PickledTensors({}))
 
 
 @pytest.mark.parametrize(

@@ -224,6 +224,16 @@ def test_what_is_no_such_model_is_refused_by_name(tmp_path: Path, name: str) -> 
         look(open_source(file, HEADS))
 
 
+def test_a_tied_embedding_with_values_that_are_not_finite_is_refused_as_such(
+    tmp_path: Path,
+) -> None:
+    state = dict(nanogpt().state_dict())
+    state["transformer.wte.weight"][3, 2] = float("nan")
+    file = saved(tmp_path / "ckpt.pt", checkpoint(state))
+    with pytest.raises(CheckpointError, match=r"(wte|lm_head)\.weight has values that are not fi"):
+        imported(file, tmp_path / "out")
+
+
 def test_a_head_that_is_not_the_embedding_is_refused(tmp_path: Path) -> None:
     file = saved(tmp_path / "ckpt.pt", with_tensor("lm_head.weight", torch.ones(VOCABULARY, WIDTH)))
     with pytest.raises(CheckpointError, match=r"lm_head\.weight differs from"):

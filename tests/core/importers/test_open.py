@@ -33,10 +33,10 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "an ONNX graph": (written(b"\x08\x0a\x12\x07pytorch"), "is no checkpoint that import reads"),
     "a safetensors file": (written(b"\x02\0\0\0\0\0\0\0{}"), "import its folder"),
     "a GGUF file of four bytes": (written(b"GGUF"), "cut off"),
-    "a zip archive": (written(b"PK\x03\x04 and no more"), "is not a readable PyTorch file"),
+    "a zip archive": (written(b"PK\x03\x04 and no more"), "PyTorch file: it is cut off"),
     "a folder without settings": (folder, "config.json is missing"),
     "a loop of links": (loop, "cannot be read"),
-    "a pipe": (lambda path: os.mkfifo(path), "neither a file nor a folder"),
+    "a pipe": (lambda path: os.mkfifo(path), "is a pipe, where a file belongs"),
 }
 
 

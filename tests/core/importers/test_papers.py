@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from edgegpt.importers.papers import Papers, papers_of
+from edgegpt.importers.pickles import PickledTensors
 from edgegpt.importers.source import Source
-from edgegpt.importers.tensors import PickledTensors
 
-TENSORS = PickledTensors({"w": torch.ones(1)}, Path("w"))
+TENSORS = PickledTensors({Path("w"): {"w": torch.ones(1)}})
 
 
 def papers(folder: Path) -> Papers:
@@ -67,10 +67,15 @@ def test_papers_that_cannot_be_taken_along_are_noted(tmp_path: Path) -> None:
     assert "README.md is not UTF-8 text" in found.notes[1]
 
 
-def test_a_loop_of_links_is_no_paper(tmp_path: Path) -> None:
+def test_what_is_no_file_is_no_paper_and_noted(tmp_path: Path) -> None:
     for name in ("LICENSE", "README.md"):
         (tmp_path / name).symlink_to(name)
-    assert papers(tmp_path) == Papers()
+    (tmp_path / "COPYING").mkdir()
+    found = papers(tmp_path)
+    assert (found.license, found.license_text, found.card) == (None, None, None)
+    assert [note.split()[-1] for note in found.notes] == ["belongs", "links"]
+    (tmp_path / "LICENCE.txt").write_text("Do.")
+    assert papers(tmp_path).license_text == "Do."
 
 
 def test_a_gguf_file_names_its_licence_in_its_metadata() -> None:

@@ -7,8 +7,9 @@ import pytest
 from small_tokenizers import HARD_TEXTS, sentence_piece, write_json
 from tokenizers import AddedToken, Tokenizer, models, processors
 
+from edgegpt import user_files
 from edgegpt.errors import CheckpointError
-from edgegpt.importers.text import files, text_of_folder
+from edgegpt.importers.text import text_of_folder
 from edgegpt.runtime.text.tokenizer import Tokenizer as RuntimeTokenizer
 
 ROWS = 2000
@@ -194,7 +195,7 @@ def test_a_file_that_is_no_text_or_too_large_is_refused(folder, monkeypatch):
     (source / "tokenizer.json").write_bytes(b"\xff\xfe")
     with pytest.raises(CheckpointError, match="is not UTF-8"):
         text_of_folder(source, 10, {})
-    (source / "tokenizer.json").write_bytes(b" " * (files.LARGEST + 1))
+    (source / "tokenizer.json").write_bytes(b" " * (user_files.LARGEST + 1))
     with pytest.raises(CheckpointError, match=r"134,217,729 bytes; at most 134,217,728 are read"):
         text_of_folder(source, 10, {})
 
@@ -207,8 +208,8 @@ def test_a_file_that_is_no_text_or_too_large_is_refused(folder, monkeypatch):
         ("vocab.json", '{"a": 0}', "merges do not fit"),
         ("merges.txt", "a b c\n", "cannot be read"),
         ("vocab.json", '{"a": 4000000000}', "gives 'a' the id 4000000000"),
-        ("tokenizer_config.json", "{", "is not JSON"),
-        ("tokenizer_config.json", "[]", "does not hold a table"),
+        ("tokenizer_config.json", "{", "is not readable JSON"),
+        ("tokenizer_config.json", "[]", "is not a JSON object"),
         ("tokenizer_config.json", '{"eos_token": 5}', "eos_token names a token that is no text"),
         ("tokenizer_config.json", '{"eos_token": "%s"}' % ("x" * 300), "more than 200 characters"),
         ("tokenizer_config.json", '{"added_tokens_decoder": {"x": {}}}', "has the entry 'x'"),

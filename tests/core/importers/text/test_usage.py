@@ -1,12 +1,17 @@
 """How a Hugging Face folder says that a model is used: ends, padding, sampling, chat template."""
 
-import json
-
 import pytest
 from small_tokenizers import write_json
+from transformers import GenerationConfig
 
 from edgegpt.errors import CheckpointError
 from edgegpt.importers.text import text_of_folder
+from edgegpt.importers.text.generation import (
+    NOT_DONE,
+    NOT_DONE_IN_SAMPLING,
+    USUAL_TEMPERATURE,
+    USUAL_TOP_K,
+)
 from edgegpt.runtime.bundle.usage import Defaults, Usage
 
 ROWS = 500
@@ -68,7 +73,7 @@ def test_the_padding_id_comes_from_the_highest_ranking_file(folder):
         ({"temperature": 0.6, "top_p": 0.9, "top_k": 20}, Defaults()),
         ({"do_sample": False, "temperature": 0.6}, Defaults()),
         ({"do_sample": False, "repetition_penalty": 1.1}, Defaults(repetition_penalty=1.1)),
-        ({"do_sample": True}, Defaults(temperature=1.0)),
+        ({"do_sample": True}, Defaults(temperature=1.0, top_k=50)),
         (
             {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.05},
             Defaults(temperature=0.6, top_k=20, top_p=0.95, min_p=0.05),
@@ -77,11 +82,89 @@ def test_the_padding_id_comes_from_the_highest_ranking_file(folder):
             {"do_sample": True, "top_k": 0, "top_p": 1.0, "min_p": 0, "repetition_penalty": 1},
             Defaults(temperature=1.0),
         ),
-        ({"do_sample": True, "temperature": None, "top_k": None}, Defaults(temperature=1.0)),
+        (
+            {"do_sample": True, "temperature": None, "top_k": None},
+            Defaults(temperature=1.0, top_k=50),
+        ),
     ],
 )
 def test_sampling_is_a_default_only_if_the_source_samples(folder, generation, sampling):
     assert usage_of(folder(generation_config=generation)).sampling == sampling
+
+
+def test_what_a_file_leaves_open_is_as_in_transformers():
+    usual = GenerationConfig._get_default_generation_params()
+    assert (usual["temperature"], usual["top_k"]) == (USUAL_TEMPERATURE, USUAL_TOP_K)
+    assert (usual["top_p"], usual["repetition_penalty"], "min_p" in usual) == (1.0, 1.0, False)
+    known = NOT_DONE | NOT_DONE_IN_SAMPLING
+    for name in known.keys() & usual.keys():
+        assert usual[name] is None or usual[name] in known[name]
+
+
+def test_without_generation_config_json_the_settings_of_config_json_count(folder):
+    config = {
+        "do_sample": True,
+        "top_k": 7,
+        "num_beams": 2,
+        "text_config": {"temperature": 0.5, "top_k": 3},
+    }
+    source = folder("bytes")
+    found = text_of_folder(source, ROWS, config)
+    assert found.usage.sampling == Defaults(temperature=0.5, top_k=7)
+    assert "config.json, so that texts may differ: num_beams" in found.notes[0]
+    with pytest.raises(CheckpointError, match=r"source/config\.json: top_k is -1"):
+        text_of_folder(source, ROWS, config | {"top_k": -1})
+    write_json(source / "generation_config.json", {})
+    found = text_of_folder(source, ROWS, config)
+    assert (found.usage.sampling, found.notes) == (Defaults(), ())
+
+
+ASKED = {
+    "bad_words_ids": [[3]],
+    "begin_suppress_tokens": [1],
+    "encoder_no_repeat_ngram_size": 2,
+    "encoder_repetition_penalty": 1.2,
+    "exponential_decay_length_penalty": [5, 1.1],
+    "forced_bos_token_id": 0,
+    "forced_eos_token_id": 1,
+    "guidance_scale": 1.5,
+    "min_length": 3,
+    "min_new_tokens": 3,
+    "no_repeat_ngram_size": 3,
+    "num_beams": 4,
+    "penalty_alpha": 0.6,
+    "sequence_bias": [[[1], 2.0]],
+    "stop_strings": ["</s>"],
+    "suppress_tokens": [1],
+}
+SAMPLED = {"epsilon_cutoff": 3e-4, "eta_cutoff": 3e-4, "typical_p": 0.5, "top_h": 0.4}
+
+
+def test_what_changes_the_text_and_is_not_done_is_noted_by_name(folder):
+    source = folder("bytes", generation_config=ASKED | SAMPLED)
+    (note,) = text_of_folder(source, ROWS, {}).notes
+    place = source / "generation_config.json"
+    assert note == f"left out of {place}, so that texts may differ: {', '.join(ASKED)}"
+    write_json(place, ASKED | SAMPLED | {"do_sample": True})
+    (note,) = text_of_folder(source, ROWS, {}).notes
+    assert note.endswith(f": {', '.join(sorted([*ASKED, *SAMPLED]))}")
+
+
+def test_what_changes_no_text_is_not_noted(folder):
+    neutral = GenerationConfig._get_default_generation_params() | {
+        "penalty_alpha": 0.0,
+        "min_new_tokens": None,
+        "guidance_scale": 1,
+        "suppress_tokens": [],
+        "max_new_tokens": 2048,
+        "_from_model_config": True,
+        "transformers_version": "5.0",
+        "chat_format": "chatml",
+    }
+    source = folder("bytes")
+    for do_sample in (True, False):
+        write_json(source / "generation_config.json", neutral | {"do_sample": do_sample})
+        assert text_of_folder(source, ROWS, {}).notes == ()
 
 
 @pytest.mark.parametrize(
@@ -166,16 +249,3 @@ def test_a_chat_template_file_that_is_too_long_is_refused(folder):
     (source / "chat_template.jinja").write_text("x" * 300_000)
     with pytest.raises(CheckpointError, match=r"chat_template\.jinja has 300,000 bytes"):
         template_of(source)
-
-
-def test_json_that_is_nested_without_end_is_refused(folder):
-    source = folder()
-    (source / "generation_config.json").write_text("[" * 100_000)
-    with pytest.raises(CheckpointError, match="is not JSON"):
-        usage_of(source)
-
-
-def test_a_folder_in_place_of_a_file_counts_as_no_file(folder):
-    source = folder()
-    (source / "tokenizer.json").mkdir()
-    assert json.loads(text_of_folder(source, ROWS, {}).tokenizer_json or "null") is None
