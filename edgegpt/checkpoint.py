@@ -27,7 +27,7 @@ from edgegpt.runtime.bundle.usage import Usage
 from edgegpt.runtime.files import write_file
 
 from .errors import BundleError, CheckpointError, InvalidInputError
-from .model import GPT, GPTConfig
+from .model import GPT, GPTConfig, Seq2Seq, Seq2SeqConfig
 from .model.version_1 import from_version_1
 from .model_weights import StoredWeights, load_model, skeleton
 from .tensor_file import layout_of, raw_bytes, write_tensors
@@ -35,6 +35,8 @@ from .user_files import is_file, json_text, read_json, read_optional, read_text
 
 __all__ = [
     "HELD_OUT_CHARACTERS",
+    "PAIRS_NAME",
+    "SOURCE_TOKENIZER_NAME",
     "Checkpoint",
     "check_state",
     "exported_context",
@@ -46,6 +48,8 @@ __all__ = [
 
 FORMAT_VERSION = 2
 HELD_OUT_CHARACTERS = 8192
+PAIRS_NAME = "held_out.tsv"  # the held-out text of an encoder-decoder
+SOURCE_TOKENIZER_NAME = "source_tokenizer.json"  # if its sources have a vocabulary of their own
 LONGEST_CONTEXT = 4096  # tokens; the memory for keys and values grows with it
 POSITIONS = "position_embedding.weight"
 LARGEST_DOCUMENT = 1 << 22  # bytes of a licence or a model card
@@ -107,7 +111,10 @@ class _FirstRows(Mapping[str, Tensor]):
 
 
 def save_config(
-    folder: Path, config: GPTConfig, usage: Usage | None = None, source: Source | None = None
+    folder: Path,
+    config: GPTConfig | Seq2SeqConfig,
+    usage: Usage | None = None,
+    source: Source | None = None,
 ) -> None:
     """Write config.json."""
     document: dict[str, Any] = {"format_version": FORMAT_VERSION, "model": config.to_dict()}
@@ -117,7 +124,7 @@ def save_config(
     write_file(folder / "config.json", (json.dumps(document, indent=2) + "\n").encode())
 
 
-def save_weights(folder: Path, model: GPT, dtype: torch.dtype) -> None:
+def save_weights(folder: Path, model: GPT | Seq2Seq, dtype: torch.dtype) -> None:
     """Write model.safetensors with the weights as `dtype`; a tied head is not repeated."""
     tensors = dict(model.named_parameters())
     layouts = {name: layout_of(tensor.to("meta", dtype)) for name, tensor in tensors.items()}
@@ -168,6 +175,10 @@ def _load_config(folder: Path) -> tuple[GPTConfig, Usage | None, Source | None]:
             f"{path} has format version {version!r}; this edgegpt reads 1 and {FORMAT_VERSION}"
         )
     model = document["model"]
+    if "encoder" in model:
+        raise CheckpointError(
+            f"{path} is of an encoder-decoder, which can be trained, but not exported or run yet"
+        )
     try:
         config = GPTConfig.from_dict(from_version_1(model) if version == 1 else model)
     except InvalidInputError as error:

@@ -1,14 +1,25 @@
 """Presets: the settings of a model and of its training, as TOML files in `models/`."""
 
 import tomllib
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 from .errors import InvalidInputError
 
-__all__ = ["DEFAULT_PRESET", "load_preset", "preset_names"]
+__all__ = ["DEFAULT_PRESETS", "TASKS", "Preset", "load_preset", "preset_names"]
 
-DEFAULT_PRESET = "shakespeare-char"
+TASKS = ("text", "seq2seq")
+DEFAULT_PRESETS = {"text": "shakespeare-char", "seq2seq": "transformer-tiny"}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a preset trains, see `TASKS`, and its settings of the model and of the training."""
+
+    task: str
+    model: dict[str, Any]
+    train: dict[str, Any]
 
 
 def preset_names() -> list[str]:
@@ -21,10 +32,10 @@ def preset_names() -> list[str]:
     )
 
 
-def load_preset(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the model settings and the training settings of the preset `name`."""
+def load_preset(name: str) -> Preset:
+    """Return the preset `name`."""
     if name not in preset_names():
         raise InvalidInputError(f"no preset {name!r}; there are: {', '.join(preset_names())}")
     text = resources.files("edgegpt.models").joinpath(f"{name}.toml").read_text(encoding="utf-8")
     tables = tomllib.loads(text)
-    return tables["model"], tables["train"]
+    return Preset(tables.get("task", TASKS[0]), tables["model"], tables["train"])

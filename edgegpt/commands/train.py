@@ -1,9 +1,9 @@
-"""`edgegpt train`: a text file in, a checkpoint folder out."""
+"""`edgegpt train`: a file of text or of pairs in, a checkpoint folder out."""
 
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -11,18 +11,20 @@ import click
 
 from edgegpt.checkpoint import is_checkpoint, load_checkpoint
 from edgegpt.errors import CheckpointError
-from edgegpt.model import GPTConfig
-from edgegpt.presets import DEFAULT_PRESET, load_preset, preset_names
+from edgegpt.model import GPTConfig, Seq2SeqConfig
+from edgegpt.presets import DEFAULT_PRESETS, TASKS, Preset, load_preset, preset_names
 from edgegpt.training.config import TrainConfig
 from edgegpt.training.data import load_corpus
-from edgegpt.training.distributed import processes
+from edgegpt.training.distributed import Processes, processes
 from edgegpt.training.log import training_log
+from edgegpt.training.pair_task import PairTask, seq2seq_config
+from edgegpt.training.pairs import load_pairs, split_pairs
+from edgegpt.training.task import Task
+from edgegpt.training.text_task import TextTask
 from edgegpt.training.trainer import Trainer, read_settings
 
 __all__ = ["command"]
 
-# No option, because the corpus decides the size of the vocabulary.
-NOT_AN_OPTION = "vocab_size"
 EXIT_INTERRUPTED = 130
 
 
@@ -32,7 +34,7 @@ def _setting_options(function: Callable[..., Any]) -> Callable[..., Any]:
         hints = get_type_hints(config, include_extras=True)
         for field in reversed(fields(config)):
             hint = hints[field.name]
-            if field.name != NOT_AN_OPTION and get_origin(hint) is Annotated:
+            if get_origin(hint) is Annotated:
                 function = _option(field.name, *get_args(hint))(function)
     return function
 
@@ -47,12 +49,32 @@ def _option(name: str, hint: Any, text: str) -> Callable[[Callable[..., Any]], C
 
 
 @click.command(
-    help="Train a character-level model on a text file.\n\n"
-    "Settings come from the preset; each can be overridden by its option. Under torchrun the "
-    "processes share each step's batch, --batch-size sequences per process."
+    help="Train a model: a character-level GPT on a text, or an encoder-decoder on pairs.\n\n"
+    "Settings come from the preset; each can be overridden by its option. Those of an "
+    "encoder-decoder's model are of both stacks. Under torchrun the processes share each step's "
+    "batch."
 )
-@click.option("--data", help="UTF-8 text file, or 'tinyshakespeare'; default: CPython's help texts")
-@click.option("--preset", help=f"{' or '.join(preset_names())}; default: {DEFAULT_PRESET}")
+@click.option("--task", type=click.Choice(TASKS), help="default: the preset's, or text")
+@click.option(
+    "--data",
+    help="UTF-8 text file, or 'tinyshakespeare'; default: CPython's help texts. Of seq2seq: a file "
+    "with a source, a tab and a target in each line",
+)
+@click.option(
+    "--validation",
+    type=click.Path(path_type=Path),
+    help="of seq2seq: another file of pairs; default: a tenth of --data, at most 10,000",
+)
+@click.option(
+    "--shared-vocabulary/--two-vocabularies",
+    "shared",
+    default=None,
+    help="of seq2seq: whether both sides have one; default: shared",
+)
+@click.option(
+    "--preset",
+    help=f"{' or '.join(preset_names())}; default: {' or '.join(DEFAULT_PRESETS.values())}",
+)
 @click.option(
     "--init-from",
     type=click.Path(path_type=Path),
@@ -65,7 +87,10 @@ def _option(name: str, hint: Any, text: str) -> Callable[[Callable[..., Any]], C
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
 @_setting_options
 def command(
+    task: str | None,
     data: str | None,
+    validation: Path | None,
+    shared: bool | None,
     preset: str | None,
     init_from: Path | None,
     out: Path,
@@ -76,9 +101,10 @@ def command(
     **settings: Any,
 ) -> int:
     """Run the training; exit code 0 when finished or paused as asked, 130 when interrupted."""
-    if resume and (preset or force or init_from):
+    if resume and (preset or force or init_from or task):
         raise click.UsageError(
-            "--resume keeps the run's settings: no --preset, no --init-from and no --force"
+            "--resume keeps the run's settings: no --task, no --preset, no --init-from and no "
+            "--force"
         )
     given = {name: value for name, value in settings.items() if value is not None}
     # Read before --force clears --out, which may be the same folder.
@@ -86,23 +112,41 @@ def command(
     with processes() as group:
         if resume:
             stored = read_settings(out)
-            model, train = stored["model"], stored["train"]
-            data = data or stored["data"]
+            base = Preset(stored["task"], stored["model"], stored["train"])
+            data, validation = data or stored["data"], validation or stored["validation"]
         else:
             _check_folder(out, force)
-            model, train = load_preset(preset or DEFAULT_PRESET)
+            base = load_preset(preset or DEFAULT_PRESETS[task or TASKS[0]])
             if origin is not None:
-                model = origin.model.config.to_dict()
+                base = replace(base, model=origin.model.config.to_dict())
+        if task not in (None, base.task):
+            raise click.UsageError(f"the preset {preset} is of the task {base.task}, not {task}")
         model_names = {field.name for field in fields(GPTConfig)}
-        model_config = GPTConfig.from_dict(
-            model | {name: given[name] for name in given if name in model_names}
-        )
         train_config = TrainConfig.from_dict(
-            train | {name: given[name] for name in given if name not in model_names}
+            base.train | {name: given[name] for name in given if name not in model_names}
         )
-        trainer = Trainer(model_config, train_config, load_corpus(data), data, out, group)
+        changes = {name: given[name] for name in given if name in model_names}
+        if base.task == "seq2seq":
+            learner: Task = _pair_task(
+                seq2seq_config(base.model, changes, shared),
+                train_config,
+                data,
+                validation,
+                out if resume else None,
+                group,
+            )
+        else:
+            if validation is not None or shared is not None:
+                raise click.UsageError("--validation and vocabularies are of --task seq2seq")
+            learner = _text_task(base.model, changes, train_config, data, group)
+        told = {
+            "task": base.task,
+            "data": data,
+            "validation": None if validation is None else str(validation),
+        }
+        trainer = Trainer(learner, train_config, told, out, group)
         if origin is not None and init_from is not None:
-            trainer.take_weights(origin, init_from)
+            learner.take_weights(origin, init_from)
         if resume:
             trainer.resume()
         else:
@@ -116,6 +160,36 @@ def command(
         if group.is_first:
             _conclude(trainer, as_json)
         return EXIT_INTERRUPTED if trainer.interrupted and not trainer.finished else 0
+
+
+def _text_task(
+    model: dict[str, Any],
+    changes: dict[str, Any],
+    config: TrainConfig,
+    data: str | None,
+    group: Processes,
+) -> TextTask:
+    if "vocab_size" in changes:
+        raise click.UsageError("the characters of a text are its vocabulary: no --vocab-size")
+    return TextTask(GPTConfig.from_dict(model | changes), config, load_corpus(data), group)
+
+
+def _pair_task(
+    model: Seq2SeqConfig,
+    config: TrainConfig,
+    data: str | None,
+    validation: str | Path | None,
+    earlier: Path | None,
+    group: Processes,
+) -> PairTask:
+    if data is None:
+        raise click.UsageError("--task seq2seq needs --data PAIRS.tsv")
+    file = load_pairs(Path(data))
+    if validation is None:
+        train, held_out = split_pairs(file)
+    else:
+        train, held_out = file.pairs, load_pairs(Path(validation)).pairs
+    return PairTask(model, config, file, train, held_out, group, earlier)
 
 
 def _check_folder(out: Path, force: bool) -> None:
@@ -145,11 +219,7 @@ def _clear_folder(out: Path) -> None:
 
 def _announce(trainer: Trainer, note: Callable[[str], None]) -> None:
     precision = "bfloat16" if trainer.autocast_dtype else "float32"
-    note(
-        f"{trainer.corpus.name}: {len(trainer.train_ids):,} training and "
-        f"{len(trainer.validation_ids):,} validation tokens, "
-        f"{trainer.model_config.vocab_size} distinct"
-    )
+    note(f"{trainer.task.corpus}: {trainer.task.facts()}")
     note(
         f"{trainer.model.parameter_count():,} parameters on {trainer.group.device.type} "
         f"in {precision}, {trainer.group.world} process(es)"

@@ -149,8 +149,10 @@ class Seq2Seq(nn.Module):
             for part, stack in (("encoder", self.encoder), ("decoder", self.decoder))
             for name, own in stack.tied_names().items()
         }
-        shared = {"encoder.token_embedding.weight": "decoder.token_embedding.weight"}
-        return tied | (shared if self.config.shared_embedding else {})
+        if not self.config.shared_embedding:
+            return tied
+        shared = {"decoder.token_embedding.weight": "encoder.token_embedding.weight"}
+        return {name: shared.get(own, own) for name, own in tied.items()} | shared
 
     def parameter_count(self) -> int:
         """Return the number of trained values; a tied weight counts once."""

@@ -13,14 +13,24 @@ case texts can say anything, and the alphabet is the 256 bytes, so that nothing 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from ..errors import DataError, InvalidInputError
+from ..errors import CheckpointError, DataError, InvalidInputError
+from ..user_files import json_text
 
-__all__ = ["END", "PAD", "START", "Ragged", "build_subword_tokenizer", "encode_texts"]
+__all__ = [
+    "END",
+    "PAD",
+    "START",
+    "Ragged",
+    "build_subword_tokenizer",
+    "encode_texts",
+    "read_tokenizer",
+]
 
 PAD, START, END = 0, 1, 2  # ids
 SPECIAL_TOKENS = ["<pad>", "<s>", "</s>"]  # their names, in the order of the ids
@@ -91,6 +101,21 @@ def build_subword_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
             f"{size - len(SPECIAL_TOKENS)} different characters, and {len(SPECIAL_TOKENS)} more "
             f"are for start, end and padding: it needs at least {size}"
         )
+    return tokenizer
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Read a tokenizer that `build_subword_tokenizer` made.
+
+    Raises:
+        CheckpointError: if the file is missing or damaged.
+    """
+    text = json_text(path)
+    try:
+        tokenizer = Tokenizer.from_str(text or "")
+    except Exception as error:  # the library raises no other type
+        raise CheckpointError(f"{path} is no tokenizer: {error}") from error
+    tokenizer.encode_special_tokens = True
     return tokenizer
 
 

@@ -16,19 +16,27 @@ Batch = tuple[Tensor, ...]  # on the CPU; what they are, is the task's own affai
 
 
 class Task(Protocol):
-    """A model and the data that it learns from.
+    """A model and the data that it learns from."""
 
-    Attributes:
-        model: the model, in float32.
-        model_settings: its settings, as JSON has them.
-        corpus: the name of the data.
-        sha256: of the bytes of the data.
-    """
+    @property
+    def model(self) -> GPT | Seq2Seq:
+        """The model, in float32."""
+        ...
 
-    model: GPT | Seq2Seq
-    model_settings: dict[str, Any]
-    corpus: str
-    sha256: str
+    @property
+    def model_settings(self) -> dict[str, Any]:
+        """The settings of the model, as JSON has them."""
+        ...
+
+    @property
+    def corpus(self) -> str:
+        """The name of the data."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the bytes of the data."""
+        ...
 
     def facts(self) -> str:
         """Return how much data there is, as a line for the user."""

@@ -10,6 +10,7 @@ import json
 import math
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ..checkpoint import save_weights
 from ..errors import CheckpointError, InvalidInputError, NumericalError
 from ..model import GPTConfig
 from ..model.version_1 import from_version_1
+from ..presets import TASKS
 from ..user_files import is_file, read_json
 from .config import TrainConfig, learning_rate_at
 from .distributed import Processes
@@ -41,11 +43,16 @@ class Trainer:
     """One run: a task, its optimizer, and the current step."""
 
     def __init__(
-        self, task: Task, config: TrainConfig, source: str | None, out: Path, group: Processes
+        self,
+        task: Task,
+        config: TrainConfig,
+        origin: Mapping[str, str | None],
+        out: Path,
+        group: Processes,
     ) -> None:
-        """Build the optimizer; `source`, the user's name of the data, is kept for resuming."""
+        """Build the optimizer; `origin`, what the user named, is kept for resuming."""
         self.task, self.config, self.out, self.group = task, config, out, group
-        self.source = source
+        self.origin = origin
         self.model = task.model
         self.optimizer = _optimizer(self.model, config)
         self.autocast_dtype = _autocast_dtype(config.precision, group.device)
@@ -197,7 +204,7 @@ class Trainer:
         settings = {
             "model": self.task.model_settings,
             "train": self.config.to_dict(),
-            "data": self.source,
+            **self.origin,
             "corpus": self.task.corpus,
             "corpus_sha256": self.task.sha256,
         }
@@ -247,6 +254,7 @@ def read_settings(out: Path) -> dict[str, Any]:
     settings = read_json(path)
     if {"model", "train", "data", "corpus", "corpus_sha256"} - set(settings):
         raise CheckpointError(f"{path} is damaged: it lacks a table")
+    settings = {"task": TASKS[0], "validation": None} | settings
     if isinstance(settings["model"], dict) and "bias" in settings["model"]:
         settings["model"] = from_version_1(settings["model"])
         settings["model"] = GPTConfig.from_dict(settings["model"]).to_dict()

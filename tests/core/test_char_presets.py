@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from edgegpt.errors import DataError, InvalidInputError
-from edgegpt.model import GPTConfig
-from edgegpt.presets import DEFAULT_PRESET, load_preset, preset_names
+from edgegpt.model import GPTConfig, Seq2SeqConfig
+from edgegpt.presets import DEFAULT_PRESETS, load_preset, preset_names
 from edgegpt.training.char_tokenizer import build_char_tokenizer, encode_corpus
 from edgegpt.training.config import TrainConfig
 
@@ -16,15 +16,19 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6
 
 
 def test_the_default_preset_is_among_the_names():
-    assert DEFAULT_PRESET == "shakespeare-char"
-    assert DEFAULT_PRESET in preset_names()
+    assert DEFAULT_PRESETS["text"] == "shakespeare-char"
+    assert DEFAULT_PRESETS["text"] in preset_names()
     assert preset_names() == sorted(preset_names())
 
 
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_is_a_model_and_a_training_run(name: str):
-    model, train = load_preset(name)
-    GPTConfig.from_dict(model)
+    preset = load_preset(name)
+    model, train = preset.model, preset.train
+    if preset.task == "seq2seq":
+        Seq2SeqConfig.from_dict({"encoder": model, "decoder": model})
+    else:
+        GPTConfig.from_dict(model)
     TrainConfig.from_dict(train)
 
 

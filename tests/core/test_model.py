@@ -21,7 +21,7 @@ def small(**changes: object) -> GPTConfig:
 
 
 def preset_config() -> GPTConfig:
-    return GPTConfig.from_dict(load_preset("shakespeare-char")[0])
+    return GPTConfig.from_dict(load_preset("shakespeare-char").model)
 
 
 def spread_weights(model: GPT) -> GPT:

@@ -213,6 +213,7 @@ def test_buckets_of_distances_are_those_of_t5(causal: bool, buckets: int, farthe
 def test_tied_weights_are_one_and_named(model: Seq2Seq) -> None:
     own, tied = dict(model.named_parameters()), model.tied_names()
     everything = dict(model.named_parameters(remove_duplicate=False))
+    assert set(own) == set(everything) - set(tied)
     for name, other in tied.items():
         assert everything[name] is everything[other]
     distinct = {id(parameter) for parameter in everything.values()}

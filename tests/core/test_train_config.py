@@ -44,7 +44,7 @@ def test_a_warm_up_as_long_as_the_run_is_no_division_by_zero():
 
 
 def test_the_preset_trains_as_published():
-    config = TrainConfig.from_dict(load_preset("shakespeare-char")[1])
+    config = TrainConfig.from_dict(load_preset("shakespeare-char").train)
     assert (config.batch_size, config.max_steps, config.warmup_steps) == (64, 5000, 100)
     assert (config.learning_rate, config.min_learning_rate) == (1e-3, 1e-4)
     assert (config.beta1, config.beta2, config.weight_decay) == (0.9, 0.99, 0.1)

@@ -86,7 +86,7 @@ def fit(model: GPT, state: dict[str, Tensor]) -> None:
 
 def write_checkpoint(source: Path, preset: str, folder: Path) -> None:
     """Write the checkpoint folder that `edgegpt export` reads."""
-    settings = load_preset(preset)[0]
+    settings = load_preset(preset).model
     settings["block_size"] = min(settings["block_size"], CONTEXT)
     model = GPT(GPTConfig.from_dict(settings))
     rename = from_gpt2 if model.config.position == "learned" else from_llama

@@ -1,0 +1,209 @@
+"""Learn to make one text from another: translation, summarisation, whatever the pairs are."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from edgegpt.runtime.bundle.bundle import TOKENIZER_NAME
+from edgegpt.runtime.bundle.usage import Usage
+from edgegpt.runtime.files import write_file
+from edgegpt.runtime.text.translation_scores import translation_scores
+
+from ..checkpoint import PAIRS_NAME, SOURCE_TOKENIZER_NAME, Checkpoint, save_config
+from ..errors import InvalidInputError
+from ..model import Seq2Seq, Seq2SeqConfig
+from .config import TrainConfig
+from .distributed import Processes
+from .pair_batches import IGNORED, PairBatch, PairBatches, encode_pairs
+from .pairs import Pair, PairFile
+from .subword_tokenizer import END, PAD, START, build_subword_tokenizer, read_tokenizer
+from .task import Batch
+from .translate import translate
+
+__all__ = ["PairTask", "seq2seq_config"]
+
+HELD_OUT_PAIRS = 2000  # that a checkpoint brings along, for the proof and for scores
+SCORED = 256  # of them are translated at each evaluation
+SHOWN = 3  # translations in a sample
+
+
+def seq2seq_config(
+    model: dict[str, Any], changes: dict[str, Any], shared: bool | None
+) -> Seq2SeqConfig:
+    """Return the settings of a preset, or of an earlier run, with changes to both stacks.
+
+    `shared` tells whether both sides have one vocabulary; None: as before, else yes.
+    """
+    if "encoder" in model:
+        stacks = {name: model[name] | changes for name in ("encoder", "decoder")}
+        shared = model["shared_embedding"] if shared is None else shared
+    else:
+        settings = model | changes
+        # Vaswani et al. 2017, section 3.4
+        settings = {"embedding_scale": math.sqrt(settings["n_embd"])} | settings
+        stacks = {"encoder": settings, "decoder": settings}
+    return Seq2SeqConfig.from_dict({**stacks, "shared_embedding": shared is not False})
+
+
+@dataclass(frozen=True)
+class Tokenizers:
+    """One tokenizer for both sides, or two."""
+
+    source: Tokenizer
+    target: Tokenizer
+
+    @classmethod
+    def learnt(cls, pairs: Sequence[Pair], config: Seq2SeqConfig) -> "Tokenizers":
+        """Learn them; the sizes of the vocabularies in `config` are the largest they may have."""
+        sources, targets = zip(*pairs, strict=True)
+        size = config.decoder.vocab_size
+        if config.shared_embedding:
+            both = build_subword_tokenizer([*sources, *targets], size)
+            return cls(both, both)
+        return cls(
+            build_subword_tokenizer(sources, config.encoder.vocab_size),
+            build_subword_tokenizer(targets, size),
+        )
+
+    @classmethod
+    def read(cls, folder: Path, shared: bool) -> "Tokenizers":
+        """Read those that `PairTask.write_files` wrote."""
+        target = read_tokenizer(folder / TOKENIZER_NAME)
+        return cls(target if shared else read_tokenizer(folder / SOURCE_TOKENIZER_NAME), target)
+
+    def sized(self, config: Seq2SeqConfig) -> Seq2SeqConfig:
+        """Return the settings with the sizes that the vocabularies came to."""
+        source, target = self.source.get_vocab_size(), self.target.get_vocab_size()
+        return replace(
+            config,
+            encoder=replace(config.encoder, vocab_size=source),
+            decoder=replace(config.decoder, vocab_size=target),
+        )
+
+
+class PairTask:
+    """An encoder-decoder and two sets of pairs; see `Task`."""
+
+    def __init__(
+        self,
+        model_config: Seq2SeqConfig,
+        config: TrainConfig,
+        file: PairFile,
+        train: list[Pair],
+        validation: list[Pair],
+        group: Processes,
+        earlier: Path | None = None,
+    ) -> None:
+        """Learn the tokenizers from the pairs for training, and build the model.
+
+        If the folder `earlier` holds the run that goes on, its tokenizers are taken.
+        """
+        translation_scores(["0"], ["0"])  # refused before the work, where there is no sacrebleu
+        self.config, self.group = config, group
+        self.corpus, self.sha256 = file.name, file.sha256
+        shared = model_config.shared_embedding
+        self.tokenizers = (
+            Tokenizers.learnt(train, model_config)
+            if earlier is None
+            else Tokenizers.read(earlier, shared)
+        )
+        self.model_config = self.tokenizers.sized(model_config)
+        self.model_settings = self.model_config.to_dict()
+        self.held_out = validation
+        sides = (self.tokenizers.source, self.tokenizers.target)
+        longest = (model_config.encoder.block_size, model_config.decoder.block_size)
+        self.train_pairs = encode_pairs(*sides, train, *longest)
+        self.validation_pairs = encode_pairs(*sides, validation, *longest)
+        self.batches = PairBatches(
+            self.train_pairs, config.batch_tokens, config.seed, group.rank, group.world
+        )
+        torch.manual_seed(config.seed)
+        self.model = Seq2Seq(self.model_config).to(group.device)
+
+    def facts(self) -> str:
+        """Return how many pairs there are, how large the vocabulary is, and what is left out."""
+        encoder, decoder = self.model_config.encoder, self.model_config.decoder
+        ids = f"{decoder.vocab_size:,} ids"
+        if not self.model_config.shared_embedding:
+            ids = f"{encoder.vocab_size:,} and {ids}"
+        left = self.train_pairs.left_out + self.validation_pairs.left_out
+        too_long = f"; {left:,} pairs are too long for the model and left out" if left else ""
+        return (
+            f"{len(self.train_pairs.sources):,} training and "
+            f"{len(self.validation_pairs.sources):,} validation pairs, {ids}, "
+            f"{self.batches.steps_per_epoch:,} steps an epoch{too_long}"
+        )
+
+    def batch(self, step: int) -> Batch:
+        """Return this process's batch of a step, the tensors of a `PairBatch`."""
+        return _tensors(self.batches.batch(step))
+
+    def validation(self) -> Iterator[Batch]:
+        """Yield the validation pairs, by length."""
+        batches = PairBatches(self.validation_pairs, self.config.batch_tokens, self.config.seed)
+        return map(_tensors, batches.in_order())
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the mean cross-entropy in nats; in training with smoothed labels.
+
+        Szegedy et al. 2016, section 7; Vaswani et al. 2017, section 5.4.
+        """
+        source, source_len, target_in, target_out, _ = (
+            part.to(self.group.device) for part in batch
+        )
+        logits = model(source, source_len, target_in)  # (B, T, V)
+        return F.cross_entropy(
+            logits.float().flatten(0, 1),
+            target_out.flatten(),
+            ignore_index=IGNORED,
+            label_smoothing=self.config.label_smoothing if model.training else 0.0,
+        )
+
+    def predicted(self, batch: Batch) -> int:
+        """Return the number of tokens of the targets, their ends included."""
+        return int((batch[3] != IGNORED).sum())
+
+    def scores(self) -> dict[str, float]:
+        """Return exact match, BLEU and chrF of greedy translations of some validation pairs."""
+        pairs = self.held_out[:SCORED]
+        found = translation_scores(
+            self._translated([source for source, _ in pairs]), [target for _, target in pairs]
+        )
+        return {"exact_match": found.exact_match, "bleu": found.bleu, "chrf": found.chrf}
+
+    def sample(self) -> str:
+        """Return a few translations of validation sources."""
+        if not self.config.sample_tokens:
+            return ""
+        sources = [source for source, _ in self.held_out[:SHOWN]]
+        found = zip(sources, self._translated(sources), strict=True)
+        return "\n".join(f"{source} -> {target}" for source, target in found)
+
+    def _translated(self, sources: list[str]) -> list[str]:
+        return translate(self.model, self.tokenizers.source, self.tokenizers.target, sources)
+
+    def write_files(self, out: Path) -> None:
+        """Write the settings, the tokenizers and the first of the validation pairs."""
+        save_config(out, self.model_config, Usage((START,), (END,), PAD))
+        write_file(out / TOKENIZER_NAME, self.tokenizers.target.to_str(pretty=True).encode())
+        if not self.model_config.shared_embedding:
+            text = self.tokenizers.source.to_str(pretty=True)
+            write_file(out / SOURCE_TOKENIZER_NAME, text.encode())
+        lines = ["\t".join(pair) + "\n" for pair in islice(self.held_out, HELD_OUT_PAIRS)]
+        write_file(out / PAIRS_NAME, "".join(lines).encode())
+
+    def take_weights(self, origin: Checkpoint, folder: Path) -> None:
+        """Refuse: only runs on a text begin from another one's weights."""
+        raise InvalidInputError(f"a run on pairs cannot begin with the weights of {folder}")
+
+
+def _tensors(batch: PairBatch) -> tuple[Any, ...]:
+    return tuple(getattr(batch, field.name) for field in fields(batch))
