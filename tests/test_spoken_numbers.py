@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+from edgegpt.training.subword_tokenizer import build_subword_tokenizer
+
 SCRIPT = Path(__file__).parents[1] / "models" / "spoken-numbers" / "make_pairs.py"
 
 
@@ -238,3 +240,16 @@ def test_what_cannot_be_written_is_one_sentence(
         task.main(options)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_tokenizer_learnt_from_the_pairs_has_whole_words_and_single_digits(
+    make: Callable[..., str],
+) -> None:
+    texts = [text for pair in pairs_of(make("--count", "10000")) for text in pair]
+    tokenizer = build_subword_tokenizer(texts, 8000)
+    spoken, written = task.date(24, 7, 1524)
+    words = [tokenizer.decode([number]) for number in tokenizer.encode(spoken).ids]
+    assert [word.strip() for word in words] == spoken.split(" ")
+    for text in (written, "-12.75", "£300.05", "09:41", "50%"):
+        assert [tokenizer.decode([number]) for number in tokenizer.encode(text).ids] == list(text)
+    assert tokenizer.get_vocab_size() < 400

@@ -41,7 +41,7 @@ def translation_scores(hypotheses: Sequence[str], references: Sequence[str]) -> 
         InvalidInputError: if sacrebleu is not installed, there are none, or not as many of both.
     """
     try:
-        from sacrebleu.metrics import BLEU, CHRF  # noqa: PLC0415 - sacrebleu is an extra
+        from sacrebleu import BLEU, CHRF  # noqa: PLC0415 - sacrebleu is an extra
     except ImportError as error:
         raise InvalidInputError(
             'BLEU and chrF need sacrebleu: pip install "edgegpt-toolkit[train]"'

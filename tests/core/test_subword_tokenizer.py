@@ -20,7 +20,7 @@ from edgegpt.training.subword_tokenizer import (
     encode_texts,
 )
 
-FEW_WORDS = ["twenty one", "one hundred and twenty", "21", "120", "£1.20", "21st"] * 2
+FEW_WORDS = ["twenty one", "one hundred and twenty", "21", "120", "£1.20", "21st", "▁"] * 2
 ALPHABET = "".join(sorted(set("".join(FEW_WORDS))))
 # Texts that say many things: all words of three letters of an alphabet of ten, with others around.
 MANY_WORDS = [
@@ -122,8 +122,8 @@ def test_a_small_vocabulary_has_characters_even_if_it_is_full():
 
 
 def test_more_characters_than_ids_are_refused_with_the_least_that_works():
-    with pytest.raises(InvalidInputError, match=r"has 10 ids.*14 different.*needs at least 17"):
-        build_subword_tokenizer(["abcdefghijklmn"] * 2, 10)
+    with pytest.raises(InvalidInputError, match=r"has 16 ids.*14 different.*needs at least 17"):
+        build_subword_tokenizer(["abcdefghijklmn"] * 2, 16)
     assert build_subword_tokenizer(["abcdefghijklmn"] * 2, 17).get_vocab_size() == 17
 
 

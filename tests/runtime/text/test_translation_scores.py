@@ -64,7 +64,6 @@ def test_what_cannot_be_compared_is_refused(hypotheses: list[str], references: l
 @pytest.mark.filterwarnings("error")
 def test_without_sacrebleu_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
-    monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
     with pytest.raises(InvalidInputError, match=r'need sacrebleu: pip install "edgegpt-toolkit\['):
         translation_scores(["a"], ["a"])
 
