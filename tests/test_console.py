@@ -3,6 +3,7 @@
 import io
 import logging
 import sys
+import time
 
 import pytest
 
@@ -92,7 +93,7 @@ def test_elsewhere_a_short_wait_says_nothing(capsys: pytest.CaptureFixture[str])
 def test_elsewhere_each_stage_is_a_line_and_a_long_one_tells_how_far_it_is(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter([0.0, 1.0, 2.0, 40.0, 41.0, 100.0])
+    clock = iter([0.0, 1.0, 1.0, 2.0, 40.0, 40.0, 41.0, 100.0, 100.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     with progress() as report:
         for done in range(4):
@@ -105,6 +106,20 @@ def test_elsewhere_each_stage_is_a_line_and_a_long_one_tells_how_far_it_is(
         "    40 s  building: 2 of 8",
         "   100 s  proving",
     ]
+
+
+def test_elsewhere_a_command_of_less_than_a_second_says_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with progress() as report:
+        report("loading", 0, 0)
+        report("building", 0, 0)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("edgegpt.commands.console.SILENT", 0.01)
+    with progress() as report:
+        report("loading", 0, 0)
+        time.sleep(0.5)  # far longer than the silence
+    assert capsys.readouterr().err == "     0 s  loading\n"
 
 
 def test_a_title_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ use, so that `edgegpt --help` and commands that neither draw nor wait do not nee
 
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["facts_table", "progress", "stdout", "titled_table", "waiting"]
 
+SILENT = 1.0  # seconds before the first line
 PAUSE = 30  # seconds between two lines about one stage
 WIDTH = 140  # of tables where stdout is not a terminal
 
@@ -67,7 +69,11 @@ def waiting(what: str) -> Iterator[Callable[[str], None]]:
 def progress() -> Iterator[Progress]:
     """Yield a function that shows the current activity, how much is done, and the time left."""
     if not _on_terminal():
-        yield _in_lines()
+        lines = _Lines()
+        try:
+            yield lines.show
+        finally:
+            lines.close()
         return
     with _drawn(with_bar=True) as show:
         yield show
@@ -77,22 +83,37 @@ def _on_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()  # None: the caller has closed it
 
 
-def _in_lines() -> Progress:
-    """Return a function that prints each stage once, and how far a long one has come."""
-    start = told = time.monotonic()
-    stage = ""
+class _Lines:
+    """Prints each stage once, and how far a long one has come; a short command prints nothing."""
 
-    def show(what: str, done: int, total: int) -> None:
-        nonlocal stage, told
-        now, share = time.monotonic(), ""
-        if what == stage:
-            if not total or now - told < PAUSE:
-                return
-            share = f": {done} of {total}"
-        stage, told = what, now
-        click.echo(f"{now - start:6.0f} s  {what}{share}", err=True)
+    def __init__(self) -> None:
+        self.start = self.told = time.monotonic()
+        self.stage = ""
+        self.later: threading.Timer | None = None
 
-    return show
+    def show(self, what: str, done: int, total: int) -> None:
+        """Print a line if it is time for one."""
+        now = time.monotonic()
+        if what != self.stage:
+            self.close()
+            self.stage, wait = what, SILENT - (now - self.start)
+            if wait > 0:  # the command may be over by then
+                self.later = threading.Timer(wait, self._print, (what,))
+                self.later.daemon = True
+                self.later.start()
+            else:
+                self._print(what)
+        elif total and now - self.told >= PAUSE:
+            self._print(f"{what}: {done} of {total}")
+
+    def close(self) -> None:
+        """Forget the line that is due later."""
+        if self.later is not None:
+            self.later.cancel()
+
+    def _print(self, line: str) -> None:
+        self.told = time.monotonic()
+        click.echo(f"{self.told - self.start:6.0f} s  {line}", err=True)
 
 
 @contextmanager
