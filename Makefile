@@ -59,7 +59,7 @@ docs: $(VENV)/.installed-test
 clean:
 	rm -rf $(VENV) $(VENV)-gpu build
 
-$(VENV)/.installed-demo: EXTRAS := cpu,export
+$(VENV)/.installed-demo: EXTRAS := cpu,train,export
 $(VENV)/.installed-test: EXTRAS := cpu,chat,hub,train,export,dev$(TEST_EXTRAS:%=,%)
 $(VENV)/.installed-%: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -102,7 +102,7 @@ class PairTask:
         group: Processes,
         earlier: Path | None = None,
     ) -> None:
-        """Learn the tokenizers from the pairs for training, and build the model.
+        """Learn the tokenizers from all pairs, so that no character is unknown; build the model.
 
         If the folder `earlier` holds the run that goes on, its tokenizers are taken.
         """
@@ -111,7 +111,7 @@ class PairTask:
         self.corpus, self.sha256 = file.name, file.sha256
         shared = model_config.shared_embedding
         self.tokenizers = (
-            Tokenizers.learnt(train, model_config)
+            Tokenizers.learnt([*train, *validation], model_config)
             if earlier is None
             else Tokenizers.read(earlier, shared)
         )

@@ -9,10 +9,19 @@ from typing import Any
 import torch
 from onnxscript.onnx_opset import opset18
 
-import edgegpt.model.cached_attention  # noqa: F401 - registers the operator named below
+import edgegpt.model  # noqa: F401 - registers the operators named below
 
 from .base import Lowering
-from .parts import attended, placed_heads, rms_norm, used_slots, visible_slots
+from .parts import (
+    attended,
+    placed_heads,
+    rms_norm,
+    source_heads,
+    source_places,
+    source_rows,
+    used_slots,
+    visible_slots,
+)
 
 __all__ = ["LEGACY"]
 
@@ -63,6 +72,24 @@ def _cached_attention(
     return op.Reshape(out, op.Constant(value_ints=[0, 0, -1])), present_k, present_v
 
 
+def _source_attention(
+    q: Any,
+    k: Any,
+    v: Any,
+    source_len: Any,
+    bias: Any = None,
+    *,
+    n_head: int,
+    scale: float,
+) -> Any:
+    """Emit attention over sources; arguments and result are those of `source_attention`."""
+    queries = source_heads(op, q, k, n_head)  # (G, H, F * T, D)
+    places = source_places(op, k, source_len)  # (G, 1, 1, N)
+    sizes = {"n_head": n_head, "n_kv_head": n_head}
+    out = attended(op, queries, k, v, places, None, k, bias, scale=scale, softcap=0.0, **sizes)
+    return source_rows(op, out, q)
+
+
 def _written(past: Any, fresh: Any, position: Any, n_kv_head: int) -> Any:
     """Return the cache `past` (B, K, S, D) with `fresh` (B, K, T, D) in the slots `position`."""
     place = op.Unsqueeze(position, op.Constant(value_ints=[1, 3]))  # (B, 1, T, 1)
@@ -81,6 +108,7 @@ LEGACY = Lowering(
     ir_version=8,  # of the ONNX release that introduced opset 18
     translations={
         torch.ops.edgegpt.cached_attention.default: _cached_attention,
+        torch.ops.edgegpt.source_attention.default: _source_attention,
         torch.ops.aten.rms_norm.default: _rms_norm,
     },
 )

@@ -14,7 +14,6 @@ import onnxscript
 import torch
 from onnxscript.onnx_opset import opset23
 
-import edgegpt.model.cached_attention  # noqa: F401 - registers the operator named below
 from edgegpt.model import GPTConfig
 
 from ..passes import FeedPositions, FuseSkipNorms
@@ -52,38 +51,55 @@ def _obstacle(config: GPTConfig) -> str | None:
     return None
 
 
-def _attention_operator() -> onnxscript.values.Op:
-    """Return GroupQueryAttention with the part of its schema that onnxscript needs to call it."""
+def _operator(
+    name: str, inputs: list[str], outputs: list[str], attributes: dict[str, bool]
+) -> onnxscript.values.Op:
+    """Return one of ONNX Runtime's operators with what onnxscript needs to call it.
+
+    `attributes` tells of each whether it is required. Whole numbers are those that count something.
+    """
     schema = onnx.defs.OpSchema
     types = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)", "tensor(int32)"]
-    inputs = ["query", "key", "value", "past_key", "past_value", "seqlens_k"]
-    inputs += ["total_sequence_length", "cos_cache", "sin_cache", "position_ids", "attention_bias"]
     optional = schema.FormalParameterOption.Optional
     return onnxscript.values.Op(
         onnxscript.values.Opset(MICROSOFT, 1),
-        "GroupQueryAttention",
+        name,
         schema(
-            "GroupQueryAttention",
+            name,
             MICROSOFT,
             1,
             inputs=[schema.FormalParameter(n, "T", param_option=optional) for n in inputs],
-            outputs=[
-                schema.FormalParameter(n, "T") for n in ("output", "present_key", "present_value")
-            ],
+            outputs=[schema.FormalParameter(n, "T") for n in outputs],
             type_constraints=[("T", types, "")],
             attributes=[
-                schema.Attribute("num_heads", schema.AttrType.INT, required=True),
-                schema.Attribute("kv_num_heads", schema.AttrType.INT, required=True),
-                schema.Attribute("scale", schema.AttrType.FLOAT, required=True),
-                schema.Attribute("do_rotary", schema.AttrType.INT, required=True),
-                schema.Attribute("local_window_size", schema.AttrType.INT, required=False),
-                schema.Attribute("softcap", schema.AttrType.FLOAT, required=False),
+                schema.Attribute(
+                    n,
+                    schema.AttrType.FLOAT if n in FRACTIONS else schema.AttrType.INT,
+                    required=required,
+                )
+                for n, required in attributes.items()
             ],
         ),
     )
 
 
-GROUP_QUERY_ATTENTION: Any = _attention_operator()
+FRACTIONS = ("scale", "softcap", "mask_filter_value")
+GROUP_QUERY_ATTENTION: Any = _operator(
+    "GroupQueryAttention",
+    [
+        *("query", "key", "value", "past_key", "past_value", "seqlens_k"),
+        *("total_sequence_length", "cos_cache", "sin_cache", "position_ids", "attention_bias"),
+    ],
+    ["output", "present_key", "present_value"],
+    dict.fromkeys(("num_heads", "kv_num_heads", "scale", "do_rotary"), True)
+    | {"local_window_size": False, "softcap": False},
+)
+MULTI_HEAD_ATTENTION: Any = _operator(
+    "MultiHeadAttention",
+    ["query", "key", "value", "bias", "key_padding_mask", "attention_bias"],
+    ["output"],
+    dict.fromkeys(("num_heads", "scale", "mask_filter_value"), True),
+)
 
 
 def _cached_attention(
@@ -137,11 +153,41 @@ def _cached_attention(
     return out, present_k, present_v
 
 
+def _source_attention(
+    q: Any,
+    k: Any,
+    v: Any,
+    source_len: Any,
+    bias: Any = None,
+    *,
+    n_head: int,
+    scale: float,
+) -> Any:
+    """Emit attention over sources; arguments and result are those of `source_attention`."""
+    sources, width = op.Shape(k, start=0, end=1), op.Shape(q, start=2, end=3)
+    shape = op.Concat(sources, op.Constant(value_ints=[-1]), width, axis=0)
+    out = MULTI_HEAD_ATTENTION(
+        op.Reshape(q, shape),  # (G, F * T, H * D)
+        k,
+        v,
+        None,
+        op.Cast(source_len, to=onnx.TensorProto.INT32),
+        bias,
+        num_heads=n_head,
+        scale=scale,
+        mask_filter_value=float("-inf"),  # the default, -10,000, lets a little through
+    )
+    return op.Reshape(out, op.Shape(q))
+
+
 ORT = Lowering(
     name="ort",
     opset=23,
     ir_version=10,
-    translations={torch.ops.edgegpt.cached_attention.default: _cached_attention},
+    translations={
+        torch.ops.edgegpt.cached_attention.default: _cached_attention,
+        torch.ops.edgegpt.source_attention.default: _source_attention,
+    },
     passes=(FeedPositions, FuseSkipNorms),
     obstacle=_obstacle,
 )

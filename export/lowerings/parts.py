@@ -16,6 +16,9 @@ __all__ = [
     "range_of",
     "rms_norm",
     "scalar",
+    "source_heads",
+    "source_places",
+    "source_rows",
     "used_slots",
     "visible_slots",
 ]
@@ -160,7 +163,8 @@ def attended(
 ) -> Any:
     """Return the attention (B, H, T, D) of queries to the slots that are `visible` (B, 1, T, S).
 
-    Slots (B, K, S, D) of keys and values that are not `used` (B, 1, S, 1) may hold any values.
+    Slots (B, K, S, D) of keys and values that are not `used` (B, 1, S, 1) may hold any values; if
+    it is None, all hold finite ones.
     Query heads that share a key/value head are laid out one after another, as if they were more
     tokens, so that keys and values need not be repeated. `bias` (B, H, T, S) is added to the
     scores. All are of the data type of `like`.
@@ -178,9 +182,27 @@ def attended(
         scores = op.Add(scores, bias)
     scores = op.Where(visible, scores, scalar(op, float("-inf"), like))
     weights = op.Reshape(_softmax(op, scores, like), grouped)  # (B, K, H / K * T, S)
-    # Unused slots may hold NaN. They are cleared before the product because 0 * NaN is NaN.
-    values = op.Where(used, values, scalar(op, 0.0, like))  # (B, K, S, D)
+    if used is not None:  # other slots may hold NaN, and 0 * NaN is NaN
+        values = op.Where(used, values, scalar(op, 0.0, like))  # (B, K, S, D)
     return op.Reshape(op.MatMul(weights, values), single)
+
+
+def source_heads(op: Any, q: Any, k: Any, n_head: int) -> Any:
+    """Return the queries (G * F, T, H * D) of rows as those of sources, (G, H, F * T, D)."""
+    sources = op.Shape(k, start=0, end=1)
+    shape = op.Concat(sources, op.Constant(value_ints=[-1, n_head, k.shape[3]]), axis=0)
+    return op.Transpose(op.Reshape(q, shape), perm=[0, 2, 1, 3])
+
+
+def source_rows(op: Any, out: Any, q: Any) -> Any:
+    """Return what sources (G, H, F * T, D) gave as rows, in the shape of `q` (G * F, T, H * D)."""
+    return op.Reshape(op.Transpose(out, perm=[0, 2, 1, 3]), op.Shape(q))
+
+
+def source_places(op: Any, k: Any, source_len: Any) -> Any:
+    """Return bool (G, 1, 1, N): which places of the keys (G, H, N, D) a source has."""
+    end = op.Unsqueeze(source_len, op.Constant(value_ints=[1, 2, 3]))  # (G, 1, 1, 1)
+    return op.Less(range_of(op, op.Shape(k, start=2, end=3)), end)
 
 
 def masked(op: Any, bias: Any, visible: Any, like: Any) -> Any:

@@ -11,10 +11,19 @@ from typing import Any
 import torch
 from onnxscript.onnx_opset import opset24
 
-import edgegpt.model.cached_attention  # noqa: F401 - registers the operator named below
+import edgegpt.model  # noqa: F401 - registers the operators named below
 
 from .base import Lowering
-from .parts import attended, masked, placed_heads, used_slots, visible_slots
+from .parts import (
+    attended,
+    masked,
+    placed_heads,
+    source_heads,
+    source_places,
+    source_rows,
+    used_slots,
+    visible_slots,
+)
 
 __all__ = ["STANDARD"]
 
@@ -70,9 +79,34 @@ def _cached_attention(
     return out, present_k, present_v
 
 
+def _source_attention(
+    q: Any,
+    k: Any,
+    v: Any,
+    source_len: Any,
+    bias: Any = None,
+    *,
+    n_head: int,
+    scale: float,
+) -> Any:
+    """Emit attention over sources; arguments and result are those of `source_attention`."""
+    queries = source_heads(op, q, k, n_head)  # (G, H, F * T, D)
+    places = source_places(op, k, source_len)  # (G, 1, 1, N)
+    if bias is None:  # ONNX Runtime wants the axis of the queries in full
+        sizes = (op.Shape(k, start=0, end=1), op.Constant(value_ints=[1]))
+        sizes += (op.Shape(queries, start=2, end=3), op.Shape(k, start=2, end=3))
+        mask = op.Expand(places, op.Concat(*sizes, axis=0))  # (G, 1, F * T, N)
+    else:
+        mask = masked(op, bias, places, k)  # (G, H, T, N)
+    return source_rows(op, op.Attention(queries, k, v, mask, scale=scale)[0], q)
+
+
 STANDARD = Lowering(
     name="standard",
     opset=24,
     ir_version=10,  # onnx's default is too new for ONNX Runtime 1.31
-    translations={torch.ops.edgegpt.cached_attention.default: _cached_attention},
+    translations={
+        torch.ops.edgegpt.cached_attention.default: _cached_attention,
+        torch.ops.edgegpt.source_attention.default: _source_attention,
+    },
 )
