@@ -22,7 +22,8 @@ class Lowering:
         ir_version: the ONNX IR version of the file.
         translations: the `custom_translation_table` of `torch.onnx.export`. It maps an operator of
             PyTorch to the function that emits its ONNX operators.
-        passes: edits of the simplified graph, in order.
+        passes: edits of the simplified graph of a decoder, in order.
+        encoder_passes: those of the graph of an encoder.
         obstacle: returns why a model of this shape cannot be lowered, or None if it can.
     """
 
@@ -31,4 +32,5 @@ class Lowering:
     ir_version: int
     translations: Mapping[Any, Callable[..., Any]]
     passes: tuple[type[ir.passes.InPlacePass], ...] = ()
+    encoder_passes: tuple[type[ir.passes.InPlacePass], ...] = ()
     obstacle: Callable[[GPTConfig], str | None] = lambda _: None

@@ -189,5 +189,6 @@ ORT = Lowering(
         torch.ops.edgegpt.source_attention.default: _source_attention,
     },
     passes=(FeedPositions, FuseSkipNorms),
+    encoder_passes=(FuseSkipNorms,),
     obstacle=_obstacle,
 )

@@ -12,11 +12,12 @@ from edgegpt.runtime.bundle.golden import Golden
 from edgegpt.runtime.bundle.manifest import Graph
 from edgegpt.runtime.bundle.vocabulary import Part
 
-from ..decoder_graph import build_decoder_graph, describe, trace
 from ..golden import make_golden
+from ..graph import build_graph, describe
 from ..lowerings import LOWERINGS, Lowering
 from ..quantization import own_windows, scored_windows
 from ..texts import held_out_ids, is_large, tokenizer_of, window_length
+from ..tracing import trace
 from .base import Progress
 
 __all__ = ["decoders", "golden_vectors", "held_out_windows", "named"]
@@ -58,7 +59,7 @@ def decoders(
     traced, graphs = trace(model, weights), []
     for index, lowering in enumerate(able):
         progress(f"lowering to {lowering.name}", index + 1, len(able) + 1)
-        graphs.append(named(build_decoder_graph(traced, lowering), lowering, "decoder"))
+        graphs.append(named(build_graph(traced, lowering), lowering, "decoder"))
     return graphs
 
 

@@ -24,8 +24,8 @@ from edgegpt.model_weights import load_model, skeleton
 from edgegpt.runtime.bundle.manifest import Graph
 from edgegpt.runtime.bundle.vocabulary import BITS, Part, Precision
 
-from ..decoder_graph import Traced, build_decoder_graph, trace
 from ..golden import quality_windows
+from ..graph import build_graph
 from ..layered import LayeredModel
 from ..lowerings import ORT, STANDARD, STANDARD_QDQ
 from ..passes import DequantizeWeights, QuantizeActivations, QuantizeWeights, UseFloatActivations
@@ -41,6 +41,7 @@ from ..quantization import (
 )
 from ..settings import ExportSettings
 from ..texts import calibration_ids, is_large, tokenizer_of, window_length
+from ..tracing import Traced, trace
 from .base import Content, Progress, Recipe
 from .parts import golden_vectors, held_out_windows, named
 
@@ -120,7 +121,7 @@ def _graphs(
     progress("tracing and lowering the graphs", 0, 0)
     traced, weights = trace(skeleton(config), found.weights), found.integers
     main = ORT if ORT.obstacle(config) is None else STANDARD
-    decoder = build_decoder_graph(traced, main)
+    decoder = build_graph(traced, main)
     QuantizeWeights(weights)(decoder)
     parts: dict[Part, ir.Model] = {"decoder": decoder, "exact": decoder.clone()}
     UseFloatActivations()(parts["exact"])
@@ -129,7 +130,7 @@ def _graphs(
         QuantizeActivations(weights)(parts["prefill"])
     graphs = [named(graph, main, part) for part, graph in parts.items()]
     if main is not STANDARD:
-        portable = build_decoder_graph(traced, STANDARD)  # CUDA can run this graph
+        portable = build_graph(traced, STANDARD)  # CUDA can run this graph
         for edit in (QuantizeWeights(weights), UseFloatActivations()):
             edit(portable)
         graphs.append(named(portable, STANDARD, "exact"))
@@ -140,7 +141,7 @@ def _for_tensorrt(traced: Traced, weights: Weights) -> list[tuple[Graph, ir.Mode
     """Return the graph that TensorRT reads; none unless whole blocks make up all rows."""
     if any(weight.shape[1] % weight.block for weight in weights.values()):
         return []
-    graph = build_decoder_graph(traced, STANDARD_QDQ)
+    graph = build_graph(traced, STANDARD_QDQ)
     DequantizeWeights(weights)(graph)
     return [named(graph, STANDARD_QDQ, "exact")]
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from small_models import random_model, small_config
 
-from edgegpt.export.decoder_graph import build_decoder_graph, trace
+from edgegpt.export.graph import build_graph
 from edgegpt.export.half_precision import in_half_precision
 from edgegpt.export.lowerings import LOWERINGS
+from edgegpt.export.tracing import trace
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.bundle.manifest import Port
 
@@ -106,7 +107,7 @@ def test_a_model_is_traced_once_for_all_lowerings(monkeypatch: pytest.MonkeyPatc
     narrow = in_half_precision(random_model(small_config(**LLAMA)), "float16", ["blocks.0"])
     traced = trace(narrow)
     for lowering in LOWERINGS:
-        build_decoder_graph(traced, lowering)
+        build_graph(traced, lowering)
 
 
 def test_an_operator_without_a_translation_is_decomposed() -> None:

@@ -10,8 +10,9 @@ import torch
 from attention_layer import KINDS, Layer, build, check_ragged_rows
 from small_models import random_model, small_config
 
-from edgegpt.export.decoder_graph import build_decoder_graph, trace
+from edgegpt.export.graph import build_graph
 from edgegpt.export.lowerings import LEGACY
+from edgegpt.export.tracing import trace
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines.choice import local_lowerings, open_engine
 from edgegpt.runtime.engines.options import EngineOptions
@@ -43,7 +44,7 @@ def test_prefill_chunk_and_decode_of_ragged_rows_match_float64(tmp_path: Path, k
 @pytest.mark.parametrize("changes", [{"activation": "gelu_tanh"}, LLAMA], ids=["gelu", "llama"])
 def test_the_graph_holds_plain_operators_of_opset_18_alone(changes: dict[str, object]) -> None:
     model = random_model(small_config(**changes))
-    graph = build_decoder_graph(trace(model), LEGACY)
+    graph = build_graph(trace(model), LEGACY)
     assert graph.opset_imports == {"": 18}
     assert not graph.functions
     newest = {node.op_type: onnx.defs.get_schema(node.op_type, 18) for node in graph.graph}
@@ -53,7 +54,7 @@ def test_the_graph_holds_plain_operators_of_opset_18_alone(changes: dict[str, ob
 def test_keys_and_values_of_grouped_heads_are_not_repeated() -> None:
     """Only slot numbers are expanded, once for all layers."""
     config = small_config(n_head=4, n_kv_head=1)
-    graph = build_decoder_graph(trace(random_model(config)), LEGACY).graph
+    graph = build_graph(trace(random_model(config)), LEGACY).graph
     scatters = {node.inputs[1].name for node in graph if node.op_type == "ScatterElements"}
     assert len(scatters) == 1
     for node in graph:

@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from edgegpt.errors import ExportError
-from edgegpt.export.decoder_graph import build_decoder_graph, trace
+from edgegpt.export.graph import build_graph
 from edgegpt.export.half_precision import in_half_precision
 from edgegpt.export.layered import LayeredModel
 from edgegpt.export.lazy_weights import LazyWeight, transposed
 from edgegpt.export.lowerings import LEGACY, LOWERINGS, STANDARD
+from edgegpt.export.tracing import trace
 from edgegpt.export.weights import move_weights
 from edgegpt.model import GPT, GPTConfig
 from edgegpt.model_weights import skeleton
@@ -75,11 +76,11 @@ def test_a_model_without_weights_gives_the_same_files(changes: dict, tmp_path: P
     model = random_model(small_config(**changes))
     weights, names = Recorded(model), names_of(model)
     traced = trace(skeleton(model.config), weights)
-    bare = [build_decoder_graph(traced, lowering) for lowering in LOWERINGS]
+    bare = [build_graph(traced, lowering) for lowering in LOWERINGS]
     assert weights.asked == []
     whole = trace(model)
     expected = files_of(
-        [build_decoder_graph(whole, lowering) for lowering in LOWERINGS], names, tmp_path / "whole"
+        [build_graph(whole, lowering) for lowering in LOWERINGS], names, tmp_path / "whole"
     )
     assert files_of(bare, names, tmp_path / "bare") == expected
     assert sorted(weights.asked) == sorted(weights.own)
@@ -88,7 +89,7 @@ def test_a_model_without_weights_gives_the_same_files(changes: dict, tmp_path: P
 def test_half_precision_is_cast_while_it_is_written(tmp_path: Path) -> None:
     model = random_model(small_config(**LLAMA))
     narrow = in_half_precision(skeleton(model.config), "bfloat16", ["head"])
-    graph = build_decoder_graph(trace(narrow, Recorded(model)), STANDARD)
+    graph = build_graph(trace(narrow, Recorded(model)), STANDARD)
     files_of([graph], names_of(model), tmp_path / "b")
     stored = load_file(tmp_path / "b" / "weights.safetensors")
     own = dict(model.named_parameters())
@@ -102,7 +103,7 @@ def test_a_weight_in_two_layouts_under_one_name_is_refused(tmp_path: Path) -> No
     """Shape and type alone do not tell a square weight from its transpose."""
     model = random_model(small_config())
     traced = trace(model)
-    graphs = [build_decoder_graph(traced, STANDARD), build_decoder_graph(traced, LEGACY)]
+    graphs = [build_graph(traced, STANDARD), build_graph(traced, LEGACY)]
     proj = graphs[1].graph.initializers["blocks.0.attention.proj.weight"]
     proj.const_value = transposed(proj.const_value, (1, 0))
     with pytest.raises(ExportError, match=r"different weights named blocks\.0\.attention\.proj"):
@@ -162,7 +163,7 @@ def test_a_weight_file_over_2_and_over_4_gb_works(
             return weight if len(shape) == 2 else torch.ones(shape)
 
     weights, model = Repeated(), skeleton(config)
-    graph = build_decoder_graph(trace(model, weights), lowering)
+    graph = build_graph(trace(model, weights), lowering)
     written = move_weights([graph], names_of(model), tmp_path / "weights.safetensors")
     assert max(entry.offset + entry.size for entry in written.entries.values()) > gigabytes * 9e8
     path = tmp_path / "decoder.onnx"

@@ -13,8 +13,9 @@ import pytest
 from onnx import TensorProto, helper
 from small_models import random_model, small_config
 
-from edgegpt.export.decoder_graph import build_decoder_graph, describe, trace
+from edgegpt.export.graph import build_graph, describe
 from edgegpt.export.lowerings import STANDARD
+from edgegpt.export.tracing import trace
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.bundle.derived_weights import graph_with_weights
 from edgegpt.runtime.bundle.manifest import Graph, Port
@@ -151,7 +152,7 @@ def test_every_kind_of_model_is_read_and_built(
         bundle = Bundle.open(small_bundle)
         graph = graph_for(flavour, bundle)
     else:
-        model = build_decoder_graph(trace(random_model(small_config(**SHAPES[shape]))), STANDARD)
+        model = build_graph(trace(random_model(small_config(**SHAPES[shape]))), STANDARD)
         graph = describe(model, STANDARD, "decoder")
         ir.save(model, tmp_path / graph.file)
         manifest = replace(Bundle.open(small_bundle).manifest, graphs=[graph])
