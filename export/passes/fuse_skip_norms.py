@@ -45,7 +45,7 @@ def _pairs(graph: ir.Graph) -> dict[ir.Node, ir.Node]:
     pairs: dict[ir.Node, ir.Node] = {}
     for norm in graph:
         total = operand(norm, 0).producer() if norm.op_type in FUSED else None
-        if total is not None and total.op_type == "Add" and not _is_bias_add(total):
+        if total is not None and total.op_type == "Add" and _adds_streams(total):
             pairs.setdefault(total, norm)
     return pairs
 
@@ -72,6 +72,12 @@ def _fuse(graph: ir.Graph, total: ir.Node, norm: ir.Node) -> None:
     ir.convenience.replace_nodes_and_values(
         graph, total, old, [fused], [norm.outputs[0], total.outputs[0]], [normed, new_sum]
     )
+
+
+def _adds_streams(node: ir.Node) -> bool:
+    """Return whether `node` adds two values of one rank: no bias and no table."""
+    ranks = [None if value.shape is None else len(value.shape) for value in node.inputs if value]
+    return not _is_bias_add(node) and (None in ranks or len(set(ranks)) == 1)
 
 
 def _is_bias_add(node: ir.Node) -> bool:

@@ -20,13 +20,9 @@ class ShareDimensions(ir.passes.InPlacePass):
     """
 
     def requires(self, model: ir.Model) -> None:
-        """Require that inputs, and values that a Shape node reads, have shapes."""
+        """Require that inputs have shapes."""
         for value in model.graph.inputs:
             require(value.shape is not None, f"the input {value.name} has a shape")
-        for node in model.graph:
-            if node.op_type == "Shape":
-                value = operand(node, 0)
-                require(value.shape is not None, f"{value.name}, which a Shape reads, has one")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Edit `model` in place."""

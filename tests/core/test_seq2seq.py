@@ -1,67 +1,16 @@
 """The encoder-decoder: that it is the published one, and that its two paths agree."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
+from seq2seq_models import LENGTHS, STACK, T5, VARIANTS, VOCABULARY, WIDTH, seq2seq, texts
 from torch import Tensor, nn
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from edgegpt.errors import InvalidInputError
 from edgegpt.model import GPTConfig, Seq2Seq, Seq2SeqConfig
 from edgegpt.model.positions import distance_buckets, sinusoidal_table
-
-WIDTH, VOCABULARY, BLOCK = 32, 41, 24
-STACK = {
-    "vocab_size": VOCABULARY,
-    "block_size": BLOCK,
-    "n_layer": 2,
-    "n_head": 4,
-    "n_embd": WIDTH,
-    "n_ff": 48,
-    "qkv_bias": True,
-    "tie_embeddings": True,
-    "embedding_scale": WIDTH**0.5,
-}
-PAPER = STACK | {"position": "sinusoidal", "norm_placement": "post", "final_norm": False}
-T5 = STACK | {
-    "position": "relative",
-    "relative_buckets": 8,
-    "relative_distance": 12,
-    "norm": "rmsnorm",
-    "head_dim": 10,
-    "attention_scale": 1.0,
-    "embedding_scale": 1.0,
-    "gated": True,
-    "activation": "gelu_tanh",
-}
-VARIANTS = {
-    "paper": PAPER,
-    "pre-norm, no positions": STACK | {"position": "none"},
-    "bart": PAPER | {"position": "learned", "embedding_norm": True, "activation": "gelu"},
-    "t5": T5,
-    "umt5": T5 | {"relative_shared": False, "tie_embeddings": False},
-}
-
-
-def seq2seq(stack: dict, *, decoder_layers: int = 3, **changes: object) -> Seq2Seq:
-    """Return an untrained model in which every weight matters."""
-    encoder = GPTConfig.from_dict(stack)
-    config = Seq2SeqConfig(encoder, replace(encoder, n_layer=decoder_layers), **changes)
-    torch.manual_seed(0)
-    model = Seq2Seq(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
-
-
-def texts(count: int, length: int, seed: int = 1) -> Tensor:
-    return torch.randint(VOCABULARY, (count, length), generator=torch.manual_seed(seed))
-
-
-LENGTHS = torch.tensor([9, 4, 1])
 
 
 @pytest.fixture(params=VARIANTS.values(), ids=VARIANTS.keys())

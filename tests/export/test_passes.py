@@ -224,7 +224,6 @@ TABLE = {"w": np.zeros((4, 32), dtype=np.float32)}
     ("edit", "model", "reason"),
     [
         (FoldWeightTransposes(), parsed(TRANSPOSED, w=np.ones((2, 3))), "of w has a perm"),
-        (ShareDimensions(), parsed(UNKNOWN_SHAPE), "h, which a Shape reads, has one"),
         (FuseSkipNorms(), parsed(NORM, **ONES), "y is a norm over the last axis"),
         (FeedPositions(), product(), "it has the input ids"),
         (FeedPositions(), step(**{"com.microsoft.GroupQuery": "com.microsoft.Group"}), "attention"),
@@ -265,3 +264,12 @@ def test_a_pass_that_left_its_work_undone_is_found_out(
 ) -> None:
     with pytest.raises(PostconditionError, match=reason):
         edit.ensures(model)
+
+
+def test_a_table_that_is_the_same_for_all_rows_is_no_stream() -> None:
+    text = """agraph (float[B,T,4] x, float[T,4] table, float[4] g) => (float[B,T,4] y) {
+        s = Add (x, table)
+        y = RMSNormalization <axis = -1, epsilon = 0.1> (s, g)
+    }"""
+    model = parsed(text, g=np.ones(4, dtype=np.float32))
+    assert not FuseSkipNorms()(model).modified
