@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -11,7 +11,7 @@ import click
 
 from edgegpt.checkpoint import is_checkpoint, load_checkpoint
 from edgegpt.errors import CheckpointError
-from edgegpt.model import GPTConfig, Seq2SeqConfig
+from edgegpt.model import GPTConfig
 from edgegpt.presets import DEFAULT_PRESETS, TASKS, Preset, load_preset, preset_names
 from edgegpt.training.config import TrainConfig
 from edgegpt.training.data import load_corpus
@@ -113,38 +113,22 @@ def command(
         if resume:
             stored = read_settings(out)
             base = Preset(stored["task"], stored["model"], stored["train"])
-            data, validation = data or stored["data"], validation or stored["validation"]
+            data, validation = data or stored["data"], validation or _path(stored["validation"])
         else:
             _check_folder(out, force)
             base = load_preset(preset or DEFAULT_PRESETS[task or TASKS[0]])
+            if task not in (None, base.task):
+                raise click.UsageError(
+                    f"the preset {preset} is of the task {base.task}, not {task}"
+                )
             if origin is not None:
                 base = replace(base, model=origin.model.config.to_dict())
-        if task not in (None, base.task):
-            raise click.UsageError(f"the preset {preset} is of the task {base.task}, not {task}")
-        model_names = {field.name for field in fields(GPTConfig)}
-        train_config = TrainConfig.from_dict(
-            base.train | {name: given[name] for name in given if name not in model_names}
+        learner, config = _learner(
+            base, given, _Data(data, validation, shared), out if resume else None, group
         )
-        changes = {name: given[name] for name in given if name in model_names}
-        if base.task == "seq2seq":
-            learner: Task = _pair_task(
-                seq2seq_config(base.model, changes, shared),
-                train_config,
-                data,
-                validation,
-                out if resume else None,
-                group,
-            )
-        else:
-            if validation is not None or shared is not None:
-                raise click.UsageError("--validation and vocabularies are of --task seq2seq")
-            learner = _text_task(base.model, changes, train_config, data, group)
-        told = {
-            "task": base.task,
-            "data": data,
-            "validation": None if validation is None else str(validation),
-        }
-        trainer = Trainer(learner, train_config, told, out, group)
+        other = None if validation is None else str(validation)
+        named = {"task": base.task, "data": data, "validation": other}
+        trainer = Trainer(learner, config, named, out, group)
         if origin is not None and init_from is not None:
             learner.take_weights(origin, init_from)
         if resume:
@@ -162,34 +146,55 @@ def command(
         return EXIT_INTERRUPTED if trainer.interrupted and not trainer.finished else 0
 
 
-def _text_task(
+@dataclass(frozen=True)
+class _Data:
+    """What the user names: a text, or pairs, others for validation, and how many vocabularies."""
+
+    data: str | None
+    validation: Path | None
+    shared: bool | None
+
+
+def _learner(
+    base: Preset, given: dict[str, Any], named: _Data, earlier: Path | None, group: Processes
+) -> tuple[Task, TrainConfig]:
+    """Return what is trained, and the settings of the training, some of them `given` by options."""
+    model_names = {field.name for field in fields(GPTConfig)}
+    changes = {name: given[name] for name in given if name in model_names}
+    config = TrainConfig.from_dict(
+        base.train | {name: given[name] for name in given if name not in model_names}
+    )
+    if base.task == "seq2seq":
+        return _on_pairs(base.model, changes, config, named, earlier, group), config
+    if named.validation is not None or named.shared is not None:
+        raise click.UsageError("--validation and vocabularies are of --task seq2seq")
+    if "vocab_size" in changes:
+        raise click.UsageError("the characters of a text are its vocabulary: no --vocab-size")
+    model = GPTConfig.from_dict(base.model | changes)
+    return TextTask(model, config, load_corpus(named.data), group), config
+
+
+def _on_pairs(
     model: dict[str, Any],
     changes: dict[str, Any],
     config: TrainConfig,
-    data: str | None,
-    group: Processes,
-) -> TextTask:
-    if "vocab_size" in changes:
-        raise click.UsageError("the characters of a text are its vocabulary: no --vocab-size")
-    return TextTask(GPTConfig.from_dict(model | changes), config, load_corpus(data), group)
-
-
-def _pair_task(
-    model: Seq2SeqConfig,
-    config: TrainConfig,
-    data: str | None,
-    validation: str | Path | None,
+    named: _Data,
     earlier: Path | None,
     group: Processes,
 ) -> PairTask:
-    if data is None:
+    if named.data is None:
         raise click.UsageError("--task seq2seq needs --data PAIRS.tsv")
-    file = load_pairs(Path(data))
-    if validation is None:
+    settings = seq2seq_config(model, changes, named.shared)
+    file = load_pairs(Path(named.data))
+    if named.validation is None:
         train, held_out = split_pairs(file)
     else:
-        train, held_out = file.pairs, load_pairs(Path(validation)).pairs
-    return PairTask(model, config, file, train, held_out, group, earlier)
+        train, held_out = file.pairs, load_pairs(named.validation).pairs
+    return PairTask(settings, config, file, train, held_out, group, earlier)
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
 
 
 def _check_folder(out: Path, force: bool) -> None:
