@@ -1,6 +1,6 @@
 """Quantise a model within a budget of KL divergence, or raise an error that says why not."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -99,7 +99,7 @@ def quantize_within_budget(
     by_row = None
     if settings.fast_prefill is None:
         progress("measuring what faster prompts cost", 0, 0)
-        by_row = yardstick.measure(quantised(source, _in_whole_rows(model.model, integers)))
+        by_row = yardstick.measure(quantised(source, _InWholeRows(model.model, integers)))
     return Quantised(source.weights, integers, entry, by_row)
 
 
@@ -191,9 +191,22 @@ class _Search:
         return weights, self.yardstick.measure(quantised(self.source, weights))
 
 
-def _in_whole_rows(model: GPT, integers: dict[str, BlockQuantized]) -> dict[str, BlockQuantized]:
-    head = model.tied_names().get("head.weight", "head.weight")
-    return {name: each if name == head else whole_rows(each) for name, each in integers.items()}
+class _InWholeRows(Mapping[str, BlockQuantized]):
+    """Weights in whole rows, but for the head's; each is made when it is asked for."""
+
+    def __init__(self, model: GPT, integers: Mapping[str, BlockQuantized]) -> None:
+        self.head = model.tied_names().get("head.weight", "head.weight")
+        self.integers = integers
+
+    def __getitem__(self, name: str) -> BlockQuantized:
+        weight = self.integers[name]
+        return weight if name == self.head else whole_rows(weight)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.integers)
+
+    def __len__(self) -> int:
+        return len(self.integers)
 
 
 def _finer(weight: Tensor, block: int) -> BlockQuantized:

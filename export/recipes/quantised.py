@@ -48,7 +48,8 @@ from .parts import golden_vectors, held_out_windows, named
 __all__ = ["QUANTISED"]
 
 # Of a calibration text: so many tokens, in windows of at most so many.
-CALIBRATION_TOKENS, CALIBRATION_TOKENS_OF_LARGE, CALIBRATION_LENGTH = 32768, 8192, 512
+# For SmolLM2, 8,192 in place of 4,096 lower the KL of int4 by 1 %.
+CALIBRATION_TOKENS, CALIBRATION_TOKENS_OF_LARGE, CALIBRATION_LENGTH = 32768, 4096, 512
 
 SURE = 0.95  # share of the budget that leaves room for what PyTorch and an engine differ by
 

@@ -111,4 +111,4 @@ def test_gptq_calibrates_on_the_topics_if_there_is_no_text(
     own = quantised._calibration(replace(source, held_out=TEXT), None)
     assert own.tolist() == own_windows(source.model).tolist()
     make_large(monkeypatch)
-    assert quantised._calibration(source, None).shape == (8192 // 16, 16)
+    assert quantised._calibration(source, None).shape == (4096 // 16, 16)
