@@ -93,9 +93,10 @@ def _source_attention(
     queries = source_heads(op, q, k, n_head)  # (G, H, F * T, D)
     places = source_places(op, k, source_len)  # (G, 1, 1, N)
     if bias is None:  # ONNX Runtime wants the axis of the queries in full
-        sizes = (op.Shape(k, start=0, end=1), op.Constant(value_ints=[1]))
-        sizes += (op.Shape(queries, start=2, end=3), op.Shape(k, start=2, end=3))
-        mask = op.Expand(places, op.Concat(*sizes, axis=0))  # (G, 1, F * T, N)
+        sources, length = op.Shape(k, start=0, end=1), op.Shape(k, start=2, end=3)
+        rows = op.Shape(queries, start=2, end=3)
+        full = op.Concat(sources, op.Constant(value_ints=[1]), rows, length, axis=0)
+        mask = op.Expand(places, full)  # (G, 1, F * T, N)
     else:
         mask = masked(op, bias, places, k)  # (G, H, T, N)
     return source_rows(op, op.Attention(queries, k, v, mask, scale=scale)[0], q)
