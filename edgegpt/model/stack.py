@@ -57,9 +57,10 @@ class Stack(nn.Module):
 
     def _at(self, position: Tensor) -> Tensor:
         """Return what is added to the embeddings at some positions [...], [..., C]."""
-        learned = self.config.position == "learned"
-        table = self.position_embedding.weight if learned else self.get_buffer("sinusoids")
-        return F.embedding(position, table)
+        if self.config.position == "sinusoidal":
+            return F.embedding(position, self.get_buffer("sinusoids"))
+        learned: Tensor = self.position_embedding(position)
+        return learned
 
     @property
     def rotary(self) -> list[Rotary]:

@@ -158,4 +158,6 @@ def test_every_switch_is_changed_in_some_case() -> None:
     }
     sizes = {"vocab_size", "block_size", "n_layer", "n_head", "n_embd", "n_kv_head", "head_dim"}
     others = {"n_ff", "dropout", "rope_theta"}  # families give angles, not their base
-    assert {field.name for field in fields(GPTConfig)} == changed | sizes | others
+    own = {"final_norm", "embedding_norm"}  # of encoder-decoders, and of models trained here
+    own |= {"relative_buckets", "relative_distance", "relative_shared"}
+    assert {field.name for field in fields(GPTConfig)} == changed | sizes | others | own

@@ -118,7 +118,7 @@ def patched_attention(patch, change_scale, mask_of) -> None:
         mask = mask_of(length)[length - q.shape[2] :]
         return honest(q, k, v, mask, dropout_p, scale=change_scale(scale), enable_gqa=enable_gqa)
 
-    patch.setattr("edgegpt.model.layers.F.scaled_dot_product_attention", attend)
+    patch.setattr("edgegpt.model.attention.F.scaled_dot_product_attention", attend)
 
 
 def epsilon_graph(graph: onnx.GraphProto) -> None:
@@ -229,7 +229,7 @@ def interleaved_model(model: GPT, patch) -> None:
         turned = [first * cos - second * sin, second * cos + first * sin]
         return torch.stack(turned, dim=-1).flatten(-2)
 
-    patch.setattr("edgegpt.model.layers.rotate", rotate)
+    patch.setattr("edgegpt.model.attention.rotate", rotate)
 
 
 def unrotated_graph(graph: onnx.GraphProto) -> None:
@@ -241,7 +241,7 @@ def unrotated_graph(graph: onnx.GraphProto) -> None:
 def unrotated_model(model: GPT, patch) -> None:
     attention = model.blocks[-1].attention
     forward = attention.forward
-    patch.setattr(attention, "forward", lambda x, _, past: forward(x, None, past))
+    patch.setattr(attention, "forward", lambda x, _, *rest: forward(x, None, *rest))
 
 
 def residual_graph(graph: onnx.GraphProto) -> None:
