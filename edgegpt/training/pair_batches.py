@@ -29,7 +29,10 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class EncodedPairs:
-    """Sources and targets as ids, without start and end; `left_out` were too long for the model."""
+    """Sources with their ends, and targets without start and end, as ids.
+
+    `left_out` pairs were too long for the model.
+    """
 
     sources: Ragged
     targets: Ragged
@@ -38,11 +41,11 @@ class EncodedPairs:
 
 @dataclass(frozen=True)
 class PairBatch:
-    """B pairs, padded to the longest source, N tokens, and the longest target and its end, T.
+    """B pairs, padded to the longest source, N tokens, and the longest target, T, ends included.
 
     Attributes:
-        source: int64 [B, N]; `PAD` after the end.
-        source_len: tokens of each source, int64 [B].
+        source: the source and its end, int64 [B, N]; `PAD` after it.
+        source_len: tokens of each source, its end included, int64 [B].
         target_in: the start and the target, int64 [B, T]; `PAD` after it.
         target_out: the target and the end, int64 [B, T]; `IGNORED` after it.
         numbers: which pairs these are, int64 [B].
@@ -62,18 +65,21 @@ def encode_pairs(
     longest_source: int,
     longest_target: int,
 ) -> EncodedPairs:
-    """Encode pairs; those of more tokens than these are left out. A target's end counts as one.
+    """Encode pairs; those of more tokens than these are left out. An end counts as one.
+
+    A source gets an end, as in Marian, BART and T5: places are counted from the start, so it is
+    this that tells the encoder how long the source is, and what a digit is worth.
 
     Raises:
         DataError: if a character is unknown, or all pairs are too long.
     """
-    sources = encode_texts(source_tokenizer, [source for source, _ in pairs])
+    sources = encode_texts(source_tokenizer, [source for source, _ in pairs]).followed_by(END)
     targets = encode_texts(target_tokenizer, [target for _, target in pairs])
     fits = (sources.lengths <= longest_source) & (targets.lengths < longest_target)
     if not fits.any():
         raise DataError(
             f"each of the {len(pairs)} pairs is too long: a source may have {longest_source} "
-            f"tokens, a target and its end {longest_target}"
+            f"tokens, a target {longest_target}, ends included"
         )
     return EncodedPairs(sources.only(fits), targets.only(fits), int((~fits).sum()))
 

@@ -70,6 +70,11 @@ class Ragged:
         ids = self.ids[np.repeat(chosen, lengths)]
         return Ragged(ids, np.cumsum([0, *lengths[chosen]], dtype=np.int64))
 
+    def followed_by(self, end: int) -> "Ragged":
+        """Return the texts with the id `end` after each."""
+        ids = np.insert(self.ids, self.ends[1:], end)
+        return Ragged(ids, self.ends + np.arange(len(self.ends)))
+
     def padded(
         self, numbers: NDArray[np.int64], fill: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

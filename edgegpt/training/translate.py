@@ -21,7 +21,7 @@ def translate(
 
     A source that is too long for the model is cut.
     """
-    encoded = encode_texts(source, texts)
+    encoded = encode_texts(source, texts).followed_by(END)
     longest = model.config.encoder.block_size
     order = sorted(range(len(texts)), key=lambda number: encoded.lengths[number].item())
     found = [""] * len(texts)
