@@ -7,8 +7,9 @@ from typing import Any
 
 from ..errors import BundleError
 from .fields import LARGEST, finite, kind_of, only, take, text, whole
+from .search import Search
 
-__all__ = ["RANGES", "Defaults", "Usage"]
+__all__ = ["RANGES", "Defaults", "SourceUsage", "Usage"]
 
 # What each setting of sampling must be, in words and as a condition on a finite number.
 RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
@@ -20,6 +21,8 @@ RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
 MOST_IDS = 256  # to begin a prompt, or to end a text
 TOKEN_NAME = re.compile(r"[a-z][a-z_]{0,40}_token")
 LONGEST_TOKEN = 200  # characters
+MOST_LANGUAGES = 1024
+LONGEST_CODE = 40  # characters of a language's code
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,40 @@ class Defaults:
 
 
 @dataclass(frozen=True)
+class SourceUsage:
+    """How an encoder-decoder wants the text that it reads.
+
+    Attributes:
+        prefix_ids: ids that a source of text begins with.
+        suffix_ids: ids that it ends with.
+        languages: ids of languages by their codes. Such an id in the prefix or the suffix tells the
+            language of the source; as the first new token it tells that of the target.
+    """
+
+    prefix_ids: tuple[int, ...] = ()
+    suffix_ids: tuple[int, ...] = ()
+    languages: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, entry: Any, where: str) -> "SourceUsage":
+        """Read and check the JSON that `dataclasses.asdict` gives; `where` is its place."""
+        only(entry, [one.name for one in fields(cls)], where)
+        languages = take(entry, "languages", dict, where)
+        if len(languages) > MOST_LANGUAGES:
+            raise BundleError(f"{where} has {len(languages)} languages, more than {MOST_LANGUAGES}")
+        for code in languages:
+            if not code or len(code) > LONGEST_CODE:
+                raise BundleError(f"{where}: languages has the code {code[:40]!r}")
+        return cls(
+            prefix_ids=_ids(entry, "prefix_ids", where),
+            suffix_ids=_ids(entry, "suffix_ids", where),
+            languages={
+                code: whole(token, f"{where}: languages") for code, token in languages.items()
+            },
+        )
+
+
+@dataclass(frozen=True)
 class Usage:
     """How the source wants its model to be used; without any of it, the model runs too.
 
@@ -62,6 +99,9 @@ class Usage:
         special_tokens: texts of tokens by the names that a chat template knows them by, such as
             {"bos_token": "<s>"}. They do not follow from the ids: a template may begin a chat with
             a BOS that plain prompts do not have.
+        search: settings of the search for the best text.
+        source: of an encoder-decoder, what its sources look like. Its `start_ids` are what the
+            decoder begins with.
     """
 
     start_ids: tuple[int, ...] = ()
@@ -69,30 +109,50 @@ class Usage:
     pad_id: int | None = None
     sampling: Defaults = Defaults()
     special_tokens: dict[str, str] = field(default_factory=dict)
+    search: Search = field(default_factory=Search)
+    source: SourceUsage | None = None
 
     @classmethod
-    def of(cls, entry: Any, where: str, vocab_size: int = LARGEST) -> "Usage":
+    def of(
+        cls,
+        entry: Any,
+        where: str,
+        vocab_size: int = LARGEST,
+        source_vocab_size: int = LARGEST,
+    ) -> "Usage":
         """Read and check the JSON that `dataclasses.asdict` gives; `where` is its place.
 
         Raises:
             BundleError: for a value that is missing, unknown, of the wrong type or out of range,
-                as an id that is not below `vocab_size`.
+                as an id that is not below `vocab_size`, or, of sources, `source_vocab_size`.
         """
+        if isinstance(entry, dict):  # checkpoints of before these two have none
+            entry = {"search": asdict(Search()) | {"bad_words": []}, "source": None, **entry}
         only(entry, [one.name for one in fields(cls)], where)
+        source = entry["source"]
         usage = cls(
             start_ids=_ids(entry, "start_ids", where),
             end_ids=_ids(entry, "end_ids", where),
             pad_id=None if entry["pad_id"] is None else whole(entry["pad_id"], f"{where}: pad_id"),
             sampling=Defaults.of(entry["sampling"], f"{where}: sampling"),
             special_tokens=_tokens(entry, where),
+            search=Search.of(entry["search"], f"{where}: search"),
+            source=None if source is None else SourceUsage.of(source, f"{where}: source"),
         )
         padding = () if usage.pad_id is None else (usage.pad_id,)
-        for token in (*usage.start_ids, *usage.end_ids, *padding):
-            if token >= vocab_size:
-                raise BundleError(
-                    f"{where} names the id {token}, which is not in the vocabulary of {vocab_size}"
-                )
+        _within((*usage.start_ids, *usage.end_ids, *padding, *usage.search.ids), vocab_size, where)
+        if usage.source is not None:
+            _within((*usage.source.prefix_ids, *usage.source.suffix_ids), source_vocab_size, where)
+            _within(tuple(usage.source.languages.values()), vocab_size, where)
         return usage
+
+
+def _within(ids: tuple[int, ...], vocab_size: int, where: str) -> None:
+    for token in ids:
+        if token >= vocab_size:
+            raise BundleError(
+                f"{where} names the id {token}, which is not in the vocabulary of {vocab_size}"
+            )
 
 
 def _ids(entry: Any, key: str, where: str) -> tuple[int, ...]:
