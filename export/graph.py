@@ -19,6 +19,13 @@ from .tracing import Traced, quiet
 
 __all__ = ["build_graph", "describe"]
 
+# Roles of ports by what their names begin with; the number of a layer follows.
+PER_LAYER = {
+    f"{of}_{kind}": role
+    for of, role in (("past", "cache"), ("present", "cache"), ("source", "source"))
+    for kind in "kv"
+}
+
 op: Any = opset18  # Any: onnxscript types its operators for eager evaluation
 
 
@@ -127,11 +134,12 @@ def _clean(model: ir.Model) -> None:
 def _port(value: ir.Value) -> Port:
     name = str(value.name)
     shape = [size if isinstance(size, int) else str(size.value) for size in value.shape or ()]
-    is_cache = name.startswith(("past_k.", "past_v.", "present_k.", "present_v."))
-    present = name.replace("past", "present") if name.startswith(("past_k.", "past_v.")) else None
+    kind, _, layer = name.partition(".")
+    role = PER_LAYER[kind] if layer else name
+    present = name.replace("past", "present") if kind.startswith("past_") and layer else None
     entry = {
         "name": name,
-        "role": "cache" if is_cache else name,
+        "role": role,
         "dtype": str(value.dtype.numpy()) if value.dtype else "float32",
         "shape": shape,
         "present": present,

@@ -12,7 +12,7 @@ from ..checkpoint import Checkpoint
 
 __all__ = ["Batch", "Task"]
 
-Batch = tuple[Tensor, ...]  # on the CPU; what they are, is the task's own affair
+Batch = tuple[Any, ...]  # on the CPU; what its members are, is the task's own affair
 
 
 class Task(Protocol):

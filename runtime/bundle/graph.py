@@ -25,6 +25,9 @@ from .vocabulary import (
 
 __all__ = ["Graph", "Port"]
 
+ENCODERS: tuple[Part, ...] = ("encoder", "exact-encoder")
+PER_LAYER: tuple[Role, ...] = ("cache", "source")  # of which a graph has several
+
 
 @dataclass(frozen=True)
 class Port:
@@ -103,6 +106,16 @@ class Graph:
         """Return the cache inputs in the order of the layers, keys before values."""
         return [port for port in self.inputs if port.role == "cache"]
 
+    @property
+    def is_encoder(self) -> bool:
+        """Whether the graph encodes sources; other graphs compute logits."""
+        return self.part in ENCODERS
+
+    def sources(self) -> list[Port]:
+        """Return what the graph takes from an encoder, or gives to a decoder, layer by layer."""
+        ports = self.outputs if self.is_encoder else self.inputs
+        return [port for port in ports if port.role == "source"]
+
     @classmethod
     def of(cls, entry: Any, info: ModelInfo, where: str) -> "Graph":
         """Read a graph of the model `info` from the manifest's table at `where`.
@@ -125,8 +138,11 @@ class Graph:
         )
         for port in [*graph.inputs, *graph.outputs]:
             _check_port(port, info, where)
-        _check_roles(graph, where)
+        if graph.is_encoder and info.encoder is None:
+            raise BundleError(f"{where} is an {graph.part}; the model has none")
+        _check_roles(graph, info.encoder is not None, where)
         _check_caches(graph, info, where)
+        _check_sources(graph, info, where)
         return graph
 
 
@@ -145,6 +161,9 @@ def _meanings(info: ModelInfo) -> dict[Role, tuple[tuple[Dtype, ...], list[list[
         "seqlens_k": (("int32",), [["batch"]]),
         "total_sequence_length": (("int32",), [[1]]),
         "position_ids": (("int64",), [["batch", "new_tokens"]]),
+        "source_ids": (("int64",), [["sources", "source"]]),
+        "source_len": (("int64",), [["sources"]]),
+        "source": (FLOATS, [["sources", info.n_head, "source", info.head_dim]]),
     }
 
 
@@ -159,30 +178,39 @@ def _check_port(port: Port, info: ModelInfo, where: str) -> None:
         )
 
 
-def _check_roles(graph: Graph, where: str) -> None:
+def _check_roles(graph: Graph, has_encoder: bool, where: str) -> None:
     """Refuse a graph that lacks an input or output, or has one that no engine would feed."""
     fed, made = (
-        [port.role for port in ports if port.role != "cache"]
+        [port.role for port in ports if port.role not in PER_LAYER]
         for ports in (graph.inputs, graph.outputs)
     )
+    if graph.is_encoder:
+        if sorted(fed) != ["source_ids", "source_len"] or made:
+            raise BundleError(
+                f"{where}: its inputs are {_listed(fed)} and its outputs, besides sources, "
+                f"{_listed(made)}; an encoder has source_ids and source_len, and no other outputs"
+            )
+        return
     if made != ["logits"]:
         raise BundleError(
             f"{where}: its outputs are, besides caches, {_listed(made)}; they must be logits alone"
         )
-    if not {"ids", "logit_positions"} <= set(fed) or "logits" in fed or len({*fed}) < len(fed):
+    needed = {"ids", "logit_positions"} | ({"source_len"} if has_encoder else set())
+    never = {"logits", "source_ids"} | (set() if has_encoder else {"source_len"})
+    if not needed <= set(fed) or never & set(fed) or len({*fed}) < len(fed):
         raise BundleError(
-            f"{where}: its inputs are, besides caches, {_listed(fed)}; there must be one of ids, "
-            f"one of logit_positions, and no two of any"
+            f"{where}: its inputs are, besides caches, {_listed(fed)}; there must be one each of "
+            f"{_listed(sorted(needed))}, and no two of any"
         )
 
 
 def _check_caches(graph: Graph, info: ModelInfo, where: str) -> None:
     """Refuse caches that are not two for each layer, each with an output of its own."""
-    caches = graph.caches()
-    if len(caches) != 2 * info.n_layer:
+    caches, wanted = graph.caches(), 0 if graph.is_encoder else 2 * info.n_layer
+    if len(caches) != wanted:
         raise BundleError(
-            f"{where} has {len(caches)} caches; a model of n_layer {info.n_layer} has "
-            f"{2 * info.n_layer}, keys and values"
+            f"{where} has {len(caches)} caches; a model of n_layer {info.n_layer} has {wanted}, "
+            f"keys and values"
         )
     free = {port.name: port.dtype for port in graph.outputs if port.role == "cache"}
     for port in graph.inputs:
@@ -196,6 +224,17 @@ def _check_caches(graph: Graph, info: ModelInfo, where: str) -> None:
             )
     if free:
         raise BundleError(f"{where}: {', '.join(free)[:80]} is the present of no cache")
+
+
+def _check_sources(graph: Graph, info: ModelInfo, where: str) -> None:
+    """Refuse a graph without keys and values of sources for each layer, or with too many."""
+    wanted = 0 if info.encoder is None else 2 * info.n_layer
+    others = graph.inputs if graph.is_encoder else graph.outputs
+    if len(graph.sources()) != wanted or any(port.role == "source" for port in others):
+        raise BundleError(
+            f"{where} has {len(graph.sources())} ports for sources; as a graph of this model it "
+            f"needs {wanted}, {'outputs' if graph.is_encoder else 'inputs'} all of them"
+        )
 
 
 def _listed(words: Sequence[str]) -> str:

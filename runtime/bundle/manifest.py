@@ -43,7 +43,7 @@ __all__ = [
     "WeightEntry",
 ]
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 MANIFEST_NAME = "edgegpt.json"
 
 PLAIN_PATH = re.compile(rf"{PLAIN_NAME.pattern}(/{PLAIN_NAME.pattern})*")
@@ -272,7 +272,13 @@ def _weight_entry(entry: Any, end: int, where: str) -> WeightEntry:
 
 
 def _usage(entry: Any, info: ModelInfo, where: str) -> Usage | None:
-    return None if entry is None else Usage.of(entry, where, info.vocab_size)
+    if entry is None:
+        return None
+    sources = info.vocab_size if info.encoder is None else info.encoder.vocab_size
+    usage = Usage.of(entry, where, info.vocab_size, sources)
+    if usage.source is not None and info.encoder is None:
+        raise BundleError(f"{where} tells of sources; the model has no encoder")
+    return usage
 
 
 def _source(entry: Any, where: str) -> Source | None:

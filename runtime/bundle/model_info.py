@@ -1,10 +1,10 @@
 """The part of a model's config that a runtime needs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import BundleError
-from .fields import positive, word
+from .fields import positive, take, word
 from .vocabulary import POSITIONS, Position
 
 __all__ = ["ModelInfo"]
@@ -12,7 +12,10 @@ __all__ = ["ModelInfo"]
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The sizes of a model, by the names of its config; `head_dim` is the width of one head."""
+    """The sizes of a model, by the names of its config; `head_dim` is the width of one head.
+
+    Those of an encoder-decoder are its decoder's; `encoder` has the other ones.
+    """
 
     vocab_size: int
     block_size: int
@@ -22,6 +25,7 @@ class ModelInfo:
     head_dim: int
     n_ff: int
     position: Position
+    encoder: "ModelInfo | None" = None
 
     @classmethod
     def of(cls, config: dict[str, Any], where: str) -> "ModelInfo":
@@ -30,6 +34,14 @@ class ModelInfo:
         Raises:
             BundleError: if no runtime could run a model of these sizes.
         """
+        if "encoder" in config:
+            encoder, decoder = (
+                cls.of(take(config, name, dict, where), f"{where}: {name}")
+                for name in ("encoder", "decoder")
+            )
+            if encoder.encoder or decoder.encoder:
+                raise BundleError(f"{where}: a part of an encoder-decoder has an encoder itself")
+            return replace(decoder, encoder=encoder)
         n_head, n_kv_head = (positive(config, key, where) for key in ("n_head", "n_kv_head"))
         if n_head % n_kv_head:
             raise BundleError(

@@ -44,7 +44,8 @@ QUANTISED: Final = "standard-qdq"
 # What a graph is for. "decoder" can do everything. A quantised bundle also has two graphs with the
 # same inputs and outputs: "prefill" is faster for long steps, and "exact" does not round
 # activations. "exact" serves as the reference, and for engines that never round activations.
-Part = Literal["decoder", "prefill", "exact"]
+# Of an encoder-decoder there are also the encoder, and one that does not round.
+Part = Literal["decoder", "prefill", "exact", "encoder", "exact-encoder"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 # How positions enter a model; "none": only by the order that the causal mask gives.
@@ -55,8 +56,9 @@ POSITIONS: tuple[Position, ...] = get_args(Position)
 Method = Literal["rtn", "gptq"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
-# What an input or an output holds. In the lowering "ort" the last three replace past_len (see
-# `edgegpt.export.passes.FeedPositions`).
+# What an input or an output holds. In the lowering "ort" seqlens_k, total_sequence_length and
+# position_ids replace past_len (see `edgegpt.export.passes.FeedPositions`). "source" is what an
+# encoder makes of a text for the layers of a decoder: outputs of the one, inputs of the other.
 Role = Literal[
     "ids",
     "past_len",
@@ -66,6 +68,9 @@ Role = Literal[
     "seqlens_k",
     "total_sequence_length",
     "position_ids",
+    "source_ids",
+    "source_len",
+    "source",
 ]
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -86,7 +91,8 @@ WeightDtype = Literal["F32", "F16", "BF16", "U8", "I8"]
 WEIGHT_DTYPES: tuple[WeightDtype, ...] = get_args(WeightDtype)
 WEIGHT_ITEM_BYTES: dict[WeightDtype, int] = {"F32": 4, "F16": 2, "BF16": 2, "U8": 1, "I8": 1}
 
-# Axes whose size is chosen when a graph runs: rows, tokens of a step, cache slots, and tokens of a
-# step whose logits are wanted.
-Axis = Literal["batch", "new_tokens", "context", "logit_positions"]
+# Axes whose size is chosen when a graph runs: rows, tokens of a step, cache slots, tokens of a step
+# whose logits are wanted, source texts, and places of a source. `batch` is a multiple of `sources`:
+# the rows of one source lie side by side.
+Axis = Literal["batch", "new_tokens", "context", "logit_positions", "sources", "source"]
 AXES: tuple[Axis, ...] = get_args(Axis)

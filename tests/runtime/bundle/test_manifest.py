@@ -211,7 +211,7 @@ def test_an_unknown_word_is_refused_with_its_place_and_the_known_ones(
 def test_an_unknown_axis_is_refused_with_its_place_and_the_known_ones(text):
     document = json.loads(text)
     put(document, ("graphs", 2, "inputs", 3, "shape", 2), "time")
-    known = "batch, new_tokens, context, logit_positions"
+    known = "batch, new_tokens, context, logit_positions, sources, source"
     assert refusal(sealed(document)) == (
         f"{MANIFEST_NAME}: graphs[2]: inputs: past_k.0 has the axis 'time'; known are: {known}"
     )
@@ -266,7 +266,7 @@ def test_a_port_that_is_not_what_its_role_says_is_refused(text, port, change, na
         ("outputs", lambda ports: ports[:1] + ports, "besides caches, logits, logits; they must"),
         ("outputs", lambda ports: [*ports, {**ports[1], "name": "more"}], "more is the present of"),
         ("inputs", lambda ports: ports[1:], "its inputs are, besides caches, seqlens_k, total_"),
-        ("inputs", lambda ports: ports[:4] + ports[5:], "there must be one of ids, one of logit_"),
+        ("inputs", lambda ports: ports[:4] + ports[5:], "there must be one each of ids, logit_"),
         ("inputs", lambda ports: ports[:1] + ports, "its inputs are, besides caches, ids, ids"),
         ("inputs", lambda ports: ports[:-1], "has 3 caches; a model of n_layer 2 has 4, keys and"),
         ("inputs", lambda ports: ports[:5], "has 0 caches"),
