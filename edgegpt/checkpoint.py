@@ -1,8 +1,10 @@
 """A checkpoint is a folder: config.json, model.safetensors, and, if known, tokenizer.json.
 
 An imported model may bring along its chat template, its licence and its model card. `held_out.txt`
-is the beginning of the validation text; export takes its golden prompts from it. The subfolder
-`train/` holds the files that only training needs (optimizer, last weights).
+is the beginning of the validation text; export takes its golden prompts from it. An encoder-decoder
+has `held_out.tsv` instead, with a source and a target in each line, and source_tokenizer.json if
+its sources have a vocabulary of their own. The subfolder `train/` holds the files that only
+training needs (optimizer, last weights).
 """
 
 import json
@@ -19,6 +21,7 @@ from edgegpt.runtime.bundle.bundle import (
     CARD_NAME,
     LARGEST_TEMPLATE,
     LICENSE_NAME,
+    SOURCE_TOKENIZER_NAME,
     TEMPLATE_NAME,
     TOKENIZER_NAME,
 )
@@ -36,7 +39,6 @@ from .user_files import is_file, json_text, read_json, read_optional, read_text
 __all__ = [
     "HELD_OUT_CHARACTERS",
     "PAIRS_NAME",
-    "SOURCE_TOKENIZER_NAME",
     "Checkpoint",
     "check_state",
     "exported_context",
@@ -49,7 +51,6 @@ __all__ = [
 FORMAT_VERSION = 2
 HELD_OUT_CHARACTERS = 8192
 PAIRS_NAME = "held_out.tsv"  # the held-out text of an encoder-decoder
-SOURCE_TOKENIZER_NAME = "source_tokenizer.json"  # if its sources have a vocabulary of their own
 LONGEST_CONTEXT = 4096  # tokens; the memory for keys and values grows with it
 POSITIONS = "position_embedding.weight"
 LARGEST_DOCUMENT = 1 << 22  # bytes of a licence or a model card
@@ -59,10 +60,11 @@ LARGEST_DOCUMENT = 1 << 22  # bytes of a licence or a model card
 class Checkpoint:
     """The content of a checkpoint folder. `weights` are read from the file when asked for.
 
-    `license` and `card` are the texts of the licence and of the model card.
+    `license` and `card` are the texts of the licence and of the model card. `pairs` is the text of
+    held_out.tsv.
     """
 
-    config: GPTConfig
+    config: GPTConfig | Seq2SeqConfig
     weights: Mapping[str, Tensor]
     tokenizer_json: str | None
     held_out: str | None
@@ -71,9 +73,11 @@ class Checkpoint:
     chat_template: str | None = None
     license: str | None = None
     card: str | None = None
+    source_tokenizer_json: str | None = None
+    pairs: str | None = None
 
     @cached_property
-    def model(self) -> GPT:
+    def model(self) -> Any:  # a GPT or a Seq2Seq, which those who ask know from the config
         """The model with all its weights, in float32 and in eval mode."""
         return load_model(self.config, self.weights)
 
@@ -83,10 +87,17 @@ class Checkpoint:
         Raises:
             InvalidInputError: if the model does not see so many.
         """
-        weights = self.weights
-        if POSITIONS in weights:
-            weights = _FirstRows(weights, POSITIONS, context)
-        return replace(self, config=self.config.limited(context), weights=weights)
+        config = self.config.limited(context)
+        rows = {"": config}
+        if isinstance(config, Seq2SeqConfig):
+            rows = {"encoder.": config.encoder, "decoder.": config.decoder}
+        tables = {
+            f"{part}{POSITIONS}": stack.block_size
+            for part, stack in rows.items()
+            if f"{part}{POSITIONS}" in self.weights
+        }
+        weights = _FirstRows(self.weights, tables) if tables else self.weights
+        return replace(self, config=config, weights=weights)
 
     def release(self) -> None:
         """Free the model; it is read again when it is next asked for."""
@@ -94,14 +105,13 @@ class Checkpoint:
 
 
 class _FirstRows(Mapping[str, Tensor]):
-    """The tensors of another mapping, but only the first rows of one of them."""
+    """The tensors of another mapping, but only the first rows of some of them."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], name: str, rows: int) -> None:
-        self._tensors, self._name, self._rows = tensors, name, rows
+    def __init__(self, tensors: Mapping[str, Tensor], rows: dict[str, int]) -> None:
+        self._tensors, self._rows = tensors, rows
 
     def __getitem__(self, name: str) -> Tensor:
-        tensor = self._tensors[name]
-        return tensor[: self._rows] if name == self._name else tensor
+        return self._tensors[name][: self._rows.get(name)]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -141,9 +151,10 @@ def is_checkpoint(folder: Path) -> bool:
     return {"format_version", "model"} <= set(document)
 
 
-def exported_context(config: GPTConfig) -> int:
+def exported_context(config: GPTConfig | Seq2SeqConfig) -> int:
     """Return how many tokens an exported model sees, unless more are asked for."""
-    return min(config.block_size, LONGEST_CONTEXT)
+    own = config.decoder if isinstance(config, Seq2SeqConfig) else config
+    return min(own.block_size, LONGEST_CONTEXT)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -159,10 +170,14 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         chat_template=read_text(folder / TEMPLATE_NAME, LARGEST_TEMPLATE),
         license=read_text(folder / LICENSE_NAME, LARGEST_DOCUMENT),
         card=read_text(folder / CARD_NAME, LARGEST_DOCUMENT),
+        source_tokenizer_json=json_text(folder / SOURCE_TOKENIZER_NAME),
+        pairs=read_text(folder / PAIRS_NAME),
     )
 
 
-def _load_config(folder: Path) -> tuple[GPTConfig, Usage | None, Source | None]:
+def _load_config(
+    folder: Path,
+) -> tuple[GPTConfig | Seq2SeqConfig, Usage | None, Source | None]:
     if not folder.is_dir():
         raise CheckpointError(f"no checkpoint folder at {folder}")
     path = folder / "config.json"
@@ -175,26 +190,28 @@ def _load_config(folder: Path) -> tuple[GPTConfig, Usage | None, Source | None]:
             f"{path} has format version {version!r}; this edgegpt reads 1 and {FORMAT_VERSION}"
         )
     model = document["model"]
-    if "encoder" in model:
-        raise CheckpointError(
-            f"{path} is of an encoder-decoder, which can be trained, but not exported or run yet"
-        )
+    config: GPTConfig | Seq2SeqConfig
     try:
-        config = GPTConfig.from_dict(from_version_1(model) if version == 1 else model)
+        if "encoder" in model:
+            config = Seq2SeqConfig.from_dict(model)
+            target, sources = config.decoder.vocab_size, config.encoder.vocab_size
+        else:
+            config = GPTConfig.from_dict(from_version_1(model) if version == 1 else model)
+            target = sources = config.vocab_size
     except InvalidInputError as error:
         raise CheckpointError(f"{path}: {error}") from error
     usage, source = document.get("usage"), document.get("source")
     try:
         return (
             config,
-            None if usage is None else Usage.of(usage, f"{path}: usage", config.vocab_size),
+            None if usage is None else Usage.of(usage, f"{path}: usage", target, sources),
             None if source is None else Source.of(source, f"{path}: source"),
         )
     except BundleError as error:  # the two have the form that a bundle's manifest gives them
         raise CheckpointError(str(error)) from error
 
 
-def _open_weights(folder: Path, config: GPTConfig) -> StoredWeights:
+def _open_weights(folder: Path, config: GPTConfig | Seq2SeqConfig) -> StoredWeights:
     path = folder / "model.safetensors"
     if not is_file(path):
         raise CheckpointError(f"{folder} has no model.safetensors: nothing was trained in it yet")

@@ -22,6 +22,7 @@ from edgegpt.runtime.bundle.bundle import (
     GOLDEN_NAME,
     LICENSE_NAME,
     RECEIPT_NAME,
+    SOURCE_TOKENIZER_NAME,
     TEMPLATE_NAME,
     TOKENIZER_NAME,
     Bundle,
@@ -147,6 +148,7 @@ def _write(
     """Write all files of a bundle except the receipt."""
     texts = {
         TOKENIZER_NAME: source.tokenizer_json,
+        SOURCE_TOKENIZER_NAME: source.source_tokenizer_json,
         TEMPLATE_NAME: source.chat_template,
         LICENSE_NAME: source.license,
         CARD_NAME: source.card,

@@ -5,8 +5,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgegpt.model import GPT
 from edgegpt.runtime.proof.far_past import far_past
+
+from .reader import Reader
 
 __all__ = ["Past", "Recorded", "cut_past", "record_past", "torch_past"]
 
@@ -18,7 +19,7 @@ SMALLEST, LARGEST = 2.0**-14, 65504.0  # normal numbers of float16
 
 
 @torch.no_grad()
-def record_past(model: GPT, text: list[int]) -> Recorded:
+def record_past(model: Reader, text: list[int]) -> Recorded:
     """Return what the first tokens of `text` leave in the cache, float16 [K, M, D] per cache.
 
     The numbers are rounded to those that float16 and bfloat16 both hold, so that every precision of

@@ -8,10 +8,18 @@ from pydoc_data.topics import topics
 
 from edgegpt.checkpoint import Checkpoint
 from edgegpt.errors import CheckpointError, InvalidInputError
-from edgegpt.model import GPT
+from edgegpt.model import GPT, Seq2Seq
 from edgegpt.runtime.text.tokenizer import Tokenizer
 
-__all__ = ["calibration_ids", "held_out_ids", "is_large", "tokenizer_of", "window_length"]
+__all__ = [
+    "HELD_OUT",
+    "calibration_ids",
+    "held_out_ids",
+    "is_large",
+    "tokenizer_of",
+    "topics_text",
+    "window_length",
+]
 
 LARGE = 2**26  # parameters
 LARGE_WINDOW = 512  # tokens
@@ -47,7 +55,12 @@ def calibration_ids(source: Checkpoint) -> list[int]:
     return [] if source.held_out is not None else _topics(source, CALIBRATION)
 
 
-def is_large(model: GPT) -> bool:
+def topics_text(part: slice) -> str:
+    """Return some characters of the topics."""
+    return "\n".join(topics[name] for name in sorted(topics))[part]
+
+
+def is_large(model: GPT | Seq2Seq) -> bool:
     """Return whether long texts would take minutes: an export then works with shorter ones."""
     return model.parameter_count() > LARGE
 
@@ -63,8 +76,7 @@ def _topics(source: Checkpoint, part: slice) -> list[int]:
     tokenizer = tokenizer_of(source)
     if tokenizer is None:
         return []
-    text = "\n".join(topics[name] for name in sorted(topics))
     try:
-        return tokenizer.encode(text[part])
+        return tokenizer.encode(topics_text(part))
     except InvalidInputError:  # a tokenizer of characters lacks some of these
         return []

@@ -20,7 +20,7 @@ from functools import partial
 
 from .bundle.bundle import Bundle
 from .cuda.memory import Cuda, find_device
-from .engines.base import Engine, EngineInfo, State
+from .engines.base import Engine, EngineInfo, Sources, State
 from .engines.choice import TENSORRT
 from .engines.tensorrt.builder import graph_for
 from .engines.tensorrt.engine import TensorRTEngine
@@ -40,8 +40,10 @@ def with_upgrade(bundle: Bundle, first: Engine) -> Engine:
     """Return an engine that begins as `first`, and becomes TensorRT's if this machine can run it.
 
     It uses the first flavour of TensorRT that is installed, has a GPU and reads a graph of the
-    bundle.
+    bundle. Encoder-decoders stay on the first engine.
     """
+    if bundle.manifest.model_info.encoder is not None:
+        return first
     for backend in TENSORRT:
         if _could_run(bundle, backend):
             ready = _ready(bundle, backend)
@@ -112,8 +114,9 @@ class UpgradingEngine(Engine):
         """Name, version and device of the engine that the next generation will use."""
         return (self._better or self._first).info
 
-    def new_state(self, rows: int, context: int) -> State:
+    def new_state(self, rows: int, context: int, sources: Sources | None = None) -> State:
         """Return an empty cache for `rows` texts of up to `context` tokens."""
+        assert sources is None, "encoder-decoders have no better engine"
         taken = self._upgrade.take() if self._upgrade else None
         if taken is not None:
             self._better, self.graph = taken, taken.graph

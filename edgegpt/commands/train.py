@@ -13,12 +13,13 @@ from edgegpt.checkpoint import is_checkpoint, load_checkpoint
 from edgegpt.errors import CheckpointError
 from edgegpt.model import GPTConfig
 from edgegpt.presets import DEFAULT_PRESETS, TASKS, Preset, load_preset, preset_names
+from edgegpt.runtime.text.pairs import load_pairs
 from edgegpt.training.config import TrainConfig
 from edgegpt.training.data import load_corpus
 from edgegpt.training.distributed import Processes, processes
 from edgegpt.training.log import training_log
 from edgegpt.training.pair_task import PairTask, seq2seq_config
-from edgegpt.training.pairs import load_pairs, split_pairs
+from edgegpt.training.pairs import split_pairs
 from edgegpt.training.task import Task
 from edgegpt.training.text_task import TextTask
 from edgegpt.training.trainer import Trainer, read_settings

@@ -5,7 +5,7 @@ make up a GPT. The encoder sees its text as a whole; each layer of the decoder a
 encoder made of it, too.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -73,6 +73,21 @@ class Seq2SeqConfig:
                 f"shared_embedding is {shared!r:.60}, which is not true or false"
             )
         return cls(**stacks, shared_embedding=shared)
+
+    def limited(self, context: int) -> "Seq2SeqConfig":
+        """Return the settings of the same model for sources and texts of at most `context` tokens.
+
+        A shorter encoder stays as it is.
+        """
+        return replace(
+            self,
+            encoder=self.encoder.limited(min(context, self.encoder.block_size)),
+            decoder=self.decoder.limited(context),
+        )
+
+    def cut_by(self, context: int) -> list[str]:
+        """Return what `limited` leaves out, as sentences for the user."""
+        return self.decoder.cut_by(context)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all settings as JSON has them, the filled-in ones included."""
@@ -165,4 +180,4 @@ class Seq2Seq(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
         for stack in (self.encoder, self.decoder):
-            stack.token_embedding.weight.normal_(std=self.config.decoder.n_embd**-0.5)
+            nn.init.normal_(stack.token_embedding.weight, std=self.config.decoder.n_embd**-0.5)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from edgegpt.runtime.text.pairs import Pair
+
 from ..errors import DataError, InvalidInputError
-from .pairs import Pair
 from .subword_tokenizer import END, PAD, START, Ragged, encode_texts
 
 __all__ = ["IGNORED", "EncodedPairs", "PairBatch", "PairBatches", "encode_pairs"]

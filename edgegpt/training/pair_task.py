@@ -13,8 +13,9 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from edgegpt.runtime.bundle.bundle import TOKENIZER_NAME
-from edgegpt.runtime.bundle.usage import Usage
+from edgegpt.runtime.bundle.usage import SourceUsage, Usage
 from edgegpt.runtime.files import write_file
+from edgegpt.runtime.text.pairs import Pair, PairFile
 from edgegpt.runtime.text.translation_scores import translation_scores
 
 from ..checkpoint import PAIRS_NAME, SOURCE_TOKENIZER_NAME, Checkpoint, save_config
@@ -23,7 +24,6 @@ from ..model import Seq2Seq, Seq2SeqConfig
 from .config import TrainConfig
 from .distributed import Processes
 from .pair_batches import IGNORED, PairBatches, encode_pairs
-from .pairs import Pair, PairFile
 from .subword_tokenizer import END, PAD, START, build_subword_tokenizer, read_tokenizer
 from .task import Batch
 from .translate import translate
@@ -201,7 +201,8 @@ class PairTask:
 
     def write_files(self, out: Path) -> None:
         """Write the settings, the tokenizers and the first of the validation pairs."""
-        save_config(out, self.model_config, Usage((START,), (END,), PAD))
+        usage = Usage((START,), (END,), PAD, source=SourceUsage(suffix_ids=(END,)))
+        save_config(out, self.model_config, usage)
         write_file(out / TOKENIZER_NAME, self.tokenizers.target.to_str(pretty=True).encode())
         if not self.model_config.shared_embedding:
             text = self.tokenizers.source.to_str(pretty=True)

@@ -1,23 +1,24 @@
 """Parts that the recipes share: windows and golden vectors of a checkpoint, graphs of a model."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 from torch import Tensor
 
 from edgegpt.checkpoint import Checkpoint
-from edgegpt.model import GPT
+from edgegpt.model import GPT, Seq2Seq
 from edgegpt.model_weights import skeleton
 from edgegpt.runtime.bundle.golden import Golden
 from edgegpt.runtime.bundle.manifest import Graph
 from edgegpt.runtime.bundle.vocabulary import Part
 
-from ..golden import make_golden
+from ..golden import make_golden, make_pair_golden
 from ..graph import build_graph, describe
 from ..lowerings import LOWERINGS, Lowering
+from ..pair_texts import held_out_pairs, source_tokenizer_of
 from ..quantization import own_windows, scored_windows
 from ..texts import held_out_ids, is_large, tokenizer_of, window_length
-from ..tracing import trace
+from ..tracing import Traced, trace, trace_decoder, trace_encoder
 from .base import Progress
 
 __all__ = ["decoders", "golden_vectors", "held_out_windows", "named"]
@@ -41,25 +42,38 @@ def held_out_windows(source: Checkpoint) -> Tensor:
     return windows[: max(1, TOKENS // length)] if large else windows
 
 
-def golden_vectors(source: Checkpoint, model: GPT, progress: Progress) -> Golden:
+def golden_vectors(source: Checkpoint, model: GPT | Seq2Seq, progress: Progress) -> Golden:
     """Return the golden vectors of `model`, which is in float32, over the checkpoint's texts."""
     progress("computing golden vectors in PyTorch", 0, 0)
+    if isinstance(model, Seq2Seq):
+        sources = source_tokenizer_of(source) if source.source_tokenizer_json else None
+        return make_pair_golden(model, held_out_pairs(source), tokenizer_of(source), sources)
     return make_golden(model, tokenizer_of(source), held_out_ids(source))
 
 
 def decoders(
-    model: GPT, weights: Mapping[str, Tensor], progress: Progress
+    model: GPT | Seq2Seq, weights: Mapping[str, Tensor], progress: Progress
 ) -> list[tuple[Graph, ir.Model]]:
-    """Return a graph of each lowering that supports the model, the preferred one first.
+    """Return the graphs of each lowering that supports the model, the preferred one first.
 
-    `model` may be a skeleton; `weights` has the values of its weights, which are not read yet.
+    Those of an encoder-decoder have an encoder and a decoder each. `model` may be a skeleton;
+    `weights` has the values of its weights, which are not read yet.
     """
-    able = [lowering for lowering in LOWERINGS if lowering.obstacle(model.config) is None]
+    parts: list[tuple[Part, Callable[[], Traced]]] = [("decoder", lambda: trace(model, weights))]
+    stacks = [model.config]
+    if isinstance(model, Seq2Seq):
+        parts = [
+            ("decoder", lambda: trace_decoder(model, weights)),
+            ("encoder", lambda: trace_encoder(model, weights)),
+        ]
+        stacks = [model.config.decoder, model.config.encoder]
+    able = [one for one in LOWERINGS if not any(one.obstacle(config) for config in stacks)]
     progress("tracing the model", 0, len(able) + 1)
-    traced, graphs = trace(model, weights), []
+    traced = [(part, make()) for part, make in parts]
+    graphs = []
     for index, lowering in enumerate(able):
         progress(f"lowering to {lowering.name}", index + 1, len(able) + 1)
-        graphs.append(named(build_graph(traced, lowering), lowering, "decoder"))
+        graphs += [named(build_graph(one, lowering), lowering, part) for part, one in traced]
     return graphs
 
 

@@ -9,7 +9,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engines.base import Engine, EngineInfo, Ids, State
+from ..engines.base import Engine, EngineInfo, Ids, Sources, State
 from ..engines.candidates import Candidates
 
 __all__ = ["TimedEngine"]
@@ -32,7 +32,7 @@ class TimedEngine(Engine):
     """Hands every call on to `inner`. Only for one thread, because its states share one clock."""
 
     def __init__(self, inner: Engine) -> None:
-        self.inner, self.graph = inner, inner.graph
+        self.inner, self.graph, self.encoder = inner, inner.graph, inner.encoder
         self.clock = Clock()
 
     @property
@@ -45,9 +45,14 @@ class TimedEngine(Engine):
         """Time spent inside the states of this engine so far."""
         return self.clock.seconds
 
-    def new_state(self, rows: int, context: int) -> "TimedState":
+    def new_state(self, rows: int, context: int, sources: Sources | None = None) -> "TimedState":
         """Return an empty cache for `rows` texts of up to `context` tokens."""
-        return TimedState(self.inner.new_state(rows, context), self.clock)
+        return TimedState(self.inner.new_state(rows, context, sources), self.clock)
+
+    def encode(self, ids: Ids, lengths: Ids) -> Sources:
+        """Encode sources."""
+        with self.clock:
+            return self.inner.encode(ids, lengths)
 
     def close(self) -> None:
         """Close the inner engine."""
@@ -61,7 +66,7 @@ class TimedState(State):
     """
 
     def __init__(self, inner: State, clock: Clock) -> None:
-        super().__init__(inner.rows, inner.context)
+        super().__init__(inner.rows, inner.context, inner.source_count)
         self.next_ids, self.past_len = inner.next_ids, inner.past_len
         self.inner, self.clock = inner, clock
 
@@ -90,6 +95,10 @@ class TimedState(State):
     def _copy_rows(self, sources: list[int], targets: list[int], slots: int) -> None:
         with self.clock:
             self.inner._copy_rows(sources, targets, slots)
+
+    def _move_sources(self, parents: list[int]) -> None:
+        with self.clock:
+            self.inner._move_sources(parents)
 
     def _fill(self, cache: int, row: int, values: NDArray[np.float32]) -> None:
         with self.clock:

@@ -17,6 +17,7 @@ __all__ = [
     "LARGEST_TEMPLATE",
     "LICENSE_NAME",
     "RECEIPT_NAME",
+    "SOURCE_TOKENIZER_NAME",
     "TEMPLATE_NAME",
     "TOKENIZER_NAME",
     "Bundle",
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 GOLDEN_NAME = "golden.safetensors"
 TOKENIZER_NAME = "tokenizer.json"
+SOURCE_TOKENIZER_NAME = "source_tokenizer.json"  # if sources have a vocabulary of their own
 RECEIPT_NAME = "receipt.json"
 # What an imported model brings along: how it wants a chat, its licence, and its model card.
 TEMPLATE_NAME = "chat_template.jinja"

@@ -9,6 +9,7 @@
     ragged.<row>.ids [T_row], .logits [T_row, V]       rows of one batch, of different lengths
     continuation.<row>.ids [steps], .logits [steps, V], .margins [steps]
                                                        what greedy decoding adds to each row
+    <prompt>.source [N]                                the source of an encoder-decoder's prompt
     <...>.top_ids [N, K], .log_sum_exp [N]             present if logits are [N, K]: with a large
                                                        vocabulary only the best K are kept
     quality.<i>.ids [T + 1], .logits [T, V]            a held-out text, and the logits of the model
@@ -17,6 +18,8 @@
                                                        a text (UTF-8 bytes), its ids, and the text
                                                        of all ids in order; absent if the model has
                                                        no tokenizer
+    source_tokenizer.<...>                             the same of the sources' tokenizer, if they
+                                                       have one of their own
 """
 
 from dataclasses import dataclass, field, replace
@@ -54,13 +57,15 @@ class Top:
 class Prompt:
     """Token ids [T] and PyTorch's logits for each of them, [T, V] or, with `top`, [T, K].
 
-    The ids follow `past_len` slots of keys and values: see `proof.far_past`.
+    The ids follow `past_len` slots of keys and values: see `proof.far_past`. `source` has the ids
+    [N] of the source that an encoder-decoder reads; other models have none.
     """
 
     ids: Ids
     logits: Logits
     top: Top | None = None
     past_len: int = 0
+    source: Ids | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ class Golden:
     `past` has what a few tokens leave in each cache, float16 [K, M, D]: of each layer keys, then
     values. `quality` has windows of held-out text, with the logits of the model before it was
     quantised. The last id of a window is only predicted. Everything else comes from the model
-    as exported.
+    as exported. `source_tokenizer` is given if sources have a tokenizer of their own.
     """
 
     prefill: list[Prompt]
@@ -103,6 +108,7 @@ class Golden:
     past: list[NDArray[np.float16]]
     tokenizer: TokenizerSample | None = None
     quality: list[Prompt] = field(default_factory=list)
+    source_tokenizer: TokenizerSample | None = None
 
     def save(self, path: Path) -> None:
         """Write the file."""
@@ -123,13 +129,17 @@ class Golden:
                 tensors[f"{name}.log_sum_exp"] = part.top.log_sum_exp
             if isinstance(part, Continuation):
                 tensors[f"{name}.margins"] = part.margins
+            elif part.source is not None:
+                tensors[f"{name}.source"] = part.source
         for index, prompt in enumerate(self.far):
             tensors[f"far.{index}.past_len"] = np.array([prompt.past_len], dtype=np.int64)
         tensors |= {f"past.{cache}": values for cache, values in enumerate(self.past)}
-        if self.tokenizer is not None:
-            tensors["tokenizer.ids"] = self.tokenizer.ids
-            tensors["tokenizer.text"] = _bytes_of(self.tokenizer.text)
-            tensors["tokenizer.vocabulary"] = _bytes_of(self.tokenizer.vocabulary)
+        samples = {"tokenizer": self.tokenizer, "source_tokenizer": self.source_tokenizer}
+        for name, sample in samples.items():
+            if sample is not None:
+                tensors[f"{name}.ids"] = sample.ids
+                tensors[f"{name}.text"] = _bytes_of(sample.text)
+                tensors[f"{name}.vocabulary"] = _bytes_of(sample.vocabulary)
         save_file(tensors, path)
 
     @classmethod
@@ -159,8 +169,9 @@ class Golden:
                     for index, prompt in enumerate(_prompts(tensors, "far"))
                 ],
                 past=[tensors[f"past.{cache}"] for cache in range(_caches(tensors))],
-                tokenizer=_tokenizer_sample(tensors),
+                tokenizer=_tokenizer_sample(tensors, "tokenizer"),
                 quality=_prompts(tensors, "quality"),
+                source_tokenizer=_tokenizer_sample(tensors, "source_tokenizer"),
             )
         except (SafetensorError, OSError, KeyError, UnicodeDecodeError) as error:
             raise BundleError(f"{path} is damaged: {error}") from error
@@ -170,11 +181,11 @@ def _bytes_of(text: str) -> NDArray[np.uint8]:
     return np.frombuffer(text.encode(), dtype=np.uint8)
 
 
-def _tokenizer_sample(tensors: dict[str, NDArray[Any]]) -> TokenizerSample | None:
-    if "tokenizer.ids" not in tensors:
+def _tokenizer_sample(tensors: dict[str, NDArray[Any]], group: str) -> TokenizerSample | None:
+    if f"{group}.ids" not in tensors:
         return None
-    text, vocabulary = (tensors[f"tokenizer.{name}"].tobytes() for name in ("text", "vocabulary"))
-    return TokenizerSample(text.decode(), tensors["tokenizer.ids"], vocabulary.decode())
+    text, vocabulary = (tensors[f"{group}.{name}"].tobytes() for name in ("text", "vocabulary"))
+    return TokenizerSample(text.decode(), tensors[f"{group}.ids"], vocabulary.decode())
 
 
 def _prompts(tensors: dict[str, NDArray[Any]], group: str) -> list[Prompt]:
@@ -182,7 +193,12 @@ def _prompts(tensors: dict[str, NDArray[Any]], group: str) -> list[Prompt]:
 
 
 def _prompt(tensors: dict[str, NDArray[Any]], name: str) -> Prompt:
-    return Prompt(tensors[f"{name}.ids"], tensors[f"{name}.logits"], _top(tensors, name))
+    return Prompt(
+        tensors[f"{name}.ids"],
+        tensors[f"{name}.logits"],
+        _top(tensors, name),
+        source=tensors.get(f"{name}.source"),
+    )
 
 
 def _top(tensors: dict[str, NDArray[Any]], name: str) -> Top | None:

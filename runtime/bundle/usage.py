@@ -68,6 +68,10 @@ class SourceUsage:
     suffix_ids: tuple[int, ...] = ()
     languages: dict[str, int] = field(default_factory=dict)
 
+    def around(self, ids: list[int]) -> list[int]:
+        """Return the ids of a text as those of a source."""
+        return [*self.prefix_ids, *ids, *self.suffix_ids]
+
     @classmethod
     def of(cls, entry: Any, where: str) -> "SourceUsage":
         """Read and check the JSON that `dataclasses.asdict` gives; `where` is its place."""

@@ -7,6 +7,7 @@ the cache of some rows and the buffers of their steps, and is used by one thread
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from ..bundle.manifest import Graph
 from ..errors import InvalidInputError
 from .candidates import Candidates
 
-__all__ = ["PREFILL_CHUNK", "Engine", "EngineInfo", "State"]
+__all__ = ["PREFILL_CHUNK", "Engine", "EngineInfo", "Sources", "State"]
 
 # Most tokens of a row in one step: attention scores need chunk * context floats per head.
 PREFILL_CHUNK = 512
@@ -38,6 +39,24 @@ class EngineInfo:
     tf32: bool = False
 
 
+@dataclass(frozen=True)
+class Sources:
+    """Sources that an engine has encoded, for any number of states of that engine.
+
+    Attributes:
+        lengths: int64 [G], the tokens of each source.
+        caches: keys and values [G, H, N, D] for each layer, where the engine keeps them.
+    """
+
+    lengths: Ids
+    caches: Sequence[Any]
+
+    @property
+    def count(self) -> int:
+        """How many sources these are, G."""
+        return len(self.lengths)
+
+
 class State(ABC):
     """A cache of `context` slots for each of `rows` rows.
 
@@ -45,15 +64,29 @@ class State(ABC):
     are. Only the fed rows cost time, so a caller that keeps the n rows in use at 0 .. n - 1 pays
     for n. `reorder` moves, copies and drops rows.
 
+    The decoder of an encoder-decoder attends to sources, too: to each as many neighbouring rows as
+    to any other. Steps run all rows of the sources whose rows they run.
+
     Attributes:
         rows: number of rows, R.
         context: number of cache slots in a row, S.
+        source_count: number of sources, G; None if the model takes none.
+        rows_each: number of rows of each source; 1 without sources.
         next_ids: int64 [R, 1], the tokens that `decode` feeds; the caller writes into it.
         past_len: int64 [R], the slots in which `decode` puts them; the caller writes into it.
     """
 
-    def __init__(self, rows: int, context: int) -> None:
+    def __init__(self, rows: int, context: int, sources: int | None = None) -> None:
+        """Note the numbers of rows, slots, and sources.
+
+        Raises:
+            InvalidInputError: if the rows are not a multiple of the sources.
+        """
+        if sources is not None and rows % sources:
+            raise InvalidInputError(f"{rows} rows cannot share {sources} sources evenly")
         self.rows, self.context = rows, context
+        self.rows_each = 1 if sources is None else rows // sources
+        self.source_count = sources
         self.next_ids: Ids = np.zeros((rows, 1), dtype=np.int64)
         self.past_len: Ids = np.zeros(rows, dtype=np.int64)
 
@@ -130,9 +163,25 @@ class State(ABC):
                 f"cannot copy {slots} slots of the rows {list(parents)}: the state has {self.rows} "
                 f"rows of {self.context}"
             )
+        moved = self._moved_sources(parents) if self.source_count else None
         targets = [row for row, parent in enumerate(parents) if row != parent]
         if targets and slots:
             self._copy_rows([parents[row] for row in targets], targets, slots)
+        if moved is not None and moved != list(range(len(moved))):
+            self._move_sources(moved)
+
+    def _moved_sources(self, parents: Sequence[int]) -> list[int]:
+        """Return which source the rows of each source have after `reorder`."""
+        groups = [
+            {row // self.rows_each for row in parents[first : first + self.rows_each]}
+            for first in range(0, len(parents), self.rows_each)
+        ]
+        if len(parents) % self.rows_each or any(len(group) > 1 for group in groups):
+            raise InvalidInputError(
+                f"the rows {list(parents)} cannot go on: each source needs {self.rows_each} rows, "
+                f"side by side"
+            )
+        return [source for (source,) in groups]
 
     def fill(self, past: Iterable[NDArray[np.float32]], row: int = 0) -> None:
         """Write the first slots of a row, in place of steps that would compute them.
@@ -184,6 +233,11 @@ class State(ABC):
         if first < 0 or count < 1 or first + count > self.rows:
             what = f"rows {first} to {first + count - 1}" if first else f"{count} rows"
             raise InvalidInputError(f"the step has {what}, the state {self.rows} in all")
+        if first % self.rows_each or count % self.rows_each:
+            raise InvalidInputError(
+                f"the step has {count} rows from row {first} on, which are not all rows of their "
+                f"sources: each has {self.rows_each}"
+            )
 
     @abstractmethod
     def _run(self, ids: Ids, past_len: Ids, logit_positions: Ids, first: int) -> None:
@@ -201,6 +255,10 @@ class State(ABC):
         target occurs twice.
         """
 
+    def _move_sources(self, parents: list[int]) -> None:
+        """Give source i what source `parents[i]` has, for all i at once."""
+        raise AssertionError("only a state with sources moves any")
+
     @abstractmethod
     def _fill(self, cache: int, row: int, values: NDArray[np.float32]) -> None:
         """Write `values` [K, P, D] into the first slots of a row of the graph's cache number
@@ -209,9 +267,15 @@ class State(ABC):
 
 
 class Engine(ABC):
-    """A loaded graph. `close` frees it; its states must not be used afterwards."""
+    """A loaded graph. `close` frees it; its states must not be used afterwards.
+
+    Attributes:
+        graph: the graph of the decoder.
+        encoder: the graph of the encoder, if the model has one.
+    """
 
     graph: Graph
+    encoder: Graph | None = None
 
     @property
     @abstractmethod
@@ -219,8 +283,20 @@ class Engine(ABC):
         """Name, version and device."""
 
     @abstractmethod
-    def new_state(self, rows: int, context: int) -> State:
-        """Return an empty cache for `rows` texts of up to `context` tokens."""
+    def new_state(self, rows: int, context: int, sources: Sources | None = None) -> State:
+        """Return an empty cache for `rows` texts of up to `context` tokens.
+
+        The decoder of an encoder-decoder needs the `sources` that its rows attend to.
+        """
+
+    def encode(self, ids: Ids, lengths: Ids) -> Sources:
+        """Encode sources.
+
+        Args:
+            ids: int64 [G, N]; shorter sources are padded on the right with any id.
+            lengths: int64 [G], the tokens of each source, at least 1.
+        """
+        raise InvalidInputError("this model has no encoder, so it takes no source")
 
     @abstractmethod
     def close(self) -> None:

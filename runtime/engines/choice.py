@@ -66,6 +66,8 @@ def resolve_backend(bundle: Bundle, backend: str) -> str:
         raise InvalidInputError(f"no backend {backend!r}; there are: {', '.join(BACKENDS)}")
     if backend != "auto":
         return backend
+    if bundle.manifest.model_info.encoder is not None:
+        return "cpu"
     if installed_distributions() == ["onnxruntime-gpu"] and local_lowerings(bundle, "cuda"):
         try:
             open_candidates(import_onnxruntime("cuda"))
@@ -101,6 +103,8 @@ def open_engine(
         EngineError: if it is not installed or cannot run this bundle. It never falls back silently.
     """
     backend = resolve_backend(bundle, options.backend)
+    if bundle.manifest.model_info.encoder is not None and backend != "cpu":
+        raise EngineError(f"encoder-decoders run on the CPU; the backend {backend} has none yet")
     if options.tf32 and backend != "cuda":
         raise InvalidInputError(f"the backend {backend} has no TF32; it is for the backend cuda")
     if backend in TENSORRT:
@@ -114,7 +118,20 @@ def open_engine(
         return CudaEngine(bundle, decoder, options, clock=clock)
     prefills = [graph for graph in bundle.manifest.graphs if graph.part == "prefill"]
     same = [graph for graph in prefills if graph.lowering == decoder.lowering and not exact]
-    return OrtEngine(bundle, decoder, same[0] if same else None, options.threads)
+    prefill = same[0] if same else None
+    encoder = _encoder_of(bundle, decoder, exact=exact)
+    return OrtEngine(bundle, decoder, prefill, options.threads, encoder=encoder)
+
+
+def _encoder_of(bundle: Bundle, decoder: Graph, *, exact: bool) -> Graph | None:
+    """Return the encoder that belongs to a decoder, if the model has one."""
+    part: Part = "exact-encoder" if exact else "encoder"
+    for graph in bundle.manifest.graphs:
+        if (graph.part, graph.lowering) == (part, decoder.lowering):
+            return graph
+    if bundle.manifest.model_info.encoder is None:
+        return None
+    raise EngineError(f"{bundle.folder} has no {part} for {decoder.name}: export the model again")
 
 
 def _open_tensorrt(bundle: Bundle, options: EngineOptions, clock: EventClock | None) -> Engine:

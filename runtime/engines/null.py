@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.manifest import Graph
-from .base import Engine, EngineInfo, Ids, State
+from .base import Engine, EngineInfo, Ids, Sources, State
 
 __all__ = ["NullEngine"]
 
@@ -32,8 +32,9 @@ class NullEngine(Engine):
         """Name, version and device."""
         return EngineInfo("null", "0", "cpu", 1)
 
-    def new_state(self, rows: int, context: int) -> "NullState":
+    def new_state(self, rows: int, context: int, sources: Sources | None = None) -> "NullState":
         """Return an empty cache for `rows` texts of up to `context` tokens."""
+        assert sources is None, "no encoder-decoder is opened with this engine"
         return NullState(self, rows, context)
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """Compare one engine with a bundle's golden vectors: six checks, and a seventh of candidates."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -79,8 +80,8 @@ class Replay:
         if quantization is None:
             return None
         longest = max(len(window.ids) for window in self.golden.quality) - 1
-        state, found = self.engine.new_state(1, longest), QualitySum()
-        for window in self.golden.quality:
+        found = QualitySum()
+        for window, state in self._alone(self.golden.quality, longest):
             ids = window.ids[None, :-1]  # (1, T)
             for start, logits in logit_pieces(state, ids, self._pieces(ids)):
                 part = slice(start, start + logits.shape[1])
@@ -90,33 +91,33 @@ class Replay:
 
     def prefill(self) -> Check:
         """Whole prompts, the longest first, so that the others meet a used cache."""
-        state = self.engine.new_state(1, self.context)
         errors = Errors()
-        for prompt in sorted(self.golden.prefill, key=lambda prompt: -len(prompt.ids)):
+        prompts = sorted(self.golden.prefill, key=lambda prompt: -len(prompt.ids))
+        for prompt, state in self._alone(prompts, self.context):
             self._feed(state, [prompt], errors)
         return self._check("prefill", errors)
 
     def chunked(self) -> Check:
         """One prompt in pieces."""
-        state, errors = self.engine.new_state(1, self.context), Errors()
+        state, errors = self._state([self.golden.chunked], self.context), Errors()
         self._feed(state, [self.golden.chunked], errors, self.golden.chunk_sizes)
         return self._check("chunked", errors)
 
     def ragged(self) -> Check:
         """Rows of different length in one batch."""
         rows = self.golden.ragged
-        state, errors = self.engine.new_state(len(rows), self.context), Errors()
+        state, errors = self._state(rows, self.context), Errors()
         self._feed(state, rows, errors)
         return self._check("ragged", errors)
 
     def far(self) -> Check:
-        """Prompts far into the block, after a long past.
+        """Prompts far into the block, after a long past, all of them of one source.
 
         The farthest comes first: it overwrites slots that the others do not see. The last token of
         each is then fed again, as decoding does.
         """
         info, errors = self.info, Errors()
-        state = self.engine.new_state(1, info.block_size)
+        state = self._state(self.golden.far[:1], info.block_size)
         state.fill(far_past(self.golden.past, info.block_size))
         for prompt in sorted(self.golden.far, key=lambda prompt: -prompt.past_len):
             ids, past = prompt.ids[None], np.array([prompt.past_len])  # (1, T), (1,)
@@ -139,6 +140,20 @@ class Replay:
                 own = logits[row, : max(0, int(lengths[row]) - start)]
                 if len(own):
                     errors.add(start, own, golden, start)
+
+    def _state(self, rows: Sequence[Prompt], context: int) -> State:
+        """Return an empty state for these rows, whose sources are encoded if they have any."""
+        sources = [row.source for row in rows if row.source is not None]
+        encoded = self.engine.encode(*pad(sources)) if sources else None
+        return self.engine.new_state(len(rows), context, encoded)
+
+    def _alone(self, prompts: list[Prompt], context: int) -> Iterator[tuple[Prompt, State]]:
+        """Yield each prompt with a state of one row, the same one unless it has a source."""
+        state: State | None = None
+        for prompt in prompts:
+            if state is None or prompt.source is not None:
+                state = self._state([prompt], context)
+            yield prompt, state
 
     def _longest(self) -> int:
         """Return how many slots the checks need, except for the far positions."""
@@ -218,7 +233,7 @@ class Replay:
         The first rows are fed as one batch. The others join one by one, as texts do.
         """
         rows = [row.ids for row in self.golden.ragged]
-        state = self.engine.new_state(len(rows), self.context)
+        state = self._state(self.golden.ragged, self.context)
         together = rows[:BATCHED]
         logits = [last_logits(state, *pad(together))]
         for first, row in enumerate(rows[BATCHED:], start=len(together)):

@@ -22,8 +22,8 @@ from datetime import datetime, timezone
 from itertools import zip_longest
 from typing import Literal
 
-from ..bundle.bundle import GOLDEN_NAME, TOKENIZER_NAME, Bundle
-from ..bundle.golden import Golden
+from ..bundle.bundle import GOLDEN_NAME, SOURCE_TOKENIZER_NAME, TOKENIZER_NAME, Bundle
+from ..bundle.golden import Golden, TokenizerSample
 from ..bundle.manifest import Graph
 from ..engines.base import Engine, EngineInfo
 from ..engines.choice import (
@@ -120,20 +120,29 @@ def _receipt(bundle: Bundle, graph: Graph, engine: EngineInfo, checks: list[Chec
 
 
 def _tokenizer_checks(bundle: Bundle, golden: Golden) -> list[Check]:
-    """Return the check of the tokenizer, or none if the golden vectors have no sample for it.
+    """Return a check of each tokenizer of which the golden vectors have a sample.
 
     The check's error is how many ids and characters differ; none may.
     """
-    sample = golden.tokenizer
-    if sample is None:
-        return []
+    samples = {
+        "tokenizer": (TOKENIZER_NAME, golden.tokenizer),
+        "source tokenizer": (SOURCE_TOKENIZER_NAME, golden.source_tokenizer),
+    }
+    return [
+        _tokenizer_check(bundle, name, file, sample)
+        for name, (file, sample) in samples.items()
+        if sample is not None
+    ]
+
+
+def _tokenizer_check(bundle: Bundle, name: str, file: str, sample: TokenizerSample) -> Check:
     wrong = len(sample.ids)
-    if bundle.has(TOKENIZER_NAME):
-        tokenizer = Tokenizer(bundle.file(TOKENIZER_NAME).read_bytes())
+    if bundle.has(file):
+        tokenizer = Tokenizer(bundle.file(file).read_bytes())
         wrong = _mismatches(_encode_or_nothing(tokenizer, sample.text), sample.ids.tolist())
         known = tokenizer.decode(list(range(tokenizer.vocab_size)))
         wrong += _mismatches(list(known), list(sample.vocabulary))
-    return [counted("tokenizer", wrong, len(sample.ids) + len(sample.vocabulary))]
+    return counted(name, wrong, len(sample.ids) + len(sample.vocabulary))
 
 
 def _encode_or_nothing(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -11,10 +11,10 @@ from tokenizers import Tokenizer
 
 from edgegpt.model import Seq2Seq, Seq2SeqConfig
 from edgegpt.presets import load_preset
+from edgegpt.runtime.text.pairs import PairFile
 from edgegpt.training.config import TrainConfig, learning_rate_at
 from edgegpt.training.distributed import Processes
 from edgegpt.training.pair_task import PairTask, seq2seq_config
-from edgegpt.training.pairs import PairFile
 from edgegpt.training.translate import translate
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgegpt.errors import DataError
+from edgegpt.runtime.text.pairs import Pair, PairFile, load_pairs
 from edgegpt.training import pairs
-from edgegpt.training.pairs import Pair, PairFile, load_pairs, split_pairs
+from edgegpt.training.pairs import split_pairs
 
 
 @pytest.fixture

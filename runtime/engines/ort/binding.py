@@ -5,7 +5,7 @@ in place and copy nothing.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +18,7 @@ from ...errors import EngineError
 from ..base import Ids, State
 
 __all__ = [
+    "BoundSources",
     "BoundState",
     "Place",
     "Step",
@@ -103,6 +104,19 @@ class StepInputs:
         }
 
 
+@dataclass(frozen=True)
+class BoundSources:
+    """The sources of a step's rows: int64 [G] lengths, and keys and values [G, H, N, D]."""
+
+    lengths: Array
+    places: list[Place]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes of their axes."""
+        return {"sources": len(self.lengths), "source": self.places[0].shape[2]}
+
+
 def bind_graph(
     binding: Any,
     graph: Graph,
@@ -110,6 +124,7 @@ def bind_graph(
     place: Callable[[str, Array], Place],
     caches: list[Place],
     logits: Place,
+    sources: BoundSources | None = None,
 ) -> None:
     """Bind all ports of `graph`; `place` returns where the graph reads the input of a role."""
     arrays, remaining = inputs.by_role(), iter(caches)
@@ -118,9 +133,15 @@ def bind_graph(
         "new_tokens": inputs.length,
         "logit_positions": inputs.logit_positions.shape[1],
     }
+    encoded: Iterator[Place] = iter(())
+    if sources is not None:
+        sizes, encoded = sizes | sources.sizes, iter(sources.places)
+        arrays["source_len"] = sources.lengths
     for port in graph.inputs:
         if port.role == "cache":
             where = next(remaining)
+        elif port.role == "source":
+            where = next(encoded)
         else:
             where = place(port.role, arrays[port.role])
             where = where._replace(shape=port.sized(sizes))
@@ -176,9 +197,9 @@ class BoundState(State):
         single: the step of one token a row that was run last, or will be first.
     """
 
-    def __init__(self, graph: Graph, rows: int, context: int) -> None:
+    def __init__(self, graph: Graph, rows: int, context: int, sources: int | None = None) -> None:
         """Bind the step that decodes all rows."""
-        super().__init__(rows, context)
+        super().__init__(rows, context, sources)
         # GroupQueryAttention takes several tokens on a filled cache for one row only.
         self.takes_rows_apart = any(port.role == "seqlens_k" for port in graph.inputs)
         self.bound: dict[StepShape, Step] = {}

@@ -10,9 +10,10 @@ from ...bundle.bundle import Bundle
 from ...bundle.manifest import Graph
 from ...errors import EngineError
 from ...machine import physical_cores
-from ..base import Engine, EngineInfo
+from ..base import Engine, EngineInfo, Ids, Sources
 from .binding import (
     SHORT_STEP,
+    BoundSources,
     BoundState,
     StepInputs,
     StepShape,
@@ -37,7 +38,10 @@ Caches = list[NDArray[Any]]
 
 
 class OrtEngine(Engine):
-    """A decoder in a session on the CPU provider, and perhaps a second graph for long steps."""
+    """A decoder in a session on the CPU provider, and perhaps a second graph for long steps.
+
+    An encoder has a session of its own.
+    """
 
     def __init__(
         self,
@@ -45,6 +49,8 @@ class OrtEngine(Engine):
         graph: Graph,
         prefill: Graph | None = None,
         threads: int | None = None,
+        *,
+        encoder: Graph | None = None,
     ) -> None:
         """Load the graphs.
 
@@ -53,27 +59,44 @@ class OrtEngine(Engine):
             graph: the decoder.
             prefill: a graph for long steps; None if the decoder also runs those.
             threads: threads inside an operator; None: as many as physical cores.
+            encoder: the encoder, if the model has one.
         """
-        self.graph = graph
+        self.graph, self.encoder = graph, encoder
         self.runtime = import_onnxruntime("cpu")
         self.threads = threads or physical_cores()
         self.session = self._load(bundle, graph)
         self.prefill = None if prefill is None else self._load(bundle, prefill)
+        self.encoding = None if encoder is None else self._load(bundle, encoder)
 
     @property
     def info(self) -> EngineInfo:
         """Name, version and device."""
         return EngineInfo("onnxruntime", self.runtime.__version__, "cpu", self.threads)
 
-    def new_state(self, rows: int, context: int) -> "OrtState":
-        """Return an empty cache for `rows` texts of up to `context` tokens."""
+    def new_state(self, rows: int, context: int, sources: Sources | None = None) -> "OrtState":
+        """Return an empty cache for `rows` texts of up to `context` tokens; see `Engine`."""
         if self.session is None:
             raise EngineError("the model was closed")
-        return OrtState(self.session, self.prefill, self.graph, rows, context)
+        return OrtState(self.session, self.prefill, self.graph, rows, context, sources)
+
+    def encode(self, ids: Ids, lengths: Ids) -> Sources:
+        """Encode sources; see `Engine`."""
+        if self.encoder is None:
+            return super().encode(ids, lengths)
+        encoding = self.encoding
+        if encoding is None:
+            raise EngineError("the model was closed")
+        arrays = {"source_ids": ids, "source_len": lengths}
+        fed = {port.name: arrays[port.role] for port in self.encoder.inputs}
+        try:
+            caches = encoding.run([port.name for port in self.encoder.sources()], fed)
+        except Exception as error:  # the bindings raise several unrelated types
+            raise EngineError(f"onnxruntime failed while encoding: {error}") from error
+        return Sources(lengths, caches)
 
     def close(self) -> None:
         """Drop the sessions, which frees the weights."""
-        self.session = self.prefill = None
+        self.session = self.prefill = self.encoding = None
 
     def _load(self, bundle: Bundle, graph: Graph) -> Any:
         options = self.runtime.SessionOptions()
@@ -92,21 +115,31 @@ class OrtState(BoundState):
     is faster.
     """
 
-    def __init__(self, session: Any, prefill: Any, graph: Graph, rows: int, context: int) -> None:
+    def __init__(
+        self,
+        session: Any,
+        prefill: Any,
+        graph: Graph,
+        rows: int,
+        context: int,
+        sources: Sources | None = None,
+    ) -> None:
         self.session, self.prefill, self.graph = session, prefill or session, graph
+        self.sources = None if sources is None else _own(sources)
         self.caches = _new_caches(graph, {"batch": rows, "context": context})
         size = sum(cache.nbytes for cache in self.caches) / 1e6
         logger.debug("a cache of %.1f MB for %d rows of %d tokens", size, rows, context)
         self.singles: dict[int, BoundStep] = {}
         self.single_logits = np.zeros((rows, 1, graph.vocab_size), dtype=np.float32)
-        super().__init__(graph, rows, context)
+        super().__init__(graph, rows, context, None if sources is None else sources.count)
 
     def _single(self, count: int) -> "BoundStep":
         step = self.singles.get(count)
         if step is None:
             caches = [cache[:count] for cache in self.caches]
             inputs = StepInputs(self.next_ids[:count], self.past_len[:count], 1)
-            step = BoundStep(self.session, self.graph, caches, inputs, self.single_logits[:count])
+            logits, sources = self.single_logits[:count], self._sources_of(slice(0, count))
+            step = BoundStep(self.session, self.graph, caches, inputs, logits, sources)
             self.singles[count] = step
         return step
 
@@ -115,7 +148,21 @@ class OrtState(BoundState):
         caches = [cache[shape.rows] for cache in self.caches]
         inputs = StepInputs.of_size(shape.count, shape.length, shape.positions)
         sizes = (shape.count, shape.positions, self.graph.vocab_size)
-        return BoundStep(session, self.graph, caches, inputs, np.zeros(sizes, dtype=np.float32))
+        logits, sources = np.zeros(sizes, dtype=np.float32), self._sources_of(shape.rows)
+        return BoundStep(session, self.graph, caches, inputs, logits, sources)
+
+    def _sources_of(self, rows: slice) -> BoundSources | None:
+        """Return the sources that some rows attend to."""
+        if self.sources is None:
+            return None
+        part = slice(rows.start // self.rows_each, rows.stop // self.rows_each)
+        places = [place_of(cache[part]) for cache in self.sources.caches]
+        return BoundSources(self.sources.lengths[part], places)
+
+    def _move_sources(self, parents: list[int]) -> None:
+        assert self.sources is not None, "only a state with sources moves any"
+        for array in (self.sources.lengths, *self.sources.caches):
+            array[: len(parents)] = array[parents]
 
     def _copy_rows(self, sources: list[int], targets: list[int], slots: int) -> None:
         for cache in self.caches:  # [R, K, S, D]; indexing by a list makes a copy first
@@ -141,6 +188,13 @@ def _new_caches(graph: Graph, sizes: dict[str, int]) -> Caches:
         ) from error
 
 
+def _own(sources: Sources) -> Sources:
+    """Return sources that a state may move; a single one never moves."""
+    if sources.count == 1:
+        return sources
+    return Sources(sources.lengths.copy(), [cache.copy() for cache in sources.caches])
+
+
 class BoundStep:
     """A step on numpy memory: the cache's rows, the inputs, and the logits [B, P, V]."""
 
@@ -151,6 +205,7 @@ class BoundStep:
         caches: Caches,
         inputs: StepInputs,
         logits: NDArray[np.float32],
+        sources: BoundSources | None = None,
     ) -> None:
         self.session, self.inputs, self.result = session, inputs, logits
         self.caches = caches  # keeps their memory alive
@@ -162,6 +217,7 @@ class BoundStep:
             lambda _, array: place_of(array),
             [place_of(cache) for cache in caches],
             place_of(self.result),
+            sources,
         )
 
     def run_bound(self, longest: int) -> None:

@@ -30,7 +30,7 @@ from ...cuda.cudart import Cudart
 from ...cuda.device_lock import DEVICE_LOCK
 from ...cuda.event_clock import EventClock
 from ...errors import EdgeGPTWarning, EngineError
-from ..base import Engine, EngineInfo
+from ..base import Engine, EngineInfo, Sources
 from ..candidates import Candidates
 from ..options import DEFAULTS, EngineOptions
 from .binding import BoundState, StepShape
@@ -87,8 +87,9 @@ class CudaEngine(Engine):
         device = f"{self.device}-tf32" if self.tf32 else self.device
         return EngineInfo("onnxruntime", version, device, self.threads, self.tf32)
 
-    def new_state(self, rows: int, context: int) -> "CudaState":
+    def new_state(self, rows: int, context: int, sources: Sources | None = None) -> "CudaState":
         """Return an empty cache for `rows` texts of up to `context` tokens."""
+        assert sources is None, "no encoder-decoder is opened with this engine"
         if self.session is None:
             raise EngineError("the model was closed")
         return CudaState(self, self._take(rows, context), rows)

@@ -23,7 +23,7 @@ from ...cuda.event_clock import EventClock
 from ...cuda.memory import Cuda, Device, find_device
 from ...errors import EngineError, InvalidInputError
 from ...files import write_file
-from ..base import Engine, EngineInfo, Ids, State
+from ..base import Engine, EngineInfo, Ids, Sources, State
 from .flavour import writes_in_place
 from .log import Log
 from .network import data_type
@@ -87,13 +87,14 @@ class TensorRTEngine(Engine):
         device = f"{_as_file_name(self.device.name)} plan {self.digest}"
         return EngineInfo(name, self.flavour.version, device, 1)
 
-    def new_state(self, rows: int, context: int) -> "TensorRTState":
+    def new_state(self, rows: int, context: int, sources: Sources | None = None) -> "TensorRTState":
         """Return an empty cache for `rows` texts of up to `context` tokens.
 
         Raises:
             InvalidInputError: if the engine was built for fewer rows or tokens.
             EngineError: if the GPU has no room for the cache.
         """
+        assert sources is None, "no encoder-decoder is opened with this engine"
         if self.plan is None:
             raise EngineError("the model was closed")
         if rows > self.limits.max_batch or context > self.limits.max_context:
