@@ -11,12 +11,13 @@ sub-layer with the norm before it, or `RESIDUAL`, the stream that all sub-layers
 
 import copy
 from collections.abc import Callable, Collection, Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from edgegpt.errors import InvalidInputError
-from edgegpt.model import GPT
+from edgegpt.model import GPT, Seq2Seq
 from edgegpt.runtime.bundle.vocabulary import Precision
 
 __all__ = [
@@ -29,8 +30,10 @@ __all__ = [
 DTYPES: dict[Precision, torch.dtype] = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 RESIDUAL = "residual"
 
+Model = TypeVar("Model", GPT, Seq2Seq)
 
-def matching_layers(model: GPT, patterns: Collection[str]) -> frozenset[str]:
+
+def matching_layers(model: GPT | Seq2Seq, patterns: Collection[str]) -> frozenset[str]:
     """Return the sub-layers whose names match a pattern: in full, or as a prefix up to a dot."""
     known = [*(layer.name for layer in model.sub_layers()), RESIDUAL]
     found: set[str] = set()
@@ -45,7 +48,7 @@ def matching_layers(model: GPT, patterns: Collection[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-def in_half_precision(model: GPT, precision: Precision, kept: Collection[str] = ()) -> GPT:
+def in_half_precision(model: Model, precision: Precision, kept: Collection[str] = ()) -> Model:
     """Return a copy of `model` in the type `precision`, except the parts named in `kept`."""
     narrow, dtype = copy.deepcopy(model), DTYPES[precision]
     stream = torch.float32 if RESIDUAL in kept else dtype
@@ -66,7 +69,7 @@ def in_half_precision(model: GPT, precision: Precision, kept: Collection[str] = 
     return narrow
 
 
-def _kept_parameters(model: GPT, kept: Collection[str]) -> Iterator[Tensor]:
+def _kept_parameters(model: GPT | Seq2Seq, kept: Collection[str]) -> Iterator[Tensor]:
     for layer in model.sub_layers():
         if layer.name in kept:
             yield from model.get_submodule(layer.name).parameters()
@@ -78,6 +81,9 @@ def _kept_parameters(model: GPT, kept: Collection[str]) -> Iterator[Tensor]:
         for module in model.writers():
             if isinstance(module, nn.Embedding):
                 yield module.weight
+        for name, module in model.named_modules():
+            if name.rpartition(".")[2] == "norm_final":  # an encoder's is of no sub-layer
+                yield from module.parameters()
 
 
 def _widen_or_narrow(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -15,7 +15,7 @@ from ..errors import InvalidInputError
 from .attention import Cache
 from .config import GPTConfig
 from .gpt import GPT
-from .layers import Source
+from .layers import Source, SubLayer
 from .stack import Stack
 
 __all__ = ["Encoder", "Seq2Seq", "Seq2SeqConfig"]
@@ -156,6 +156,23 @@ class Seq2Seq(nn.Module):
         """Return keys and values [G, H, N, D] for each layer of the decoder, as exported."""
         stream = self.encoder.forward_source(source, lengths)
         return [cache for cache, _ in self.sources(stream, lengths)]
+
+    @property
+    def head(self) -> nn.Module:
+        """The layer that gives the logits."""
+        return self.decoder.head
+
+    def sub_layers(self) -> list[SubLayer]:
+        """Return all readers of the two residual streams, those of the encoder first."""
+        return [
+            layer.within(part)
+            for part, stack in (("encoder", self.encoder), ("decoder", self.decoder))
+            for layer in stack.sub_layers()
+        ]
+
+    def writers(self) -> list[nn.Module]:
+        """Return the modules whose outputs add up to the residual streams."""
+        return [*self.encoder.writers(), *self.decoder.writers()]
 
     def tied_names(self) -> dict[str, str]:
         """Return a map from the name of each tied weight to the name of the weight it shares."""

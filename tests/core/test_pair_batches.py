@@ -189,18 +189,21 @@ def test_pairs_too_long_for_the_model_are_left_out_and_counted():
     pairs = [("a a", "b"), ("a a a", "b"), ("a", "b b"), ("a", "b b b"), ("a a", "b b")] * 2
     source = build_subword_tokenizer([text for text, _ in pairs], 100)
     target = build_subword_tokenizer([text for _, text in pairs], 100)
-    encoded = encode_pairs(source, target, pairs, longest_source=2, longest_target=3)
+    encoded = encode_pairs(source, target, pairs, longest_source=3, longest_target=3)
     texts = [
-        (source.decode(encoded.sources[i]), target.decode(encoded.targets[i]))
+        (source.decode(encoded.sources[i][:-1]), target.decode(encoded.targets[i]))
         for i in range(len(encoded.sources))
     ]
     assert texts == [("a a", "b"), ("a", "b b"), ("a a", "b b")] * 2
     assert encoded.left_out == 4
+    assert all(encoded.sources[i][-1] == END for i in range(len(encoded.sources)))
     (batch,) = PairBatches(encoded, 100, 0).in_order()
-    assert (batch.source.shape[1], batch.target_in.shape[1]) == (2, 3)
+    assert (batch.source.shape[1], batch.target_in.shape[1]) == (3, 3)
 
 
 def test_pairs_that_are_all_too_long_are_refused():
     tokenizer = build_subword_tokenizer(["a b c"], 100)
-    with pytest.raises(DataError, match=r"each of the 1 pairs is too long.*3 tokens.*its end 4"):
+    with pytest.raises(
+        DataError, match=r"each of the 1 pairs .*3 tokens.*target 4, ends"
+    ):
         encode_pairs(tokenizer, tokenizer, [("a b c", "a b c")], 3, 4)

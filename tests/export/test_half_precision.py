@@ -52,6 +52,7 @@ LLAMA = {
     "tie_embeddings": True,
 }
 IDS = torch.randint(30, (4, 32), generator=torch.Generator().manual_seed(0))
+TEXTS = [(ids[None],) for ids in IDS]
 
 
 def export(folder: Path, model: GPT, precision: str, text: str | None = None) -> Receipt:
@@ -199,7 +200,7 @@ def test_a_layer_that_would_overflow_is_named_and_kept(
     model = scaled(
         random_model(small_config()), 1e6, [f"{up}.weight", f"{up}.bias"], [f"{down}.weight"]
     )
-    assert list(too_large(model, IDS)) == ["blocks.1.feed_forward"]
+    assert list(too_large(model, TEXTS)) == ["blocks.1.feed_forward"]
     export(tmp_path, model, "float16")
     manifest = Bundle.open(tmp_path / "out").manifest
     assert manifest.kept == ["blocks.1.feed_forward"]
@@ -227,7 +228,7 @@ def test_a_residual_stream_that_would_overflow_is_kept(tmp_path: Path) -> None:
 
 
 def test_the_probe_sees_each_part_and_leaves_no_hook(small_model: GPT) -> None:
-    largest = largest_values(small_model, IDS)
+    largest = largest_values(small_model, TEXTS)
     assert list(largest) == [
         "blocks.0.attention",
         "blocks.0.feed_forward",
@@ -246,14 +247,14 @@ def test_large_scores_are_seen_though_no_value_is_large() -> None:
     model = random_model(small_config(n_layer=1, qkv_bias=True))
     with torch.no_grad():
         model.blocks[0].attention.qkv.bias[:64] = 500.0  # of queries and keys
-    assert list(too_large(model, IDS)) == ["blocks.0.attention"]
+    assert list(too_large(model, TEXTS)) == ["blocks.0.attention"]
 
 
 def test_a_value_that_is_no_number_is_too_large() -> None:
     model = random_model(small_config())
     with torch.no_grad():
         model.blocks[0].feed_forward.down.bias[0] = torch.nan
-    assert {"residual", "head", "blocks.0.feed_forward"} <= too_large(model, IDS).keys()
+    assert {"residual", "head", "blocks.0.feed_forward"} <= too_large(model, TEXTS).keys()
 
 
 def test_what_is_kept_is_not_rounded_on_the_way(llama: GPT) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edgegpt.runtime.engines.base import Engine, EngineInfo, State
+from edgegpt.runtime.engines.base import Engine, EngineInfo, Sources, State
 
 __all__ = ["DECODING_FAULTS", "RUNTIME_FAULTS", "FaultyEngine"]
 
@@ -23,10 +23,13 @@ class FaultyEngine(Engine):
     def info(self) -> EngineInfo:
         return self.inner.info
 
-    def new_state(self, batch: int, context: int) -> State:
-        state = self.fault(self.inner.new_state(batch, context))
+    def new_state(self, batch: int, context: int, sources: Sources | None = None) -> State:
+        state = self.fault(self.inner.new_state(batch, context, sources))
         state.in_step = self.in_step
         return state
+
+    def encode(self, ids, lengths) -> Sources:
+        return self.inner.encode(ids, lengths)
 
     def close(self) -> None:
         self.inner.close()
@@ -36,7 +39,7 @@ class FaultyState(State):
     """Forwards everything to an honest state; a subclass changes one thing."""
 
     def __init__(self, inner: State) -> None:
-        super().__init__(inner.rows, inner.context)
+        super().__init__(inner.rows, inner.context, inner.source_count)
         self.inner = inner
         self.steps, self.in_step = 0, True
 

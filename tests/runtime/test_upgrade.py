@@ -132,7 +132,7 @@ def test_the_command_verifies_the_bundle_on_the_backend(small_bundle: Path):
 class Small(Closing):
     """An engine that was built for a single row."""
 
-    def new_state(self, batch: int, context: int):
+    def new_state(self, batch: int, context: int, sources=None):
         if batch > 1:
             raise InvalidInputError("built for 1 row")
         return super().new_state(batch, context)
@@ -159,7 +159,7 @@ def test_a_generation_keeps_its_engine_and_the_next_one_has_the_better(tmp_path:
 class Full(Closing):
     """An engine on a GPU that is full."""
 
-    def new_state(self, batch: int, context: int):
+    def new_state(self, batch: int, context: int, sources=None):
         raise EngineError("there is no room for the cache")
 
 

@@ -22,7 +22,7 @@ class TorchEngine(Engine):
     def info(self) -> EngineInfo:
         return EngineInfo("torch", torch.__version__, "cpu", 1)
 
-    def new_state(self, batch: int, context: int) -> "TorchState":
+    def new_state(self, batch: int, context: int, sources: object = None) -> "TorchState":
         return TorchState(self.model, batch, context)
 
     def close(self) -> None:

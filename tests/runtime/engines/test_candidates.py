@@ -132,7 +132,7 @@ class PickingState(NullState):
 
 
 class PickingEngine(NullEngine):
-    def new_state(self, batch, context):
+    def new_state(self, batch, context, sources=None):
         self.asked = []
         return PickingState(self, batch, context)
 

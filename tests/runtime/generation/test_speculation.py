@@ -78,7 +78,7 @@ def test_where_rounding_could_decide_a_single_step_does(always):
     sizes = []
 
     class Uneven(NullEngine):
-        def new_state(self, batch, context):
+        def new_state(self, batch, context, sources=None):
             state = super().new_state(batch, context)
             run = state._run
 
