@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from edgegpt.errors import InvalidInputError
 from edgegpt.model import GPT, GPTConfig
 from edgegpt.model_weights import give_weights, skeleton, take_weights
 
@@ -29,6 +30,10 @@ class LayeredModel:
     def of(cls, model: GPT) -> "LayeredModel":
         """Return a view of a model that is in memory."""
         return cls(model.config, {name: part.data for name, part in model.named_parameters()})
+
+    def with_weights(self, weights: Mapping[str, Tensor]) -> "LayeredModel":
+        """Return a model of the same settings with other weights."""
+        return LayeredModel(self.config, weights)
 
     @contextmanager
     def filled(self, *names: str) -> Iterator[GPT]:
@@ -62,6 +67,22 @@ class LayeredModel:
             (stream,) = self.after_block(index, stream)
         return stream
 
+    def final_streams(self, windows: Tensor) -> Tensor:
+        """Return the stream [N, T, C] of all but the last id of windows int64 [N, T + 1]."""
+        if windows.dim() != 2 or windows.shape[0] < 1 or windows.shape[1] < 2:
+            raise InvalidInputError(
+                f"quality is measured on token windows [N, T + 1], not {list(windows.shape)}"
+            )
+        return self.final_stream(windows[:, :-1])
+
+    def following(self, windows: Tensor) -> Iterator[Tensor]:
+        """Yield the ids that follow in windows [N, T + 1], in the pieces that `logits` yields."""
+        return (ids for window in windows for ids in window[1:].split(ROWS))
+
+    def some(self, windows: Tensor, count: int, length: int) -> Tensor:
+        """Return the first windows, of at most `length` predictions each."""
+        return windows[:count, : length + 1]
+
     @torch.no_grad()
     def logits(self, stream: Tensor) -> Iterator[Tensor]:
         """Yield the logits [rows, V] of the stream [N, T, C] after the last block, piece by piece.
@@ -81,7 +102,7 @@ def after_block(model: GPT, index: int, stream: Tensor, size: int = 1) -> Tensor
     return torch.cat([block(some, rotary) for some in stream.split(size)])
 
 
-def linears_of(model: GPT, part: str = "") -> dict[str, nn.Linear]:
+def linears_of(model: nn.Module, part: str = "") -> dict[str, nn.Linear]:
     """Return the Linear layers within the module `part`, by the names of their weights.
 
     The head has its own name here, although its weight may be tied.

@@ -15,12 +15,11 @@ from edgegpt.runtime.text.pairs import parse_pairs
 from edgegpt.runtime.text.tokenizer import Tokenizer
 
 from .golden.decoding import guess
+from .paired import EncodedPair
 from .reader import Attending
 from .texts import HELD_OUT, tokenizer_of, topics_text
 
-__all__ = ["EncodedPair", "held_out_pairs", "source_tokenizer_of"]
-
-EncodedPair = tuple[list[int], list[int]]  # ids of a source and a target, starts and ends included
+__all__ = ["held_out_pairs", "source_tokenizer_of"]
 
 OWN_PAIRS, OWN_SOURCE, OWN_TARGET = 64, 32, 24  # pairs, and ids of each side, without held-out text
 SEED = 20260101

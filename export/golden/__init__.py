@@ -7,8 +7,8 @@ hold every position and every id. In longer blocks the prompts are short, and po
 block are reached over a long past; see `far_places` and `proof.far_past`.
 """
 
-from .pairs import make_pair_golden
+from .pairs import make_pair_golden, quality_pairs
 from .prompts import far_places
 from .texts import make_golden, quality_windows
 
-__all__ = ["far_places", "make_golden", "make_pair_golden", "quality_windows"]
+__all__ = ["far_places", "make_golden", "make_pair_golden", "quality_pairs", "quality_windows"]

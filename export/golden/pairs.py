@@ -11,6 +11,7 @@ from edgegpt.runtime.bundle.golden import Golden, Prompt
 from edgegpt.runtime.text.tokenizer import Tokenizer
 
 from ..past import record_past
+from ..quantization import Yardstick
 from ..reader import Attending
 from ..texts import is_large
 from .decoding import STEPS, STEPS_OF_LARGE, decode, row_lengths
@@ -20,6 +21,7 @@ from .prompts import (
     cut,
     far_places,
     far_prompts,
+    kept,
     pieces_of,
     prompt,
     prompt_lengths,
@@ -27,9 +29,10 @@ from .prompts import (
 )
 from .sample import sample
 
-__all__ = ["make_pair_golden"]
+__all__ = ["make_pair_golden", "quality_pairs"]
 
 Ids = Sequence[int]
+QUALITY_TOKENS = 2048  # most tokens of held-out targets in the golden file of a quantised model
 ROWS_FROM = 64  # pairs among which the rows of a batch are chosen
 
 
@@ -88,6 +91,18 @@ def make_pair_golden(
             else None
         ),
     )
+
+
+def quality_pairs(yardstick: Yardstick) -> list[Prompt]:
+    """Return the first few of the yardstick's pairs with the float32 model's logits."""
+    prompts, left = [], QUALITY_TOKENS
+    streams = yardstick.reference.logits(yardstick.stream)
+    for (source, target), logits in zip(yardstick.texts, streams, strict=True):
+        prompts.append(_with(Prompt(np.array(target, dtype=np.int64), *kept(logits)), source))
+        left -= len(target) - 1
+        if left <= 0:
+            break
+    return prompts
 
 
 def _stream(parts: Sequence[Ids], length: int) -> list[int]:

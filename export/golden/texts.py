@@ -71,7 +71,7 @@ def make_golden(
 
 def quality_windows(yardstick: Yardstick) -> list[Prompt]:
     """Return the first few of the yardstick's windows with the float32 model's logits."""
-    windows, prompts = yardstick.windows, []
+    windows, prompts = yardstick.texts, []
     count = max(1, QUALITY_TOKENS // (windows.shape[1] - 1))
     for window, stream in zip(windows[:count], yardstick.stream, strict=False):
         logits = torch.cat([*yardstick.reference.logits(stream[None])])  # (T, V)

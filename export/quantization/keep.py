@@ -2,9 +2,11 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from operator import neg
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +15,9 @@ from torch.nn.functional import linear
 from edgegpt.model import GPT
 
 from ..layered import LayeredModel, linears_of
+from ..paired import EncodedPair, PairedModel, forwarded
 from .blocks import BlockQuantized
-from .quality import Yardstick, quantised, round_blocks
+from .quality import Measured, Yardstick, quantised, round_blocks
 
 __all__ = ["Better", "Ranking", "layer_costs"]
 
@@ -27,17 +30,39 @@ SEED = 0
 
 
 def layer_costs(
-    reference: LayeredModel, weights: Mapping[str, BlockQuantized], windows: Tensor
+    reference: Measured, weights: Mapping[str, BlockQuantized], texts: Any
 ) -> dict[str, float]:
     """Estimate the KL per token that quantising only one weight costs, for each one, worst first.
 
     To second order, a change d of a layer's output costs d F d / 2, where F is the output's Fisher
     matrix: the mean of g g^T over ids drawn from the model's own distribution, with the gradient g
-    of such an id's log probability. One drawn id for each position of `windows` int64 [N, T + 1]
-    makes this the sum of (g d)^2 / 2 (the d of other positions is neglected). So the text passes
-    the model once forwards and once backwards, layer by layer, and a few hundred tokens are enough.
+    of such an id's log probability. One drawn id for each position of `texts`, windows int64
+    [N, T + 1] or pairs, makes this the sum of (g d)^2 / 2 (the d of other positions is neglected).
+    So the text passes the model once forwards and once backwards, and a few hundred tokens are
+    enough.
     """
-    ids, costs = windows[:, :-1], _Costs(reference, weights)
+    costs = _Costs(reference, weights)
+    if isinstance(reference, PairedModel):
+        count = _costs_on_pairs(reference, costs, texts)
+    else:
+        count = _costs_on_windows(reference, costs, texts)
+    each = {name: total / count for name, total in costs.totals.items()}
+    return dict(sorted(each.items(), key=lambda item: item[1], reverse=True))
+
+
+def _costs_on_pairs(reference: PairedModel, costs: "_Costs", pairs: Sequence[EncodedPair]) -> int:
+    """Add up the costs on pairs, of the whole model at once; return the number of positions."""
+    with reference.filled() as model, costs.watched(model), torch.enable_grad():
+        for parameter in model.parameters():
+            parameter.requires_grad_()
+        for pair in pairs:
+            _drawn(forwarded(model, pair)).backward()
+    return sum(len(target) - 1 for _, target in pairs)
+
+
+def _costs_on_windows(reference: LayeredModel, costs: "_Costs", windows: Tensor) -> int:
+    """Add up the costs on windows, layer by layer; return the number of positions."""
+    ids, weights = windows[:, :-1], costs.weights
     streams = [reference.embedded(ids)]  # (N, T, C) each
     for index in range(reference.config.n_layer):
         streams += reference.after_block(index, streams[-1])
@@ -51,13 +76,17 @@ def layer_costs(
     for name in weights.keys() & reference.model.tied_names().values():
         change = quantised(reference, {name: weights[name]}).embedded(ids) - streams[0]
         costs.add(name, change, gradient)
-    each = {name: total / ids.numel() for name, total in costs.totals.items()}
-    return dict(sorted(each.items(), key=lambda item: item[1], reverse=True))
+    return ids.numel()
 
 
 def _log_probability(model: GPT, stream: Tensor) -> Tensor:
     """Return the sum of the log probabilities of ids that the model draws after [N, T, C]."""
-    logs = model.to_logits(stream).log_softmax(-1)  # (N, T, V)
+    return _drawn(model.to_logits(stream))
+
+
+def _drawn(logits: Tensor) -> Tensor:
+    """Return the sum of the log probabilities of ids drawn from logits [N, T, V]."""
+    logs = logits.log_softmax(-1)  # (N, T, V)
     generator = torch.Generator().manual_seed(SEED)
     drawn = torch.multinomial(logs.detach().exp().flatten(0, 1), 1, generator=generator)
     return logs.flatten(0, 1).gather(1, drawn).sum()
@@ -66,7 +95,7 @@ def _log_probability(model: GPT, stream: Tensor) -> Tensor:
 class _Costs:
     """Adds up what each quantised weight costs, while the float32 model runs backwards."""
 
-    def __init__(self, reference: LayeredModel, weights: Mapping[str, BlockQuantized]) -> None:
+    def __init__(self, reference: Measured, weights: Mapping[str, BlockQuantized]) -> None:
         self.weights, self.tied = weights, reference.model.tied_names()
         self.totals = dict.fromkeys(weights, 0.0)
 
@@ -82,17 +111,20 @@ class _Costs:
 
         `gradient` is that of the result, which is a single number if there is none.
         """
-        own = {self.tied.get(name, name): layer for name, layer in linears_of(model, part).items()}
-        watches = [
-            own[name].register_forward_hook(partial(self._watch, name))
-            for name in own.keys() & self.weights
-        ]
-        with torch.enable_grad():
+        with self.watched(model, part), torch.enable_grad():
             stream.requires_grad_()
             (found,) = torch.autograd.grad(run(stream), stream, gradient)
-        for watch in watches:
-            watch.remove()
         return found
+
+    @contextmanager
+    def watched(self, model: nn.Module, part: str = "") -> Iterator[None]:
+        """Watch the layers of a part of the model, as long as the context lasts."""
+        own = {self.tied.get(name, name): layer for name, layer in linears_of(model, part).items()}
+        with ExitStack() as watches:
+            for name in own.keys() & self.weights:
+                watch = own[name].register_forward_hook(partial(self._watch, name))
+                watches.callback(watch.remove)
+            yield
 
     def _watch(self, name: str, layer: nn.Linear, inputs: tuple[Tensor], output: Tensor) -> None:
         with torch.no_grad():
@@ -116,7 +148,7 @@ class Ranking:
     def __init__(
         self,
         yardstick: Yardstick,
-        source: LayeredModel,
+        source: Measured,
         weights: Mapping[str, BlockQuantized],
         better: Better,
         costs: Mapping[str, float],

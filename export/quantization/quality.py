@@ -1,20 +1,23 @@
 """The loss of quantisation: KL divergence, top-1 agreement and perplexity on a held-out text."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from edgegpt.errors import InvalidInputError
 from edgegpt.runtime.bundle.manifest import Quality
 from edgegpt.runtime.proof.quality import QualitySum
 
-from ..layered import ROWS, LayeredModel, linears_of
+from ..layered import LayeredModel, linears_of
+from ..paired import PairedModel
 from .blocks import BlockQuantized
 
-__all__ = ["Dequantized", "Yardstick", "compared", "quantised", "round_blocks"]
+__all__ = ["Dequantized", "Measured", "Yardstick", "quantised", "round_blocks"]
+
+Measured = LayeredModel | PairedModel
 
 LARGEST = 127  # of an activation in int8
 
@@ -42,13 +45,13 @@ class Dequantized(Mapping[str, Tensor]):
         return len(self.weights)
 
 
-def quantised(model: LayeredModel, weights: Mapping[str, BlockQuantized]) -> LayeredModel:
+def quantised(model: Measured, weights: Mapping[str, BlockQuantized]) -> Measured:
     """Return `model` as an engine runs it that multiplies int8 by quantised weights.
 
     The weights are replaced by their dequantised values. The layers that multiply by them round
     what they read as ONNX Runtime's kernels do (see `round_blocks`). A lookup reads exact rows.
     """
-    result = LayeredModel(model.config, Dequantized(model.weights, weights))
+    result = model.with_weights(Dequantized(model.weights, weights))
     tied = result.model.tied_names()
     for name, linear in linears_of(result.model).items():
         weight = weights.get(tied.get(name, name))
@@ -75,28 +78,19 @@ def round_blocks(x: Tensor, block: int) -> Tensor:
 
 
 class Yardstick:
-    """The results of the float32 model on held-out windows, to measure other models against."""
+    """The results of the float32 model on held-out texts, to measure other models against."""
 
-    def __init__(self, reference: LayeredModel, windows: Tensor) -> None:
-        """Run the reference on `windows` int64 [N, T + 1]."""
-        if windows.dim() != 2 or windows.shape[0] < 1 or windows.shape[1] < 2:
-            raise InvalidInputError(
-                f"quality is measured on token windows [N, T + 1], not {list(windows.shape)}"
-            )
-        self.reference, self.windows = reference, windows
-        self.stream = reference.final_stream(windows[:, :-1])
+    def __init__(self, reference: Measured, texts: Any) -> None:
+        """Run the reference on `texts`: windows int64 [N, T + 1], or pairs."""
+        self.reference, self.texts = reference, texts
+        self.stream = reference.final_streams(texts)
 
-    def measure(self, other: LayeredModel) -> Quality:
+    def measure(self, other: Measured) -> Quality:
         """Compare a model on all positions; it runs the plain path."""
         same = other is self.reference
-        stream = self.stream if same else other.final_stream(self.windows[:, :-1])
-        return compared(self.windows, other.logits(stream), self.reference.logits(self.stream))
-
-
-def compared(windows: Tensor, logits: Iterable[Tensor], reference: Iterable[Tensor]) -> Quality:
-    """Compare logits after `windows`, in the pieces that `LayeredModel.logits` yields."""
-    total = QualitySum()
-    targets = (ids for window in windows for ids in window[1:].split(ROWS))
-    for found, wanted, ids in zip(logits, reference, targets, strict=True):
-        total.add(found.numpy(), wanted.numpy(), ids.numpy())
-    return total.result()
+        stream = self.stream if same else other.final_streams(self.texts)
+        total, wanted = QualitySum(), self.reference.logits(self.stream)
+        targets = self.reference.following(self.texts)
+        for own, logits, ids in zip(other.logits(stream), wanted, targets, strict=True):
+            total.add(own.numpy(), logits.numpy(), ids.numpy())
+        return total.result()

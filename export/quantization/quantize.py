@@ -1,32 +1,35 @@
 """Quantise a model's weights: all Linear layers, and a tied embedding together with the head."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from edgegpt.errors import InvalidInputError
-from edgegpt.model import GPT, GPTConfig
+from edgegpt.model import GPT, GPTConfig, Seq2Seq
 from edgegpt.runtime.progress import Progress, silent
 
 from ..layered import LayeredModel, linears_of
+from ..paired import EncodedPair, PaddedPairs, PairedModel
 from .blocks import BlockQuantized, round_to_nearest
 from .calibration import gram, require_finite
 from .gptq import gptq, inverse_factor
-from .quality import quantised
+from .quality import Measured, quantised
 
 __all__ = ["quantize", "weight_names"]
 
 MIN_BLOCK = 16  # the smallest block of MatMulNBits and GatherBlockQuantized
 
 
-def weight_names(model: GPT) -> list[str]:
+def weight_names(model: GPT | Seq2Seq) -> list[str]:
     """Return the weights that `quantize` covers, named as in `named_parameters`, in model order.
 
     A tied table has the embedding's name. An embedding that is not tied is left alone, because a
-    token reads only one row of it.
+    token reads only one row of it. The head is the last one.
     """
     parts, tied = model.named_modules(), model.tied_names()
     names = [f"{name}.weight" for name, part in parts if isinstance(part, nn.Linear)]
@@ -34,13 +37,13 @@ def weight_names(model: GPT) -> list[str]:
 
 
 def quantize(
-    model: LayeredModel,
+    model: Measured,
     bits: int,
     *,
     block: int,
     symmetric: bool,
     method: Literal["rtn", "gptq"],
-    calibration: Tensor | None = None,
+    calibration: Any = None,
     keep: frozenset[str] = frozenset(),
     progress: Progress = silent,
 ) -> dict[str, BlockQuantized]:
@@ -52,7 +55,7 @@ def quantize(
         block: width of a block, a power of two and at least 16, as MatMulNBits requires.
         symmetric: whether all zero points are 2^(bits - 1).
         method: "rtn" rounds to nearest; "gptq" needs a calibration text.
-        calibration: token windows int64 [N, T], which "gptq" needs.
+        calibration: token windows int64 [N, T], or pairs, which "gptq" needs.
         keep: names of weights to leave in float32.
         progress: called before each layer.
 
@@ -68,11 +71,16 @@ def quantize(
             f"cannot keep {', '.join(unknown)} in float32: the model has no such weight; "
             f"it has {', '.join(names)}"
         )
-    _check(model.config, bits, block, method, calibration)
+    _check(bits, block, method)
     wanted = [name for name in names if name not in keep]
     if method == "gptq":
-        assert calibration is not None  # `_check` wants it
-        return _with_gptq(model, wanted, calibration, bits, block, symmetric, progress)
+        if calibration is None:
+            raise InvalidInputError("gptq needs a calibration text")
+        grid = _Grid(bits, block, symmetric)
+        if isinstance(model, PairedModel):
+            return _pairs_with_gptq(model, wanted, calibration, grid, progress)
+        _check_windows(model.config, calibration)
+        return _with_gptq(model, wanted, calibration, grid, progress)
     done = {}
     for index, name in enumerate(wanted):
         progress("rounding the weights", index, len(wanted))
@@ -85,28 +93,14 @@ def _with_gptq(
     model: LayeredModel,
     wanted: list[str],
     windows: Tensor,
-    bits: int,
-    block: int,
-    symmetric: bool,
+    grid: "_Grid",
     progress: Progress,
 ) -> dict[str, BlockQuantized]:
-    """Quantise layer after layer, each on the inputs that the quantised layers before it give.
-
-    A tied table is rounded to nearest, because GPTQ with the head's Hessian would allow errors that
-    the embedding cannot afford. It is rounded first, so that all later parts see the result.
-    """
-    done = {}
-    for name in model.model.tied_names().values():
-        if name in wanted:
-            done[name] = round_to_nearest(_finite(model, name), bits, block, symmetric=symmetric)
-
-    factors = _Factors()
+    """Quantise layer after layer, each on the inputs that the quantised layers before it give."""
+    done, factors = _tied_tables(model, wanted, grid), _Factors()
 
     def quantise(name: str, layer: nn.Linear, inputs: tuple[Tensor]) -> None:
-        require_finite(name, layer.weight)
-        factor = factors.of(inputs[0])
-        done[name] = gptq(layer.weight, factor, bits, block, symmetric=symmetric)
-        layer.weight = nn.Parameter(torch.from_numpy(done[name].dequantized()))
+        done[name] = grid.corrected(name, layer, factors.of(inputs[0]))
 
     stream = quantised(model, done).embedded(windows)  # (N, T, C)
     for index in range(model.config.n_layer):
@@ -122,8 +116,66 @@ def _with_gptq(
     if name in wanted:
         with model.filled("norm_final") as filled:
             factor = factors.of(filled.norm_final(stream))
-        done[name] = gptq(_finite(model, name), factor, bits, block, symmetric=symmetric)
+        weight = _finite(model, name)
+        done[name] = gptq(weight, factor, grid.bits, grid.block, symmetric=grid.symmetric)
     return done
+
+
+@torch.no_grad()
+def _pairs_with_gptq(
+    model: PairedModel,
+    wanted: list[str],
+    pairs: Sequence[EncodedPair],
+    grid: "_Grid",
+    progress: Progress,
+) -> dict[str, BlockQuantized]:
+    """Do the same in one pass of a whole encoder-decoder over all pairs."""
+    done, batch = _tied_tables(model, wanted, grid), PaddedPairs(pairs)
+    left = [name for name in wanted if name not in done]
+
+    def quantise(name: str, layer: nn.Linear, inputs: tuple[Tensor]) -> None:
+        progress("quantising layer after layer", len(done), len(wanted))
+        factor = inverse_factor(gram(inputs[0][batch.read_by(name)]))
+        done[name] = grid.corrected(name, layer, factor)
+
+    with quantised(model, done).filled() as filled, ExitStack() as hooks:
+        for name, layer in linears_of(filled).items():
+            if name in left:
+                hook = layer.register_forward_pre_hook(partial(quantise, name))
+                hooks.callback(hook.remove)
+        filled(batch.sources, batch.lengths, batch.targets)
+    return done
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """How all weights are rounded."""
+
+    bits: int
+    block: int
+    symmetric: bool
+
+    def corrected(self, name: str, layer: nn.Linear, factor: Tensor) -> BlockQuantized:
+        """Return a layer's integers by GPTQ; the layer gets what they stand for."""
+        require_finite(name, layer.weight)
+        found = gptq(layer.weight, factor, self.bits, self.block, symmetric=self.symmetric)
+        layer.weight = nn.Parameter(torch.from_numpy(found.dequantized()))
+        return found
+
+
+def _tied_tables(model: Measured, wanted: list[str], grid: _Grid) -> dict[str, BlockQuantized]:
+    """Return the integers of a tied table, if it is wanted.
+
+    It is rounded to nearest, because GPTQ with the head's Hessian would allow errors that the
+    embedding cannot afford. It is rounded first, so that all later parts see the result.
+    """
+    tied = dict.fromkeys(name for name in model.model.tied_names().values() if name in wanted)
+    return {
+        name: round_to_nearest(
+            _finite(model, name), grid.bits, grid.block, symmetric=grid.symmetric
+        )
+        for name in tied
+    }
 
 
 class _Factors:
@@ -140,14 +192,14 @@ class _Factors:
         return self.last[1]
 
 
-def _finite(model: LayeredModel, name: str) -> Tensor:
+def _finite(model: Measured, name: str) -> Tensor:
     """Return the weight `name`; refuse one that has values that are not finite."""
     weight = model.weights[name]
     require_finite(name, weight)
     return weight
 
 
-def _check(config: GPTConfig, bits: int, block: int, method: str, windows: Tensor | None) -> None:
+def _check(bits: int, block: int, method: str) -> None:
     if bits not in (4, 8):
         raise InvalidInputError(f"weights of {bits} bits are not supported; choose 4 or 8")
     if block < MIN_BLOCK or block & (block - 1):
@@ -156,10 +208,11 @@ def _check(config: GPTConfig, bits: int, block: int, method: str, windows: Tenso
         )
     if method not in ("rtn", "gptq"):
         raise InvalidInputError(f"unknown method {method!r}; choose rtn or gptq")
-    if method == "gptq" and windows is None:
-        raise InvalidInputError("gptq needs a calibration text")
+
+
+def _check_windows(config: GPTConfig, windows: Tensor) -> None:
     longest = config.block_size
-    if windows is not None and not (windows.dim() == 2 and 1 <= windows.shape[1] <= longest):
+    if not (windows.dim() == 2 and 1 <= windows.shape[1] <= longest):
         raise InvalidInputError(
             f"calibration windows of shape {list(windows.shape)} do not fit the model; they must "
             f"be [N, T] with at most {longest} tokens each"

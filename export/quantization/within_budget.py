@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from edgegpt.errors import ExportError, InvalidInputError
-from edgegpt.model import GPT
+from edgegpt.model import GPT, Seq2Seq
 from edgegpt.runtime.bundle.manifest import Quality, Quantization
 from edgegpt.runtime.bundle.vocabulary import BITS, FINER_BITS, Precision
 from edgegpt.runtime.progress import Progress
@@ -17,7 +17,7 @@ from ..layered import LayeredModel
 from ..settings import AUTO, ExportSettings
 from .blocks import BlockQuantized, round_to_nearest, whole_rows
 from .keep import Better, Ranking, layer_costs
-from .quality import Yardstick, quantised
+from .quality import Measured, Yardstick, quantised
 from .quantize import quantize, weight_names
 from .smooth import smoothed
 
@@ -50,9 +50,9 @@ class Quantised:
 
 def quantize_within_budget(
     yardstick: Yardstick,
-    selection: Tensor,
+    selection: Any,
     precision: Precision,
-    calibration: Tensor,
+    calibration: Any,
     settings: ExportSettings,
     progress: Progress,
 ) -> Quantised:
@@ -60,10 +60,10 @@ def quantize_within_budget(
 
     Args:
         yardstick: the model in float32, which stays as it is, on the held-out text that counts.
-        selection: another held-out text, int64 [N, T + 1], on which those weights are chosen, so
-            that the quality is not of the text for which they were.
+        selection: other held-out texts, int64 [N, T + 1] or pairs, on which those weights are
+            chosen, so that the quality is not of the texts for which they were.
         precision: "int8" or "int4".
-        calibration: another text, which shows what the layers read, int64 [M, T].
+        calibration: other texts, which show what the layers read, int64 [M, T] or pairs.
         settings: the method, the budget and the layers to keep, see `ExportSettings`.
         progress: called with a message as each stage begins.
 
@@ -73,9 +73,11 @@ def quantize_within_budget(
     """
     model, plan = yardstick.reference, _plan(yardstick.reference.model, precision, settings)
     max_kl = BUDGETS[precision] if settings.max_kl is None else settings.max_kl
-    progress("evening out the channels", 0, 0)
-    tokens = max(1, SMOOTHING_TOKENS // calibration.shape[1])
-    source = LayeredModel(model.config, smoothed(model, calibration[:tokens]))
+    source = model
+    if isinstance(model, LayeredModel):
+        progress("evening out the channels", 0, 0)
+        tokens = max(1, SMOOTHING_TOKENS // calibration.shape[1])
+        source = model.with_weights(smoothed(model, calibration[:tokens]))
     integers = plan.quantize(source, calibration, progress)
     progress("measuring what quantisation costs", 0, 0)
     quality = yardstick.measure(quantised(source, integers))
@@ -114,7 +116,7 @@ class _Plan:
     kept: frozenset[str]
 
     def quantize(
-        self, source: LayeredModel, calibration: Tensor, progress: Progress
+        self, source: Measured, calibration: Any, progress: Progress
     ) -> dict[str, BlockQuantized]:
         """Return the integers of all weights but the kept ones."""
         progress(f"quantising to int{self.bits} ({self.method}, blocks of {self.block})", 0, 0)
@@ -134,7 +136,7 @@ class _Plan:
         return (weight.bits, weight.block) != (self.bits, self.block)
 
 
-def _plan(model: GPT, precision: Precision, settings: ExportSettings) -> _Plan:
+def _plan(model: GPT | Seq2Seq, precision: Precision, settings: ExportSettings) -> _Plan:
     block, kept = _grid(model)
     if settings.keep_fp32 != AUTO:
         kept |= _matching(model, settings.keep_fp32 or ())
@@ -147,9 +149,9 @@ def _plan(model: GPT, precision: Precision, settings: ExportSettings) -> _Plan:
 class _Search:
     """Replaces weights by better ones, step by step, until the loss is within the budget."""
 
-    source: LayeredModel
+    source: Measured
     yardstick: Yardstick
-    selection: Tensor
+    selection: Any
     max_kl: float
     progress: Progress
 
@@ -164,7 +166,7 @@ class _Search:
         trial = Yardstick(self.yardstick.reference, self.selection)
         for better in steps:
             self.progress("looking for the layers that cost most", 0, 0)
-            ranked = self.selection[:RANKING_WINDOWS, : RANKING_LENGTH + 1]
+            ranked = self.source.some(self.selection, RANKING_WINDOWS, RANKING_LENGTH)
             costs = layer_costs(self.source, integers, ranked)
             self.progress("choosing the layers that get more bits", 0, 0)
             ranking = Ranking(trial, self.source, integers, better, costs)
@@ -194,8 +196,8 @@ class _Search:
 class _InWholeRows(Mapping[str, BlockQuantized]):
     """Weights in whole rows, but for the head's; each is made when it is asked for."""
 
-    def __init__(self, model: GPT, integers: Mapping[str, BlockQuantized]) -> None:
-        self.head = model.tied_names().get("head.weight", "head.weight")
+    def __init__(self, model: GPT | Seq2Seq, integers: Mapping[str, BlockQuantized]) -> None:
+        self.head = weight_names(model)[-1]
         self.integers = integers
 
     def __getitem__(self, name: str) -> BlockQuantized:
@@ -213,7 +215,7 @@ def _finer(weight: Tensor, block: int) -> BlockQuantized:
     return round_to_nearest(weight, FINER_BITS, block, symmetric=True)
 
 
-def _grid(model: GPT) -> tuple[int, frozenset[str]]:
+def _grid(model: GPT | Seq2Seq) -> tuple[int, frozenset[str]]:
     """Return the widest block that divides all rows evenly, and weights to leave in float32.
 
     Wider blocks have fewer scales to read. If no block divides all rows, the narrowest one is
@@ -224,11 +226,12 @@ def _grid(model: GPT) -> tuple[int, frozenset[str]]:
     for block in BLOCKS:
         if all(width % block == 0 for width in widths):
             return block, frozenset()
-    tables = model.tied_names().values() if model.config.n_embd % BLOCKS[-1] else ()
-    return BLOCKS[-1], frozenset(tables)
+    tied, name = model.tied_names(), weight_names(model)[-1]
+    odd = name in tied.values() and model.get_parameter(name).shape[1] % BLOCKS[-1]
+    return BLOCKS[-1], frozenset([name] if odd else [])
 
 
-def _matching(model: GPT, patterns: tuple[str, ...]) -> frozenset[str]:
+def _matching(model: GPT | Seq2Seq, patterns: tuple[str, ...]) -> frozenset[str]:
     """Return the weights whose names match a pattern: in full, or as a prefix up to a dot."""
     found: set[str] = set()
     for pattern in patterns:

@@ -1,12 +1,12 @@
 """Parts that the recipes share: windows and golden vectors of a checkpoint, graphs of a model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import onnx_ir as ir
 from torch import Tensor
 
 from edgegpt.checkpoint import Checkpoint
-from edgegpt.model import GPT, Seq2Seq
+from edgegpt.model import GPT, GPTConfig, Seq2Seq, Seq2SeqConfig
 from edgegpt.model_weights import skeleton
 from edgegpt.runtime.bundle.golden import Golden
 from edgegpt.runtime.bundle.manifest import Graph
@@ -21,7 +21,14 @@ from ..texts import held_out_ids, is_large, tokenizer_of, window_length
 from ..tracing import Traced, trace, trace_decoder, trace_encoder
 from .base import Progress
 
-__all__ = ["decoders", "golden_vectors", "held_out_windows", "named"]
+__all__ = [
+    "decoders",
+    "golden_vectors",
+    "held_out_windows",
+    "named",
+    "stacks_of",
+    "traced_parts",
+]
 
 # The text that a model writes if there is none to measure its loss on: windows, and tokens in each.
 OWN_TEXT, OWN_TEXT_OF_LARGE = (12, 256), (48, 64)
@@ -59,22 +66,26 @@ def decoders(
     Those of an encoder-decoder have an encoder and a decoder each. `model` may be a skeleton;
     `weights` has the values of its weights, which are not read yet.
     """
-    parts: list[tuple[Part, Callable[[], Traced]]] = [("decoder", lambda: trace(model, weights))]
-    stacks = [model.config]
-    if isinstance(model, Seq2Seq):
-        parts = [
-            ("decoder", lambda: trace_decoder(model, weights)),
-            ("encoder", lambda: trace_encoder(model, weights)),
-        ]
-        stacks = [model.config.decoder, model.config.encoder]
+    stacks = stacks_of(model.config)
     able = [one for one in LOWERINGS if not any(one.obstacle(config) for config in stacks)]
     progress("tracing the model", 0, len(able) + 1)
-    traced = [(part, make()) for part, make in parts]
-    graphs = []
+    parts, graphs = traced_parts(model, weights), []
     for index, lowering in enumerate(able):
         progress(f"lowering to {lowering.name}", index + 1, len(able) + 1)
-        graphs += [named(build_graph(one, lowering), lowering, part) for part, one in traced]
+        graphs += [named(build_graph(part, lowering), lowering, part.path) for part in parts]
     return graphs
+
+
+def stacks_of(config: GPTConfig | Seq2SeqConfig) -> list[GPTConfig]:
+    """Return the settings of the stacks of layers that a model has."""
+    return [config.decoder, config.encoder] if isinstance(config, Seq2SeqConfig) else [config]
+
+
+def traced_parts(model: GPT | Seq2Seq, weights: Mapping[str, Tensor]) -> list[Traced]:
+    """Trace the decoder, and the encoder if there is one; see `trace`."""
+    if isinstance(model, Seq2Seq):
+        return [trace_decoder(model, weights), trace_encoder(model, weights)]
+    return [trace(model, weights)]
 
 
 def named(model: ir.Model, lowering: Lowering, part: Part) -> tuple[Graph, ir.Model]:

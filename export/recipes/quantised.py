@@ -8,10 +8,11 @@ rows, TensorRT gets one, too.
 """
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -19,15 +20,18 @@ from torch import Tensor
 
 from edgegpt.checkpoint import Checkpoint
 from edgegpt.errors import EdgeGPTWarning, InvalidInputError
-from edgegpt.model import GPTConfig
+from edgegpt.model import GPTConfig, Seq2SeqConfig
 from edgegpt.model_weights import load_model, skeleton
+from edgegpt.runtime.bundle.golden import Prompt
 from edgegpt.runtime.bundle.manifest import Graph
 from edgegpt.runtime.bundle.vocabulary import BITS, Part, Precision
 
-from ..golden import quality_windows
+from ..golden import quality_pairs, quality_windows
 from ..graph import build_graph
 from ..layered import LayeredModel
-from ..lowerings import ORT, STANDARD, STANDARD_QDQ
+from ..lowerings import ORT, STANDARD, STANDARD_QDQ, Lowering
+from ..pair_texts import held_out_pairs
+from ..paired import PairedModel
 from ..passes import DequantizeWeights, QuantizeActivations, QuantizeWeights, UseFloatActivations
 from ..quantization import (
     BlockQuantized,
@@ -41,15 +45,17 @@ from ..quantization import (
 )
 from ..settings import ExportSettings
 from ..texts import calibration_ids, is_large, tokenizer_of, window_length
-from ..tracing import Traced, trace
+from ..tracing import Traced
 from .base import Content, Progress, Recipe
-from .parts import golden_vectors, held_out_windows, named
+from .parts import golden_vectors, held_out_windows, named, stacks_of, traced_parts
 
 __all__ = ["QUANTISED"]
 
 # Of a calibration text: so many tokens, in windows of at most so many.
 # For SmolLM2, 8,192 in place of 4,096 lower the KL of int4 by 1 %.
 CALIBRATION_TOKENS, CALIBRATION_TOKENS_OF_LARGE, CALIBRATION_LENGTH = 32768, 4096, 512
+
+PAIR_TOKENS = 6144  # of held-out targets
 
 SURE = 0.95  # share of the budget that leaves room for what PyTorch and an engine differ by
 
@@ -60,19 +66,60 @@ def _make(
     source: Checkpoint, precision: Precision, settings: ExportSettings, progress: Progress
 ) -> Content:
     progress("choosing texts to calibrate on", 0, 0)
-    examples = _calibration(source, settings.calibration)
-    windows, selection = _parted(held_out_windows(source))
+    texts = (
+        _pairs(source) if isinstance(source.config, Seq2SeqConfig) else _windows(source, settings)
+    )
     source.release()  # the model that may have written the texts
     progress("computing the float32 model's logits on held-out text", 0, 0)
-    yardstick = Yardstick(LayeredModel(source.config, source.weights), windows)
-    quality = quality_windows(yardstick)
-    found = quantize_within_budget(yardstick, selection, precision, examples, settings, progress)
+    yardstick = Yardstick(texts.model, texts.counted)
+    quality = texts.golden(yardstick)
+    found = quantize_within_budget(
+        yardstick, texts.selection, precision, texts.calibration, settings, progress
+    )
     with TemporaryDirectory(prefix="edgegpt-") as folder:
         found = replace(found, integers=StoredIntegers(found.integers, Path(folder)))
         dequantized = Dequantized(found.weights, found.integers)
         golden = golden_vectors(source, load_model(source.config, dequantized), progress)
         graphs = _graphs(source.config, found, _fast_prefill(found, settings), progress)
     return Content(replace(golden, quality=quality), graphs, found.entry)
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """The model in float32, and the texts on which it is quantised and measured.
+
+    On `counted` the loss is measured, on `selection` layers are chosen, on `calibration` GPTQ
+    rounds; `golden` returns what the golden file gets of the first ones.
+    """
+
+    model: LayeredModel | PairedModel
+    counted: Any
+    selection: Any
+    calibration: Any
+    golden: Callable[[Yardstick], list[Prompt]]
+
+
+def _windows(source: Checkpoint, settings: ExportSettings) -> _Texts:
+    """Return windows of a GPT's text."""
+    calibration = _calibration(source, settings.calibration)
+    counted, selection = _parted(held_out_windows(source))
+    model = LayeredModel(source.config, source.weights)
+    return _Texts(model, counted, selection, calibration, quality_windows)
+
+
+def _pairs(source: Checkpoint) -> _Texts:
+    """Return held-out pairs; layers are chosen and calibrated on those that are not counted."""
+    pairs = held_out_pairs(source)
+    model = PairedModel(source.config, source.weights)
+    counted = [pair for index, pair in enumerate(pairs) if index % 3 != 1 or len(pairs) == 1]
+    others = [pair for index, pair in enumerate(pairs) if index % 3 == 1] or pairs
+    return _Texts(
+        model,
+        model.some(counted, 1, PAIR_TOKENS),
+        model.some(others, 1, PAIR_TOKENS),
+        model.some(others[::-1], 1, CALIBRATION_TOKENS_OF_LARGE),
+        quality_pairs,
+    )
 
 
 def _parted(windows: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,26 +163,59 @@ def _calibration(source: Checkpoint, text: str | None) -> Tensor:
 
 
 def _graphs(
-    config: GPTConfig, found: Quantised, fast_prefill: bool, progress: Progress
+    config: GPTConfig | Seq2SeqConfig, found: Quantised, fast_prefill: bool, progress: Progress
 ) -> list[tuple[Graph, ir.Model]]:
     """Return all graphs, the one that generates first."""
     progress("tracing and lowering the graphs", 0, 0)
-    traced, weights = trace(skeleton(config), found.weights), found.integers
-    main = ORT if ORT.obstacle(config) is None else STANDARD
-    decoder = build_graph(traced, main)
-    QuantizeWeights(weights)(decoder)
-    parts: dict[Part, ir.Model] = {"decoder": decoder, "exact": decoder.clone()}
-    UseFloatActivations()(parts["exact"])
-    if fast_prefill:
-        parts["prefill"] = decoder.clone()
+    model, weights = skeleton(config), found.integers
+    stacks = stacks_of(config)
+    main = ORT if not any(ORT.obstacle(stack) for stack in stacks) else STANDARD
+    decoder, *encoders = traced_parts(model, found.weights)
+    graphs = _lowered(decoder, main, weights, fast=fast_prefill)
+    for encoder in encoders:
+        graphs += _lowered(encoder, main, weights, fast=fast_prefill)
+    if main is not STANDARD:  # CUDA can run these graphs
+        for traced in (decoder, *encoders):
+            exact = _exact(build_graph(traced, STANDARD), weights)
+            graphs.append(named(exact, STANDARD, EXACT[traced.path]))
+    if not encoders:  # TensorRT's graphs of encoders come with its engines
+        graphs += _for_tensorrt(decoder, weights)
+    return graphs
+
+
+EXACT: dict[str, Part] = {"decoder": "exact", "encoder": "exact-encoder"}
+
+
+def _lowered(
+    traced: Traced, lowering: Lowering, weights: Weights, *, fast: bool
+) -> list[tuple[Graph, ir.Model]]:
+    """Return the graph that rounds activations, the exact one, and the one for long prompts.
+
+    An encoder's texts are always long, so its first graph is the one for these.
+    """
+    graph = build_graph(traced, lowering)
+    weights = _within(graph, weights)
+    QuantizeWeights(weights)(graph)
+    parts: dict[Part, ir.Model] = {traced.path: graph, EXACT[traced.path]: graph.clone()}
+    UseFloatActivations()(parts[EXACT[traced.path]])
+    if fast and traced.path == "encoder":
+        QuantizeActivations(weights)(graph)
+    elif fast:
+        parts["prefill"] = graph.clone()
         QuantizeActivations(weights)(parts["prefill"])
-    graphs = [named(graph, main, part) for part, graph in parts.items()]
-    if main is not STANDARD:
-        portable = build_graph(traced, STANDARD)  # CUDA can run this graph
-        for edit in (QuantizeWeights(weights), UseFloatActivations()):
-            edit(portable)
-        graphs.append(named(portable, STANDARD, "exact"))
-    return [*graphs, *_for_tensorrt(traced, weights)]
+    return [named(own, lowering, part) for part, own in parts.items()]
+
+
+def _exact(graph: ir.Model, weights: Weights) -> ir.Model:
+    """Return the graph with quantised weights and float32 activations."""
+    for edit in (QuantizeWeights(_within(graph, weights)), UseFloatActivations()):
+        edit(graph)
+    return graph
+
+
+def _within(graph: ir.Model, weights: Weights) -> Weights:
+    """Return the weights that a graph has: an encoder-decoder's are in two graphs."""
+    return {name: weights[name] for name in weights if name in graph.graph.initializers}
 
 
 def _for_tensorrt(traced: Traced, weights: Weights) -> list[tuple[Graph, ir.Model]]:
