@@ -13,20 +13,6 @@ from edgegpt.training.subword_tokenizer import END, PAD, START, build_subword_to
 __all__ = ["PAIRS", "USAGE", "write_pair_checkpoint"]
 
 WORDS = "pack my box with five dozen jugs of the vexed zebra fan".split()  # noqa: SIM905
-    "pack",
-    "my",
-    "box",
-    "with",
-    "five",
-    "dozen",
-    "jugs",
-    "of",
-    "the",
-    "vexed",
-    "zebra",
-    "fan",
-    "quick",
-]
 PAIRS = [
     (" ".join(WORDS[i % 7 : i % 7 + 1 + i % 5]), " ".join(WORDS[i % 9 : i % 9 + 1 + i % 3]))
     for i in range(48)
