@@ -18,6 +18,7 @@ def main() -> None:
     parser.add_argument("metrics", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--title", default="")
+    parser.add_argument("--unit", default="character", help="what is predicted; default: character")
     arguments = parser.parse_args()
     lines = [json.loads(line) for line in arguments.metrics.read_text().splitlines()]
     trained = [
@@ -38,7 +39,7 @@ def main() -> None:
     axes.plot(*zip(*validated, strict=True), color="#e6550d", marker="o", label="validation")
     best = min(loss for _, loss in validated)
     axes.axhline(best, color="#e6550d", linewidth=0.7, linestyle=":")
-    axes.set(xlabel="step", ylabel="cross-entropy, nats per character", title=arguments.title)
+    axes.set(xlabel="step", ylabel=f"cross-entropy, nats per {arguments.unit}", title=arguments.title)
     rate = axes.twinx()
     rate.plot(steps, rates, color="#bdbdbd", linewidth=1, label="learning rate")
     rate.set(ylabel="learning rate", ylim=(0, None))

@@ -30,6 +30,7 @@ from edgegpt.runtime.bundle.usage import Usage
 from edgegpt.runtime.files import write_file
 
 from .errors import BundleError, CheckpointError, InvalidInputError
+from .freed_memory import give_back_memory
 from .model import GPT, GPTConfig, Seq2Seq, Seq2SeqConfig
 from .model.version_1 import from_version_1
 from .model_weights import StoredWeights, load_model, skeleton
@@ -102,6 +103,7 @@ class Checkpoint:
     def release(self) -> None:
         """Free the model; it is read again when it is next asked for."""
         self.__dict__.pop("model", None)
+        give_back_memory()
 
 
 class _FirstRows(Mapping[str, Tensor]):

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from edgegpt.checkpoint import Checkpoint
 from edgegpt.errors import EdgeGPTWarning, InvalidInputError
+from edgegpt.freed_memory import give_back_memory
 from edgegpt.model import GPTConfig, Seq2SeqConfig
 from edgegpt.model_weights import load_model, skeleton
 from edgegpt.runtime.bundle.golden import Prompt
@@ -79,6 +80,7 @@ def _make(
     with TemporaryDirectory(prefix="edgegpt-") as folder:
         found = replace(found, integers=StoredIntegers(found.integers, Path(folder)))
         dequantized = Dequantized(found.weights, found.integers)
+        give_back_memory()
         golden = golden_vectors(source, load_model(source.config, dequantized), progress)
         graphs = _graphs(source.config, found, _fast_prefill(found, settings), progress)
     return Content(replace(golden, quality=quality), graphs, found.entry)
