@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from .engines.base import State
 from .errors import InvalidInputError
+from .generation.log_loss import log_loss
 from .generation.prefill import logit_pieces, pieces_that_fit
 from .language_model import LanguageModel
 from .progress import Progress, silent
-from .proof.compare import log_loss
 from .proof.quality import LARGEST_LOSS
 
 __all__ = ["Evaluation", "evaluate", "evaluate_model"]

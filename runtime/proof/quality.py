@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from ..bundle.golden import Top
 from ..bundle.manifest import Quality
-from .compare import compare_rows, log_loss
+from ..generation.log_loss import log_loss
+from .compare import compare_rows
 
 __all__ = ["BUDGETS", "LARGEST_LOSS", "QualitySum"]
 
