@@ -68,6 +68,9 @@ class FaultyState(State):
     def _copy_rows(self, sources, targets, slots) -> None:
         self.inner._copy_rows(sources, targets, slots)
 
+    def _move_sources(self, parents) -> None:
+        self.inner._move_sources(parents)
+
     def _fill(self, cache, row, values) -> None:
         self.inner._fill(cache, row, values)
 

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgegpt.model import GPT
+from edgegpt.model import GPT, Seq2Seq
 from edgegpt.runtime.bundle.manifest import Graph
-from edgegpt.runtime.engines.base import Engine, EngineInfo, State
+from edgegpt.runtime.engines.base import Engine, EngineInfo, Sources, State
 
 __all__ = ["TorchEngine"]
 
@@ -14,7 +14,7 @@ __all__ = ["TorchEngine"]
 class TorchEngine(Engine):
     """The cached path of a model."""
 
-    def __init__(self, model: GPT) -> None:
+    def __init__(self, model: GPT | Seq2Seq) -> None:
         self.model = model
         self.graph = Graph("torch", "", "decoder", "torch", 0, [], [])
 
@@ -22,8 +22,14 @@ class TorchEngine(Engine):
     def info(self) -> EngineInfo:
         return EngineInfo("torch", torch.__version__, "cpu", 1)
 
-    def new_state(self, batch: int, context: int, sources: object = None) -> "TorchState":
-        return TorchState(self.model, batch, context)
+    def new_state(self, batch: int, context: int, sources: Sources | None = None) -> "TorchState":
+        decoder = self.model.decoder if isinstance(self.model, Seq2Seq) else self.model
+        return TorchState(decoder, batch, context, sources)
+
+    @torch.no_grad()
+    def encode(self, ids, lengths) -> Sources:
+        caches = self.model.encode(torch.from_numpy(ids), torch.from_numpy(lengths))
+        return Sources(lengths, [tensor.numpy() for cache in caches for tensor in cache])
 
     def close(self) -> None:
         pass
@@ -32,8 +38,11 @@ class TorchEngine(Engine):
 class TorchState(State):
     """Caches are numpy arrays [B, K, S, D], keys before values, as in the ONNX Runtime state."""
 
-    def __init__(self, model: GPT, batch: int, context: int) -> None:
-        super().__init__(batch, context)
+    def __init__(
+        self, model: GPT, batch: int, context: int, sources: Sources | None = None
+    ) -> None:
+        super().__init__(batch, context, sources and sources.count)
+        self.sources = sources
         config = model.config
         shape = (batch, config.n_kv_head, context, config.head_dim)
         self.model = model
@@ -55,10 +64,24 @@ class TorchState(State):
             torch.from_numpy(np.array(past_len)),
             torch.from_numpy(np.array(logit_positions)),
             past,
+            self._attended(rows),
         )
         for cache, tensor in zip(self.caches, (t for kv in present for t in kv), strict=True):
             cache[rows] = tensor.float().numpy()
         self.result = logits.numpy()
+
+    def _attended(self, rows: slice):
+        """Return what the layers of the rows attend to; None without sources."""
+        if self.sources is None:
+            return None
+        part = slice(rows.start // self.rows_each, rows.stop // self.rows_each)
+        caches = [torch.from_numpy(cache[part]) for cache in self.sources.caches]
+        lengths = torch.from_numpy(self.sources.lengths[part])
+        return [(cache, lengths) for cache in zip(caches[::2], caches[1::2], strict=True)]
+
+    def _move_sources(self, parents) -> None:
+        caches = [cache[parents] for cache in self.sources.caches]
+        self.sources = Sources(self.sources.lengths[parents], caches)
 
     def _decode(self, count: int, longest: int) -> None:
         ids = self.next_ids[:count]
