@@ -16,17 +16,16 @@ from .engines.options import EngineOptions
 from .errors import EdgeGPTError, EngineError, InvalidInputError
 from .generation.arguments import (
     Prompt,
-    as_batch,
     end_ids_of,
     sampling_of,
     seeds_of,
     stop_strings_of,
 )
+from .generation.begin import Begin, Beginnings, EncodedSources, Given
 from .generation.loop import Overflow, Rules
 from .generation.prefill import all_logits
-from .generation.prompts import Prompts
-from .generation.rows import Text, series_of
 from .generation.run import Result, Run, Stream
+from .generation.score import score
 from .generation.speculation import Pace
 from .proof.receipt_store import warn_if_unproved
 from .proof.tolerances import USUAL, tolerance_key, tolerance_of
@@ -52,7 +51,10 @@ class LanguageModel:
         self.default_overflow: Overflow = "slide" if info.position == "learned" else "stop"
         key = tolerance_key(bundle.manifest.precision, tf32=engine.info.tf32)
         self.tolerance = min(tolerance_of(bundle, engine), USUAL[key])
-        self._prompts = Prompts(bundle)
+        self._begin = Begin(bundle)
+        self._prompts = self._begin.prompts
+        if info.encoder is not None:
+            self.default_overflow = "stop"
 
     @overload
     def generate(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
@@ -94,7 +96,7 @@ class LanguageModel:
 
     def generate(
         self,
-        prompt: Prompt | Sequence[Prompt],
+        prompt: Given,
         *,
         max_new_tokens: int = DEFAULT_NEW_TOKENS,
         temperature: float | None = None,
@@ -149,15 +151,15 @@ class LanguageModel:
             NumericalError: if the model computes logits that are NaN or infinite.
             EngineError: if the engine fails, or the model was closed.
         """
-        prompts, single = as_batch(prompt)
+        read = self._begin.read(self.engine, prompt)
         given = Defaults(temperature, top_k, top_p, min_p, repetition_penalty)
         ends = end_ids_of(self.usage, end_ids, ignore_eos=ignore_eos)
         rules = self._rules(max_new_tokens, given, stop, ends, overflow, speculate)
-        run = self._run(prompts, seed, rules)
+        run = self._run(read, seed, rules)
         for _ in run.pieces():
             pass
         results = run.results()
-        return results[0] if single else results
+        return results[0] if read.single else results
 
     def stream(
         self,
@@ -186,13 +188,13 @@ class LanguageModel:
             raise InvalidInputError(
                 "this bundle has no tokenizer, so there is no text to stream; use generate"
             )
-        prompts, single = as_batch(prompt)
-        if not single:
+        read = self._begin.read(self.engine, prompt)
+        if not read.single:
             raise InvalidInputError("stream takes one prompt; generate takes a batch")
         given = Defaults(temperature, top_k, top_p, min_p, repetition_penalty)
         ends = end_ids_of(self.usage, end_ids, ignore_eos=ignore_eos)
         rules = self._rules(max_new_tokens, given, stop, ends, overflow, speculate)
-        return Stream(self._run(prompts, seed, rules))
+        return Stream(self._run(read, seed, rules))
 
     def apply_chat_template(
         self,
@@ -218,8 +220,38 @@ class LanguageModel:
         """
         return self._prompts.render(messages, add_generation_prompt, tools)
 
+    def encode(self, source: Prompt | Sequence[Prompt]) -> EncodedSources:
+        """Return what the encoder makes of a source, or of several, for `generate` and `score`.
+
+        These encode their sources themselves; this saves it where a source is used again. Text
+        gets what the model wants around it (`usage.source`); ids are taken as they are.
+
+        Raises:
+            InvalidInputError: if the model has no encoder, or for an empty, impossible or too long
+                source.
+        """
+        return self._begin.encode(self.engine, source)
+
+    def score(
+        self, prompt: Given, target: Prompt | Sequence[Prompt]
+    ) -> list[float] | list[list[float]]:
+        """Return the log-probability, in nats, of each token of a target after a prompt.
+
+        Args:
+            prompt: as for `generate`: text to go on from, or of an encoder-decoder a source.
+            target: text, or ids as they are. Text for an encoder-decoder gets its end id. Several
+                targets give a list of lists: each has its own prompt, or all have a single one.
+
+        Raises:
+            InvalidInputError: for prompts that `generate` refuses, an empty target, one that does
+                not fit the context with its prompt, or targets that are not as many as prompts.
+        """
+        return score(self._begin, self.engine, self.context, prompt, target)
+
     def forward(self, ids: ArrayLike) -> NDArray[np.float32]:
         """Return logits, float32 [B, T, vocab_size], for int64 `ids` [B, T], T <= context."""
+        if self._begin.sources is not None:
+            raise InvalidInputError("forward is for models without an encoder; see score")
         try:
             array = np.asarray(ids)
         except ValueError as error:
@@ -275,28 +307,20 @@ class LanguageModel:
         """Return the ids that the model gets for a prompt; refuse an empty or impossible one."""
         return self._prompts.encode(prompt)
 
-    def _run(
-        self, prompts: Sequence[Prompt], seed: int | Sequence[int] | None, rules: Rules
-    ) -> Run:
-        """Check the prompts of a call, and return the call ready to run."""
-        if not prompts:
-            raise InvalidInputError("there is no prompt")
-        if rules.speculate and len(prompts) != 1:
+    def _run(self, read: Beginnings, seed: int | Sequence[int] | None, rules: Rules) -> Run:
+        """Return a call ready to run."""
+        if rules.speculate and len(read.starts) != 1:
             raise InvalidInputError("speculate needs temperature 0 and a single prompt")
         self._prompts.check_ids(np.array(sorted(rules.end_ids)))
-        seeds = seeds_of(seed, len(prompts))
-        encoded = [self.encode_prompt(prompt) for prompt in prompts]
-        for ids in encoded:
+        seeds = seeds_of(seed, len(read.starts))
+        for ids in read.starts:
             if rules.overflow == "stop" and len(ids) > self.context:
                 raise InvalidInputError(
                     f"the prompt has {len(ids)} tokens and the context {self.context}; "
                     f"shorten it, or let the context slide"
                 )
-        texts = [
-            Text(ids, seed=own_seed, series=series_of(ids))
-            for ids, own_seed in zip(encoded, seeds, strict=True)
-        ]
-        return Run(self.engine, self.tokenizer, texts, rules, self._pace)
+        texts = read.texts(seeds)
+        return Run(self.engine, self.tokenizer, texts, rules, self._pace, read.sources)
 
     def _rules(
         self,
@@ -308,6 +332,9 @@ class LanguageModel:
         speculate: int,
     ) -> Rules:
         """Return the settings of a call, with the model's own for those that it leaves out."""
+        if self._begin.sources is not None and (speculate or overflow is not None):
+            name = "speculate" if speculate else "overflow"
+            raise InvalidInputError(f"{name} is for models without an encoder; leave it out")
         return Rules(
             context=self.context,
             max_new_tokens=max_new_tokens,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ..engines.base import Engine
+from ..engines.base import Engine, Sources
 from ..errors import InvalidInputError
 from .rows import Outcome, Outcomes, Rows, Text
 from .sampling import Choice, Sampling, choose
@@ -89,7 +89,11 @@ class Rules:
 
 
 def generate_tokens(
-    engine: Engine, texts: list[Text], rules: Rules, pace: Pace | None = None
+    engine: Engine,
+    texts: list[Text],
+    rules: Rules,
+    pace: Pace | None = None,
+    sources: Sources | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Write all texts to their end; yield (index of the text, token) for each new token.
 
@@ -100,8 +104,9 @@ def generate_tokens(
         texts: at least one; each prompt has at least one token.
         rules: the settings for all texts; at least one token is to be added.
         pace: step times of earlier texts of this model; this call adds its own.
+        sources: of an encoder-decoder, the source of each text.
     """
-    with engine.new_state(len(texts), rules.context) as state:
+    with engine.new_state(len(texts), rules.context, sources) as state:
         rows = Rows(state, rules.sampling.candidates)
         logits = rows.admit(texts)
         if rules.speculate and len(texts) == 1:

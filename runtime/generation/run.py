@@ -1,10 +1,10 @@
 """One call of `generate` or `stream`: how it runs, and what it returns."""
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
-from ..engines.base import Engine
+from ..engines.base import Engine, Sources
 from ..errors import InvalidInputError
 from ..text.stops import Detokenizer
 from ..text.tokenizer import Tokenizer
@@ -68,7 +68,10 @@ class Run:
         texts: list[Text],
         rules: Rules,
         pace: Pace,
+        sources: Callable[[], Sources] | None = None,
     ) -> None:
+        """Note what to run; `sources` encodes the sources of the texts, if they have any."""
+        self.sources = sources
         self.engine, self.texts, self.rules, self.pace = engine, texts, rules, pace
         self.detokenizers: list[Detokenizer] = []
         if tokenizer is not None:
@@ -110,7 +113,8 @@ class Run:
     def _tokens(self) -> Iterator[tuple[int, int]]:
         if self.rules.max_new_tokens == 0:
             return iter(())
-        return generate_tokens(self.engine, self.texts, self.rules, self.pace)
+        sources = None if self.sources is None else self.sources()
+        return generate_tokens(self.engine, self.texts, self.rules, self.pace, sources)
 
     def _write(self, number: int, piece: str) -> Iterator[str]:
         if piece:

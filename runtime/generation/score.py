@@ -2,28 +2,54 @@
 
 from collections.abc import Sequence
 
-from ..engines.base import State
+from ..engines.base import Engine, State
+from ..errors import InvalidInputError
+from .arguments import Prompt, as_batch
+from .begin import Begin, Given
 from .log_loss import log_loss
 from .prefill import logit_pieces, pad, pieces_that_fit
 
-__all__ = ["target_scores"]
+__all__ = ["score"]
+
+Scores = list[float]
 
 
-def target_scores(
-    state: State, starts: Sequence[list[int]], targets: Sequence[list[int]], vocab_size: int
-) -> list[list[float]]:
-    """Return the log-probabilities, in nats, of the tokens of each target after its start.
+def score(
+    begin: Begin, engine: Engine, context: int, given: Given, target: Prompt | Sequence[Prompt]
+) -> Scores | list[Scores]:
+    """Return the log-probabilities, in nats, of the tokens of a target, or of each of several.
 
-    Args:
-        state: an empty state with a row for each target.
-        starts: the ids before each target, at least one.
-        targets: the ids of each target, at least one.
-        vocab_size: the number of logits of a position.
+    See `LanguageModel.score`.
     """
+    targets, single = as_batch(target)
+    wanted = [begin.target(one) for one in targets]
+    read = begin.read(engine, given)
+    if not read.single and (single or len(read.starts) != len(wanted)):
+        raise InvalidInputError(
+            f"{len(read.starts)} prompts cannot be scored with "
+            f"{'one target' if single else f'{len(wanted)} targets'}; each needs its own"
+        )
+    starts = read.starts * len(wanted) if read.single else read.starts
+    for start, ids in zip(starts, wanted, strict=True):
+        if len(start) + len(ids) - 1 > context:
+            raise InvalidInputError(
+                f"a beginning of {len(start)} tokens and a target of {len(ids)} do not fit the "
+                f"context of {context}"
+            )
+    sources = None if read.sources is None else read.sources()
+    with engine.new_state(len(wanted), context, sources) as state:
+        scores = _scores(state, starts, wanted, engine.graph.vocab_size)
+    return scores[0] if single else scores
+
+
+def _scores(
+    state: State, starts: Sequence[list[int]], targets: Sequence[list[int]], vocab_size: int
+) -> list[Scores]:
+    """Return the log-probabilities of each target after its start, on an empty state."""
     rows = [[*start, *target] for start, target in zip(starts, targets, strict=True)]
     ids, lengths = pad(rows)
     fed = ids[:, :-1]  # (B, T): nothing follows the last token of the longest row
-    found: list[list[float]] = [[] for _ in rows]
+    found: list[Scores] = [[] for _ in rows]
     sizes = pieces_that_fit(len(rows), fed.shape[1], vocab_size)
     for begin, logits in logit_pieces(state, fed, sizes):
         end = begin + logits.shape[1]

@@ -1,34 +1,14 @@
 """Turn the sources of an encoder-decoder into ids, the way the model wants them."""
 
-from collections.abc import Sequence
-
 from ..bundle.bundle import SOURCE_TOKENIZER_NAME, Bundle
 from ..bundle.usage import SourceUsage, Usage
-from ..engines.base import Engine, Sources
 from ..errors import BundleError, InvalidInputError
 from ..text.tokenizer import Tokenizer
 from .arguments import Prompt
-from .prefill import pad
 
-__all__ = ["EncodedSources", "SourceTexts"]
+__all__ = ["SourceTexts"]
 
 LISTED = 8  # codes of languages in a message
-
-
-class EncodedSources:
-    """Sources that an encoder has read, for any number of texts that are made from them.
-
-    They belong to the model that made them.
-
-    Attributes:
-        ids: the ids of each source.
-        single: whether it is one source, not a list of them.
-    """
-
-    def __init__(self, engine: Engine, ids: Sequence[list[int]], *, single: bool) -> None:
-        """Encode sources."""
-        self.engine, self.ids, self.single = engine, list(ids), single
-        self.sources: Sources = engine.encode(*pad(ids))
 
 
 class SourceTexts:

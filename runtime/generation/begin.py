@@ -1,0 +1,118 @@
+"""Where the texts of a call begin: after prompts, or, of an encoder-decoder, from sources."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..bundle.bundle import Bundle
+from ..engines.base import Engine, Sources
+from ..errors import InvalidInputError
+from .arguments import Prompt, as_batch
+from .prefill import pad
+from .prompts import Prompts
+from .rows import Text, series_of
+from .source_texts import SourceTexts
+
+__all__ = ["Begin", "EncodedSources", "Given"]
+
+DEFAULT_START = 0  # the id that an encoder-decoder's texts begin with if its usage names none
+
+
+class EncodedSources:
+    """Sources that an encoder has read, for any number of texts that are made from them.
+
+    They belong to the model that made them.
+
+    Attributes:
+        ids: the ids of each source.
+        single: whether it is one source, not a list of them.
+    """
+
+    def __init__(self, engine: Engine, ids: Sequence[list[int]], *, single: bool) -> None:
+        """Encode sources."""
+        self.engine, self.ids, self.single = engine, list(ids), single
+        self.sources: Sources = engine.encode(*pad(ids))
+
+
+Given = Prompt | Sequence[Prompt] | EncodedSources
+
+
+@dataclass(frozen=True)
+class Beginnings:
+    """The ids with which the texts of a call begin.
+
+    Attributes:
+        starts: the ids of each text so far.
+        keys: ids that tell the random numbers of a text from another one's.
+        sources: encodes the sources of the texts; None if the model takes none.
+        single: whether the caller gave a single prompt or source.
+    """
+
+    starts: list[list[int]]
+    keys: list[list[int]]
+    sources: Callable[[], Sources] | None
+    single: bool
+
+    def texts(self, seeds: Sequence[int]) -> list[Text]:
+        """Return the texts to write, each with its seed."""
+        return [
+            Text(list(start), seed=seed, series=series_of(key))
+            for start, key, seed in zip(self.starts, self.keys, seeds, strict=True)
+        ]
+
+
+class Begin:
+    """Reads the prompts or the sources of a call."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Read the bundle's tokenizers."""
+        self.prompts = Prompts(bundle)
+        self.sources: SourceTexts | None = None
+        if bundle.manifest.model_info.encoder is not None:
+            self.sources = SourceTexts(bundle, self.prompts.usage, self.prompts.tokenizer)
+        self.start = list(self.prompts.usage.start_ids) or [DEFAULT_START]
+
+    def read(self, engine: Engine, given: Given) -> Beginnings:
+        """Return where the texts of a call begin; nothing is computed yet.
+
+        Raises:
+            InvalidInputError: if there is none, or one is empty, impossible or too long.
+        """
+        if isinstance(given, EncodedSources):
+            if given.engine is not engine:
+                raise InvalidInputError("these sources were encoded by another model")
+            starts = [self.start] * len(given.ids)
+            return Beginnings(starts, given.ids, lambda: given.sources, given.single)
+        prompts, single = as_batch(given)
+        if not prompts:
+            raise InvalidInputError("there is no prompt")
+        if self.sources is None:
+            starts = [self.prompts.encode(prompt) for prompt in prompts]
+            return Beginnings(starts, starts, None, single)
+        ids = [self.sources.encode(prompt) for prompt in prompts]
+        starts = [self.start] * len(ids)
+        return Beginnings(starts, ids, lambda: engine.encode(*pad(ids)), single)
+
+    def encode(self, engine: Engine, source: Prompt | Sequence[Prompt]) -> EncodedSources:
+        """Return what the encoder makes of a source, or of several."""
+        if self.sources is None:
+            raise InvalidInputError("this model has no encoder: it takes prompts, not sources")
+        sources, single = as_batch(source)
+        if not sources:
+            raise InvalidInputError("there is no source")
+        return EncodedSources(engine, [self.sources.encode(one) for one in sources], single=single)
+
+    def target(self, target: Prompt) -> list[int]:
+        """Return the ids of a text to score: an encoder-decoder's end with the end id."""
+        if not isinstance(target, str):
+            ids = [int(token) for token in target]
+            self.prompts.check_ids(np.asarray(ids, dtype=np.int64))
+        elif self.prompts.tokenizer is None:
+            raise InvalidInputError("this bundle has no tokenizer; give the target as token ids")
+        else:
+            ends = self.prompts.usage.end_ids[:1] if self.sources is not None else ()
+            ids = [*self.prompts.tokenizer.encode(target), *ends]
+        if not ids:
+            raise InvalidInputError("the target is empty")
+        return ids
