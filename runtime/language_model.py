@@ -304,8 +304,11 @@ class LanguageModel:
         return self._prompts.tokenizer
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
-        """Return the ids that the model gets for a prompt; refuse an empty or impossible one."""
-        return self._prompts.encode(prompt)
+        """Return the ids that the model gets for a prompt, or of an encoder-decoder for a source.
+
+        An empty or impossible one is refused.
+        """
+        return (self._begin.sources or self._prompts).encode(prompt)
 
     def _run(self, read: Beginnings, seed: int | Sequence[int] | None, rules: Rules) -> Run:
         """Return a call ready to run."""

@@ -26,10 +26,16 @@ __all__ = ["command"]
 
 @click.command(
     help="Measure a model's cross-entropy on a text: every token but the first is predicted once, "
-    "in full windows of the context. MODEL is a bundle, or a checkpoint (with PyTorch installed)."
+    "in full windows of the context. MODEL is a bundle, or a checkpoint (with PyTorch installed). "
+    "Of an encoder-decoder's bundle: the loss on pairs, exact match, BLEU and chrF."
 )
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="UTF-8 text file")
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="UTF-8 text file; of an encoder-decoder: with a source, a tab and a target in each line",
+)
 @click.option(
     "--split",
     type=click.Choice(["all", "validation"]),
@@ -50,6 +56,9 @@ def command(
 ) -> None:
     """Evaluate and print cross-entropy, perplexity and bits per character."""
     from_checkpoint = _is_checkpoint(model)
+    if _has_encoder(model):
+        _evaluate_pairs(model, data, split, context, engine, as_json)
+        return
     if from_checkpoint and (engine.backend != "auto" or engine.tf32):
         raise click.UsageError("--backend and --tf32 are for bundles; a checkpoint runs in PyTorch")
     raw = _read(data)
@@ -72,6 +81,56 @@ def command(
     click.echo(f"bits per character  {result.bits_per_character:.5f}")
     click.echo(
         f"{result.tokens:,} tokens of {data} ({split}) in windows of {result.context}; "
+        f"{ran['precision']} on {ran['engine']}"
+    )
+
+
+def _has_encoder(model: Path) -> bool:
+    """Return whether a bundle or a checkpoint is an encoder-decoder's."""
+    from edgegpt.runtime.bundle.manifest import MANIFEST_NAME
+
+    for name in (MANIFEST_NAME, "config.json"):
+        try:
+            document = json.loads((model / name).read_bytes())
+        except (OSError, ValueError):  # what is wrong is told when it is opened
+            continue
+        settings = document.get("model") if isinstance(document, dict) else None
+        return isinstance(settings, dict) and "encoder" in settings
+    return False
+
+
+def _evaluate_pairs(
+    path: Path, data: Path, split: str, context: int | None, engine: Any, as_json: bool
+) -> None:
+    """Evaluate a bundle on pairs, and print the result."""
+    from edgegpt.runtime.evaluate import evaluate_pairs
+    from edgegpt.runtime.text.pairs import load_pairs
+
+    if split != "all":
+        raise click.UsageError("--split is for texts; pairs are evaluated whole")
+    if _is_checkpoint(path):
+        raise InvalidInputError(f"{path} is a checkpoint; pairs need a bundle: edgegpt export it")
+    file = load_pairs(data)
+    with progress() as report:
+        report(f"opening {path}", 0, 0)
+        opened = edgegpt.load(path, context=context, upgrade=False, **asdict(engine))
+        with opened as model:
+            result = evaluate_pairs(model, file.pairs, {}, report)
+            info = model.engine.info
+            ran = {
+                "precision": model.bundle.manifest.precision,
+                "engine": f"{info.name} {info.version} ({info.device})",
+            }
+    if as_json:
+        about = {"model": str(path), **ran, "data": str(data), "data_sha256": file.sha256}
+        click.echo(json.dumps({**about, **asdict(result)}, indent=1))
+        return
+    click.echo(f"cross-entropy  {result.loss:.5f} nats per token of the targets")
+    click.echo(f"exact match    {result.exact_match:.2f} %")
+    click.echo(f"BLEU           {result.bleu:.2f}   ({result.bleu_signature})")
+    click.echo(f"chrF           {result.chrf:.2f}   ({result.chrf_signature})")
+    click.echo(
+        f"{result.pairs:,} pairs of {data}, {result.tokens:,} tokens; "
         f"{ran['precision']} on {ran['engine']}"
     )
 

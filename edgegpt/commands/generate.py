@@ -1,4 +1,4 @@
-"""`edgegpt generate`: continue a prompt, printing the text as it comes."""
+"""`edgegpt generate`: continue a prompt, or make a text from a source, printing it as it comes."""
 
 import json
 from dataclasses import asdict
@@ -7,20 +7,30 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgegpt.errors import DataError, InvalidInputError
+
 from .console import waiting
 from .engine_options import engine_options
 
 if TYPE_CHECKING:
-    from edgegpt import Result
+    from edgegpt import LanguageModel, Result
     from edgegpt.runtime.engines.options import EngineOptions
 
 __all__ = ["command"]
 
 
-@click.command(help="Continue a prompt with a bundle. The text goes to stdout as it comes.")
+@click.command(
+    help="Continue a prompt with a bundle, or, if it has an encoder, make a text from a source. "
+    "The text goes to stdout as it comes."
+)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--prompt", help="text to continue")
 @click.option("--prompt-ids", help="token ids to continue, as 1,2,3; for bundles without tokenizer")
+@click.option("--source", help="text to translate or sum up, for bundles with an encoder")
+@click.option(
+    "--source-file", type=click.Path(path_type=Path), help="UTF-8 file with the text of --source"
+)
+@click.option("--source-ids", help="token ids of a source, as 1,2,3")
 @click.option("--chat", is_flag=True, help="the prompt is a message to the bundle's chat template")
 @click.option("--system", help="with --chat: the system's message before it")
 @click.option("--max-new-tokens", type=int, default=200, show_default=True)
@@ -50,6 +60,9 @@ def command(
     bundle: Path,
     prompt: str | None,
     prompt_ids: str | None,
+    source: str | None,
+    source_file: Path | None,
+    source_ids: str | None,
     chat: bool,
     system: str | None,
     end_ids: tuple[int, ...],
@@ -59,7 +72,7 @@ def command(
     **settings: Any,
 ) -> None:
     """Generate; `settings` are the arguments of `LanguageModel.generate` by their own names."""
-    given = _prompt(prompt, prompt_ids)
+    given, is_source = _given(prompt, prompt_ids, source, source_file, source_ids)
     if chat and not isinstance(given, str):
         raise click.UsageError("--chat needs --prompt")
     if system is not None and not chat:
@@ -71,6 +84,7 @@ def command(
         # No upgrade, because there is only one generation.
         opened = edgegpt.load(bundle, context=context, upgrade=False, **asdict(engine))
     with opened as model:
+        _check_kind(model, bundle, is_source)
         if chat:
             messages = [{"role": "user", "content": given}]
             if system is not None:
@@ -78,11 +92,12 @@ def command(
             given = model.apply_chat_template(messages)
         if as_json or model.tokenizer is None:
             result = model.generate(given, **settings)
-            output = result.token_ids if not as_json else asdict(result) | {"prompt": given}
+            kind = "source" if is_source else "prompt"
+            output = result.token_ids if not as_json else asdict(result) | {kind: given}
             click.echo(json.dumps(output))
             return
         stream = model.stream(given, **settings)
-        if not chat:
+        if not chat and not is_source:
             click.echo(given if isinstance(given, str) else model.tokenizer.decode(given), nl=False)
         for piece in stream:
             click.echo(piece, nl=False)
@@ -90,15 +105,54 @@ def command(
         _tell_speed(stream.result)
 
 
-def _prompt(text: str | None, ids: str | None) -> str | list[int]:
-    if (text is None) == (ids is None):
-        raise click.UsageError("give either --prompt or --prompt-ids")
-    if text is not None:
-        return text
+def _given(
+    prompt: str | None,
+    prompt_ids: str | None,
+    source: str | None,
+    source_file: Path | None,
+    source_ids: str | None,
+) -> tuple[str | list[int], bool]:
+    """Return the prompt or the source, and whether it is a source."""
+    options = {
+        "--prompt": prompt,
+        "--prompt-ids": prompt_ids,
+        "--source": source,
+        "--source-file": source_file,
+        "--source-ids": source_ids,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    if len(given) != 1:
+        raise click.UsageError(f"give one of {', '.join(options)}")
+    ((name, value),) = given.items()
+    is_source = name.startswith("--source")
+    if isinstance(value, Path):
+        return _read(value), is_source
+    return (_ids(name, value) if name.endswith("ids") else value), is_source
+
+
+def _ids(name: str, value: str) -> list[int]:
     try:
-        return [int(part) for part in str(ids).split(",")]
+        return [int(part) for part in value.split(",")]
     except ValueError:
-        raise click.UsageError(f"--prompt-ids takes numbers as 1,2,3, not {ids!r}") from None
+        raise click.UsageError(f"{name} takes numbers as 1,2,3, not {value!r}") from None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode().strip()
+    except OSError as error:
+        raise DataError(f"cannot read the source {path}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not UTF-8 text") from None
+
+
+def _check_kind(model: "LanguageModel", bundle: Path, is_source: bool) -> None:
+    """Refuse a source for a model without an encoder, and a prompt for one with an encoder."""
+    has_encoder = model.bundle.manifest.model_info.encoder is not None
+    if is_source and not has_encoder:
+        raise InvalidInputError(f"{bundle} has no encoder, so it takes no source; give --prompt")
+    if has_encoder and not is_source:
+        raise InvalidInputError(f"{bundle} has an encoder: it makes a text from a --source")
 
 
 def _tell_speed(result: "Result") -> None:

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .engines.base import State
-from .errors import InvalidInputError
-from .generation.log_loss import log_loss
-from .generation.prefill import logit_pieces, pieces_that_fit
-from .language_model import LanguageModel
-from .progress import Progress, silent
-from .proof.quality import LARGEST_LOSS
+from ..engines.base import State
+from ..errors import InvalidInputError
+from ..generation.log_loss import log_loss
+from ..generation.prefill import logit_pieces, pieces_that_fit
+from ..language_model import LanguageModel
+from ..progress import Progress, silent
+from ..proof.quality import LARGEST_LOSS
 
 __all__ = ["Evaluation", "evaluate", "evaluate_model"]
 

@@ -1,0 +1,132 @@
+"""`edgegpt translate`: a line of text in, a line of text out, with an encoder-decoder."""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgegpt.errors import DataError, InvalidInputError
+
+from .console import progress
+from .engine_options import engine_options
+from .search_options import search_options
+
+if TYPE_CHECKING:
+    from edgegpt import LanguageModel, Result
+
+__all__ = ["command"]
+
+AT_ONCE = 512  # lines that are read, and ordered by length, before the first is translated
+
+
+@click.command(
+    help="Translate each line of FILE, or of stdin, with the bundle of an encoder-decoder: one "
+    "line out for each line in. An empty line stays empty."
+)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@click.option("--out", type=click.Path(path_type=Path), help="file to write; default: stdout")
+@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="lines a step")
+@click.option("--max-new-tokens", type=int, help="default: the bundle's, else 200")
+@search_options
+@engine_options
+@click.option("--json", "as_json", is_flag=True, help="print each line's result as JSON")
+def command(
+    bundle: Path,
+    file: Path | None,
+    out: Path | None,
+    batch: int,
+    engine: Any,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Translate; `settings` are arguments of `LanguageModel.generate` by their own names."""
+    import edgegpt
+    from edgegpt.runtime.files import write_file
+
+    lines = _lines(file)
+    if file is not None:
+        lines = iter(list(lines))  # a file that cannot be read is refused before the model opens
+    settings = {name: value for name, value in settings.items() if value is not None}
+    with progress() as report:
+        report(f"opening {bundle}", 0, 0)
+        opened = edgegpt.load(bundle, upgrade=False, **asdict(engine))
+        with opened as model:
+            if model.bundle.manifest.model_info.encoder is None:
+                raise InvalidInputError(
+                    f"{bundle} has no encoder, so it does not translate; see edgegpt generate"
+                )
+            report("translating lines", 0, 0)
+            written = []
+            for line in _translated(model, lines, batch, settings, as_json):
+                if out is None:
+                    click.echo(line)
+                else:
+                    written.append(f"{line}\n")
+                report("translating lines", len(written), 0)
+    if out is not None:
+        try:
+            write_file(out, "".join(written).encode())
+        except OSError as error:
+            raise InvalidInputError(f"cannot write {out}: {error.strerror}") from error
+
+
+def _translated(
+    model: "LanguageModel",
+    lines: Iterator[str],
+    batch: int,
+    settings: dict[str, Any],
+    as_json: bool,
+) -> Iterator[str]:
+    """Yield a line for each line."""
+    from edgegpt.runtime.generation.in_batches import in_batches
+
+    at_once = 1 if sys.stdin.isatty() else AT_ONCE
+    number = 0
+    while some := list(islice(lines, at_once)):
+        real = [line for line in some if line.strip()]
+        _check(model, some, number)
+        results = iter(
+            in_batches(lambda part: model.generate(part, **settings), real, batch) if real else ()
+        )
+        for line in some:
+            yield _shown(line, next(results) if line.strip() else None, as_json)
+        number += len(some)
+
+
+def _check(model: "LanguageModel", lines: list[str], number: int) -> None:
+    """Refuse a line that the model cannot read, with its number, before any is translated."""
+    for index, line in enumerate(lines, start=number + 1):
+        if line.strip():
+            try:
+                model.encode_prompt(line)
+            except InvalidInputError as error:
+                raise InvalidInputError(f"line {index}: {error}") from error
+
+
+def _shown(line: str, result: "Result | None", as_json: bool) -> str:
+    text = "" if result is None else (result.text or "").replace("\n", " ")
+    if not as_json:
+        return text
+    if result is None:
+        return json.dumps({"source": line, "text": ""}, ensure_ascii=False)
+    return json.dumps({"source": line} | asdict(result), ensure_ascii=False)
+
+
+def _lines(file: Path | None) -> Iterator[str]:
+    r"""Yield the lines of a file, or of stdin, without \n or \r\n."""
+    done = 0
+    try:
+        for raw in sys.stdin.buffer if file is None else file.open("rb"):
+            yield raw.decode().removesuffix("\n").removesuffix("\r")
+            done += 1
+    except UnicodeDecodeError:
+        where = "stdin" if file is None else str(file)
+        raise DataError(f"{where} line {done + 1} is not UTF-8 text") from None
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror}") from error
