@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,12 +183,13 @@ def _print_ports(
     for name in ("", "name", "role", "dtype", "shape"):
         table.add_column(name)
     for kind, ports in (("input", inputs), ("output", outputs)):
-        caches = [port for port in ports if port.role == "cache"]
-        for port in [port for port in ports if port.role != "cache"] + caches[:1]:
-            shape = "[" + ", ".join(map(str, port.shape)) + "]"
-            is_cache = port.role == "cache"
-            name = f"{port.name} ... {caches[-1].name} ({len(caches)})" if is_cache else port.name
-            table.add_row(kind, name, port.role, port.dtype, shape)
+        for role, alike in groupby(ports, key=lambda port: port.role):
+            first, *others = alike
+            shape = "[" + ", ".join(map(str, first.shape)) + "]"
+            name = first.name
+            if others:  # one of each layer
+                name = f"{name} ... {others[-1].name} ({1 + len(others)})"
+            table.add_row(kind, name, role, first.dtype, shape)
     console.print(table, markup=False)
 
 

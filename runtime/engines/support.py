@@ -20,6 +20,7 @@ __all__ = [
     "ENGINES",
     "SUPPORT",
     "TENSORRT",
+    "WITH_ENCODERS",
     "Support",
     "Version",
     "fitting",
@@ -34,6 +35,7 @@ Version = tuple[int, ...]
 
 TENSORRT = ("tensorrt", "tensorrt-rtx")
 BACKENDS = ("cpu", "cuda", *TENSORRT)
+WITH_ENCODERS = ("cpu",)  # backends that run encoder-decoders
 # Backend -> the package whose version counts.
 ENGINES = {
     "cpu": "onnxruntime",
@@ -166,7 +168,12 @@ def obstacle(backend: str, version: str | None, graph: Graph, precision: Precisi
 
 
 def serving(manifest: Manifest, backend: str, part: Part = "decoder") -> list[Graph]:
-    """Return the graphs that can serve as `part` on some version of a backend, best first."""
+    """Return the graphs that can serve as `part` on some version of a backend, best first.
+
+    Encoder-decoders run on some backends only.
+    """
+    if manifest.model_info.encoder is not None and backend not in WITH_ENCODERS:
+        return []
     return [
         graph
         for lowering in lowerings_of(backend)
