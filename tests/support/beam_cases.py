@@ -92,9 +92,7 @@ class _Table(PreTrainedModel, GenerationMixin):
         self.sharpness = sharpness
 
     def forward(self, input_ids: Any, attention_mask: Any = None, **_: Any) -> CausalLMOutput:
-        rows = [
-            table(ids[ids != PAD], self.config.vocab_size, self.sharpness) for ids in input_ids
-        ]
+        rows = [table(ids[ids != PAD], self.config.vocab_size, self.sharpness) for ids in input_ids]
         return CausalLMOutput(logits=torch.from_numpy(np.stack(rows))[:, None])
 
     def prepare_inputs_for_generation(self, ids: Any, attention_mask: Any, **_: Any) -> Any:
