@@ -11,7 +11,8 @@ from . import errors
 
 if TYPE_CHECKING:
     from edgegpt.runtime.generation.run import Result, Stream, Timings
-    from edgegpt.runtime.language_model import LanguageModel, load
+    from edgegpt.runtime.language_model import LanguageModel
+    from edgegpt.runtime.loading import load
 
 __all__ = ["LanguageModel", "Result", "Stream", "Timings", "__version__", "errors", "load"]
 
@@ -19,7 +20,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "LanguageModel": "edgegpt.runtime.language_model",
-    "load": "edgegpt.runtime.language_model",
+    "load": "edgegpt.runtime.loading",
     "Result": "edgegpt.runtime.generation.run",
     "Stream": "edgegpt.runtime.generation.run",
     "Timings": "edgegpt.runtime.generation.run",

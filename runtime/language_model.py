@@ -1,40 +1,30 @@
-"""The public face of the runtime: open a bundle, generate text, stream it, compute logits."""
+"""The public face of the runtime: generate text, stream it, compute logits."""
 
 from collections.abc import Collection, Sequence
-from pathlib import Path
-from types import TracebackType
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .bundle.bundle import Bundle
+from .bundle.search import EarlyStopping, Search
 from .bundle.usage import Defaults, Usage
 from .engines.base import Engine
-from .engines.choice import open_engine
-from .engines.options import EngineOptions
-from .errors import EdgeGPTError, EngineError, InvalidInputError
-from .generation.arguments import (
-    Prompt,
-    end_ids_of,
-    sampling_of,
-    seeds_of,
-    stop_strings_of,
-)
+from .errors import EngineError, InvalidInputError
+from .generation.arguments import Prompt, checked_ids, context_of, seeds_of
+from .generation.beam_run import generated
 from .generation.begin import Begin, Beginnings, EncodedSources, Given
 from .generation.loop import Overflow, Rules
 from .generation.prefill import all_logits
+from .generation.rows import Text
 from .generation.run import Result, Run, Stream
 from .generation.score import score
 from .generation.speculation import Pace
-from .proof.receipt_store import warn_if_unproved
+from .generation.wanted import ModelFacts, Wanted
 from .proof.tolerances import USUAL, tolerance_key, tolerance_of
 from .text.tokenizer import Tokenizer
-from .upgrade import with_upgrade
 
-__all__ = ["LanguageModel", "load"]
-
-DEFAULT_NEW_TOKENS = 200
+__all__ = ["LanguageModel"]
 
 
 class LanguageModel:
@@ -47,7 +37,7 @@ class LanguageModel:
         self._pace = Pace()
         info = bundle.manifest.model_info
         self.vocab_size = info.vocab_size
-        self.context = _context(context, info.block_size)
+        self.context = context_of(context, info.block_size)
         self.default_overflow: Overflow = "slide" if info.position == "learned" else "stop"
         key = tolerance_key(bundle.manifest.precision, tf32=engine.info.tf32)
         self.tolerance = min(tolerance_of(bundle, engine), USUAL[key])
@@ -61,7 +51,7 @@ class LanguageModel:
         self,
         prompt: Prompt,
         *,
-        max_new_tokens: int = ...,
+        max_new_tokens: int | None = ...,
         temperature: float | None = ...,
         top_k: int | None = ...,
         top_p: float | None = ...,
@@ -73,6 +63,14 @@ class LanguageModel:
         ignore_eos: bool = ...,
         overflow: Overflow | None = ...,
         speculate: int = ...,
+        num_beams: int | None = ...,
+        num_return_sequences: int | None = ...,
+        length_penalty: float | None = ...,
+        early_stopping: EarlyStopping | None = ...,
+        no_repeat_ngram_size: int | None = ...,
+        min_new_tokens: int | None = ...,
+        forced_bos: int | None = ...,
+        target_language: str | None = ...,
     ) -> Result: ...
 
     @overload
@@ -80,7 +78,7 @@ class LanguageModel:
         self,
         prompt: Sequence[Prompt],
         *,
-        max_new_tokens: int = ...,
+        max_new_tokens: int | None = ...,
         temperature: float | None = ...,
         top_k: int | None = ...,
         top_p: float | None = ...,
@@ -92,13 +90,21 @@ class LanguageModel:
         ignore_eos: bool = ...,
         overflow: Overflow | None = ...,
         speculate: int = ...,
+        num_beams: int | None = ...,
+        num_return_sequences: int | None = ...,
+        length_penalty: float | None = ...,
+        early_stopping: EarlyStopping | None = ...,
+        no_repeat_ngram_size: int | None = ...,
+        min_new_tokens: int | None = ...,
+        forced_bos: int | None = ...,
+        target_language: str | None = ...,
     ) -> list[Result]: ...
 
     def generate(
         self,
         prompt: Given,
         *,
-        max_new_tokens: int = DEFAULT_NEW_TOKENS,
+        max_new_tokens: int | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -110,17 +116,27 @@ class LanguageModel:
         ignore_eos: bool = False,
         overflow: Overflow | None = None,
         speculate: int = 0,
+        num_beams: int | None = None,
+        num_return_sequences: int | None = None,
+        length_penalty: float | None = None,
+        early_stopping: EarlyStopping | None = None,
+        no_repeat_ngram_size: int | None = None,
+        min_new_tokens: int | None = None,
+        forced_bos: int | None = None,
+        target_language: str | None = None,
     ) -> Result | list[Result]:
         """Continue one prompt or a batch of prompts.
 
         Args:
             prompt: text, token ids, or what `apply_chat_template` returns; a list of texts or of
-                lists of ids is a batch. Text begins with the `usage.start_ids`. The names of
+                lists of ids is a batch. Of an encoder-decoder it is a source, or what `encode`
+                returned. Text begins with the `usage.start_ids`. The names of
                 special tokens in it, such as "<|im_end|>", become their ids, from whomever they
                 come; ids are taken as they are.
-            max_new_tokens: at most this many tokens are added; 0 adds none.
+            max_new_tokens: at most this many tokens are added; 0 adds none. None, here and for
+                `num_beams` and what follows it: what `usage.search` recommends, else 200.
             temperature: 0 takes the most likely token each time (ties: the lowest id); otherwise
-                logits are divided by it before sampling. None, here and below: what
+                logits are divided by it before sampling. None, here and for the next four: what
                 `usage.sampling` recommends, else 0.
             top_k: sample among the k most likely tokens only; 0, the default: among all tokens.
             top_p: sample among the fewest tokens whose probabilities reach this sum; default: 1.
@@ -141,9 +157,26 @@ class LanguageModel:
                 check them in one step. This is faster if the text repeats itself; drafting pauses
                 while it is slower. Only for one prompt at temperature 0. In float32 the text is the
                 same; with int8 and int4 it may differ from a near tie onwards.
+            num_beams: texts that are followed side by side in search of the best one; 1, the
+                default, goes on token by token. A search is as that of transformers (see
+                `edgegpt.runtime.generation.beams`). It needs temperature 0, and ends when the
+                context is full; `stop`, `speculate` and overflow "slide" are not for it.
+            num_return_sequences: how many of the best texts to return, at most `num_beams`, as
+                `hypotheses` of the result; default: 1.
+            length_penalty: the power of the length by which the score of a text is divided: above 0
+                favours long texts; default: 1.
+            early_stopping: end a search as soon as there are `num_beams` texts (True), when a
+                better one is unlikely (False, the default), or when there can be none ("never").
+            no_repeat_ngram_size: no sequence of so many ids occurs twice, the prompt included; 0,
+                the default: any may. This and what follows holds with any number of beams.
+            min_new_tokens: an end id comes after so many new tokens at the earliest; default: 0.
+            forced_bos: the first new token; default: none.
+            target_language: the code of a language, such as "fra_Latn", whose id is the first new
+                token, for models that know codes (`usage.source.languages`).
 
         Returns:
-            One result, or a list of them in the order of the prompts.
+            One result, or a list of them in the order of the prompts. With beams it is the best
+            text, and there may be fewer than `num_return_sequences` if no more are possible.
 
         Raises:
             InvalidInputError: for an empty prompt, a character or an id that the vocabulary lacks,
@@ -152,20 +185,34 @@ class LanguageModel:
             EngineError: if the engine fails, or the model was closed.
         """
         read = self._begin.read(self.engine, prompt)
-        given = Defaults(temperature, top_k, top_p, min_p, repetition_penalty)
-        ends = end_ids_of(self.usage, end_ids, ignore_eos=ignore_eos)
-        rules = self._rules(max_new_tokens, given, stop, ends, overflow, speculate)
-        run = self._run(read, seed, rules)
-        for _ in run.pieces():
-            pass
-        results = run.results()
+        wanted = Wanted(
+            Defaults(temperature, top_k, top_p, min_p, repetition_penalty),
+            Search(
+                num_beams=num_beams,
+                length_penalty=length_penalty,
+                early_stopping=early_stopping,
+                no_repeat_ngram_size=no_repeat_ngram_size,
+                min_new_tokens=min_new_tokens,
+                max_new_tokens=max_new_tokens,
+                forced_bos=self._begin.first_token(forced_bos, target_language),
+            ),
+            num_return_sequences,
+            stop,
+            end_ids,
+            ignore_eos,
+            overflow,
+            speculate,
+        )
+        rules = wanted.rules(self._facts())
+        texts = self._texts(read, seed, rules)
+        results = generated(self.engine, self.tokenizer, texts, rules, self._pace, read.sources)
         return results[0] if read.single else results
 
     def stream(
         self,
         prompt: Prompt,
         *,
-        max_new_tokens: int = DEFAULT_NEW_TOKENS,
+        max_new_tokens: int | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -177,13 +224,26 @@ class LanguageModel:
         ignore_eos: bool = False,
         overflow: Overflow | None = None,
         speculate: int = 0,
+        num_beams: int | None = None,
+        no_repeat_ngram_size: int | None = None,
+        min_new_tokens: int | None = None,
+        forced_bos: int | None = None,
+        target_language: str | None = None,
     ) -> Stream:
         """Continue one prompt; iterating yields the text in pieces, each as soon as it is certain.
 
         Joined, the pieces are the `text` that `generate` returns for the same arguments. A piece
         never ends within a character. Arguments are checked at once; the model runs when a piece is
         requested. After the last piece, `.result` is what `generate` would have returned.
+
+        A text is written token by token, also if `usage.search` recommends beams: only a search
+        that has ended knows the best text, so `num_beams` may be 1 at most.
         """
+        if num_beams not in (None, 1):
+            raise InvalidInputError(
+                f"a search of {num_beams!r:.60} beams cannot be streamed: its best text is known "
+                f"only at the end; use generate, or num_beams=1"
+            )
         if self.tokenizer is None:
             raise InvalidInputError(
                 "this bundle has no tokenizer, so there is no text to stream; use generate"
@@ -191,10 +251,25 @@ class LanguageModel:
         read = self._begin.read(self.engine, prompt)
         if not read.single:
             raise InvalidInputError("stream takes one prompt; generate takes a batch")
-        given = Defaults(temperature, top_k, top_p, min_p, repetition_penalty)
-        ends = end_ids_of(self.usage, end_ids, ignore_eos=ignore_eos)
-        rules = self._rules(max_new_tokens, given, stop, ends, overflow, speculate)
-        return Stream(self._run(read, seed, rules))
+        wanted = Wanted(
+            Defaults(temperature, top_k, top_p, min_p, repetition_penalty),
+            Search(
+                num_beams=1,
+                no_repeat_ngram_size=no_repeat_ngram_size,
+                min_new_tokens=min_new_tokens,
+                max_new_tokens=max_new_tokens,
+                forced_bos=self._begin.first_token(forced_bos, target_language),
+            ),
+            None,
+            stop,
+            end_ids,
+            ignore_eos,
+            overflow,
+            speculate,
+        )
+        rules = wanted.rules(self._facts())
+        texts = self._texts(read, seed, rules)
+        return Stream(Run(self.engine, self.tokenizer, texts, rules, self._pace, read.sources))
 
     def apply_chat_template(
         self,
@@ -252,22 +327,9 @@ class LanguageModel:
         """Return logits, float32 [B, T, vocab_size], for int64 `ids` [B, T], T <= context."""
         if self._begin.sources is not None:
             raise InvalidInputError("forward is for models without an encoder; see score")
-        try:
-            array = np.asarray(ids)
-        except ValueError as error:
-            raise InvalidInputError("forward takes rows of equal length") from error
-        if array.ndim != 2 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
-            raise InvalidInputError(
-                f"forward takes whole numbers of shape [batch, tokens], not {array.dtype} of shape "
-                f"{list(array.shape)}"
-            )
-        if array.shape[1] > self.context:
-            raise InvalidInputError(
-                f"{array.shape[1]} tokens do not fit the context of {self.context}"
-            )
+        array = checked_ids(ids, self.context)
         self._prompts.check_ids(array)
-        state = self.engine.new_state(len(array), self.context)
-        return all_logits(state, array.astype(np.int64))
+        return all_logits(self.engine.new_state(len(array), self.context), array)
 
     @property
     def engine(self) -> Engine:
@@ -285,12 +347,7 @@ class LanguageModel:
     def __enter__(self) -> "LanguageModel":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close()
 
     @property
@@ -310,95 +367,31 @@ class LanguageModel:
         """
         return (self._begin.sources or self._prompts).encode(prompt)
 
-    def _run(self, read: Beginnings, seed: int | Sequence[int] | None, rules: Rules) -> Run:
-        """Return a call ready to run."""
+    def _facts(self) -> ModelFacts:
+        """Return what the settings of a call depend on, beside the call."""
+        return ModelFacts(
+            usage=self.usage,
+            context=self.context,
+            vocab_size=self.vocab_size,
+            overflow=self.default_overflow,
+            tolerance=self.tolerance,
+            have_text=self.tokenizer is not None,
+            has_encoder=self._begin.sources is not None,
+        )
+
+    def _texts(
+        self, read: Beginnings, seed: int | Sequence[int] | None, rules: Rules
+    ) -> list[Text]:
+        """Return the texts of a call."""
         if rules.speculate and len(read.starts) != 1:
             raise InvalidInputError("speculate needs temperature 0 and a single prompt")
         self._prompts.check_ids(np.array(sorted(rules.end_ids)))
         seeds = seeds_of(seed, len(read.starts))
         for ids in read.starts:
             if rules.overflow == "stop" and len(ids) > self.context:
+                remedy = "" if rules.beams else ", or let the context slide"
                 raise InvalidInputError(
                     f"the prompt has {len(ids)} tokens and the context {self.context}; "
-                    f"shorten it, or let the context slide"
+                    f"shorten it{remedy}"
                 )
-        texts = read.texts(seeds)
-        return Run(self.engine, self.tokenizer, texts, rules, self._pace, read.sources)
-
-    def _rules(
-        self,
-        max_new_tokens: int,
-        given: Defaults,
-        stop: str | Sequence[str] | None,
-        end_ids: frozenset[int],
-        overflow: Overflow | None,
-        speculate: int,
-    ) -> Rules:
-        """Return the settings of a call, with the model's own for those that it leaves out."""
-        if self._begin.sources is not None and (speculate or overflow is not None):
-            name = "speculate" if speculate else "overflow"
-            raise InvalidInputError(f"{name} is for models without an encoder; leave it out")
-        return Rules(
-            context=self.context,
-            max_new_tokens=max_new_tokens,
-            sampling=sampling_of(self.usage, given),
-            overflow=self.default_overflow if overflow is None else overflow,
-            tolerance=self.tolerance,
-            stop=stop_strings_of(stop, have_text=self.tokenizer is not None),
-            end_ids=end_ids,
-            speculate=speculate,
-        )
-
-
-def load(
-    bundle: str | Path,
-    backend: str = "auto",
-    context: int | None = None,
-    *,
-    threads: int | None = None,
-    tf32: bool = False,
-    cuda_graph: bool = True,
-    upgrade: bool = True,
-) -> LanguageModel:
-    """Open a bundle for generation.
-
-    Warns with `EdgeGPTWarning` if no receipt says that this version of the engine computes the
-    bundle rightly, or if one says that it does not.
-
-    Args:
-        bundle: path of the folder that `edgegpt export` wrote.
-        backend: "cpu" and "cuda" are ONNX Runtime's providers; "tensorrt" and "tensorrt-rtx" build
-            an engine first; "auto" is "cuda" where it is installed and works, else "cpu".
-        context: tokens that the cache holds, at most the model's block size (the default).
-        threads: threads inside an operator; None lets the engine choose.
-        tf32: let CUDA round float32 products to TF32, which has its own tolerance and receipts.
-        cuda_graph: let CUDA replay decode steps as graphs; turn it off only for comparison.
-        upgrade: with "auto", if TensorRT is installed and there is a GPU, use a TensorRT engine
-            that was built and verified before. If there is none, build and verify one in a process
-            of its own; the first generation after that uses it.
-
-    Raises:
-        BundleError: if the bundle is missing, damaged or of another format version.
-        EngineError: if the backend is not installed or cannot run the bundle.
-        InvalidInputError: if there is no such backend, or a number is impossible.
-    """
-    opened = Bundle.open(bundle)
-    options = EngineOptions(backend, threads, tf32, cuda_graph)
-    engine = first = open_engine(opened, options)
-    try:
-        if backend == "auto" and upgrade and not tf32:
-            engine = with_upgrade(opened, first)
-        model = LanguageModel(opened, engine, context)
-    except EdgeGPTError:
-        engine.close()
-        raise
-    warn_if_unproved(opened, first)
-    return model
-
-
-def _context(wanted: int | None, block_size: int) -> int:
-    if wanted is None:
-        return block_size
-    if type(wanted) is not int or not 1 <= wanted <= block_size:
-        raise InvalidInputError(f"context is {wanted}; the model can see 1 to {block_size} tokens")
-    return wanted
+        return read.texts(seeds)

@@ -14,6 +14,7 @@ from edgegpt.errors import CheckpointError, DataError, InvalidInputError
 
 from .console import progress
 from .engine_options import engine_options
+from .search_options import search_options
 
 if TYPE_CHECKING:
     from edgegpt import LanguageModel
@@ -44,6 +45,7 @@ __all__ = ["command"]
     help="validation: the last tenth, which `edgegpt train` does not train on",
 )
 @click.option("--context", type=int, help="tokens in a window; default: the model's block size")
+@search_options
 @engine_options
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
 def command(
@@ -53,12 +55,16 @@ def command(
     context: int | None,
     engine: "EngineOptions",
     as_json: bool,
+    **search: Any,
 ) -> None:
-    """Evaluate and print cross-entropy, perplexity and bits per character."""
+    """Evaluate and print the figures; `search` has the settings of translations."""
+    search = {name: value for name, value in search.items() if value is not None}
     from_checkpoint = _is_checkpoint(model)
     if _has_encoder(model):
-        _evaluate_pairs(model, data, split, context, engine, as_json)
+        _evaluate_pairs(model, data, split, context, engine, search, as_json)
         return
+    if search:
+        raise click.UsageError(f"--{next(iter(search)).replace('_', '-')} is for encoder-decoders")
     if from_checkpoint and (engine.backend != "auto" or engine.tf32):
         raise click.UsageError("--backend and --tf32 are for bundles; a checkpoint runs in PyTorch")
     raw = _read(data)
@@ -100,7 +106,13 @@ def _has_encoder(model: Path) -> bool:
 
 
 def _evaluate_pairs(
-    path: Path, data: Path, split: str, context: int | None, engine: Any, as_json: bool
+    path: Path,
+    data: Path,
+    split: str,
+    context: int | None,
+    engine: Any,
+    search: dict[str, Any],
+    as_json: bool,
 ) -> None:
     """Evaluate a bundle on pairs, and print the result."""
     from edgegpt.runtime.evaluate import evaluate_pairs
@@ -115,7 +127,7 @@ def _evaluate_pairs(
         report(f"opening {path}", 0, 0)
         opened = edgegpt.load(path, context=context, upgrade=False, **asdict(engine))
         with opened as model:
-            result = evaluate_pairs(model, file.pairs, {}, report)
+            result = evaluate_pairs(model, file.pairs, search, report)
             info = model.engine.info
             ran = {
                 "precision": model.bundle.manifest.precision,

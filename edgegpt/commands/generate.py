@@ -11,12 +11,16 @@ from edgegpt.errors import DataError, InvalidInputError
 
 from .console import waiting
 from .engine_options import engine_options
+from .search_options import search_options
 
 if TYPE_CHECKING:
     from edgegpt import LanguageModel, Result
     from edgegpt.runtime.engines.options import EngineOptions
 
 __all__ = ["command"]
+
+# Arguments of `generate` that `stream` does not have.
+FOR_SEARCHES = ("num_return_sequences", "length_penalty", "early_stopping")
 
 
 @click.command(
@@ -33,7 +37,7 @@ __all__ = ["command"]
 @click.option("--source-ids", help="token ids of a source, as 1,2,3")
 @click.option("--chat", is_flag=True, help="the prompt is a message to the bundle's chat template")
 @click.option("--system", help="with --chat: the system's message before it")
-@click.option("--max-new-tokens", type=int, default=200, show_default=True)
+@click.option("--max-new-tokens", type=int, help="default: the bundle's, else 200")
 @click.option("--temperature", type=float, help="0: most likely; default: the bundle's, else 0")
 @click.option("--top-k", type=int, help="sample among the k most likely, 0: all; default as above")
 @click.option("--top-p", type=float, help="nucleus sampling; default: the bundle's, else 1")
@@ -53,6 +57,13 @@ __all__ = ["command"]
 @click.option(
     "--speculate", type=int, default=0, help="draft so many tokens from the text; for temperature 0"
 )
+@click.option(
+    "--n-best",
+    "num_return_sequences",
+    type=int,
+    help="with beams: print so many of the best texts, each after its score",
+)
+@search_options
 @click.option("--context", type=int, help="tokens the model sees; default: its block size")
 @engine_options
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
@@ -90,12 +101,12 @@ def command(
             if system is not None:
                 messages.insert(0, {"role": "system", "content": system})
             given = model.apply_chat_template(messages)
-        if as_json or model.tokenizer is None:
+        if as_json or model.tokenizer is None or _searches(model, settings):
             result = model.generate(given, **settings)
-            kind = "source" if is_source else "prompt"
-            output = result.token_ids if not as_json else asdict(result) | {kind: given}
-            click.echo(json.dumps(output))
+            _print(result, given, is_source=is_source, as_json=as_json)
             return
+        for name in FOR_SEARCHES:
+            del settings[name]
         stream = model.stream(given, **settings)
         if not chat and not is_source:
             click.echo(given if isinstance(given, str) else model.tokenizer.decode(given), nl=False)
@@ -128,6 +139,26 @@ def _given(
     if isinstance(value, Path):
         return _read(value), is_source
     return (_ids(name, value) if name.endswith("ids") else value), is_source
+
+
+def _searches(model: "LanguageModel", settings: dict[str, Any]) -> bool:
+    """Return whether beams are asked for, by the caller or by the bundle, or how many to print."""
+    beams = settings["num_beams"]
+    recommended = model.usage.search.num_beams if beams is None else beams
+    return (recommended or 1) > 1 or settings["num_return_sequences"] is not None
+
+
+def _print(result: "Result", given: str | list[int], *, is_source: bool, as_json: bool) -> None:
+    """Print a result as JSON or ids, or the text of a search, without its prompt."""
+    if as_json:
+        kind = "source" if is_source else "prompt"
+        click.echo(json.dumps(asdict(result) | {kind: given}))
+        return
+    for one in result.hypotheses or (result,):
+        score = f"{one.score:.4f} " if len(result.hypotheses) > 1 else ""
+        click.echo(score + (json.dumps(one.token_ids) if one.text is None else one.text))
+    if result.text is not None:
+        _tell_speed(result)
 
 
 def _ids(name: str, value: str) -> list[int]:

@@ -1,9 +1,18 @@
-"""The options of beam search, which several commands have."""
+"""The options of beam search and of the edits of logits, which several commands have."""
 
 from collections.abc import Callable
 from typing import Any
 
+import click
+
 __all__ = ["search_options"]
+
+EARLY_STOPPING: dict[str | None, bool | str | None] = {
+    None: None,
+    "false": False,
+    "true": True,
+    "never": "never",
+}
 
 
 def search_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -13,4 +22,26 @@ def search_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = ()
+OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
+    click.option(
+        "--num-beams",
+        "--beams",
+        type=int,
+        help="texts to follow in search of the best, 1: none; default: the bundle's, else 1",
+    ),
+    click.option("--length-penalty", type=float, help="with beams; default: the bundle's, else 1"),
+    click.option(
+        "--early-stopping",
+        type=click.Choice(["false", "true", "never"]),
+        callback=lambda _, __, value: EARLY_STOPPING[value],
+        help="with beams: when to end the search; default: the bundle's, else false",
+    ),
+    click.option("--no-repeat-ngram-size", type=int, help="no so many ids occur twice; 0: any may"),
+    click.option(
+        "--min-new-tokens", type=int, help="an end id comes after so many at the earliest"
+    ),
+    click.option("--forced-bos", type=int, help="token id that comes first"),
+    click.option(
+        "--target-language", help="code of the language to write, for models that know codes"
+    ),
+)

@@ -92,9 +92,9 @@ class TimedState(State):
         with self.clock:
             self.inner._decode(count, longest)
 
-    def _copy_rows(self, sources: list[int], targets: list[int], slots: int) -> None:
+    def _copy_rows(self, sources: list[int], targets: list[int], since: int, slots: int) -> None:
         with self.clock:
-            self.inner._copy_rows(sources, targets, slots)
+            self.inner._copy_rows(sources, targets, since, slots)
 
     def _move_sources(self, parents: list[int]) -> None:
         with self.clock:

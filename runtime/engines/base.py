@@ -140,7 +140,7 @@ class State(ABC):
             raise InvalidInputError(f"the cache of {self.context} tokens is full")
         self._decode(count, longest)
 
-    def reorder(self, parents: Sequence[int], slots: int) -> None:
+    def reorder(self, parents: Sequence[int], slots: int, *, since: int = 0) -> None:
         """Give row i the content of row `parents[i]`, for all i; the rows after those become free.
 
         A row may be the parent of several rows. `reorder` moves the last row into the place of one
@@ -150,6 +150,7 @@ class State(ABC):
         Args:
             parents: rows, at most as many as the state has.
             slots: the most slots that are filled in any row; no others are copied.
+            since: so many slots are equal already in each row and its parent; they are not copied.
 
         Raises:
             InvalidInputError: if there is no such row, or a row has fewer slots.
@@ -158,15 +159,16 @@ class State(ABC):
             raise InvalidInputError(
                 f"{len(parents)} rows are to go on, and the state has {self.rows} rows"
             )
-        if not (min(parents) >= 0 and max(parents) < self.rows and 0 <= slots <= self.context):
+        fits = 0 <= since <= slots <= self.context
+        if not (min(parents) >= 0 and max(parents) < self.rows and fits):
             raise InvalidInputError(
-                f"cannot copy {slots} slots of the rows {list(parents)}: the state has {self.rows} "
-                f"rows of {self.context}"
+                f"cannot copy the slots {since} to {slots} of the rows {list(parents)}: the state "
+                f"has {self.rows} rows of {self.context}"
             )
         moved = self._moved_sources(parents) if self.source_count else None
         targets = [row for row, parent in enumerate(parents) if row != parent]
-        if targets and slots:
-            self._copy_rows([parents[row] for row in targets], targets, slots)
+        if targets and since < slots:
+            self._copy_rows([parents[row] for row in targets], targets, since, slots)
         if moved is not None and moved != list(range(len(moved))):
             self._move_sources(moved)
 
@@ -248,8 +250,8 @@ class State(ABC):
         """Run `count` rows of `next_ids` at `past_len`, whose largest value is `longest`."""
 
     @abstractmethod
-    def _copy_rows(self, sources: list[int], targets: list[int], slots: int) -> None:
-        """Copy the first `slots` slots of each source row to its target row, all at once.
+    def _copy_rows(self, sources: list[int], targets: list[int], since: int, slots: int) -> None:
+        """Copy the slots `since` .. `slots` - 1 of each source row to its target row, all at once.
 
         A row may be both source and target: its content before the call is what is copied. No
         target occurs twice.

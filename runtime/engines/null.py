@@ -69,10 +69,10 @@ class NullState(State):
         ids = self.next_ids[:count]
         self._run(ids, self.past_len[:count], np.zeros_like(ids), 0)
 
-    def _copy_rows(self, sources: list[int], targets: list[int], slots: int) -> None:
-        kept = self.slots[sources, :slots]
-        self.slots[targets] = EMPTY_SLOT
-        self.slots[targets, :slots] = kept
+    def _copy_rows(self, sources: list[int], targets: list[int], since: int, slots: int) -> None:
+        kept = self.slots[sources, since:slots]
+        self.slots[targets, since:] = EMPTY_SLOT
+        self.slots[targets, since:slots] = kept
 
     def _fill(self, cache: int, row: int, values: NDArray[np.float32]) -> None:
         """Take the values of the only cache, [1, P, 1], for ids."""

@@ -5,12 +5,22 @@ from collections.abc import Collection, Sequence, Set
 from typing import Any, TypeGuard
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from ..bundle.usage import Defaults, Usage
 from ..errors import InvalidInputError
 from .sampling import Sampling
 
-__all__ = ["Prompt", "as_batch", "end_ids_of", "sampling_of", "seeds_of", "stop_strings_of"]
+__all__ = [
+    "Prompt",
+    "as_batch",
+    "checked_ids",
+    "context_of",
+    "end_ids_of",
+    "sampling_of",
+    "seeds_of",
+    "stop_strings_of",
+]
 
 Prompt = str | Sequence[int]
 LARGEST_SEED = 2**64 - 1
@@ -62,6 +72,31 @@ def end_ids_of(
     if not _are_ids(ids):
         raise InvalidInputError(f"end_ids is {end_ids!r:.60}; it must be a token id or several")
     return frozenset(int(token) for token in ids)
+
+
+def checked_ids(ids: ArrayLike, context: int) -> NDArray[np.int64]:
+    """Return ids int64 [B, T], 1 <= T <= context; refuse what cannot be them."""
+    try:
+        array = np.asarray(ids)
+    except ValueError as error:
+        raise InvalidInputError("forward takes rows of equal length") from error
+    if array.ndim != 2 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
+        raise InvalidInputError(
+            f"forward takes whole numbers of shape [batch, tokens], not {array.dtype} of shape "
+            f"{list(array.shape)}"
+        )
+    if array.shape[1] > context:
+        raise InvalidInputError(f"{array.shape[1]} tokens do not fit the context of {context}")
+    return array.astype(np.int64)
+
+
+def context_of(wanted: int | None, block_size: int) -> int:
+    """Return how many tokens the cache is to hold; None: as many as the model sees."""
+    if wanted is None:
+        return block_size
+    if type(wanted) is not int or not 1 <= wanted <= block_size:
+        raise InvalidInputError(f"context is {wanted}; the model can see 1 to {block_size} tokens")
+    return wanted
 
 
 def seeds_of(seed: int | Sequence[int] | None, count: int) -> list[int]:

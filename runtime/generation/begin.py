@@ -94,6 +94,16 @@ class Begin:
         starts = [self.start] * len(ids)
         return Beginnings(starts, ids, lambda: engine.encode(*pad(ids)), single)
 
+    def first_token(self, forced_bos: int | None, language: str | None) -> int | None:
+        """Return the first new token that a call asks for, by its id or by a language's code."""
+        if language is None:
+            return forced_bos
+        if forced_bos is not None:
+            raise InvalidInputError("forced_bos and target_language are both the first new token")
+        if self.sources is None:
+            raise InvalidInputError("target_language is for models with an encoder")
+        return self.sources.language(language)
+
     def encode(self, engine: Engine, source: Prompt | Sequence[Prompt]) -> EncodedSources:
         """Return what the encoder makes of a source, or of several."""
         if self.sources is None:

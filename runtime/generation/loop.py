@@ -7,6 +7,8 @@ from typing import Literal, get_args
 
 from ..engines.base import Engine, Sources
 from ..errors import InvalidInputError
+from .beams import BeamRules
+from .edits import Edit
 from .rows import Outcome, Outcomes, Rows, Text
 from .sampling import Choice, Sampling, choose
 from .speculation import MAX_DRAFT, Drafts, Pace
@@ -31,6 +33,8 @@ class Rules:
         end_ids: token ids that end a text.
         speculate: how many tokens to draft at most (see `speculation`), for a single text at
             temperature 0; 0 for none.
+        edits: edits of the logits, after the one of `sampling`.
+        beams: how to search for the best text; None: token by token (see `generate_tokens`).
     """
 
     context: int
@@ -41,6 +45,8 @@ class Rules:
     stop: tuple[str, ...] = ()
     end_ids: frozenset[int] = frozenset()
     speculate: int = 0
+    edits: tuple[Edit, ...] = ()
+    beams: BeamRules | None = None
 
     def __post_init__(self) -> None:
         if type(self.max_new_tokens) is not int or self.max_new_tokens < 0:
@@ -75,7 +81,13 @@ class Rules:
             series=text.series,
             step=len(text.ids) - text.prompt_length,
             tolerance=self.tolerance,
+            edits=self.edits,
         )
+
+    @property
+    def candidates(self) -> int:
+        """How many of the best logits usually suffice for `choose`; 0 if it needs all of them."""
+        return 0 if self.edits else self.sampling.candidates
 
     def add(self, text: Text, choice: Choice) -> None:
         """Add the chosen token to `text`, and end the text if the token has to be its last."""
@@ -107,7 +119,7 @@ def generate_tokens(
         sources: of an encoder-decoder, the source of each text.
     """
     with engine.new_state(len(texts), rules.context, sources) as state:
-        rows = Rows(state, rules.sampling.candidates)
+        rows = Rows(state, rules.candidates)
         logits = rows.admit(texts)
         if rules.speculate and len(texts) == 1:
             yield from _with_drafts(rows, logits, rules, pace or Pace())

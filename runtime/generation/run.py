@@ -48,6 +48,10 @@ class Result:
         seed: the seed used, so that the text can be generated again.
         first_near_tie: the first new token, counted from 0, whose lead over the runner-up was so
             small that another engine may choose differently from there on; None if there was none.
+            After a beam search, 0 or None: a choice that was so close may change the whole text.
+        score: of a beam search: the sum of the log-probabilities of the new ids, divided by their
+            number to the power of the length penalty; else None.
+        hypotheses: of a beam search: the best texts, the best first, which is this one; else none.
     """
 
     text: str | None
@@ -56,6 +60,8 @@ class Result:
     timings: Timings
     seed: int
     first_near_tie: int | None
+    score: float | None = None
+    hypotheses: tuple["Result", ...] = ()
 
 
 class Run:

@@ -1,10 +1,10 @@
 """Choose the next token from one row of logits.
 
-The order is fixed: repetition penalty, temperature, top-k, top-p, min-p. The remaining tokens are
-sampled with the Gumbel-max trick, argmax(logit / temperature + noise), on the host and in float64.
-Unlike inverting a cumulative distribution, this choice hardly reacts to the last bits of the
-logits. Two engines that agree within the tolerance of a receipt therefore almost always write the
-same text.
+The order is fixed: edits (see `edits`; the repetition penalty is the first of them), temperature,
+top-k, top-p, min-p. The remaining tokens are sampled with the Gumbel-max trick, argmax(logit /
+temperature + noise), on the host and in float64. Unlike inverting a cumulative distribution, this
+choice hardly reacts to the last bits of the logits. Two engines that agree within the tolerance of
+a receipt therefore almost always write the same text.
 """
 
 import math
@@ -19,12 +19,12 @@ from ..bundle.fields import finite
 from ..bundle.usage import RANGES
 from ..engines.candidates import Candidates
 from ..errors import InvalidInputError, NumericalError
+from .edits import Edit, RepetitionPenalty, forbidden
+from .largest import FEW, lower_bound, magnitude
 from .philox import gumbel
 
 __all__ = ["Choice", "Sampling", "choose"]
 
-FEW = 64  # rows into which a vocabulary is reshaped to find its best ids
-NOTHING = np.empty(0, dtype=np.int64)
 # Extra candidates. They show that no token outside the candidates could have been chosen.
 SPARE = 15
 
@@ -59,6 +59,12 @@ class Sampling:
         kept = 1 if self.temperature == 0.0 else int(self.top_k or 0)
         return kept + SPARE
 
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """The edit of logits that is part of these settings, if there is one."""
+        penalty = self.repetition_penalty
+        return () if penalty == 1.0 else (RepetitionPenalty(penalty),)
+
 
 class Choice(NamedTuple):
     """The chosen token, the lead of its score over the runner-up's, and whether that is a near tie.
@@ -81,6 +87,7 @@ def choose(
     series: int,
     step: int,
     tolerance: float = 0.0,
+    edits: Sequence[Edit] = (),
 ) -> Choice:
     """Pick the next token.
 
@@ -88,17 +95,22 @@ def choose(
         logits: float32 [V], or the best of them. The choice is the same: if candidates do not
             decide it, all logits are fetched.
         sampling: the settings.
-        history: ids of the text so far, for the repetition penalty.
+        history: ids of the text so far, for the edits.
         seed: 64-bit key of the random numbers.
         series: 64-bit number that tells this text from others under the same seed.
         step: number of this token in its text, counted from 0.
         tolerance: error of the logits, relative to the largest; decides what a near tie is.
+        edits: edits of the logits, after the one of `sampling`.
 
     Raises:
         NumericalError: if a logit is NaN or +inf, or if all are -inf.
+        InvalidInputError: if the edits forbid every id.
     """
+    edits = (*sampling.edits, *edits)
     if isinstance(logits, Candidates):
-        choice = _choose_among(logits, sampling, history, seed, series, step, tolerance)
+        choice = None
+        if not edits:
+            choice = _choose_among(logits, sampling, seed, series, step, tolerance)
         if choice is not None:
             return choice
         logits = logits.fetch()
@@ -109,27 +121,27 @@ def choose(
             f"the logits for token {step} hold {_bad_kind(logits)}: the model or the engine is "
             f"broken; run `edgegpt verify` on the bundle"
         )
-    reach = 2 * tolerance * _largest(logits, best)  # two logits may come closer by this much
-    penalised = sampling.repetition_penalty != 1.0 and len(history) > 0
-    if sampling.temperature == 0.0 and not penalised:
-        gap = _lead(logits, place)
-        return Choice(place, gap, gap <= reach)
-    seen = np.unique(np.asarray(history)) if penalised else NOTHING
-    if penalised:
-        reach *= max(sampling.repetition_penalty, 1 / sampling.repetition_penalty)
-    ids, scores = _candidates(logits, seen, sampling, reach)
-    if sampling.temperature == 0.0:
+    reach = 2 * tolerance * magnitude(logits, best)  # two logits may come closer by this much
+    scores: NDArray[np.floating[Any]] = logits
+    if edits:
+        scores = logits.astype(np.float64)
+        for edit in edits:
+            edit.apply(scores, history, step)
+            reach *= edit.stretch
         place = int(scores.argmax())
+        if scores[place] == -math.inf:
+            raise forbidden(step)
+    if sampling.temperature == 0.0:
         gap = _lead(scores, place)
-        return Choice(int(ids[place]), gap, gap <= reach)
-    ranking = _Ranking(ids, scores, sampling, reach)
+        return Choice(place, gap, gap <= reach)
+    ids = _candidates(scores, sampling, reach)
+    ranking = _Ranking(ids, scores[ids].astype(np.float64), sampling, reach)
     return ranking.draw(seed, series, step, len(logits))
 
 
 def _choose_among(
     row: Candidates,
     sampling: Sampling,
-    history: Sequence[int],
     seed: int,
     series: int,
     step: int,
@@ -140,9 +152,8 @@ def _choose_among(
     The logit of every other id is at most the smallest candidate's. Other ids therefore cannot
     matter as long as the smallest candidate itself does not.
     """
-    penalised = sampling.repetition_penalty != 1.0 and len(history) > 0
     top_k = 1 if sampling.temperature == 0.0 else sampling.top_k or row.vocab_size
-    if penalised or not row.finite or len(row.ids) <= top_k:
+    if not row.finite or len(row.ids) <= top_k:
         return None
     order = row.ids.argsort()  # ties go to the lowest id
     ids, logits = row.ids[order], row.logits[order]
@@ -188,49 +199,18 @@ class _Ranking:
         return Choice(int(ids[place]), gap, gap <= self.reach or place >= self.surely)
 
 
-def _largest(logits: NDArray[np.float32], best: float) -> float:
-    """Return the largest finite |logit|; `best` is the largest logit."""
-    lowest = float(logits.min())
-    if lowest == -math.inf:
-        lowest = float(logits[logits > -np.inf].min())
-    return max(best, -lowest)
-
-
 def _candidates(
-    logits: NDArray[np.float32], seen: NDArray[np.int64], sampling: Sampling, reach: float
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return ids that could be chosen, in rising order, and their scores after the penalty.
+    scores: NDArray[np.floating[Any]], sampling: Sampling, reach: float
+) -> NDArray[np.int64]:
+    """Return ids that could be chosen, in rising order.
 
-    With top-k in a large vocabulary, these are all `seen` ids and the ids whose logits are above a
-    lower bound of the k-th largest, less `reach`. Finding them takes one pass over the vocabulary
-    in columns and one comparison.
+    With top-k in a large vocabulary, these are the ids whose scores are above a lower bound of the
+    k-th largest, less `reach`.
     """
-    size = len(logits)
-    if sampling.top_k and size >= FEW * sampling.top_k:
-        unseen = logits
-        if len(seen):
-            unseen = logits.copy()
-            unseen[seen] = -np.inf
-        width = size // FEW
-        # The k-th largest of the columns' maxima is at most the k-th largest of all.
-        best = unseen[: width * FEW].reshape(FEW, width).max(axis=0)  # (width,)
-        place = max(width - sampling.top_k, 0)
-        limit = float(np.partition(best, place)[place]) - reach
-        ids = (unseen >= np.float32(np.nextafter(limit, -np.inf, dtype=np.float32))).nonzero()[0]
-        if len(seen):
-            ids = np.union1d(ids, seen)
-    else:
-        ids = np.arange(size)
-    scores = logits[ids].astype(np.float64)
-    if len(seen):
-        _penalise(scores, np.searchsorted(ids, seen), sampling.repetition_penalty)
-    return ids, scores
-
-
-def _penalise(scores: NDArray[np.float64], seen: NDArray[np.int64], penalty: float) -> None:
-    """Divide positive, multiply negative scores of seen ids (Keskar et al. 2019, section 4.1)."""
-    values = scores[seen]
-    scores[seen] = np.where(values > 0, values / penalty, values * penalty)
+    if not sampling.top_k or len(scores) < FEW * sampling.top_k:
+        return np.arange(len(scores))
+    limit = np.float32(lower_bound(scores, sampling.top_k) - reach)
+    return (scores >= np.nextafter(limit, np.float32(-np.inf))).nonzero()[0]
 
 
 def _limits(ranked: NDArray[np.float64], sampling: Sampling, reach: float) -> tuple[int, int, int]:

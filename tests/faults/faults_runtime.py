@@ -65,8 +65,8 @@ class FaultyState(State):
         self.after(past_len, 1, 0)
         self.steps += 1
 
-    def _copy_rows(self, sources, targets, slots) -> None:
-        self.inner._copy_rows(sources, targets, slots)
+    def _copy_rows(self, sources, targets, since, slots) -> None:
+        self.inner._copy_rows(sources, targets, since, slots)
 
     def _move_sources(self, parents) -> None:
         self.inner._move_sources(parents)

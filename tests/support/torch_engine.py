@@ -87,9 +87,9 @@ class TorchState(State):
         ids = self.next_ids[:count]
         self._run(ids, self.past_len[:count], np.zeros_like(ids), 0)
 
-    def _copy_rows(self, sources, targets, slots) -> None:
+    def _copy_rows(self, sources, targets, since, slots) -> None:
         for cache in self.caches:
-            cache[targets, :, :slots] = cache[sources, :, :slots]
+            cache[targets, :, since:slots] = cache[sources, :, since:slots]
 
     def _fill(self, cache, row, values) -> None:
         self.caches[cache][row, :, : values.shape[1]] = values

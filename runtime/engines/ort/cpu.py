@@ -164,9 +164,14 @@ class OrtState(BoundState):
         for array in (self.sources.lengths, *self.sources.caches):
             array[: len(parents)] = array[parents]
 
-    def _copy_rows(self, sources: list[int], targets: list[int], slots: int) -> None:
-        for cache in self.caches:  # [R, K, S, D]; indexing by a list makes a copy first
-            cache[targets, :, :slots] = cache[sources, :, :slots]
+    def _copy_rows(self, sources: list[int], targets: list[int], since: int, slots: int) -> None:
+        part, apart = slice(since, slots), set(sources).isdisjoint(targets)
+        for cache in self.caches:  # [R, K, S, D]
+            if not apart:  # indexing by a list makes a copy first
+                cache[targets, :, part] = cache[sources, :, part]
+                continue
+            for source, target in zip(sources, targets, strict=True):
+                cache[target, :, part] = cache[source, :, part]
 
     def _fill(self, cache: int, row: int, values: NDArray[np.float32]) -> None:
         self.caches[cache][row, :, : values.shape[1]] = values

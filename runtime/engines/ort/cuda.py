@@ -222,8 +222,8 @@ class CudaState(BoundState):
         step.inputs.ids[:], step.inputs.past_len[:] = self.next_ids[:count], self.past_len[:count]
         step.run_bound(longest)
 
-    def _copy_rows(self, sources: list[int], targets: list[int], slots: int) -> None:
-        self._own().copy_rows(sources, targets, slots)
+    def _copy_rows(self, sources: list[int], targets: list[int], since: int, slots: int) -> None:
+        self._own().copy_rows(sources, targets, since, slots)
 
     def _fill(self, cache: int, row: int, values: NDArray[np.float32]) -> None:
         self._own().fill(cache, row, values)

@@ -76,8 +76,8 @@ class Buffers:
             for place, width in zip(self.places, self.widths, strict=True)
         ]
 
-    def copy_rows(self, sources: list[int], targets: list[int], slots: int) -> None:
-        """Copy the first `slots` slots of rows; see `State.reorder`."""
+    def copy_rows(self, sources: list[int], targets: list[int], since: int, slots: int) -> None:
+        """Copy the slots `since` .. `slots` - 1 of rows; see `State.reorder`."""
         moves, memory = moves_in_order(sources, targets), self.engine.memory
         with DEVICE_LOCK:
             if any(SPARE in move for move in moves) and self.spare is None:
@@ -89,9 +89,10 @@ class Buffers:
                 at = {row: place.address + row * heads * pitch for row in range(self.rows)}
                 if self.spare is not None:
                     at[SPARE] = self.spare.address
+                skipped, line = since * head_dim * width, (slots - since) * head_dim * width
                 for source, target in moves:
-                    line = slots * head_dim * width
-                    memory.copy_lines(at[target], at[source], line, heads, pitch)
+                    ends = at[target] + skipped, at[source] + skipped
+                    memory.copy_lines(*ends, line, heads, pitch)
             memory.wait()
 
     def fill(self, cache: int, row: int, values: NDArray[np.float32]) -> None:

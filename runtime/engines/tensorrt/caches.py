@@ -109,9 +109,15 @@ class Caches:
                 self.cuda.within_device(home, written, count * cache.row, stream)
 
     def copy_rows(
-        self, stack: ExitStack, sources: list[int], targets: list[int], slots: int, stream: Any
+        self,
+        stack: ExitStack,
+        sources: list[int],
+        targets: list[int],
+        since: int,
+        slots: int,
+        stream: Any,
     ) -> None:
-        """Copy the first `slots` slots of rows, see `State.reorder`; `stack` frees a spare row."""
+        """Copy some slots of rows, see `State.reorder`; `stack` frees a spare row."""
         moves = moves_in_order(sources, targets)
         if any(SPARE in move for move in moves) and self.spare is None:
             largest = max(cache.row for cache in self.caches.values())
@@ -120,8 +126,8 @@ class Caches:
             at = {row: cache.past + row * cache.row for row in range(self.rows)}
             if self.spare is not None:
                 at[SPARE] = self.spare
-            heads = cache.row // cache.line
+            heads, skipped = cache.row // cache.line, since * cache.slot
+            width = slots * cache.slot - skipped
             for source, target in moves:
-                self.cuda.copy_lines(
-                    at[target], at[source], slots * cache.slot, heads, cache.line, stream
-                )
+                ends = at[target] + skipped, at[source] + skipped
+                self.cuda.copy_lines(*ends, width, heads, cache.line, stream)

@@ -198,8 +198,8 @@ class TensorRTState(State):
         self.gathered = None
         self.session.decode(self.next_ids[:count], self.past_len[:count])
 
-    def _copy_rows(self, sources: list[int], targets: list[int], slots: int) -> None:
-        self.session.copy_rows(sources, targets, slots)
+    def _copy_rows(self, sources: list[int], targets: list[int], since: int, slots: int) -> None:
+        self.session.copy_rows(sources, targets, since, slots)
 
     def _fill(self, cache: int, row: int, values: NDArray[np.float32]) -> None:
         self.session.fill(cache, row, values)

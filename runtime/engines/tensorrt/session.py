@@ -124,10 +124,10 @@ class Session:
             step.run()
         self._ran(self.single_logits, count, 1)
 
-    def copy_rows(self, sources: list[int], targets: list[int], slots: int) -> None:
-        """Copy the first `slots` slots of rows; see `State.reorder`."""
+    def copy_rows(self, sources: list[int], targets: list[int], since: int, slots: int) -> None:
+        """Copy the slots `since` .. `slots` - 1 of rows; see `State.reorder`."""
         with DEVICE_LOCK:
-            self.caches.copy_rows(self.stack, sources, targets, slots, self.stream)
+            self.caches.copy_rows(self.stack, sources, targets, since, slots, self.stream)
 
     def fill(self, cache: int, row: int, values: NDArray[np.float32]) -> None:
         """Write the first slots of a row of a cache; see `State.fill`."""

@@ -350,8 +350,6 @@ def test_the_search_for_candidates_chooses_what_a_full_ranking_does(
 
 def test_the_search_looks_at_few_ids_and_at_all_that_could_be_chosen():
     logits = many_logits(0, 49_152, 6, 0.0)
-    ids, scores = sampling_module._candidates(
-        logits, np.array([7, 4000]), Sampling(1.0, top_k=50, repetition_penalty=1.2), 1e-4
-    )
-    assert {7, 4000, *np.argsort(-logits)[:50].tolist()} <= set(ids.tolist())
-    assert len(ids) == len(scores) < 500
+    ids = sampling_module._candidates(logits, Sampling(1.0, top_k=50), 1e-4)
+    assert set(np.argsort(-logits)[:50].tolist()) <= set(ids.tolist())
+    assert len(ids) < 500

@@ -1,0 +1,113 @@
+"""One call of `generate`: token by token, or as a search with beams."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from ..engines.base import Engine, Sources
+from ..text.stops import Detokenizer
+from ..text.tokenizer import Tokenizer
+from .beams import BeamRules, BeamSearch, Hypothesis
+from .following import follow
+from .loop import Rules
+from .rows import FinishReason, Text
+from .run import Result, Run, Timings
+from .speculation import Pace
+
+__all__ = ["generated"]
+
+
+def generated(
+    engine: Engine,
+    tokenizer: Tokenizer | None,
+    texts: list[Text],
+    rules: Rules,
+    pace: Pace,
+    sources: Callable[[], Sources] | None = None,
+) -> list[Result]:
+    """Write all texts to their end, or search their best continuations; return the results.
+
+    For a search, each text fits the context. `sources` encodes their sources, if they have any.
+    """
+    if rules.beams is not None:
+        search = _BeamRun(texts, rules, rules.beams)
+        if rules.max_new_tokens > 0:
+            search.follow(engine, sources)
+        return search.results(tokenizer)
+    run = Run(engine, tokenizer, texts, rules, pace, sources)
+    for _ in run.pieces():
+        pass
+    return run.results()
+
+
+class _BeamRun:
+    """The searches of one call, and the clock."""
+
+    def __init__(self, texts: Sequence[Text], rules: Rules, beams: BeamRules) -> None:
+        self.texts, self.rules, self.beams = texts, rules, beams
+        self.searches = [_search(text.ids, rules, beams) for text in texts]
+        self.begin = time.perf_counter()
+        self.first_token_s = self.total_s = 0.0
+
+    def follow(self, engine: Engine, sources: Callable[[], Sources] | None) -> None:
+        """Run the searches."""
+        rows = len(self.searches) * self.beams.count
+        encoded = None if sources is None else sources()
+        with engine.new_state(rows, self.rules.context, encoded) as state:
+            follow(state, self.searches, self._tell)
+
+    def results(self, tokenizer: Tokenizer | None) -> list[Result]:
+        """Return what was found."""
+        found = [one.best() or [Hypothesis(0.0, 0.0, [])] for one in self.searches]
+        new_tokens = sum(len(best[0].ids) for best in found)
+        timings = Timings(self.first_token_s, self.total_s, new_tokens)
+        results = []
+        for text, search, best in zip(self.texts, self.searches, found, strict=True):
+            hypotheses = tuple(
+                Result(
+                    text=_text(tokenizer, text.ids, one.ids, self.rules.end_ids),
+                    token_ids=one.ids,
+                    finish_reason=self._reason(one.ids),
+                    timings=timings,
+                    seed=text.seed,
+                    first_near_tie=0 if search.near_tie else None,
+                    score=one.score,
+                )
+                for one in best
+            )
+            results.append(replace(hypotheses[0], hypotheses=hypotheses))
+        return results
+
+    def _reason(self, ids: Sequence[int]) -> FinishReason:
+        """Return why a text ended."""
+        if ids and ids[-1] in self.rules.end_ids:
+            return "eos"
+        return "length" if len(ids) == self.rules.max_new_tokens else "context"
+
+    def _tell(self) -> None:
+        self.total_s = time.perf_counter() - self.begin
+        self.first_token_s = self.first_token_s or self.total_s
+
+
+def _search(prompt: list[int], rules: Rules, beams: BeamRules) -> BeamSearch:
+    # The last token is not fed, so it needs no slot.
+    room = rules.context + 1 - len(prompt)
+    return BeamSearch(
+        prompt,
+        beams,
+        steps=min(rules.max_new_tokens, room),
+        end_ids=rules.end_ids,
+        edits=(*rules.sampling.edits, *rules.edits),
+        tolerance=rules.tolerance,
+    )
+
+
+def _text(
+    tokenizer: Tokenizer | None, prompt: list[int], ids: list[int], end_ids: frozenset[int]
+) -> str | None:
+    """Return the text of new ids; None if the bundle has no tokenizer."""
+    if tokenizer is None:
+        return None
+    detokenizer = Detokenizer(tokenizer, (), prompt)
+    pieces = [detokenizer.push(token) for token in ids if token not in end_ids]
+    return "".join(pieces) + detokenizer.finish()

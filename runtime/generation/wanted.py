@@ -1,0 +1,156 @@
+"""What the caller of `generate` or `stream` wants, put together with what the bundle recommends."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..bundle.search import MOST_BEAMS, Search
+from ..bundle.usage import Defaults, Usage
+from ..errors import InvalidInputError
+from .arguments import end_ids_of, sampling_of, stop_strings_of
+from .beams import BeamRules
+from .edits import edits_of
+from .loop import Overflow, Rules
+from .sampling import Sampling
+
+__all__ = ["DEFAULT_NEW_TOKENS", "ModelFacts", "Wanted"]
+
+DEFAULT_NEW_TOKENS = 200
+# A million tokens to this power are still far within the range of float64.
+LARGEST_LENGTH_PENALTY = 32.0
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the settings of a call depend on, beside the call."""
+
+    usage: Usage
+    context: int
+    vocab_size: int
+    overflow: Overflow  # unless the caller says otherwise
+    tolerance: float
+    have_text: bool
+    has_encoder: bool = False
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The arguments of a call; None, also within them, where the bundle or a default decides.
+
+    `LanguageModel.generate` tells what they mean.
+    """
+
+    sampling: Defaults
+    search: Search
+    num_return_sequences: int | None = None
+    stop: str | Sequence[str] | None = None
+    end_ids: int | Collection[int] | None = None
+    ignore_eos: bool = False
+    overflow: Overflow | None = None
+    speculate: int = 0
+
+    def rules(self, model: ModelFacts) -> Rules:
+        """Return the settings of the call.
+
+        Raises:
+            InvalidInputError: if a setting is impossible, or does not go with another one.
+        """
+        _check(self.search, model.vocab_size)
+        if model.has_encoder and (self.speculate or self.overflow is not None):
+            name = "speculate" if self.speculate else "overflow"
+            raise InvalidInputError(f"{name} is for models without an encoder; leave it out")
+        search = Search(**model.usage.search.told() | self.search.told())
+        if search.max_new_tokens is None:
+            search = replace(search, max_new_tokens=DEFAULT_NEW_TOKENS)
+        end_ids = end_ids_of(model.usage, self.end_ids, ignore_eos=self.ignore_eos)
+        sampling, beams = sampling_of(model.usage, self.sampling), self._beams(search)
+        overflow = model.overflow if self.overflow is None else self.overflow
+        if beams is not None:
+            self._check_beams(beams, sampling)
+            _check_room(beams.count, model.vocab_size, len(end_ids))
+            overflow = "stop"
+        longest = search.max_new_tokens
+        return Rules(
+            context=model.context,
+            max_new_tokens=longest,
+            sampling=sampling,
+            overflow=overflow,
+            tolerance=model.tolerance,
+            stop=stop_strings_of(self.stop, have_text=model.have_text),
+            end_ids=end_ids,
+            speculate=self.speculate,
+            edits=edits_of(search, end_ids, longest),
+            beams=beams,
+        )
+
+    def _beams(self, search: Search) -> BeamRules | None:
+        """Return how to search; None for a single beam, which needs no search."""
+        count, returned = search.num_beams or 1, self.num_return_sequences
+        if returned is None:
+            returned = 1
+        if type(returned) is not int or not 1 <= returned <= count:
+            raise InvalidInputError(
+                f"num_return_sequences is {returned!r}; it must be a whole number from 1 to "
+                f"num_beams, which is {count}"
+            )
+        if count == 1:
+            return None
+        penalty = 1.0 if search.length_penalty is None else search.length_penalty
+        return BeamRules(count, returned, penalty, search.early_stopping or False)
+
+    def _check_beams(self, beams: BeamRules, sampling: Sampling) -> None:
+        """Refuse what does not go with a search."""
+        conflicts = {
+            "temperature above 0": sampling.temperature > 0.0,
+            "speculate": self.speculate != 0,
+            "stop": bool(self.stop),
+            "overflow 'slide'": self.overflow == "slide",
+        }
+        for name, given in conflicts.items():
+            if given:
+                raise InvalidInputError(
+                    f"{name} does not go with a search of {beams.count} beams; leave it out, or "
+                    f"give num_beams=1"
+                )
+
+
+def _check(given: Search, vocab_size: int) -> None:
+    """Refuse settings of the caller that no search can have."""
+    for name, least in (
+        ("max_new_tokens", 0),
+        ("num_beams", 1),
+        ("no_repeat_ngram_size", 0),
+        ("min_new_tokens", 0),
+        ("forced_bos", 0),
+    ):
+        value = getattr(given, name)
+        if value is not None and (type(value) is not int or value < least):
+            raise InvalidInputError(
+                f"{name} is {value!r:.60}; it must be an int of {least} or more"
+            )
+    if given.forced_bos is not None and given.forced_bos >= vocab_size:
+        raise InvalidInputError(
+            f"forced_bos is {given.forced_bos}, which is not in the vocabulary of {vocab_size}"
+        )
+    if given.num_beams is not None and given.num_beams > MOST_BEAMS:
+        raise InvalidInputError(f"num_beams is {given.num_beams}; there may be {MOST_BEAMS}")
+    penalty: Any = given.length_penalty
+    is_number = isinstance(penalty, int | float) and not isinstance(penalty, bool)
+    if penalty is not None and not (is_number and abs(penalty) <= LARGEST_LENGTH_PENALTY):
+        raise InvalidInputError(
+            f"length_penalty is {penalty!r:.60}; it must be a number from "
+            f"-{LARGEST_LENGTH_PENALTY:g} to {LARGEST_LENGTH_PENALTY:g}"
+        )
+    stopping: Any = given.early_stopping
+    if not (stopping is None or isinstance(stopping, bool) or stopping == "never"):
+        raise InvalidInputError(
+            f"early_stopping is {stopping!r:.60}; it must be True, False or 'never'"
+        )
+
+
+def _check_room(beams: int, vocab_size: int, ends: int) -> None:
+    if beams > vocab_size - ends:
+        raise InvalidInputError(
+            f"num_beams is {beams}, and a vocabulary of {vocab_size} with {ends} end ids has only "
+            f"{vocab_size - ends} first tokens to go on from"
+        )

@@ -1,0 +1,59 @@
+"""Open a bundle for generation."""
+
+from pathlib import Path
+
+from .bundle.bundle import Bundle
+from .engines.choice import open_engine
+from .engines.options import EngineOptions
+from .errors import EdgeGPTError
+from .language_model import LanguageModel
+from .proof.receipt_store import warn_if_unproved
+from .upgrade import with_upgrade
+
+__all__ = ["load"]
+
+
+def load(
+    bundle: str | Path,
+    backend: str = "auto",
+    context: int | None = None,
+    *,
+    threads: int | None = None,
+    tf32: bool = False,
+    cuda_graph: bool = True,
+    upgrade: bool = True,
+) -> LanguageModel:
+    """Open a bundle for generation.
+
+    Warns with `EdgeGPTWarning` if no receipt says that this version of the engine computes the
+    bundle rightly, or if one says that it does not.
+
+    Args:
+        bundle: path of the folder that `edgegpt export` wrote.
+        backend: "cpu" and "cuda" are ONNX Runtime's providers; "tensorrt" and "tensorrt-rtx" build
+            an engine first; "auto" is "cuda" where it is installed and works, else "cpu".
+        context: tokens that the cache holds, at most the model's block size (the default).
+        threads: threads inside an operator; None lets the engine choose.
+        tf32: let CUDA round float32 products to TF32, which has its own tolerance and receipts.
+        cuda_graph: let CUDA replay decode steps as graphs; turn it off only for comparison.
+        upgrade: with "auto", if TensorRT is installed and there is a GPU, use a TensorRT engine
+            that was built and verified before. If there is none, build and verify one in a process
+            of its own; the first generation after that uses it.
+
+    Raises:
+        BundleError: if the bundle is missing, damaged or of another format version.
+        EngineError: if the backend is not installed or cannot run the bundle.
+        InvalidInputError: if there is no such backend, or a number is impossible.
+    """
+    opened = Bundle.open(bundle)
+    options = EngineOptions(backend, threads, tf32, cuda_graph)
+    engine = first = open_engine(opened, options)
+    try:
+        if backend == "auto" and upgrade and not tf32:
+            engine = with_upgrade(opened, first)
+        model = LanguageModel(opened, engine, context)
+    except EdgeGPTError:
+        engine.close()
+        raise
+    warn_if_unproved(opened, first)
+    return model
