@@ -8,12 +8,14 @@ import numpy as np
 
 from edgegpt.model import Seq2Seq
 from edgegpt.runtime.bundle.golden import Golden, Prompt
+from edgegpt.runtime.bundle.usage import Usage
 from edgegpt.runtime.text.tokenizer import Tokenizer
 
 from ..past import record_past
 from ..quantization import Yardstick
 from ..reader import Attending
 from ..texts import is_large
+from .beams import golden_beams
 from .decoding import STEPS, STEPS_OF_LARGE, decode, row_lengths
 from .prompts import (
     COVERED,
@@ -41,6 +43,7 @@ def make_pair_golden(
     pairs: Sequence[tuple[Ids, Ids]],
     tokenizer: Tokenizer | None = None,
     source_tokenizer: Tokenizer | None = None,
+    usage: Usage | None = None,
 ) -> Golden:
     """Return the golden vectors of a model in eval mode and float32.
 
@@ -50,6 +53,7 @@ def make_pair_golden(
             are repeated if they are too short for the prompts.
         tokenizer: the tokenizer of targets, if there is one.
         source_tokenizer: the tokenizer of sources, if it is another one.
+        usage: how texts begin and end, for searches.
     """
     decoder, encoder = model.config.decoder, model.config.encoder
     block, pieces = decoder.block_size, pieces_of(decoder.block_size)
@@ -84,6 +88,7 @@ def make_pair_golden(
         continuations=[added for _, added in decoded],
         far=[_with(own, row_sources[-1]) for own in far],
         past=recorded,
+        beams=golden_beams(model, row_sources, usage or Usage()),
         tokenizer=sample(tokenizer, _written(targets, tokenizer)) if tokenizer else None,
         source_tokenizer=(
             sample(source_tokenizer, _written(sources, source_tokenizer))

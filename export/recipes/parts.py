@@ -54,7 +54,8 @@ def golden_vectors(source: Checkpoint, model: GPT | Seq2Seq, progress: Progress)
     progress("computing golden vectors in PyTorch", 0, 0)
     if isinstance(model, Seq2Seq):
         sources = source_tokenizer_of(source) if source.source_tokenizer_json else None
-        return make_pair_golden(model, held_out_pairs(source), tokenizer_of(source), sources)
+        pairs, tokenizer = held_out_pairs(source), tokenizer_of(source)
+        return make_pair_golden(model, pairs, tokenizer, sources, source.usage)
     return make_golden(model, tokenizer_of(source), held_out_ids(source))
 
 

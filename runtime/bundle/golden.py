@@ -18,6 +18,10 @@
                                                        a text (UTF-8 bytes), its ids, and the text
                                                        of all ids in order; absent if the model has
                                                        no tokenizer
+    beams.<i>.source [N], .ids [K, longest], .scores [K], .facts [2]
+                                                       the best texts of a beam search over a source
+                                                       (their ends filled up with -1), their scores,
+                                                       the largest logit, and whether it was close
     source_tokenizer.<...>                             the same of the sources' tokenizer, if they
                                                        have one of their own
 """
@@ -33,7 +37,9 @@ from safetensors.numpy import load_file, save_file
 
 from ..errors import BundleError
 
-__all__ = ["Continuation", "Golden", "Prompt", "TokenizerSample", "Top"]
+__all__ = ["Beams", "Continuation", "Golden", "Prompt", "TokenizerSample", "Top"]
+
+FILL = -1  # behind the end of a text
 
 Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
@@ -90,6 +96,25 @@ class TokenizerSample:
 
 
 @dataclass(frozen=True)
+class Beams:
+    """What a beam search in PyTorch made of a source: see `proof.beams`.
+
+    Attributes:
+        source: ids of the source [N].
+        texts: new ids of the best texts, the best first.
+        scores: float32 [K], their scores.
+        scale: the largest magnitude of a logit on the way.
+        near_tie: whether another engine within the float32 tolerance may find other texts.
+    """
+
+    source: Ids
+    texts: list[Ids]
+    scores: NDArray[np.float32]
+    scale: float
+    near_tie: bool
+
+
+@dataclass(frozen=True)
 class Golden:
     """All golden vectors. `ragged` and `continuations` have one entry per row, in order.
 
@@ -109,6 +134,7 @@ class Golden:
     tokenizer: TokenizerSample | None = None
     quality: list[Prompt] = field(default_factory=list)
     source_tokenizer: TokenizerSample | None = None
+    beams: list[Beams] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
         """Write the file."""
@@ -134,6 +160,8 @@ class Golden:
         for index, prompt in enumerate(self.far):
             tensors[f"far.{index}.past_len"] = np.array([prompt.past_len], dtype=np.int64)
         tensors |= {f"past.{cache}": values for cache, values in enumerate(self.past)}
+        for index, found in enumerate(self.beams):
+            tensors |= _of_beams(f"beams.{index}", found)
         samples = {"tokenizer": self.tokenizer, "source_tokenizer": self.source_tokenizer}
         for name, sample in samples.items():
             if sample is not None:
@@ -172,9 +200,34 @@ class Golden:
                 tokenizer=_tokenizer_sample(tensors, "tokenizer"),
                 quality=_prompts(tensors, "quality"),
                 source_tokenizer=_tokenizer_sample(tensors, "source_tokenizer"),
+                beams=[
+                    _beams(tensors, f"beams.{index}") for index in range(_count(tensors, "beams"))
+                ],
             )
         except (SafetensorError, OSError, KeyError, UnicodeDecodeError) as error:
             raise BundleError(f"{path} is damaged: {error}") from error
+
+
+def _of_beams(name: str, found: Beams) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a search."""
+    longest = max(len(text) for text in found.texts)
+    ids = np.full((len(found.texts), longest), FILL, dtype=np.int64)
+    for row, text in zip(ids, found.texts, strict=True):
+        row[: len(text)] = text
+    facts = np.array([found.scale, found.near_tie], dtype=np.float32)
+    parts = {"source": found.source, "ids": ids, "scores": found.scores, "facts": facts}
+    return {f"{name}.{part}": array for part, array in parts.items()}
+
+
+def _beams(tensors: dict[str, NDArray[Any]], name: str) -> Beams:
+    scale, near = tensors[f"{name}.facts"].tolist()
+    return Beams(
+        source=tensors[f"{name}.source"],
+        texts=[row[row != FILL] for row in tensors[f"{name}.ids"]],
+        scores=tensors[f"{name}.scores"],
+        scale=scale,
+        near_tie=bool(near),
+    )
 
 
 def _bytes_of(text: str) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from .rows import FinishReason, Text
 from .run import Result, Run, Timings
 from .speculation import Pace
 
-__all__ = ["generated"]
+__all__ = ["generated", "new_search"]
 
 
 def generated(
@@ -45,7 +45,7 @@ class _BeamRun:
 
     def __init__(self, texts: Sequence[Text], rules: Rules, beams: BeamRules) -> None:
         self.texts, self.rules, self.beams = texts, rules, beams
-        self.searches = [_search(text.ids, rules, beams) for text in texts]
+        self.searches = [new_search(text.ids, rules, beams) for text in texts]
         self.begin = time.perf_counter()
         self.first_token_s = self.total_s = 0.0
 
@@ -89,7 +89,8 @@ class _BeamRun:
         self.first_token_s = self.first_token_s or self.total_s
 
 
-def _search(prompt: list[int], rules: Rules, beams: BeamRules) -> BeamSearch:
+def new_search(prompt: list[int], rules: Rules, beams: BeamRules) -> BeamSearch:
+    """Return the search for what follows a prompt."""
     # The last token is not fed, so it needs no slot.
     room = rules.context + 1 - len(prompt)
     return BeamSearch(

@@ -14,7 +14,7 @@ from .prompts import Prompts
 from .rows import Text, series_of
 from .source_texts import SourceTexts
 
-__all__ = ["Begin", "EncodedSources", "Given"]
+__all__ = ["DEFAULT_START", "Begin", "Beginnings", "EncodedSources", "Given"]
 
 DEFAULT_START = 0  # the id that an encoder-decoder's texts begin with if its usage names none
 

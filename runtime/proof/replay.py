@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from ..bundle.bundle import GOLDEN_NAME, Bundle
 from ..bundle.golden import Continuation, Golden, Prompt
 from ..bundle.manifest import Quantization
+from ..bundle.usage import Usage
 from ..engines.base import Engine, State
 from ..engines.candidates import Candidates
 from ..generation.prefill import last_logits, logit_pieces, pad, pieces_that_fit
+from .beams import beam_check
 from .compare import Difference, compare_rows
 from .far_past import far_past
 from .quality import QualitySum
@@ -57,6 +59,7 @@ class Replay:
         self.label = label
         self.golden = Golden.load(bundle.file(GOLDEN_NAME))
         self.engine, self.tolerance = engine, tolerance
+        self.usage = bundle.manifest.usage or Usage()
         self.info, self.vocab_size = (
             bundle.manifest.model_info,
             bundle.manifest.model_info.vocab_size,
@@ -64,16 +67,25 @@ class Replay:
         self.context = self._longest()
 
     def checks(self) -> list[Check]:
-        """Return all six checks.
+        """Return all six checks, and that of beam search if there are golden beams.
 
         If an engine chose the reference's tokens at every step of `decode`, free decoding would
         feed it the same tokens. Both checks are one computation then, which is done only once.
         """
         first = [self.prefill(), self.chunked(), self.ragged(), self.far()]
         decode = self.decode()
+        found = [*first, decode, *self.beams()]
         if decode.first_difference is None:
-            return [*first, decode, replace(decode, name=f"{self.label}continuation")]
-        return [*first, decode, self.continuation()]
+            return [*found, replace(decode, name=f"{self.label}continuation")]
+        return [*found, self.continuation()]
+
+    def beams(self) -> list[Check]:
+        """Search the best texts; no check for models without an encoder."""
+        if not self.golden.beams:
+            return []
+        golden, usage = self.golden.beams, self.usage
+        check = beam_check(self.engine, golden, usage, self.info, self.tolerance)
+        return [replace(check, name=f"{self.label}{check.name}")]
 
     def quality(self, quantization: Quantization | None) -> QualityCheck | None:
         """Compare a quantised model with its float32 original; None if it is not quantised."""

@@ -97,7 +97,22 @@ class PositionsMixed(SourceFault):
     state = AfterSource
 
 
+class ParentsIgnored(FaultyState):
+    """A beam that goes on from another one keeps the keys and values of its own row."""
+
+    def _copy_rows(self, sources, targets, since, slots) -> None:
+        if self.rows_each == 1:
+            super()._copy_rows(sources, targets, since, slots)
+
+
+class BeamsFollowWrongParent(SourceFault):
+    """Beams go on from the keys and values of another one."""
+
+    state = ParentsIgnored
+
+
 SOURCE_FAULTS = {
+    "beams follow the wrong parent": BeamsFollowWrongParent,
     "source mask ignored": SourceMaskIgnored,
     "padding leaks into the encoder": PaddingLeaksIntoEncoder,
     "sources of another row": SourceOfAnotherRow,

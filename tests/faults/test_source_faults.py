@@ -5,19 +5,23 @@ the golden logits. `pytest tests/faults/test_source_faults.py -s` prints the tab
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from faults_sources import SOURCE_FAULTS
-from pair_checkpoints import write_pair_checkpoint
+from pair_checkpoints import USAGE, write_pair_checkpoint
 from seq2seq_models import VARIANTS, seq2seq
 from torch_engine import TorchEngine
 
+from edgegpt.checkpoint import save_config
 from edgegpt.export import export_bundle
 from edgegpt.model import Seq2Seq
 from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.bundle.search import Search
 from edgegpt.runtime.engines.choice import open_engine
 from edgegpt.runtime.engines.options import EngineOptions
+from edgegpt.runtime.generation.beams import BeamSearch
 from edgegpt.runtime.proof.tolerances import TOLERANCES
 from edgegpt.runtime.proof.verify import verify_engine
 
@@ -49,6 +53,39 @@ def test_a_wrong_source_is_caught(specimen: tuple[Seq2Seq, Bundle], fault: str) 
     failed = [check.name for check in receipt.checks if not check.passed]
     assert failed
     TABLE.append(f"{fault:<40}{movement:>10.1e}  {', '.join(failed)}")
+
+
+@pytest.fixture(scope="module")
+def with_first_token(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle whose texts begin with a forced token."""
+    folder, model = tmp_path_factory.mktemp("forced"), seq2seq(VARIANTS["paper"])
+    checkpoint = write_pair_checkpoint(folder / "ckpt", model)
+    usage = replace(USAGE, search=Search(forced_bos=9))
+    save_config(checkpoint, model.config, usage)
+    export_bundle(checkpoint, folder / "bundle")
+    return Bundle.open(folder / "bundle")
+
+
+def failed_on(bundle: Bundle) -> list[str]:
+    receipt = verify_engine(bundle, open_engine(bundle, EngineOptions("cpu")))
+    return [check.name for check in receipt.checks if not check.passed]
+
+
+def test_a_length_penalty_that_counts_the_start_is_caught(
+    with_first_token: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not failed_on(with_first_token)
+    monkeypatch.setattr(BeamSearch, "_divisor", lambda self, length: float(length + 1))
+    assert failed_on(with_first_token) == ["beams"]
+    TABLE.append("length penalty off by the start token".ljust(52) + "beams")
+
+
+def test_a_forced_first_token_that_is_missing_is_caught(
+    with_first_token: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgegpt.runtime.generation.wanted.edits_of", lambda *_: ())
+    assert failed_on(with_first_token) == ["beams"]
+    TABLE.append("forced first token missing".ljust(52) + "beams")
 
 
 def test_an_honest_torch_engine_passes(specimen: tuple[Seq2Seq, Bundle]) -> None:
