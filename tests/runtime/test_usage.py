@@ -185,7 +185,7 @@ def test_the_cache_is_as_long_as_the_context_that_was_asked_for(small_bundle, mo
     monkeypatch.setattr(
         OrtEngine,
         "new_state",
-        lambda self, rows, context: asked.append(context) or new_state(self, rows, context),
+        lambda self, rows, context, *_: asked.append(context) or new_state(self, rows, context),
     )
     with edgegpt.load(small_bundle, context=11, threads=1) as model:
         model.generate(PROMPT, max_new_tokens=2)

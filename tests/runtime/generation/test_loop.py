@@ -135,7 +135,7 @@ def measured_engine() -> tuple[NullEngine, list[int]]:
     engine, sizes = NullEngine(network, VOCABULARY), []
     new_state = engine.new_state
 
-    def measured_state(batch, context):
+    def measured_state(batch, context, sources=None):
         state = new_state(batch, context)
         run = state._run
         state._run = lambda ids, *rest: (sizes.append(ids.shape[1]), run(ids, *rest))
