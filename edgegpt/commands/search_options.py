@@ -27,7 +27,7 @@ OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
         "--num-beams",
         "--beams",
         type=int,
-        help="texts to follow in search of the best, 1: none; default: the bundle's, else 1",
+        help="search the best text with so many beams; default: the bundle's, else 1",
     ),
     click.option("--length-penalty", type=float, help="with beams; default: the bundle's, else 1"),
     click.option(

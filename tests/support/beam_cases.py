@@ -1,7 +1,8 @@
 """Random cases of beam search, run by transformers on a model that is a table."""
 
 import random
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from transformers import GenerationConfig, GenerationMixin, PretrainedConfig, Pr
 from transformers.modeling_outputs import CausalLMOutput
 
 from edgegpt.runtime.bundle.search import Search
+from edgegpt.runtime.generation.beams import BeamRules, BeamSearch
+from edgegpt.runtime.generation.edits import Edit, RepetitionPenalty, edits_of
 
 __all__ = ["Case", "case", "table", "theirs"]
 
@@ -39,8 +42,29 @@ class Case:
     returned: int
     end_ids: list[int]
     search: Search
-    penalty: float = 1.0
-    max_new_tokens: int = field(default=8)
+    penalty: float
+    max_new_tokens: int
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """The edits of the call."""
+        penalty = (RepetitionPenalty(self.penalty),) if self.penalty != 1.0 else ()
+        return (*penalty, *edits_of(self.search, frozenset(self.end_ids), self.max_new_tokens))
+
+    def network(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Return the logits [V] of the id that follows `ids`."""
+        return table(ids, self.vocabulary, self.sharpness)
+
+    def searches(self) -> list[BeamSearch]:
+        """Return the search for each prompt."""
+        rules = BeamRules(
+            self.beams, self.returned, self.search.length_penalty, self.search.early_stopping
+        )
+        ends, steps = frozenset(self.end_ids), self.max_new_tokens
+        return [
+            BeamSearch(prompt, rules, steps=steps, end_ids=ends, edits=self.edits)
+            for prompt in self.prompts
+        ]
 
 
 def case(seed: int) -> Case:
@@ -101,7 +125,10 @@ class _Table(PreTrainedModel, GenerationMixin):
 
 @torch.no_grad()
 def theirs(case: Case) -> list[list[tuple[float, list[int]]]]:
-    """Return what transformers finds: for each prompt the scores and new ids, the best first."""
+    """Return what transformers finds: for each prompt the scores and new ids, the best first.
+
+    With one beam, which is greedy, it has no scores.
+    """
     longest = max(len(prompt) for prompt in case.prompts)
     ids = [[PAD] * (longest - len(prompt)) + prompt for prompt in case.prompts]
     mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in case.prompts]
@@ -128,9 +155,10 @@ def theirs(case: Case) -> list[list[tuple[float, list[int]]]]:
     found = _Table(case.vocabulary, case.sharpness).generate(
         torch.tensor(ids), attention_mask=torch.tensor(mask), generation_config=settings
     )
-    texts = [
-        (float(score), [token for token in text.tolist() if token != PAD])
-        for score, text in zip(found.sequences_scores, found.sequences[:, longest:], strict=True)
+    new = [
+        [token for token in text if token != PAD] for text in found.sequences[:, longest:].tolist()
     ]
+    scores = found.sequences_scores.tolist() if case.beams > 1 else [0.0] * len(new)
+    texts = list(zip(scores, new, strict=True))
     each = case.returned
     return [texts[first : first + each] for first in range(0, len(texts), each)]

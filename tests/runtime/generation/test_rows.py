@@ -170,12 +170,34 @@ def test_reordered_rows_go_on_as_their_parents(engines, name, parents):
         state.close()
 
 
+@pytest.mark.parametrize("name", ["ort", "standard", "legacy", "cuda"])
+def test_slots_that_are_equal_already_are_not_copied(engines, name):
+    """Slots 4 and 5 come from the parents; then the rows have others before them, their own."""
+    engine, parents = engines[name], [0, 0, 3, 3]
+    nothing, positions = np.zeros(4, dtype=np.int64), np.zeros((4, 1), dtype=np.int64)
+    ids = np.random.default_rng(1).integers(0, 34, (4, 6))
+    states = [engine.new_state(4, 16) for _ in range(2)]
+    states[0].step(ids, nothing, positions)
+    states[0].reorder(parents, 6, since=4)
+    states[1].step(ids[parents], nothing, positions)
+    states[1].step(ids[:, :4], nothing, positions)
+    for state in states:
+        state.next_ids[:], state.past_len[:] = 1, 6
+        state.decode()
+    np.testing.assert_allclose(states[0].logits(), states[1].logits(), atol=1e-6)
+    for state in states:
+        state.close()
+
+
 def test_what_cannot_be_is_refused():
     engine = NullEngine(network, VOCABULARY)
     state = engine.new_state(2, 8)
     for parents, slots in (([0, 2], 3), ([-1], 3), ([0, 1, 0], 3), ([1], 9), ([], 1)):
         with pytest.raises(InvalidInputError, match="rows"):
             state.reorder(parents, slots)
+    for since in (-1, 4):
+        with pytest.raises(InvalidInputError, match=f"cannot copy the slots {since} to 3"):
+            state.reorder([1, 1], 3, since=since)
     one = np.ones((1, 1), dtype=np.int64)
     with pytest.raises(InvalidInputError, match="rows 2 to 2, the state 2"):
         state.step(one, one[0] * 0, one * 0, first=2)

@@ -42,6 +42,16 @@ def test_rows_change_places_on_the_device(machine: Machine) -> None:
     np.testing.assert_array_equal(state.logits()[:, 0], expected)
 
 
+def test_only_the_slots_behind_equal_ones_are_copied_on_the_device(machine: Machine) -> None:
+    state = machine.engine().new_state(2, 24)
+    last_logits(state, *pad([[1, 2, 3], [4, 5, 6]]))
+    state.reorder([0, 0], 3, since=2)
+    state.next_ids[:], state.past_len[:] = 7, 3
+    state.decode()
+    expected = [network([1, 2, 3, 7]), network([4, 5, 3, 7])]
+    np.testing.assert_array_equal(state.logits()[:, 0], expected)
+
+
 def test_fewer_rows_get_a_captured_step_of_their_own_when_they_are_there_to_stay(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
