@@ -6,7 +6,7 @@ of `named_parameters` to float32 tensors. `StoredWeights` is such a mapping, ove
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .errors import CheckpointError
-from .model import GPT, GPTConfig
+from .model import GPT, GPTConfig, Seq2Seq, Seq2SeqConfig
 
 __all__ = ["StoredWeights", "give_weights", "load_model", "skeleton", "take_weights"]
 
@@ -63,7 +63,13 @@ class StoredWeights(Mapping[str, Tensor]):
 
 # Fill a new weight with random numbers. On the meta device PyTorch does it by a decomposition, for
 # which it imports its compiler, torch._dynamo; that takes more than a second.
-RANDOM = (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)
+RANDOM = (
+    nn.init.normal_,
+    nn.init.uniform_,
+    nn.init.kaiming_uniform_,
+    torch.Tensor.normal_,
+    torch.Tensor.uniform_,
+)
 
 
 class _NoMemory(TorchFunctionMode):
@@ -78,26 +84,34 @@ class _NoMemory(TorchFunctionMode):
         """Call `func`."""
         given = dict(kwargs or {})
         if func in RANDOM:
-            return given["tensor"]
+            return given["tensor"] if "tensor" in given else args[0]
         if func is torch.empty:
             given["device"] = "meta"
         return func(*args, **given)
 
 
-def skeleton(config: GPTConfig) -> GPT:
+@overload
+def skeleton(config: GPTConfig) -> GPT: ...
+@overload
+def skeleton(config: Seq2SeqConfig) -> Seq2Seq: ...
+def skeleton(config: GPTConfig | Seq2SeqConfig) -> GPT | Seq2Seq:
     """Return a model in eval mode whose weights are on the meta device."""
     with _NoMemory():
-        return GPT(config).eval()
+        return (GPT(config) if isinstance(config, GPTConfig) else Seq2Seq(config)).eval()
 
 
-def load_model(config: GPTConfig, weights: Mapping[str, Tensor]) -> GPT:
+@overload
+def load_model(config: GPTConfig, weights: Mapping[str, Tensor]) -> GPT: ...
+@overload
+def load_model(config: Seq2SeqConfig, weights: Mapping[str, Tensor]) -> Seq2Seq: ...
+def load_model(config: GPTConfig | Seq2SeqConfig, weights: Mapping[str, Tensor]) -> GPT | Seq2Seq:
     """Return a model in eval mode with all its weights."""
     model = skeleton(config)
     give_weights(model, weights, [name for name, _ in model.named_parameters()])
     return model
 
 
-def give_weights(model: GPT, weights: Mapping[str, Tensor], names: Iterable[str]) -> None:
+def give_weights(model: GPT | Seq2Seq, weights: Mapping[str, Tensor], names: Iterable[str]) -> None:
     """Give a skeleton the weights `names`, and those that are tied to them."""
     tied = model.tied_names()
     for name in names:
@@ -106,12 +120,12 @@ def give_weights(model: GPT, weights: Mapping[str, Tensor], names: Iterable[str]
             _set(model, place, parameter)
 
 
-def take_weights(model: GPT, names: Iterable[str]) -> None:
+def take_weights(model: GPT | Seq2Seq, names: Iterable[str]) -> None:
     """Free the weights that `give_weights` gave."""
     own = dict(model.named_parameters())
     give_weights(model, {name: own[name].data.to("meta") for name in names}, names)
 
 
-def _set(model: GPT, name: str, parameter: nn.Parameter) -> None:
+def _set(model: GPT | Seq2Seq, name: str, parameter: nn.Parameter) -> None:
     module, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(module), leaf, parameter)

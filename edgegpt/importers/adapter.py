@@ -21,6 +21,7 @@ from ..errors import CheckpointError
 from ..user_files import is_file, read_json
 from .adapter_rules import Rules
 from .huggingface import ADAPTER_SETTINGS
+from ..model import Seq2SeqConfig
 from .run import config_of
 from .source import Source
 from .tensors import SafeTensors, Tensors
@@ -119,7 +120,10 @@ def adapted(source: Source, folder: Path) -> Source:
     """
     settings, weights = _files(folder)
     rules, adapter = Rules(read_json(settings), str(settings)), SafeTensors([weights])
-    tied = config_of(source).tie_embeddings
+    config = config_of(source)
+    if isinstance(config, Seq2SeqConfig):
+        raise CheckpointError(f"{folder}: adapters of encoder-decoders are not merged")
+    tied = config.tie_embeddings
     updates, copies = {}, {}
     pairs: dict[str, dict[str, str]] = {}
     for name in adapter.shapes:

@@ -3,6 +3,7 @@
 from ..family import Family
 from . import (
     arcee,
+    bart,
     biogpt,
     codegen,
     cohere,
@@ -20,12 +21,15 @@ from . import (
     helium,
     jais2,
     llama,
+    m2m_100,
+    marian,
     mistral,
     nanochat,
     nemotron,
     olmo,
     olmo2,
     opt,
+    pegasus,
     phi,
     phi3,
     qwen2,
@@ -35,6 +39,7 @@ from . import (
     smollm3,
     stablelm,
     starcoder2,
+    t5,
     xglm,
 )
 from .refused import REFUSED
@@ -43,6 +48,7 @@ __all__ = ["FAMILIES", "REFUSED"]
 
 MODULES = (
     arcee,
+    bart,
     biogpt,
     codegen,
     cohere,
@@ -60,12 +66,15 @@ MODULES = (
     helium,
     jais2,
     llama,
+    m2m_100,
+    marian,
     mistral,
     nanochat,
     nemotron,
     olmo,
     olmo2,
     opt,
+    pegasus,
     phi,
     phi3,
     qwen2,
@@ -75,6 +84,7 @@ MODULES = (
     smollm3,
     stablelm,
     starcoder2,
+    t5,
     xglm,
 )
 FAMILIES: dict[str, Family] = {

@@ -103,5 +103,8 @@ def _usage(generation: Generation, roles: Roles, rows: int) -> tuple[Usage, tupl
         )
     end, end_notes = within(generation.ids("eos_token_id") or roles.ids("eos_token"), rows, "end")
     pad, pad_notes = within(generation.ids("pad_token_id") or roles.ids("pad_token"), rows, "pad")
-    usage = Usage(start, end, pad[0] if pad else None, generation.sampling(), roles.texts)
-    return usage, (*end_notes, *pad_notes, *generation.notes())
+    search, search_notes = searched(generation.search(), rows)
+    usage = Usage(
+        start, end, pad[0] if pad else None, generation.sampling(), roles.texts, search
+    )
+    return usage, (*end_notes, *pad_notes, *search_notes, *generation.notes())

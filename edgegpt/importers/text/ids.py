@@ -1,14 +1,17 @@
 """The ids that stand before a plain prompt, and the check of ids against the embedding."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from tokenizers import Tokenizer
 
+from edgegpt.runtime.bundle.search import Search
+
 from ...errors import CheckpointError
 from .backend import quote
 
-__all__ = ["prefix_ids", "within"]
+__all__ = ["prefix_ids", "searched", "suffix_ids", "within"]
 
 SHOWN = 5  # ids in a note
 
@@ -30,6 +33,44 @@ def within(ids: tuple[int, ...], rows: int, name: str) -> tuple[tuple[int, ...],
         return kept, ()
     listed = ", ".join(map(str, beyond[:SHOWN])) + (", ..." if len(beyond) > SHOWN else "")
     return kept, (f"{name} ids beyond the embedding's {rows:,} rows were dropped: {listed}",)
+
+
+def suffix_ids(tokenizer: Tokenizer) -> tuple[int, ...] | None:
+    """Return the ids that the tokenizer's post-processor puts after a text, usually EOS.
+
+    None: it has no post-processor that could.
+    """
+    processor = tokenizer.post_processor
+    return None if processor is None else _suffix(json.loads(processor.__getstate__()))
+
+
+def searched(search: Search, rows: int) -> tuple[Search, tuple[str, ...]]:
+    """Return settings of a search with the ids below `rows` only, and a note on others."""
+    _, notes = within(tuple(sorted(search.ids)), rows, "forced and forbidden")
+    if not notes:
+        return search, ()
+    forced = {
+        name: None if token is not None and token >= rows else token
+        for name, token in (("forced_bos", search.forced_bos), ("forced_eos", search.forced_eos))
+    }
+    words = tuple(word for word in search.bad_words if max(word) < rows)
+    return replace(search, bad_words=words, **forced), notes
+
+
+def _suffix(processor: dict[str, Any]) -> tuple[int, ...] | None:
+    kind = processor["type"]
+    if kind == "Sequence":
+        ids: tuple[int, ...] | None = None
+        for one in map(_suffix, processor["processors"]):
+            if one is not None:
+                ids = (ids or ()) + one
+        return ids
+    if kind in ("BertProcessing", "RobertaProcessing"):
+        return (int(processor["sep"][1]),)
+    if kind != "TemplateProcessing":
+        return None
+    backwards = {**processor, "single": processor["single"][::-1]}
+    return _template_prefix(backwards)[::-1]
 
 
 def _prefix(processor: dict[str, Any]) -> tuple[int, ...] | None:
