@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..model import Seq2SeqConfig
 from ..user_files import is_file, read_json
 from .adapter_rules import Rules
 from .huggingface import ADAPTER_SETTINGS
-from ..model import Seq2SeqConfig
 from .run import config_of
 from .source import Source
 from .tensors import SafeTensors, Tensors

@@ -131,7 +131,10 @@ def layouts(
             **norms,  # type: ignore[arg-type]
         )
 
-    ignored = (rf"{prefix}(en|de)coder\.version", rf"{prefix}(en|de)coder\.embed_positions\.weights")
+    ignored = (
+        rf"{prefix}(en|de)coder\.version",
+        rf"{prefix}(en|de)coder\.embed_positions\.weights",
+    )
     return PairLayout(
         layout("encoder", own[0]), layout("decoder", own[1]), tables=tables, ignored=ignored
     )

@@ -60,8 +60,9 @@ REFUSED = {
 class SourceSettings:
     """Settings by name, with the place they come from for messages.
 
-    `tensors` are the names of the weights, which may tell what no setting does. `notes` are sentences for the user about what the import left out or limited. A setting that is
-    null counts as missing, except for `is_null`.
+    `tensors` are the names of the weights, which may tell what no setting does. `notes` are
+    sentences for the user about what the import left out or limited. A setting that is null counts
+    as missing, except for `is_null`.
     """
 
     def __init__(

@@ -43,7 +43,12 @@ def _blenderbot_layout(source: SourceSettings) -> PairLayout:
 
 FAMILIES = [
     Family(
-        "bart", "BART", _bart, _bart_layout, pair=True, generation=IDS | {"decoder_start_token_id": 2}
+        "bart",
+        "BART",
+        _bart,
+        _bart_layout,
+        pair=True,
+        generation=IDS | {"decoder_start_token_id": 2},
     ),
     Family(
         "plbart",

@@ -112,7 +112,14 @@ def _stack(side: str, token: str, final_scale: float, *, gated: bool) -> Layout:
 
 
 FAMILIES = [
-    Family("t5", "T5, T5 1.1, FLAN-T5", partial(_config, usual="relu"), _layout, pair=True, generation=IDS),
+    Family(
+        "t5",
+        "T5, T5 1.1, FLAN-T5",
+        partial(_config, usual="relu"),
+        _layout,
+        pair=True,
+        generation=IDS,
+    ),
     Family("mt5", "mT5", partial(_config, usual="gated-gelu"), _layout, pair=True, generation=IDS),
     Family(
         "umt5",

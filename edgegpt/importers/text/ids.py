@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -69,8 +70,7 @@ def _suffix(processor: dict[str, Any]) -> tuple[int, ...] | None:
         return (int(processor["sep"][1]),)
     if kind != "TemplateProcessing":
         return None
-    backwards = {**processor, "single": processor["single"][::-1]}
-    return _template_prefix(backwards)[::-1]
+    return tuple(chain.from_iterable(_outer(processor, processor["single"][::-1], "ends")[::-1]))
 
 
 def _prefix(processor: dict[str, Any]) -> tuple[int, ...] | None:
@@ -83,18 +83,21 @@ def _prefix(processor: dict[str, Any]) -> tuple[int, ...] | None:
         return ids
     if kind in ("BertProcessing", "RobertaProcessing"):
         return (int(processor["cls"][1]),)
-    return _template_prefix(processor) if kind == "TemplateProcessing" else None
+    if kind != "TemplateProcessing":
+        return None
+    return tuple(chain.from_iterable(_outer(processor, processor["single"], "begins")))
 
 
-def _template_prefix(processor: dict[str, Any]) -> tuple[int, ...]:
-    ids: list[int] = []
-    for part in processor["single"]:
+def _outer(processor: dict[str, Any], parts: list[Any], verb: str) -> list[list[int]]:
+    """Return the ids of each special token of a template before it comes to the text."""
+    found = []
+    for part in parts:
         if "SpecialToken" not in part:
             break
         name = part["SpecialToken"]["id"]
         if name not in processor["special_tokens"]:
             raise CheckpointError(
-                f"the tokenizer begins a text with {quote(name)}, which is no token"
+                f"the tokenizer {verb} a text with {quote(name)}, which is no token"
             )
-        ids += processor["special_tokens"][name]["ids"]
-    return tuple(ids)
+        found.append(processor["special_tokens"][name]["ids"])
+    return found
