@@ -49,6 +49,7 @@ class Named:
         adapter: folder of a LoRA adapter to merge; None: none.
         n_head: heads of a bare state dict of nanoGPT, which does not tell.
         attention_scale: see `lesson.open_lesson`.
+        shape: a TOML file with what an encoder-decoder's state dict does not say.
     """
 
     source: str
@@ -56,6 +57,7 @@ class Named:
     adapter: Path | None = None
     n_head: int | None = None
     attention_scale: AttentionScale = "head_dim"
+    shape: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse an empty name, which as a path would be the current folder."""
@@ -78,7 +80,7 @@ def opened(named: Named, *, values: bool = True, progress: Progress = silent) ->
     elif is_checkpoint(Path(named.source)):
         raise CheckpointError(f"{named.source} is a checkpoint of edgegpt already; export it")
     else:
-        source = open_source(Path(named.source), named.n_head, named.attention_scale)
+        source = open_source(Path(named.source), named.n_head, named.attention_scale, named.shape)
     return source if named.adapter is None else adapted(source, named.adapter)
 
 

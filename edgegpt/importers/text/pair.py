@@ -105,6 +105,8 @@ def _by_language(
     special = tokenizer.get_added_tokens_decoder()
     languages = language_codes(rule, {token.content: number for number, token in special.items()})
     code = _code(roles.config, rule)
+    if not languages:
+        return SourceUsage((), end)
     if code is not None and code not in languages:
         raise CheckpointError(f"src_lang is {code[:40]!r}, which is no language of the tokenizer")
     own = () if code is None else (languages[code],)

@@ -7,7 +7,7 @@ from tokenizers import AddedToken
 
 from ...errors import CheckpointError
 from ...user_files import is_file
-from .languages import CLASSES
+from .languages import CLASSES, language_tokens
 from .pieces import PieceModel, piece_tokenizer
 from .relisted import behind_own, relisted, vocabulary_of
 from .sentence_piece import read_sentence_piece
@@ -44,7 +44,7 @@ def read_pair(folder: Path, special: SpecialTokens, kind: str | None) -> PairRea
         if kind == "T5Tokenizer" and is_file(folder / T5):
             return _t5(folder / T5, special)
         if kind in CLASSES and is_file(folder / FAIRSEQ):
-            return _fairseq(folder, special)
+            return _fairseq(folder, special, kind)
         if kind == "PegasusTokenizer" and is_file(folder / T5):
             return PairRead(
                 f"{folder / T5} numbers its pieces otherwise than PEGASUS does, and there is no "
@@ -58,15 +58,20 @@ def _marian(folder: Path, special: SpecialTokens) -> PairRead:
     ids = vocabulary_of(folder / VOCABULARY)
     separate = is_file(folder / OF_TARGETS)
     target_ids = vocabulary_of(folder / OF_TARGETS) if separate else ids
-    source, notes = _numbered(folder / SOURCE, ids, special)
+    source, notes = _numbered(folder / SOURCE, ids, special, read=False)
     target, more = _numbered(folder / TARGET, target_ids, special)
     return PairRead(target, source, tuple(dict.fromkeys((*notes, *more))))
 
 
-def _fairseq(folder: Path, special: SpecialTokens) -> PairRead:
+def _fairseq(folder: Path, special: SpecialTokens, kind: str | None) -> PairRead:
+    """The ids of languages follow on those of the pieces, unless the folder says others."""
     path, vocabulary = folder / FAIRSEQ, folder / VOCABULARY
     ids = vocabulary_of(vocabulary) if is_file(vocabulary) else behind_own(_model(path))
-    read, notes = _numbered(path, ids, special)
+    given = {token.content for token in special.listed.values()} | set(special.more)
+    languages = [text for text in language_tokens(kind, special.config) if text not in given]
+    free = max(ids.values()) + 1
+    ids = {text: free + place for place, text in enumerate(languages)} | ids
+    read, notes = _numbered(path, ids, special, tuple(languages))
     return PairRead(read, None, notes)
 
 
@@ -89,12 +94,17 @@ def _t5(path: Path, special: SpecialTokens) -> PairRead:
 
 
 def _numbered(
-    path: Path, ids: dict[str, int], special: SpecialTokens
+    path: Path,
+    ids: dict[str, int],
+    special: SpecialTokens,
+    languages: tuple[str, ...] = (),
+    *,
+    read: bool = True,
 ) -> tuple[Read, tuple[str, ...]]:
     """Return the tokenizer of a SentencePiece model whose pieces have the given ids."""
-    model, notes = relisted(_model(path), ids)
-    languages = tuple(text for text in ids if text.startswith(">>") and text.endswith("<<"))
-    tokenizer = piece_tokenizer(model, special.added(ids, (*USUAL, *languages)))
+    model, notes = relisted(_model(path), ids, read=read)
+    targets = (text for text in ids if text.startswith(">>") and text.endswith("<<"))
+    tokenizer = piece_tokenizer(model, special.added(ids, (*USUAL, *languages, *targets)))
     return Read(tokenizer.to_str(), str(path), None, END), tuple(
         f"{path.name}: {note}" for note in notes
     )

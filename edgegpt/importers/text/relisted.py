@@ -42,18 +42,27 @@ def behind_own(model: PieceModel) -> dict[str, int]:
     }
 
 
-def relisted(model: PieceModel, ids: Mapping[str, int]) -> tuple[PieceModel, tuple[str, ...]]:
+def relisted(
+    model: PieceModel, ids: Mapping[str, int], *, read: bool
+) -> tuple[PieceModel, tuple[str, ...]]:
     """Return the model with the pieces in the order of `ids`, and a note on those that have none.
 
-    A text is cut into the model's own pieces only; other tokens of `ids` are there for reading.
+    A text is cut into the model's own pieces. The other tokens of `ids` keep their names only if
+    ids are `read`, too; a text that has no other pieces is then cut into them.
     """
     known = {piece.text: piece for piece in model.pieces}
     pieces = [
-        Piece(f"<no token {number}>", 0.0, Kind.UNUSED) for number in range(max(ids.values()) + 1)
+        # No text has the space of such a name: it becomes another character first.
+        Piece(f"<no token {number}>", 0.0, Kind.UNUSED)
+        for number in range(max(ids.values()) + 1)
     ]
     for text, number in ids.items():
-        piece = known.get(text, Piece(text, 0.0, Kind.UNUSED))
-        pieces[number] = replace(piece, kind=Kind.UNKNOWN) if text == UNKNOWN else piece
+        if text == UNKNOWN:
+            pieces[number] = Piece(text, 0.0, Kind.UNKNOWN)
+        elif text in known:
+            pieces[number] = known[text]
+        elif read:
+            pieces[number] = Piece(text, 0.0, Kind.UNUSED)
     lost = [
         piece.text for piece in model.pieces if piece.kind is Kind.NORMAL and piece.text not in ids
     ]
