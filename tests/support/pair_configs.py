@@ -26,6 +26,7 @@ from transformers import (
 from edgegpt.checkpoint import Seq2SeqConfig
 from edgegpt.importers.open import open_source
 from edgegpt.importers.run import Import, look, write
+from edgegpt.importers.source import Source
 from edgegpt.model import Seq2Seq
 from edgegpt.model_weights import StoredWeights, load_model
 
@@ -115,9 +116,9 @@ def save_pair(
     return model
 
 
-def imported(path: Path, out: Path) -> tuple[Seq2Seq, Import]:
-    """Import the checkpoint at `path` into the new folder `out`; return the model as loaded."""
-    found = look(open_source(path))
+def imported(source: Path | Source, out: Path) -> tuple[Seq2Seq, Import]:
+    """Import a checkpoint into the new folder `out`; return the model as loaded."""
+    found = look(open_source(source) if isinstance(source, Path) else source)
     out.mkdir()
     write(found, out)
     model = json.loads((out / "config.json").read_text())["model"]

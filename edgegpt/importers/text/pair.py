@@ -105,8 +105,11 @@ def _by_language(
     special = tokenizer.get_added_tokens_decoder()
     languages = language_codes(rule, {token.content: number for number, token in special.items()})
     code = _code(roles.config, rule)
-    if not languages:
-        return SourceUsage((), end)
+    if code is not None and not languages:
+        raise CheckpointError(
+            "the tokenizer names no languages, which its sources begin with: save it with the "
+            "transformers library, so that tokenizer.json has them"
+        )
     if code is not None and code not in languages:
         raise CheckpointError(f"src_lang is {code[:40]!r}, which is no language of the tokenizer")
     own = () if code is None else (languages[code],)
