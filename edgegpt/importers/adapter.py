@@ -119,10 +119,10 @@ def adapted(source: Source, folder: Path) -> Source:
         CheckpointError: names the setting or the tensor for which the adapter cannot be merged.
     """
     settings, weights = _files(folder)
-    rules, adapter = Rules(read_json(settings), str(settings)), SafeTensors([weights])
     config = config_of(source)
     if isinstance(config, Seq2SeqConfig):
         raise CheckpointError(f"{folder}: adapters of encoder-decoders are not merged")
+    rules, adapter = Rules(read_json(settings), str(settings)), SafeTensors([weights])
     tied = config.tie_embeddings
     updates, copies = {}, {}
     pairs: dict[str, dict[str, str]] = {}
