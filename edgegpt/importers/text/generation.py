@@ -1,7 +1,6 @@
 """How a Hugging Face folder says that a text ends, and how it wants to be sampled."""
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,11 +135,11 @@ class Generation:
             told["forced_bos"] = None
         told["forced_eos"] = self._forced("forced_eos_token_id")
         told["bad_words"] = self._bad_words()
+        told |= {name: None for name, value in NEUTRAL.items() if told[name] == value}
         try:
-            search = Search.of(told, self.where)
+            return Search.of(told, self.where)
         except BundleError as error:
             raise CheckpointError(str(error)) from error
-        return replace(search, **{name: None for name in NEUTRAL if told[name] == NEUTRAL[name]})
 
     def _forced(self, key: str) -> int | None:
         """Return an id that is forced; of several, which transformers takes for the last, none."""

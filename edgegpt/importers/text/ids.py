@@ -50,12 +50,12 @@ def searched(search: Search, rows: int) -> tuple[Search, tuple[str, ...]]:
     _, notes = within(tuple(sorted(search.ids)), rows, "forced and forbidden")
     if not notes:
         return search, ()
-    forced = {
-        name: None if token is not None and token >= rows else token
-        for name, token in (("forced_bos", search.forced_bos), ("forced_eos", search.forced_eos))
-    }
+    bos, eos = (
+        None if token is None or token >= rows else token
+        for token in (search.forced_bos, search.forced_eos)
+    )
     words = tuple(word for word in search.bad_words if max(word) < rows)
-    return replace(search, bad_words=words, **forced), notes
+    return replace(search, forced_bos=bos, forced_eos=eos, bad_words=words), notes
 
 
 def _suffix(processor: dict[str, Any]) -> tuple[int, ...] | None:
