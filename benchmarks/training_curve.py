@@ -39,7 +39,9 @@ def main() -> None:
     axes.plot(*zip(*validated, strict=True), color="#e6550d", marker="o", label="validation")
     best = min(loss for _, loss in validated)
     axes.axhline(best, color="#e6550d", linewidth=0.7, linestyle=":")
-    axes.set(xlabel="step", ylabel=f"cross-entropy, nats per {arguments.unit}", title=arguments.title)
+    axes.set(
+        xlabel="step", ylabel=f"cross-entropy, nats per {arguments.unit}", title=arguments.title
+    )
     rate = axes.twinx()
     rate.plot(steps, rates, color="#bdbdbd", linewidth=1, label="learning rate")
     rate.set(ylabel="learning rate", ylim=(0, None))

@@ -83,7 +83,7 @@ class _NoMemory(TorchFunctionMode):
         """Call `func`."""
         given = dict(kwargs or {})
         if func in RANDOM:
-            return given["tensor"]
+            return given["tensor"] if "tensor" in given else args[0]
         if func is torch.empty:
             given["device"] = "meta"
         return func(*args, **given)

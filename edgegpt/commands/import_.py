@@ -19,7 +19,7 @@ __all__ = ["command"]
 
 @click.command(
     help="Import a model: SRC is a Hugging Face folder, a Hub id such as Qwen/Qwen3-0.6B, a GGUF "
-    'file, or a PyTorch file of nanoGPT or of the lesson "GPT from scratch".'
+    "file, or a PyTorch file of nanoGPT, of a lesson, or with an nn.Transformer."
 )
 @click.argument("source", metavar="[SRC]", required=False)
 @click.option("--out", type=click.Path(path_type=Path), help="checkpoint folder")
@@ -30,7 +30,12 @@ __all__ = ["command"]
     "--adapter", type=click.Path(path_type=Path), help="folder of a LoRA adapter (PEFT) to merge"
 )
 @click.option(
-    "--n-head", type=click.IntRange(min=1), help="of a nanoGPT state dict that does not tell"
+    "--n-head", type=click.IntRange(min=1), help="heads, of a state dict that does not tell"
+)
+@click.option(
+    "--shape",
+    type=click.Path(path_type=Path),
+    help="TOML file with what an encoder-decoder's state dict does not tell (docs/models.md)",
 )
 @click.option(
     "--attention-scale",
@@ -48,6 +53,7 @@ def command(
     revision: str | None,
     adapter: Path | None,
     n_head: int | None,
+    shape: Path | None,
     attention_scale: Literal["head_dim", "n_embd"],
     as_json: bool,
 ) -> None:
@@ -61,7 +67,7 @@ def command(
         raise click.UsageError("name what to import, or ask for --list")
     from edgegpt.importers.importing import Named
 
-    named = Named(source, revision, adapter, n_head, attention_scale)
+    named = Named(source, revision, adapter, n_head, attention_scale, shape)
     if check:
         from edgegpt.importers.check import report
         from edgegpt.importers.importing import survey

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..model import Seq2SeqConfig
 from ..user_files import is_file, read_json
 from .adapter_rules import Rules
 from .huggingface import ADAPTER_SETTINGS
@@ -118,8 +119,11 @@ def adapted(source: Source, folder: Path) -> Source:
         CheckpointError: names the setting or the tensor for which the adapter cannot be merged.
     """
     settings, weights = _files(folder)
+    config = config_of(source)
+    if isinstance(config, Seq2SeqConfig):
+        raise CheckpointError(f"{folder}: adapters of encoder-decoders are not merged")
     rules, adapter = Rules(read_json(settings), str(settings)), SafeTensors([weights])
-    tied = config_of(source).tie_embeddings
+    tied = config.tie_embeddings
     updates, copies = {}, {}
     pairs: dict[str, dict[str, str]] = {}
     for name in adapter.shapes:

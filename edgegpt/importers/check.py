@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import prod
 
 from ..checkpoint import exported_context
-from ..model import GPTConfig
+from ..model import GPTConfig, Seq2SeqConfig
 from .importing import Survey
 from .run import Import
 
@@ -74,7 +74,9 @@ def report(survey: Survey) -> Check:
     found, papers = survey.model, survey.papers
     counts = {name: prod(weight.shape) for name, weight in found.weights.items()}
     parameters = found.parameter_count
-    context = exported_context(found.config)
+    model = found.config
+    stack = model.decoder if isinstance(model, Seq2SeqConfig) else model
+    context = exported_context(stack)
     device = {bits: _device_bytes(found, counts, bits) for bits in EXPORT_SECONDS_PER_BILLION}
     checkpoint = sum(counts[name] * dtype.itemsize for name, dtype in found.dtypes.items())
     source = _source_bytes(found)
@@ -88,9 +90,9 @@ def report(survey: Survey) -> Check:
         source_bytes=source,
         checkpoint_bytes=checkpoint,
         device_bytes=device,
-        context=found.config.block_size,
+        context=stack.block_size,
         export_context=context,
-        cache_bytes=_cache_bytes(found.config, context),
+        cache_bytes=_cache_bytes(model, context),
         import_seconds=round(source / IMPORT_BYTES_PER_SECOND),
         import_memory=round(PROCESS + IMPORT_COPIES * FLOAT32 * max(counts.values())),
         export_seconds={
@@ -115,13 +117,25 @@ def _device_bytes(found: Import, counts: dict[str, int], precision: str) -> int:
     if precision == "float32":
         return sum(counts.values()) * FLOAT32
     bits, total = {"int8": 8, "int4": 4}[precision], 0
+    tied_table = _tied_table(found.config)
     for name, count in counts.items():
         table = name.endswith("embedding.weight")
-        tied = name == "token_embedding.weight" and found.config.tie_embeddings
+        tied = name == tied_table
         whole = len(found.weights[name].shape) != 2 or (table and not tied)
         total += count * FLOAT32 if whole else count * bits // 8 + count // BLOCK * FLOAT32
     return total
 
 
-def _cache_bytes(config: GPTConfig, context: int) -> int:
+def _tied_table(config: GPTConfig | Seq2SeqConfig) -> str | None:
+    """Return the name of the embedding that is the head, too, if one is."""
+    if isinstance(config, GPTConfig):
+        return "token_embedding.weight" if config.tie_embeddings else None
+    side = "encoder" if config.shared_embedding else "decoder"
+    return f"{side}.token_embedding.weight" if config.decoder.tie_embeddings else None
+
+
+def _cache_bytes(config: GPTConfig | Seq2SeqConfig, context: int) -> int:
+    """Return the bytes of keys and values of a text, and of a source as long, if there is one."""
+    if isinstance(config, Seq2SeqConfig):
+        return 2 * _cache_bytes(config.decoder, context)
     return 2 * config.n_layer * config.n_kv_head * config.head_dim * context * FLOAT32

@@ -1,11 +1,12 @@
 """A family of models: how its settings and its tensors become ours."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..model import GPTConfig, LayerKind
+from ..model import GPTConfig, LayerKind, Seq2SeqConfig
 from .layout import LLAMA, Layout
+from .pair import PairLayout
 from .rope import Rotation
 from .settings import SourceSettings
 
@@ -16,6 +17,7 @@ __all__ = [
     "layer_types",
     "longest",
     "placed",
+    "plausible",
     "sizes",
     "softcap",
     "window",
@@ -47,17 +49,21 @@ class Family:
         models: the models that it is known for.
         config: from their settings to ours; raises through `SourceSettings.error`.
         layout: the names of the tensors, or a function that tells them from the settings.
+        pair: whether it is an encoder-decoder.
+        generation: settings of generation and special ids, where config.json says nothing.
         began_as_code: whether its first checkpoints brought code of their own (`auto_map`). That
             code is never run; transformers has the same model since.
     """
 
     model_type: str
     models: str
-    config: Callable[[SourceSettings], GPTConfig]
-    layout: Layout | Callable[[SourceSettings], Layout] = LLAMA
+    config: Callable[[SourceSettings], GPTConfig | Seq2SeqConfig]
+    layout: Layout | Callable[[SourceSettings], Layout | PairLayout] = LLAMA
     began_as_code: bool = False
+    pair: bool = False
+    generation: dict[str, Any] = field(default_factory=dict)
 
-    def layout_for(self, source: SourceSettings) -> Layout:
+    def layout_for(self, source: SourceSettings) -> Layout | PairLayout:
         """Return the names of the tensors of a checkpoint with these settings."""
         return self.layout if isinstance(self.layout, Layout) else self.layout(source)
 
@@ -112,6 +118,11 @@ def sizes(
         ff_bias=False,
         tie_embeddings=source.flag("tie_word_embeddings", default=tied),
     )
+    return plausible(source, config)
+
+
+def plausible(source: SourceSettings, config: GPTConfig) -> GPTConfig:
+    """Return `config`; refuse sizes that no model has."""
     if config.n_layer > MOST_LAYERS or config.head_dim > WIDEST_HEAD:
         raise source.error(
             f"{config.n_layer} layers with heads {config.head_dim} wide cannot be right; import "

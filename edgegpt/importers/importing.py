@@ -1,11 +1,13 @@
 """Imports what a user names, a path or a Hub id, into a checkpoint folder."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
+from typing import Any
 
 from edgegpt.runtime.bundle.bundle import CARD_NAME, LICENSE_NAME, TEMPLATE_NAME, TOKENIZER_NAME
 from edgegpt.runtime.bundle.source import Source as Origin
@@ -13,8 +15,9 @@ from edgegpt.runtime.bundle.usage import Usage
 from edgegpt.runtime.files import write_file
 from edgegpt.runtime.progress import Progress, silent
 
-from ..checkpoint import is_checkpoint
+from ..checkpoint import SOURCE_TOKENIZER_NAME, is_checkpoint
 from ..errors import CheckpointError
+from ..model import GPTConfig, Seq2SeqConfig
 from ..user_files import read_json
 from .adapter import adapted
 from .hub.ids import HubId, is_hub_id, nothing_at
@@ -28,9 +31,12 @@ from .tensors import SafeTensors
 from .text.folder import text_of_folder
 from .text.found import Found
 from .text.gguf_fields import text_of_gguf
+from .text.pair import text_of_pair
 from .text.try_template import template_notes
 
 __all__ = ["Named", "Survey", "as_checkpoint", "opened", "survey", "write_checkpoint"]
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class Named:
         adapter: folder of a LoRA adapter to merge; None: none.
         n_head: heads of a bare state dict of nanoGPT, which does not tell.
         attention_scale: see `lesson.open_lesson`.
+        shape: a TOML file with what an encoder-decoder's state dict does not say.
     """
 
     source: str
@@ -50,6 +57,7 @@ class Named:
     adapter: Path | None = None
     n_head: int | None = None
     attention_scale: AttentionScale = "head_dim"
+    shape: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse an empty name, which as a path would be the current folder."""
@@ -72,7 +80,7 @@ def opened(named: Named, *, values: bool = True, progress: Progress = silent) ->
     elif is_checkpoint(Path(named.source)):
         raise CheckpointError(f"{named.source} is a checkpoint of edgegpt already; export it")
     else:
-        source = open_source(Path(named.source), named.n_head, named.attention_scale)
+        source = open_source(Path(named.source), named.n_head, named.attention_scale, named.shape)
     return source if named.adapter is None else adapted(source, named.adapter)
 
 
@@ -104,7 +112,7 @@ def survey(named: Named, *, values: bool = True, progress: Progress = silent) ->
     """
     source = opened(named, values=values, progress=progress)
     model = look(source)
-    text = text_of(source, model.config.vocab_size)
+    text = text_of(source, model.config, model.family.generation)
     notes = (*text.notes, *template_notes(text.chat_template, text.usage.special_tokens))
     return Survey(model, replace(text, notes=notes), papers_of(source))
 
@@ -119,6 +127,7 @@ def write_checkpoint(found: Survey, folder: Path, progress: Progress = silent) -
     write(found.model, folder, text.usage, facts_of(found.model, papers), progress)
     for name, content in {
         TOKENIZER_NAME: text.tokenizer_json,
+        SOURCE_TOKENIZER_NAME: text.source_tokenizer_json,
         TEMPLATE_NAME: text.chat_template,
         LICENSE_NAME: papers.license_text,
         CARD_NAME: papers.card,
@@ -127,14 +136,22 @@ def write_checkpoint(found: Survey, folder: Path, progress: Progress = silent) -
             write_file(folder / name, content.encode())
 
 
-def text_of(source: Source, vocab_size: int) -> Found:
-    """Return what a source says about text; an error names the folder, or the file."""
+def text_of(
+    source: Source, config: GPTConfig | Seq2SeqConfig, usual: Mapping[str, Any] = EMPTY
+) -> Found:
+    """Return what a source says about text; an error names the folder, or the file.
+
+    `usual` has settings of generation that the family has where the source says nothing.
+    """
     place = source.where if source.folder is None else str(source.folder)
+    settings = {**usual, **source.settings}
     try:
+        if isinstance(config, Seq2SeqConfig):
+            return text_of_pair(source.folder, config, settings)
         if source.folder is not None:
-            return text_of_folder(source.folder, vocab_size, source.settings)
+            return text_of_folder(source.folder, config.vocab_size, settings)
         if source.fields is not None:
-            return text_of_gguf(source.fields, vocab_size)
+            return text_of_gguf(source.fields, config.vocab_size)
     except CheckpointError as error:
         if place in str(error):
             raise
@@ -170,7 +187,7 @@ def _check_text(folder: Path) -> None:
     """Refuse settings or a tokenizer that cannot be imported before the weights are downloaded."""
     path = folder / "config.json"
     source = Source(folder.name, read_json(path), str(path), SafeTensors([]), folder)
-    text_of(source, config_of(source).vocab_size)
+    text_of(source, config_of(source))
 
 
 @contextmanager

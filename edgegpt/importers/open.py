@@ -10,6 +10,13 @@ from ..user_files import is_file
 from .huggingface import open_folder
 from .lesson import AttentionScale, open_lesson
 from .nanogpt import open_nanogpt
+from .pair_state import (
+    is_lesson,
+    is_module,
+    open_pair_lesson,
+    open_pair_module,
+    read_shape,
+)
 from .pickles import read_pickle
 from .source import Source
 from .state import state_of
@@ -21,14 +28,19 @@ PICKLES = (b"PK", b"\x80")  # a zip archive; a pickle, as PyTorch wrote before 1
 
 
 def open_source(
-    path: Path, n_head: int | None = None, attention_scale: AttentionScale = "head_dim"
+    path: Path,
+    n_head: int | None = None,
+    attention_scale: AttentionScale = "head_dim",
+    shape: Path | None = None,
 ) -> Source:
     """Return the checkpoint at `path`; values of weights are read later, one by one.
 
     Args:
-        path: a Hugging Face folder, a GGUF file, or a PyTorch file of nanoGPT or the lesson.
+        path: a Hugging Face folder, a GGUF file, or a PyTorch file of nanoGPT, a lesson,
+            or an `nn.Transformer`.
         n_head: see `open_nanogpt`.
         attention_scale: see `open_lesson`.
+        shape: a TOML file with what an encoder-decoder's file does not say; see `pair_state`.
 
     Raises:
         CheckpointError: if there is no checkpoint, or if it is damaged or cannot be imported.
@@ -45,7 +57,7 @@ def open_source(
     if head.startswith(GGUF):
         return _open_gguf(path)
     if head.startswith(PICKLES):
-        return open_pickle(path, n_head, attention_scale)
+        return open_pickle(path, n_head, attention_scale, shape)
     raise CheckpointError(
         f"{path} is empty"
         if not head
@@ -59,11 +71,20 @@ def open_source(
 
 
 def open_pickle(
-    path: Path, n_head: int | None = None, attention_scale: AttentionScale = "head_dim"
+    path: Path,
+    n_head: int | None = None,
+    attention_scale: AttentionScale = "head_dim",
+    shape: Path | None = None,
 ) -> Source:
     """Return the checkpoint in a file that `torch.save` wrote; its keys tell its kind."""
     content = read_pickle(path)
     state = state_of(content, path)
+    if is_lesson(state):
+        return open_pair_lesson(state, path, n_head, read_shape(shape))
+    if is_module(state):
+        return open_pair_module(state, path, n_head, read_shape(shape))
+    if shape is not None:
+        raise CheckpointError(f"{path} is no encoder-decoder, so that it has no --shape")
     if any(name.startswith("transformer.") for name in state):
         args = content.get("model_args", {})
         if not isinstance(args, dict) or not all(isinstance(name, str) for name in args):
@@ -73,7 +94,8 @@ def open_pickle(
         return open_lesson(state, path, attention_scale)
     raise CheckpointError(
         f"{path} is neither of nanoGPT (it has no transformer.wte.weight) nor of the lesson (it "
-        f"has no token_embedding_table.weight); its first key is {next(iter(state), None)!r:.80}"
+        f"has no token_embedding_table.weight), and no encoder-decoder; its first key is "
+        f"{next(iter(state), None)!r:.80}"
     )
 
 

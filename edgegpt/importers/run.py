@@ -19,30 +19,41 @@ from edgegpt.runtime.progress import Progress, silent
 
 from ..checkpoint import save_config
 from ..errors import CheckpointError, InvalidInputError
-from ..model import GPTConfig
+from ..model import GPTConfig, Seq2SeqConfig
 from ..model_weights import skeleton
 from ..tensor_file import layout_of, raw_bytes, write_tensors
 from .architectures import FAMILIES, REFUSED
 from .family import Family
-from .layout import Layout, Piece, Shape, Weight, padded, plan
+from .layout import Layout, Piece, Shape, Weight
+from .pair import PairLayout, plan_pair
+from .plan import padded, plan
+from .settings import REFUSED as REFUSED_SETTINGS
 from .settings import SourceSettings
 from .source import Source
 from .tensors import Tensors
 
 __all__ = ["Import", "asked_for", "config_of", "look", "write"]
 
+# What is refused of an encoder-decoder is the rest.
+REFUSED_OF_PAIRS = {
+    name: reason for name, reason in REFUSED_SETTINGS.items() if name != "is_encoder_decoder"
+}
 NAMED = 5  # names of tensors that a message lists at most
 
 
 @dataclass(frozen=True)
 class Import:
-    """A checkpoint that was looked at and can be imported."""
+    """A checkpoint that was looked at and can be imported.
+
+    `copies` are tensors that only repeat a parameter of ours: the parameter's name by theirs.
+    """
 
     source: Source
     family: Family
-    config: GPTConfig
-    layout: Layout
+    config: GPTConfig | Seq2SeqConfig
+    layout: Layout | PairLayout
     weights: dict[str, Weight]
+    copies: dict[str, str]
     notes: list[str]
 
     @property
@@ -65,11 +76,11 @@ def look(source: Source) -> Import:
     planned = _planned(source)
     weights = _found(planned.weights, planned.layout, source.tensors)
     _check_shapes(weights, source.tensors)
-    _check_left_over(weights, planned.layout, planned.config, source.tensors)
+    _check_left_over(weights, planned, source.tensors)
     return replace(planned, weights=weights)
 
 
-def config_of(source: Source) -> GPTConfig:
+def config_of(source: Source) -> GPTConfig | Seq2SeqConfig:
     """Return the settings that the model will have, whatever tensors there are.
 
     Raises:
@@ -90,23 +101,37 @@ def asked_for(source: Source) -> list[str]:
 def _planned(source: Source) -> Import:
     """Return the import as the settings want it, whatever tensors there are."""
     family = _family(source)
-    settings = SourceSettings(source.settings, source.where)
+    settings = SourceSettings(
+        source.settings,
+        source.where,
+        refused=REFUSED_OF_PAIRS if family.pair else REFUSED_SETTINGS,
+        tensors=source.tensors.shapes,
+    )
     try:
         config = family.config(settings)
         layout = family.layout_for(settings)
     except InvalidInputError as error:
         raise settings.error(str(error)) from error
     settings.finish()
-    weights = plan(layout, config, parameter_shapes(config))
-    return Import(source, family, padded(config), layout, weights, [*source.notes, *settings.notes])
+    shapes = parameter_shapes(config)
+    notes = [*source.notes, *settings.notes]
+    if isinstance(config, Seq2SeqConfig):
+        assert isinstance(layout, PairLayout)
+        weights = plan_pair(layout, config, shapes)
+        return Import(source, family, config, layout, weights, layout.copies(config), notes)
+    assert isinstance(layout, Layout)
+    weights = plan(layout, config, shapes)
+    return Import(source, family, padded(config), layout, weights, layout.copies(config), notes)
 
 
-def parameter_shapes(config: GPTConfig) -> dict[str, Shape]:
+def parameter_shapes(config: GPTConfig | Seq2SeqConfig) -> dict[str, Shape]:
     """Return the shape of each parameter of a model; a tied one occurs once."""
-    # Without rotations, because their tables are no parameters, and may be long.
-    position: Any = "none" if config.position == "rope" else config.position
-    model = skeleton(replace(config, position=position, layer_kinds=(), layer_kind=()))
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    if isinstance(config, GPTConfig):
+        # Without rotations, because their tables are no parameters, and may be long.
+        position: Any = "none" if config.position == "rope" else config.position
+        config = replace(config, position=position, layer_kinds=(), layer_kind=())
+    named = skeleton(config).named_parameters()
+    return {name: tuple(parameter.shape) for name, parameter in named}
 
 
 def write(
@@ -119,12 +144,12 @@ def write(
     """Write config.json and model.safetensors of the imported model into `folder`.
 
     Raises:
-        CheckpointError: for a tensor with values that are not finite, and for a head that is
-            stored although it is tied, and differs from the embedding.
+        CheckpointError: for a tensor with values that are not finite, and for a head or another
+            embedding that is stored although it is tied, and differs.
     """
     save_config(folder, found.config, usage, origin)
     dtypes, tensors = found.dtypes, found.source.tensors
-    _check_tied_head(found)
+    _check_copies(found)
     layouts = {
         name: layout_of(torch.empty(weight.shape, dtype=dtypes[name], device="meta"))
         for name, weight in found.weights.items()
@@ -189,7 +214,9 @@ def _family(source: Source) -> Family:
     return family
 
 
-def _found(weights: dict[str, Weight], layout: Layout, tensors: Tensors) -> dict[str, Weight]:
+def _found(
+    weights: dict[str, Weight], layout: Layout | PairLayout, tensors: Tensors
+) -> dict[str, Weight]:
     """Return the weights with the names that the tensors have; the prefix may be left out."""
     token = f"{layout.token}.weight"
     if token in tensors.shapes or token.removeprefix(layout.prefix) not in tensors.shapes:
@@ -224,12 +251,10 @@ def _check_shapes(weights: dict[str, Weight], tensors: Tensors) -> None:
             )
 
 
-def _check_left_over(
-    weights: dict[str, Weight], layout: Layout, config: GPTConfig, tensors: Tensors
-) -> None:
-    used = {piece.name for piece in _pieces(weights)}
-    if config.tie_embeddings:
-        used.add(f"{layout.head}.weight")  # compared with the embedding when the weights are read
+def _check_left_over(weights: dict[str, Weight], planned: Import, tensors: Tensors) -> None:
+    layout = planned.layout
+    # Copies are compared with what they repeat when the weights are read.
+    used = {piece.name for piece in _pieces(weights)} | set(planned.copies)
     left = [name for name in tensors.shapes if name not in used and not layout.ignores(name)]
     if left:
         raise CheckpointError(
@@ -238,18 +263,18 @@ def _check_left_over(
         )
 
 
-def _check_tied_head(found: Import) -> None:
-    """Refuse a stored head that differs from the embedding with which it is tied."""
-    tensors, layout = found.source.tensors, found.layout
-    name = f"{layout.head}.weight"
-    if not found.config.tie_embeddings or name not in tensors.shapes:
-        return
-    (token,) = found.weights["token_embedding.weight"].pieces
-    if not torch.equal(_read(name, tensors), _read(token.name, tensors)):
-        raise CheckpointError(
-            f"{tensors.place(name)}: {name} differs from {token.name}, although the settings say "
-            f"that they are one (tie_word_embeddings)"
-        )
+def _check_copies(found: Import) -> None:
+    """Refuse a stored copy of an embedding that differs from it, such as a tied head."""
+    tensors = found.source.tensors
+    for name, own in found.copies.items():
+        (token,) = found.weights[own].pieces
+        if name in tensors.shapes and not torch.equal(
+            _read(name, tensors), _read(token.name, tensors)
+        ):
+            raise CheckpointError(
+                f"{tensors.place(name)}: {name} differs from {token.name}, although the settings "
+                f"say that they are one (tie_word_embeddings)"
+            )
 
 
 def _listed(names: list[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 
-__all__ = ["SourceSettings"]
+__all__ = ["REFUSED", "SourceSettings"]
 
 # What has no influence on the logits: training, bookkeeping, the choice of code, and generation,
 # whose settings the importer of texts reads.
@@ -60,8 +60,9 @@ REFUSED = {
 class SourceSettings:
     """Settings by name, with the place they come from for messages.
 
-    `notes` are sentences for the user about what the import left out or limited. A setting that is
-    null counts as missing, except for `is_null`.
+    `tensors` are the names of the weights, which may tell what no setting does. `notes` are
+    sentences for the user about what the import left out or limited. A setting that is null counts
+    as missing, except for `is_null`.
     """
 
     def __init__(
@@ -71,8 +72,9 @@ class SourceSettings:
         housekeeping: Collection[str] = HOUSEKEEPING,
         refused: Mapping[str, str] = REFUSED,
         kind: str = "this family of models",
+        tensors: Collection[str] = (),
     ) -> None:
-        self.values, self.where, self.kind = values, where, kind
+        self.values, self.where, self.kind, self.tensors = values, where, kind, tensors
         self.notes: list[str] = []
         self._read: set[str] = set(housekeeping)
         for name, reason in refused.items():

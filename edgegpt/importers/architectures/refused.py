@@ -34,10 +34,14 @@ REASONS = {
         mpnet mra nomic_bert nystromformer rembert roberta roberta-prelayernorm roformer squeezebert
         xlm xlm-roberta xlm-roberta-xl xmod yoso
     """,
-    "it is an encoder-decoder, which is not imported yet": """
-        bart bigbird_pegasus blenderbot blenderbot-small encoder-decoder led longt5 m2m_100 marian
-        mbart mt5 mvp pegasus pegasus_x plbart prophetnet rag seamless_m4t speech_to_text t5 t5gemma
-        t5gemma2 umt5 whisper
+    "its decoder normalises the embeddings before it adds the positions": "blenderbot-small",
+    "it is an encoder-decoder whose layers are not those of BART or T5": """
+        bigbird_pegasus encoder-decoder fsmt led longt5 mvp pegasus_x prophetnet rag t5gemma
+        t5gemma2 xlm-prophetnet
+    """,
+    "it reads sound; only models of text are imported": """
+        kyutai_speech_to_text moonshine seamless_m4t seamless_m4t_v2 speech_to_text
+        speech_to_text_2 speecht5 whisper
     """,
     "it reads more than text; only models of text are imported": """
         aria aya_vision blip-2 chameleon cohere2_vision emu3 gemma3 gemma4 git idefics idefics2

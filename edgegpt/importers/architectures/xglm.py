@@ -3,19 +3,17 @@
 import math
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from ...model import GPTConfig
 from ..family import Family, activation, longest, sizes
 from ..layout import Layout
 from ..settings import SourceSettings
+from ..sines import even_sines, within_reach
 
 __all__ = ["FAMILIES"]
 
-BASE = 10000.0
 OFFSET = 2  # the sines of the first token are those of this position
-LONGEST = 1 << 16  # the table is not in the file, so that no header contradicts a damaged setting
 LAYOUT = Layout(
     layer="model.layers.{}.",
     norm_1="self_attn_layer_norm",
@@ -39,13 +37,7 @@ def _config(source: SourceSettings) -> GPTConfig:
         proj_bias=True,
         ff_bias=True,
     )
-    if config.n_embd < 4:
-        raise source.error(f"d_model is {config.n_embd}: sines of two frequencies need 4")
-    if config.block_size > LONGEST:
-        raise source.error(
-            f"max_position_embeddings is {config.block_size}, which cannot be right; import "
-            f"computes up to {LONGEST} positions"
-        )
+    within_reach(source, config.block_size, config.n_embd)
     scaled = source.flag("scale_embedding", default=True)
     return replace(config, embedding_scale=math.sqrt(config.n_embd)) if scaled else config
 
@@ -63,17 +55,8 @@ def _layout(source: SourceSettings) -> Layout:
 
 
 def _sines(shape: tuple[int, ...], empty: int) -> Tensor:
-    """Return the table [positions, width]: sines, then cosines, then 0 in an odd width.
-
-    The angles are those of tensor2tensor (Vaswani et al. 2018), which has them in this order.
-    `empty` is the row of zeros, counted from `OFFSET` rows before the first.
-    """
-    positions, width = shape
-    half = width // 2
-    steps = torch.arange(half).float() * -(math.log(BASE) / (half - 1))
-    angles = torch.arange(OFFSET, positions + OFFSET).float()[:, None] * steps.exp()  # (P, half)
-    table = torch.zeros(positions, width)
-    table[:, : 2 * half] = torch.cat([angles.sin(), angles.cos()], dim=1)
+    """Return the table [positions, width]; `empty` is the row of zeros, with those before it."""
+    table = even_sines(shape, OFFSET)
     if empty >= OFFSET:
         table[empty - OFFSET] = 0
     return table

@@ -12,7 +12,7 @@ from .chat_template import chat_template_of
 from .embedding import fitted
 from .found import Found
 from .generation import Generation, read_generation
-from .ids import prefix_ids, within
+from .ids import prefix_ids, searched, within
 from .special_tokens import SpecialTokens, read_special_tokens
 from .tokenizer_files import Read, read_tokenizer
 
@@ -103,5 +103,6 @@ def _usage(generation: Generation, roles: Roles, rows: int) -> tuple[Usage, tupl
         )
     end, end_notes = within(generation.ids("eos_token_id") or roles.ids("eos_token"), rows, "end")
     pad, pad_notes = within(generation.ids("pad_token_id") or roles.ids("pad_token"), rows, "pad")
-    usage = Usage(start, end, pad[0] if pad else None, generation.sampling(), roles.texts)
-    return usage, (*end_notes, *pad_notes, *generation.notes())
+    search, search_notes = searched(generation.search(), rows)
+    usage = Usage(start, end, pad[0] if pad else None, generation.sampling(), roles.texts, search)
+    return usage, (*end_notes, *pad_notes, *search_notes, *generation.notes())

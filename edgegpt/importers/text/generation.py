@@ -4,9 +4,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+from edgegpt.runtime.bundle.search import Search
 from edgegpt.runtime.bundle.usage import Defaults
 
-from ...errors import CheckpointError
+from ...errors import BundleError, CheckpointError
 from ...user_files import is_file, read_json
 
 __all__ = ["Generation", "read_generation"]
@@ -18,12 +19,29 @@ MOST_IDS = 256  # that a source may give one role
 # (GenerationConfig._get_default_generation_params of transformers 5).
 USUAL_TEMPERATURE, USUAL_TOP_K = 1.0, 50
 
+# Settings of the search that have the same names there, and the values that change nothing.
+SEARCHED = (
+    "num_beams",
+    "length_penalty",
+    "early_stopping",
+    "no_repeat_ngram_size",
+    "min_new_tokens",
+    "max_new_tokens",
+)
+NEUTRAL: dict[str, Any] = {
+    "num_beams": 1,
+    "length_penalty": 1.0,
+    "early_stopping": False,
+    "no_repeat_ngram_size": 0,
+    "min_new_tokens": 0,
+}
+
 # Settings that change the text in transformers, and that generation here does not have. Each has
 # the values that change nothing, beside null. How long a text gets is the caller's to say.
 NOT_DONE: dict[str, tuple[Any, ...]] = {
-    "bad_words_ids": ([],),
     "begin_suppress_tokens": ([],),
     "constraints": ([],),
+    "diversity_penalty": (0,),
     "dola_layers": (),
     "encoder_no_repeat_ngram_size": (0,),
     "encoder_repetition_penalty": (1,),
@@ -31,12 +49,9 @@ NOT_DONE: dict[str, tuple[Any, ...]] = {
     "force_words_ids": ([],),
     "forced_bos_token_id": (),
     "forced_decoder_ids": ([],),
-    "forced_eos_token_id": (),
     "guidance_scale": (1,),
     "min_length": (0,),
-    "min_new_tokens": (0,),
-    "no_repeat_ngram_size": (0,),
-    "num_beams": (1,),
+    "num_beam_groups": (1,),
     "penalty_alpha": (0,),
     "sequence_bias": ([], {}),
     "stop_strings": ([], ""),
@@ -44,6 +59,8 @@ NOT_DONE: dict[str, tuple[Any, ...]] = {
     "token_healing": (False,),
     "watermarking_config": (),
 }
+# Those of them that an encoder-decoder does have.
+DONE_IN_PAIRS = ("forced_bos_token_id", "min_length")
 # Those that matter only where the file asks for sampling.
 NOT_DONE_IN_SAMPLING: dict[str, tuple[Any, ...]] = {
     "epsilon_cutoff": (0,),
@@ -61,12 +78,13 @@ class Generation:
         self.generation, self.where = generation, where
         self.tables = [generation, config, _text_part(config)]
 
-    def ids(self, key: str) -> tuple[int, ...]:
+    def ids(self, key: str, tables: list[dict[str, Any]] | None = None) -> tuple[int, ...]:
         """Return the ids under `key`: a number, a list of numbers, or nothing.
 
-        Negative ids mean none, as OPT's and Llama's older files write it.
+        The first of the `tables` that has some counts; None: of all. Negative ids mean none, as
+        OPT's and Llama's older files write it.
         """
-        for table in self.tables:
+        for table in self.tables if tables is None else tables:
             value = table.get(key)
             listed = value if isinstance(value, list) else [] if value is None else [value]
             if len(listed) > MOST_IDS or not all(type(number) is int for number in listed):
@@ -100,14 +118,53 @@ class Generation:
             repetition_penalty=kept,
         )
 
-    def notes(self) -> tuple[str, ...]:
+    def search(self, *, starts: int = 0) -> Search:
+        """Return the settings of the search.
+
+        `starts` is the number of ids that a decoder begins with, which `min_length` and
+        `max_length` count, too; 0: it is no encoder-decoder, and they count the prompt.
+        """
+        told: dict[str, Any] = {name: self.generation.get(name) for name in SEARCHED}
+        if starts:
+            for new, whole in (("min_new_tokens", "min_length"), ("max_new_tokens", "max_length")):
+                length = self.generation.get(whole)
+                if told[new] is None and type(length) is int and length > starts:
+                    told[new] = length - starts
+            told["forced_bos"] = self._forced("forced_bos_token_id")
+        else:
+            told["forced_bos"] = None
+        told["forced_eos"] = self._forced("forced_eos_token_id")
+        told["bad_words"] = self._bad_words()
+        told |= {name: None for name, value in NEUTRAL.items() if told[name] == value}
+        try:
+            return Search.of(told, self.where)
+        except BundleError as error:
+            raise CheckpointError(str(error)) from error
+
+    def _forced(self, key: str) -> int | None:
+        """Return an id that is forced; of several, which transformers takes for the last, none."""
+        ids = self.ids(key, self.tables[:1])
+        return ids[0] if len(ids) == 1 else None
+
+    def _bad_words(self) -> list[Any]:
+        """Return the sequences that never occur; transformers takes an end id for none."""
+        words = self.generation.get("bad_words_ids") or []
+        if not isinstance(words, list):
+            raise CheckpointError(f"{self.where}: bad_words_ids is {words!r:.60}, not a list")
+        ends = [[token] for token in self.ids("eos_token_id")]
+        return [word for word in words if word not in ends]
+
+    def notes(self, *, pair: bool = False) -> tuple[str, ...]:
         """Return a note on the settings that change the text and are not done here, if any."""
         known = NOT_DONE | (NOT_DONE_IN_SAMPLING if self._samples else {})
         left = [
             name
             for name, neutral in sorted(known.items())
             if (value := self.generation.get(name)) is not None and value not in neutral
+            if not (pair and name in DONE_IN_PAIRS)
         ]
+        if len(self.ids("forced_eos_token_id", self.tables[:1])) > 1:
+            left.append("forced_eos_token_id")
         names = ", ".join(left)
         return (f"left out of {self.where}, so that texts may differ: {names}",) if left else ()
 

@@ -21,6 +21,7 @@ __all__ = ["Read", "read_tokenizer"]
 SPLITS_OF_CLASSES: dict[str | None, Split] = {
     None: GPT2,
     "GPT2Tokenizer": GPT2,
+    "BartTokenizer": GPT2,
     "CodeGenTokenizer": GPT2,
     "GPTNeoXTokenizer": GPT2_NFC,
     "Qwen2Tokenizer": QWEN2,

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import llama_configs
+import pair_configs
 import pytest
 import rmsnorm_configs
 import torch
@@ -201,7 +202,13 @@ def test_hostile_types_of_attention_are_refused_at_once(types: object) -> None:
         ("mamba", "a state that is not a cache"),
         ("persimmon", "LayerNorm"),
         ("bert", "does not generate text"),
-        ("t5", "encoder-decoder"),
+        ("blenderbot-small", "normalises the embeddings before it adds the positions"),
+        ("fsmt", "not those of BART or T5"),
+        ("longt5", "not those of BART or T5"),
+        ("t5gemma", "not those of BART or T5"),
+        ("switch_transformers", "mixture of experts"),
+        ("moonshine", "reads sound"),
+        ("whisper", "reads sound"),
         ("llava", "only models of text"),
     ],
 )
@@ -213,9 +220,14 @@ def test_a_known_family_that_cannot_be_imported_is_refused_with_its_reason(
 
 
 def test_every_family_but_the_file_formats_is_compared_with_transformers() -> None:
-    cases = CASES | llama_configs.CASES | rmsnorm_configs.CASES
+    cases = CASES | llama_configs.CASES | rmsnorm_configs.CASES | pair_configs.CASES
     compared = {config.model_type for config in cases.values()}
-    assert set(FAMILIES) - compared == {"nanogpt", "lesson"}
+    assert set(FAMILIES) - compared == {
+        "nanogpt",
+        "lesson",
+        "nn.Transformer",
+        "lesson-seq2seq",
+    }
 
 
 def test_no_family_is_refused_and_known_at_once() -> None:

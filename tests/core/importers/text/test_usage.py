@@ -12,6 +12,7 @@ from edgegpt.importers.text.generation import (
     USUAL_TEMPERATURE,
     USUAL_TOP_K,
 )
+from edgegpt.runtime.bundle.search import Search
 from edgegpt.runtime.bundle.usage import Defaults, Usage
 
 ROWS = 500
@@ -105,13 +106,13 @@ def test_without_generation_config_json_the_settings_of_config_json_count(folder
     config = {
         "do_sample": True,
         "top_k": 7,
-        "num_beams": 2,
+        "guidance_scale": 2,
         "text_config": {"temperature": 0.5, "top_k": 3},
     }
     source = folder("bytes")
     found = text_of_folder(source, ROWS, config)
     assert found.usage.sampling == Defaults(temperature=0.5, top_k=7)
-    assert "config.json, so that texts may differ: num_beams" in found.notes[0]
+    assert "config.json, so that texts may differ: guidance_scale" in found.notes[0]
     with pytest.raises(CheckpointError, match=r"source/config\.json: top_k is -1"):
         text_of_folder(source, ROWS, config | {"top_k": -1})
     write_json(source / "generation_config.json", {})
@@ -120,22 +121,28 @@ def test_without_generation_config_json_the_settings_of_config_json_count(folder
 
 
 ASKED = {
-    "bad_words_ids": [[3]],
     "begin_suppress_tokens": [1],
     "encoder_no_repeat_ngram_size": 2,
     "encoder_repetition_penalty": 1.2,
     "exponential_decay_length_penalty": [5, 1.1],
     "forced_bos_token_id": 0,
-    "forced_eos_token_id": 1,
     "guidance_scale": 1.5,
     "min_length": 3,
-    "min_new_tokens": 3,
-    "no_repeat_ngram_size": 3,
-    "num_beams": 4,
     "penalty_alpha": 0.6,
     "sequence_bias": [[[1], 2.0]],
     "stop_strings": ["</s>"],
     "suppress_tokens": [1],
+}
+SEARCHED = {
+    "bad_words_ids": [[3], [1], [4, 5]],
+    "eos_token_id": 1,
+    "forced_eos_token_id": 1,
+    "length_penalty": 0.6,
+    "early_stopping": "never",
+    "max_new_tokens": 9,
+    "min_new_tokens": 3,
+    "no_repeat_ngram_size": 2,
+    "num_beams": 4,
 }
 SAMPLED = {"epsilon_cutoff": 3e-4, "eta_cutoff": 3e-4, "typical_p": 0.5, "top_h": 0.4}
 
@@ -150,13 +157,39 @@ def test_what_changes_the_text_and_is_not_done_is_noted_by_name(folder):
     assert note.endswith(f": {', '.join(sorted([*ASKED, *SAMPLED]))}")
 
 
+def test_settings_of_the_search_are_kept(folder):
+    found = text_of_folder(folder("bytes", generation_config=SEARCHED), ROWS, {})
+    assert found.usage.search == Search(
+        num_beams=4,
+        length_penalty=0.6,
+        early_stopping="never",
+        no_repeat_ngram_size=2,
+        min_new_tokens=3,
+        max_new_tokens=9,
+        forced_eos=1,
+        bad_words=((3,), (4, 5)),  # transformers drops those that are an end id
+    )
+    assert found.notes == ()
+
+
+def test_ids_of_the_search_beyond_the_embedding_are_dropped(folder):
+    beyond = {"bad_words_ids": [[ROWS, 1], [3]], "forced_eos_token_id": ROWS}
+    found = text_of_folder(folder("bytes", generation_config=beyond), ROWS, {})
+    assert found.usage.search == Search(bad_words=((3,),))
+    assert str(ROWS) in found.notes[0]
+
+
+def test_a_search_that_makes_no_sense_is_refused(folder):
+    with pytest.raises(CheckpointError, match=r"generation_config\.json: num_beams is 0"):
+        usage_of(folder("bytes", generation_config={"num_beams": 0}))
+
+
 def test_what_changes_no_text_is_not_noted(folder):
     neutral = GenerationConfig._get_default_generation_params() | {
         "penalty_alpha": 0.0,
         "min_new_tokens": None,
         "guidance_scale": 1,
         "suppress_tokens": [],
-        "max_new_tokens": 2048,
         "_from_model_config": True,
         "transformers_version": "5.0",
         "chat_format": "chatml",
