@@ -51,7 +51,7 @@ FOR_SEARCHES = ("num_return_sequences", "length_penalty", "early_stopping")
     "--num-beams",
     "--beams",
     type=int,
-    help="search the best text with so many beams, and print it alone; default: the bundle's, else 1",
+    help="search the best text with so many beams and print it alone; default: the bundle's, or 1",
 )
 @click.option(
     "--n-best",
