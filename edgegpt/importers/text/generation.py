@@ -142,7 +142,7 @@ class Generation:
             raise CheckpointError(str(error)) from error
 
     def _forced(self, key: str) -> int | None:
-        """Return an id that is forced; of several, which transformers takes for the last, none."""
+        """Return an id that is forced; None if there are several, of which any may come."""
         ids = self.ids(key, self.tables[:1])
         return ids[0] if len(ids) == 1 else None
 

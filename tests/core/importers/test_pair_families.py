@@ -73,6 +73,15 @@ def test_sines_that_an_older_file_holds_are_taken(tmp_path: Path, name: str) -> 
     assert error(theirs, ours) <= LIMIT
 
 
+@pytest.mark.parametrize("name", ["marian", "pegasus"])
+def test_sines_that_a_file_lacks_are_computed(tmp_path: Path, name: str) -> None:
+    theirs = save_pair(CASES[name], tmp_path / "source")
+    tables = (f"model.{side}.embed_positions.weight" for side in ("encoder", "decoder"))
+    _change(tmp_path / "source", *tables)
+    ours, _ = imported(tmp_path / "source", tmp_path / "checkpoint")
+    assert error(theirs, ours) <= LIMIT
+
+
 @pytest.mark.parametrize("name", ["bart", "m2m_100"])
 def test_copies_of_the_embedding_must_be_equal_to_it(tmp_path: Path, name: str) -> None:
     theirs = save_pair(CASES[name], tmp_path / "source")
