@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import click
 
 from edgegpt.checkpoint import is_checkpoint, load_checkpoint
-from edgegpt.errors import CheckpointError
+from edgegpt.errors import CheckpointError, InvalidInputError
 from edgegpt.model import GPTConfig
 from edgegpt.presets import DEFAULT_PRESETS, TASKS, Preset, load_preset, preset_names
 from edgegpt.runtime.text.pairs import load_pairs
@@ -110,6 +110,10 @@ def command(
     given = {name: value for name, value in settings.items() if value is not None}
     # Read before --force clears --out, which may be the same folder.
     origin = None if init_from is None else load_checkpoint(init_from)
+    if origin is not None and not isinstance(origin.config, GPTConfig):
+        raise InvalidInputError(
+            f"{init_from} is an encoder-decoder; --init-from is for models without an encoder"
+        )
     with processes() as group:
         if resume:
             stored = read_settings(out)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.bundle import Bundle
-from ..bundle.manifest import Graph
+from ..bundle.manifest import Graph, WeightEntry
 from ..machine import Machine
 
 __all__ = ["cache_bytes_per_slot", "read_bandwidth", "weight_bytes_per_token"]
@@ -22,11 +22,12 @@ Words = NDArray[np.int64]
 # Copies of weights that only prompts are fed with.
 PREFILL_ONLY = (".columns", ".column_scales")
 # Tables of which a step gathers only one row per token.
-GATHERED = ("position_embedding.", "rotary_cos", "rotary_sin")
+GATHERED = ("position_embedding.", "rotary_cos", "rotary_sin", "sinusoids")
 EMBEDDING, HEAD, HEAD_BIAS = "token_embedding.", "head.", "head.bias"
 
 CACHE_IF_UNKNOWN = 32 << 20  # bytes
 TIMES_CACHE = (4, 8)  # sizes to read, in units of the largest cache
+DECODER, SHARED = "decoder.", "encoder.token_embedding."
 LARGEST_SHARE = 8  # at most one eighth of the memory is read
 LARGEST = 1 << 30  # bytes
 READS = 4  # readings of each size
@@ -77,6 +78,8 @@ def weight_bytes_per_token(bundle: Bundle) -> int:
     of weights that only prompts are fed with do not count.
     """
     weights = bundle.manifest.weights
+    if bundle.manifest.model_info.encoder is not None:
+        return _of_decoder(weights)
     own_head = any(name.startswith(HEAD) and name != HEAD_BIAS for name in weights)
     gathered = (*GATHERED, EMBEDDING) if own_head else GATHERED
     return sum(
@@ -84,6 +87,23 @@ def weight_bytes_per_token(bundle: Bundle) -> int:
         for name, entry in weights.items()
         if not name.startswith(gathered) and not name.endswith(PREFILL_ONLY)
     )
+
+
+def _of_decoder(weights: dict[str, WeightEntry]) -> int:
+    """Return the bytes of a decoder's weights: sources and what encodes them are read once."""
+    head, bias = f"{DECODER}{HEAD}", f"{DECODER}{HEAD_BIAS}"
+    tied = not any(name.startswith(head) and name != bias for name in weights)
+    gathered = tuple(f"{DECODER}{name}" for name in (*GATHERED, EMBEDDING))
+    size = sum(
+        entry.size
+        for name, entry in weights.items()
+        if name.startswith(DECODER)
+        and not name.startswith(gathered)
+        and ".source_attention.kv." not in name
+        and not name.endswith(PREFILL_ONLY)
+    )
+    tables = (entry.size for name, entry in weights.items() if name.startswith(SHARED))
+    return size + (sum(tables) if tied else 0)
 
 
 def cache_bytes_per_slot(graph: Graph) -> int:

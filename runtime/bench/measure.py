@@ -19,6 +19,7 @@ from ..engines.base import EngineInfo
 from ..engines.choice import open_engine, resolve_backend
 from ..engines.memory import memory_needed
 from ..errors import InvalidInputError
+from ..generation.begin import Begin
 from ..language_model import LanguageModel
 from ..machine import Machine, peak_memory, physical_cores
 from ..progress import Progress
@@ -59,11 +60,12 @@ def measure(path: str | Path, plan: Plan, version: str, progress: Progress) -> B
     with ExitStack() as stack:
         model, load_s, gpu = _load(path, plan, threads, stack)
         stack.enter_context(model)
-        _check_memory(model, plan.cells(model.context), machine, gpu)
+        context = longest_context(model)
+        _check_memory(model, plan.cells(context), machine, gpu)
         meter, energy = find_meter(gpu.bus_id if gpu else None)
         if meter is not None:
             stack.enter_context(meter)
-        prompts = prompts_for(model.bundle, model.tokenizer, model.vocab_size)
+        prompts = prompts_for(model.bundle, Begin(model.bundle))
         rounds = _Rounds(model, plan, prompts, progress, gpu, meter)
         bandwidth = gpu.copy_bandwidth if gpu else partial(read_bandwidth, machine, threads)
         measured = _measured(rounds, plan.repeats, bandwidth, gpu, energy)
@@ -79,7 +81,7 @@ def measure(path: str | Path, plan: Plan, version: str, progress: Progress) -> B
             lowering=graph.lowering,
             engine=_engine_in_words(engine, plan),
             context=model.context,
-            tokens=plan.steps(model.context),
+            tokens=plan.steps(context),
             sampling=_in_words(plan),
             prompts=prompts.kind,
             weight_bytes=weight_bytes_per_token(model.bundle),
@@ -92,6 +94,12 @@ def measure(path: str | Path, plan: Plan, version: str, progress: Progress) -> B
             energy=measured.energy,
             cells=measured.cells,
         )
+
+
+def longest_context(model: LanguageModel) -> int:
+    """Return how many tokens a prompt and what follows may have, or a source and its text."""
+    encoder = model.bundle.manifest.model_info.encoder
+    return model.context if encoder is None else min(model.context, encoder.block_size)
 
 
 @dataclass(frozen=True)
@@ -142,10 +150,10 @@ class _Rounds:
         gpu: Gpu | None,
         meter: Meter | None,
     ) -> None:
-        self.cells = plan.cells(model.context)
+        self.cells = plan.cells(longest_context(model))
         self.rows = [prompts.rows(batch, depth) for batch, depth in self.cells]
         clock = gpu.clock if gpu else None
-        self.runner = Runner(model, plan.sampling, plan.steps(model.context), clock, meter)
+        self.runner = Runner(model, plan.sampling, plan.steps(longest_context(model)), clock, meter)
         self.progress, self.done = progress, 0
         self.total = len(self.cells) * (1 + plan.repeats)
 

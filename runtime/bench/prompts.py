@@ -1,7 +1,8 @@
 """The prompts of the bench, of an exact number of tokens.
 
 A bundle with a tokenizer has a sample of text in its golden file. Prompts are pieces of this text,
-and tokenizing them is part of the measured time. Without a tokenizer, prompts are random ids.
+and tokenizing them is part of the measured time. Without a tokenizer, prompts are random ids. Of an
+encoder-decoder, these are the sources.
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..bundle.bundle import GOLDEN_NAME, Bundle
 from ..errors import BundleError
+from ..generation.begin import Begin
 from ..text.tokenizer import Tokenizer
 
 __all__ = ["Prompts", "RandomPrompts", "TextPrompts", "prompts_for"]
@@ -74,8 +76,10 @@ class TextPrompts:
             length += max(length // 4, 1)
 
 
-def prompts_for(bundle: Bundle, tokenizer: Tokenizer | None, vocab_size: int) -> Prompts:
-    """Return the prompts that fit a bundle."""
+def prompts_for(bundle: Bundle, begin: Begin) -> Prompts:
+    """Return the prompts that fit a bundle, or its sources."""
+    reader = begin.sources or begin.prompts
+    tokenizer, vocab_size = reader.tokenizer, reader.vocab_size
     text = _sample(bundle) if tokenizer is not None else ""
     if tokenizer is None or not text:
         return RandomPrompts(vocab_size)
@@ -87,8 +91,9 @@ def _sample(bundle: Bundle) -> str:
     path = bundle.file(GOLDEN_NAME)
     try:
         with safe_open(path, framework="numpy") as file:
-            if "tokenizer.text" not in file.keys():  # noqa: SIM118 - it is no dictionary
-                return ""
-            return bytes(file.get_tensor("tokenizer.text").tobytes()).decode()
+            for name in ("source_tokenizer.text", "tokenizer.text"):
+                if name in file.keys():  # noqa: SIM118 - it is no dictionary
+                    return bytes(file.get_tensor(name).tobytes()).decode()
+            return ""
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
         raise BundleError(f"{path} is damaged: {error}") from error

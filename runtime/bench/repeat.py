@@ -6,8 +6,9 @@ from itertools import pairwise
 import numpy as np
 
 from ..cuda.event_clock import EventClock
+from ..generation.begin import Begin, Beginnings
 from ..generation.loop import Rules, generate_tokens
-from ..generation.rows import Outcomes, Rows, Text, series_of
+from ..generation.rows import Outcomes, Rows, Text
 from ..generation.sampling import Sampling
 from ..language_model import LanguageModel
 from ..text.stops import Detokenizer
@@ -39,6 +40,7 @@ class Runner:
         """
         self.model, self.sampling, self.steps = model, sampling, steps
         self.engine = TimedEngine(model.engine)
+        self.begin = Begin(model.bundle)
         self.device_clock, self.meter = device_clock, meter
 
     def run(self, rows: list[Row], depth: int, *, with_energy: bool = True) -> Repeat:
@@ -46,12 +48,15 @@ class Runner:
         clock, engine = time.perf_counter, self.engine
         marks = [(clock(), engine.seconds, 0.0)]  # time, engine time, time for text
         spans: list[int] = []  # number of spans that the device has timed, at each token
-        texts = [self._text(row, depth, seed) for seed, row in enumerate(rows)]
+        given = [self._ids(row, depth) for row in rows]
+        read = self.begin.read(self.engine, given)
+        texts = read.texts(range(len(rows)))
         tokenize_s = clock() - marks[0][0]
         tokenizer = self.model.tokenizer
         watching = [Detokenizer(tokenizer, []) for _ in rows] if tokenizer is not None else []
         seconds = 0.0  # for text
-        for row, token in generate_tokens(self.engine, texts, self._rules()):
+        sources = None if read.sources is None else read.sources()
+        for row, token in generate_tokens(self.engine, texts, self._rules(), None, sources):
             if watching:
                 begin = clock()
                 watching[row].push(token)
@@ -70,24 +75,27 @@ class Runner:
             engine_s,
             text_s,
             device_s=device_s,
-            joules=self._joules(texts, depth) if with_energy else {},
+            joules=self._joules(texts, read) if with_energy else {},
         )
 
-    def _joules(self, texts: list[Text], depth: int) -> dict[str, float]:
+    def _joules(self, texts: list[Text], read: Beginnings) -> dict[str, float]:
         """Return the joules of a token by rail, from repeating the same steps without a pause."""
         if self.meter is None:
             return {}
         if self.device_clock is not None:
             self.device_clock.paused = True
         try:
-            return self._decode_on_and_on(texts, depth, self.meter)
+            return self._decode_on_and_on(texts, read, self.meter)
         finally:
             if self.device_clock is not None:
                 self.device_clock.paused = False
 
-    def _decode_on_and_on(self, texts: list[Text], depth: int, meter: Meter) -> dict[str, float]:
-        model, tokens, rules = self.model, 0, self._rules()
-        with model.engine.new_state(len(texts), model.context) as state:
+    def _decode_on_and_on(
+        self, texts: list[Text], read: Beginnings, meter: Meter
+    ) -> dict[str, float]:
+        model, tokens, rules, depth = self.model, 0, self._rules(), len(read.starts[0])
+        sources = None if read.sources is None else read.sources()
+        with model.engine.new_state(len(texts), model.context, sources) as state:
             for text in texts:
                 del text.ids[depth:]
             rows = Rows(state, self.sampling.candidates)
@@ -107,12 +115,12 @@ class Runner:
             taken = meter.end()
         return {name: joules / tokens for name, joules in taken.items()}
 
-    def _text(self, row: Row, depth: int, seed: int) -> Text:
-        """Turn a prompt into a `Text`; tokenizing is part of the measured time."""
-        ids = row.ids
-        if row.text is not None and self.model.tokenizer is not None:
-            ids = self.model.tokenizer.encode(row.text)[:depth]
-        return Text(list(ids), seed=seed, series=series_of(ids))
+    def _ids(self, row: Row, depth: int) -> list[int]:
+        """Turn a prompt into ids; tokenizing is part of the measured time."""
+        tokenizer = (self.begin.sources or self.begin.prompts).tokenizer
+        if row.text is None or tokenizer is None:
+            return row.ids
+        return tokenizer.encode(row.text)[:depth]
 
     def _rules(self) -> Rules:
         model = self.model

@@ -43,7 +43,11 @@ def memory_needed(bundle: Bundle, batch: int = 1, context: int | None = None) ->
         )
     manifest = bundle.manifest
     sizes = {"batch": batch, "context": context}
-    cache = sum(port.nbytes(sizes) for port in manifest.graphs[0].caches())
+    decoder = manifest.graphs[0]
+    cache = sum(port.nbytes(sizes) for port in decoder.caches())
+    if info.encoder is not None:
+        sizes = {"sources": batch, "source": info.encoder.block_size}
+        cache += sum(port.nbytes(sizes) for port in decoder.sources())
     tokens = min(context, PREFILL_CHUNK)
     scores = batch * info.n_head * tokens * context * FLOAT32
     wide = WIDE_VALUES * batch * tokens * info.n_ff * FLOAT32
