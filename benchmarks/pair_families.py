@@ -87,6 +87,7 @@ def searched(
                 num_beams=BEAMS,
                 max_new_tokens=NEW,
                 do_sample=False,
+                use_cache=False,  # which needs as many layers in the encoder as in the decoder
                 output_scores=True,
                 return_dict_in_generate=True,
             )

@@ -65,7 +65,7 @@ class Checkpoint:
     held_out.tsv.
     """
 
-    config: GPTConfig | Seq2SeqConfig
+    config: Any  # a GPTConfig or a Seq2SeqConfig
     weights: Mapping[str, Tensor]
     tokenizer_json: str | None
     held_out: str | None
@@ -78,7 +78,7 @@ class Checkpoint:
     pairs: str | None = None
 
     @cached_property
-    def model(self) -> Any:  # a GPT or a Seq2Seq, which those who ask know from the config
+    def model(self) -> Any:  # a GPT or a Seq2Seq, as the config is
         """The model with all its weights, in float32 and in eval mode."""
         return load_model(self.config, self.weights)
 

@@ -11,7 +11,7 @@ sub-layer with the norm before it, or `RESIDUAL`, the stream that all sub-layers
 
 import copy
 from collections.abc import Callable, Collection, Iterator
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,6 @@ __all__ = [
 DTYPES: dict[Precision, torch.dtype] = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 RESIDUAL = "residual"
 
-Model = TypeVar("Model", GPT, Seq2Seq)
-
 
 def matching_layers(model: GPT | Seq2Seq, patterns: Collection[str]) -> frozenset[str]:
     """Return the sub-layers whose names match a pattern: in full, or as a prefix up to a dot."""
@@ -48,9 +46,12 @@ def matching_layers(model: GPT | Seq2Seq, patterns: Collection[str]) -> frozense
     return frozenset(found)
 
 
-def in_half_precision(model: Model, precision: Precision, kept: Collection[str] = ()) -> Model:
+def in_half_precision(
+    model: GPT | Seq2Seq, precision: Precision, kept: Collection[str] = ()
+) -> Any:
     """Return a copy of `model` in the type `precision`, except the parts named in `kept`."""
-    narrow, dtype = copy.deepcopy(model), DTYPES[precision]
+    narrow: Any = copy.deepcopy(model)  # as `model`
+    dtype = DTYPES[precision]
     stream = torch.float32 if RESIDUAL in kept else dtype
     wide = set(_kept_parameters(narrow, kept))
     for module in narrow.modules():

@@ -6,6 +6,7 @@ are read, so the weights are read once, however many texts there are.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -31,9 +32,9 @@ class LayeredModel:
         """Return a view of a model that is in memory."""
         return cls(model.config, {name: part.data for name, part in model.named_parameters()})
 
-    def with_weights(self, weights: Mapping[str, Tensor]) -> "LayeredModel":
+    def with_weights(self, weights: Mapping[str, Tensor]) -> Self:
         """Return a model of the same settings with other weights."""
-        return LayeredModel(self.config, weights)
+        return type(self)(self.config, weights)
 
     @contextmanager
     def filled(self, *names: str) -> Iterator[GPT]:

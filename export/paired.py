@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -22,9 +23,9 @@ class PairedModel:
         self.config, self.weights = config, weights
         self.model = skeleton(config)
 
-    def with_weights(self, weights: Mapping[str, Tensor]) -> "PairedModel":
+    def with_weights(self, weights: Mapping[str, Tensor]) -> Self:
         """Return a model of the same settings with other weights."""
-        return PairedModel(self.config, weights)
+        return type(self)(self.config, weights)
 
     @contextmanager
     def filled(self) -> Iterator[Seq2Seq]:

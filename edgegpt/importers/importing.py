@@ -9,13 +9,19 @@ from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any
 
-from edgegpt.runtime.bundle.bundle import CARD_NAME, LICENSE_NAME, TEMPLATE_NAME, TOKENIZER_NAME
+from edgegpt.runtime.bundle.bundle import (
+    CARD_NAME,
+    LICENSE_NAME,
+    SOURCE_TOKENIZER_NAME,
+    TEMPLATE_NAME,
+    TOKENIZER_NAME,
+)
 from edgegpt.runtime.bundle.source import Source as Origin
 from edgegpt.runtime.bundle.usage import Usage
 from edgegpt.runtime.files import write_file
 from edgegpt.runtime.progress import Progress, silent
 
-from ..checkpoint import SOURCE_TOKENIZER_NAME, is_checkpoint
+from ..checkpoint import is_checkpoint
 from ..errors import CheckpointError
 from ..model import GPTConfig, Seq2SeqConfig
 from ..user_files import read_json

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from edgegpt.runtime.bundle.bundle import TOKENIZER_NAME
+from edgegpt.runtime.bundle.bundle import SOURCE_TOKENIZER_NAME, TOKENIZER_NAME
 from edgegpt.runtime.bundle.usage import SourceUsage, Usage
 from edgegpt.runtime.files import write_file
 from edgegpt.runtime.text.pairs import Pair, PairFile
 from edgegpt.runtime.text.translation_scores import translation_scores
 
-from ..checkpoint import PAIRS_NAME, SOURCE_TOKENIZER_NAME, Checkpoint, save_config
+from ..checkpoint import PAIRS_NAME, Checkpoint, save_config
 from ..errors import InvalidInputError
 from ..model import Seq2Seq, Seq2SeqConfig
 from .config import TrainConfig

@@ -69,7 +69,7 @@ class TextTask:
 
     def predicted(self, batch: Batch) -> int:
         """Return the number of targets."""
-        return batch[1].numel()
+        return int(batch[1].numel())
 
     def scores(self) -> dict[str, float]:
         """Return no further measures."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +11,39 @@ from torch.nn.functional import pad
 from edgegpt.runtime.bundle.manifest import Quality
 from edgegpt.runtime.proof.quality import QualitySum
 
-from ..layered import LayeredModel, linears_of
-from ..paired import PairedModel
+from ..layered import linears_of
 from .blocks import BlockQuantized
 
 __all__ = ["Dequantized", "Measured", "Yardstick", "quantised", "round_blocks"]
 
-Measured = LayeredModel | PairedModel
+
+class Measured(Protocol):
+    """A `LayeredModel`, whose texts are windows, or a `PairedModel`, whose texts are pairs."""
+
+    config: Any
+    model: Any
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """The weights by name."""
+
+    def with_weights(self, weights: Mapping[str, Tensor]) -> Self:
+        """Return a model of the same settings with other weights."""
+
+    def final_streams(self, texts: Any) -> Any:
+        """Return what `logits` needs of texts."""
+
+    def logits(self, streams: Any) -> Iterator[Tensor]:
+        """Yield logits [T, V], piece by piece."""
+
+    def following(self, texts: Any) -> Iterator[Tensor]:
+        """Yield the ids that follow, int64 [T], in the same pieces."""
+
+    def some(self, texts: Any, count: int, length: int) -> Any:
+        """Return some of the texts."""
+
+
+Model = TypeVar("Model", bound=Measured)
 
 LARGEST = 127  # of an activation in int8
 
@@ -45,7 +71,7 @@ class Dequantized(Mapping[str, Tensor]):
         return len(self.weights)
 
 
-def quantised(model: Measured, weights: Mapping[str, BlockQuantized]) -> Measured:
+def quantised(model: Model, weights: Mapping[str, BlockQuantized]) -> Model:
     """Return `model` as an engine runs it that multiplies int8 by quantised weights.
 
     The weights are replaced by their dequantised values. The layers that multiply by them round

@@ -70,6 +70,7 @@ class Wanted:
             _check_room(beams.count, model.vocab_size, len(end_ids))
             overflow = "stop"
         longest = search.max_new_tokens
+        assert longest is not None, "it has just been set"
         return Rules(
             context=model.context,
             max_new_tokens=longest,

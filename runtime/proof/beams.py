@@ -73,4 +73,5 @@ def _error(scores: Sequence[float], reference: Beams) -> float:
     if not scores:
         return math.inf
     pairs = zip(scores, reference.scores.tolist(), strict=False)
-    return max(abs(found - right) for found, right in pairs) / reference.scale
+    worst: float = max(abs(found - right) for found, right in pairs)
+    return worst / reference.scale
