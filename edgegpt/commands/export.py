@@ -120,7 +120,8 @@ def _cut(checkpoint: Path, context: int | None) -> list[str]:
     from edgegpt.checkpoint import exported_context, load_checkpoint
 
     config = load_checkpoint(checkpoint).config
-    return config.cut_by(exported_context(config) if context is None else context)
+    left_out: list[str] = config.cut_by(exported_context(config) if context is None else context)
+    return left_out
 
 
 def _layers(keep_fp32: str | None) -> Literal["auto"] | tuple[str, ...] | None:

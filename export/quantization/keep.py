@@ -45,6 +45,7 @@ def layer_costs(
     if isinstance(reference, PairedModel):
         count = _costs_on_pairs(reference, costs, texts)
     else:
+        assert isinstance(reference, LayeredModel), "there are two kinds of models"
         count = _costs_on_windows(reference, costs, texts)
     each = {name: total / count for name, total in costs.totals.items()}
     return dict(sorted(each.items(), key=lambda item: item[1], reverse=True))

@@ -79,6 +79,7 @@ def quantize(
         grid = _Grid(bits, block, symmetric)
         if isinstance(model, PairedModel):
             return _pairs_with_gptq(model, wanted, calibration, grid, progress)
+        assert isinstance(model, LayeredModel), "there are two kinds of models"
         _check_windows(model.config, calibration)
         return _with_gptq(model, wanted, calibration, grid, progress)
     done = {}

@@ -215,7 +215,12 @@ def _of_beams(name: str, found: Beams) -> dict[str, NDArray[Any]]:
     for row, text in zip(ids, found.texts, strict=True):
         row[: len(text)] = text
     facts = np.array([found.scale, found.near_tie], dtype=np.float32)
-    parts = {"source": found.source, "ids": ids, "scores": found.scores, "facts": facts}
+    parts: dict[str, NDArray[Any]] = {
+        "source": found.source,
+        "ids": ids,
+        "scores": found.scores,
+        "facts": facts,
+    }
     return {f"{name}.{part}": array for part, array in parts.items()}
 
 

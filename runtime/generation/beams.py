@@ -97,7 +97,7 @@ class BeamSearch:
         self.candidates = max(2, 1 + len(end_ids)) * rules.count
         self.texts = [list(prompt) for _ in range(rules.count)]
         # All beams are equal at first, so only one of them counts.
-        self.totals = np.full(rules.count, HOPELESS, dtype=np.float32)
+        self.totals: NDArray[np.float32] = np.full(rules.count, HOPELESS, dtype=np.float32)
         self.totals[0] = 0.0
         self.parted = np.full((rules.count, rules.count), len(prompt), dtype=np.int64)
         self.finished: list[Hypothesis] = []
@@ -132,7 +132,7 @@ class BeamSearch:
                 raise forbidden(self.step - 1)
             return Moves(list(range(self.rules.count)), 0)
         order = order[_at_home(parents[order].tolist())]
-        self.totals = going[order]
+        self.totals = going[order].astype(np.float32, copy=False)
         return self._go_on(parents[order].tolist(), tokens[order].tolist())
 
     def best(self) -> list[Hypothesis]:
@@ -150,7 +150,7 @@ class BeamSearch:
                 f"the logits for token {self.step} are not finite: the model or the engine is "
                 f"broken; run `edgegpt verify` on the bundle"
             )
-        scores = logits - best
+        scores: NDArray[np.float32] = logits - best
         scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
         for own, ids in zip(scores, self.texts, strict=True):
             for edit in self.edits:
@@ -202,7 +202,8 @@ class BeamSearch:
         return Moves(parents, since)
 
     def _divisor(self, length: int) -> float:
-        return float(length) ** self.rules.length_penalty
+        divisor: float = float(length) ** self.rules.length_penalty
+        return divisor
 
     def _note_close_ones(self, totals: NDArray[np.float32], ended: NDArray[np.bool_]) -> None:
         """Note a near tie if small errors could choose other beams, or end other texts."""

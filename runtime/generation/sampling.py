@@ -210,7 +210,8 @@ def _candidates(
     if not sampling.top_k or len(scores) < FEW * sampling.top_k:
         return np.arange(len(scores))
     limit = np.float32(lower_bound(scores, sampling.top_k) - reach)
-    return (scores >= np.nextafter(limit, np.float32(-np.inf))).nonzero()[0]
+    found: NDArray[np.int64] = (scores >= np.nextafter(limit, np.float32(-np.inf))).nonzero()[0]
+    return found
 
 
 def _limits(ranked: NDArray[np.float64], sampling: Sampling, reach: float) -> tuple[int, int, int]:
