@@ -20,7 +20,14 @@ from edgegpt.runtime.text.pairs import Pair
 from ..errors import DataError, InvalidInputError
 from .subword_tokenizer import END, PAD, START, Ragged, encode_texts
 
-__all__ = ["IGNORED", "EncodedPairs", "PairBatch", "PairBatches", "encode_pairs"]
+__all__ = [
+    "IGNORED",
+    "EncodedPairs",
+    "PairBatch",
+    "PairBatches",
+    "encode_pairs",
+    "longest_pair",
+]
 
 IGNORED = -100  # in targets: no token to predict, as torch's cross_entropy has it by default
 LENGTHS_PER_OCTAVE = 8  # 1 to 16 stay, 17 to 32 become even, 33 to 64 multiples of four, and so on
@@ -83,6 +90,12 @@ def encode_pairs(
             f"tokens, a target {longest_target}, ends included"
         )
     return EncodedPairs(sources.only(fits), targets.only(fits), int((~fits).sum()))
+
+
+def longest_pair(pairs: EncodedPairs) -> int:
+    """Return the tokens of the longest pair in a batch, its ends and padding included."""
+    source, target = _rounded_up(pairs.sources.lengths), _rounded_up(pairs.targets.lengths + 1)
+    return int((source + target).max())
 
 
 class PairBatches:

@@ -23,7 +23,7 @@ from ..errors import InvalidInputError
 from ..model import Seq2Seq, Seq2SeqConfig
 from .config import TrainConfig
 from .distributed import Processes
-from .pair_batches import IGNORED, PairBatches, encode_pairs
+from .pair_batches import IGNORED, PairBatches, encode_pairs, longest_pair
 from .subword_tokenizer import END, PAD, START, build_subword_tokenizer, read_tokenizer
 from .task import Batch
 from .translate import translate
@@ -126,11 +126,21 @@ class PairTask:
         longest = (model_config.encoder.block_size, model_config.decoder.block_size)
         self.train_pairs = encode_pairs(*sides, train, *longest)
         self.validation_pairs = encode_pairs(*sides, validation, *longest)
+        self._check_room()
         self.batches = PairBatches(
             self.train_pairs, config.batch_tokens // PARTS, config.seed, group.rank, group.world
         )
         torch.manual_seed(config.seed)
         self.model = Seq2Seq(self.model_config).to(group.device)
+
+    def _check_room(self) -> None:
+        """Refuse batches without room for the longest pair."""
+        tokens, needed = self.config.batch_tokens, longest_pair(self.train_pairs)
+        if tokens // PARTS < needed:
+            raise InvalidInputError(
+                f"batch_tokens is {tokens}; a step has {PARTS} parts, and the longest pair needs "
+                f"{needed} tokens: give at least {PARTS * needed}"
+            )
 
     def facts(self) -> str:
         """Return how many pairs there are, how large the vocabulary is, and what is left out."""

@@ -96,12 +96,12 @@ def test_a_check_gives_the_notes_that_import_gives_before_it_reads(
     folder: Path, said: Callable
 ) -> None:
     (folder / "tokenizer.json").unlink()
-    (folder / "generation_config.json").write_text('{"num_beams": 4, "stop_strings": ["a"]}')
+    (folder / "generation_config.json").write_text('{"guidance_scale": 4, "stop_strings": ["a"]}')
     (folder / "LICENSE").write_bytes(b"\xff")
     (folder / "chat_template.jinja").write_text("{% if")
     check, imported = said(folder)
     assert imported == [*check, "error: a weight was read"]
-    parts = ("has no tokenizer", "num_beams, stop_strings", "no usable chat", "LICENSE is not")
+    parts = ("has no tokenizer", "guidance_scale, stop_strings", "no usable chat", "LICENSE is not")
     for note, part in zip(check, parts, strict=True):
         assert part in note
 

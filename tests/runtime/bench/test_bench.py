@@ -24,6 +24,7 @@ from edgegpt.runtime.engines.null import NullEngine
 from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.errors import BundleError, InvalidInputError
 from edgegpt.runtime.generation import loop as generate
+from edgegpt.runtime.generation.begin import Begin
 from edgegpt.runtime.generation.loop import Rules, generate_tokens
 from edgegpt.runtime.generation.rows import Text
 from edgegpt.runtime.generation.sampling import Sampling
@@ -214,7 +215,7 @@ def test_a_batch_beyond_the_memory_is_refused(small_bundle: Path) -> None:
 @pytest.mark.parametrize("depth", [1, 5, 500])
 def test_pieces_of_text_have_the_exact_depth_and_differ(small_bundle: Path, depth: int) -> None:
     with edgegpt.load(small_bundle) as model:
-        prompts = prompts_for(model.bundle, model.tokenizer, model.vocab_size)
+        prompts = prompts_for(model.bundle, Begin(model.bundle))
         assert isinstance(prompts, TextPrompts)
         rows = prompts.rows(3, depth)
         assert [len(row.ids) for row in rows] == [depth] * 3
@@ -234,7 +235,7 @@ def test_a_tokenizer_of_long_tokens_gets_enough_text() -> None:
 @pytest.mark.filterwarnings("ignore::edgegpt.runtime.errors.EdgeGPTWarning")
 def test_without_a_tokenizer_prompts_are_random_ids_of_the_vocabulary(altered_bundle) -> None:
     with edgegpt.load(altered_bundle({TOKENIZER_NAME: None})) as model:
-        prompts = prompts_for(model.bundle, model.tokenizer, model.vocab_size)
+        prompts = prompts_for(model.bundle, Begin(model.bundle))
     assert isinstance(prompts, RandomPrompts)
     rows = prompts.rows(2, 1000)
     assert {token for row in rows for token in row.ids} == set(range(model.vocab_size))
@@ -251,7 +252,8 @@ def test_a_damaged_golden_file_is_named(altered_bundle) -> None:
 
 def _weighing(sizes: dict[str, int]) -> Bundle:
     weights = {name: WeightEntry("F32", [size], 0, size, "") for name, size in sizes.items()}
-    return SimpleNamespace(manifest=SimpleNamespace(weights=weights))  # type: ignore[return-value]
+    manifest = SimpleNamespace(weights=weights, model_info=SimpleNamespace(encoder=None))
+    return SimpleNamespace(manifest=manifest)  # type: ignore[return-value]
 
 
 def test_tables_of_which_one_row_is_gathered_are_not_read_whole() -> None:

@@ -199,8 +199,9 @@ def test_an_older_provider_runs_what_it_has_operators_for(
     runtime = Runtime()
     runtime.__version__ = version
     gpu_wheel(runtime)
-    graphs = [in_precision(graph, "float16") for graph in Bundle.open(small_bundle).manifest.graphs]
-    bundle = SimpleNamespace(manifest=SimpleNamespace(graphs=graphs, precision="float16"))
+    manifest = Bundle.open(small_bundle).manifest
+    graphs = [in_precision(graph, "float16") for graph in manifest.graphs]
+    bundle = SimpleNamespace(manifest=replace(manifest, graphs=graphs, precision="float16"))
     assert local_lowerings(bundle, "cuda") == lowerings
 
 
