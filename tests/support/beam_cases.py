@@ -23,10 +23,13 @@ transformers.logging.set_verbosity_error()
 PAD = 1  # it fills up prompts, and no table gives it a chance
 
 
-def table(ids: Any, vocabulary: int, sharpness: float) -> NDArray[np.float32]:
+def table(
+    ids: Any, vocabulary: int, sharpness: float, likely: Sequence[int]
+) -> NDArray[np.float32]:
     """Return the logits [V] of the id that follows `ids`; every id of the text counts."""
     mixed = np.random.SeedSequence([vocabulary, *(int(token) for token in ids)])
     logits = sharpness * np.random.Generator(np.random.PCG64(mixed)).normal(size=vocabulary)
+    logits[list(likely)] += 4.0
     logits[PAD] = -np.inf
     return logits.astype(np.float32)
 
@@ -44,6 +47,7 @@ class Case:
     search: Search
     penalty: float
     max_new_tokens: int
+    likely: list[int]  # ids that every table gives a better chance
 
     @property
     def edits(self) -> tuple[Edit, ...]:
@@ -51,9 +55,9 @@ class Case:
         penalty = (RepetitionPenalty(self.penalty),) if self.penalty != 1.0 else ()
         return (*penalty, *edits_of(self.search, frozenset(self.end_ids), self.max_new_tokens))
 
-    def network(self, ids: Sequence[int]) -> NDArray[np.float32]:
+    def network(self, ids: Any) -> NDArray[np.float32]:
         """Return the logits [V] of the id that follows `ids`."""
-        return table(ids, self.vocabulary, self.sharpness)
+        return table(ids, self.vocabulary, self.sharpness, self.likely)
 
     def searches(self) -> list[BeamSearch]:
         """Return the search for each prompt."""
@@ -100,6 +104,7 @@ def case(seed: int) -> Case:
         search=search,
         penalty=rng.choice([1.0, 1.0, 1.3]),
         max_new_tokens=longest,
+        likely=end_ids if rng.random() < 0.3 else [],
     )
 
 
@@ -110,13 +115,13 @@ class _Config(PretrainedConfig):
 class _Table(PreTrainedModel, GenerationMixin):
     config_class = _Config
 
-    def __init__(self, vocabulary: int, sharpness: float) -> None:
-        super().__init__(_Config(vocab_size=vocabulary))
+    def __init__(self, case: Case) -> None:
+        super().__init__(_Config(vocab_size=case.vocabulary))
         self.nothing = torch.nn.Parameter(torch.zeros(1))
-        self.sharpness = sharpness
+        self.case = case
 
     def forward(self, input_ids: Any, attention_mask: Any = None, **_: Any) -> CausalLMOutput:
-        rows = [table(ids[ids != PAD], self.config.vocab_size, self.sharpness) for ids in input_ids]
+        rows = [self.case.network(ids[ids != PAD]) for ids in input_ids]
         return CausalLMOutput(logits=torch.from_numpy(np.stack(rows))[:, None])
 
     def prepare_inputs_for_generation(self, ids: Any, attention_mask: Any, **_: Any) -> Any:
@@ -152,7 +157,7 @@ def theirs(case: Case) -> list[list[tuple[float, list[int]]]]:
         return_dict_in_generate=True,
         output_scores=True,
     )
-    found = _Table(case.vocabulary, case.sharpness).generate(
+    found = _Table(case).generate(
         torch.tensor(ids), attention_mask=torch.tensor(mask), generation_config=settings
     )
     new = [

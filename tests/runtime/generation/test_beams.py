@@ -157,6 +157,16 @@ def test_the_score_counts_new_tokens_and_the_end_but_not_the_prompt():
     assert best.score == pytest.approx(3 * math.log(0.7) / 9)
 
 
+def test_there_are_beams_left_when_the_likeliest_ids_all_end_a_text():
+    rules = BeamRules(2, length_penalty=4.0, early_stopping="never")
+    search = BeamSearch([0], rules, steps=9, end_ids=frozenset([1, 2, 3]))
+    for length in (2, 3):
+        search.advance(np.float32([[0.0, 5.0, 5.1, 5.2, 1.0, 0.5]] * 2))
+        assert not search.done
+        assert (search.totals > HOPELESS / 2).all()
+        assert [len(text) for text in search.texts] == [length, length]
+
+
 @pytest.mark.parametrize(
     ("lead", "tolerance", "is_close"), [(1e-3, 1e-5, False), (1e-3, 1e-2, True), (1e-6, 1e-5, True)]
 )
