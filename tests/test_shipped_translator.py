@@ -130,6 +130,7 @@ def test_bench_inspect_and_doctor_know_it(run, bundle: Path) -> None:
         (["generate", "--source", "1", "--beams", "2", "--n-best", "3"], 1, "from 1 to num_beams"),
         (["generate", "--source", "1", "--speculate", "2"], 1, "for models without an encoder"),
         (["translate", "missing.txt"], 1, "cannot read missing.txt"),
+        (["translate", "--out", "missing/out.txt"], 1, "cannot write missing/out.txt: there is no"),
         (["eval", "--data", "missing.tsv"], 1, "no file of pairs at missing.tsv"),
         (["verify", "--bisect", FOLDER], 1, "--bisect is for models without an encoder"),
     ],

@@ -49,9 +49,12 @@ def command(
     import edgegpt
     from edgegpt.runtime.files import write_file
 
-    lines = _lines(file)
-    if file is not None:
-        lines = iter(list(lines))  # a file that cannot be read is refused before the model opens
+    if out is not None and not out.absolute().parent.is_dir():
+        raise InvalidInputError(f"cannot write {out}: there is no folder {out.absolute().parent}")
+    lines, total = _lines(file), 0
+    if file is not None:  # one that cannot be read is refused before the model opens
+        read = list(lines)
+        lines, total = iter(read), len(read)
     settings = {name: value for name, value in settings.items() if value is not None}
     with progress() as report:
         report(f"opening {bundle}", 0, 0)
@@ -63,12 +66,13 @@ def command(
                 )
             report("translating lines", 0, 0)
             written = []
-            for line in _translated(model, lines, batch, settings, as_json):
+            found = _translated(model, lines, batch, settings, as_json)
+            for done, line in enumerate(found, start=1):
                 if out is None:
                     click.echo(line)
                 else:
                     written.append(f"{line}\n")
-                report("translating lines", len(written), 0)
+                report("translating lines", done, total)
     if out is not None:
         try:
             write_file(out, "".join(written).encode())
