@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Machine", "available_memory", "peak_memory", "physical_cores"]
+__all__ = ["Machine", "available_memory", "cpu_features", "peak_memory", "physical_cores"]
 
 CPUS = Path("/sys/devices/system/cpu")
 PROC = Path("/proc")
@@ -62,6 +62,12 @@ def physical_cores() -> int:
     if not hasattr(os, "sched_getaffinity"):
         return os.cpu_count() or 1
     return _distinct_cores(os.sched_getaffinity(0))
+
+
+def cpu_features() -> frozenset[str]:
+    """Return the instruction sets of the processor, as Linux names them; empty if unknown."""
+    lines = re.search(r"^(?:flags|Features)\s*:(.*)$", _read(PROC / "cpuinfo"), re.MULTILINE)
+    return frozenset(lines[1].split()) if lines else frozenset()
 
 
 def available_memory() -> int | None:

@@ -28,6 +28,7 @@ class Contestant:
 _Formats = dict[str, dict[int, list[tuple[str, str]] | str]]
 
 NO_HALF = "16 bits are for GPUs here"
+WITH_ENCODERS = (EDGEGPT, "transformers", "ctranslate2")
 
 _CPU: _Formats = {
     EDGEGPT: {
@@ -106,6 +107,8 @@ def contestants(
             continue
         if isinstance(formats, str):
             absent[peer] = formats
+        elif shape.pairs and peer not in WITH_ENCODERS:
+            absent[peer] = "it does not run this encoder-decoder"
         elif peer.startswith("genai") and shape.family == "gpt2":
             absent[peer] = "its model builder does not know the GPT-2 architecture"
         else:

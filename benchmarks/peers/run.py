@@ -20,7 +20,7 @@ from contestants import BITS, DEVICES, PEERS, Contestant, contestants
 from machine import describe
 from make_models import HERE, folder_of, python_of
 from report import markdown
-from shapes import DECODE_PROMPT, DECODE_TOKENS, SHAPES, Shape
+from shapes import DECODE_PROMPT, DECODE_TOKENS, SEARCH_SOURCE, SEARCH_TOKENS, SHAPES, Shape
 
 FORMAT_VERSION = 1
 RESULTS = HERE.parent / "results"
@@ -29,6 +29,17 @@ TURN_AT_LEAST_S = 0.5
 
 def measurements(shape: Shape) -> list[tuple[str, dict, int]]:
     """Return the title, the request, and the number of tokens per call of each measurement."""
+    if shape.pairs:
+        search = {"measure": "search", "prompt": SEARCH_SOURCE, "tokens": SEARCH_TOKENS}
+        return [
+            (
+                f"{f'beam {beams}' if beams > 1 else 'greedy'}, batch {batch}",
+                {**search, "batch": batch, "beams": beams},
+                batch * SEARCH_TOKENS,
+            )
+            for beams in (1, 4)
+            for batch in (1, 16)
+        ]
     decode = {"measure": "decode", "prompt": DECODE_PROMPT, "tokens": DECODE_TOKENS}
     return [
         ("decode, batch 1", {**decode, "batch": 1}, DECODE_TOKENS),

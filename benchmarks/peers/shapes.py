@@ -1,12 +1,22 @@
-"""The three shapes that are measured, and the prompts. Every environment imports this."""
+"""The shapes that are measured, and the prompts. Every environment imports this."""
 
 import random
 from dataclasses import dataclass
 
-__all__ = ["DECODE_PROMPT", "DECODE_TOKENS", "SHAPES", "Shape", "prompt_ids"]
+__all__ = [
+    "DECODE_PROMPT",
+    "DECODE_TOKENS",
+    "SEARCH_SOURCE",
+    "SEARCH_TOKENS",
+    "SHAPES",
+    "Shape",
+    "prompt_ids",
+]
 
 DECODE_PROMPT = 32  # tokens of the prompt in the two decode measurements
 DECODE_TOKENS = 128  # tokens decoded after it, per row
+SEARCH_SOURCE = 32  # tokens of each source of an encoder-decoder
+SEARCH_TOKENS = 64  # tokens made from it
 
 
 @dataclass(frozen=True)
@@ -14,8 +24,8 @@ class Shape:
     """A model of random weights. Its prefill measurement feeds `prefill` tokens."""
 
     name: str
-    family: str  # "gpt2" or "llama", as transformers names it
-    layers: int
+    family: str  # "gpt2", "llama" or "bart", as transformers names it
+    layers: int  # of each stack
     heads: int
     kv_heads: int
     width: int
@@ -26,6 +36,11 @@ class Shape:
     tied: bool
     prefill: int
 
+    @property
+    def pairs(self) -> bool:
+        """Whether it is an encoder-decoder."""
+        return self.family == "bart"
+
 
 SHAPES = {
     shape.name: shape
@@ -33,6 +48,7 @@ SHAPES = {
         Shape("shakespeare-char", "gpt2", 6, 6, 6, 384, 1536, 65, 256, "relu", False, 128),
         Shape("gpt2-124m", "gpt2", 12, 12, 12, 768, 3072, 50257, 1024, "gelu_new", True, 512),
         Shape("llama-135m", "llama", 30, 9, 3, 576, 1536, 49152, 2048, "silu", True, 512),
+        Shape("bart-61m", "bart", 6, 8, 8, 512, 2048, 32000, 512, "relu", True, 0),
     )
 }
 

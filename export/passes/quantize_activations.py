@@ -24,36 +24,36 @@ class QuantizeActivations(ir.passes.InPlacePass):
     product is multiplied by the same magnitude again. A token's result therefore depends neither on
     its neighbours nor on a range from calibration. The weights are stored a second time, as one
     byte each with one scale per column, because computing this copy from the blocks at load time
-    would need many times that memory. The head sees few rows and stays as it is.
+    would need many times that memory. The head of a prompt sees few rows, so it stays as it is
+    unless `head` says otherwise.
     """
 
-    def __init__(self, quantized: Mapping[str, BlockQuantized]) -> None:
+    def __init__(self, quantized: Mapping[str, BlockQuantized], *, head: bool = False) -> None:
         super().__init__()
-        self.quantized = quantized
+        self.quantized, self.head = quantized, head
 
     def requires(self, model: ir.Model) -> None:
-        """Require that every product, except the head, reads a weight of `quantized`."""
-        for node in _products(model.graph):
+        """Require that every product to replace reads a weight of `quantized`."""
+        for node in self._products(model.graph):
             name = operand(node, 1).name
             require(name in self.quantized, f"{name} is one of the quantised weights")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Edit `model` in place."""
-        emit, found = _Emitter(model.graph, self.quantized), _products(model.graph)
+        emit, found = _Emitter(model.graph, self.quantized), self._products(model.graph)
         for node in found:
             emit.replace(node)
         return ir.passes.PassResult(model, bool(found))
 
     def ensures(self, model: ir.Model) -> None:
-        """Ensure that no MatMulNBits except the head is left."""
-        left = [str(operand(node, 1).name) for node in _products(model.graph)]
+        """Ensure that none of them is left."""
+        left = [str(operand(node, 1).name) for node in self._products(model.graph)]
         ensure(not left, f"no activations meet the blocks of {', '.join(left)}")
 
-
-def _products(graph: ir.Graph) -> list[ir.Node]:
-    """Return the MatMulNBits nodes except the head."""
-    head = graph.outputs[0].producer()
-    return [node for node in graph if node.op_type == "MatMulNBits" and node is not head]
+    def _products(self, graph: ir.Graph) -> list[ir.Node]:
+        """Return the MatMulNBits nodes, with or without the head."""
+        head = None if self.head else graph.outputs[0].producer()
+        return [node for node in graph if node.op_type == "MatMulNBits" and node is not head]
 
 
 class _Emitter:

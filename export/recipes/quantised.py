@@ -173,7 +173,7 @@ def _graphs(
     stacks = stacks_of(config)
     main = ORT if not any(ORT.obstacle(stack) for stack in stacks) else STANDARD
     decoder, *encoders = traced_parts(model, found.weights)
-    graphs = _lowered(decoder, main, weights, fast=fast_prefill)
+    graphs = _lowered(decoder, main, weights, fast=fast_prefill, many=bool(encoders))
     for encoder in encoders:
         graphs += _lowered(encoder, main, weights, fast=fast_prefill)
     if main is not STANDARD:  # CUDA can run these graphs
@@ -189,11 +189,12 @@ EXACT: dict[str, Part] = {"decoder": "exact", "encoder": "exact-encoder"}
 
 
 def _lowered(
-    traced: Traced, lowering: Lowering, weights: Weights, *, fast: bool
+    traced: Traced, lowering: Lowering, weights: Weights, *, fast: bool, many: bool = False
 ) -> list[tuple[Graph, ir.Model]]:
     """Return the graph that rounds activations, the exact one, and the one for long prompts.
 
-    An encoder's texts are always long, so its first graph is the one for these.
+    An encoder's texts are always long, so its first graph is the one for these. The last graph also
+    decodes many rows; with `many`, its head is made for them.
     """
     graph = build_graph(traced, lowering)
     weights = _within(graph, weights)
@@ -204,7 +205,7 @@ def _lowered(
         QuantizeActivations(weights)(graph)
     elif fast:
         parts["prefill"] = graph.clone()
-        QuantizeActivations(weights)(parts["prefill"])
+        QuantizeActivations(weights, head=many)(parts["prefill"])
     return [named(own, lowering, part) for part, own in parts.items()]
 
 

@@ -49,6 +49,10 @@ class TimedEngine(Engine):
         """Return an empty cache for `rows` texts of up to `context` tokens."""
         return TimedState(self.inner.new_state(rows, context, sources), self.clock)
 
+    def slots(self, needed: int, context: int) -> int:
+        """Return what the inner engine wants."""
+        return self.inner.slots(needed, context)
+
     def encode(self, ids: Ids, lengths: Ids) -> Sources:
         """Encode sources."""
         with self.clock:

@@ -16,10 +16,12 @@ from ..bundle.manifest import Graph
 from ..errors import InvalidInputError
 from .candidates import Candidates
 
-__all__ = ["PREFILL_CHUNK", "Engine", "EngineInfo", "Sources", "State"]
+__all__ = ["MANY_ROWS", "PREFILL_CHUNK", "Engine", "EngineInfo", "Sources", "State"]
 
 # Most tokens of a row in one step: attention scores need chunk * context floats per head.
 PREFILL_CHUNK = 512
+# From so many rows on, an engine may decode with the graph that it has for long steps.
+MANY_ROWS = 16
 
 Ids = NDArray[np.int64]
 
@@ -290,6 +292,13 @@ class Engine(ABC):
 
         The decoder of an encoder-decoder needs the `sources` that its rows attend to.
         """
+
+    def slots(self, needed: int, context: int) -> int:
+        """Return how many slots the state of a call should have that fills at most `needed`.
+
+        An engine that keeps states for later calls makes all of them for the whole `context`.
+        """
+        return context
 
     def encode(self, ids: Ids, lengths: Ids) -> Sources:
         """Encode sources.

@@ -53,7 +53,8 @@ class _BeamRun:
         """Run the searches."""
         rows = len(self.searches) * self.beams.count
         encoded = None if sources is None else sources()
-        with engine.new_state(rows, self.rules.context, encoded) as state:
+        slots = self.rules.slots(engine, self.texts)
+        with engine.new_state(rows, slots, encoded) as state:
             follow(state, self.searches, self._tell)
 
     def results(self, tokenizer: Tokenizer | None) -> list[Result]:

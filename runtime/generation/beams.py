@@ -93,7 +93,7 @@ class BeamSearch:
         """
         self.rules, self.steps, self.edits, self.tolerance = rules, steps, edits, tolerance
         self.prompt_length, self.step = len(prompt), 0
-        self.end_ids = np.array(sorted(end_ids), dtype=np.int64)
+        self.end_ids = end_ids
         self.candidates = max(2, 1 + len(end_ids)) * rules.count
         self.texts = [list(prompt) for _ in range(rules.count)]
         # All beams are equal at first, so only one of them counts.
@@ -119,7 +119,8 @@ class BeamSearch:
         best = largest(scores.reshape(-1), self.candidates + 1)  # of (beams * V,)
         totals, (parents, tokens) = scores.reshape(-1)[best], np.divmod(best, logits.shape[1])
         self.step += 1
-        ended = np.isin(tokens, self.end_ids) | (self.step == self.steps)
+        last = self.step == self.steps
+        ended = np.array([last or token in self.end_ids for token in tokens.tolist()])
         self._note_close_ones(totals, ended)
         kept = slice(0, self.candidates)
         parents, tokens, totals, ended = parents[kept], tokens[kept], totals[kept], ended[kept]
@@ -197,7 +198,7 @@ class BeamSearch:
         self.texts = [
             [*self.texts[parent], token] for parent, token in zip(parents, tokens, strict=True)
         ]
-        self.parted = self.parted[np.ix_(parents, parents)]
+        self.parted = self.parted[parents][:, parents]
         np.fill_diagonal(self.parted, len(self.texts[0]))
         return Moves(parents, since)
 

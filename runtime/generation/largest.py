@@ -24,9 +24,10 @@ def lower_bound(values: NDArray[np.floating[Any]], count: int) -> float:
 
 def largest(values: NDArray[np.floating[Any]], count: int) -> NDArray[np.int64]:
     """Return the places of the `count` largest `values` [N], falling; ties: the first place."""
-    places = np.arange(len(values))
     if len(values) >= FEW * count:
-        places = (values >= lower_bound(values, count)).nonzero()[0]
+        places = np.flatnonzero(values >= lower_bound(values, count))
+    else:
+        places = np.arange(len(values))
     order = np.argsort(-values[places], kind="stable")
     return places[order[:count]]
 

@@ -1,7 +1,7 @@
 """The generation loop: texts in, tokens out, one step at a time for all of them."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -89,6 +89,11 @@ class Rules:
         """How many of the best logits usually suffice for `choose`; 0 if it needs all of them."""
         return 0 if self.edits else self.sampling.candidates
 
+    def slots(self, engine: Engine, texts: Sequence[Text]) -> int:
+        """Return how many slots a state of `engine` should have for these texts."""
+        longest = max(len(text.ids) for text in texts)
+        return engine.slots(longest + self.max_new_tokens, self.context)
+
     def add(self, text: Text, choice: Choice) -> None:
         """Add the chosen token to `text`, and end the text if the token has to be its last."""
         text.add(choice)
@@ -118,7 +123,7 @@ def generate_tokens(
         pace: step times of earlier texts of this model; this call adds its own.
         sources: of an encoder-decoder, the source of each text.
     """
-    with engine.new_state(len(texts), rules.context, sources) as state:
+    with engine.new_state(len(texts), rules.slots(engine, texts), sources) as state:
         rows = Rows(state, rules.candidates)
         logits = rows.admit(texts)
         if rules.speculate and len(texts) == 1:

@@ -1,4 +1,4 @@
-"""Compare one engine with a bundle's golden vectors: six checks, and a seventh of candidates."""
+"""Compare one engine with a bundle's golden vectors: six checks, and two that few need."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -10,7 +10,7 @@ from ..bundle.bundle import GOLDEN_NAME, Bundle
 from ..bundle.golden import Continuation, Golden, Prompt
 from ..bundle.manifest import Quantization
 from ..bundle.usage import Usage
-from ..engines.base import Engine, State
+from ..engines.base import MANY_ROWS, Engine, State
 from ..engines.candidates import Candidates
 from ..generation.prefill import last_logits, logit_pieces, pad, pieces_that_fit
 from .beams import beam_check
@@ -26,6 +26,7 @@ Logits = NDArray[np.float32]
 
 CANDIDATES = 8  # the best logits to select from each row
 BATCHED = 2  # rows that begin as one batch; the others join later
+FEW_STEPS = 4  # of many rows
 ALONE = 8  # last steps, which also feed the first row by itself: enough to become a CUDA graph
 
 
@@ -203,6 +204,21 @@ class Replay:
                 errors.add(position, logits[row][None], golden, step)
                 tokens.add(golden, step, int(logits[row].argmax()))
         return self._check("decode", errors, tokens)
+
+    def many_rows(self) -> Check:
+        """So many rows that the engine decodes with its graph for long steps, if it has one."""
+        copies = -(-MANY_ROWS // len(self.golden.ragged))
+        rows, reference = self.golden.ragged * copies, self.golden.continuations * copies
+        state, errors, tokens = self._state(rows, self.context), Errors(), Tokens(self.tolerance)
+        ids, lengths = pad([row.ids for row in rows])
+        last_logits(state, ids, lengths)
+        for step in range(1, 1 + min(FEW_STEPS, len(reference[0].ids) - 1)):
+            fed = np.array([row.ids[step - 1] for row in reference])
+            logits = _decode_step(state, fed, lengths + step - 1)
+            for row, golden in enumerate(reference):
+                errors.add(int(lengths[row]) + step - 1, logits[row][None], golden, step)
+                tokens.add(golden, step, int(logits[row].argmax()))
+        return self._check("many rows", errors, tokens)
 
     def continuation(self) -> Check:
         """Greedy decoding that feeds its own tokens, each row up to its first difference."""

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, models
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -42,6 +44,27 @@ def random_model(shape: Shape) -> PreTrainedModel:
                 n_inner=shape.feed_forward,
                 n_positions=shape.context,
                 activation_function=shape.activation,
+                **common,
+            )
+        )
+    if shape.family == "bart":
+        return BartForConditionalGeneration(
+            BartConfig(
+                encoder_layers=shape.layers,
+                decoder_layers=shape.layers,
+                encoder_attention_heads=shape.heads,
+                decoder_attention_heads=shape.heads,
+                encoder_ffn_dim=shape.feed_forward,
+                decoder_ffn_dim=shape.feed_forward,
+                d_model=shape.width,
+                max_position_embeddings=shape.context,
+                activation_function=shape.activation,
+                dropout=0.0,
+                pad_token_id=0,
+                decoder_start_token_id=0,
+                forced_eos_token_id=None,
+                normalize_before=False,  # as in published files; CTranslate2's converter reads both
+                normalize_embedding=True,
                 **common,
             )
         )

@@ -1,6 +1,7 @@
 """Worker: edgegpt through its public interface, sampling and bookkeeping included."""
 
 import sys
+import time
 from pathlib import Path
 
 from worker import serve
@@ -34,7 +35,17 @@ class EdgeGPT:
         result = self.lm.generate(prompt, max_new_tokens=1, temperature=0, ignore_eos=True)
         return result.timings.total_s, list(result.token_ids)
 
+    def search(self, sources: list[list[int]], tokens: int, beams: int) -> tuple[float, list[int]]:
+        started = time.perf_counter()
+        results = self.lm.generate(
+            sources, max_new_tokens=tokens, min_new_tokens=tokens, temperature=0, num_beams=beams
+        )
+        seconds = time.perf_counter() - started
+        if any(len(result.token_ids) != tokens for result in results):
+            raise RuntimeError("a row ended early")
+        return seconds, list(results[0].token_ids)
+
 
 if __name__ == "__main__":
     _, _, backend = sys.argv[2].partition(" ")
-    serve(EdgeGPT, ["edgegpt-toolkit", ENGINES[backend], "numpy"])
+    serve(EdgeGPT, ["edgegpt-toolkit", ENGINES[backend], "numpy"], EdgeGPT)

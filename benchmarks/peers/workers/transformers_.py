@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, DynamicCache
 from worker import serve
 
 
@@ -35,5 +35,23 @@ class Transformers:
         return time.perf_counter() - started, token[0].tolist()
 
 
+class Pairs:
+    def __init__(self, folder: Path, format_name: str, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+    @torch.inference_mode()
+    def search(self, sources: list[list[int]], tokens: int, beams: int) -> tuple[float, list[int]]:
+        started = time.perf_counter()
+        found = self.model.generate(
+            torch.tensor(sources),
+            num_beams=beams,
+            min_new_tokens=tokens,
+            max_new_tokens=tokens,
+            do_sample=False,
+        )
+        return time.perf_counter() - started, found[0, 1:].tolist()
+
+
 if __name__ == "__main__":
-    serve(Transformers, ["transformers", "torch"])
+    serve(Transformers, ["transformers", "torch"], Pairs)

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from ...bundle.bundle import Bundle
 from ...bundle.manifest import Graph
 from ...errors import EngineError
-from ...machine import physical_cores
-from ..base import Engine, EngineInfo, Ids, Sources
+from ...machine import cpu_features, physical_cores
+from ..base import MANY_ROWS, Engine, EngineInfo, Ids, Sources
 from .binding import (
     SHORT_STEP,
     BoundSources,
@@ -31,8 +31,10 @@ PROVIDER = "CPUExecutionProvider"
 # each call, so that a decode step after a prefill has to share them.
 SPIN_MICROSECONDS = "1000"
 # x86 processors without VNNI add products of uint8 and int8 in 16 bits, which overflow. Without
-# this option, int8 prompts are wrong there (by half the largest logit). With VNNI it does nothing.
+# this option, int8 prompts are wrong there (by half the largest logit). With VNNI nothing
+# overflows, and the option makes products half as fast.
 NO_OVERFLOW = "session.x64quantprecision"
+AVX512_VNNI = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}
 
 Caches = list[NDArray[Any]]
 
@@ -79,6 +81,13 @@ class OrtEngine(Engine):
             raise EngineError("the model was closed")
         return OrtState(self.session, self.prefill, self.graph, rows, context, sources)
 
+    def slots(self, needed: int, context: int) -> int:
+        """Return what the call needs: new memory costs time where it is first written.
+
+        That is more than the slots, because numpy asks for pages of 2 MB.
+        """
+        return min(needed, context)
+
     def encode(self, ids: Ids, lengths: Ids) -> Sources:
         """Encode sources; see `Engine`."""
         if self.encoder is None:
@@ -103,7 +112,8 @@ class OrtEngine(Engine):
         options.intra_op_num_threads = self.threads
         options.log_severity_level = LOG_ERRORS_ONLY
         options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_MICROSECONDS)
-        options.add_session_config_entry(NO_OVERFLOW, "1")
+        if not _has_vnni(cpu_features()):
+            options.add_session_config_entry(NO_OVERFLOW, "1")
         return open_session(self.runtime, bundle, graph, options, [PROVIDER])
 
 
@@ -111,8 +121,8 @@ class OrtState(BoundState):
     """A cache as numpy arrays.
 
     Steps of up to SHORT_STEP new tokens run the decoder graph, so that short steps, such as those
-    that check drafts, compute the same as single steps. Longer steps run the prefill graph, which
-    is faster.
+    that check drafts, compute the same as single steps. Longer steps, and those of MANY_ROWS rows
+    or more, run the prefill graph, which is faster then.
     """
 
     def __init__(
@@ -139,17 +149,22 @@ class OrtState(BoundState):
             caches = [cache[:count] for cache in self.caches]
             inputs = StepInputs(self.next_ids[:count], self.past_len[:count], 1)
             logits, sources = self.single_logits[:count], self._sources_of(slice(0, count))
-            step = BoundStep(self.session, self.graph, caches, inputs, logits, sources)
+            session = self._session(count, 1)
+            step = BoundStep(session, self.graph, caches, inputs, logits, sources)
             self.singles[count] = step
         return step
 
     def _bind(self, shape: StepShape) -> "BoundStep":
-        session = self.session if shape.length <= SHORT_STEP else self.prefill
+        session = self._session(shape.count, shape.length)
         caches = [cache[shape.rows] for cache in self.caches]
         inputs = StepInputs.of_size(shape.count, shape.length, shape.positions)
         sizes = (shape.count, shape.positions, self.graph.vocab_size)
         logits, sources = np.zeros(sizes, dtype=np.float32), self._sources_of(shape.rows)
         return BoundStep(session, self.graph, caches, inputs, logits, sources)
+
+    def _session(self, rows: int, length: int) -> Any:
+        """Return what runs a step of so many rows and new tokens in each."""
+        return self.prefill if length > SHORT_STEP or rows >= MANY_ROWS else self.session
 
     def _sources_of(self, rows: slice) -> BoundSources | None:
         """Return the sources that some rows attend to."""
@@ -175,6 +190,16 @@ class OrtState(BoundState):
 
     def _fill(self, cache: int, row: int, values: NDArray[np.float32]) -> None:
         self.caches[cache][row, :, : values.shape[1]] = values
+
+
+def _has_vnni(features: frozenset[str]) -> bool:
+    """Return whether ONNX Runtime finds instructions that add int8 products in 32 bits.
+
+    These are the tests of its `mlas/lib/platform.cpp`, which looks for AVX-512 first.
+    """
+    if "avx512f" in features:
+        return features >= AVX512_VNNI
+    return "avx_vnni" in features
 
 
 def _new_caches(graph: Graph, sizes: dict[str, int]) -> Caches:
