@@ -214,3 +214,10 @@ def test_profiles_take_sources_of_all_numbers_and_lengths(
         assert profile.shapes["source_k.0"] == ((1, 4, 1, 8), (1, 4, 6, 8), (4, 4, 12, 8))
     with pytest.raises(InvalidInputError, match=r"source_k\.0 would have more than"):
         profiles(encoder, replace(LIMITS, max_source=2**26))
+
+
+def test_an_engine_takes_sources_as_long_as_the_encoder_does(small_bundle: Path) -> None:
+    info = Bundle.open(small_bundle).manifest.model_info
+    assert Limits.of(info, None, None) == Limits(4, info.block_size)
+    longer = replace(info, encoder=replace(info, block_size=77))
+    assert Limits.of(longer, 2, 8) == Limits(2, 8, 77)
