@@ -32,7 +32,7 @@ class Row:
     """One graph: whether it was read and built, the plan's bytes, and the seconds it took."""
 
     bundle: str
-    lowering: str
+    graph: str
     precision: str
     parsed: bool
     built: bool
@@ -45,7 +45,7 @@ class Row:
 def measure(bundle: Bundle, graph: Graph, capability: str) -> Row:
     """Read and build one graph in this process."""
     flavour = import_flavour("tensorrt-rtx")
-    limits = Limits.of(bundle.manifest.model_info.block_size, None, None)
+    limits = Limits.of(bundle.manifest.model_info, None, None)
     parsed, size, error = False, 0, ""
     begin = time.perf_counter()
     try:
@@ -61,7 +61,7 @@ def measure(bundle: Bundle, graph: Graph, capability: str) -> Row:
     seconds = time.perf_counter() - begin
     name, precision = bundle.folder.name, bundle.manifest.precision
     peak = peak_memory() or 0
-    return Row(name, graph.lowering, precision, parsed, size > 0, size, seconds, peak, error)
+    return Row(name, graph.name, precision, parsed, size > 0, size, seconds, peak, error)
 
 
 def in_own_process(bundle: Path, graph: str, capability: str) -> Row:
@@ -90,23 +90,23 @@ def main() -> None:
         in_own_process(path, graph.name, capability)
         for path in given.bundles
         for graph in Bundle.open(path).manifest.graphs
-        if graph.part == "decoder" or graph.lowering == QUANTISED
+        if graph.part in ("decoder", "encoder") or graph.lowering == QUANTISED
     ]
     if given.json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
         return
-    print("| bundle | lowering | precision | parsed | built | plan, MB | seconds | peak RSS, MB |")
+    print("| bundle | graph | precision | parsed | built | plan, MB | seconds | peak RSS, MB |")
     print("|---|---|---|---|---|---|---|---|")
     for row in rows:
         yes = {True: "yes", False: "no"}
         size = f"{row.size / 1e6:.1f}" if row.built else ""
         print(
-            f"| {row.bundle} | {row.lowering} | {row.precision} | {yes[row.parsed]} | "
+            f"| {row.bundle} | {row.graph} | {row.precision} | {yes[row.parsed]} | "
             f"{yes[row.built]} | {size} | {row.seconds:.1f} | {row.peak / 1e6:.0f} |"
         )
     for row in rows:
         if row.error:
-            print(f"{row.bundle} {row.lowering} {row.precision}: {row.error}")
+            print(f"{row.bundle} {row.graph} {row.precision}: {row.error}")
 
 
 if __name__ == "__main__":

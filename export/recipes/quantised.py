@@ -4,7 +4,7 @@ For ONNX Runtime there is a graph that generates. Unless the settings leave it o
 with a second copy of the weights, feeds long prompts. Further graphs have float32 activations; they
 serve as the exact reference, and engines that do not round activations run them. One uses ONNX
 Runtime's own operators and one is in the `standard` lowering. If whole blocks make up the weights'
-rows, TensorRT gets one, too.
+rows, TensorRT gets one, too. An encoder-decoder has an encoder to each of these.
 """
 
 import warnings
@@ -180,9 +180,7 @@ def _graphs(
         for traced in (decoder, *encoders):
             exact = _exact(build_graph(traced, STANDARD), weights)
             graphs.append(named(exact, STANDARD, EXACT[traced.path]))
-    if not encoders:  # TensorRT's graphs of encoders come with its engines
-        graphs += _for_tensorrt(decoder, weights)
-    return graphs
+    return graphs + _for_tensorrt([decoder, *encoders], weights)
 
 
 EXACT: dict[str, Part] = {"decoder": "exact", "encoder": "exact-encoder"}
@@ -221,13 +219,17 @@ def _within(graph: ir.Model, weights: Weights) -> Weights:
     return {name: weights[name] for name in weights if name in graph.graph.initializers}
 
 
-def _for_tensorrt(traced: Traced, weights: Weights) -> list[tuple[Graph, ir.Model]]:
-    """Return the graph that TensorRT reads; none unless whole blocks make up all rows."""
+def _for_tensorrt(parts: list[Traced], weights: Weights) -> list[tuple[Graph, ir.Model]]:
+    """Return the graphs that TensorRT reads; none unless whole blocks make up all rows."""
     if any(weight.shape[1] % weight.block for weight in weights.values()):
         return []
-    graph = build_graph(traced, STANDARD_QDQ)
-    DequantizeWeights(weights)(graph)
-    return [named(graph, STANDARD_QDQ, "exact")]
+    graphs = [build_graph(traced, STANDARD_QDQ) for traced in parts]
+    for graph in graphs:
+        DequantizeWeights(_within(graph, weights))(graph)
+    return [
+        named(graph, STANDARD_QDQ, EXACT[traced.path])
+        for traced, graph in zip(parts, graphs, strict=True)
+    ]
 
 
 QUANTISED = Recipe(

@@ -16,7 +16,7 @@ from .ort.cpu import OrtEngine
 from .ort.cuda import CudaEngine
 from .ort.cuda_provider import open_candidates
 from .ort.session import import_onnxruntime, installed_distributions
-from .support import TENSORRT, WITH_ENCODERS
+from .support import TENSORRT
 
 __all__ = [
     "BACKENDS",
@@ -103,8 +103,9 @@ def open_engine(
         EngineError: if it is not installed or cannot run this bundle. It never falls back silently.
     """
     backend = resolve_backend(bundle, options.backend)
-    if bundle.manifest.model_info.encoder is not None and backend not in WITH_ENCODERS:
-        raise EngineError(f"encoder-decoders do not run on the backend {backend}; use cpu")
+    why = support.misfit(bundle.manifest, backend)
+    if why is not None:
+        raise EngineError(why)
     if options.tf32 and backend != "cuda":
         raise InvalidInputError(f"the backend {backend} has no TF32; it is for the backend cuda")
     if backend in TENSORRT:

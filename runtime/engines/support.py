@@ -20,11 +20,11 @@ __all__ = [
     "ENGINES",
     "SUPPORT",
     "TENSORRT",
-    "WITH_ENCODERS",
     "Support",
     "Version",
     "fitting",
     "lowerings_of",
+    "misfit",
     "numbers",
     "obstacle",
     "oldest",
@@ -167,12 +167,16 @@ def obstacle(backend: str, version: str | None, graph: Graph, precision: Precisi
     return f"the graph {graph.name} needs {engine} {needed}; {version} is installed"
 
 
-def serving(manifest: Manifest, backend: str, part: Part = "decoder") -> list[Graph]:
-    """Return the graphs that can serve as `part` on some version of a backend, best first.
+def misfit(manifest: Manifest, backend: str) -> str | None:
+    """Return why no version of a backend runs this kind of model, or None if it may run it."""
+    if manifest.model_info.encoder is None or backend in WITH_ENCODERS:
+        return None
+    return f"encoder-decoders do not run on the backend {backend}; use cpu"
 
-    Encoder-decoders run on some backends only.
-    """
-    if manifest.model_info.encoder is not None and backend not in WITH_ENCODERS:
+
+def serving(manifest: Manifest, backend: str, part: Part = "decoder") -> list[Graph]:
+    """Return the graphs that can serve as `part` on some version of a backend, best first."""
+    if misfit(manifest, backend) is not None:
         return []
     return [
         graph

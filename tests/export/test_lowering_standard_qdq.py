@@ -2,6 +2,8 @@
 
 import importlib.util
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from pair_checkpoints import write_pair_checkpoint
+from seq2seq_models import VARIANTS, VOCABULARY, seq2seq
 from small_models import random_model, small_config, write_checkpoint
 
 from edgegpt.export import ExportSettings, export_bundle
@@ -54,9 +58,35 @@ def without_qdq_optimizer(runtime, bundle, graph, options, providers):
     return open_session(runtime, bundle, graph, options, providers)
 
 
-def graph_of(bundle: Bundle) -> Graph:
-    (graph,) = [graph for graph in bundle.manifest.graphs if graph.lowering == "standard-qdq"]
+def graph_of(bundle: Bundle, part: str = "exact") -> Graph:
+    graphs = [graph for graph in bundle.manifest.graphs if graph.lowering == "standard-qdq"]
+    (graph,) = [graph for graph in graphs if graph.part == part]
     return graph
+
+
+@contextmanager
+def on_the_cpu(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, encoder: Graph | None = None
+) -> Iterator[OrtEngine]:
+    """Open the graphs that are for TensorRT on ONNX Runtime, each beside its derived weights."""
+    decoder = graph_of(bundle)
+    with monkeypatch.context() as patch, ExitStack() as stack:
+        patch.setattr(derived_weights, "_link", shutil.copyfile)  # onnxruntime refuses links
+        patch.setattr(ort, "open_session", without_qdq_optimizer)
+        paths = {
+            graph.file: stack.enter_context(graph_with_weights(bundle, graph))
+            for graph in (decoder, encoder)
+            if graph is not None
+        }
+        beside = SimpleNamespace(file=lambda name: paths[name], manifest=bundle.manifest)
+        yield OrtEngine(beside, decoder, None, 1, encoder=encoder)
+
+
+def check_that_tensorrt_builds(bundle: Bundle, graph: Graph, limits: Limits) -> None:
+    """Build the graph if TensorRT for RTX is installed."""
+    if importlib.util.find_spec("tensorrt_rtx") is not None:
+        flavour = import_flavour("tensorrt-rtx")
+        assert len(build_plan(flavour, bundle, graph, limits, Target("8.9"))) > 100_000
 
 
 @pytest.fixture(scope="module")
@@ -78,23 +108,40 @@ def test_the_graph_computes_what_the_exact_one_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, shape: dict, keep: tuple
 ) -> None:
     bundle = exported(tmp_path, precision, keep, **shape)
-    monkeypatch.setattr(derived_weights, "_link", shutil.copyfile)  # onnxruntime refuses links
-    monkeypatch.setattr(ort, "open_session", without_qdq_optimizer)
     ids = np.random.default_rng(0).integers(0, 34, (2, 20))
     expected = all_logits(
         open_engine(bundle, EngineOptions("cpu", 1), exact=True).new_state(2, 32), ids
     )
-    with graph_with_weights(bundle, graph_of(bundle)) as path:
-        beside = SimpleNamespace(file=lambda name: path.with_name(name), manifest=bundle.manifest)
-        engine = OrtEngine(beside, graph_of(bundle), None, 1)
+    with on_the_cpu(bundle, monkeypatch) as engine:
         found = all_logits(engine.new_state(2, 32), ids)
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
-    monkeypatch.undo()
     if importlib.util.find_spec("tensorrt_rtx") is not None:
-        flavour = import_flavour("tensorrt-rtx")
-        graph = graph_for(flavour, bundle)
-        assert graph == graph_of(bundle)
-        assert len(build_plan(flavour, bundle, graph, Limits(2, 16), Target("8.9"))) > 100_000
+        assert graph_for(import_flavour("tensorrt-rtx"), bundle) == graph_of(bundle)
+    check_that_tensorrt_builds(bundle, graph_of(bundle), Limits(2, 16))
+
+
+@pytest.mark.parametrize(("precision", "variant"), [("int8", "paper"), ("int4", "t5")])
+def test_the_graphs_of_an_encoder_decoder_compute_what_the_exact_ones_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, variant: str
+) -> None:
+    model = seq2seq(VARIANTS[variant] | {"n_layer": 1}, decoder_layers=1)
+    checkpoint = write_pair_checkpoint(tmp_path / "ckpt", model)
+    settings = ExportSettings(method="rtn", max_kl=ANY_LOSS)
+    export_bundle(checkpoint, tmp_path / "bundle", precision=precision, settings=settings)
+    bundle, random = Bundle.open(tmp_path / "bundle"), np.random.default_rng(0)
+    source, lengths = random.integers(0, VOCABULARY, (2, 9)), np.array([9, 4])
+    ids = random.integers(0, VOCABULARY, (4, 8))
+
+    def logits(engine: OrtEngine) -> np.ndarray:
+        return all_logits(engine.new_state(4, 24, engine.encode(source, lengths)), ids)
+
+    encoder = graph_of(bundle, "exact-encoder")
+    expected = logits(open_engine(bundle, EngineOptions("cpu", 1), exact=True))
+    with on_the_cpu(bundle, monkeypatch, encoder) as engine:
+        found = logits(engine)
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+    for graph in (encoder, graph_of(bundle)):
+        check_that_tensorrt_builds(bundle, graph, Limits(4, 16, 12))
 
 
 def test_all_operators_are_onnxs_own_and_the_file_is_gone_afterwards(int4_bundle: Bundle) -> None:

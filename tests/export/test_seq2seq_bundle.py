@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ from edgegpt.runtime.bundle.golden import Golden
 from edgegpt.runtime.bundle.manifest import Manifest
 from edgegpt.runtime.engines.choice import open_engine
 from edgegpt.runtime.engines.options import EngineOptions
+from edgegpt.runtime.engines.tensorrt.builder import graph_for
+from edgegpt.runtime.engines.tensorrt.flavour import Flavour
 
 FLOAT32 = 1e-5
 
@@ -166,6 +169,9 @@ def test_other_backends_are_refused_by_name(bundle: Path) -> None:
     for backend in ("cuda", "tensorrt"):
         with pytest.raises(EngineError, match=f"do not run on the backend {backend}; use cpu"):
             open_engine(Bundle.open(bundle), EngineOptions(backend))
+    flavour = Flavour("tensorrt-rtx", SimpleNamespace(__version__="1.7.1"))
+    with pytest.raises(EngineError, match="do not run on the backend tensorrt-rtx; use cpu"):
+        graph_for(flavour, Bundle.open(bundle))
 
 
 def without(ports: list[dict], role: str) -> list[dict]:

@@ -15,7 +15,7 @@ from ...bundle.derived_weights import graph_with_weights
 from ...bundle.manifest import Graph
 from ...errors import EdgeGPTError, EngineError
 from ...progress import Progress, silent
-from ..support import fitting, lowerings_of, oldest
+from ..support import fitting, lowerings_of, misfit, oldest
 from .flavour import Flavour
 from .log import Log
 from .monitor import BuildMonitor
@@ -41,6 +41,9 @@ def graph_for(flavour: Flavour, bundle: Bundle) -> Graph:
         EngineError: if the bundle has none.
     """
     manifest = bundle.manifest
+    why = misfit(manifest, flavour.backend)
+    if why is not None:
+        raise EngineError(why)
     graphs = fitting(manifest, flavour.backend, flavour.version)
     if graphs:
         return graphs[0]

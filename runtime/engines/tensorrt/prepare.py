@@ -83,9 +83,7 @@ def build_engine(bundle: Bundle, request: Request, progress: Progress = silent) 
         EngineError: if TensorRT is not installed, or cannot build the engine.
     """
     flavour = import_flavour(request.backend)
-    limits = Limits.of(
-        bundle.manifest.model_info.block_size, request.max_batch, request.max_context
-    )
+    limits = Limits.of(bundle.manifest.model_info, request.max_batch, request.max_context)
     by_name = flavour.is_rtx and request.compute_capability is not None
     device = None if by_name else find_device(Cuda())
     target = target_for(flavour, request.compute_capability, device)
@@ -128,7 +126,7 @@ def stored_for_this_gpu(bundle: Bundle, backend: str) -> Prepared | None:
 
 
 def _usual(bundle: Bundle, graph: Graph, flavour: Flavour, target: Target) -> Identity:
-    limits = Limits.of(bundle.manifest.model_info.block_size, None, None)
+    limits = Limits.of(bundle.manifest.model_info, None, None)
     return _identity(bundle, graph, flavour, target, limits)
 
 

@@ -1,7 +1,8 @@
-"""The two optimization profiles: which shapes an engine takes, and for which it is tuned.
+"""The optimization profiles: which shapes an engine takes, and for which it is tuned.
 
 "prefill" takes any number of new tokens, up to one chunk of a prompt. "decode" takes one token per
-row, the step that generation repeats, and is tuned for exactly this shape.
+row, the step that generation repeats, and is tuned for exactly this shape. An encoder has only
+"encode", which takes sources of any length.
 """
 
 import math
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...bundle.bundle import Bundle
-from ...bundle.manifest import Graph, Port
+from ...bundle.manifest import Graph, ModelInfo, Port
 from ...errors import EngineError, InvalidInputError
 from ..base import PREFILL_CHUNK
 
@@ -34,20 +35,23 @@ class Limits:
     """What an engine is built for.
 
     Attributes:
-        max_batch: most rows of one generation.
+        max_batch: most rows of one generation, and most sources.
         max_context: cache slots of every row; shorter texts may use fewer.
+        max_source: most places of a source; 0 if the model takes none.
     """
 
     max_batch: int
     max_context: int
+    max_source: int = 0
 
     @classmethod
-    def of(cls, block_size: int, max_batch: int | None, max_context: int | None) -> "Limits":
-        """Return the limits for a model of `block_size`; None: what `edgegpt verify` needs.
+    def of(cls, info: ModelInfo, max_batch: int | None, max_context: int | None) -> "Limits":
+        """Return the limits for a model of these sizes; None: what `edgegpt verify` needs.
 
         Raises:
             InvalidInputError: if a number is impossible.
         """
+        block_size = info.block_size
         batch = USUAL_BATCH if max_batch is None else max_batch
         context = block_size if max_context is None else max_context
         if type(batch) is not int or batch < 1:
@@ -56,7 +60,7 @@ class Limits:
             raise InvalidInputError(
                 f"max_context is {context!r}; it must be from 1 to the block size, {block_size}"
             )
-        return cls(batch, context)
+        return cls(batch, context, 0 if info.encoder is None else info.encoder.block_size)
 
     @property
     def max_new_tokens(self) -> int:
@@ -72,26 +76,28 @@ class Profile:
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 
 
-def profiles(graph: Graph, limits: Limits) -> tuple[Profile, Profile]:
-    """Return the profiles "prefill" and "decode" of a graph.
+def profiles(graph: Graph, limits: Limits) -> tuple[Profile, ...]:
+    """Return the profiles "prefill" and "decode" of a decoder, or "encode" of an encoder.
 
     Raises:
         InvalidInputError: if a tensor would exceed TensorRT's largest size.
     """
-    longest = limits.max_new_tokens
-    batch = (1, 1, limits.max_batch)
-    long_steps = {
-        "batch": batch,
-        "new_tokens": (1, max(1, longest // 2), longest),
-        "logit_positions": (1, 1, longest),
+    batch, longest, source = (1, 1, limits.max_batch), limits.max_new_tokens, limits.max_source
+    shared = {"batch": batch, "sources": batch, "source": (1, max(1, source // 2), source)}
+    new_tokens = (1, max(1, longest // 2), longest)
+    steps = {
+        "prefill": shared | {"new_tokens": new_tokens, "logit_positions": (1, 1, longest)},
+        "decode": shared | {"new_tokens": (1, 1, 1), "logit_positions": (1, 1, 1)},
     }
-    single = {"batch": batch, "new_tokens": (1, 1, 1), "logit_positions": (1, 1, 1)}
+    if graph.is_encoder:
+        steps = {"encode": shared}
     for port in [*graph.inputs, *graph.outputs]:
-        if math.prod(_range(port, long_steps, limits)[2]) > LARGEST_TENSOR:
-            raise _too_large(limits, port.name)
-    return (
-        Profile("prefill", {port.name: _range(port, long_steps, limits) for port in graph.inputs}),
-        Profile("decode", {port.name: _range(port, single, limits) for port in graph.inputs}),
+        for sizes in steps.values():
+            if math.prod(_range(port, sizes, limits)[2]) > LARGEST_TENSOR:
+                raise _too_large(limits, port.name)
+    return tuple(
+        Profile(name, {port.name: _range(port, sizes, limits) for port in graph.inputs})
+        for name, sizes in steps.items()
     )
 
 
