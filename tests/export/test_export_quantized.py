@@ -12,9 +12,12 @@ from edgegpt.cli import main
 from edgegpt.errors import EdgeGPTWarning, ExportError, InvalidInputError
 from edgegpt.export import ExportSettings, export_bundle
 from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.engines.base import MANY_ROWS
 from edgegpt.runtime.engines.choice import open_engine
 from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.engines.ort.binding import SHORT_STEP
+from edgegpt.runtime.engines.ort.cpu import OrtState
+from edgegpt.runtime.proof.replay import Replay
 from edgegpt.runtime.proof.verify import verify
 
 ANY_LOSS = 1e9  # untrained models lose more than the default budgets allow
@@ -185,6 +188,40 @@ def test_long_prompts_run_on_the_graph_that_is_made_for_them(int8_bundle: Path) 
         assert used[0] is (quick.prefill if length > SHORT_STEP else quick.session)
         difference = abs(states[0].logits() - states[1].logits()).max()
         assert 0 < difference < 0.2 * abs(states[1].logits()).max()
+
+
+def test_many_rows_decode_on_the_graph_for_long_prompts_and_the_proof_shows_it(
+    int8_bundle: Path,
+) -> None:
+    bundle = Bundle.open(int8_bundle)
+    engine = open_engine(bundle, EngineOptions(threads=1))
+    used = []
+    for rows in (MANY_ROWS - 1, MANY_ROWS):
+        state = engine.new_state(rows, 32)
+        state.decode()
+        used.append(state.last.session)
+        state.step(np.zeros((rows, 2), dtype=np.int64), state.past_len, state.next_ids)
+        used.append(state.last.session)
+    assert used == [engine.session] * 2 + [engine.prefill] * 2
+    (many,) = (check for check in verify(bundle).checks if check.name == "many rows")
+    assert many.passed
+    engine.prefill = engine.session
+    assert Replay(bundle, engine, 0.2).many_rows().difference != many.difference
+
+
+def test_a_wrong_step_of_many_rows_fails_the_proof(
+    int8_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = OrtState._decode
+
+    def wrong(state: OrtState, count: int, longest: int) -> None:
+        if count >= MANY_ROWS:
+            state.past_len[:count] -= 1
+        right(state, count, longest)
+
+    monkeypatch.setattr(OrtState, "_decode", wrong)
+    failed = {check.name for check in verify(Bundle.open(int8_bundle)).checks if not check.passed}
+    assert failed == {"many rows"}
 
 
 def run(*arguments: object) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgegpt.runtime import machine
-from edgegpt.runtime.machine import Machine, peak_memory, physical_cores
+from edgegpt.runtime.machine import Machine, cpu_features, peak_memory, physical_cores
 
 
 def _system(folder: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str]) -> None:
@@ -71,6 +71,21 @@ def test_the_processor_is_named_as_the_system_names_it(
 ) -> None:
     _system(tmp_path, monkeypatch, {"proc/cpuinfo": cpuinfo})
     assert Machine.here().cpu == name
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "features"),
+    [
+        ("model name\t: X\nflags\t\t: fpu avx2\n\nflags\t\t: other\n", {"fpu", "avx2"}),
+        ("processor\t: 0\nFeatures\t: fp asimd i8mm\n", {"fp", "asimd", "i8mm"}),
+        ("processor\t: 0\n", set()),
+    ],
+)
+def test_the_first_processor_tells_its_instruction_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpuinfo: str, features: set[str]
+) -> None:
+    _system(tmp_path, monkeypatch, {"proc/cpuinfo": cpuinfo})
+    assert cpu_features() == features
 
 
 def test_the_largest_cache_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
