@@ -155,8 +155,7 @@ def is_checkpoint(folder: Path) -> bool:
 
 def exported_context(config: GPTConfig | Seq2SeqConfig) -> int:
     """Return how many tokens an exported model sees, unless more are asked for."""
-    own = config.decoder if isinstance(config, Seq2SeqConfig) else config
-    return min(own.block_size, LONGEST_CONTEXT)
+    return min(config.block_size, LONGEST_CONTEXT)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:

@@ -159,7 +159,7 @@ def trace_decoder(model: Seq2Seq, weights: Mapping[str, Tensor] | None = None) -
     step, step_shapes, cache_shapes = _step(shapes.decoder, axis)
     kept = shapes.decoder.config
     size = (SIZES["sources"], kept.n_head, SIZES["source"], kept.head_dim)
-    like = shapes.decoder.blocks[0].source_attention.kv.weight
+    likes = [block.source_attention.kv.weight for block in shapes.decoder.blocks]
     source = {0: axis["sources"], 2: axis["source"]}
     return _traced(
         _SourcedDecoder(shapes),
@@ -167,7 +167,7 @@ def trace_decoder(model: Seq2Seq, weights: Mapping[str, Tensor] | None = None) -
         (
             *step,
             _whole(SIZES["sources"]),
-            [(like.new_zeros(size), like.new_zeros(size)) for _ in range(count)],
+            [(like.new_zeros(size), like.new_zeros(size)) for like in likes],
             shapes.decoder.empty_cache(SIZES["batch"], SIZES["context"]),
         ),
         (*step_shapes, {0: axis["sources"]}, [(source, source)] * count, cache_shapes),

@@ -132,7 +132,6 @@ def test_bench_inspect_and_doctor_know_it(run, bundle: Path) -> None:
         (["translate", "missing.txt"], 1, "cannot read missing.txt"),
         (["translate", "--out", "missing/out.txt"], 1, "cannot write missing/out.txt: there is no"),
         (["eval", "--data", "missing.tsv"], 1, "no file of pairs at missing.tsv"),
-        (["verify", "--bisect", FOLDER], 1, "--bisect is for models without an encoder"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from edgegpt.errors import BundleError, InvalidInputError
+from edgegpt.errors import BundleError
 
 from .console import waiting
 from .engine_options import engine_options
@@ -81,10 +81,6 @@ def _bisect(path: Path, checkpoint: Path, as_json: bool) -> int:
         from edgegpt.runtime.bundle.bundle import Bundle
 
         bundle = Bundle.open(path)
-        if bundle.manifest.model_info.encoder is not None:
-            raise InvalidInputError(
-                "--bisect is for models without an encoder; edgegpt verify tells which checks fail"
-            )
         whole = load_checkpoint(checkpoint)
         context = min(bundle.manifest.model_info.block_size, whole.config.block_size)
         model = whole.limited(context).model

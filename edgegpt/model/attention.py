@@ -193,7 +193,8 @@ class Attention(nn.Module):
         # Slots beyond the block are never visible.
         place = (distance + span - 1).clamp(max=2 * span - 2)  # (B, T, total)
         bias = F.embedding(place, by_distance).permute(0, 3, 1, 2)  # (B, H, T, total)
-        return bias
+        # Layers may share a table, and not all of them its type.
+        return bias.to(self.qkv.weight.dtype)
 
 
 class SourceAttention(nn.Module):

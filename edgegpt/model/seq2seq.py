@@ -74,6 +74,11 @@ class Seq2SeqConfig:
             )
         return cls(**stacks, shared_embedding=shared)
 
+    @property
+    def block_size(self) -> int:
+        """The most tokens of a text; a source may have `encoder.block_size`."""
+        return self.decoder.block_size
+
     def limited(self, context: int) -> "Seq2SeqConfig":
         """Return the settings of the same model for sources and texts of at most `context` tokens.
 

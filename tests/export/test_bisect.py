@@ -1,6 +1,5 @@
 """Bisect names the first wrong place, in the graph or in the weights, and changes no file."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -11,15 +10,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from bisecting import change_graph, change_weight, graph_of, negated, places_of
 
 from edgegpt.checkpoint import load_checkpoint, save_config, save_weights
 from edgegpt.cli import main
 from edgegpt.errors import BundleError, CheckpointError
 from edgegpt.export import ExportSettings, export_bundle
-from edgegpt.export.bisect import Place, bisect, first_wrong, place_names
+from edgegpt.export.bisect import bisect, first_wrong
+from edgegpt.export.bisect.places import part_of, place_names
 from edgegpt.model import GPT, GPTConfig
 from edgegpt.runtime.bundle.bundle import Bundle
-from edgegpt.runtime.bundle.manifest import FileEntry
 
 GRAPHS = ["decoder.ort", "decoder.standard", "decoder.legacy"]
 
@@ -29,37 +29,15 @@ def bundle(small_bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(small_bundle, tmp_path / "bundle"))
 
 
-def places_of(folder: Path, model: GPT, name: str) -> list[Place]:
-    opened = Bundle.open(folder)
-    (graph,) = [graph for graph in opened.manifest.graphs if graph.name == name]
-    return bisect(opened, model, graph)
-
-
-def change_graph(folder: Path, name: str, change: Callable[[onnx.GraphProto], None]) -> None:
-    """Edit the graph, and its size in the manifest, because opening a bundle checks sizes."""
-    old, file = Bundle.open(folder).manifest, f"{name}.onnx"
-    model = onnx.load(folder / file, load_external_data=False)
-    change(model.graph)
-    raw = model.SerializeToString()
-    (folder / file).write_bytes(raw)
-    entry = FileEntry(len(raw), hashlib.sha256(raw).hexdigest())
-    (folder / "edgegpt.json").write_text(replace(old, files=old.files | {file: entry}).to_json())
-
-
-def change_weight(folder: Path, name: str, change: Callable[[np.ndarray], None]) -> None:
-    entry = Bundle.open(folder).manifest.weights[name]
-    raw = bytearray((folder / "weights.safetensors").read_bytes())
-    change(np.frombuffer(raw, np.float32, entry.size // 4, entry.offset).reshape(entry.shape))
-    (folder / "weights.safetensors").write_bytes(raw)
-
-
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_a_clean_bundle_has_no_wrong_place(
     small_bundle: Path, small_model: GPT, graph: str
 ) -> None:
     places = places_of(small_bundle, small_model, graph)
     assert first_wrong(places) is None
-    assert [place.name for place in places] == place_names(small_model)
+    assert [place.name for place in places] == place_names(
+        part_of(small_model, graph_of(small_bundle, graph))
+    )
     assert 0 < max(place.error for place in places) < 1e-5
 
 
@@ -169,7 +147,7 @@ def test_a_model_with_other_switches_can_be_bisected(
     for graph in GRAPHS:
         assert first_wrong(places_of(tmp_path / "bundle", model, graph)) is None
     damage = "blocks.1.feed_forward.gate.weight"
-    change_weight(tmp_path / "bundle", damage, lambda array: np.negative(array, out=array))
+    change_weight(tmp_path / "bundle", damage, negated)
     for graph in GRAPHS:
         places = places_of(tmp_path / "bundle", model, graph)
         assert first_wrong(places) == place
@@ -184,6 +162,27 @@ def test_a_quantised_bundle_is_refused(
         places_of(tmp_path / "bundle", small_model, "decoder.ort")
 
 
+def test_a_float16_bundle_with_layers_in_float32_can_be_bisected(
+    small_checkpoint: Path, small_model: GPT, tmp_path: Path
+) -> None:
+    bundle, kept = tmp_path / "bundle", ExportSettings(keep_fp32=("blocks.1.attention", "head"))
+    export_bundle(small_checkpoint, bundle, precision="float16", settings=kept)
+    for graph in GRAPHS:
+        places = places_of(bundle, small_model, graph)
+        assert first_wrong(places) is None
+        assert max(place.error for place in places) > 1e-4  # it does compute in float16
+    change_weight(bundle, "blocks.1.feed_forward.down.weight", negated)
+    for graph in GRAPHS:
+        assert first_wrong(places_of(bundle, small_model, graph)) == "blocks.1.feed_forward"
+
+
+def test_a_bfloat16_bundle_is_refused(small_bundle: Path, small_model: GPT) -> None:
+    bundle = Bundle.open(small_bundle)
+    bundle = replace(bundle, manifest=replace(bundle.manifest, precision="bfloat16"))
+    with pytest.raises(BundleError, match="in bfloat16: onnxruntime runs no bfloat16 on a CPU"):
+        bisect(bundle, small_model, bundle.manifest.graphs[0])
+
+
 def test_a_checkpoint_of_another_model_is_refused(small_bundle: Path) -> None:
     other = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4))
     with pytest.raises(CheckpointError, match="not the one of the bundle"):
@@ -194,7 +193,7 @@ def test_the_command_names_the_place_and_exits_with_1(
     bundle: Path, small_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert load_checkpoint(small_checkpoint)
-    change_weight(bundle, "blocks.0.attention.proj.weight", lambda a: np.negative(a, out=a))
+    change_weight(bundle, "blocks.0.attention.proj.weight", negated)
     with pytest.raises(SystemExit) as stop:
         main(["verify", str(bundle), "--bisect", str(small_checkpoint)])
     assert stop.value.code == 1

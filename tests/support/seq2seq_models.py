@@ -42,10 +42,12 @@ VARIANTS = {
 }
 
 
-def seq2seq(stack: dict, *, decoder_layers: int = 3, **changes: object) -> Seq2Seq:
-    """Return an untrained model in which every weight matters."""
-    encoder = GPTConfig.from_dict(stack)
-    config = Seq2SeqConfig(encoder, replace(encoder, n_layer=decoder_layers), **changes)
+def seq2seq(
+    stack: dict, *, encoder: dict | None = None, decoder_layers: int = 3, **changes: object
+) -> Seq2Seq:
+    """Return an untrained model in which every weight matters; both stacks are alike by default."""
+    decoder = replace(GPTConfig.from_dict(stack), n_layer=decoder_layers)
+    config = Seq2SeqConfig(GPTConfig.from_dict(encoder or stack), decoder, **changes)
     torch.manual_seed(0)
     model = Seq2Seq(config).eval()
     with torch.no_grad():
