@@ -9,7 +9,9 @@ from edgegpt.model import GPT, GPTConfig, Seq2Seq
 from edgegpt.model.attention import Cache
 from edgegpt.runtime.generation.prefill import pad
 
-__all__ = ["Attending", "Reader"]
+from .exact import Exact
+
+__all__ = ["Attending", "Reader", "exact_logits"]
 
 
 class Attending:
@@ -23,7 +25,9 @@ class Attending:
         """Encode the sources, which are lists of ids."""
         self.decoder = model.decoder
         ids, lengths = (torch.from_numpy(array) for array in pad(sources))  # (G, N), (G,)
-        self.sources = model.sources(model.encoder(ids, lengths), lengths)
+        with Exact():
+            self.exact_sources = model.sources(model.encoder(ids, lengths), lengths)
+        self.sources = [((k.float(), v.float()), lengths) for (k, v), lengths in self.exact_sources]
 
     @property
     def config(self) -> GPTConfig:
@@ -47,3 +51,14 @@ class Attending:
 
 
 Reader = GPT | Attending
+
+
+@torch.no_grad()
+def exact_logits(reader: Reader, ids: Tensor, past: list[Cache] | None = None) -> Tensor:
+    """Return logits [G, T, V] in float64; see `GPT.forward`."""
+    with Exact():
+        if isinstance(reader, GPT):
+            logits: Tensor = reader(ids, past)
+        else:
+            logits = reader.decoder(ids, past, reader.exact_sources)
+    return logits

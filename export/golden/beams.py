@@ -12,7 +12,7 @@ from edgegpt.runtime.generation.beams import BeamSearch
 from edgegpt.runtime.proof.beams import BEAMS, new_searches
 from edgegpt.runtime.proof.tolerances import TOLERANCES
 
-from ..reader import Attending
+from ..reader import Attending, exact_logits
 
 __all__ = ["golden_beams"]
 
@@ -26,12 +26,13 @@ def golden_beams(model: Seq2Seq, sources: Sequence[list[int]], usage: Usage) -> 
     return [_found(model, *pair) for pair in zip(sources, searches, strict=True)]
 
 
-@torch.no_grad()
 def _found(model: Seq2Seq, source: list[int], search: BeamSearch) -> Beams:
     """Run a search; each step reads all texts anew, without a cache."""
     reader, scale = Attending(model, [source] * BEAMS), 0.0
     while not search.done:
-        logits = reader(torch.tensor(search.texts))[:, -1].numpy()  # (beams, V)
+        logits = (
+            exact_logits(reader, torch.tensor(search.texts))[:, -1].float().numpy()
+        )  # (beams, V)
         scale = max(scale, float(np.abs(logits).max()))
         search.advance(logits)
     best = search.best()

@@ -9,7 +9,7 @@ from torch import Tensor
 from edgegpt.runtime.bundle.golden import Continuation, Prompt
 from edgegpt.runtime.generation.prefill import pad
 
-from ..reader import Reader
+from ..reader import Reader, exact_logits
 from .prompts import kept
 
 __all__ = ["STEPS", "STEPS_OF_LARGE", "decode", "guess", "row_lengths"]
@@ -50,7 +50,6 @@ def decode(
     ]
 
 
-@torch.no_grad()
 def _corrected(model: Reader, ids: list[int], chosen: list[int]) -> tuple[Prompt, Continuation]:
     """Return a row and its continuation, for which `chosen` is a guess.
 
@@ -58,7 +57,7 @@ def _corrected(model: Reader, ids: list[int], chosen: list[int]) -> tuple[Prompt
     """
     first = len(ids) - 1  # the position whose logits choose the first token
     while True:
-        logits = model(torch.tensor([ids + chosen[:-1]]))[0]  # (T + steps - 1, V)
+        logits = exact_logits(model, torch.tensor([ids + chosen[:-1]]))[0]  # (T + steps - 1, V)
         right = logits[first:].argmax(dim=-1).tolist()
         if right == chosen:
             break
@@ -66,7 +65,7 @@ def _corrected(model: Reader, ids: list[int], chosen: list[int]) -> tuple[Prompt
         known = right[: wrong + 1]
         chosen = known + guess(model, [ids + known], len(chosen) - len(known))[0]
     best = logits[first:].topk(min(2, logits.shape[1]), dim=-1).values
-    margins = best[:, 0] - best[:, -1]  # (steps,)
+    margins = (best[:, 0] - best[:, -1]).float()  # (steps,)
     prompt = Prompt(np.array(ids, dtype=np.int64), *kept(logits[: len(ids)]))
     values, top = kept(logits[first:])
     added = Continuation(np.array(chosen, dtype=np.int64), values, margins.numpy(), top)

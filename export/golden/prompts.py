@@ -11,7 +11,7 @@ from torch import Tensor
 from edgegpt.runtime.bundle.golden import Prompt, Top
 
 from ..past import Recorded, cut_past, torch_past
-from ..reader import Reader
+from ..reader import Reader, exact_logits
 
 __all__ = [
     "COVERED",
@@ -84,14 +84,12 @@ def remaining_ids(vocab_size: int, block: int, prompts: list[list[int]]) -> list
     return [missing[start : start + length] for start in range(0, len(missing), length)]
 
 
-@torch.no_grad()
 def prompt(model: Reader, ids: list[int]) -> Prompt:
     """Return ids with the logits of the plain path."""
-    logits, top = kept(model(torch.tensor([ids]))[0])  # (T, V)
+    logits, top = kept(exact_logits(model, torch.tensor([ids]))[0])  # (T, V)
     return Prompt(np.array(ids, dtype=np.int64), logits, top)
 
 
-@torch.no_grad()
 def far_prompts(
     model: Reader, text: list[int], recorded: Recorded, places: list[tuple[int, int]]
 ) -> list[Prompt]:
@@ -99,7 +97,7 @@ def far_prompts(
     past, prompts = torch_past(recorded, max(start for start, _ in places)), []
     for index, (start, length) in enumerate(places):
         ids = cut(text, index, length)
-        logits, top = kept(model(torch.tensor([ids]), cut_past(past, start))[0])
+        logits, top = kept(exact_logits(model, torch.tensor([ids]), cut_past(past, start))[0])
         prompts.append(Prompt(np.array(ids, dtype=np.int64), logits, top, start))
     return prompts
 
@@ -108,10 +106,11 @@ def kept(logits: Tensor) -> tuple[NDArray[np.float32], Top | None]:
     """Return all logits [N, V], or, for a large vocabulary, the best ones [N, K] and their ids."""
     size = logits.shape[-1]
     if size <= MAX_KEPT_VOCABULARY:
-        return logits.numpy(), None
+        return logits.float().numpy(), None
     parts = logits.split(KEPT_AT_ONCE)
     best = [part.topk(KEPT, dim=-1) for part in parts]
     kind = np.uint16 if size <= np.iinfo(np.uint16).max + 1 else np.int32
     ids: NDArray[np.integer[Any]] = torch.cat([part.indices for part in best]).numpy().astype(kind)
     total = torch.cat([part.logsumexp(dim=-1) for part in parts])
-    return torch.cat([part.values for part in best]).numpy(), Top(ids, total.numpy())
+    values = torch.cat([part.values for part in best])  # (N, K)
+    return values.float().numpy(), Top(ids, total.float().numpy())
