@@ -17,7 +17,7 @@ from edgegpt.model_weights import give_weights, skeleton, take_weights
 
 __all__ = ["LayeredModel", "after_block", "linears_of"]
 
-ROWS = 256  # positions whose logits are in memory at once
+LOGITS = 2**23  # in memory at once; their statistics take ten times their 32 MB
 
 
 class LayeredModel:
@@ -26,6 +26,7 @@ class LayeredModel:
     def __init__(self, config: GPTConfig, weights: Mapping[str, Tensor]) -> None:
         self.config, self.weights = config, weights
         self.model = skeleton(config)
+        self.rows = max(1, LOGITS // config.vocab_size)  # positions in a piece of logits
 
     @classmethod
     def of(cls, model: GPT) -> "LayeredModel":
@@ -78,7 +79,7 @@ class LayeredModel:
 
     def following(self, windows: Tensor) -> Iterator[Tensor]:
         """Yield the ids that follow in windows [N, T + 1], in the pieces that `logits` yields."""
-        return (ids for window in windows for ids in window[1:].split(ROWS))
+        return (ids for window in windows for ids in window[1:].split(self.rows))
 
     def some(self, windows: Tensor, count: int, length: int) -> Tensor:
         """Return the first windows, of at most `length` predictions each."""
@@ -88,11 +89,11 @@ class LayeredModel:
     def logits(self, stream: Tensor) -> Iterator[Tensor]:
         """Yield the logits [rows, V] of the stream [N, T, C] after the last block, piece by piece.
 
-        A piece has at most `ROWS` positions, and they are of one text.
+        A piece has at most `LOGITS` numbers, and they are of one text.
         """
         with self.filled("norm_final", "head") as model:
             for text in stream:
-                for rows in text.split(ROWS):
+                for rows in text.split(self.rows):
                     yield model.to_logits(rows)
 
 

@@ -26,7 +26,7 @@ def model(request: pytest.FixtureRequest) -> GPT:
 
 
 def test_its_logits_are_those_of_the_model(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layered, "ROWS", 4)
+    monkeypatch.setattr(layered, "LOGITS", 4 * model.config.vocab_size)
     ids, view = IDS % model.config.vocab_size, LayeredModel.of(model)
     pieces = list(view.logits(view.final_stream(ids)))
     assert [len(piece) for piece in pieces] == [4, 4, 1] * 3
