@@ -16,6 +16,7 @@ VENV := .venv
 BUNDLE := build/shakespeare-char
 EDGEGPT := $(VENV)/bin/edgegpt
 PYTEST := $(VENV)/bin/python -m pytest
+PROCESSES := -n auto --maxprocesses 4 --dist loadfile
 SMOLLM2 := build/real/SmolLM2-135M-Instruct.Q4_1.gguf
 
 .PHONY: demo test test-long test-real test-gpu lint types docs clean
@@ -25,7 +26,7 @@ demo: $(VENV)/.installed-demo
 	$(EDGEGPT) generate $(BUNDLE) --prompt "ROMEO:" --max-new-tokens 300 --temperature 0.8 --seed 1
 
 test: $(VENV)/.installed-test
-	$(PYTEST) -q
+	$(PYTEST) -q $(PROCESSES)
 
 test-long: $(VENV)/.installed-test
 	$(PYTEST) -q -m long
