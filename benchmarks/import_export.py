@@ -1,13 +1,13 @@
-"""Time and memory of an export at real sizes, with random weights, as JSON and a table.
+"""Time and memory of import and export at real sizes, with random weights, as JSON and a table.
 
-    python benchmarks/import_export.py [--shape 135m 0.6b 1.1b 3b] [--precision float32 int4]
+    python benchmarks/import_export.py [--shape 135m 0.6b 1.1b 3b] [--step import float32 int4]
         [--block 2048] [--folder build/import_export] [--out benchmarks/results/export-DATE.json]
 
-The checkpoints have bfloat16 weights, a byte-level BPE tokenizer trained on CPython's topics, and
-no text, like imported ones. They are written tensor by tensor, and stay in the folder for another
-run.
-Each export is a process of its own; its bundle is deleted. Peak memory is the largest resident set
-of the process, files that it has mapped included.
+The sources are folders as transformers writes them, with bfloat16 weights and a byte-level BPE
+tokenizer trained on CPython's topics. They are written tensor by tensor, and stay in the folder
+for another run.
+Each step is a process of its own; what it writes is deleted. Peak memory is the largest resident
+set of the process, files that it has mapped included.
 """
 
 import argparse
@@ -18,7 +18,9 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from copy import copy
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -27,59 +29,57 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PretrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
-from edgegpt.checkpoint import save_config
 from edgegpt.model import GPTConfig
 from edgegpt.model_weights import skeleton
 from edgegpt.tensor_file import layout_of, raw_bytes, write_tensors
 
-LLAMA = {
-    "norm": "rmsnorm",
-    "position": "rope",
-    "activation": "silu",
-    "gated": True,
-    "proj_bias": False,
-    "ff_bias": False,
+SHAPES: dict[str, PretrainedConfig] = {
+    "135m": LlamaConfig(  # SmolLM2-135M
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        vocab_size=49152,
+        tie_word_embeddings=True,
+    ),
+    "0.6b": Qwen3Config(  # Qwen3-0.6B
+        hidden_size=1024,
+        intermediate_size=3072,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=128,
+        vocab_size=151936,
+        tie_word_embeddings=True,
+    ),
+    "1.1b": LlamaConfig(  # TinyLlama
+        hidden_size=2048,
+        intermediate_size=5632,
+        num_hidden_layers=22,
+        num_attention_heads=32,
+        num_key_value_heads=4,
+        vocab_size=32000,
+    ),
+    "3b": Qwen2Config(  # Qwen2.5-3B
+        hidden_size=2048,
+        intermediate_size=11008,
+        num_hidden_layers=36,
+        num_attention_heads=16,
+        num_key_value_heads=2,
+        vocab_size=151936,
+        tie_word_embeddings=True,
+    ),
 }
-SHAPES: dict[str, dict[str, object]] = {
-    "135m": {  # SmolLM2-135M
-        "n_layer": 30,
-        "n_head": 9,
-        "n_kv_head": 3,
-        "n_embd": 576,
-        "n_ff": 1536,
-        "vocab_size": 49152,
-        "tie_embeddings": True,
-    },
-    "0.6b": {  # Qwen3-0.6B
-        "n_layer": 28,
-        "n_head": 16,
-        "n_kv_head": 8,
-        "head_dim": 128,
-        "qk_norm": "head",
-        "n_embd": 1024,
-        "n_ff": 3072,
-        "vocab_size": 151936,
-        "tie_embeddings": True,
-    },
-    "1.1b": {  # TinyLlama
-        "n_layer": 22,
-        "n_head": 32,
-        "n_kv_head": 4,
-        "n_embd": 2048,
-        "n_ff": 5632,
-        "vocab_size": 32000,
-    },
-    "3b": {  # Qwen2.5-3B, without its biases
-        "n_layer": 36,
-        "n_head": 16,
-        "n_kv_head": 2,
-        "n_embd": 2048,
-        "n_ff": 11008,
-        "vocab_size": 151936,
-        "tie_embeddings": True,
-    },
-}
+STEPS = ["import", "float32", "float16", "int8", "int4"]
 VOCABULARY = 4096  # of the tokenizer
 SPREAD = 0.02  # standard deviation of the weights
 GIGA = 1e9
@@ -87,16 +87,16 @@ GIGA = 1e9
 
 @dataclass(frozen=True)
 class Run:
-    """One export: wall and CPU seconds, and GB."""
+    """An import, or an export in a precision: wall and CPU seconds, and GB."""
 
     shape: str
-    precision: str
+    step: str
     block: int
     parameters: int
     wall: float
     cpu: float
     peak: float
-    bundle: float
+    written: float
     error: str = ""
 
     @property
@@ -105,29 +105,29 @@ class Run:
         return self.parameters * 4 / GIGA
 
 
-def make_checkpoint(folder: Path, shape: str, block: int) -> None:
-    """Write a checkpoint with random weights, unless the folder has one."""
-    config = GPTConfig.from_dict(LLAMA | SHAPES[shape] | {"block_size": block})
+def make_source(folder: Path, shape: str, block: int) -> None:
+    """Write a folder as transformers does, with random bfloat16 weights, unless there is one."""
+    if (folder / "config.json").exists():
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    save_config(folder, config)
     text = "\n".join(topics.values())
     (folder / "tokenizer.json").write_text(_tokenizer(text).to_str(), encoding="utf-8")
-    path = folder / "model.safetensors"
-    if path.exists():
-        return
-    layouts = {
-        name: layout_of(weight.to(torch.bfloat16))
-        for name, weight in skeleton(config).named_parameters()
-    }
+    config = copy(SHAPES[shape])
+    config.max_position_embeddings = block
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    layouts = {name: layout_of(weight) for name, weight in model.named_parameters()}
     generator = torch.Generator().manual_seed(0)
 
     def read(name: str) -> NDArray[np.uint8]:
         weight = torch.ones(layouts[name].shape)
-        if weight.dim() == 2:
+        if weight.dim() == 2 or name.endswith("bias"):
             weight.normal_(std=SPREAD, generator=generator)
         return raw_bytes(weight.bfloat16())
 
-    write_tensors(path, layouts, read)
+    write_tensors(folder / "model.safetensors", layouts, read)
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(folder)  # last, so that a folder that has it is whole
 
 
 def _tokenizer(text: str) -> Tokenizer:
@@ -142,14 +142,11 @@ def _tokenizer(text: str) -> Tokenizer:
     return tokenizer
 
 
-def export(checkpoint: Path, shape: str, precision: str, block: int) -> Run:
-    """Export in a process of its own."""
-    config = GPTConfig.from_dict(json.loads((checkpoint / "config.json").read_bytes())["model"])
-    bundle = checkpoint.with_name(f"{checkpoint.name}-{precision}")
-    command = [sys.executable, "-m", "edgegpt", "export", str(checkpoint), "--out", str(bundle)]
+def measure(shape: str, step: str, block: int, parameters: int, command: list[str]) -> Run:
+    """Run a command of edgegpt, whose last word is the folder that it writes, as a process."""
     begin = time.perf_counter()
     process = subprocess.Popen(
-        [*command, "--force", "--json", "--precision", precision],
+        [sys.executable, "-m", "edgegpt", *command],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -157,30 +154,51 @@ def export(checkpoint: Path, shape: str, precision: str, block: int) -> Run:
     assert process.stderr is not None
     told = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - begin
-    size = sum(file.stat().st_size for file in bundle.iterdir()) if bundle.exists() else 0
-    shutil.rmtree(bundle, ignore_errors=True)
+    wall, out = time.perf_counter() - begin, Path(command[-1])
+    written = sum(file.stat().st_size for file in out.iterdir()) if out.exists() else 0
     return Run(
         shape=shape,
-        precision=precision,
+        step=step,
         block=block,
-        parameters=skeleton(config).parameter_count(),
+        parameters=parameters,
         wall=wall,
         cpu=usage.ru_utime + usage.ru_stime,
         peak=usage.ru_maxrss * 1024 / GIGA,
-        bundle=size / GIGA,
+        written=written / GIGA,
         error=told.strip().splitlines()[-1] if status and told.strip() else "",
     )
+
+
+def runs_of(shape: str, steps: list[str], block: int, folder: Path) -> Iterator[Run]:
+    """Yield an import and an export for each precision among `steps`; delete what they wrote."""
+    source = folder / f"{shape}-{block}-source"
+    make_source(source, shape, block)
+    checkpoint, bundle = folder / f"{shape}-{block}", folder / f"{shape}-{block}-bundle"
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    command = ["import", str(source), "--out", str(checkpoint)]
+    imported = measure(shape, "import", block, 0, command)
+    if imported.error:
+        raise SystemExit(imported.error)
+    config = GPTConfig.from_dict(json.loads((checkpoint / "config.json").read_bytes())["model"])
+    parameters = skeleton(config).parameter_count()
+    if "import" in steps:
+        yield replace(imported, parameters=parameters)
+    for step in steps:
+        if step != "import":
+            command = ["export", str(checkpoint), "--force", "--precision", step]
+            yield measure(shape, step, block, parameters, [*command, "--out", str(bundle)])
+            shutil.rmtree(bundle, ignore_errors=True)
+    shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def table(runs: list[Run]) -> str:
     """Return the runs as a Markdown table."""
     lines = [
-        "| shape | precision | block | wall s | CPU s | float32 GB | peak GB | peak / float32 |",
+        "| shape | step | block | wall s | CPU s | float32 GB | peak GB | peak / float32 |",
         "|---|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {run.shape} | {run.precision} | {run.block} | {run.wall:.0f} | {run.cpu:.0f} "
+        f"| {run.shape} | {run.step} | {run.block} | {run.wall:.0f} | {run.cpu:.0f} "
         f"| {run.float32:.2f} | {run.peak:.2f} | {run.peak / run.float32:.2f} |"
         + (f" {run.error}" if run.error else "")
         for run in runs
@@ -192,17 +210,15 @@ def main() -> None:
     """Measure the shapes and precisions that the arguments name."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", nargs="+", choices=SHAPES, default=["135m"])
-    parser.add_argument("--precision", nargs="+", default=["float32", "int4"])
+    parser.add_argument("--step", nargs="+", choices=STEPS, default=["import", "float32", "int4"])
     parser.add_argument("--block", type=int, default=2048)
     parser.add_argument("--folder", type=Path, default=Path("build/import_export"))
     parser.add_argument("--out", type=Path, help="JSON file; the table goes beside it")
     args = parser.parse_args()
     runs = []
     for shape in args.shape:
-        checkpoint = args.folder / f"{shape}-{args.block}"
-        make_checkpoint(checkpoint, shape, args.block)
-        for precision in args.precision:
-            runs.append(export(checkpoint, shape, precision, args.block))
+        for run in runs_of(shape, args.step, args.block, args.folder):
+            runs.append(run)
             print(table(runs[-1:]).splitlines()[-1], flush=True)
     print(table(runs))
     if args.out is not None:
