@@ -124,7 +124,9 @@ def choose(
     reach = 2 * tolerance * magnitude(logits, best)  # two logits may come closer by this much
     scores: NDArray[np.floating[Any]] = logits
     if edits:
-        scores = logits.astype(np.float64)
+        # Only a penalty computes; the other edits forbid, and need no better numbers.
+        exact = any(edit.stretch != 1.0 for edit in edits)
+        scores = logits.astype(np.float64) if exact else logits.copy()
         for edit in edits:
             edit.apply(scores, history, step)
             reach *= edit.stretch
