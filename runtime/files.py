@@ -1,8 +1,9 @@
 """Write files and folders atomically: a reader finds all of the content, or none of it.
 
 Everything is first written beside its destination, flushed to the disk, and then renamed. A new
-folder or file appears in one step. Replacing a folder takes two steps: if the process is killed
-between them, the old folder remains beside `path`, under a name that begins with a dot.
+folder or file appears in one step, and a folder is replaced in one where the system can exchange
+two names. Elsewhere it takes two steps: if the process is killed between them, the old folder
+remains beside `path`, under a name that begins with a dot.
 """
 
 import contextlib
@@ -14,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from .exchange import exchange
 
 __all__ = ["new_file", "new_folder", "write_file"]
 
@@ -72,12 +75,15 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def _swap(new: Path, path: Path) -> None:
-    """Rename `new` to `path`; first move away a folder that is there."""
+    """Rename `new` to `path`, and remove a folder that is there."""
     if not path.exists():
         os.rename(new, path)
         return
     if not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    if exchange(new, path):
+        shutil.rmtree(new, ignore_errors=True)
+        return
     old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old-"))
     try:
         os.rename(path, old)

@@ -185,7 +185,7 @@ def test_ctrl_c_leaves_a_run_to_resume_and_exit_code_130(
     )
     wait_for_line(out / "metrics.jsonl", process)
     process.send_signal(number)
-    told, errors = process.communicate(timeout=30)
+    told, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     step = torch.load(out / "train" / "state.pt", weights_only=True)["step"]

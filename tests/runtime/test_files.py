@@ -128,7 +128,15 @@ def test_a_new_folder_appears_whole_at_the_end_of_its_block(tmp_path):
     assert names(tmp_path) == {"folder"}
 
 
-def test_a_new_folder_takes_the_place_of_an_old_one(tmp_path):
+@pytest.fixture(params=["one step", "two steps"])
+def steps(request, monkeypatch):
+    """Replace a folder as this system does, and as one that cannot exchange two names."""
+    if request.param == "two steps":
+        monkeypatch.setattr(files, "exchange", lambda new, old: False)
+    return request.param
+
+
+def test_a_new_folder_takes_the_place_of_an_old_one(tmp_path, steps):
     (tmp_path / "folder").mkdir()
     fill(tmp_path / "folder", "old")
     (tmp_path / "folder" / "more").write_text("old")
@@ -157,6 +165,7 @@ def test_after_a_failed_rename_the_old_folder_stands_alone(
 ):
     (tmp_path / "folder").mkdir()
     fill(tmp_path / "folder", "old")
+    monkeypatch.setattr(files, "exchange", lambda new, old: False)
     calls, rename = [], os.rename
 
     def breaking(source, target):
@@ -166,6 +175,16 @@ def test_after_a_failed_rename_the_old_folder_stands_alone(
         rename(source, target)
 
     monkeypatch.setattr(files.os, "rename", breaking)
+    with pytest.raises(type(failure)), new_folder(tmp_path / "folder") as building:
+        fill(building, "new")
+    assert contents(tmp_path / "folder") == {"a": "old", "deep/b": "old"}
+    assert names(tmp_path) == {"folder"}
+
+
+def test_after_a_failed_exchange_the_old_folder_stands_alone(tmp_path, monkeypatch, failure):
+    (tmp_path / "folder").mkdir()
+    fill(tmp_path / "folder", "old")
+    monkeypatch.setattr(files, "exchange", failing(failure))
     with pytest.raises(type(failure)), new_folder(tmp_path / "folder") as building:
         fill(building, "new")
     assert contents(tmp_path / "folder") == {"a": "old", "deep/b": "old"}

@@ -153,9 +153,9 @@ def test_a_template_that_makes_too_much_is_refused_before_it_has(monkeypatch, na
 @pytest.mark.parametrize("name", TOO_LONG)
 def test_a_template_that_takes_too_long_is_refused(monkeypatch, name):
     monkeypatch.setattr(meter, "SECONDS", 0.2)
-    begin = time.monotonic()
+    begin = time.process_time()  # other processes may have the processor, too
     assert "it takes longer than 0 seconds" in refusal(TOO_LONG[name])
-    assert time.monotonic() - begin < 5  # most of it for compiling
+    assert time.process_time() - begin < 5  # most of it for compiling
 
 
 @pytest.mark.parametrize("name", FORBIDDEN)

@@ -4,8 +4,10 @@ import dataclasses
 import json
 import multiprocessing
 import multiprocessing.process
+import os
 import random
-import time
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -160,10 +162,23 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         stored(tmp_path / "file")
 
 
-def start_writer(folder: Path, seed: int, count: int) -> multiprocessing.process.BaseProcess:
-    """Start a process that stores one engine after the other."""
+def start_writer(
+    folder: Path, seed: int, count: int, kill_before: int = 0
+) -> multiprocessing.process.BaseProcess:
+    """Start a process that stores one engine after the other.
+
+    If `kill_before` is not 0, it kills itself before the audited event of that number.
+    """
 
     def write() -> None:
+        left = [kill_before]
+
+        def kill(event: str, arguments: object) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(kill)
         for number in range(count):
             plan = random.Random(seed * 1000 + number).randbytes(50_000)
             store_engine(folder, IDENTITY, GRAPH, plan, 0.0)
@@ -181,14 +196,14 @@ def test_writers_at_the_same_time_leave_a_whole_engine(tmp_path: Path) -> None:
     assert isinstance(load_engine(tmp_path, IDENTITY, GRAPH), StoredEngine)
 
 
-def test_a_writer_that_is_killed_leaves_a_whole_engine_or_one_that_is_recognised(
-    tmp_path: Path,
-) -> None:
+def test_a_writer_that_is_killed_leaves_a_whole_engine(tmp_path: Path) -> None:
     stored(tmp_path)
-    moments = random.Random(0)
-    for kill in range(8):
-        writer = start_writer(tmp_path, kill, 1_000_000)
-        time.sleep(moments.uniform(0.0, 0.1))
-        writer.kill()
+    moment, killed = 0, True
+    while killed:  # at each moment of a write, one after another
+        moment += 1
+        writer = start_writer(tmp_path, moment, 1, kill_before=moment)
         writer.join()
+        killed = writer.exitcode == -signal.SIGKILL
+        assert killed or writer.exitcode == 0
         assert isinstance(load_engine(tmp_path, IDENTITY, GRAPH), StoredEngine)
+    assert moment > 5

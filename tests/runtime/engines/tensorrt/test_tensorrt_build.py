@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -293,19 +292,35 @@ def test_the_command_builds_once_and_describes_what_it_built(
     assert (first["max_batch"], first["max_context"], first["gpu"]) == (2, 32, "")
 
 
-@pytest.mark.parametrize(
-    ("number", "delay"), [(signal.SIGINT, 0.0), (signal.SIGINT, 0.3), (signal.SIGTERM, 0.1)]
-)
+# A build that says when it has come to a moment, and waits there until it is cancelled.
+BEFORE = """
+build = builder._build
+def waiting(*arguments):
+    print("ready", flush=True)
+    arguments[-1].cancelled.wait()
+    return build(*arguments)
+builder._build = waiting
+"""
+DURING = """
+finished = monitor.BuildMonitor.finished
+def waiting(self, *arguments):
+    print("ready", flush=True)
+    self.cancelled.wait()
+    finished(self, *arguments)
+monitor.BuildMonitor.finished = waiting
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", [BEFORE, DURING], ids=["before", "during"])
 def test_ctrl_c_and_termination_end_a_build_and_leave_no_file(
-    flavour: Flavour, tmp_path: Path, small_bundle: Path, number: signal.Signals, delay: float
+    flavour: Flavour, tmp_path: Path, small_bundle: Path, number: signal.Signals, moment: str
 ) -> None:
     script = (
-        "import signal, sys; from edgegpt.runtime.engines.tensorrt import builder, prepare\n"
+        "import signal, sys; from edgegpt.runtime.engines.tensorrt import builder, monitor\n"
         # A shell that runs the tests in the background makes them ignore Ctrl-C.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "build = builder._build\n"
-        "def told(*a): print('ready', flush=True); return build(*a)\n"
-        "builder._build = told\n"
+        f"{moment}\n"
         "from edgegpt.cli import main; main(sys.argv[1:])"
     )
     arguments = command(small_bundle, tmp_path / "out")[3:]
@@ -317,7 +332,6 @@ def test_ctrl_c_and_termination_end_a_build_and_leave_no_file(
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        time.sleep(delay)
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
