@@ -1,11 +1,4 @@
-# make demo       export the shipped model, prove it, let it write
-# make test       install and run the tests; with TEST_EXTRAS=tensorrt-rtx also those that build
-#                 TensorRT engines, for which no GPU is needed
-# make test-long  campaigns: fuzzing, kills, soaks
-# make test-real  a real model: fetch it, import, export, prove, ask, measure
-# make test-gpu   what needs an NVIDIA GPU, in .venv-gpu, with onnxruntime-gpu in place of onnxruntime;
-#                 with TEST_EXTRAS=tensorrt also TensorRT, which pip fetches from NVIDIA
-# make docs       write the pages that are generated
+# `make help` lists what there is to make.
 #
 # PIP_ARGS goes to pip, for a mirror or for another build of PyTorch; see the README.
 
@@ -19,11 +12,39 @@ PYTEST := $(VENV)/bin/python -m pytest
 PROCESSES := -n auto --maxprocesses 4 --dist loadfile
 SMOLLM2 := build/real/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: demo test test-long test-real test-gpu lint types docs clean
+.PHONY: help demo test test-long test-real test-gpu lint types docs clean
+
+define HELP
+make demo       export the shipped model, prove it, let it write
+make test       install and run the tests; with TEST_EXTRAS=tensorrt-rtx also those that build
+                TensorRT engines, for which no GPU is needed
+make test-long  campaigns: fuzzing, soaks, weights of gigabytes
+make test-real  a real model: fetch it, import, export, prove, ask, measure
+make test-gpu   what needs an NVIDIA GPU, in .venv-gpu, with onnxruntime-gpu in place of
+                onnxruntime; with TEST_EXTRAS=tensorrt also TensorRT, which pip fetches from NVIDIA
+make lint       ruff; make types: mypy
+make docs       write the pages that are generated
+make clean      remove the environments and what was built
+endef
+export HELP
+
+define NEXT
+
+Next, with this environment:
+  . $(VENV)/bin/activate
+  edgegpt generate $(BUNDLE) --prompt "JULIET:" --temperature 0.8
+  edgegpt inspect $(BUNDLE)
+  edgegpt --help
+endef
+export NEXT
 
 demo: $(VENV)/.installed-demo
 	$(EDGEGPT) export models/shakespeare-char --out $(BUNDLE) --force
 	$(EDGEGPT) generate $(BUNDLE) --prompt "ROMEO:" --max-new-tokens 300 --temperature 0.8 --seed 1
+	@echo "$$NEXT"
+
+help:
+	@echo "$$HELP"
 
 test: $(VENV)/.installed-test
 	$(PYTEST) -q $(PROCESSES)
@@ -63,12 +84,14 @@ clean:
 $(VENV)/.installed-demo: EXTRAS := cpu,train,export
 $(VENV)/.installed-test: EXTRAS := cpu,chat,hub,train,export,dev$(TEST_EXTRAS:%=,%)
 $(VENV)/.installed-%: pyproject.toml constraints.txt
+	@echo "Installing into $(VENV); pip is quiet, and PyTorch is large: this takes minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[$(EXTRAS)]"
 	touch $@
 
 # The two distributions of ONNX Runtime overwrite each other: CUDA has an environment of its own.
 $(VENV)-gpu/.installed: pyproject.toml constraints.txt
+	@echo "Installing into $(VENV)-gpu; pip is quiet, and PyTorch is large: this takes minutes."
 	$(PYTHON) -m venv $(VENV)-gpu
 	$(VENV)-gpu/bin/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[cuda,tensorrt-rtx,chat,train,export,dev$(TEST_EXTRAS:%=,%)]"
 	touch $@

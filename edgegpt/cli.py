@@ -17,6 +17,8 @@ from typing import Any
 
 import click
 
+from edgegpt.runtime.packages import pip_install
+
 from . import __version__
 from .errors import EdgeGPTError
 from .log import logged
@@ -113,10 +115,7 @@ def main(arguments: list[str] | None = None) -> None:
         if package not in EXTRA_OF_PACKAGE:
             raise
         extra = EXTRA_OF_PACKAGE[package]
-        _fail(
-            f"this command needs {package}, which is not installed: "
-            f'pip install "edgegpt-toolkit[{extra}]"'
-        )
+        _fail(f"this command needs {package}, which is not installed: {pip_install(extra)}")
     sys.exit(status if isinstance(status, int) else 0)
 
 

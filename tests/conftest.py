@@ -10,6 +10,7 @@ from torch.onnx._internal._lazy_import import onnxscript_apis
 
 from edgegpt.export import export_bundle
 from edgegpt.model import GPT
+from edgegpt.runtime import packages
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -27,6 +28,14 @@ def one_table_of_translations() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         listed = cache(onnxscript_apis.get_torchlib_ops)
         patch.setattr(onnxscript_apis, "get_torchlib_ops", listed)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def installed_from_an_index() -> Iterator[None]:
+    """Let errors tell to install the package by its name, wherever these tests have it from."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packages, "distributions", lambda name: [])
         yield
 
 

@@ -19,6 +19,7 @@ from edgegpt.runtime.bundle.bundle import (
 from edgegpt.runtime.bundle.source import Source as Origin
 from edgegpt.runtime.bundle.usage import Usage
 from edgegpt.runtime.files import write_file
+from edgegpt.runtime.packages import pip_install
 from edgegpt.runtime.progress import Progress, silent
 
 from ..checkpoint import is_checkpoint
@@ -177,8 +178,8 @@ def _from_hub(hub_id: HubId, revision: str | None, values: bool, progress: Progr
         from .hub.headers import open_headers  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise CheckpointError(
-            f"{hub_id} is on the Hub, which needs another package: pip install "
-            f'"edgegpt-toolkit[hub]"; or name a local folder'
+            f"{hub_id} is on the Hub, which needs another package: {pip_install('hub')}; or name "
+            f"a local folder"
         ) from error
     if not values:
         return open_headers(hub_id, revision, progress)

@@ -4,6 +4,7 @@ import importlib
 from pathlib import Path
 
 from edgegpt.runtime.bundle.manifest import MANIFEST_NAME
+from edgegpt.runtime.packages import pip_install
 
 from ..errors import CheckpointError
 from ..user_files import is_file
@@ -104,8 +105,7 @@ def _open_gguf(path: Path) -> Source:
         reader = importlib.import_module("edgegpt.importers.gguf")
     except ModuleNotFoundError as error:
         raise CheckpointError(
-            f"{path} is a GGUF file, which the library gguf reads: install the extra export, as in "
-            f"pip install 'edgegpt-toolkit[export]'"
+            f"{path} is a GGUF file, which the library gguf reads: {pip_install('export')}"
         ) from error
     source: Source = reader.open_gguf(path)
     return source

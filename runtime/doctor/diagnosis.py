@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..engines.support import SUPPORT, lowerings_of, numbers, oldest
+from ..packages import pip_install
 from .needs import (
     AUTO,
     BACKENDS,
@@ -17,7 +18,6 @@ from .needs import (
     RTX_CAPABILITIES,
     RUNTIMES,
     TENSORRT_RANGE,
-    extra,
     wheel_of,
 )
 from .parse import CUDA_OF_DRIVER, missing_library
@@ -189,10 +189,10 @@ def _newer(report: MachineReport) -> tuple[str, ...]:
     if numbers(report.python) >= (3, 11):
         return (f'pip install --upgrade "onnxruntime{ALL_LOWERINGS}"',)
     if report.jetson is None:
-        return (f"take Python 3.11 or later, then: {extra('cpu')}",)
+        return (f"take Python 3.11 or later, then: {pip_install('cpu')}",)
     return (  # the system's Python stays for TensorRT
         "sudo apt install python3.11-venv && python3.11 -m venv ~/edgegpt",
-        f"~/edgegpt/bin/{extra('cpu')}",
+        f"~/edgegpt/bin/{pip_install('cpu')}",
     )
 
 
@@ -250,12 +250,12 @@ def _reinstall(report: MachineReport) -> tuple[str, ...]:
     """Return how to remove what is installed, and install the best ONNX Runtime for here."""
     if report.gpus and not _needs_own_wheel(report):
         return _gpu_runtime(report)
-    return (*_uninstall(report), extra("cpu"))
+    return (*_uninstall(report), pip_install("cpu"))
 
 
 def _gpu_runtime(report: MachineReport) -> tuple[str, ...]:
     """Return how to install an onnxruntime-gpu that this machine's driver can run."""
-    install = OLD_DRIVER_RUNTIME if _old_driver(report) else extra("cuda")
+    install = OLD_DRIVER_RUNTIME if _old_driver(report) else pip_install("cuda")
     if _needs_own_wheel(report):
         install = "take the wheel for this JetPack from NVIDIA's Jetson Zoo: PyPI has none"
     return (*_uninstall(report), install)
@@ -281,7 +281,7 @@ def _brings(report: MachineReport, library: str, cuda: int) -> tuple[str, ...]:
     if report.jetson is not None:
         return ("sudo apt install nvidia-jetpack",)
     package = wheel_of(library, cuda) if cuda else None
-    return (f"pip install {package}",) if package else (extra("cuda"),)
+    return (f"pip install {package}",) if package else (pip_install("cuda"),)
 
 
 def _libraries(report: MachineReport) -> list[Finding]:
@@ -327,7 +327,7 @@ def _flavour_remedy(report: MachineReport, module: str) -> tuple[str, ...]:
         return (JETPACK_TENSORRT, "in a virtual environment: make it with --system-site-packages")
     if _old_driver(report):
         return (f'pip install {module.replace("_", "-")}-cu12 "cuda-bindings==12.*"',)
-    return (extra(FLAVOUR_BACKENDS[module]),)
+    return (pip_install(FLAVOUR_BACKENDS[module]),)
 
 
 def _bindings(report: MachineReport) -> list[Finding]:

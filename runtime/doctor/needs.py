@@ -14,7 +14,6 @@ __all__ = [
     "RTX_CAPABILITIES",
     "RUNTIMES",
     "TENSORRT_RANGE",
-    "extra",
     "wheel_of",
 ]
 
@@ -44,11 +43,6 @@ PACKAGES = {
     "nvrtc": "nvidia-cuda-nvrtc",
     "nvjitlink": "nvidia-nvjitlink",
 }
-
-
-def extra(name: str) -> str:
-    """Return the command that installs this project with one of its extras."""
-    return f'pip install "edgegpt-toolkit[{name}]"'
 
 
 def wheel_of(library: str, cuda: int) -> str | None:

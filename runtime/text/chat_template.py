@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import BundleError, InvalidInputError
+from ..packages import pip_install
 
 __all__ = ["ChatPrompt", "ChatTemplate"]
 
@@ -41,9 +42,7 @@ class ChatTemplate:
             from .sandbox.environment import Sandbox  # noqa: PLC0415
             from .sandbox.meter import RaisedError  # noqa: PLC0415
         except ImportError as error:
-            raise InvalidInputError(
-                'chat templates need jinja2: pip install "edgegpt-toolkit[chat]"'
-            ) from error
+            raise InvalidInputError(f"chat templates need jinja2: {pip_install('chat')}") from error
         self._where, self._special_tokens = where, special_tokens
         self._raised = RaisedError
         try:

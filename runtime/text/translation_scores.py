@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import InvalidInputError
+from ..packages import pip_install
 
 __all__ = ["TranslationScores", "translation_scores"]
 
@@ -43,9 +44,7 @@ def translation_scores(hypotheses: Sequence[str], references: Sequence[str]) -> 
     try:
         from sacrebleu import BLEU, CHRF  # noqa: PLC0415 - sacrebleu is an extra
     except ImportError as error:
-        raise InvalidInputError(
-            'BLEU and chrF need sacrebleu: pip install "edgegpt-toolkit[train]"'
-        ) from error
+        raise InvalidInputError(f"BLEU and chrF need sacrebleu: {pip_install('train')}") from error
     count = len(hypotheses)
     if count == 0 or count != len(references):
         raise InvalidInputError(

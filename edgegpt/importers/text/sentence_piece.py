@@ -8,6 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
+from edgegpt.runtime.packages import pip_install
+
 from ...errors import CheckpointError
 from .pieces import Kind, Piece, PieceModel
 
@@ -77,8 +79,8 @@ def _parse(path: Path) -> Any:
         errors = import_module("google.protobuf.message")
     except ImportError as error:
         raise CheckpointError(
-            f"{path} is read by the packages sentencepiece and protobuf: install "
-            f"edgegpt-toolkit[export] ({error})"
+            f"{path} is read by the packages sentencepiece and protobuf ({error}): "
+            f"{pip_install('export')}"
         ) from error
     size = path.stat().st_size
     if size > LARGEST:

@@ -16,6 +16,7 @@ from typing import Any
 from ...bundle.manifest import Graph
 from ...cuda.device_lock import DEVICE_LOCK
 from ...errors import EngineError
+from ...packages import pip_install
 from ..support import SUPPORT, numbers
 from .picker import candidates_example, candidates_model
 from .session import LOG_ERRORS_ONLY, Provider
@@ -29,7 +30,6 @@ __all__ = [
 ]
 
 PROVIDER = "CUDAExecutionProvider"
-INSTALL = 'pip install "edgegpt-toolkit[cuda]"'
 # These operators compute shapes, and ONNX Runtime runs them on the CPU by design, because their
 # operands are there. A step that is replayed as a CUDA graph does not run them at all.
 SHAPE_OPERATORS = {"Shape", "Size", "Squeeze", "Unsqueeze", "Constant"}
@@ -61,7 +61,7 @@ def open_candidates(runtime: ModuleType) -> Any:
     if PROVIDER not in runtime.get_available_providers():
         raise EngineError(
             f"onnxruntime {runtime.__version__} is a build without CUDA: "
-            f"pip uninstall onnxruntime, then {INSTALL}"
+            f"pip uninstall onnxruntime, then {pip_install('cuda')}"
         )
     printed = _preload(runtime)
     missing = _missing_library(runtime)
@@ -139,6 +139,9 @@ def _not_loaded(runtime: ModuleType, said: str) -> EngineError:
     if name.startswith(("libcuda.so", "nvcuda.dll")):
         remedy = "it comes with NVIDIA's driver: install that, not a package of pip"
     else:
-        remedy = f"{INSTALL} brings it (onnxruntime-gpu {runtime.__version__} needs CUDA {version})"
+        remedy = (
+            f"{pip_install('cuda')} brings it "
+            f"(onnxruntime-gpu {runtime.__version__} needs CUDA {version})"
+        )
     detail = said.strip().splitlines()[0][:300] if said.strip() else "onnxruntime said no more"
     return EngineError(f"CUDA cannot be used, because {name} is missing: {remedy} ({detail})")

@@ -10,6 +10,7 @@ from typing import Any
 from ...bundle.bundle import Bundle
 from ...bundle.manifest import Graph
 from ...errors import EngineError
+from ...packages import pip_install
 
 __all__ = [
     "LOG_ERRORS_ONLY",
@@ -49,8 +50,7 @@ def import_onnxruntime(backend: str) -> ModuleType:
         import onnxruntime
     except ImportError as error:
         raise EngineError(
-            f"the {backend} backend needs onnxruntime ({error}): "
-            f'pip install "edgegpt-toolkit[{backend}]"'
+            f"the {backend} backend needs onnxruntime ({error}): {pip_install(backend)}"
         ) from error
     module: ModuleType = onnxruntime
     return module

@@ -14,6 +14,7 @@ from typing import Any
 from ...bundle.manifest import Graph
 from ...bundle.vocabulary import QUANTISED, Lowering
 from ...errors import EngineError
+from ...packages import pip_install
 from ..support import ENGINES, lowerings_of, numbers, oldest
 
 __all__ = ["Flavour", "import_flavour", "writes_in_place"]
@@ -140,8 +141,7 @@ def import_flavour(backend: str) -> Flavour:
         version = str(module.__version__)
     except (ImportError, OSError, AttributeError) as error:  # OSError: a library is missing
         raise EngineError(
-            f"the {backend} backend needs the package {name} ({error}): "
-            f'pip install "edgegpt-toolkit[{backend}]"'
+            f"the {backend} backend needs the package {name} ({error}): {pip_install(backend)}"
         ) from error
     flavour, minimum = Flavour(backend, module), oldest(backend)
     if numbers(version) < minimum:
