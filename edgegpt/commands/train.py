@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -17,6 +18,7 @@ from edgegpt.runtime.text.pairs import load_pairs
 from edgegpt.training.config import TrainConfig
 from edgegpt.training.data import load_corpus
 from edgegpt.training.distributed import Processes, processes
+from edgegpt.training.lock import LOCK_FILE, is_unsaved, only_run
 from edgegpt.training.log import training_log
 from edgegpt.training.pair_task import PairTask, seq2seq_config
 from edgegpt.training.pairs import split_pairs
@@ -136,16 +138,17 @@ def command(
         trainer = Trainer(learner, config, named, out, group)
         if origin is not None and init_from is not None:
             learner.take_weights(origin, init_from)
-        if resume:
-            trainer.resume()
-        else:
-            if group.is_first:
-                _clear_folder(out)
+        with only_run(out) if group.is_first else nullcontext():
             group.barrier()
-            trainer.start()
-        with training_log(out / "metrics.jsonl" if group.is_first else None) as log:
-            _announce(trainer, log.note)
-            trainer.run(log, stop_at)
+            if resume:
+                trainer.resume()
+            else:
+                if group.is_first:
+                    _clear_folder(out)
+                trainer.start()
+            with training_log(out / "metrics.jsonl" if group.is_first else None) as log:
+                _announce(trainer, log.note)
+                trainer.run(log, stop_at)
         if group.is_first:
             _conclude(trainer, as_json)
         return EXIT_INTERRUPTED if trainer.interrupted and not trainer.finished else 0
@@ -207,7 +210,7 @@ def _check_folder(out: Path, force: bool) -> None:
     parent = next(folder for folder in out.absolute().parents if folder.exists())
     if not parent.is_dir() or out.is_symlink():
         raise CheckpointError(f"{out} cannot be made a folder; choose another --out")
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not out.exists() or (out.is_dir() and (not any(out.iterdir()) or is_unsaved(out))):
         return
     if not is_checkpoint(out):
         raise CheckpointError(f"{out} exists and is not a checkpoint; choose another --out")
@@ -220,9 +223,11 @@ def _check_folder(out: Path, force: bool) -> None:
 def _clear_folder(out: Path) -> None:
     """Remove an earlier checkpoint; called only once the new run is known to start."""
     try:
-        if out.exists():
-            shutil.rmtree(out)
-        out.mkdir(parents=True)
+        for path in [*out.iterdir(), *(out / "train").iterdir()]:
+            if path.is_dir() and path.name != "train":
+                shutil.rmtree(path)
+            elif path.name not in ("train", LOCK_FILE):
+                path.unlink()
     except OSError as error:
         raise CheckpointError(f"cannot write to {out}: {error.strerror}") from error
 

@@ -4,6 +4,8 @@ It is a WordLevel model over single characters, without an unknown token. A char
 vocabulary is therefore an error; a BPE model would silently drop it.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -11,6 +13,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from ..errors import DataError
 
 __all__ = ["build_char_tokenizer", "encode_corpus"]
+
+AT_ONCE = 2**20  # characters
 
 
 def build_char_tokenizer(text: str) -> Tokenizer:
@@ -22,20 +26,26 @@ def build_char_tokenizer(text: str) -> Tokenizer:
     return tokenizer
 
 
-def encode_corpus(tokenizer: Tokenizer, text: str) -> NDArray[np.int32]:
-    """Encode `text` with a character tokenizer, by table: one id per character, int32 [len(text)].
+def encode_corpus(tokenizer: Tokenizer, text: str) -> NDArray[np.unsignedinteger[Any]]:
+    """Encode `text` with a character tokenizer, by table: one id per character, [len(text)].
 
-    The result equals `tokenizer.encode(text).ids`, but is computed a hundred times faster.
+    The result equals `tokenizer.encode(text).ids`, but is computed a hundred times faster. It has
+    the smallest type that holds the ids, and the work goes piece by piece, so that the memory is
+    little more than the text's.
     """
     vocabulary = tokenizer.get_vocab()
     characters = np.array([ord(character) for character in vocabulary], dtype=np.uint32)
-    ids = np.array(list(vocabulary.values()), dtype=np.int32)
     order = characters.argsort()
-    codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-    place = np.searchsorted(characters[order], codes).clip(max=len(order) - 1)
-    known = characters[order][place] == codes
-    if not known.all():
-        index = int((~known).argmax())
-        raise DataError(f"the character {text[index]!r} at {index} is not in the vocabulary")
-    encoded: NDArray[np.int32] = ids[order][place]
+    known = characters[order]
+    kind = np.min_scalar_type(len(vocabulary) - 1)
+    ids = np.array(list(vocabulary.values()), dtype=kind)[order]
+    encoded = np.empty(len(text), dtype=kind)
+    for first in range(0, len(text), AT_ONCE):
+        codes = np.frombuffer(text[first : first + AT_ONCE].encode("utf-32-le"), dtype=np.uint32)
+        place = np.searchsorted(known, codes).clip(max=len(known) - 1)
+        strange = known[place] != codes
+        if strange.any():
+            index = first + int(strange.argmax())
+            raise DataError(f"the character {text[index]!r} at {index} is not in the vocabulary")
+        encoded[first : first + AT_ONCE] = ids[place]
     return encoded

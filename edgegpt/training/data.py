@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ TINYSHAKESPEARE_URL = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 )
 TINYSHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+
+Ids = NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def load_corpus(source: str | None) -> Corpus:
         raise DataError(f"cannot read the corpus {path}: {error.strerror}") from error
 
 
-def split(ids: NDArray[np.int32], block_size: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def split(ids: Ids, block_size: int) -> tuple[Ids, Ids]:
     """Cut ids into the first 90 % for training and the rest for validation."""
     cut = int(len(ids) * TRAIN_FRACTION)
     train, validation = ids[:cut], ids[cut:]
@@ -71,7 +74,7 @@ def split(ids: NDArray[np.int32], block_size: int) -> tuple[NDArray[np.int32], N
 
 
 def random_batch(
-    ids: NDArray[np.int32], block_size: int, rows: int, seed: int, step: int
+    ids: Ids, block_size: int, rows: int, seed: int, step: int
 ) -> tuple[Tensor, Tensor]:
     """Return inputs and targets, int64 [rows, block_size] each, of training step `step`.
 
@@ -83,9 +86,7 @@ def random_batch(
     return torch.from_numpy(chunk[:, :-1]), torch.from_numpy(chunk[:, 1:])
 
 
-def windows(
-    ids: NDArray[np.int32], block_size: int, rows: int, limit: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+def windows(ids: Ids, block_size: int, rows: int, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Cut ids into full, non-overlapping windows and yield them, `rows` at a time.
 
     Every position is a target at most once; an incomplete last window is left out. If there are

@@ -8,11 +8,9 @@ output that the user sees during the run is in `log.py`.
 import io
 import json
 import math
-import signal
-import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -30,6 +28,7 @@ from ..user_files import is_file, read_json
 from .config import TrainConfig, learning_rate_at
 from .distributed import Processes
 from .log import TrainingLog
+from .stop import StopRequest
 from .task import Batch, Task
 
 __all__ = ["Trainer", "read_settings"]
@@ -106,7 +105,7 @@ class Trainer:
         """Train until `max_steps`, `stop_at` or Ctrl-C; Ctrl-C sets `interrupted`."""
         last = self.config.max_steps if stop_at is None else min(stop_at, self.config.max_steps)
         log.begin(self.step, self.config.max_steps)
-        with StopRequest() as stop:
+        with StopRequest(log.note) as stop:
             while self.step < last and not self._anyone(stop.requested):
                 self._train_step(log)
                 due = self.step % self.config.eval_interval == 0
@@ -158,8 +157,10 @@ class Trainer:
 
         tokens = self.task.predicted(batch) * group.world
         if step % config.log_interval == 0 or step == config.max_steps:
-            mean = group.sum(loss.detach().clone()) / group.world
-            log.trained(step, tokens, rate, float(mean))
+            mean = float(group.sum(loss.detach().clone()) / group.world)
+            if not math.isfinite(mean):
+                self._diverged(f"the loss is {mean}")
+            log.trained(step, tokens, rate, mean)
         else:
             log.trained(step, tokens, rate, None)
 
@@ -171,10 +172,7 @@ class Trainer:
     def _evaluate_and_save(self, log: TrainingLog) -> None:
         loss = self.validation_loss()
         if not math.isfinite(loss):
-            raise NumericalError(
-                f"the validation loss at step {self.step} is {loss}: the training has diverged. "
-                f"Start again with a lower --learning-rate than {self.config.learning_rate}"
-            )
+            self._diverged(f"the validation loss is {loss}")
         improved = loss < self.best_loss
         if improved:
             self.best_loss, self.step_of_best = loss, self.step
@@ -186,7 +184,16 @@ class Trainer:
         self._save_state()
         log.resume_clock()
 
+    def _diverged(self, what: str) -> NoReturn:
+        """Give up; the state that was saved last stays."""
+        rate = f"a lower --learning-rate than {self.config.learning_rate}"
+        saved = is_file(self.out / "train" / STATE_FILE)
+        begin = f"go on from the last save with --resume and {rate}" if saved else f"try {rate}"
+        raise NumericalError(f"at step {self.step} {what}: the training has diverged; {begin}")
+
     def _save_state(self) -> None:
+        if not all(bool(torch.isfinite(part).all()) for part in self.model.parameters()):
+            self._diverged("a weight is not a finite number")
         if self.group.is_first:
             buffer = io.BytesIO()
             state = {
@@ -210,40 +217,6 @@ class Trainer:
         }
         data = (json.dumps(settings, indent=2) + "\n").encode()
         write_file(self.out / "train" / SETTINGS_FILE, data)
-
-
-class StopRequest:
-    """Turns Ctrl-C or SIGTERM into a request to stop after the current step; a later one kills.
-
-    A step must never be interrupted, because the weights and the optimizer would then disagree.
-    Under torchrun one Ctrl-C arrives twice, from the terminal and from the launcher. Signals within
-    two seconds of the first therefore count as one.
-    """
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
-    SAME_REQUEST_SECONDS = 2.0
-
-    def __init__(self) -> None:
-        self.requested = False
-        self.since = 0.0
-
-    def __enter__(self) -> "StopRequest":
-        self.previous: dict[int, Any] = {
-            number: signal.signal(number, self._request) for number in self.SIGNALS
-        }
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-    def _request(self, number: int, _: object) -> None:
-        now = time.monotonic()
-        if self.requested and now - self.since > self.SAME_REQUEST_SECONDS:
-            signal.signal(number, self.previous[number])
-            signal.raise_signal(number)
-        elif not self.requested:
-            self.requested, self.since = True, now
 
 
 def read_settings(out: Path) -> dict[str, Any]:

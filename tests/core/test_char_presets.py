@@ -1,5 +1,7 @@
 """The presets by name, and the character tokenizer that training builds from its text."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -9,6 +11,7 @@ from tokenizers import Tokenizer
 from edgegpt.errors import DataError, InvalidInputError
 from edgegpt.model import GPTConfig, Seq2SeqConfig
 from edgegpt.presets import DEFAULT_PRESETS, load_preset, preset_names
+from edgegpt.training import char_tokenizer
 from edgegpt.training.char_tokenizer import build_char_tokenizer, encode_corpus
 from edgegpt.training.config import TrainConfig
 
@@ -57,15 +60,19 @@ def test_decoding_gives_back_every_character(text: str):
 @given(text=TEXTS)
 def test_the_fast_encoding_is_the_tokenizers_own(text: str):
     tokenizer = build_char_tokenizer(text + "some more")
-    ids = encode_corpus(tokenizer, text)
-    assert ids.dtype == np.int32
+    with patch.object(char_tokenizer, "AT_ONCE", 3):  # several pieces
+        ids = encode_corpus(tokenizer, text)
+    assert ids.dtype == np.uint8
     assert ids.tolist() == tokenizer.encode(text).ids
 
 
 @pytest.mark.parametrize("stranger", ["\x00", "b", "é", "😀"])
 def test_a_character_out_of_the_vocabulary_is_an_error_with_its_place(stranger: str):
     tokenizer = build_char_tokenizer("acd")
-    with pytest.raises(DataError, match=r"at 2 is not in the vocabulary"):
+    with (
+        patch.object(char_tokenizer, "AT_ONCE", 2),
+        pytest.raises(DataError, match=r"at 2 is not in the vocabulary"),
+    ):
         encode_corpus(tokenizer, f"ac{stranger}d")
     with pytest.raises(Exception, match="UNK"):
         tokenizer.encode(f"ac{stranger}d")

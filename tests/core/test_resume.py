@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from edgegpt.training.lock import only_run
+from edgegpt.training.stop import StopRequest
+
 
 @pytest.fixture
 def train(edgegpt: Callable, corpus: Path, tiny_settings: list[str], tmp_path: Path) -> Callable:
@@ -165,7 +168,7 @@ def wait_for_line(file: Path, process: subprocess.Popen) -> None:
     pytest.fail(f"no metrics; stderr: {process.communicate()[1]}")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_leaves_a_run_to_resume_and_exit_code_130(
     one_core_environment: dict,
     corpus: Path,
@@ -188,6 +191,7 @@ def test_ctrl_c_leaves_a_run_to_resume_and_exit_code_130(
     told, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
+    assert "stopping after this step, then saving" in errors
     step = torch.load(out / "train" / "state.pt", weights_only=True)["step"]
     assert f"paused at step {step}; go on with: --resume" in told
     lines = (out / "metrics.jsonl").read_text().splitlines()
@@ -195,3 +199,69 @@ def test_ctrl_c_leaves_a_run_to_resume_and_exit_code_130(
     assert resume(f"--stop-at {step + 2}").code == 0
     lines = (out / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, step + 3))
+
+
+def test_a_run_that_ended_before_its_first_save_is_begun_anew(
+    train: Callable, resume: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edgegpt.training.trainer.Trainer.run", killed)
+        assert train().code == 130
+    assert (tmp_path / "out" / "config.json").exists()
+    assert "nothing to resume" in resume().err
+    assert train().code == 0
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_a_folder_with_something_of_the_users_is_not_taken_for_such_a_run(
+    train: Callable, tmp_path: Path
+):
+    assert train(None, "--stop-at 1").code == 0
+    (tmp_path / "out" / "train" / "state.pt").unlink()
+    (tmp_path / "out" / "thesis.txt").write_text("years of work")
+    outcome = train()
+    assert outcome.code == 1
+    assert (tmp_path / "out" / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("second", ["replaces", "resumes"])
+def test_two_runs_do_not_share_a_folder(
+    train: Callable, resume: Callable, tmp_path: Path, second: str
+):
+    train(None, "--max-steps 4 --stop-at 2")
+    out = tmp_path / "out"
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with only_run(out):
+        outcome = resume() if second == "resumes" else train(None, "--force")
+    assert outcome.code == 1
+    assert f"another run is writing to {out}" in outcome.err
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert resume().code == 0
+
+
+def test_weights_that_are_no_numbers_do_not_replace_the_good_ones(
+    train: Callable, resume: Callable, tmp_path: Path
+):
+    train(None, "--max-steps 50 --stop-at 2")
+    state = (tmp_path / "out" / "train" / "state.pt").read_bytes()
+    options = "--learning-rate 1e30 --log-interval 50"
+    outcome = resume(f"{options} --stop-at 5")
+    assert outcome.code == 1
+    assert "go on from the last save with --resume" in outcome.err
+    assert (tmp_path / "out" / "train" / "state.pt").read_bytes() == state
+    for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)  # NaN is no JSON
+    assert resume("--stop-at 3 --learning-rate 1e-3 --log-interval 1").code == 0
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with StopRequest(print) as stop:
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert not stop.requested
