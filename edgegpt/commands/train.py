@@ -29,6 +29,7 @@ from edgegpt.training.trainer import Trainer, read_settings
 __all__ = ["command"]
 
 EXIT_INTERRUPTED = 130
+LONG = 600  # seconds of a run from which on it is told how to end sooner
 
 
 def _setting_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -239,6 +240,28 @@ def _announce(trainer: Trainer, note: Callable[[str], None]) -> None:
         f"{trainer.model.parameter_count():,} parameters on {trainer.group.device.type} "
         f"in {precision}, {trainer.group.world} process(es)"
     )
+    if trainer.group.is_first and not trainer.finished:
+        note(_expected(trainer))
+
+
+def _expected(trainer: Trainer) -> str:
+    """Return how long the run will take, as a line for the user."""
+    config, one = trainer.config, trainer.seconds_of_a_step()
+    left = one * (config.max_steps - trainer.step)
+    time_left = 60 * config.minutes - trainer.seconds
+    step = f"about {one:.2g} s a step"
+    if 0 < time_left < left:
+        return f"{step}: {max(1.0, time_left / one):,.0f} steps in {config.minutes:g} minutes"
+    told = f"{step}: {_duration(left)} for {config.max_steps - trainer.step:,} steps"
+    return f"{told}; --minutes N ends sooner" if left > LONG and not config.minutes else told
+
+
+def _duration(seconds: float) -> str:
+    """Return a time in words, as rough as an estimate is."""
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _conclude(trainer: Trainer, as_json: bool) -> None:

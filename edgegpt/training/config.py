@@ -17,9 +17,11 @@ class TrainConfig:
     """The settings of a training run. An unknown key or an impossible value is refused."""
 
     seed: Annotated[int, "of the weights, the batches and the dropout"] = 1337
-    batch_size: Annotated[int, "sequences per step and process"] = 64
-    batch_tokens: Annotated[int, "of pairs: tokens per step and process, padding included"] = 4096
+    batch_size: Annotated[int, "sequences per batch and process"] = 64
+    batch_tokens: Annotated[int, "of pairs: tokens per batch and process, padding included"] = 4096
+    gradient_accumulation_steps: Annotated[int, "batches whose gradients add up to a step's"] = 1
     max_steps: Annotated[int, "steps until the learning rate has come down"] = 5000
+    minutes: Annotated[float, "end after these minutes, if they come first; 0: no limit"] = 0.0
     schedule: Annotated[
         Literal["cosine", "inverse_sqrt"], "how the learning rate falls after its peak"
     ] = "cosine"
@@ -50,6 +52,7 @@ class TrainConfig:
         for name in (
             "batch_size",
             "batch_tokens",
+            "gradient_accumulation_steps",
             "max_steps",
             "eval_interval",
             "eval_windows",
@@ -80,7 +83,7 @@ class TrainConfig:
         return asdict(self)
 
 
-def learning_rate_at(step: int, config: TrainConfig) -> float:
+def learning_rate_at(step: float, config: TrainConfig) -> float:
     """Return the rate of `step`, counted from 1: linear warm-up, then the schedule's decay.
 
     That is half a cosine down to the lowest rate, or the inverse root of the step (Vaswani et al.

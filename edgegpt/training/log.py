@@ -34,16 +34,26 @@ class TrainingLog:
         self.tokens = 0  # since the last line of metrics
         self.mark = time.monotonic()
 
-    def begin(self, step: int, max_steps: int) -> None:
-        """Start the clock; drop metrics of steps after `step`, which the run will repeat."""
+    def begin(self, step: int, place: float, max_steps: int) -> None:
+        """Start the clock; drop metrics of steps after `step`, which the run will repeat.
+
+        `place` is how far the run is, in steps; with a limit of time it may be more than `step`.
+        """
         self.mark = time.monotonic()
         if self.path is not None:
             _truncate(self.path, step)
         if self.progress is not None:
-            self.task = self.progress.add_task("train", total=max_steps, completed=step, rate="")
+            self.task = self.progress.add_task(
+                "train", total=max_steps, completed=place, step=step, rate=""
+            )
 
-    def trained(self, step: int, tokens: int, rate: float, loss: float | None) -> None:
-        """Count a step; `loss` is not None when a line of metrics is due."""
+    def trained(
+        self, step: int, place: float, tokens: int, rate: float, loss: float | None
+    ) -> None:
+        """Count a step; `loss` is not None when a line of metrics is due.
+
+        `place` is how far the run is then; see `begin`.
+        """
         self.tokens += tokens
         if loss is not None:
             elapsed = time.monotonic() - self.mark
@@ -54,7 +64,7 @@ class TrainingLog:
                 text = f"loss {loss:.4f}  {speed:,.0f} tokens/s"
                 self.progress.update(self.task, rate=text)
         if self.progress is not None and self.task is not None:
-            self.progress.update(self.task, completed=step)
+            self.progress.update(self.task, completed=place, step=step)
 
     def evaluated(
         self, step: int, loss: float, improved: bool, scores: Mapping[str, float]
@@ -93,7 +103,7 @@ def training_log(path: Path | None) -> Iterator[TrainingLog]:
         yield TrainingLog(path, None, console)
         return
     columns = (
-        TextColumn("step {task.completed}/{task.total}"),
+        TextColumn("step {task.fields[step]}/{task.total}"),
         BarColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),

@@ -23,6 +23,7 @@ from ..errors import InvalidInputError
 from ..model import Seq2Seq, Seq2SeqConfig
 from .config import TrainConfig
 from .distributed import Processes
+from .need import Load
 from .pair_batches import IGNORED, PairBatches, encode_pairs, longest_pair
 from .subword_tokenizer import END, PAD, START, build_subword_tokenizer, read_tokenizer
 from .task import Batch
@@ -96,6 +97,8 @@ class Tokenizers:
 class PairTask:
     """An encoder-decoder and two sets of pairs; see `Task`."""
 
+    size_option = "batch_tokens"
+
     def __init__(
         self,
         model_config: Seq2SeqConfig,
@@ -127,7 +130,7 @@ class PairTask:
         self.train_pairs = encode_pairs(*sides, train, *longest)
         self.validation_pairs = encode_pairs(*sides, validation, *longest)
         self._check_room()
-        self.batches = PairBatches(
+        self.all_batches = PairBatches(
             self.train_pairs, config.batch_tokens // PARTS, config.seed, group.rank, group.world
         )
         torch.manual_seed(config.seed)
@@ -149,16 +152,33 @@ class PairTask:
         if not self.model_config.shared_embedding:
             ids = f"{encoder.vocab_size:,} and {ids}"
         left = self.train_pairs.left_out + self.validation_pairs.left_out
+        batches = PARTS * self.config.gradient_accumulation_steps
         too_long = f"; {left:,} pairs are too long for the model and left out" if left else ""
         return (
             f"{len(self.train_pairs.sources):,} training and "
             f"{len(self.validation_pairs.sources):,} validation pairs, {ids}, "
-            f"{self.batches.steps_per_epoch / PARTS:,.0f} steps an epoch{too_long}"
+            f"{self.all_batches.steps_per_epoch / batches:,.0f} steps an epoch{too_long}"
         )
 
-    def batch(self, step: int) -> Batch:
-        """Return this process's batch of a step: parts of different lengths."""
-        return tuple(self.batches.batch((step - 1) * PARTS + part) for part in range(1, PARTS + 1))
+    def batches(self, step: int) -> list[Batch]:
+        """Return this process's batches of a step, each in parts of different lengths."""
+        count = self.config.gradient_accumulation_steps
+        return [
+            tuple(
+                self.all_batches.batch((batch - 1) * PARTS + part) for part in range(1, PARTS + 1)
+            )
+            for batch in range((step - 1) * count + 1, step * count + 1)
+        ]
+
+    def sliver(self, batch: Batch, share: float) -> Batch:
+        """Return the first of the parts, one at least."""
+        return batch[: max(1, round(share * len(batch)))]
+
+    @property
+    def loads(self) -> list[Load]:
+        """About half of the tokens are of sources, the others of targets."""
+        config, half = self.model_config, self.config.batch_tokens // 2
+        return [Load(config.encoder, half, has_head=False), Load(config.decoder, half)]
 
     def validation(self) -> Iterator[Batch]:
         """Yield the validation pairs, by length."""

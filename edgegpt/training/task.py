@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from edgegpt.model import GPT, Seq2Seq
 
 from ..checkpoint import Checkpoint
+from .need import Load
 
 __all__ = ["Batch", "Task"]
 
@@ -42,8 +43,25 @@ class Task(Protocol):
         """Return how much data there is, as a line for the user."""
         ...
 
-    def batch(self, step: int) -> Batch:
-        """Return this process's part of the batch of a step; it depends on nothing else."""
+    def batches(self, step: int) -> list[Batch]:
+        """Return this process's batches of a step, all of about one size.
+
+        They depend on nothing else. The gradients of their mean loss make the step.
+        """
+        ...
+
+    def sliver(self, batch: Batch, share: float) -> Batch:
+        """Return about this share of a batch, to measure what the whole will take."""
+        ...
+
+    @property
+    def loads(self) -> list[Load]:
+        """What each stack of the model has to do for a batch."""
+        ...
+
+    @property
+    def size_option(self) -> str:
+        """The setting that tells how large a batch is."""
         ...
 
     def validation(self) -> Iterator[Batch]:

@@ -19,6 +19,7 @@ from .config import TrainConfig
 from .data import Corpus, random_batch, split, windows
 from .distributed import Processes
 from .log import write_sample
+from .need import Load
 from .task import Batch
 
 __all__ = ["TextTask"]
@@ -26,6 +27,8 @@ __all__ = ["TextTask"]
 
 class TextTask:
     """A GPT and the two parts of a corpus; see `Task`."""
+
+    size_option = "batch_size"
 
     def __init__(
         self, model_config: GPTConfig, config: TrainConfig, text: Corpus, group: Processes
@@ -48,13 +51,26 @@ class TextTask:
             f"{self.model_config.vocab_size} distinct"
         )
 
-    def batch(self, step: int) -> Batch:
-        """Return inputs and targets, int64 [rows, block_size]: this process's of one batch."""
-        rows, group = self.config.batch_size, self.group
-        block, seed = self.model_config.block_size, self.config.seed
-        inputs, targets = random_batch(self.train_ids, block, rows * group.world, seed, step)
-        mine = slice(rows * group.rank, rows * (group.rank + 1))
-        return inputs[mine], targets[mine]
+    def batches(self, step: int) -> list[Batch]:
+        """Return inputs and targets, int64 [batch_size, block_size], for each batch."""
+        config, group, rows = self.config, self.group, self.config.batch_size
+        count = config.gradient_accumulation_steps
+        total = rows * count * group.world
+        block = self.model_config.block_size
+        inputs, targets = random_batch(self.train_ids, block, total, config.seed, step)
+        mine = range(count * group.rank, count * (group.rank + 1))
+        slices = [slice(rows * number, rows * (number + 1)) for number in mine]
+        return [(inputs[rows], targets[rows]) for rows in slices]
+
+    def sliver(self, batch: Batch, share: float) -> Batch:
+        """Return the first of the sequences, one at least."""
+        rows = max(1, round(share * self.config.batch_size))
+        return tuple(part[:rows] for part in batch)
+
+    @property
+    def loads(self) -> list[Load]:
+        """The only stack reads all tokens."""
+        return [Load(self.model_config, self.config.batch_size * self.model_config.block_size)]
 
     def validation(self) -> Iterator[Batch]:
         """Yield inputs and targets of the validation windows."""

@@ -8,7 +8,9 @@ output that the user sees during the run is in `log.py`.
 import io
 import json
 import math
+import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,6 +30,7 @@ from ..user_files import is_file, read_json
 from .config import TrainConfig, learning_rate_at
 from .distributed import Processes
 from .log import TrainingLog
+from .need import check_memory
 from .stop import StopRequest
 from .task import Batch, Task
 
@@ -35,6 +38,8 @@ __all__ = ["Trainer", "read_settings"]
 
 STATE_FILE = "state.pt"
 SETTINGS_FILE = "settings.json"
+SHARES = (1 / 64, 1 / 8, 1.0)  # of a batch, on which a step's time is measured
+ENOUGH = 0.3  # seconds; parts that take less tell too little
 SAVE_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
@@ -49,16 +54,28 @@ class Trainer:
         out: Path,
         group: Processes,
     ) -> None:
-        """Build the optimizer; `origin`, what the user named, is kept for resuming."""
+        """Build the optimizer; `origin`, what the user named, is kept for resuming.
+
+        Raises:
+            InvalidInputError: if a step does not fit the memory.
+        """
         self.task, self.config, self.out, self.group = task, config, out, group
         self.origin = origin
         self.model = task.model
-        self.optimizer = _optimizer(self.model, config)
         self.autocast_dtype = _autocast_dtype(config.precision, group.device)
+        check_memory(
+            self.model.parameter_count(),
+            task.loads,
+            group.device,
+            self.autocast_dtype or torch.float32,
+            task.size_option.replace("_", "-"),
+        )
+        self.optimizer = _optimizer(self.model, config)
         self.wrapped: torch.nn.Module = self.model
         if group.world > 1:
             self.wrapped = DistributedDataParallel(self.model)
         self.step = 0
+        self.seconds = 0.0  # that the run took so far; counted if there is a limit
         self.best_loss = float("inf")
         self.step_of_best = 0
         self.interrupted = False
@@ -94,6 +111,7 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.best_loss = state["step"], state["best_loss"]
             self.step_of_best = state["step_of_best"]
+            self.seconds = state.get("seconds", 0.0)  # older runs have none
         except FileNotFoundError:
             raise CheckpointError(f"nothing to resume: {path} is missing") from None
         except Exception as error:  # the type of torch.load's error depends on the damage
@@ -102,23 +120,48 @@ class Trainer:
             self._save_settings()
 
     def run(self, log: TrainingLog, stop_at: int | None = None) -> None:
-        """Train until `max_steps`, `stop_at` or Ctrl-C; Ctrl-C sets `interrupted`."""
-        last = self.config.max_steps if stop_at is None else min(stop_at, self.config.max_steps)
-        log.begin(self.step, self.config.max_steps)
+        """Train until `max_steps`, `minutes`, `stop_at` or Ctrl-C; that sets `interrupted`."""
+        log.begin(self.step, self.place, self.config.max_steps)
+        begin = time.monotonic() - self.seconds
         with StopRequest(log.note) as stop:
-            while self.step < last and not self._anyone(stop.requested):
-                self._train_step(log)
-                due = self.step % self.config.eval_interval == 0
-                if due or self.step == self.config.max_steps:
+            while not (self.finished or self.step == stop_at or self._anyone(stop.requested)):
+                self._train_step(log, begin)
+                if self.step % self.config.eval_interval == 0 or self.finished:
                     self._evaluate_and_save(log)
         self.interrupted = stop.requested
         if not self.finished:
             self._save_state()
 
     @property
+    def place(self) -> float:
+        """How far the run is, in steps: by its steps, or by its time, if that is more.
+
+        With a limit of time the learning rate therefore comes down as fast as the time runs out.
+        """
+        most, limit = self.config.max_steps, 60 * self.config.minutes
+        by_time = most * self.seconds / limit if limit else 0.0
+        return min(max(self.step, by_time), most)
+
+    @property
     def finished(self) -> bool:
-        """Whether all steps are done."""
-        return self.step >= self.config.max_steps
+        """Whether all steps, or all minutes, are done."""
+        return self.place >= self.config.max_steps
+
+    def seconds_of_a_step(self) -> float:
+        """Return about how long a step takes, from a part of one; nothing is learnt."""
+        batches = self.task.batches(self.step + 1)
+        whole = sum(map(self.task.predicted, batches))
+        self.model.train()
+        for share in SHARES:
+            part = self.task.sliver(batches[0], share)
+            for _ in range(2):  # the first one allocates memory
+                begin = time.perf_counter()
+                self._loss(self.model, part).backward()
+                taken = time.perf_counter() - begin
+            if taken > ENOUGH:
+                break
+        self.optimizer.zero_grad(set_to_none=True)
+        return taken * whole / self.task.predicted(part)
 
     def validation_loss(self) -> float:
         """Return the mean loss in nats over the tokens of the validation data."""
@@ -140,29 +183,48 @@ class Trainer:
             return here
         return bool(self.group.sum(torch.tensor(float(here), device=self.group.device)) > 0)
 
-    def _train_step(self, log: TrainingLog) -> None:
+    def _train_step(self, log: TrainingLog, begin: float) -> None:
+        """Make a step of a run that would have begun at the time `begin` without pauses."""
         config, group, step = self.config, self.group, self.step + 1
-        rate = learning_rate_at(step, config)
+        rate = learning_rate_at(min(self.place + 1, config.max_steps), config)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
         torch.manual_seed(_dropout_seed(config.seed, step, group.rank))
-        batch = self.task.batch(step)
         self.wrapped.train()
-        loss = self._loss(self.wrapped, batch)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss, tokens = self._add_gradients(self.task.batches(step))
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
         self.optimizer.step()
         self.step = step
+        if config.minutes:
+            self.seconds = self._shared(time.monotonic() - begin)
 
-        tokens = self.task.predicted(batch) * group.world
-        if step % config.log_interval == 0 or step == config.max_steps:
-            mean = float(group.sum(loss.detach().clone()) / group.world)
+        if step % config.log_interval == 0 or self.finished:
+            mean = float(group.sum(loss) / group.world)
             if not math.isfinite(mean):
                 self._diverged(f"the loss is {mean}")
-            log.trained(step, tokens, rate, mean)
+            log.trained(step, self.place, tokens * group.world, rate, mean)
         else:
-            log.trained(step, tokens, rate, None)
+            log.trained(step, self.place, tokens * group.world, rate, None)
+
+    def _add_gradients(self, batches: list[Batch]) -> tuple[Tensor, int]:
+        """Return the mean loss of the batches, and of how many tokens; its gradients are added."""
+        counts = [self.task.predicted(batch) for batch in batches]
+        total, last = torch.zeros((), device=self.group.device), len(batches) - 1
+        for place, (batch, count) in enumerate(zip(batches, counts, strict=True)):
+            alone = isinstance(self.wrapped, DistributedDataParallel) and place < last
+            with self.wrapped.no_sync() if alone else nullcontext():
+                loss = self._loss(self.wrapped, batch) * (count / sum(counts))
+                loss.backward()
+            total += loss.detach()
+        return total, sum(counts)
+
+    def _shared(self, seconds: float) -> float:
+        """Return the first process's time, for all of them to agree on how far they are."""
+        if self.group.world == 1:
+            return seconds
+        own = torch.tensor(seconds if self.group.is_first else 0.0, dtype=torch.float64)
+        return float(self.group.sum(own.to(self.group.device)))
 
     def _loss(self, model: torch.nn.Module, batch: Batch) -> Tensor:
         kind, enabled = self.autocast_dtype or torch.float32, self.autocast_dtype is not None
@@ -202,6 +264,7 @@ class Trainer:
                 "step": self.step,
                 "best_loss": self.best_loss,
                 "step_of_best": self.step_of_best,
+                "seconds": self.seconds,
             }
             torch.save(state, buffer)
             write_file(self.out / "train" / STATE_FILE, buffer.getvalue())

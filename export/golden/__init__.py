@@ -1,4 +1,4 @@
-"""Make the golden vectors: PyTorch's results in float32, on the plain path without a cache.
+"""Make the golden vectors: PyTorch's results in float64, on the plain path without a cache.
 
 The exported path is the cached one, so the comparison also shows a mistake in the cache operator.
 

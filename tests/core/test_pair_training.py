@@ -215,7 +215,7 @@ def test_smoothed_labels_count_in_training_only() -> None:
     model = seq2seq_config(load_preset("transformer-tiny").model, {"dropout": 0.0}, None)
     group = Processes(0, 1, torch.device("cpu"))
     task = PairTask(model, config, PairFile("x", PAIRS, ""), PAIRS[4:], PAIRS[:4], group)
-    batch = task.batch(1)
+    (batch,) = task.batches(1)
     right = even = 0.0
     for part in batch:
         logs = task.model(part.source, part.source_len, part.target_in).log_softmax(-1)
