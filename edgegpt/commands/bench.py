@@ -14,6 +14,7 @@ from edgegpt.errors import InvalidInputError
 
 from .console import facts_table, progress, stdout, titled_table
 from .engine_options import engine_options
+from .fitting import print_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -150,7 +151,7 @@ def _print_result(result: "BenchResult") -> None:
         about.add_row(name, escape(value))
     console.print(about)
     for metrics in result.tables:
-        console.print(_table(result, metrics))
+        print_table(console, _table(result, metrics))
     below = f"Median over the repeats; below it, the range. {explanation(result)}"
     console.print(below, markup=False)
 
@@ -184,7 +185,7 @@ def _compare(a: Path, b: Path, as_json: bool) -> None:
         spreads = [cell.ratios[metric.key].text(2) for metric in comparison.metrics]
         ratios = [f"{median} ({range_})" for median, range_ in spreads]
         table.add_row(str(cell.batch), str(cell.depth), *ratios)
-    console.print(table)
+    print_table(console, table)
     console.print(
         "Ratios of the medians: B is faster where those of tokens/s are above 1 and those of times "
         "below 1. In brackets: from B's least over A's most to B's most over A's least."

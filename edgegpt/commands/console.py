@@ -6,6 +6,7 @@ use, so that `edgegpt --help` and commands that neither draw nor wait do not nee
 """
 
 import logging
+import os
 import sys
 import threading
 import time
@@ -26,15 +27,18 @@ __all__ = ["facts_table", "progress", "stdout", "titled_table", "waiting"]
 
 SILENT = 1.0  # seconds before the first line
 PAUSE = 30  # seconds between two lines about one stage
-WIDTH = 140  # of tables where stdout is not a terminal
+WIDTH = 140  # of tables where stdout is no terminal, and nobody says how wide it is
 
 
 def stdout() -> "Console":
-    """Return the console for results, as wide as the terminal."""
+    """Return the console for results, as wide as the terminal, or as COLUMNS says."""
     from rich.console import Console
 
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=WIDTH)
+    if console.is_terminal:
+        return console
+    columns = os.environ.get("COLUMNS", "")
+    return Console(highlight=False, width=int(columns) if columns.isdecimal() else WIDTH)
 
 
 def titled_table(title: str | None = None) -> "Table":

@@ -11,6 +11,7 @@ from rich.text import Text
 from edgegpt.runtime.doctor.needs import BACKENDS
 
 from .console import facts_table, stdout, titled_table, waiting
+from .fitting import print_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,14 +74,17 @@ def command(bundle: Path | None, backend: str, as_json: bool) -> int:
 
 
 def _print_findings(console: "Console", diagnosis: "Diagnosis") -> None:
-    """Print one line for each finding, and its remedy below it."""
-    table = facts_table()
+    """Print one line for each finding, and below it its remedy, in lines that never break."""
+    subjects = max(len(finding.subject) for finding in diagnosis.findings)
     for finding in diagnosis.findings:
+        table = facts_table()
+        for width in (subjects, max(map(len, COLOURS)), None):
+            table.add_column(width=width)
         status = Text(finding.status, style=COLOURS[finding.status])
         table.add_row(Text(finding.subject), status, Text(finding.text))
+        console.print(table)
         for line in finding.remedy:
-            table.add_row("", "", Text(f"  {line}", style="bold"))
-    console.print(table)
+            console.print(Text(f"    {line}", style="bold"), soft_wrap=True)
 
 
 def _print_backends(console: "Console", diagnosis: "Diagnosis") -> None:
@@ -97,7 +101,7 @@ def _print_bundle(console: "Console", found: "BundleFit") -> None:
     table = _table("backend", "works", "graph", "needs", "free", "largest context", "batch", "")
     for fit in found.backends:
         table.add_row(*_fit_cells(fit))
-    console.print(table)
+    print_table(console, table)
     console.print(
         f"bundle {found.id[:12]}, {found.precision}: weights {gigabytes(found.weights)}, cache "
         f"{found.cache_per_token / 1e3:.1f} kB a token"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .console import facts_table, stdout, titled_table
+from .fitting import print_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -208,4 +209,4 @@ def _print_receipts(console: "Console", receipts: list[dict[str, Any]]) -> None:
             receipt["machine"],
             receipt["date"],
         )
-    console.print(table)
+    print_table(console, table, ("date", "machine", "device"))

@@ -2,14 +2,18 @@
 
 from typing import TYPE_CHECKING
 
-from edgegpt.runtime.proof.receipt import COLUMNS, VERDICTS, Receipt, verdict
+from edgegpt.runtime.proof.receipt import COLUMNS, MEANING, VERDICTS, Receipt, verdict
 
 from .console import stdout, titled_table
+from .fitting import print_table
 
 if TYPE_CHECKING:
     from edgegpt.export.bisect import Place
 
 __all__ = ["print_places", "print_receipt"]
+
+# Columns that a narrow terminal does without, the first of them first.
+SPARE = ("KL", "same top-1", "positions", "max abs", "first other token")
 
 
 def print_receipt(receipt: Receipt) -> None:
@@ -25,7 +29,9 @@ def print_receipt(receipt: Receipt) -> None:
         table.add_column(name, justify="left" if left else "right", no_wrap=left)
     for check in receipt.checks:
         table.add_row(*check.cells(), style=None if check.passed else "red")
-    console.print(table)
+    print_table(console, table, SPARE)
+    if receipt.checks:
+        console.print(MEANING)
     if receipt.quality is not None:
         quality = receipt.quality
         style = None if quality.passed else "red"

@@ -9,6 +9,7 @@ from .compare import Difference
 
 __all__ = [
     "COLUMNS",
+    "MEANING",
     "RECEIPT_VERSION",
     "VERDICTS",
     "Check",
@@ -32,6 +33,8 @@ COLUMNS = (
     "first other token",
     "result",
 )
+
+MEANING = "relative: max abs / the largest logit; it must be at most what is allowed"
 
 
 def verdict(passed: bool) -> str:

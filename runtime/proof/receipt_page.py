@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import InvalidInputError
 from ..files import write_file
 from ..pages import COLOURS, STYLE
-from .receipt import COLUMNS, VERDICTS, Check, Receipt, verdict
+from .receipt import COLUMNS, MEANING, VERDICTS, Check, Receipt, verdict
 
 __all__ = ["render_html", "write_html"]
 
@@ -48,7 +48,7 @@ def render_html(receipt: Receipt) -> str:
         f'<h1>Receipt: <span class="{result}">{result}</span></h1><dl>{items}</dl>'
         f"<table><thead><tr>{header}</tr></thead><tbody>"
         + "".join(_row(check) for check in receipt.checks)
-        + "</tbody></table><h2>Error by position</h2>"
+        + f"</tbody></table><p>{MEANING}</p><h2>Error by position</h2>"
         "<p>Largest difference between the engine's logits and PyTorch's at each position of the "
         "text, relative to the largest logit. The dashed line is the tolerance.</p>"
         + _plot([check for check in receipt.checks if check.by_position])

@@ -124,7 +124,10 @@ def test_a_bundle_that_the_machine_cannot_run_is_exit_code_1(
     assert "has only ort, standard: export it again" in " ".join(outcome.out.split())
 
 
-def test_commands_stand_on_lines_of_their_own_to_be_copied(run, on) -> None:
+def test_commands_stand_on_lines_of_their_own_to_be_copied(
+    run, on, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
     on("both-wheels")
     lines = [line.strip() for line in run().out.splitlines()]
     assert 'pip install "edgegpt-toolkit[cuda]"' in lines
