@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from edgegpt.errors import InvalidInputError
+from edgegpt.runtime.bundle.vocabulary import Lowering
 
 __all__ = ["AUTO", "ExportSettings"]
 
@@ -28,6 +29,7 @@ class ExportSettings:
         max_kl: largest mean KL to float32 per token, in nats; None: `proof.quality.BUDGETS`.
         fast_prefill: whether to add a graph for faster prefill, with an int8 copy of the weights;
             None: yes.
+        lowerings: names of those that the bundle gets; None: all that the model can have.
     """
 
     keep_fp32: Literal["auto"] | tuple[str, ...] | None = None
@@ -35,10 +37,15 @@ class ExportSettings:
     calibration: str | None = None
     max_kl: float | None = None
     fast_prefill: bool | None = None
+    lowerings: tuple[Lowering, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.max_kl is not None and not 0 <= self.max_kl < math.inf:
             raise InvalidInputError(f"max_kl is {self.max_kl}; it must be a number of 0 or more")
+
+    def wants(self, lowering: Lowering) -> bool:
+        """Return whether the bundle is to have graphs of a lowering."""
+        return self.lowerings is None or lowering in self.lowerings
 
     def chosen(self) -> list[str]:
         """Return the names of the settings that are not None."""

@@ -6,9 +6,11 @@ from typing import Literal
 import click
 
 from edgegpt.errors import InvalidInputError
+from edgegpt.runtime.bundle.vocabulary import LOWERINGS, Lowering
 
 from .console import progress
 from .receipt_table import print_receipt
+from .size_table import print_sizes
 
 __all__ = ["command"]
 
@@ -61,6 +63,13 @@ HALF = ("float16", "bfloat16")
     default=None,
     help="add an int8 copy of the weights that feeds prompts faster; default for int8 and int4",
 )
+@click.option(
+    "--lowering",
+    "lowerings",
+    multiple=True,
+    type=click.Choice(LOWERINGS),
+    help="graphs that the bundle gets; give it again for more; default: all that there are",
+)
 @click.option("--json", "as_json", is_flag=True, help="print the receipt as JSON")
 def command(
     source: str,
@@ -75,6 +84,7 @@ def command(
     max_kl: float | None,
     keep_fp32: str | None,
     fast_prefill: bool | None,
+    lowerings: tuple[Lowering, ...],
     as_json: bool,
 ) -> None:
     """Export; fails, and leaves nothing behind, if the proof fails."""
@@ -86,7 +96,7 @@ def command(
     if precision == FLOAT and keep_fp32 is not None:
         raise click.UsageError("--keep-fp32 needs a --precision other than float32")
     text = None if calibration is None else _read(calibration)
-    settings = (_layers(keep_fp32), method, text, max_kl, fast_prefill)
+    settings = (_layers(keep_fp32), method, text, max_kl, fast_prefill, lowerings or None)
     with progress() as tell:
         tell("loading PyTorch", 0, 0)
         from edgegpt.export import ExportSettings, export_bundle
@@ -111,8 +121,10 @@ def command(
         click.echo(receipt.to_json(), nl=False)
         return
     print_receipt(receipt)
-    size = sum(file.stat().st_size for file in out.iterdir())
-    click.echo(f"{out}: {size / 1e6:.1f} MB")
+    from edgegpt.runtime.bundle.bundle import Bundle
+
+    print_sizes(Bundle.open(out))
+    click.echo(f"wrote {out}")
 
 
 def _cut(checkpoint: Path, context: int | None) -> list[str]:

@@ -10,6 +10,7 @@ import click
 
 from .console import facts_table, stdout, titled_table
 from .fitting import print_table
+from .size_table import print_sizes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,6 +31,7 @@ BRIEF = 4  # entries of a list that are shown
 def command(bundle: Path, batch: int, context: int | None, as_json: bool) -> None:
     """Print the manifest's content, the sizes, the memory needed, and the known receipts."""
     from edgegpt.runtime.bundle.bundle import TEMPLATE_NAME, Bundle
+    from edgegpt.runtime.bundle.sizes import shares
     from edgegpt.runtime.engines.memory import memory_needed
     from edgegpt.runtime.proof.receipt_store import known
 
@@ -47,6 +49,7 @@ def command(bundle: Path, batch: int, context: int | None, as_json: bool) -> Non
         "quantization": manifest.quantization and asdict(manifest.quantization),
         "graphs": [asdict(graph) for graph in manifest.graphs],
         "files": {name: entry.size for name, entry in manifest.files.items()},
+        "sizes": [share._asdict() for share in shares(opened)],
         "memory": {
             "batch": batch,
             "context": context or manifest.model_info.block_size,
@@ -61,6 +64,7 @@ def command(bundle: Path, batch: int, context: int | None, as_json: bool) -> Non
         return
     console = stdout()
     _print_facts(console, facts)
+    print_sizes(opened)
     for graph in manifest.graphs:
         _print_ports(console, f"{graph.name} (opset {graph.opset})", graph.inputs, graph.outputs)
     _print_receipts(console, facts["receipts"])
@@ -90,7 +94,6 @@ def _count(shape: list[int]) -> int:
 def _print_facts(console: "Console", facts: dict[str, Any]) -> None:
     memory = facts["memory"]
     settings = ", ".join(f"{name} {_brief(value)}" for name, value in facts["model"].items())
-    files = ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in facts["files"].items())
     rows = {
         "id": facts["id"],
         "precision": facts["precision"] + _kept(facts["kept"]),
@@ -99,7 +102,6 @@ def _print_facts(console: "Console", facts: dict[str, Any]) -> None:
         "prompts": _prompts(facts["usage"], facts["chat_template"]),
         "sampling": _sampling(facts["usage"]),
         "model": settings,
-        "files": files,
         "memory": (
             f"{memory['total'] / 1e6:.1f} MB for batch {memory['batch']} and context "
             f"{memory['context']}: weights {memory['weights'] / 1e6:.1f}, cache "

@@ -28,6 +28,6 @@ def recipe_for(precision: str, settings: ExportSettings) -> tuple[Recipe, Precis
     if useless:
         raise InvalidInputError(
             f"{precision} has no use for {', '.join(useless)}; what can be chosen for it: "
-            f"{', '.join(recipe.options) or 'nothing'}"
+            f"{', '.join(recipe.options)}"
         )
     return recipe, known

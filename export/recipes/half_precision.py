@@ -13,11 +13,12 @@ from edgegpt.model_weights import skeleton
 from edgegpt.runtime.bundle.vocabulary import Precision
 
 from ..half_precision import DTYPES, in_half_precision, matching_layers
+from ..lowerings import LOWERINGS
 from ..pair_texts import held_out_pairs
 from ..range_probe import too_large
 from ..settings import AUTO, ExportSettings
 from .base import Content, Progress, Recipe
-from .parts import decoders, golden_vectors, held_out_windows
+from .parts import decoders, golden_vectors, held_out_windows, lowerings_for
 
 __all__ = ["HALF_PRECISION"]
 
@@ -32,6 +33,7 @@ def _make(
             f"keep_fp32 cannot be {AUTO!r} in {precision}: what would overflow is kept without "
             f"being asked for; name the layers to keep besides"
         )
+    lowerings_for(source.config, LOWERINGS, settings)  # refused before the work
     kept = matching_layers(skeleton(source.config), settings.keep_fp32 or ())
     if precision == "float16":  # bfloat16 has the range of float32
         progress("looking for values that float16 cannot hold", 0, 0)
@@ -39,7 +41,7 @@ def _make(
     golden = golden_vectors(source, source.model, progress)
     source.release()
     narrow = in_half_precision(skeleton(source.config), precision, kept)
-    graphs = decoders(narrow, source.weights, progress)
+    graphs = decoders(narrow, source.weights, settings, progress)
     return Content(golden, graphs, kept=tuple(sorted(kept)))
 
 
@@ -54,4 +56,4 @@ def _texts(source: Checkpoint) -> list[tuple[Tensor, ...]]:
     ]
 
 
-HALF_PRECISION = Recipe(precisions=tuple(DTYPES), options=("keep_fp32",), make=_make)
+HALF_PRECISION = Recipe(precisions=tuple(DTYPES), options=("keep_fp32", "lowerings"), make=_make)

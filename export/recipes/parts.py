@@ -1,11 +1,12 @@
 """Parts that the recipes share: windows and golden vectors of a checkpoint, graphs of a model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 from torch import Tensor
 
 from edgegpt.checkpoint import Checkpoint
+from edgegpt.errors import InvalidInputError
 from edgegpt.model import GPT, GPTConfig, Seq2Seq, Seq2SeqConfig
 from edgegpt.model_weights import skeleton
 from edgegpt.runtime.bundle.golden import Golden
@@ -17,6 +18,7 @@ from ..graph import build_graph, describe
 from ..lowerings import LOWERINGS, Lowering
 from ..pair_texts import held_out_pairs, source_tokenizer_of
 from ..quantization import own_windows, scored_windows
+from ..settings import ExportSettings
 from ..texts import held_out_ids, is_large, tokenizer_of, window_length
 from ..tracing import Traced, trace, trace_decoder, trace_encoder
 from .base import Progress
@@ -25,6 +27,7 @@ __all__ = [
     "decoders",
     "golden_vectors",
     "held_out_windows",
+    "lowerings_for",
     "named",
     "stacks_of",
     "traced_parts",
@@ -60,21 +63,44 @@ def golden_vectors(source: Checkpoint, model: GPT | Seq2Seq, progress: Progress)
 
 
 def decoders(
-    model: GPT | Seq2Seq, weights: Mapping[str, Tensor], progress: Progress
+    model: GPT | Seq2Seq,
+    weights: Mapping[str, Tensor],
+    settings: ExportSettings,
+    progress: Progress,
 ) -> list[tuple[Graph, ir.Model]]:
-    """Return the graphs of each lowering that supports the model, the preferred one first.
+    """Return the graphs of each wanted lowering that supports the model, the preferred one first.
 
     Those of an encoder-decoder have an encoder and a decoder each. `model` may be a skeleton;
     `weights` has the values of its weights, which are not read yet.
     """
-    stacks = stacks_of(model.config)
-    able = [one for one in LOWERINGS if not any(one.obstacle(config) for config in stacks)]
+    able = lowerings_for(model.config, LOWERINGS, settings)
     progress("tracing the model", 0, len(able) + 1)
     parts, graphs = traced_parts(model, weights), []
     for index, lowering in enumerate(able):
         progress(f"lowering to {lowering.name}", index + 1, len(able) + 1)
         graphs += [named(build_graph(part, lowering), lowering, part.path) for part in parts]
     return graphs
+
+
+def lowerings_for(
+    config: GPTConfig | Seq2SeqConfig, there: Sequence[Lowering], settings: ExportSettings
+) -> list[Lowering]:
+    """Return which of the lowerings that a precision has are wanted and support the model.
+
+    Raises:
+        InvalidInputError: if one that is named does not, or the precision does not have it.
+    """
+    obstacles = {
+        one.name: next(filter(None, map(one.obstacle, stacks_of(config))), None) for one in there
+    }
+    for name in settings.lowerings or ():
+        if name not in obstacles:
+            raise InvalidInputError(
+                f"this precision has no graphs of {name}; it has: {', '.join(obstacles)}"
+            )
+        if obstacles[name]:
+            raise InvalidInputError(f"{name} cannot have this model: {obstacles[name]}")
+    return [one for one in there if settings.wants(one.name) and not obstacles[one.name]]
 
 
 def stacks_of(config: GPTConfig | Seq2SeqConfig) -> list[GPTConfig]:

@@ -48,7 +48,7 @@ from ..settings import ExportSettings
 from ..texts import calibration_ids, is_large, tokenizer_of, window_length
 from ..tracing import Traced
 from .base import Content, Progress, Recipe
-from .parts import golden_vectors, held_out_windows, named, stacks_of, traced_parts
+from .parts import golden_vectors, held_out_windows, lowerings_for, named, traced_parts
 
 __all__ = ["QUANTISED"]
 
@@ -60,12 +60,15 @@ PAIR_TOKENS = 6144  # of held-out targets
 
 SURE = 0.95  # share of the budget that leaves room for what PyTorch and an engine differ by
 
+LOWERINGS_OF_QUANTISED = (ORT, STANDARD, STANDARD_QDQ)  # the first that can be had generates
+
 Weights = Mapping[str, BlockQuantized]
 
 
 def _make(
     source: Checkpoint, precision: Precision, settings: ExportSettings, progress: Progress
 ) -> Content:
+    lowerings_for(source.config, LOWERINGS_OF_QUANTISED, settings)  # refused before the work
     progress("choosing texts to calibrate on", 0, 0)
     texts = (
         _pairs(source) if isinstance(source.config, Seq2SeqConfig) else _windows(source, settings)
@@ -82,7 +85,7 @@ def _make(
         dequantized = Dequantized(found.weights, found.integers)
         give_back_memory()
         golden = golden_vectors(source, load_model(source.config, dequantized), progress)
-        graphs = _graphs(source.config, found, _fast_prefill(found, settings), progress)
+        graphs = _graphs(source.config, found, settings, progress)
     return Content(replace(golden, quality=quality), graphs, found.entry)
 
 
@@ -165,22 +168,27 @@ def _calibration(source: Checkpoint, text: str | None) -> Tensor:
 
 
 def _graphs(
-    config: GPTConfig | Seq2SeqConfig, found: Quantised, fast_prefill: bool, progress: Progress
+    config: GPTConfig | Seq2SeqConfig,
+    found: Quantised,
+    settings: ExportSettings,
+    progress: Progress,
 ) -> list[tuple[Graph, ir.Model]]:
     """Return all graphs, the one that generates first."""
+    fast_prefill = _fast_prefill(found, settings)
     progress("tracing and lowering the graphs", 0, 0)
     model, weights = skeleton(config), found.integers
-    stacks = stacks_of(config)
-    main = ORT if not any(ORT.obstacle(stack) for stack in stacks) else STANDARD
+    main, *others = lowerings_for(config, LOWERINGS_OF_QUANTISED, settings)
     decoder, *encoders = traced_parts(model, found.weights)
+    if main is STANDARD_QDQ:
+        return _for_tensorrt([decoder, *encoders], weights)
     graphs = _lowered(decoder, main, weights, fast=fast_prefill, many=bool(encoders))
     for encoder in encoders:
         graphs += _lowered(encoder, main, weights, fast=fast_prefill)
-    if main is not STANDARD:  # CUDA can run these graphs
+    if STANDARD in others:  # CUDA can run these graphs
         for traced in (decoder, *encoders):
             exact = _exact(build_graph(traced, STANDARD), weights)
             graphs.append(named(exact, STANDARD, EXACT[traced.path]))
-    return graphs + _for_tensorrt([decoder, *encoders], weights)
+    return graphs + (_for_tensorrt([decoder, *encoders], weights) if STANDARD_QDQ in others else [])
 
 
 EXACT: dict[str, Part] = {"decoder": "exact", "encoder": "exact-encoder"}
@@ -234,6 +242,6 @@ def _for_tensorrt(parts: list[Traced], weights: Weights) -> list[tuple[Graph, ir
 
 QUANTISED = Recipe(
     precisions=tuple(BITS),
-    options=("keep_fp32", "method", "calibration", "max_kl", "fast_prefill"),
+    options=("keep_fp32", "method", "calibration", "max_kl", "fast_prefill", "lowerings"),
     make=_make,
 )

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from ..bundle.bundle import Bundle
 from ..bundle.manifest import Graph, WeightEntry
+from ..bundle.sizes import PREFILL_ONLY
 from ..machine import Machine
 
 __all__ = ["cache_bytes_per_slot", "read_bandwidth", "weight_bytes_per_token"]
 
 Words = NDArray[np.int64]
 # Copies of weights that only prompts are fed with.
-PREFILL_ONLY = (".columns", ".column_scales")
 # Tables of which a step gathers only one row per token.
 GATHERED = ("position_embedding.", "rotary_cos", "rotary_sin", "sinusoids")
 EMBEDDING, HEAD, HEAD_BIAS = "token_embedding.", "head.", "head.bias"

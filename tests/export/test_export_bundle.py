@@ -214,7 +214,7 @@ def test_a_budget_that_is_no_number_of_0_or_more_is_refused(max_kl: float) -> No
     ("precision", "choice", "reason"),
     [
         ("float8", {}, "no precision 'float8'; there are: float32, float16, bfloat16, int8, int4"),
-        ("float32", {"calibration": "text"}, "float32 has no use for calibration; .*: nothing"),
+        ("float32", {"calibration": "text"}, "float32 has no use for calibration; .*: lowerings"),
         ("float32", {"fast_prefill": False}, "float32 has no use for fast_prefill"),
         ("float32", {"keep_fp32": ("head",)}, "float32 has no use for keep_fp32"),
         (
