@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -69,7 +70,21 @@ class LazyGroup(click.Group):
             return None
         module = importlib.import_module(f"edgegpt.commands.{COMMANDS[cmd_name][0]}")
         command: click.Command = module.command
+        if VERBOSE not in command.params:
+            command.params.append(VERBOSE)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the subcommand; name those that look like one that is not there."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            close = get_close_matches(args[0], COMMANDS)
+            if close:
+                error.message += f" Did you mean {' or '.join(close)}?"
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing any of them."""
@@ -77,17 +92,29 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
+def _be_verbose(context: click.Context, _: click.Parameter, count: int) -> None:
+    if count:
+        level = logging.INFO if count == 1 else logging.DEBUG
+        context.with_resource(logged(level, partial(click.echo, err=True), LOG_LINE))
+
+
+# Also after the name of a command, where people write it.
+VERBOSE = click.Option(
+    ["-v", "--verbose"],
+    count=True,
+    expose_value=False,
+    callback=_be_verbose,
+    help="Tell on stderr what the runtime does; -vv: details, too.",
+)
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="edgegpt")
-@click.option(
-    "-v", "--verbose", count=True, help="Tell on stderr what the runtime does; -vv: details, too."
-)
-@click.pass_context
-def cli(context: click.Context, verbose: int) -> None:
+def cli() -> None:
     """Train it, export it, prove it, run it: transformers on edge devices."""
-    if verbose:
-        level = logging.INFO if verbose == 1 else logging.DEBUG
-        context.with_resource(logged(level, partial(click.echo, err=True), LOG_LINE))
+
+
+cli.params.append(VERBOSE)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,5 +1,6 @@
 """The command line: its outputs, its exit codes, and errors for bad input without tracebacks."""
 
+import io
 import json
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def test_wrong_usage_exits_with_2(run, arguments: list[str]) -> None:
 
 
 def test_generate_prints_the_prompt_and_the_text(run, small_bundle: Path) -> None:
-    outcome = run("generate", small_bundle, "--prompt", PROMPT, "--max-new-tokens", 40)
+    outcome = run("generate", small_bundle, "-p", PROMPT, "-n", 40, "-t", 0)
     with edgegpt.load(small_bundle) as model:
         expected = model.generate(PROMPT, max_new_tokens=40).text
     assert outcome.out == f"{PROMPT}{expected}\n"
@@ -91,8 +92,8 @@ def test_generate_passes_every_setting_on(run, small_bundle: Path) -> None:
 def test_generate_by_ids_is_generate_by_text(run, small_bundle: Path) -> None:
     with edgegpt.load(small_bundle) as model:
         ids = ",".join(map(str, model.encode_prompt(PROMPT)))
-    by_text = run("generate", small_bundle, "--prompt", PROMPT, "--max-new-tokens", 20)
-    by_ids = run("generate", small_bundle, "--prompt-ids", ids, "--max-new-tokens", 20)
+    by_text = run("generate", small_bundle, "--prompt", PROMPT, "-n", 20, "-s", 3)
+    by_ids = run("generate", small_bundle, "--prompt-ids", ids, "-n", 20, "-s", 3)
     assert by_text.out == by_ids.out
 
 
@@ -208,3 +209,60 @@ def test_a_reader_that_leaves_ends_the_command_quietly(small_bundle: Path) -> No
     assert process.wait(timeout=60) != 0
     assert "Traceback" not in error
     assert "Exception" not in error
+
+
+def test_the_command_is_lively_and_greedy_when_asked(run, small_bundle: Path) -> None:
+    def text(*options: object) -> str:
+        outcome = run("generate", small_bundle, "-p", PROMPT, "-n", 30, *options)
+        assert outcome.code == 0, outcome.err
+        return outcome.out
+
+    with edgegpt.load(small_bundle) as model:
+        lively = model.generate(PROMPT, max_new_tokens=30, temperature=0.8, seed=5).text
+        greedy = model.generate(PROMPT, max_new_tokens=30).text
+    assert text("-s", 5) == PROMPT + lively + "\n"
+    assert text("-t", 0) == PROMPT + greedy + "\n"
+    assert text("--speculate", 3) == PROMPT + greedy + "\n"  # drafts need temperature 0
+    assert text("-s", 5, "--no-echo") == lively + "\n"
+
+
+def test_a_seed_is_told_only_where_there_was_chance(run, small_bundle: Path) -> None:
+    common = ("generate", small_bundle, "-p", PROMPT, "-n", 5)
+    assert "seed 5]" in run(*common, "-s", 5).err
+    assert "seed" not in run(*common, "-t", 0).err
+    assert run(*common, "--quiet").err == ""
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
+def test_a_prompt_may_come_from_stdin_or_a_file(
+    run, small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: bytes
+) -> None:
+    wanted = run("generate", small_bundle, "-p", PROMPT, "-s", 5).out
+    (tmp_path / "prompt.txt").write_bytes(PROMPT.encode() + end)
+    assert run("generate", small_bundle, "-f", tmp_path / "prompt.txt", "-s", 5).out == wanted
+    stdin = io.TextIOWrapper(io.BytesIO(PROMPT.encode() + end))
+    monkeypatch.setattr("sys.stdin", stdin)
+    assert run("generate", small_bundle, "-p", "-", "-s", 5).out == wanted
+    (tmp_path / "prompt.txt").write_bytes(b"\xff")
+    told = run("generate", small_bundle, "-f", tmp_path / "prompt.txt")
+    assert (told.code, "prompt.txt is not UTF-8 text" in told.err) == (1, True)
+
+
+def test_a_command_that_is_misspelt_is_guessed(run) -> None:
+    outcome = run("genrate")
+    assert outcome.code == 2
+    assert "Did you mean generate?" in outcome.err
+    assert "Did you mean" not in run("xyzzy").err
+
+
+def test_verbose_may_come_after_the_command(run, small_bundle: Path) -> None:
+    common = ("generate", small_bundle, "-p", PROMPT, "-n", 2)
+    assert "opened decoder.ort" in run(*common, "-v").err
+    assert "opened decoder.ort" not in run(*common).err
+
+
+def test_the_shell_completes_commands(monkeypatch: pytest.MonkeyPatch, run) -> None:
+    monkeypatch.setenv("_EDGEGPT_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "edgegpt gen")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert run().out == "plain,generate\n"

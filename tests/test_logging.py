@@ -19,7 +19,7 @@ def generate(small_bundle: Path, capsys: pytest.CaptureFixture[str]):
 
     def run(*options: str) -> tuple[str, str]:
         with pytest.raises(SystemExit) as stop:
-            main([*options, "generate", str(small_bundle), "--prompt", "The"])
+            main([*options, "generate", str(small_bundle), "--prompt", "The", "-s", "1"])
         assert not stop.value.code
         captured = capsys.readouterr()
         return captured.out, captured.err

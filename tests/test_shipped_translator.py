@@ -104,11 +104,14 @@ def test_generate_writes_what_it_makes_of_a_source(run, bundle: Path, tmp_path: 
     assert float(scores[0]) > float(scores[1])
 
 
-def test_bench_inspect_and_doctor_know_it(run, bundle: Path) -> None:
+def test_bench_inspect_and_doctor_know_it(
+    run, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     numbers = ("--tokens", 4, "--depths", 4, "--batches", "1,2", "--repeats", 1)
     code, out, _ = run("bench", bundle, *numbers, "--json")
     assert code == 0
     assert len(json.loads(out)["cells"]) == 2
+    monkeypatch.setenv("COLUMNS", "140")
     code, out, _ = run("inspect", bundle)
     assert code == 0
     assert "source_k.0 ... source_v.1 (4)" in out
@@ -122,7 +125,7 @@ def test_bench_inspect_and_doctor_know_it(run, bundle: Path) -> None:
         (["generate", "--source", " "], 1, "the source is empty"),
         (["generate", "--source", "Ω"], 1, "the character 'Ω' (U+03A9) at position 0"),
         (["generate", "--source", "nine " * 300], 1, "and the model reads 256 at most"),
-        (["generate", "--source-file", "missing.txt"], 1, "cannot read the source missing.txt"),
+        (["generate", "--source-file", "missing.txt"], 1, "cannot read missing.txt"),
         (["generate", "--source-ids", "1,x"], 2, "--source-ids takes numbers as 1,2,3"),
         (["generate", "--source", "1", "--prompt", "x"], 2, "give one of --prompt"),
         (["generate", "--source", "1", "--target-language", "fr"], 1, "no codes of languages"),

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+LIVELY = 0.8  # a temperature at which small models write their best; at 0 they repeat themselves
+
 # Arguments of `generate` that `stream` does not have.
 FOR_SEARCHES = ("num_return_sequences", "length_penalty", "early_stopping")
 
@@ -28,7 +30,10 @@ FOR_SEARCHES = ("num_return_sequences", "length_penalty", "early_stopping")
     "The text goes to stdout as it comes."
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--prompt", help="text to continue")
+@click.option("-p", "--prompt", help="text to continue; -: what stdin has")
+@click.option(
+    "-f", "--prompt-file", type=click.Path(path_type=Path), help="UTF-8 file with the text"
+)
 @click.option("--prompt-ids", help="token ids to continue, as 1,2,3; for bundles without tokenizer")
 @click.option("--source", help="text to translate or sum up, for bundles with an encoder")
 @click.option(
@@ -37,13 +42,18 @@ FOR_SEARCHES = ("num_return_sequences", "length_penalty", "early_stopping")
 @click.option("--source-ids", help="token ids of a source, as 1,2,3")
 @click.option("--chat", is_flag=True, help="the prompt is a message to the bundle's chat template")
 @click.option("--system", help="with --chat: the system's message before it")
-@click.option("--max-new-tokens", type=int, help="default: the bundle's, else 200")
-@click.option("--temperature", type=float, help="0: most likely; default: the bundle's, else 0")
+@click.option("-n", "--max-new-tokens", type=int, help="default: the bundle's, else 200")
+@click.option(
+    "-t",
+    "--temperature",
+    type=float,
+    help=f"0: most likely; default: the bundle's, else {LIVELY}, of sources 0",
+)
 @click.option("--top-k", type=int, help="sample among the k most likely, 0: all; default as above")
 @click.option("--top-p", type=float, help="nucleus sampling; default: the bundle's, else 1")
 @click.option("--min-p", type=float, help="relative to the best; default: the bundle's, else 0")
 @click.option("--repetition-penalty", type=float, help="default: the bundle's, else 1")
-@click.option("--seed", type=int, help="of the random numbers; default: a new one")
+@click.option("-s", "--seed", type=int, help="of the random numbers; default: a new one")
 @click.option("--stop", multiple=True, help="end where this text appears; may be repeated")
 @click.option(
     "--end-id",
@@ -66,10 +76,13 @@ FOR_SEARCHES = ("num_return_sequences", "length_penalty", "early_stopping")
 @search_options
 @click.option("--context", type=int, help="tokens the model sees; default: its block size")
 @engine_options
+@click.option("--no-echo", is_flag=True, help="do not print the prompt before its continuation")
+@click.option("-q", "--quiet", is_flag=True, help="print the text alone, no line about its speed")
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
 def command(
     bundle: Path,
     prompt: str | None,
+    prompt_file: Path | None,
     prompt_ids: str | None,
     source: str | None,
     source_file: Path | None,
@@ -79,13 +92,24 @@ def command(
     end_ids: tuple[int, ...],
     context: int | None,
     engine: "EngineOptions",
+    no_echo: bool,
+    quiet: bool,
     as_json: bool,
     **settings: Any,
 ) -> None:
     """Generate; `settings` are the arguments of `LanguageModel.generate` by their own names."""
-    given, is_source = _given(prompt, prompt_ids, source, source_file, source_ids)
+    given, is_source = _given(
+        {
+            "--prompt": prompt,
+            "--prompt-file": prompt_file,
+            "--prompt-ids": prompt_ids,
+            "--source": source,
+            "--source-file": source_file,
+            "--source-ids": source_ids,
+        }
+    )
     if chat and not isinstance(given, str):
-        raise click.UsageError("--chat needs --prompt")
+        raise click.UsageError("--chat needs a --prompt")
     if system is not None and not chat:
         raise click.UsageError("--system needs --chat")
     settings["end_ids"] = end_ids or None
@@ -97,47 +121,62 @@ def command(
     with opened as model:
         _check_kind(model, bundle, is_source)
         if chat:
-            messages = [{"role": "user", "content": given}]
-            if system is not None:
-                messages.insert(0, {"role": "system", "content": system})
-            given = model.apply_chat_template(messages)
-        if as_json or model.tokenizer is None or _searches(model, settings):
+            given = _in_template(model, str(given), system)
+        searches = _searches(model, settings)
+        if settings["temperature"] is None and not (searches or settings["speculate"]):
+            settings["temperature"] = _temperature(model, is_source)
+        if as_json or model.tokenizer is None or searches:
             result = model.generate(given, **settings)
             _print(result, given, is_source=is_source, as_json=as_json)
-            return
-        for name in FOR_SEARCHES:
-            del settings[name]
-        stream = model.stream(given, **settings)
-        if not chat and not is_source:
-            click.echo(given if isinstance(given, str) else model.tokenizer.decode(given), nl=False)
-        for piece in stream:
-            click.echo(piece, nl=False)
-        click.echo()
-        _tell_speed(stream.result)
+        else:
+            echo = not (chat or is_source or no_echo)
+            result = _streamed(model, given, settings, echo)
+    if not (quiet or as_json or result.text is None):
+        _tell_speed(result, greedy=searches or not settings["temperature"])
 
 
-def _given(
-    prompt: str | None,
-    prompt_ids: str | None,
-    source: str | None,
-    source_file: Path | None,
-    source_ids: str | None,
-) -> tuple[str | list[int], bool]:
-    """Return the prompt or the source, and whether it is a source."""
-    options = {
-        "--prompt": prompt,
-        "--prompt-ids": prompt_ids,
-        "--source": source,
-        "--source-file": source_file,
-        "--source-ids": source_ids,
-    }
+def _in_template(model: "LanguageModel", given: str, system: str | None) -> list[int]:
+    """Return the ids of a message in the bundle's chat template."""
+    messages = [{"role": "user", "content": given}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    return model.apply_chat_template(messages)
+
+
+def _temperature(model: "LanguageModel", is_source: bool) -> float:
+    """Return the temperature of a call that names none."""
+    known = model.usage.sampling.temperature
+    return (0.0 if is_source else LIVELY) if known is None else known
+
+
+def _streamed(
+    model: "LanguageModel", given: str | list[int], settings: dict[str, Any], echo: bool
+) -> "Result":
+    """Print the text as it comes, after its prompt if that is to be echoed."""
+    arguments = {name: settings[name] for name in settings if name not in FOR_SEARCHES}
+    stream = model.stream(given, **arguments)
+    if echo:
+        assert model.tokenizer is not None
+        text = given if isinstance(given, str) else model.tokenizer.decode(given)
+        click.echo(text, nl=False)
+    for piece in stream:
+        click.echo(piece, nl=False)
+    click.echo()
+    return stream.result
+
+
+def _given(options: dict[str, str | Path | None]) -> tuple[str | list[int], bool]:
+    """Return the prompt or the source that the options give, and whether it is a source."""
     given = {name: value for name, value in options.items() if value is not None}
     if len(given) != 1:
         raise click.UsageError(f"give one of {', '.join(options)}")
     ((name, value),) = given.items()
     is_source = name.startswith("--source")
     if isinstance(value, Path):
-        return _read(value), is_source
+        text = _read(value)
+        return text.strip() if is_source else text, is_source
+    if (name, value) == ("--prompt", "-"):
+        return _decoded(click.get_binary_stream("stdin").read(), "stdin"), is_source
     return (_ids(name, value) if name.endswith("ids") else value), is_source
 
 
@@ -157,8 +196,6 @@ def _print(result: "Result", given: str | list[int], *, is_source: bool, as_json
     for one in result.hypotheses or (result,):
         score = f"{one.score:.4f} " if len(result.hypotheses) > 1 else ""
         click.echo(score + (json.dumps(one.token_ids) if one.text is None else one.text))
-    if result.text is not None:
-        _tell_speed(result)
 
 
 def _ids(name: str, value: str) -> list[int]:
@@ -170,11 +207,18 @@ def _ids(name: str, value: str) -> list[int]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_bytes().decode().strip()
+        return _decoded(path.read_bytes(), str(path))
     except OSError as error:
-        raise DataError(f"cannot read the source {path}: {error.strerror}") from error
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _decoded(data: bytes, name: str) -> str:
+    """Return the text without the line end that editors and shells add."""
+    try:
+        text = data.decode()
     except UnicodeDecodeError:
-        raise DataError(f"{path} is not UTF-8 text") from None
+        raise DataError(f"{name} is not UTF-8 text") from None
+    return text.removesuffix("\n").removesuffix("\r")
 
 
 def _check_kind(model: "LanguageModel", bundle: Path, is_source: bool) -> None:
@@ -186,11 +230,11 @@ def _check_kind(model: "LanguageModel", bundle: Path, is_source: bool) -> None:
         raise InvalidInputError(f"{bundle} has an encoder: it makes a text from a --source")
 
 
-def _tell_speed(result: "Result") -> None:
+def _tell_speed(result: "Result", *, greedy: bool) -> None:
+    """Tell how fast it was, and the seed, if there was any chance."""
     timings = result.timings
     line = (
         f"[{len(result.token_ids)} tokens, {timings.tokens_per_second:.0f} tokens/s, first after "
-        f"{timings.first_token_s * 1000:.0f} ms, ended by {result.finish_reason}, "
-        f"seed {result.seed}]"
+        f"{timings.first_token_s * 1000:.0f} ms, ended by {result.finish_reason}"
     )
-    click.echo(line, err=True)
+    click.echo(f"{line}]" if greedy else f"{line}, seed {result.seed}]", err=True)
