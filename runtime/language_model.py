@@ -46,6 +46,11 @@ class LanguageModel:
         if info.encoder is not None:
             self.default_overflow = "stop"
 
+    def __repr__(self) -> str:
+        """Name the bundle and the engine."""
+        engine = "closed" if self._closed else self._engine.info.name
+        return f"<LanguageModel of {self.bundle!r}: {engine}, context {self.context}>"
+
     @overload
     def generate(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
         self,

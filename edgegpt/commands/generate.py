@@ -191,7 +191,7 @@ def _print(result: "Result", given: str | list[int], *, is_source: bool, as_json
     """Print a result as JSON or ids, or the text of a search, without its prompt."""
     if as_json:
         kind = "source" if is_source else "prompt"
-        click.echo(json.dumps(asdict(result) | {kind: given}))
+        click.echo(json.dumps(result.to_dict() | {kind: given}))
         return
     for one in result.hypotheses or (result,):
         score = f"{one.score:.4f} " if len(result.hypotheses) > 1 else ""

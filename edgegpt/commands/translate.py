@@ -119,7 +119,7 @@ def _shown(line: str, result: "Result | None", as_json: bool) -> str:
         return text
     if result is None:
         return json.dumps({"source": line, "text": ""}, ensure_ascii=False)
-    return json.dumps({"source": line} | asdict(result), ensure_ascii=False)
+    return json.dumps({"source": line} | result.to_dict(), ensure_ascii=False)
 
 
 def _lines(file: Path | None) -> Iterator[str]:

@@ -45,6 +45,11 @@ class Bundle:
     folder: Path
     manifest: Manifest
 
+    def __repr__(self) -> str:
+        """Name the folder, the precision and the beginning of the id; the manifest is long."""
+        manifest = self.manifest
+        return f"<Bundle {str(self.folder)!r} in {manifest.precision}, {manifest.id[:12]}>"
+
     @classmethod
     def open(cls, path: str | Path) -> "Bundle":
         """Read the manifest in the folder `path`, and check the sizes of the files it lists."""

@@ -60,8 +60,6 @@ class _BeamRun:
     def results(self, tokenizer: Tokenizer | None) -> list[Result]:
         """Return what was found."""
         found = [one.best() or [Hypothesis(0.0, 0.0, [])] for one in self.searches]
-        new_tokens = sum(len(best[0].ids) for best in found)
-        timings = Timings(self.first_token_s, self.total_s, new_tokens)
         results = []
         for text, search, best in zip(self.texts, self.searches, found, strict=True):
             hypotheses = tuple(
@@ -69,7 +67,7 @@ class _BeamRun:
                     text=_text(tokenizer, text.ids, one.ids, self.rules.end_ids),
                     token_ids=one.ids,
                     finish_reason=self._reason(one.ids),
-                    timings=timings,
+                    timings=Timings(self.first_token_s, self.total_s, len(one.ids)),
                     seed=text.seed,
                     first_near_tie=0 if search.near_tie else None,
                     score=one.score,

@@ -34,7 +34,7 @@ from .sampling import Choice
 
 __all__ = ["FinishReason", "Outcome", "Outcomes", "Rows", "Text", "series_of", "window_start"]
 
-FinishReason = Literal["length", "stop", "eos", "context"]
+FinishReason = Literal["length", "stop", "eos", "context", "closed"]
 Logits = NDArray[np.float32]
 Outcome = Logits | Candidates  # the result of feeding a token: logits [V], or the best of them
 Outcomes = Sequence[Outcome] | Logits  # several of them, or logits [N, V]

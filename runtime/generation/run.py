@@ -1,8 +1,10 @@
 """One call of `generate` or `stream`: how it runs, and what it returns."""
 
+import asyncio
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from ..engines.base import Engine, Sources
 from ..errors import InvalidInputError
@@ -17,12 +19,12 @@ __all__ = ["Result", "Run", "Stream", "Timings"]
 
 @dataclass(frozen=True)
 class Timings:
-    """Wall-clock seconds of one call; rows of a batch share them.
+    """Wall-clock seconds of one text. The texts of a batch are made side by side.
 
     Attributes:
-        first_token_s: from the call to the first token, the prompt included.
-        total_s: from the call to the last token.
-        new_tokens: new tokens of all rows together.
+        first_token_s: from the call to its first token, the prompt included.
+        total_s: from the call to its last token.
+        new_tokens: its new tokens.
     """
 
     first_token_s: float
@@ -31,7 +33,7 @@ class Timings:
 
     @property
     def tokens_per_second(self) -> float:
-        """New tokens per second, over the whole call."""
+        """New tokens of this text per second, from the call on."""
         return self.new_tokens / self.total_s if self.total_s > 0 else 0.0
 
 
@@ -43,8 +45,9 @@ class Result:
         text: the new text up to a stop string or an end id; None if the bundle has no tokenizer.
         token_ids: all new ids, those of a stop string and an end id included.
         finish_reason: "length" (max_new_tokens), "stop" (a stop string), "eos" (an end id),
-            "context" (the text outgrew the context and overflow is "stop").
-        timings: of the whole call.
+            "context" (the text outgrew the context and overflow is "stop"), "closed" (the stream
+            was closed before the text ended).
+        timings: of this text.
         seed: the seed used, so that the text can be generated again.
         first_near_tie: the first new token, counted from 0, whose lead over the runner-up was so
             small that another engine may choose differently from there on; None if there was none.
@@ -62,6 +65,10 @@ class Result:
     first_near_tie: int | None
     score: float | None = None
     hypotheses: tuple["Result", ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as JSON has it."""
+        return asdict(self)
 
 
 class Run:
@@ -83,15 +90,14 @@ class Run:
         if tokenizer is not None:
             self.detokenizers = [Detokenizer(tokenizer, rules.stop, text.ids) for text in texts]
         self.written = [""] * len(texts)
-        self.first_token_s = self.total_s = 0.0
+        self.clocks = [_Clock() for _ in texts]
         self.ended = False
 
     def pieces(self) -> Generator[str, None, None]:
         """Generate all tokens; yield the new pieces of all texts as they come."""
         begin = time.perf_counter()
         for number, token in self._tokens():
-            self.total_s = time.perf_counter() - begin
-            self.first_token_s = self.first_token_s or self.total_s
+            self.clocks[number].note(time.perf_counter() - begin)
             if self.detokenizers and token not in self.rules.end_ids:
                 yield from self._write(number, self.detokenizers[number].push(token))
                 if self.detokenizers[number].stopped:
@@ -101,19 +107,18 @@ class Run:
         self.ended = True
 
     def results(self) -> list[Result]:
-        """Return the results; only after `pieces` has ended."""
-        new_tokens = sum(len(text.new_ids) for text in self.texts)
-        timings = Timings(self.first_token_s, self.total_s, new_tokens)
+        """Return the results, those of texts that have not ended, too."""
+        otherwise: FinishReason = "length" if self.ended else "closed"
         return [
             Result(
                 text=written if self.detokenizers else None,
                 token_ids=text.new_ids,
-                finish_reason=text.finish_reason or "length",
-                timings=timings,
+                finish_reason=text.finish_reason or otherwise,
+                timings=Timings(clock.first, clock.last, len(text.new_ids)),
                 seed=text.seed,
                 first_near_tie=text.first_near_tie,
             )
-            for text, written in zip(self.texts, self.written, strict=True)
+            for text, written, clock in zip(self.texts, self.written, self.clocks, strict=True)
         ]
 
     def _tokens(self) -> Iterator[tuple[int, int]]:
@@ -128,22 +133,54 @@ class Run:
             yield piece
 
 
+@dataclass
+class _Clock:
+    """Seconds from the call to the first and to the last token of a text."""
+
+    first: float = 0.0
+    last: float = 0.0
+
+    def note(self, now: float) -> None:
+        self.first, self.last = self.first or now, now
+
+
 class Stream(Iterator[str]):
-    """An iterator over pieces of text; once they have ended, it has a result."""
+    """An iterator over pieces of text, for `async for`, too; at its end, it has a result.
+
+    With `async for`, each step is computed in a thread, so that other tasks go on. A task that is
+    cancelled while it waits for a piece closes the stream.
+    """
 
     def __init__(self, run: Run) -> None:
         self._run, self._pieces = run, run.pieces()
+        self._closed = False
 
     def __next__(self) -> str:
         return next(self._pieces)
 
+    def __aiter__(self) -> "Stream":
+        return self
+
+    async def __anext__(self) -> str:
+        step = asyncio.create_task(asyncio.to_thread(next, self._pieces, None))
+        try:
+            piece = await asyncio.shield(step)
+        except asyncio.CancelledError:
+            await step  # a step cannot be broken off
+            self.close()
+            raise
+        if piece is None:
+            raise StopAsyncIteration
+        return piece
+
     def close(self) -> None:
-        """Stop the generation and free its memory; there will be no result."""
+        """Stop the generation and free its memory; the result is what there is so far."""
         self._pieces.close()
+        self._closed = True
 
     @property
     def result(self) -> Result:
-        """The result; available once the pieces have ended."""
-        if not self._run.ended:
+        """The result; available once the pieces have ended, or the stream was closed."""
+        if not (self._run.ended or self._closed):
             raise InvalidInputError("the stream has no result before its last piece")
         return self._run.results()[0]

@@ -73,13 +73,11 @@ def test_a_result_has_the_new_text_its_ids_and_the_reason_of_its_end(model):
     assert result.first_near_tie is None
 
 
-def test_timings_are_of_the_whole_call(model):
-    results = model.generate([PROMPT, "N"], max_new_tokens=9)
-    timings = results[0].timings
-    assert timings == results[1].timings
-    assert timings.new_tokens == 18
+def test_timings_are_from_the_call_on(model):
+    timings = model.generate([PROMPT, "N"], max_new_tokens=9)[0].timings
+    assert timings.new_tokens == 9
     assert 0 < timings.first_token_s < timings.total_s
-    assert timings.tokens_per_second == pytest.approx(18 / timings.total_s)
+    assert timings.tokens_per_second == pytest.approx(9 / timings.total_s)
 
 
 def test_0_new_tokens_add_none(model):

@@ -1,0 +1,126 @@
+"""What a call returns: short descriptions, own times, and what there is of a text that was left."""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import edgegpt
+from edgegpt import LanguageModel
+from edgegpt.errors import InvalidInputError
+
+PROMPT = "The wind"
+
+
+@pytest.fixture(scope="module")
+def model(small_bundle: Path) -> Iterator[LanguageModel]:
+    with edgegpt.load(small_bundle) as opened:
+        yield opened
+
+
+def test_descriptions_are_short(model: LanguageModel, small_bundle: Path) -> None:
+    assert model.bundle.manifest.id[:12] in repr(model.bundle)
+    assert str(small_bundle) in repr(model)
+    assert "onnxruntime" in repr(model)
+    assert len(repr(model)) < 300
+    with edgegpt.load(small_bundle) as other:
+        pass
+    assert "closed" in repr(other)
+
+
+def test_each_text_of_a_batch_has_its_own_times(model: LanguageModel) -> None:
+    end = model.generate(PROMPT, max_new_tokens=3, temperature=0).token_ids[-1]
+    results = model.generate(
+        [PROMPT, "rain"], max_new_tokens=20, temperature=0, end_ids=end, seed=1
+    )
+    for result in results:
+        assert result.timings.new_tokens == len(result.token_ids)
+        assert 0 < result.timings.first_token_s <= result.timings.total_s
+        assert result.timings.tokens_per_second > 0
+    lengths = [len(result.token_ids) for result in results]
+    totals = [result.timings.total_s for result in results]
+    assert lengths[0] < lengths[1]
+    assert totals[0] < totals[1]
+
+
+def test_a_result_becomes_json(model: LanguageModel) -> None:
+    result = model.generate(PROMPT, max_new_tokens=3, num_beams=2, num_return_sequences=2)
+    found = json.loads(json.dumps(result.to_dict()))
+    assert found["text"] == result.text
+    assert found["timings"]["new_tokens"] == len(result.token_ids)
+    assert found["hypotheses"][1]["score"] == result.hypotheses[1].score
+
+
+def test_a_stream_that_is_closed_has_what_there_is_so_far(model: LanguageModel) -> None:
+    stream = model.stream(PROMPT, max_new_tokens=20, temperature=0)
+    with pytest.raises(InvalidInputError, match="before its last piece"):
+        _ = stream.result
+    pieces = [next(stream), next(stream)]
+    stream.close()
+    assert stream.result.text == "".join(pieces)
+    assert stream.result.finish_reason == "closed"
+    assert 2 <= len(stream.result.token_ids) < 20
+    assert list(stream) == []
+
+
+def test_a_stream_that_has_ended_keeps_its_reason_when_it_is_closed(model: LanguageModel) -> None:
+    stream = model.stream(PROMPT, max_new_tokens=4, temperature=0)
+    text = "".join(stream)
+    stream.close()
+    assert (stream.result.text, stream.result.finish_reason) == (text, "length")
+
+
+def test_a_stream_can_be_awaited_while_other_tasks_go_on(model: LanguageModel) -> None:
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await asyncio.sleep(0)
+
+    async def listen() -> str:
+        other = asyncio.create_task(tick())
+        stream = model.stream(PROMPT, max_new_tokens=20, temperature=0)
+        text = "".join([piece async for piece in stream])
+        other.cancel()
+        assert stream.result.text == text
+        return text
+
+    text = asyncio.run(listen())
+    assert text == model.generate(PROMPT, max_new_tokens=20, temperature=0).text
+    assert ticks > 20
+
+
+def test_a_task_that_is_cancelled_during_a_step_closes_its_stream(model: LanguageModel) -> None:
+    ended = threading.Event()
+
+    def pieces() -> Iterator[str]:
+        try:
+            while True:
+                time.sleep(0.2)
+                yield "x"
+        finally:
+            ended.set()
+
+    async def leave() -> None:
+        stream = model.stream(PROMPT, max_new_tokens=500, temperature=0)
+        stream._pieces = pieces()
+
+        async def listen() -> None:
+            async for _ in stream:
+                pass
+
+        task = asyncio.create_task(listen())
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert stream.result.finish_reason == "closed"
+
+    asyncio.run(leave())
+    assert ended.is_set()
