@@ -1,7 +1,6 @@
 """`edgegpt bench`: how fast is this bundle on this machine, and how near to the memory's limit?"""
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,11 +9,11 @@ import click
 from rich.markup import escape
 
 from edgegpt import __version__
-from edgegpt.errors import InvalidInputError
 
 from .console import facts_table, progress, stdout, titled_table
 from .engine_options import engine_options
 from .fitting import print_table
+from .outputs import check_writable, tell_written
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -121,9 +120,7 @@ def _measure(
 ) -> None:
     from edgegpt.runtime.bench import measure, to_json, write_page, write_result
 
-    for path in (out, html):
-        if path is not None:
-            _check_writable(path)
+    check_writable(out, html)
     with progress() as report:
         result = measure(bundle, plan, __version__, report)
     if out is not None:
@@ -134,12 +131,7 @@ def _measure(
         click.echo(to_json(result), nl=False)
     else:
         _print_result(result)
-
-
-def _check_writable(path: Path) -> None:
-    """Refuse a path that cannot be written, before minutes are spent on measuring."""
-    if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
-        raise InvalidInputError(f"cannot write {path}: its folder is missing or not writable")
+    tell_written(out, html)
 
 
 def _print_result(result: "BenchResult") -> None:

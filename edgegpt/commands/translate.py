@@ -14,6 +14,7 @@ from edgegpt.errors import DataError, InvalidInputError
 
 from .console import progress
 from .engine_options import engine_options
+from .outputs import check_writable, tell_written
 from .search_options import search_options
 
 if TYPE_CHECKING:
@@ -49,8 +50,7 @@ def command(
     import edgegpt
     from edgegpt.runtime.files import write_file
 
-    if out is not None and not out.absolute().parent.is_dir():
-        raise InvalidInputError(f"cannot write {out}: there is no folder {out.absolute().parent}")
+    check_writable(out)
     lines, total = _lines(file), 0
     if file is not None:  # one that cannot be read is refused before the model opens
         read = list(lines)
@@ -78,6 +78,7 @@ def command(
             write_file(out, "".join(written).encode())
         except OSError as error:
             raise InvalidInputError(f"cannot write {out}: {error.strerror}") from error
+        tell_written(out)
 
 
 def _translated(

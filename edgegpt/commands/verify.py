@@ -11,6 +11,7 @@ from edgegpt.errors import BundleError
 
 from .console import waiting
 from .engine_options import engine_options
+from .outputs import check_writable, tell_written
 from .receipt_table import print_places, print_receipt
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def command(
     as_json: bool,
 ) -> int:
     """Verify; exit code 0 if everything passed, 1 if not, or if no engine here runs the bundle."""
+    check_writable(report)
     if checkpoint is not None:
         return _bisect(bundle, checkpoint, as_json)
     from edgegpt.runtime.bundle.bundle import Bundle
@@ -56,7 +58,8 @@ def command(
 
     try:
         with waiting(f"verifying {bundle}"):
-            receipt = verify(Bundle.open(bundle), engine, check)
+            opened = Bundle.open(bundle)
+            receipt = verify(opened, engine, check)
     except BundleError as error:
         if as_json:
             click.echo(json.dumps({"passed": False, "error": str(error)}))
@@ -66,7 +69,10 @@ def command(
     else:
         print_receipt(receipt)
     if report is not None:
-        write_html(receipt, report)
+        source = opened.manifest.source
+        named = None if source is None else source.name
+        write_html(receipt, named or opened.folder.absolute().name, report)
+        tell_written(report)
     # A kept receipt also vouches for the files' bytes. A pending receipt vouches for nothing.
     if check == "hash" and receipt.outcome != "pending":
         keep(receipt)

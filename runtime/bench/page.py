@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..errors import InvalidInputError
 from ..files import write_file
-from ..pages import STYLE
+from ..pages import document, wide
 from .chart import Line, dot_chart, line_chart
 from .result import METRICS, BenchResult, Metric
 from .words import explanation, facts
@@ -36,20 +36,20 @@ def render_page(result: BenchResult) -> str:
         (cell.name, [result.spread(cell, _metric(key)).median for key in PERCENTILES])
         for cell in result.cells
     ]
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>edgegpt bench</title><style>{STYLE}{OWN_STYLE}</style></head><body>"
+    body = (
         f"<h1>Bench of {escape(result.bundle[:12])}</h1><dl>{items}</dl>"
         f"{tables}<p>{escape(explanation(result))}</p>"
         "<h2>Decoding: tokens per second, all rows together</h2>"
-        + line_chart(_by_depth(result, "decode_tokens_per_s"), "tokens of the prompt", "tokens/s")
+        + wide(
+            line_chart(_by_depth(result, "decode_tokens_per_s"), "tokens of the prompt", "tokens/s")
+        )
         + "<h2>Time per output token: percentiles</h2>"
-        + dot_chart(latency, ["p50", "p90", "p99"], "milliseconds")
+        + wide(dot_chart(latency, ["p50", "p90", "p99"], "milliseconds"))
         + "<h2>Share of the roofline, in percent</h2>"
-        + line_chart(_by_depth(result, "roofline_percent"), "tokens of the prompt", "percent")
+        + wide(line_chart(_by_depth(result, "roofline_percent"), "tokens of the prompt", "percent"))
         + "<p>Dots are medians over the repeats, bars reach from the least to the most.</p>"
-        "</body></html>\n"
     )
+    return document(f"edgegpt bench of {result.bundle[:12]}", body, OWN_STYLE)
 
 
 def _table(result: BenchResult, metrics: list[Metric]) -> str:
@@ -62,7 +62,7 @@ def _table(result: BenchResult, metrics: list[Metric]) -> str:
             median, range_ = result.spread(cell, metric).text(metric.digits)
             body += f"<td>{median}<small>{range_}</small></td>"
         body += "</tr>"
-    return f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>"
+    return wide(f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>")
 
 
 def _by_depth(result: BenchResult, key: str) -> list[Line]:

@@ -10,27 +10,34 @@ from pathlib import Path
 
 from ..errors import InvalidInputError
 from ..files import write_file
-from ..pages import COLOURS, STYLE
+from ..pages import COLOURS, document, wide
 from .receipt import COLUMNS, MEANING, VERDICTS, Check, Receipt, verdict
 
 __all__ = ["render_html", "write_html"]
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 860, 360, 70, 40, 16, 150
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 860, 360, 70, 40, 16, 16
 SMALLEST = 1e-9  # smallest error of the plot; smaller errors are drawn here
+DASHES = {"": "", "standard": "7 3", "legacy": "2 3", "exact": "9 3 2 3"}  # of a check's graph
+PLOTTED = (
+    "<h2>Error by position</h2>"
+    "<p>Largest difference between the engine's logits and PyTorch's at each position of the "
+    "text, relative to the largest logit. The dashed black line is what is allowed.</p>"
+)
 
 
-def write_html(receipt: Receipt, path: Path) -> None:
-    """Write the page to `path`, atomically."""
+def write_html(receipt: Receipt, name: str, path: Path) -> None:
+    """Write the page to `path`, atomically; `name` is the model's."""
     try:
-        write_file(path, render_html(receipt).encode())
+        write_file(path, render_html(receipt, name).encode())
     except OSError as error:
         raise InvalidInputError(f"cannot write the report {path}: {error.strerror}") from error
 
 
-def render_html(receipt: Receipt) -> str:
+def render_html(receipt: Receipt, name: str) -> str:
     """Return the page."""
     result = VERDICTS[receipt.outcome]
     facts = {
+        "model": name,
         "bundle": receipt.bundle_id,
         "graph": f"{receipt.graph} ({receipt.lowering}, {receipt.precision})",
         "engine": receipt.pending
@@ -41,19 +48,20 @@ def render_html(receipt: Receipt) -> str:
     if receipt.quality is not None:
         facts["quality"] = f"{verdict(receipt.quality.passed)} {receipt.quality.sentence()}"
     items = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts.items())
+    heading = f'<h1>{escape(name)}: <span class="{result}">{result}</span></h1><dl>{items}</dl>'
+    return document(f"edgegpt receipt of {name}: {result}", heading + _checks(receipt.checks))
+
+
+def _checks(checks: list[Check]) -> str:
+    """Return the table of the checks and the plot of their errors, or that there was none."""
+    if not checks:
+        return "<p>No check was made.</p>"
     header = "".join(f"<th>{name}</th>" for name in COLUMNS)
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>edgegpt receipt: {result}</title><style>{STYLE}</style></head><body>"
-        f'<h1>Receipt: <span class="{result}">{result}</span></h1><dl>{items}</dl>'
-        f"<table><thead><tr>{header}</tr></thead><tbody>"
-        + "".join(_row(check) for check in receipt.checks)
-        + f"</tbody></table><p>{MEANING}</p><h2>Error by position</h2>"
-        "<p>Largest difference between the engine's logits and PyTorch's at each position of the "
-        "text, relative to the largest logit. The dashed line is the tolerance.</p>"
-        + _plot([check for check in receipt.checks if check.by_position])
-        + "</body></html>\n"
-    )
+    rows = "".join(_row(check) for check in checks)
+    table = f"<table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table>"
+    drawn = [check for check in checks if check.by_position]
+    plot = PLOTTED + wide(_plot(drawn)) + _legend(drawn) if drawn else ""
+    return f"{wide(table)}<p>{MEANING}</p>{plot}"
 
 
 def _row(check: Check) -> str:
@@ -62,28 +70,48 @@ def _row(check: Check) -> str:
     return f'<tr>{body}<td class="{result}">{result}</td></tr>'
 
 
+def _strokes(checks: list[Check]) -> list[str]:
+    """Return how each check is drawn: its kind has a colour, and its graph has dashes."""
+    split = [_split(check.name) for check in checks]
+    kinds = list(dict.fromkeys(kind for _, kind in split))
+    return [
+        f'stroke="{COLOURS[kinds.index(kind) % len(COLOURS)]}" stroke-width="1.5" '
+        f'stroke-dasharray="{DASHES[graph]}"'
+        for graph, kind in split
+    ]
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Return the graph that a check's name begins with, "" for the one that generates; the rest."""
+    graph, _, kind = name.partition(" ")
+    return (graph, kind) if kind and graph in DASHES else ("", name)
+
+
+def _legend(checks: list[Check]) -> str:
+    """Return how the checks are drawn; it has as many lines as it needs."""
+    items = "".join(
+        f'<li><svg viewBox="0 0 32 12" aria-hidden="true"><path d="M0 6h32" fill="none" {stroke}/>'
+        f"</svg>{escape(check.name)}</li>"
+        for check, stroke in zip(checks, _strokes(checks), strict=True)
+    )
+    return f'<ul class="legend">{items}</ul>'
+
+
 def _plot(checks: list[Check]) -> str:
     """Return the plot as SVG; the vertical axis spans the decades that occur."""
     finite = [e for check in checks for _, e in check.by_position if math.isfinite(e)]
     low = math.floor(math.log10(max(min(finite, default=SMALLEST), SMALLEST)))
     top = max([*finite, *(check.tolerance for check in checks), SMALLEST])
     high = max(math.ceil(math.log10(top)), low + 1)
-    length = 1 + max((check.by_position[-1][0] for check in checks), default=0)
+    length = 1 + max(check.by_position[-1][0] for check in checks)
     parts = [_axes(low, high, length)]
-    for index, check in enumerate(checks):
-        colour = COLOURS[index % len(COLOURS)]
-        dashes = ' stroke-dasharray="2 3"' * (index >= len(COLOURS))  # of another graph
+    for check, stroke in zip(checks, _strokes(checks), strict=True):
         points = [
             f"{_x(position, length):.1f},{_y(error, low, high):.1f}"
             for position, error in check.by_position
             if error > 0
         ]
-        row = TOP + 16 * (index + 1)
-        parts.append(
-            f'<polyline fill="none" stroke="{colour}"{dashes} points="{" ".join(points)}"/>'
-            f'<text x="{WIDTH - RIGHT + 12}" y="{row}" style="fill:{colour}">'
-            f"{escape(check.name)}</text>"
-        )
+        parts.append(f'<polyline fill="none" {stroke} points="{" ".join(points)}"/>')
     for tolerance in {check.tolerance for check in checks}:
         y = _y(tolerance, low, high)
         parts.append(

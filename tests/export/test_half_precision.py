@@ -175,7 +175,7 @@ def test_a_wrong_tokenizer_fails_even_where_nothing_can_run(bfloat16: Path) -> N
     receipt = verify(Bundle.open(bfloat16))
     broken = replace(receipt, checks=[replace(receipt.checks[0], passed=False)])
     assert broken.outcome == "failed"
-    assert ">FAIL<" in render_html(broken)
+    assert ">FAIL<" in render_html(broken, "a model")
 
 
 def test_a_cache_of_two_bytes_takes_half_the_memory(bfloat16: Path, llama: GPT) -> None:

@@ -1,6 +1,7 @@
 """Receipts: which are kept and where, which count, and the warning of `load`."""
 
 import json
+import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -130,9 +131,40 @@ def test_the_html_report_is_self_contained_and_draws_every_check(
     assert not any(word in page for word in ("http:", "https:", "<script", "<link", "src="))
 
 
+def test_the_report_names_the_model_and_each_line(small_bundle: Path) -> None:
+    receipt = verify(Bundle.open(small_bundle))
+    page = render_html(receipt, "a <model>")
+    assert "<h1>a &lt;model&gt;: " in page
+    lines = re.findall(r'<polyline fill="none" (.*?) points', page)
+    assert len(set(lines)) == len(lines) == 18  # no two look alike
+    legend = dict(re.findall(r'fill="none" (stroke=[^/]*?)/></svg>([^<]*)</li>', page))
+    assert list(legend) == lines
+    assert list(legend.values()) == [c.name for c in receipt.checks if c.by_position]
+
+
+def test_a_receipt_without_checks_draws_nothing(small_bundle: Path) -> None:
+    receipt = replace(verify(Bundle.open(small_bundle)), checks=[], pending="no engine here")
+    page = render_html(receipt, "a model")
+    assert "PENDING" in page
+    assert "<svg" not in page
+    assert "<table" not in page
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(
+    small_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for wrong in (tmp_path / "no" / "r.html", tmp_path):
+        with pytest.raises(SystemExit) as stop:
+            main(["verify", str(small_bundle), "--report", str(wrong)])
+        assert stop.value.code == 1
+        told = capsys.readouterr()
+        assert (told.out, told.err.count("\n")) == ("", 1)
+        assert f"cannot write {wrong}: " in told.err
+
+
 def test_the_report_escapes_what_it_is_told(small_bundle: Path) -> None:
     receipt = replace(verify(Bundle.open(small_bundle)), machine="<b>&")
-    assert "&lt;b&gt;&amp;" in render_html(receipt)
+    assert "&lt;b&gt;&amp;" in render_html(receipt, "a <model>")
 
 
 def test_the_report_draws_infinite_errors(small_bundle: Path) -> None:
@@ -140,7 +172,7 @@ def test_the_report_draws_infinite_errors(small_bundle: Path) -> None:
     broken = replace(
         receipt.checks[0], passed=False, by_position=[(n, float("inf")) for n in range(4)]
     )
-    page = render_html(replace(receipt, checks=[broken]))
+    page = render_html(replace(receipt, checks=[broken]), "a <model>")
     assert ">FAIL<" in page
     assert "inf," not in page
     assert "nan" not in page

@@ -1,0 +1,35 @@
+"""Files that a command writes besides what it prints."""
+
+import os
+from pathlib import Path
+
+import click
+
+from edgegpt.errors import InvalidInputError
+
+__all__ = ["check_writable", "tell_written"]
+
+
+def check_writable(*paths: Path | None) -> None:
+    """Refuse a path that cannot be written, before any work; None is no path.
+
+    Raises:
+        InvalidInputError: names the path.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        folder = path.absolute().parent
+        if path.is_dir():
+            raise InvalidInputError(f"cannot write {path}: it is a folder")
+        if not folder.is_dir():
+            raise InvalidInputError(f"cannot write {path}: there is no folder {folder}")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise InvalidInputError(f"cannot write {path}: its folder is not writable")
+
+
+def tell_written(*paths: Path | None) -> None:
+    """Tell which files were written."""
+    for path in paths:
+        if path is not None:
+            click.echo(f"wrote {path}", err=True)
