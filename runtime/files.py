@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .exchange import exchange
+from .leftovers import in_use, remove_leftovers
 
 __all__ = ["new_file", "new_folder", "write_file"]
 
@@ -54,20 +55,24 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that takes the place of `path` when the block ends without an error.
 
     A folder that already exists at `path` is replaced without asking: the caller must have checked
-    that this is wanted. After an error, `path` is as it was.
+    that this is wanted. After an error, `path` is as it was. What killed writers left beside it is
+    removed.
     """
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.partial-"))
+    prefix = f".{path.name}.partial-"
+    remove_leftovers(path.parent, prefix)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix))
     try:
         os.chmod(temporary, 0o777 & ~_umask())
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():  # some libraries create files that only their owner may read
-                os.chmod(file, 0o666 & ~_umask())
-            _sync(file)
-        _sync(temporary)
-        _swap(temporary, path)
+        with in_use(temporary):
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():  # some libraries create files that only their owner may read
+                    os.chmod(file, 0o666 & ~_umask())
+                _sync(file)
+            _sync(temporary)
+            _swap(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

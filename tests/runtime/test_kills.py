@@ -5,11 +5,14 @@ left out, and none depends on the speed of the machine.
 """
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from edgegpt.runtime.files import new_folder
 
 # Copies the folder `new` to `target`, which has a copy of `old` if there is one, in children. The
 # n-th child kills itself before its n-th audited event. Prints for each child what there is then.
@@ -118,3 +121,26 @@ def test_where_names_cannot_be_exchanged_the_old_folder_may_be_left_beside(tmp_p
 @pytest.mark.usefixtures("new")
 def test_a_writer_in_place_would_be_noticed(tmp_path: Path) -> None:
     assert "half" in {state for state, _ in states(tmp_path, "in place")}
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    killed = tmp_path / ".target.partial-killed"
+    other = tmp_path / ".another.partial-killed"
+    for folder in (killed, other):
+        fill(folder, "half")
+        os.utime(folder, (0, 0))  # long ago
+    with new_folder(tmp_path / "target") as folder:
+        os.utime(folder, (0, 0))
+        with new_folder(tmp_path / "target") as second:  # a writer at the same time
+            assert folder.exists()
+            assert second != folder
+        (folder / "a").write_text("new")
+    assert (tmp_path / "target" / "a").read_text() == "new"
+    assert {path.name for path in tmp_path.iterdir()} == {"target", other.name}
+
+
+def test_a_young_folder_may_be_of_a_writer_that_does_not_hold_it_yet(tmp_path: Path) -> None:
+    fill(tmp_path / ".target.partial-young", "half")
+    with new_folder(tmp_path / "target"):
+        pass
+    assert (tmp_path / ".target.partial-young").exists()
