@@ -20,8 +20,17 @@ def _run(code: str, home: Path, **more: str) -> str:
     return done.stdout
 
 
-def test_generating_leaves_no_trace_of_telemetry(small_bundle: Path, tmp_path: Path) -> None:
-    _run(f"import edgegpt; edgegpt.load({str(small_bundle)!r}).generate('The')", tmp_path)
+# `doctor` tries the engine in a process of its own.
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import edgegpt; edgegpt.load({bundle!r}).generate('The')",
+        "from edgegpt.cli import main; main(['doctor', {bundle!r}])",
+    ],
+    ids=["generate", "doctor"],
+)
+def test_no_trace_of_telemetry_is_left(small_bundle: Path, tmp_path: Path, code: str) -> None:
+    _run(code.format(bundle=str(small_bundle)), tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
