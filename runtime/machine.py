@@ -12,12 +12,27 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Machine", "available_memory", "cpu_features", "peak_memory", "physical_cores"]
+__all__ = [
+    "Machine",
+    "available_memory",
+    "cpu_features",
+    "peak_memory",
+    "physical_cores",
+    "processor_kind",
+]
 
 CPUS = Path("/sys/devices/system/cpu")
 PROC = Path("/proc")
 # The kernel's list of a core's logical processors; older kernels have only the second name.
 SIBLING_LISTS = ("core_cpus_list", "thread_siblings_list")
+# Instruction sets by which an engine chooses its kernels, and so how it rounds: for x86 those that
+# `mlas/lib/platform.cpp` of ONNX Runtime asks for, for ARM those of its float16, int8 and SVE
+# kernels and of KleidiAI. As Linux names them.
+KERNEL_FEATURES = (
+    *("sse4_1", "avx", "avx2", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl"),
+    *("avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8"),
+    *("asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2", "sme", "sme2"),
+)
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -68,6 +83,16 @@ def cpu_features() -> frozenset[str]:
     """Return the instruction sets of the processor, as Linux names them; empty if unknown."""
     lines = re.search(r"^(?:flags|Features)\s*:(.*)$", _read(PROC / "cpuinfo"), re.MULTILINE)
     return frozenset(lines[1].split()) if lines else frozenset()
+
+
+def processor_kind() -> str:
+    """Return the architecture and the `KERNEL_FEATURES` here, such as "aarch64 asimddp i8mm".
+
+    Processors of one kind run the same kernels. Where the system tells no features, this is the
+    architecture alone.
+    """
+    here = cpu_features()
+    return " ".join([platform.machine(), *(name for name in KERNEL_FEATURES if name in here)])
 
 
 def available_memory() -> int | None:

@@ -31,7 +31,8 @@ class EngineInfo:
     """What a receipt records: which software ran the graph, and on which device.
 
     Engines that compute differently have different `device` names: an engine that may round float32
-    products to TF32 (`tf32`) has another device name than one that may not.
+    products to TF32 (`tf32`) has another device name than one that may not. An engine whose kernels
+    depend on the processor of the host names its kind (`machine.processor_kind`) as `processor`.
     """
 
     name: str
@@ -39,6 +40,7 @@ class EngineInfo:
     device: str
     threads: int
     tf32: bool = False
+    processor: str = ""
 
 
 @dataclass(frozen=True)

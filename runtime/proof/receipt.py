@@ -19,7 +19,7 @@ __all__ = [
     "verdict",
 ]
 
-RECEIPT_VERSION = 4
+RECEIPT_VERSION = 5
 Outcome = Literal["passed", "failed", "pending"]
 VERDICTS: dict[Outcome, str] = {"passed": "PASS", "failed": "FAIL", "pending": "PENDING"}
 COLUMNS = (
@@ -107,7 +107,8 @@ class Receipt:
     The engine generates with `graph` and `lowering`. Checks whose names begin with another
     lowering, or with "exact", are of other ways to compute the same bundle. `pending` says why no
     engine of the machine can run the bundle. Then the engine's fields are empty, and only the
-    checks that need no engine were made.
+    checks that need no engine were made. `processor` is the kind of processor whose kernels ran,
+    and "" if the engine's kernels do not depend on it.
     """
 
     bundle_id: str
@@ -117,6 +118,7 @@ class Receipt:
     engine: str
     engine_version: str
     device: str
+    processor: str
     machine: str
     date: str
     checks: list[Check]

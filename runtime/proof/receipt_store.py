@@ -1,7 +1,8 @@
 """The receipts that this machine knows: the one that came with a bundle, and its own.
 
 A bundle may lie on a read-only disk. The receipts of `edgegpt verify` on this machine are therefore
-kept in the user's state folder, one file for each bundle, graph, engine, engine version and device.
+kept in the user's state folder, one file for each bundle, graph, engine, engine version, device
+and kind of processor: with other instruction sets, an engine runs other kernels.
 """
 
 import json
@@ -30,6 +31,7 @@ class KnownReceipt:
     engine: str
     engine_version: str
     device: str
+    processor: str
     graph: str
     machine: str
     date: str
@@ -42,8 +44,9 @@ def keep(receipt: Receipt) -> Path | None:
     Returns its path, or None after a warning where the folder cannot be written: the verdict holds
     all the same.
     """
-    name = f"{receipt.graph}-{receipt.engine}-{receipt.engine_version}-{receipt.device}.json"
-    path = _folder(receipt.bundle_id) / name
+    what = (receipt.graph, receipt.engine, receipt.engine_version, receipt.device)
+    name = "-".join([*what, *receipt.processor.split()])
+    path = _folder(receipt.bundle_id) / f"{name}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, receipt.to_json().encode())
@@ -70,13 +73,16 @@ def known(bundle: Bundle) -> list[KnownReceipt]:
 
 def missing_proof(bundle: Bundle, graph: str, engine: EngineInfo) -> str | None:
     """Return why this engine's results for `graph` are not proved, or None if they are."""
-    same = [
+    of_engine = [
         receipt
         for receipt in known(bundle)
         if (receipt.engine, receipt.engine_version, receipt.device, receipt.graph)
         == (engine.name, engine.version, engine.device, graph)
     ]
+    same = [receipt for receipt in of_engine if receipt.processor == engine.processor]
     where = f"{engine.name} {engine.version} on {engine.device}"
+    if of_engine and not same:
+        where += f" with this kind of processor ({engine.processor})"
     if any(receipt.outcome == "failed" for receipt in same):
         return f"{bundle.folder} failed its verification on {where}: do not rely on it"
     if not same:
@@ -108,7 +114,7 @@ def _read(path: Path, bundle_id: str) -> KnownReceipt | None:
         return None
     if body.get("bundle_id") != bundle_id or body.get("outcome") not in get_args(Outcome):
         return None
-    names = ("engine", "engine_version", "device", "graph", "machine", "date")
+    names = ("engine", "engine_version", "device", "processor", "graph", "machine", "date")
     if not all(isinstance(body.get(name), str) for name in names):
         return None
     return KnownReceipt(**{name: body[name] for name in names}, outcome=body["outcome"])

@@ -116,6 +116,7 @@ def _receipt(bundle: Bundle, graph: Graph, engine: EngineInfo, checks: list[Chec
         engine=engine.name,
         engine_version=engine.version,
         device=engine.device,
+        processor=engine.processor,
         machine=f"{platform.node()} ({platform.system()} {platform.machine()})",
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         checks=checks,

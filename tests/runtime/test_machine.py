@@ -1,6 +1,7 @@
 """The facts about the machine, read from made-up system files."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from edgegpt.runtime import machine
-from edgegpt.runtime.machine import Machine, cpu_features, peak_memory, physical_cores
+from edgegpt.runtime.machine import (
+    Machine,
+    cpu_features,
+    peak_memory,
+    physical_cores,
+    processor_kind,
+)
 
 
 def _system(folder: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str]) -> None:
@@ -86,6 +93,21 @@ def test_the_first_processor_tells_its_instruction_sets(
 ) -> None:
     _system(tmp_path, monkeypatch, {"proc/cpuinfo": cpuinfo})
     assert cpu_features() == features
+
+
+def test_processors_are_of_one_kind_if_they_choose_the_same_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kind(architecture: str, features: str) -> str:
+        _system(tmp_path, monkeypatch, {"proc/cpuinfo": features})
+        monkeypatch.setattr(platform, "machine", lambda: architecture)
+        return processor_kind()
+
+    assert kind("x86_64", "flags\t: fpu avx2 fma aes\n") == "x86_64 avx2 fma"
+    assert kind("x86_64", "flags\t: fma rtm avx2\n") == "x86_64 avx2 fma"
+    assert kind("x86_64", "flags\t: avx2 fma avx512_vnni\n") == "x86_64 avx2 fma avx512_vnni"
+    assert kind("aarch64", "Features\t: fp asimddp i8mm\n") == "aarch64 asimddp i8mm"
+    assert kind("arm64", "") == "arm64"
 
 
 def test_the_largest_cache_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

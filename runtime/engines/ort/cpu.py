@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ...bundle.bundle import Bundle
 from ...bundle.manifest import Graph
 from ...errors import EngineError
-from ...machine import cpu_features, physical_cores
+from ...machine import cpu_features, physical_cores, processor_kind
 from ..base import MANY_ROWS, Engine, EngineInfo, Ids, Sources
 from .binding import (
     SHORT_STEP,
@@ -65,7 +65,7 @@ class OrtEngine(Engine):
         """
         self.graph, self.encoder = graph, encoder
         self.runtime = import_onnxruntime("cpu")
-        self.threads = threads or physical_cores()
+        self.threads, self.processor = threads or physical_cores(), processor_kind()
         self.session = self._load(bundle, graph)
         self.prefill = None if prefill is None else self._load(bundle, prefill)
         self.encoding = None if encoder is None else self._load(bundle, encoder)
@@ -73,7 +73,8 @@ class OrtEngine(Engine):
     @property
     def info(self) -> EngineInfo:
         """Name, version and device."""
-        return EngineInfo("onnxruntime", self.runtime.__version__, "cpu", self.threads)
+        version = self.runtime.__version__
+        return EngineInfo("onnxruntime", version, "cpu", self.threads, processor=self.processor)
 
     def new_state(self, rows: int, context: int, sources: Sources | None = None) -> "OrtState":
         """Return an empty cache for `rows` texts of up to `context` tokens; see `Engine`."""

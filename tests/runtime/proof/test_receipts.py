@@ -14,6 +14,7 @@ from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines.base import EngineInfo
 from edgegpt.runtime.engines.ort.cpu import OrtEngine
 from edgegpt.runtime.errors import EdgeGPTWarning
+from edgegpt.runtime.machine import processor_kind
 from edgegpt.runtime.proof.receipt_page import render_html
 from edgegpt.runtime.proof.receipt_store import keep, known, missing_proof
 from edgegpt.runtime.proof.verify import verify
@@ -28,7 +29,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def engine(version: str) -> EngineInfo:
-    return EngineInfo("onnxruntime", version, "cpu", 1)
+    return EngineInfo("onnxruntime", version, "cpu", 1, processor=processor_kind())
 
 
 def test_the_receipt_of_the_export_counts(small_bundle: Path) -> None:
@@ -49,6 +50,20 @@ def test_another_version_is_not_proved_until_it_is_verified(small_bundle: Path) 
     assert missing_proof(bundle, "decoder.other", engine("9.99")) is not None
 
 
+@pytest.mark.parametrize("processor", ["aarch64 asimddp", f"{processor_kind()} amx_int9", ""])
+def test_a_receipt_of_another_kind_of_processor_does_not_count(
+    small_bundle: Path, processor: str
+) -> None:
+    bundle = Bundle.open(small_bundle)
+    (own,) = known(bundle)
+    elsewhere = replace(engine(own.engine_version), processor=processor)
+    message = missing_proof(bundle, GRAPH, elsewhere)
+    assert f"on cpu with this kind of processor ({processor}) yet: run edgegpt" in str(message)
+    keep(replace(verify(bundle), processor=processor))
+    assert missing_proof(bundle, GRAPH, elsewhere) is None
+    assert missing_proof(bundle, GRAPH, engine(own.engine_version)) is None
+
+
 def test_a_failed_receipt_is_remembered_until_one_passes(small_bundle: Path) -> None:
     bundle = Bundle.open(small_bundle)
     receipt = replace(verify(bundle), engine_version="9.99")
@@ -59,7 +74,7 @@ def test_a_failed_receipt_is_remembered_until_one_passes(small_bundle: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"receipt_version": 4, "outcome": "yes"}', "\0", "[" * 10**5]
+    "text", ["", "[]", "{}", '{"receipt_version": 5, "outcome": "yes"}', "\0", "[" * 10**5]
 )
 def test_an_unreadable_receipt_does_not_count(bundle_copy: Path, text: str) -> None:
     (bundle_copy / "receipt.json").write_text(text)

@@ -273,7 +273,7 @@ def test_the_command_exits_with_1_when_a_check_fails(
 def test_the_json_is_a_receipt(small_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("verify", small_bundle, "--json") == 0
     receipt = json.loads(capsys.readouterr().out)
-    assert receipt["receipt_version"] == 4
+    assert receipt["receipt_version"] == 5
     assert receipt["outcome"] == "passed"
     assert receipt["passed"] is True
     assert receipt["checks"][0]["difference"]["relative"] < 1e-5
