@@ -68,7 +68,7 @@ lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-# mypy cannot follow the folder map of pyproject.toml in the source tree, so it reads the wheel.
+# mypy reads the wheel: a package that pyproject.toml does not list is missing in it.
 types: $(VENV)/.installed-test
 	rm -rf build/lib build/types
 	$(VENV)/bin/pip wheel -q --no-deps --no-build-isolation --wheel-dir build/types .

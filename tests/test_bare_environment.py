@@ -1,84 +1,35 @@
 """A device without PyTorch: a virtual environment with the packages of `cpu` and `chat` only.
 
-The environment is put together offline. It has the project as a wheel and, for each requirement
-that the wheel declares, the files of the distribution that is installed here. A requirement that is
-not declared is therefore missing in it.
+A requirement that is not declared is missing in it.
 """
 
 import json
-import shutil
 import subprocess
 import sys
-import zipfile
 from importlib import metadata
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
+from environments import ROOT, built_wheel, copied_source, environment
 from small_models import TEXT
 
 from edgegpt.runtime.bundle.bundle import Bundle
-
-ROOT = Path(__file__).parents[1]
-
-
-def _closure(requirements: list[str], extra: str) -> set[str]:
-    """Return the names of all distributions that the requirements need, themselves included."""
-    found: set[str] = set()
-    todo = [Requirement(line) for line in requirements]
-    while todo:
-        requirement = todo.pop()
-        if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
-            continue
-        if requirement.name not in found:
-            found.add(requirement.name)
-            todo += [Requirement(line) for line in metadata.requires(requirement.name) or []]
-    return found
-
-
-def _link(distribution: str, site: Path) -> None:
-    """Make the top-level files and folders of an installed distribution visible in `site`."""
-    files = metadata.distribution(distribution)
-    for file in files.files or []:
-        top = file.parts[0]
-        if top not in ("..", "__pycache__") and not (site / top).exists():
-            (site / top).symlink_to(Path(str(files.locate_file(top))))
 
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"  # a copy, because building leaves files in the source tree
-    unwanted = shutil.ignore_patterns(".*", "build", "tests", "benchmarks", "*.egg-info")
-    shutil.copytree(ROOT, source, ignore=unwanted)
-    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*build, "--no-index", "-w", folder, source], check=True, capture_output=True)
-    (wheel,) = folder.glob("*.whl")
-    return wheel
-
-
-def _environment(folder: Path, wheel: Path, *extras: str) -> Path:
-    """Make an environment with the wheel and what it requires with `extras`; return its Python."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
-    python = folder / "venv" / "bin" / "python"
-    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    site = Path(subprocess.check_output([python, "-c", code], text=True).strip())
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(site)
-    needed = {name for extra in ("", *extras) for name in _closure(["edgegpt-toolkit"], extra)}
-    for distribution in needed - {"edgegpt-toolkit"}:
-        _link(distribution, site)
-    return python
+    return built_wheel(copied_source(folder), folder)
 
 
 @pytest.fixture(scope="session")
 def bare_python(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
-    return _environment(tmp_path_factory.mktemp("bare"), wheel, "cpu", "chat")
+    return environment(tmp_path_factory.mktemp("bare"), wheel, "cpu", "chat")
 
 
 @pytest.fixture(scope="session")
 def python_without_engine(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
-    return _environment(tmp_path_factory.mktemp("without"), wheel)
+    return environment(tmp_path_factory.mktemp("without"), wheel)
 
 
 def _run(python: Path, *arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
