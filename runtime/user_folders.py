@@ -1,6 +1,8 @@
 """The user's folders: downloads go to the cache folder, receipts to the state folder.
 
-They follow XDG's base directories on Linux and macOS, and LOCALAPPDATA on Windows.
+They follow XDG's base directories on Linux and macOS, and LOCALAPPDATA on Windows. A user without a
+home, as in some containers, gets a folder that cannot exist: nothing is found in it, and writing to
+it fails as on a read-only disk.
 """
 
 import os
@@ -21,4 +23,9 @@ def state_folder() -> Path:
 
 def _base(variable: str, below_home: str) -> Path:
     value = os.environ.get(variable) or os.environ.get("LOCALAPPDATA")
-    return Path(value) if value else Path.home() / below_home
+    if value:
+        return Path(value)
+    try:
+        return Path.home() / below_home
+    except RuntimeError:  # neither HOME nor an entry among the system's users
+        return Path(os.devnull) / below_home

@@ -5,6 +5,7 @@ import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -13,6 +14,7 @@ from edgegpt.cli import main
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines.base import EngineInfo
 from edgegpt.runtime.engines.ort.cpu import OrtEngine
+from edgegpt.runtime.engines.tensorrt.store import Identity, engine_folder, newest
 from edgegpt.runtime.errors import EdgeGPTWarning
 from edgegpt.runtime.machine import processor_kind
 from edgegpt.runtime.proof.receipt_page import render_html
@@ -111,6 +113,32 @@ def test_a_verdict_does_not_need_a_folder_for_its_receipt(
     assert page.exists()
     assert "warning: the receipt is not kept" in printed.err
     assert "XDG_STATE_HOME" in printed.err
+
+
+@pytest.mark.filterwarnings("always")
+def test_a_user_without_a_home_gets_verdicts_and_texts(
+    small_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    def unknown_user(number: int) -> NoReturn:
+        raise KeyError(number)
+
+    pwd = pytest.importorskip("pwd")
+    monkeypatch.setattr(pwd, "getpwuid", unknown_user)
+    for variable in ("HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(["verify", str(small_bundle)])
+    assert stop.value.code == 0
+    assert "the receipt is not kept" in capsys.readouterr().err
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        edgegpt.load(small_bundle).close()
+    assert newest(engine_folder("0" * 64), Identity("0", *[""] * 6, 1, 1)) is None
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_verify_by_size_alone_keeps_no_receipt(small_bundle: Path, state: Path) -> None:
