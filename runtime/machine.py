@@ -4,6 +4,7 @@ Linux gives this information in /proc and /sys. Elsewhere it comes from the stan
 values that it cannot give are 0 or None.
 """
 
+import math
 import os
 import platform
 import re
@@ -11,6 +12,8 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from .control_groups import cpu_quota, memory_limit
 
 __all__ = [
     "Machine",
@@ -44,7 +47,7 @@ class Machine:
         cpu: the processor's name as the system gives it.
         physical_cores: number of cores that this process may use.
         cache_bytes: the largest cache of the first processor; 0 if unknown.
-        memory_bytes: physical memory; 0 if unknown.
+        memory_bytes: physical memory, or what a control group leaves of it; 0 if unknown.
         system: operating system, its version, and the architecture.
         python: version of the interpreter.
     """
@@ -72,11 +75,13 @@ class Machine:
 def physical_cores() -> int:
     """Return how many cores this process may use; two hyperthreads of one core count once.
 
-    Where the system does not tell which logical processors share a core, each counts as one.
+    Where the system does not tell which logical processors share a core, each counts as one. A
+    quota of processor time, as containers have, is rounded up to whole cores.
     """
     if not hasattr(os, "sched_getaffinity"):
         return os.cpu_count() or 1
-    return _distinct_cores(os.sched_getaffinity(0))
+    cores, quota = _distinct_cores(os.sched_getaffinity(0)), cpu_quota(_file)
+    return cores if quota is None else min(cores, math.ceil(quota))
 
 
 def cpu_features() -> frozenset[str]:
@@ -98,11 +103,14 @@ def processor_kind() -> str:
 def available_memory() -> int | None:
     """Return how many bytes new work can use without swapping; None if the system does not tell.
 
-    This is Linux's MemAvailable: free memory, plus what the file caches would give up.
+    This is Linux's MemAvailable: free memory, plus what the file caches would give up; at most what
+    is left under the limit of a control group.
     """
+    limit = memory_limit(_file)
     for line in _read(PROC / "meminfo").splitlines():
         if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * UNITS["K"]
+            available = int(line.split()[1]) * UNITS["K"]
+            return available if limit is None else min(available, limit.left)
     return None
 
 
@@ -156,9 +164,15 @@ def _size(text: str) -> int:
 
 def _memory_bytes() -> int:
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows; systems without these names
         return 0
+    limit = memory_limit(_file)
+    return physical if limit is None else min(physical, limit.limit)
+
+
+def _file(path: str) -> str:
+    return _read(Path(path))
 
 
 def _read(path: Path) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from ..control_groups import memory_limit
 from ..engines.ort.cpu import PROVIDER as CPU
 from ..engines.ort.cuda_provider import PROVIDER as CUDA
 from ..engines.support import Version, numbers
@@ -140,7 +141,9 @@ def examine(probe: Probe) -> MachineReport:
     """Put every question once."""
     platform, text = probe.platform(), probe.read("/proc/meminfo")
     memory, free = meminfo(text) if text else probe.memory()
-    free = _within_limit(probe, free)
+    limit = memory_limit(probe.read)
+    if limit is not None:
+        memory, free = min(memory, limit.limit), min(free, limit.left)
     distributions = {
         name: version
         for name, version in sorted(probe.distributions().items())
@@ -169,15 +172,6 @@ def examine(probe: Probe) -> MachineReport:
         tensorrt=[] if driver.hangs else [_flavour(probe, module) for module in FLAVOUR_BACKENDS],
         bindings_error=_failure(bindings, told(bindings.out), "imported"),
     )
-
-
-def _within_limit(probe: Probe, free: int) -> int:
-    """Return the free memory, at most what the limit of a container leaves (cgroup v2)."""
-    limit = (probe.read("/sys/fs/cgroup/memory.max") or "").strip()
-    used = (probe.read("/sys/fs/cgroup/memory.current") or "").strip()
-    if not (limit.isdecimal() and used.isdecimal()):  # "max" means no limit
-        return free
-    return min(free, max(0, int(limit) - int(used)))
 
 
 def _jetson(probe: Probe) -> Jetson | None:

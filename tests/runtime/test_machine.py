@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from edgegpt.runtime import machine
+from edgegpt.runtime.control_groups import MemoryLimit
 from edgegpt.runtime.machine import (
     Machine,
+    available_memory,
     cpu_features,
     peak_memory,
     physical_cores,
@@ -19,13 +21,15 @@ from edgegpt.runtime.machine import (
 
 
 def _system(folder: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str]) -> None:
-    """Put `files` in place of /sys/devices/system/cpu and /proc."""
+    """Put `files` in place of /sys/devices/system/cpu and /proc, in no control group."""
     for name, text in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     monkeypatch.setattr(machine, "CPUS", folder / "cpus")
     monkeypatch.setattr(machine, "PROC", folder / "proc")
+    monkeypatch.setattr(machine, "cpu_quota", lambda _: None)
+    monkeypatch.setattr(machine, "memory_limit", lambda _: None)
 
 
 def _allow(monkeypatch: pytest.MonkeyPatch, processors: set[int]) -> None:
@@ -48,6 +52,30 @@ def test_hyperthreads_of_a_core_count_once_and_only_where_the_process_may_run(
     _system(tmp_path, monkeypatch, files)
     _allow(monkeypatch, allowed)
     assert physical_cores() == cores
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"), [(0.2, 1), (1.0, 1), (1.5, 2), (3.0, 3), (8.0, 4), (None, 4)]
+)
+def test_a_quota_of_processor_time_is_rounded_up_to_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: float | None, cores: int
+) -> None:
+    _system(tmp_path, monkeypatch, {})
+    _allow(monkeypatch, {0, 1, 2, 3})
+    monkeypatch.setattr(machine, "cpu_quota", lambda _: quota)
+    assert physical_cores() == cores
+
+
+def test_memory_is_what_the_machine_and_the_control_group_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _system(tmp_path, monkeypatch, {"proc/meminfo": "MemAvailable:  4000 kB\n"})
+    whole = Machine.here().memory_bytes
+    assert available_memory() == 4000 * 1024
+    monkeypatch.setattr(machine, "memory_limit", lambda _: MemoryLimit(9000, 5000))
+    assert (Machine.here().memory_bytes, available_memory()) == (9000, 5000)
+    monkeypatch.setattr(machine, "memory_limit", lambda _: MemoryLimit(1 << 62, 1 << 61))
+    assert (Machine.here().memory_bytes, available_memory()) == (whole, 4000 * 1024)
 
 
 def test_without_a_topology_each_processor_is_a_core(

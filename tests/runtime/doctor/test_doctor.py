@@ -301,10 +301,12 @@ def test_tensorrt_that_cannot_be_imported_says_why() -> None:
 
 
 def test_a_container_has_no_more_memory_than_its_limit() -> None:
+    group = {"/proc/self/cgroup": ["0::/"]}
     limit = {
         "/sys/fs/cgroup/memory.max": [str(3_000_000_000)],
         "/sys/fs/cgroup/memory.current": [str(1_000_000_000)],
     }
-    assert _report("no-gpu", files=limit).free_memory == 2_000_000_000
-    unlimited = {"/sys/fs/cgroup/memory.max": ["max"]}
+    report = _report("no-gpu", files=group | limit)
+    assert (report.memory, report.free_memory) == (3_000_000_000, 2_000_000_000)
+    unlimited = group | {"/sys/fs/cgroup/memory.max": ["max"]}
     assert _report("no-gpu", files=unlimited).free_memory == 11_500_000 * 1024
