@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, overload
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .errors import CheckpointError
+from .mapped_tensors import open_tensors
 from .model import GPT, GPTConfig, Seq2Seq, Seq2SeqConfig
 
 __all__ = ["StoredWeights", "give_weights", "load_model", "skeleton", "take_weights"]
@@ -30,7 +29,7 @@ class StoredWeights(Mapping[str, Tensor]):
         """Read the table of contents.
 
         Raises:
-            CheckpointError: if the file is damaged.
+            CheckpointError: if the file is damaged, or cannot be mapped.
         """
         self.path = path
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -55,10 +54,7 @@ class StoredWeights(Mapping[str, Tensor]):
         return len(self.shapes)
 
     def _opened(self) -> Any:
-        try:
-            return safe_open(self.path, "pt")
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{self.path} is damaged: {error}") from error
+        return open_tensors(self.path)
 
 
 # Fill a new weight with random numbers. On the meta device PyTorch does it by a decomposition, for

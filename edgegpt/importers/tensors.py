@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..mapped_tensors import open_tensors
 from ..user_files import is_file, read_json
 
 __all__ = [
@@ -74,8 +75,8 @@ class SafeTensors:
     def _open(self, path: Path) -> None:
         if not is_file(path):
             raise CheckpointError(f"{path} is missing")
+        file = open_tensors(path)
         try:
-            file = safe_open(path, framework="pt")
             for name in file.keys():  # noqa: SIM118 - not a dict
                 part = file.get_slice(name)
                 if name in self.shapes:
@@ -83,7 +84,7 @@ class SafeTensors:
                 self.shapes[name] = tuple(part.get_shape())
                 self._dtypes[name] = part.get_dtype()
                 self._files[name] = (path, file)
-        except (SafetensorError, OSError) as error:
+        except SafetensorError as error:
             raise CheckpointError(f"{path} is damaged or cut off: {error}") from error
 
     def dtype(self, name: str) -> torch.dtype:

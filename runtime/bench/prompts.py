@@ -6,10 +6,13 @@ encoder-decoder, these are the sources.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load
 
 from ..bundle.bundle import GOLDEN_NAME, Bundle
 from ..errors import BundleError
@@ -19,6 +22,7 @@ from ..text.tokenizer import Tokenizer
 __all__ = ["Prompts", "RandomPrompts", "TextPrompts", "prompts_for"]
 
 SEED = 4
+SAMPLES = ("source_tokenizer.text", "tokenizer.text")  # the first one that is there
 
 
 class Prompts(Protocol):
@@ -90,10 +94,17 @@ def _sample(bundle: Bundle) -> str:
     """Return the golden file's sample of text; the large arrays beside it are not read."""
     path = bundle.file(GOLDEN_NAME)
     try:
-        with safe_open(path, framework="numpy") as file:
-            for name in ("source_tokenizer.text", "tokenizer.text"):
-                if name in file.keys():  # noqa: SIM118 - it is no dictionary
-                    return bytes(file.get_tensor(name).tobytes()).decode()
-            return ""
+        found = _samples(path)
+        text = next((found[name] for name in SAMPLES if name in found), None)
+        return "" if text is None else bytes(text.tobytes()).decode()
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
         raise BundleError(f"{path} is damaged: {error}") from error
+
+
+def _samples(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            here = [name for name in SAMPLES if name in set(file.keys())]
+            return {name: file.get_tensor(name) for name in here}
+    except OSError:  # the file system cannot map files into memory
+        return load(path.read_bytes())

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save_file
 
 from ..errors import BundleError
 
@@ -172,9 +172,12 @@ class Golden:
 
     @classmethod
     def load(cls, path: Path) -> "Golden":
-        """Read the file; a damaged file raises `BundleError`."""
+        """Read the file; a damaged file raises `BundleError`.
+
+        It is read and not mapped into memory: some network and FUSE file systems cannot do that.
+        """
         try:
-            tensors = load_file(path)
+            tensors = load(path.read_bytes())
             for group in ("prefill", "ragged", "continuation", "far"):
                 if f"{group}.0.ids" not in tensors:
                     raise BundleError(f"{path} is damaged: it has no {group}.0.ids")
