@@ -1,7 +1,7 @@
 """The public face of the runtime: generate text, stream it, compute logits."""
 
 from collections.abc import Collection, Sequence
-from typing import Any, overload
+from typing import Any, NoReturn, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +21,7 @@ from .generation.run import Result, Run, Stream
 from .generation.score import score
 from .generation.speculation import Pace
 from .generation.wanted import ModelFacts, Wanted
+from .processes import Origin
 from .proof.tolerances import USUAL, tolerance_key, tolerance_of
 from .text.tokenizer import Tokenizer
 
@@ -33,7 +34,7 @@ class LanguageModel:
     def __init__(self, bundle: Bundle, engine: Engine, context: int | None = None) -> None:
         """Wrap an open engine; most callers use `edgegpt.load`."""
         self.bundle, self._engine = bundle, engine
-        self._closed = False
+        self._closed, self._origin = False, Origin()
         self._pace = Pace()
         info = bundle.manifest.model_info
         self.vocab_size = info.vocab_size
@@ -341,13 +342,22 @@ class LanguageModel:
         """The engine, as long as the model is open."""
         if self._closed:
             raise EngineError("the model was closed")
+        self._origin.check()
         return self._engine
 
     def close(self) -> None:
-        """Free the engine. Closing twice does nothing."""
+        """Free the engine. Closing twice does nothing, nor does closing in a forked child."""
         if not self._closed:
             self._closed = True
-            self._engine.close()
+            if self._origin.is_here:
+                self._engine.close()
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """Refuse to be pickled or copied: an engine belongs to its process."""
+        raise InvalidInputError(
+            "an open model cannot be copied or sent to another process: each process opens the "
+            "bundle itself, with edgegpt.load (as initializer of a pool, or in a spawned process)"
+        )
 
     def __enter__(self) -> "LanguageModel":
         return self

@@ -27,6 +27,7 @@ from .engines.tensorrt.engine import TensorRTEngine
 from .engines.tensorrt.flavour import import_flavour
 from .engines.tensorrt.prepare import stored_for_this_gpu
 from .errors import EdgeGPTWarning, EngineError, InvalidInputError
+from .processes import python_program
 from .proof.receipt_store import missing_proof
 
 __all__ = ["Upgrade", "UpgradingEngine", "proving_command", "with_upgrade"]
@@ -50,6 +51,14 @@ def with_upgrade(bundle: Bundle, first: Engine) -> Engine:
             if ready is not None:
                 logger.info("%s begins: its engine was built and proved before", backend)
                 return UpgradingEngine(first, None, ready)
+            if python_program() is None:
+                warnings.warn(
+                    f"no faster engine: this application is no Python that could build one beside "
+                    f"it; run edgegpt verify {bundle.folder} --backend {backend}",
+                    EdgeGPTWarning,
+                    stacklevel=3,
+                )
+                return first
             command = proving_command(bundle, backend)
             logger.info("%s is made ready by: %s", backend, shlex.join(command))
             return UpgradingEngine(first, Upgrade(command, partial(_proved, bundle, backend)))

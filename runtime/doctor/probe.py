@@ -20,6 +20,7 @@ from shutil import which
 from typing import Protocol
 
 from ..machine import Machine
+from ..processes import python_program
 
 __all__ = ["LocalProbe", "Probe", "Ran"]
 
@@ -125,8 +126,11 @@ class LocalProbe:
 
     def trial(self, *arguments: str) -> Ran:
         """Run with this interpreter."""
-        command = [sys.executable or "", "-c", TRIAL, *arguments]
-        return _run(command, self.trial_seconds) or Ran(1, "", "Python does not start")
+        program = python_program()
+        if program is None:
+            return Ran(0, "", f"it is tried with a Python program, and {sys.executable!r} is none")
+        command = [program, "-c", TRIAL, *arguments]
+        return _run(command, self.trial_seconds) or Ran(0, "", f"{program} does not start")
 
 
 def _run(command: list[str], seconds: float) -> Ran | None:
@@ -140,7 +144,7 @@ def _run(command: list[str], seconds: float) -> Ran | None:
             errors="replace",
             start_new_session=True,
         )
-    except (OSError, ValueError):  # not executable, or sys.executable of an embedded Python is ""
+    except OSError:  # not executable
         return None
     try:
         out, err = process.communicate(timeout=seconds)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..bundle.manifest import Graph
 from ..errors import InvalidInputError
+from .calls import ENGINE_CALLS
 from .candidates import Candidates
 
 __all__ = ["MANY_ROWS", "PREFILL_CHUNK", "Engine", "EngineInfo", "Sources", "State"]
@@ -124,7 +125,8 @@ class State(ABC):
                 f"{length} new tokens after {int(past_len.max())} do not fit the cache of "
                 f"{self.context} tokens"
             )
-        self._run(ids, past_len, logit_positions, first)
+        with ENGINE_CALLS:
+            self._run(ids, past_len, logit_positions, first)
 
     def decode(self, count: int | None = None) -> None:
         """Run the first `count` rows (None: all) of `next_ids` at `past_len`.
@@ -142,7 +144,8 @@ class State(ABC):
         longest = max(lengths.tolist())
         if longest >= self.context:
             raise InvalidInputError(f"the cache of {self.context} tokens is full")
-        self._decode(count, longest)
+        with ENGINE_CALLS:
+            self._decode(count, longest)
 
     def reorder(self, parents: Sequence[int], slots: int, *, since: int = 0) -> None:
         """Give row i the content of row `parents[i]`, for all i; the rows after those become free.

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..engines.base import Engine, Sources
 from ..errors import InvalidInputError
+from ..processes import Origin
 from ..text.stops import Detokenizer
 from ..text.tokenizer import Tokenizer
 from .loop import Rules, generate_tokens
@@ -153,15 +154,17 @@ class Stream(Iterator[str]):
 
     def __init__(self, run: Run) -> None:
         self._run, self._pieces = run, run.pieces()
-        self._closed = False
+        self._closed, self._origin = False, Origin()
 
     def __next__(self) -> str:
+        self._origin.check()
         return next(self._pieces)
 
     def __aiter__(self) -> "Stream":
         return self
 
     async def __anext__(self) -> str:
+        self._origin.check()
         step = asyncio.create_task(asyncio.to_thread(next, self._pieces, None))
         try:
             piece = await asyncio.shield(step)

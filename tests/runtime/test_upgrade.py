@@ -188,6 +188,16 @@ def test_without_tensorrt_or_a_gpu_the_first_engine_stays(small_bundle: Path, be
     assert with_upgrade(Bundle.open(small_bundle), better) is better
 
 
+def test_an_application_of_its_own_is_not_started_again_to_build_an_engine(
+    small_bundle: Path, better: Closing, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(upgrade_module, "_could_run", lambda *_: True)
+    monkeypatch.setattr(upgrade_module, "_ready", lambda *_: None)
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    with pytest.warns(EdgeGPTWarning, match=r"no Python that could build .* edgegpt verify"):
+        assert with_upgrade(Bundle.open(small_bundle), better) is better
+
+
 def test_the_engine_is_used_only_with_a_receipt(
     small_bundle: Path, better: Closing, monkeypatch: pytest.MonkeyPatch
 ):

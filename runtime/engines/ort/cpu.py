@@ -11,6 +11,7 @@ from ...bundle.manifest import Graph
 from ...errors import EngineError
 from ...machine import cpu_features, physical_cores, processor_kind
 from ..base import MANY_ROWS, Engine, EngineInfo, Ids, Sources
+from ..calls import ENGINE_CALLS
 from .binding import (
     SHORT_STEP,
     BoundSources,
@@ -99,7 +100,8 @@ class OrtEngine(Engine):
         arrays = {"source_ids": ids, "source_len": lengths}
         fed = {port.name: arrays[port.role] for port in self.encoder.inputs}
         try:
-            caches = encoding.run([port.name for port in self.encoder.sources()], fed)
+            with ENGINE_CALLS:
+                caches = encoding.run([port.name for port in self.encoder.sources()], fed)
         except Exception as error:  # the bindings raise several unrelated types
             raise EngineError(f"onnxruntime failed while encoding: {error}") from error
         return Sources(lengths, caches)

@@ -1,16 +1,20 @@
 """Import ONNX Runtime and open sessions, for both its CPU engine and its CUDA engine."""
 
+import ctypes
 import logging
+import os
 import time
 from collections.abc import Sequence
 from importlib import metadata
 from types import ModuleType
 from typing import Any
+from weakref import WeakSet
 
 from ...bundle.bundle import Bundle
 from ...bundle.manifest import Graph
 from ...errors import EngineError
 from ...packages import pip_install
+from ..calls import ENGINE_CALLS
 
 __all__ = [
     "LOG_ERRORS_ONLY",
@@ -31,6 +35,8 @@ DISTRIBUTIONS = (
     "ort-nightly-gpu",
 )
 LOG_ERRORS_ONLY = 3
+
+_sessions: WeakSet[Any] = WeakSet()
 
 Provider = str | tuple[str, dict[str, str]]
 
@@ -72,16 +78,28 @@ def open_session(
     begin = time.perf_counter()
     try:
         # Without enable_fallback=0, ONNX Runtime replaces a provider that raises by another one.
-        session = runtime.InferenceSession(
-            str(bundle.file(graph.file)), options, providers=providers, enable_fallback=0
-        )
+        with ENGINE_CALLS:
+            session = runtime.InferenceSession(
+                str(bundle.file(graph.file)), options, providers=providers, enable_fallback=0
+            )
     except Exception as error:  # the bindings raise several unrelated types
         raise EngineError(
             f"onnxruntime {runtime.__version__} cannot load {graph.file}: {error}"
         ) from error
+    _sessions.add(session)
     seconds = time.perf_counter() - begin
     logger.info("opened %s on onnxruntime %s in %.2f s", graph.name, runtime.__version__, seconds)
     return session
+
+
+def _keep_for_ever() -> None:
+    """Keep the sessions of the parent process: freeing one waits for threads that are not here."""
+    for session in _sessions:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_for_ever)
 
 
 def _is_installed(distribution: str) -> bool:

@@ -173,11 +173,30 @@ def test_files_of_the_current_folder_are_not_taken_for_packages(
     assert _runtime(LocalProbe()).status == "ok"
 
 
-def test_a_python_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/no/such/python")
-    assert LocalProbe().trial("gpus") == Ran(1, "", "Python does not start")
-    monkeypatch.setattr(sys, "executable", None)
-    assert LocalProbe().trial("gpus").code == 1
+@pytest.mark.parametrize("program", ["/no/such/python", None, "app"])
+def test_without_a_python_program_nothing_is_started_and_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str | None
+) -> None:
+    if program == "app":  # a frozen application: starting it would start it again
+        application = tmp_path / program
+        application.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+        application.chmod(0o755)
+        program = str(application)
+    monkeypatch.setattr(sys, "executable", program)
+    said = f"it is tried with a Python program, and {program!r} is none"
+    assert LocalProbe().trial("gpus") == Ran(0, "", said)
+    assert _runtime(LocalProbe()).error == said
+    assert not (tmp_path / "started").exists()
+
+
+def test_a_python_that_does_not_start_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "python3"
+    broken.write_text("no program")
+    broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    assert LocalProbe().trial("gpus") == Ran(0, "", f"{broken} does not start")
 
 
 def test_damaged_metadata_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
