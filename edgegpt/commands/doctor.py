@@ -1,6 +1,7 @@
 """`edgegpt doctor`: what is installed, what really works, and what repairs the rest."""
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.text import Text
 
+from edgegpt.errors import EngineError
 from edgegpt.runtime.doctor.needs import BACKENDS
 
 from .console import facts_table, stdout, titled_table, waiting
@@ -41,7 +43,13 @@ def command(bundle: Path | None, backend: str, as_json: bool) -> int:
     from edgegpt.runtime.doctor.fit import fit
     from edgegpt.runtime.doctor.probe import LocalProbe
     from edgegpt.runtime.doctor.report import examine
+    from edgegpt.runtime.processes import python_program
 
+    if python_program() is None:
+        raise EngineError(
+            f"doctor tries each engine with a Python program, and {sys.executable!r} is none: run "
+            f"`python -m edgegpt doctor` in the environment that the application was made from"
+        )
     opened = None if bundle is None else Bundle.open(bundle)
     with waiting("looking at this machine"):
         report = examine(LocalProbe())

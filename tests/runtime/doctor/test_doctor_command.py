@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,14 @@ def on(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(probe, "LocalProbe", lambda: RecordedMachine(name))
 
     return put
+
+
+def test_a_frozen_application_is_sent_to_a_python(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    outcome = run()
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err.startswith("error: doctor tries each engine with a Python program")
+    assert "`python -m edgegpt doctor`" in outcome.err
 
 
 def test_this_machine_can_run_on_its_cpu(run) -> None:
