@@ -1,6 +1,7 @@
 """Opens a checkpoint from elsewhere, whatever its kind: the content tells, not the name."""
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 
 from edgegpt.runtime.bundle.manifest import MANIFEST_NAME
@@ -78,26 +79,28 @@ def open_pickle(
     shape: Path | None = None,
 ) -> Source:
     """Return the checkpoint in a file that `torch.save` wrote; its keys tell its kind."""
-    content = read_pickle(path)
-    state = state_of(content, path)
+    found = state_of(read_pickle(path), path)
+    state = found.tensors
     if is_lesson(state):
-        return open_pair_lesson(state, path, n_head, read_shape(shape))
-    if is_module(state):
-        return open_pair_module(state, path, n_head, read_shape(shape))
-    if shape is not None:
+        source = open_pair_lesson(state, path, n_head, read_shape(shape))
+    elif is_module(state):
+        source = open_pair_module(state, path, n_head, read_shape(shape))
+    elif shape is not None:
         raise CheckpointError(f"{path} is no encoder-decoder, so that it has no --shape")
-    if any(name.startswith("transformer.") for name in state):
-        args = content.get("model_args", {})
+    elif any(name.startswith("transformer.") for name in state):
+        args = found.beside.get("model_args", {})
         if not isinstance(args, dict) or not all(isinstance(name, str) for name in args):
             raise CheckpointError(f"{path}: model_args is no table of settings")
-        return open_nanogpt(state, args, path, n_head)
-    if any(name.startswith(("token_embedding_table.", "blocks.")) for name in state):
-        return open_lesson(state, path, attention_scale)
-    raise CheckpointError(
-        f"{path} is neither of nanoGPT (it has no transformer.wte.weight) nor of the lesson (it "
-        f"has no token_embedding_table.weight), and no encoder-decoder; its first key is "
-        f"{next(iter(state), None)!r:.80}"
-    )
+        source = open_nanogpt(state, args, path, n_head)
+    elif any(name.startswith(("token_embedding_table.", "blocks.")) for name in state):
+        source = open_lesson(state, path, attention_scale)
+    else:
+        raise CheckpointError(
+            f"{path} is neither of nanoGPT (it has no transformer.wte.weight) nor of the lesson "
+            f"(it has no token_embedding_table.weight), and no encoder-decoder; its first key is "
+            f"{next(iter(state), None)!r:.80}"
+        )
+    return replace(source, notes=(*found.notes, *source.notes))
 
 
 def _open_gguf(path: Path) -> Source:
