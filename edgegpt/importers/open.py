@@ -22,6 +22,7 @@ from .pair_state import (
 from .pickles import read_pickle
 from .source import Source
 from .state import state_of
+from .text.characters import tokenizer_of
 
 __all__ = ["open_pickle", "open_source"]
 
@@ -32,7 +33,7 @@ PICKLES = (b"PK", b"\x80")  # a zip archive; a pickle, as PyTorch wrote before 1
 def open_source(
     path: Path,
     n_head: int | None = None,
-    attention_scale: AttentionScale = "head_dim",
+    attention_scale: AttentionScale | None = None,
     shape: Path | None = None,
 ) -> Source:
     """Return the checkpoint at `path`; values of weights are read later, one by one.
@@ -75,7 +76,7 @@ def open_source(
 def open_pickle(
     path: Path,
     n_head: int | None = None,
-    attention_scale: AttentionScale = "head_dim",
+    attention_scale: AttentionScale | None = None,
     shape: Path | None = None,
 ) -> Source:
     """Return the checkpoint in a file that `torch.save` wrote; its keys tell its kind."""
@@ -100,7 +101,9 @@ def open_pickle(
             f"(it has no token_embedding_table.weight), and no encoder-decoder; its first key is "
             f"{next(iter(state), None)!r:.80}"
         )
-    return replace(source, notes=(*found.notes, *source.notes))
+    tokenizer, notes = tokenizer_of(found.beside, str(path))
+    notes = (*found.notes, *source.notes, *notes)
+    return replace(source, tokenizer_json=tokenizer, notes=notes)
 
 
 def _open_gguf(path: Path) -> Source:

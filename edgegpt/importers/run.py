@@ -66,6 +66,10 @@ class Import:
         """The type in which each parameter is stored: the source's where it holds the values."""
         return {name: _dtype(weight, self.source.tensors) for name, weight in self.weights.items()}
 
+    def value(self, name: str, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return a parameter of ours, read from the source, as `dtype`."""
+        return _value(self.weights[name], self.source.tensors, dtype)
+
 
 def look(source: Source) -> Import:
     """Check a checkpoint without reading the values of its tensors.
@@ -148,19 +152,15 @@ def write(
             embedding that is stored although it is tied, and differs.
     """
     save_config(folder, found.config, usage, origin)
-    dtypes, tensors = found.dtypes, found.source.tensors
+    dtypes = found.dtypes
     _check_copies(found)
     layouts = {
         name: layout_of(torch.empty(weight.shape, dtype=dtypes[name], device="meta"))
         for name, weight in found.weights.items()
     }
 
-    def value(name: str) -> Tensor:
-        weight = found.weights[name]
-        return _value(weight, tensors, dtypes[name])
-
     path = folder / "model.safetensors"
-    write_tensors(path, layouts, lambda name: raw_bytes(value(name)), progress)
+    write_tensors(path, layouts, lambda name: raw_bytes(found.value(name, dtypes[name])), progress)
 
 
 def _value(weight: Weight, tensors: Tensors, dtype: torch.dtype) -> Tensor:
