@@ -4,7 +4,7 @@ import importlib
 from dataclasses import replace
 from pathlib import Path
 
-from edgegpt.runtime.bundle.manifest import MANIFEST_NAME
+from edgegpt.runtime.bundle.kinds import kind_of
 from edgegpt.runtime.packages import pip_install
 
 from ..errors import CheckpointError
@@ -61,15 +61,13 @@ def open_source(
         return _open_gguf(path)
     if head.startswith(PICKLES):
         return open_pickle(path, n_head, attention_scale, shape)
+    if not head:
+        raise CheckpointError(f"{path} is empty")
+    if head[8:9] == b"{":
+        raise CheckpointError(f"{path} is a safetensors file; import its folder, with config.json")
     raise CheckpointError(
-        f"{path} is empty"
-        if not head
-        else f"{path} is a safetensors file; import its folder, with its config.json"
-        if head[8:9] == b"{"
-        else f"{path} is a packed bundle of edgegpt already; import takes what it was made of"
-        if head.startswith(MANIFEST_NAME.encode())
-        else f"{path} is no checkpoint that import reads: a Hugging Face folder, a GGUF file, or a "
-        f"PyTorch file"
+        f"{path} is {kind_of(path) or 'no checkpoint'}; import reads a Hugging Face folder, a GGUF "
+        f"file, or a PyTorch file"
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..errors import BundleError, InvalidInputError
 from ..files import is_lfs_pointer
+from .kinds import instead_of_bundle
 from .manifest import MANIFEST_NAME, FileEntry, Manifest
 
 __all__ = [
@@ -67,10 +68,7 @@ class Bundle:
         if not exists:
             raise BundleError(f"no bundle at {folder}")
         if not folder.is_dir() or not (folder / MANIFEST_NAME).is_file():
-            raise BundleError(
-                f"{folder} is not a bundle: it has no {MANIFEST_NAME}. "
-                f"A checkpoint becomes a bundle with `edgegpt export`."
-            )
+            raise BundleError(instead_of_bundle(folder))
         try:
             text = (folder / MANIFEST_NAME).read_bytes()
         except OSError as error:

@@ -146,7 +146,9 @@ def test_onnxruntime_still_has_every_operator_of_the_lowering(tmp_path: Path) ->
         ({"n_embd": 48}, None),
     ],
 )
-def test_heads_that_the_operator_does_not_take_are_an_obstacle(changes: dict, told: str | None) -> None:
+def test_heads_that_the_operator_does_not_take_are_an_obstacle(
+    changes: dict, told: str | None
+) -> None:
     found = ORT.obstacle(small_config(**changes))
     assert found is None if told is None else re.search(told, found)
 
