@@ -221,7 +221,7 @@ class BeamSearch:
         gaps = [going[count - 1] - going[count]] if len(going) > count else []
         gaps += list(totals[:count][ended[:count]] - totals[count])
         gaps += list(totals[count - 1] - totals[count:][ended[count:]])
-        self.near_tie |= min(gaps, default=math.inf) <= self.error
+        self.near_tie |= float(min(gaps, default=math.inf)) <= self.error
 
     def _note(self, gap: float, length: int) -> None:
         """Note a near tie if two scores of texts of this length are too close."""

@@ -7,6 +7,7 @@ from typing import Any
 from ..bundle.search import MOST_BEAMS, Search
 from ..bundle.usage import Defaults, Usage
 from ..errors import InvalidInputError
+from ..whole import plain
 from .arguments import end_ids_of, sampling_of, stop_strings_of
 from .beams import BeamRules
 from .edits import edits_of
@@ -56,6 +57,11 @@ class Wanted:
         Raises:
             InvalidInputError: if a setting is impossible, or does not go with another one.
         """
+        own = plain(replace(self, sampling=plain(self.sampling), search=plain(self.search)))
+        return own._rules(model)
+
+    def _rules(self, model: ModelFacts) -> Rules:
+        """Return the settings of the call; all whole numbers are ints."""
         _check(self.search, model.vocab_size)
         if model.has_encoder and (self.speculate or self.overflow is not None):
             name = "speculate" if self.speculate else "overflow"
