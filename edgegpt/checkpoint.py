@@ -219,8 +219,13 @@ def _open_weights(folder: Path, config: GPTConfig | Seq2SeqConfig) -> StoredWeig
     weights, model = StoredWeights(path), skeleton(config)
     found = {name: torch.empty(shape, device="meta") for name, shape in weights.shapes.items()}
     for name, other in model.tied_names().items():
-        if other in found:
-            found[name] = found[other]
+        if other not in found:
+            continue
+        if name in found and not torch.equal(weights[name], weights[other]):
+            raise CheckpointError(
+                f"{path}: {name} differs from {other}, although config.json says that they are one"
+            )
+        found[name] = found[other]
     check_state(found, model.state_dict(), path)
     return weights
 

@@ -10,6 +10,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from edgegpt.runtime.files import is_lfs_pointer
+
 from .errors import CheckpointError
 
 __all__ = ["LARGEST", "is_file", "json_text", "parsed", "read_json", "read_optional", "read_text"]
@@ -29,7 +31,7 @@ def is_file(path: Path) -> bool:
     """Return whether there is a regular file at `path`, or a link to one.
 
     Raises:
-        CheckpointError: if something else is there.
+        CheckpointError: if something else is there, or a file that Git LFS has not fetched.
     """
     try:
         mode = path.stat().st_mode
@@ -42,6 +44,12 @@ def is_file(path: Path) -> bool:
     if not stat.S_ISREG(mode):
         kind = KINDS.get(stat.S_IFMT(mode), "something else")
         raise CheckpointError(f"{path} is {kind}, where a file belongs")
+    try:
+        stands_in = is_lfs_pointer(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    if stands_in:
+        raise CheckpointError(f"{path} only stands for a file of Git LFS: run `git lfs pull`")
     return True
 
 

@@ -29,7 +29,7 @@ def source_tokenizer_of(source: Checkpoint) -> Tokenizer | None:
     """Return the tokenizer of the checkpoint's sources, if it has one."""
     if source.source_tokenizer_json is None:
         return tokenizer_of(source)
-    return Tokenizer(source.source_tokenizer_json)
+    return Tokenizer(source.source_tokenizer_json, source.config.encoder.vocab_size)
 
 
 def held_out_pairs(source: Checkpoint) -> list[EncodedPair]:

@@ -8,7 +8,7 @@ from pydoc_data.topics import topics
 
 from edgegpt.checkpoint import Checkpoint
 from edgegpt.errors import CheckpointError, InvalidInputError
-from edgegpt.model import GPT, Seq2Seq
+from edgegpt.model import GPT, Seq2Seq, Seq2SeqConfig
 from edgegpt.runtime.text.tokenizer import Tokenizer
 
 __all__ = [
@@ -28,7 +28,11 @@ HELD_OUT, CALIBRATION = slice(0, 2**16), slice(2**16, 2**18)  # characters of th
 
 def tokenizer_of(source: Checkpoint) -> Tokenizer | None:
     """Return the checkpoint's tokenizer, if it has one."""
-    return None if source.tokenizer_json is None else Tokenizer(source.tokenizer_json)
+    if source.tokenizer_json is None:
+        return None
+    config = source.config
+    rows = (config.decoder if isinstance(config, Seq2SeqConfig) else config).vocab_size
+    return Tokenizer(source.tokenizer_json, rows)
 
 
 def held_out_ids(source: Checkpoint) -> list[int]:

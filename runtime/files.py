@@ -19,7 +19,18 @@ from typing import BinaryIO
 from .exchange import exchange
 from .leftovers import in_use, remove_leftovers
 
-__all__ = ["new_file", "new_folder", "write_file"]
+__all__ = ["is_lfs_pointer", "new_file", "new_folder", "write_file"]
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # how Git LFS's stand-ins begin
+LARGEST_POINTER = 1024  # bytes
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Return whether the file at `path` only stands for one that Git LFS has not fetched."""
+    if path.stat().st_size > LARGEST_POINTER:
+        return False
+    with path.open("rb") as file:
+        return file.read(len(LFS_POINTER)) == LFS_POINTER
 
 
 def write_file(path: Path, data: bytes | memoryview) -> None:

@@ -392,6 +392,7 @@ class LanguageModel:
             tolerance=self.tolerance,
             have_text=self.tokenizer is not None,
             has_encoder=self._begin.sources is not None,
+            named=self._prompts.named,
         )
 
     def _texts(

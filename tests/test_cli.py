@@ -10,6 +10,8 @@ import pytest
 
 import edgegpt
 from edgegpt.cli import COMMANDS, main
+from edgegpt.errors import ExportError
+from edgegpt.export import ExportSettings
 from edgegpt.model import GPT
 
 PROMPT = "The wind"
@@ -168,6 +170,25 @@ def test_export_prints_the_receipt(run, small_checkpoint: Path, tmp_path: Path) 
     assert outcome.code == 0
     assert "PASS" in outcome.out
     assert str(tmp_path / "bundle") in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"), [("fp32", "float32"), ("fp16", "float16"), ("bf16", "bfloat16")]
+)
+def test_export_knows_the_usual_names_of_precisions_and_keeps_line_ends(
+    run, small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alias, name
+) -> None:
+    def see(*_: object, precision: str, settings: ExportSettings, **__: object) -> None:
+        raise ExportError(f"{precision}, {settings.calibration!r}")
+
+    monkeypatch.setattr("edgegpt.export.export_bundle", see)
+    out = tmp_path / "bundle"
+    outcome = run("export", small_checkpoint, "--out", out, "--precision", alias)
+    assert outcome.err.endswith(f"error: {name}, None\n")
+    (tmp_path / "text").write_bytes(b"To be,\r\nor\rnot\n")
+    options = ["--precision", "int8", "--calibration", tmp_path / "text"]
+    outcome = run("export", small_checkpoint, "--out", out, *options)
+    assert outcome.err.endswith("error: int8, 'To be,\\r\\nor\\rnot\\n'\n")
 
 
 def test_export_json_is_the_receipt(run, small_checkpoint: Path, tmp_path: Path) -> None:

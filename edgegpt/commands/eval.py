@@ -220,7 +220,7 @@ def _evaluate_checkpoint(
     def logits_of(windows: Any) -> Iterator[tuple[int, Any]]:
         yield 0, model(torch.from_numpy(windows)).numpy()  # (B, T, V)
 
-    tokenizer = Tokenizer(checkpoint.tokenizer_json)
+    tokenizer = Tokenizer(checkpoint.tokenizer_json, model.config.vocab_size)
     ids = corpus.ids(tokenizer.encode)
     characters = len(tokenizer.decode(ids[1:]))
     result = evaluate(logits_of, ids, characters, context or block, progress=report)

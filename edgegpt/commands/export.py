@@ -1,7 +1,7 @@
 """`edgegpt export`: a checkpoint in, a proved bundle out."""
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import click
 
@@ -18,6 +18,22 @@ FLOAT = "float32"
 HALF = ("float16", "bfloat16")
 
 
+class Precision(click.Choice[str]):
+    """The precisions, and what PyTorch's users call them."""
+
+    ALIASES: ClassVar = {
+        "fp32": FLOAT,
+        "float": FLOAT,
+        "fp16": "float16",
+        "half": "float16",
+        "bf16": "bfloat16",
+    }
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the precision of that name."""
+        return super().convert(self.ALIASES.get(value, value), param, ctx)
+
+
 @click.command(
     help="Turn a model into a bundle, and prove that it computes the same. SRC is a checkpoint "
     "folder of edgegpt, or anything that `edgegpt import` reads."
@@ -27,10 +43,10 @@ HALF = ("float16", "bfloat16")
 @click.option("--force", is_flag=True, help="replace an earlier bundle in --out")
 @click.option(
     "--precision",
-    type=click.Choice([FLOAT, *HALF, "int8", "int4"]),
+    type=Precision([FLOAT, *HALF, "int8", "int4"]),
     default=FLOAT,
     show_default=True,
-    help="of the weights; float16 and bfloat16: of caches and activations, too",
+    help="of the weights; float16 and bfloat16 (fp16, bf16): of caches and activations, too",
 )
 @click.option(
     "--context",
@@ -147,6 +163,6 @@ def _layers(keep_fp32: str | None) -> Literal["auto"] | tuple[str, ...] | None:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode("utf-8")  # Path.read_text would change the line ends
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"cannot read the calibration text {path}: {error}") from error

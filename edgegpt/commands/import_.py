@@ -40,9 +40,13 @@ __all__ = ["command"]
 @click.option(
     "--attention-scale",
     type=click.Choice(["head_dim", "n_embd"]),
-    default="head_dim",
-    show_default=True,
-    help="of the lesson: its scores were multiplied by this width to the power -1/2",
+    help="of the lesson: its scores were multiplied by this width to the power -1/2; default: "
+    "what --data shows, else head_dim",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="text on which the better --attention-scale is measured",
 )
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
 def command(
@@ -54,7 +58,8 @@ def command(
     adapter: Path | None,
     n_head: int | None,
     shape: Path | None,
-    attention_scale: Literal["head_dim", "n_embd"],
+    attention_scale: Literal["head_dim", "n_embd"] | None,
+    data: Path | None,
     as_json: bool,
 ) -> None:
     """Import; fails, and leaves nothing behind, if something is not known."""
@@ -67,7 +72,7 @@ def command(
         raise click.UsageError("name what to import, or ask for --list")
     from edgegpt.importers.importing import Named
 
-    named = Named(source, revision, adapter, n_head, attention_scale, shape)
+    named = Named(source, revision, adapter, n_head, attention_scale, shape, data)
     if check:
         from edgegpt.importers.check import report
         from edgegpt.importers.importing import survey

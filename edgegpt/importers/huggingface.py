@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from edgegpt.runtime.bundle.kinds import kind_of
 from edgegpt.runtime.bundle.manifest import MANIFEST_NAME
 
 from ..errors import CheckpointError
@@ -34,11 +35,14 @@ def _instead(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir())
     files = [name for name in names if name.endswith(SINGLE_FILES)]
     if MANIFEST_NAME in names:
-        return f"{folder} is a bundle of edgegpt already; import takes what it was made of"
+        return f"{folder} is a bundle already; name what it was made of"
     if ADAPTER_SETTINGS in names:
         return f"{folder} is an adapter; name the model that it is for, with --adapter {folder}"
     if files:
         return f"{folder} has no config.json; to import a file of it, name it: {folder / files[0]}"
+    kind = kind_of(folder)
+    if kind is not None:
+        return f"{folder} is {kind}; a folder is imported that has a config.json of Hugging Face"
     return f"{folder / 'config.json'} is missing"
 
 

@@ -27,6 +27,7 @@ from ..errors import CheckpointError
 from ..model import GPTConfig, Seq2SeqConfig
 from ..user_files import read_json
 from .adapter import adapted
+from .attention_scale import with_measured_scale
 from .hub.ids import HubId, is_hub_id, nothing_at
 from .huggingface import open_folder
 from .lesson import AttentionScale
@@ -35,6 +36,7 @@ from .papers import Papers, papers_of
 from .run import Import, config_of, look, write
 from .source import Source
 from .tensors import SafeTensors
+from .text.embedding import fitted
 from .text.folder import text_of_folder
 from .text.found import Found
 from .text.gguf_fields import text_of_gguf
@@ -56,6 +58,7 @@ class Named:
         adapter: folder of a LoRA adapter to merge; None: none.
         n_head: heads of a bare state dict of nanoGPT, which does not tell.
         attention_scale: see `lesson.open_lesson`.
+        data: a text on which the scale of the lesson is measured.
         shape: a TOML file with what an encoder-decoder's state dict does not say.
     """
 
@@ -63,13 +66,16 @@ class Named:
     revision: str | None = None
     adapter: Path | None = None
     n_head: int | None = None
-    attention_scale: AttentionScale = "head_dim"
+    attention_scale: AttentionScale | None = None
     shape: Path | None = None
+    data: Path | None = None
 
     def __post_init__(self) -> None:
-        """Refuse an empty name, which as a path would be the current folder."""
+        """Refuse an empty name, which would be the current folder, and a contradiction."""
         if not self.source:
             raise CheckpointError("the source is empty: name a folder, a file, or owner/model")
+        if self.data is not None and self.attention_scale is not None:
+            raise CheckpointError("--data measures the scale of attention; leave the other one out")
 
 
 def opened(named: Named, *, values: bool = True, progress: Progress = silent) -> Source:
@@ -87,7 +93,8 @@ def opened(named: Named, *, values: bool = True, progress: Progress = silent) ->
     elif is_checkpoint(Path(named.source)):
         raise CheckpointError(f"{named.source} is a checkpoint of edgegpt already; export it")
     else:
-        source = open_source(Path(named.source), named.n_head, named.attention_scale, named.shape)
+        scale = "head_dim" if named.data is not None and values else named.attention_scale
+        source = open_source(Path(named.source), named.n_head, scale, named.shape)
     return source if named.adapter is None else adapted(source, named.adapter)
 
 
@@ -120,6 +127,8 @@ def survey(named: Named, *, values: bool = True, progress: Progress = silent) ->
     source = opened(named, values=values, progress=progress)
     model = look(source)
     text = text_of(source, model.config, model.family.generation)
+    if named.data is not None and values:
+        model = with_measured_scale(model, text.tokenizer_json, named.data)
     notes = (*text.notes, *template_notes(text.chat_template, text.usage.special_tokens))
     return Survey(model, replace(text, notes=notes), papers_of(source))
 
@@ -163,6 +172,8 @@ def text_of(
         if place in str(error):
             raise
         raise CheckpointError(f"{place}: {error}") from error
+    if source.tokenizer_json is not None:
+        return Found(fitted(source.tokenizer_json, config.vocab_size, place).text, Usage(), None)
     note = "the file has no tokenizer: the model works with token ids only"
     return Found(None, Usage(), None, (note,))
 

@@ -1,9 +1,10 @@
 """Opens a checkpoint from elsewhere, whatever its kind: the content tells, not the name."""
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 
-from edgegpt.runtime.bundle.manifest import MANIFEST_NAME
+from edgegpt.runtime.bundle.kinds import kind_of
 from edgegpt.runtime.packages import pip_install
 
 from ..errors import CheckpointError
@@ -21,6 +22,7 @@ from .pair_state import (
 from .pickles import read_pickle
 from .source import Source
 from .state import state_of
+from .text.characters import tokenizer_of
 
 __all__ = ["open_pickle", "open_source"]
 
@@ -31,7 +33,7 @@ PICKLES = (b"PK", b"\x80")  # a zip archive; a pickle, as PyTorch wrote before 1
 def open_source(
     path: Path,
     n_head: int | None = None,
-    attention_scale: AttentionScale = "head_dim",
+    attention_scale: AttentionScale | None = None,
     shape: Path | None = None,
 ) -> Source:
     """Return the checkpoint at `path`; values of weights are read later, one by one.
@@ -59,45 +61,47 @@ def open_source(
         return _open_gguf(path)
     if head.startswith(PICKLES):
         return open_pickle(path, n_head, attention_scale, shape)
+    if not head:
+        raise CheckpointError(f"{path} is empty")
+    if head[8:9] == b"{":
+        raise CheckpointError(f"{path} is a safetensors file; import its folder, with config.json")
     raise CheckpointError(
-        f"{path} is empty"
-        if not head
-        else f"{path} is a safetensors file; import its folder, with its config.json"
-        if head[8:9] == b"{"
-        else f"{path} is a packed bundle of edgegpt already; import takes what it was made of"
-        if head.startswith(MANIFEST_NAME.encode())
-        else f"{path} is no checkpoint that import reads: a Hugging Face folder, a GGUF file, or a "
-        f"PyTorch file"
+        f"{path} is {kind_of(path) or 'no checkpoint'}; import reads a Hugging Face folder, a GGUF "
+        f"file, or a PyTorch file"
     )
 
 
 def open_pickle(
     path: Path,
     n_head: int | None = None,
-    attention_scale: AttentionScale = "head_dim",
+    attention_scale: AttentionScale | None = None,
     shape: Path | None = None,
 ) -> Source:
     """Return the checkpoint in a file that `torch.save` wrote; its keys tell its kind."""
-    content = read_pickle(path)
-    state = state_of(content, path)
+    found = state_of(read_pickle(path), path)
+    state = found.tensors
     if is_lesson(state):
-        return open_pair_lesson(state, path, n_head, read_shape(shape))
-    if is_module(state):
-        return open_pair_module(state, path, n_head, read_shape(shape))
-    if shape is not None:
+        source = open_pair_lesson(state, path, n_head, read_shape(shape))
+    elif is_module(state):
+        source = open_pair_module(state, path, n_head, read_shape(shape))
+    elif shape is not None:
         raise CheckpointError(f"{path} is no encoder-decoder, so that it has no --shape")
-    if any(name.startswith("transformer.") for name in state):
-        args = content.get("model_args", {})
+    elif any(name.startswith("transformer.") for name in state):
+        args = found.beside.get("model_args", {})
         if not isinstance(args, dict) or not all(isinstance(name, str) for name in args):
             raise CheckpointError(f"{path}: model_args is no table of settings")
-        return open_nanogpt(state, args, path, n_head)
-    if any(name.startswith(("token_embedding_table.", "blocks.")) for name in state):
-        return open_lesson(state, path, attention_scale)
-    raise CheckpointError(
-        f"{path} is neither of nanoGPT (it has no transformer.wte.weight) nor of the lesson (it "
-        f"has no token_embedding_table.weight), and no encoder-decoder; its first key is "
-        f"{next(iter(state), None)!r:.80}"
-    )
+        source = open_nanogpt(state, args, path, n_head)
+    elif any(name.startswith(("token_embedding_table.", "blocks.")) for name in state):
+        source = open_lesson(state, path, attention_scale)
+    else:
+        raise CheckpointError(
+            f"{path} is neither of nanoGPT (it has no transformer.wte.weight) nor of the lesson "
+            f"(it has no token_embedding_table.weight), and no encoder-decoder; its first key is "
+            f"{next(iter(state), None)!r:.80}"
+        )
+    tokenizer, notes = tokenizer_of(found.beside, str(path))
+    notes = (*found.notes, *source.notes, *notes)
+    return replace(source, tokenizer_json=tokenizer, notes=notes)
 
 
 def _open_gguf(path: Path) -> Source:

@@ -20,7 +20,7 @@ from edgegpt.runtime.progress import Progress, silent
 from ..checkpoint import save_config
 from ..errors import CheckpointError, InvalidInputError
 from ..model import GPTConfig, Seq2SeqConfig
-from ..model_weights import skeleton
+from ..model_weights import is_finite, skeleton
 from ..tensor_file import layout_of, raw_bytes, write_tensors
 from .architectures import FAMILIES, REFUSED
 from .family import Family
@@ -65,6 +65,10 @@ class Import:
     def dtypes(self) -> dict[str, torch.dtype]:
         """The type in which each parameter is stored: the source's where it holds the values."""
         return {name: _dtype(weight, self.source.tensors) for name, weight in self.weights.items()}
+
+    def value(self, name: str, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return a parameter of ours, read from the source, as `dtype`."""
+        return _value(self.weights[name], self.source.tensors, dtype)
 
 
 def look(source: Source) -> Import:
@@ -148,19 +152,15 @@ def write(
             embedding that is stored although it is tied, and differs.
     """
     save_config(folder, found.config, usage, origin)
-    dtypes, tensors = found.dtypes, found.source.tensors
+    dtypes = found.dtypes
     _check_copies(found)
     layouts = {
         name: layout_of(torch.empty(weight.shape, dtype=dtypes[name], device="meta"))
         for name, weight in found.weights.items()
     }
 
-    def value(name: str) -> Tensor:
-        weight = found.weights[name]
-        return _value(weight, tensors, dtypes[name])
-
     path = folder / "model.safetensors"
-    write_tensors(path, layouts, lambda name: raw_bytes(value(name)), progress)
+    write_tensors(path, layouts, lambda name: raw_bytes(found.value(name, dtypes[name])), progress)
 
 
 def _value(weight: Weight, tensors: Tensors, dtype: torch.dtype) -> Tensor:
@@ -179,10 +179,7 @@ def _read(name: str, tensors: Tensors) -> Tensor:
     """Return a tensor of the source; refuse a type that holds no weights, and values not finite."""
     tensors.dtype(name)
     tensor = tensors.read(name)
-    least, most = (
-        tensor.aminmax()
-    )  # both are NaN if one value is; `isfinite` takes 30 times as long
-    if not bool(least.isfinite() & most.isfinite()):
+    if not is_finite(tensor):
         raise CheckpointError(f"{tensors.place(name)}: {name} has values that are not finite")
     return tensor
 

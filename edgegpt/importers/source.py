@@ -21,6 +21,7 @@ class Source:
         tensors: the weights.
         folder: the folder with tokenizer, template and licence; None: there is none.
         fields: the metadata of a GGUF file, which has tokenizer and template; None: of others.
+        tokenizer_json: the tokenizer, if the file of the weights has one; None: it has none.
         notes: sentences for the user about what was found on the way.
     """
 
@@ -30,4 +31,5 @@ class Source:
     tensors: Tensors
     folder: Path | None = None
     fields: Mapping[str, Any] | None = None
+    tokenizer_json: str | None = None
     notes: tuple[str, ...] = ()

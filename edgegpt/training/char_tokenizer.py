@@ -12,14 +12,18 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from ..errors import DataError
 
-__all__ = ["build_char_tokenizer", "encode_corpus"]
+__all__ = ["build_char_tokenizer", "char_tokenizer", "encode_corpus"]
 
 AT_ONCE = 2**20  # characters
 
 
 def build_char_tokenizer(text: str) -> Tokenizer:
     """Return a tokenizer whose ids number the distinct characters of `text` by code point."""
-    vocabulary = {character: index for index, character in enumerate(sorted(set(text)))}
+    return char_tokenizer({character: index for index, character in enumerate(sorted(set(text)))})
+
+
+def char_tokenizer(vocabulary: dict[str, int]) -> Tokenizer:
+    """Return a tokenizer with these ids of characters."""
     tokenizer = Tokenizer(models.WordLevel(vocabulary))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()

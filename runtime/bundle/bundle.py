@@ -6,10 +6,13 @@ Opening checks that every file exists and has the right size; `check_hashes` rea
 import hashlib
 import logging
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from ..errors import BundleError, InvalidInputError
-from .manifest import MANIFEST_NAME, Manifest
+from ..files import is_lfs_pointer
+from .kinds import instead_of_bundle
+from .manifest import MANIFEST_NAME, FileEntry, Manifest
 
 __all__ = [
     "CARD_NAME",
@@ -65,10 +68,7 @@ class Bundle:
         if not exists:
             raise BundleError(f"no bundle at {folder}")
         if not folder.is_dir() or not (folder / MANIFEST_NAME).is_file():
-            raise BundleError(
-                f"{folder} is not a bundle: it has no {MANIFEST_NAME}. "
-                f"A checkpoint becomes a bundle with `edgegpt export`."
-            )
+            raise BundleError(instead_of_bundle(folder))
         try:
             text = (folder / MANIFEST_NAME).read_bytes()
         except OSError as error:
@@ -82,15 +82,21 @@ class Bundle:
         return bundle
 
     def file(self, name: str) -> Path:
-        """Return the path of a file that the manifest lists; refuse a link out of the bundle."""
+        """Return the path of a file that the manifest lists.
+
+        A link out of the bundle is followed only to the very file that the manifest lists, as in
+        the caches of Hugging Face, DVC and others.
+        """
         if name not in self.manifest.files:
             raise BundleError(f"{self.folder} has no file {name}")
         path = self.folder / name
         try:
-            inside = path.resolve().is_relative_to(self.folder.resolve())
+            target = path.resolve()
+            inside = target.is_relative_to(self.folder.resolve())
+            allowed = inside or _is_of(target, self.manifest.files[name])
         except (OSError, RuntimeError) as error:  # a loop of links
             raise BundleError(f"{name} in {self.folder} cannot be followed: {error}") from error
-        if not inside:
+        if not allowed:
             raise BundleError(f"{name} in {self.folder} is a link that leaves the bundle")
         return path
 
@@ -109,6 +115,8 @@ class Bundle:
         if not path.is_file():
             raise BundleError(f"{name} is missing from the bundle {self.folder}")
         size = path.stat().st_size
+        if size != expected and is_lfs_pointer(path):
+            raise BundleError(f"{path} only stands for a file of Git LFS: run `git lfs pull`")
         if size != expected:
             raise BundleError(
                 f"{name} in {self.folder} has {size:,} bytes, the manifest says {expected:,}: "
@@ -127,6 +135,21 @@ class Bundle:
                     changed.append(weight)
         shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" * (len(changed) > 5))
         return f": changed tensors: {shown}" if changed else ": its header was changed"
+
+
+def _is_of(path: Path, entry: FileEntry) -> bool:
+    """Return whether there is a file of this content; Hugging Face's cache names files by it."""
+    if not path.is_file() or path.stat().st_size != entry.size:
+        return False
+    if path.name == entry.sha256:
+        return True
+    return _hash_of_state(path, path.stat().st_mtime_ns, entry.size) == entry.sha256
+
+
+@lru_cache(maxsize=64)
+def _hash_of_state(path: Path, mtime_ns: int, size: int) -> str:
+    """Return the SHA-256 of a file as it was at that time."""
+    return sha256_of(path)
 
 
 def sha256_of(path: Path) -> str:

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 
 from ..errors import InvalidInputError
+from ..whole import whole
 
 __all__ = ["DEFAULTS", "EngineOptions"]
 
@@ -30,7 +31,7 @@ class EngineOptions:
     cuda_graph: bool = True
 
     def __post_init__(self) -> None:
-        threads = self.threads
+        threads = whole(self.threads)
         if threads is None:
             return
         if type(threads) is not int or threads < 1:
@@ -43,6 +44,7 @@ class EngineOptions:
                 f"threads is {threads}, and this machine has {processors} processors: more threads "
                 f"than processors only slow each other down"
             )
+        object.__setattr__(self, "threads", threads)
 
 
 DEFAULTS = EngineOptions()

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..bundle.usage import Defaults, Usage
 from ..errors import InvalidInputError
+from ..whole import whole
 from .sampling import Sampling
 
 __all__ = [
@@ -94,6 +95,7 @@ def context_of(wanted: int | None, block_size: int) -> int:
     """Return how many tokens the cache is to hold; None: as many as the model sees."""
     if wanted is None:
         return block_size
+    wanted = whole(wanted)
     if type(wanted) is not int or not 1 <= wanted <= block_size:
         raise InvalidInputError(f"context is {wanted}; the model can see 1 to {block_size} tokens")
     return wanted
@@ -103,7 +105,8 @@ def seeds_of(seed: int | Sequence[int] | None, count: int) -> list[int]:
     """Return a seed for each of `count` prompts; None draws them."""
     if seed is None:
         return [secrets.randbits(63) for _ in range(count)]
-    seeds = list(seed) if isinstance(seed, Sequence) else [seed] * count
+    listed = _listed(seed)
+    seeds = [whole(one) for one in (listed if isinstance(listed, list) else [listed] * count)]
     if len(seeds) != count:
         raise InvalidInputError(f"there are {len(seeds)} seeds for {count} prompts")
     for value in seeds:

@@ -99,6 +99,7 @@ def new_search(prompt: list[int], rules: Rules, beams: BeamRules) -> BeamSearch:
         end_ids=rules.end_ids,
         edits=(*rules.sampling.edits, *rules.edits),
         tolerance=rules.tolerance,
+        named=rules.named,
     )
 
 

@@ -86,11 +86,14 @@ class BeamSearch:
         end_ids: frozenset[int] = frozenset(),
         edits: Sequence[Edit] = (),
         tolerance: float = 0.0,
+        named: int | None = None,
     ) -> None:
         """Begin with `prompt`; add at most `steps` tokens, at least one.
 
-        `tolerance` is the error of logits, relative to the largest.
+        `tolerance` is the error of logits, relative to the largest. Only ids below `named` can be
+        chosen; None: all can.
         """
+        self.named = named
         self.rules, self.steps, self.edits, self.tolerance = rules, steps, edits, tolerance
         self.prompt_length, self.step = len(prompt), 0
         self.end_ids = end_ids
@@ -116,8 +119,8 @@ class BeamSearch:
         """
         scores = self._scores(logits)
         # One more than there are candidates, to see how close it comes to being one.
-        best = largest(scores.reshape(-1), self.candidates + 1)  # of (beams * V,)
-        totals, (parents, tokens) = scores.reshape(-1)[best], np.divmod(best, logits.shape[1])
+        best = largest(scores.reshape(-1), self.candidates + 1)  # of (beams * named,)
+        totals, (parents, tokens) = scores.reshape(-1)[best], np.divmod(best, scores.shape[1])
         self.step += 1
         last = self.step == self.steps
         ended = np.array([last or token in self.end_ids for token in tokens.tolist()])
@@ -144,7 +147,7 @@ class BeamSearch:
         return real[: self.rules.returned]
 
     def _scores(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the totals of all continuations, float32 [beams, V]."""
+        """Return the totals of all continuations that can be chosen, float32 [beams, named]."""
         best = logits.max(axis=1, keepdims=True)
         if not np.isfinite(best).all():
             raise NumericalError(
@@ -156,6 +159,7 @@ class BeamSearch:
         for own, ids in zip(scores, self.texts, strict=True):
             for edit in self.edits:
                 edit.apply(own, ids, self.step)
+        scores = scores[:, : self.named]
         scores += self.totals[:, None]
         error = 2 * self.tolerance * magnitude(logits, float(best.max()))
         self.error = math.hypot(self.error, error * math.prod(one.stretch for one in self.edits))
@@ -217,7 +221,7 @@ class BeamSearch:
         gaps = [going[count - 1] - going[count]] if len(going) > count else []
         gaps += list(totals[:count][ended[:count]] - totals[count])
         gaps += list(totals[count - 1] - totals[count:][ended[count:]])
-        self.near_tie |= min(gaps, default=math.inf) <= self.error
+        self.near_tie |= float(min(gaps, default=math.inf)) <= self.error
 
     def _note(self, gap: float, length: int) -> None:
         """Note a near tie if two scores of texts of this length are too close."""

@@ -47,8 +47,10 @@ class RepetitionPenalty(Edit):
     def apply(self, scores: Scores, ids: Sequence[int], step: int) -> None:
         """Change the scores of all ids that occur."""
         seen = np.unique(np.asarray(ids, dtype=np.int64))
-        values = scores[seen]
-        scores[seen] = np.where(values > 0, values / self.penalty, values * self.penalty)
+        values, most = scores[seen].astype(np.float64), np.finfo(scores.dtype).max
+        with np.errstate(over="ignore"):  # a product beyond the range is no id that is forbidden
+            changed = np.where(values > 0, values / self.penalty, values * self.penalty)
+        scores[seen] = np.where(np.isfinite(values), changed.clip(-most, most), values)
 
     @property
     def stretch(self) -> float:

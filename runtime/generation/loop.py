@@ -35,6 +35,8 @@ class Rules:
             temperature 0; 0 for none.
         edits: edits of the logits, after the one of `sampling`.
         beams: how to search for the best text; None: token by token (see `generate_tokens`).
+        named: only ids below it can be chosen, since those from there on have no text; None: all
+            ids can.
     """
 
     context: int
@@ -47,6 +49,7 @@ class Rules:
     speculate: int = 0
     edits: tuple[Edit, ...] = ()
     beams: BeamRules | None = None
+    named: int | None = None
 
     def __post_init__(self) -> None:
         if type(self.max_new_tokens) is not int or self.max_new_tokens < 0:
@@ -82,6 +85,7 @@ class Rules:
             step=len(text.ids) - text.prompt_length,
             tolerance=self.tolerance,
             edits=self.edits,
+            named=self.named,
         )
 
     @property

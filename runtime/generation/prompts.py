@@ -26,14 +26,11 @@ class Prompts:
         self.usage = bundle.manifest.usage or Usage()
         self.vocab_size = bundle.manifest.model_info.vocab_size
         self.tokenizer: Tokenizer | None = None
+        self.named: int | None = None  # ids from here on have no text; None: there is no tokenizer
         if bundle.has(TOKENIZER_NAME):
-            self.tokenizer = Tokenizer(bundle.file(TOKENIZER_NAME).read_bytes())
-            # Fewer are usual: embeddings are padded to a round number of rows.
-            if self.tokenizer.vocab_size > self.vocab_size:
-                raise BundleError(
-                    f"{bundle.folder}: the tokenizer has {self.tokenizer.vocab_size} ids, "
-                    f"the model only {self.vocab_size}"
-                )
+            file = bundle.file(TOKENIZER_NAME)
+            self.tokenizer = Tokenizer(file.read_bytes(), self.vocab_size)
+            self.named = self.tokenizer.reach(self.vocab_size)
         self._lock = threading.Lock()
         self._template: ChatTemplate | None = None
 

@@ -1,8 +1,10 @@
 """One call of `generate` or `stream`: how it runs, and what it returns."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -150,22 +152,26 @@ class Stream(Iterator[str]):
 
     With `async for`, each step is computed in a thread, so that other tasks go on. A task that is
     cancelled while it waits for a piece closes the stream.
+
+    It is for one thread at a time: another one that meanwhile asks for a piece, or closes it, gets
+    an `InvalidInputError`.
     """
 
     def __init__(self, run: Run) -> None:
         self._run, self._pieces = run, run.pieces()
         self._closed, self._origin = False, Origin()
+        self._lock = threading.Lock()
 
     def __next__(self) -> str:
         self._origin.check()
-        return next(self._pieces)
+        with self._alone():
+            return next(self._pieces)
 
     def __aiter__(self) -> "Stream":
         return self
 
     async def __anext__(self) -> str:
-        self._origin.check()
-        step = asyncio.create_task(asyncio.to_thread(next, self._pieces, None))
+        step = asyncio.create_task(asyncio.to_thread(next, self, None))
         try:
             piece = await asyncio.shield(step)
         except asyncio.CancelledError:
@@ -178,8 +184,22 @@ class Stream(Iterator[str]):
 
     def close(self) -> None:
         """Stop the generation and free its memory; the result is what there is so far."""
-        self._pieces.close()
+        with self._alone():
+            self._pieces.close()
         self._closed = True
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Refuse a second thread while another one is within."""
+        if not self._lock.acquire(blocking=False):
+            raise InvalidInputError(
+                "a stream is for one thread at a time, and another one waits for its next piece: "
+                "give each thread a stream of its own"
+            )
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     @property
     def result(self) -> Result:

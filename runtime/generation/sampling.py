@@ -88,6 +88,7 @@ def choose(
     step: int,
     tolerance: float = 0.0,
     edits: Sequence[Edit] = (),
+    named: int | None = None,
 ) -> Choice:
     """Pick the next token.
 
@@ -101,6 +102,7 @@ def choose(
         step: number of this token in its text, counted from 0.
         tolerance: error of the logits, relative to the largest; decides what a near tie is.
         edits: edits of the logits, after the one of `sampling`.
+        named: only ids below it can be chosen; None: all ids can.
 
     Raises:
         NumericalError: if a logit is NaN or +inf, or if all are -inf.
@@ -110,7 +112,7 @@ def choose(
     if isinstance(logits, Candidates):
         choice = None
         if not edits:
-            choice = _choose_among(logits, sampling, seed, series, step, tolerance)
+            choice = _choose_among(logits, sampling, seed, series, step, tolerance, named)
         if choice is not None:
             return choice
         logits = logits.fetch()
@@ -130,6 +132,8 @@ def choose(
         for edit in edits:
             edit.apply(scores, history, step)
             reach *= edit.stretch
+    scores = scores[:named]
+    if edits or place >= len(scores):
         place = int(scores.argmax())
         if scores[place] == -math.inf:
             raise forbidden(step)
@@ -148,6 +152,7 @@ def _choose_among(
     series: int,
     step: int,
     tolerance: float,
+    named: int | None,
 ) -> Choice | None:
     """Pick the next token from candidates; None if other ids could matter or a logit is not finite.
 
@@ -155,13 +160,14 @@ def _choose_among(
     matter as long as the smallest candidate itself does not.
     """
     top_k = 1 if sampling.temperature == 0.0 else sampling.top_k or row.vocab_size
-    if not row.finite or len(row.ids) <= top_k:
-        return None
     order = row.ids.argsort()  # ties go to the lowest id
+    order = order[: None if named is None else row.ids[order].searchsorted(named)]
     ids, logits = row.ids[order], row.logits[order]
+    if not row.finite or len(ids) <= top_k:
+        return None
     place = int(logits.argmax())
     best = float(logits[place])
-    reach = 2 * tolerance * max(best, -row.lowest)
+    reach = 2 * tolerance * max(float(row.logits.max()), -row.lowest)
     if sampling.temperature == 0.0:
         gap = _lead(logits, place)
         return Choice(int(ids[place]), gap, gap <= reach) if best > logits.min() else None

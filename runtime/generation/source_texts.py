@@ -2,7 +2,7 @@
 
 from ..bundle.bundle import SOURCE_TOKENIZER_NAME, Bundle
 from ..bundle.usage import SourceUsage, Usage
-from ..errors import BundleError, InvalidInputError
+from ..errors import InvalidInputError
 from ..text.tokenizer import Tokenizer
 from .arguments import Prompt
 
@@ -21,12 +21,8 @@ class SourceTexts:
         self.longest, self.vocab_size = info.block_size, info.vocab_size
         self.usage, self.tokenizer = usage.source or SourceUsage(), tokenizer
         if bundle.has(SOURCE_TOKENIZER_NAME):
-            self.tokenizer = Tokenizer(bundle.file(SOURCE_TOKENIZER_NAME).read_bytes())
-        if self.tokenizer is not None and self.tokenizer.vocab_size > self.vocab_size:
-            raise BundleError(
-                f"{bundle.folder}: the tokenizer of sources has {self.tokenizer.vocab_size} ids, "
-                f"the encoder only {self.vocab_size}"
-            )
+            file = bundle.file(SOURCE_TOKENIZER_NAME)
+            self.tokenizer = Tokenizer(file.read_bytes(), self.vocab_size)
 
     def encode(self, source: Prompt) -> list[int]:
         """Return the ids of a source; refuse an empty, impossible or too long one.

@@ -7,6 +7,7 @@ from typing import Any
 from ..bundle.search import MOST_BEAMS, Search
 from ..bundle.usage import Defaults, Usage
 from ..errors import InvalidInputError
+from ..whole import plain
 from .arguments import end_ids_of, sampling_of, stop_strings_of
 from .beams import BeamRules
 from .edits import edits_of
@@ -31,6 +32,7 @@ class ModelFacts:
     tolerance: float
     have_text: bool
     has_encoder: bool = False
+    named: int | None = None  # ids from here on have no text; None: unknown
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ class Wanted:
         Raises:
             InvalidInputError: if a setting is impossible, or does not go with another one.
         """
+        own = plain(replace(self, sampling=plain(self.sampling), search=plain(self.search)))
+        return own._rules(model)
+
+    def _rules(self, model: ModelFacts) -> Rules:
+        """Return the settings of the call; all whole numbers are ints."""
         _check(self.search, model.vocab_size)
         if model.has_encoder and (self.speculate or self.overflow is not None):
             name = "speculate" if self.speculate else "overflow"
@@ -65,9 +72,10 @@ class Wanted:
         end_ids = end_ids_of(model.usage, self.end_ids, ignore_eos=self.ignore_eos)
         sampling, beams = sampling_of(model.usage, self.sampling), self._beams(search)
         overflow = model.overflow if self.overflow is None else self.overflow
+        named = _named(model, search, end_ids)
         if beams is not None:
             self._check_beams(beams, sampling)
-            _check_room(beams.count, model.vocab_size, len(end_ids))
+            _check_room(beams.count, named, len(end_ids))
             overflow = "stop"
         longest = search.max_new_tokens
         assert longest is not None, "it has just been set"
@@ -82,6 +90,7 @@ class Wanted:
             speculate=self.speculate,
             edits=edits_of(search, end_ids, longest),
             beams=beams,
+            named=named,
         )
 
     def _beams(self, search: Search) -> BeamRules | None:
@@ -113,6 +122,14 @@ class Wanted:
                     f"{name} does not go with a search of {beams.count} beams; leave it out, or "
                     f"give num_beams=1"
                 )
+
+
+def _named(model: ModelFacts, search: Search, end_ids: frozenset[int]) -> int:
+    """Return below which number ids can be chosen: those with a text, and those asked for."""
+    if model.named is None:
+        return model.vocab_size
+    forced = [token for token in (search.forced_bos, search.forced_eos) if token is not None]
+    return max([model.named, *(token + 1 for token in (*end_ids, *forced))])
 
 
 def _check(given: Search, vocab_size: int) -> None:

@@ -35,6 +35,7 @@ from ..engines.choice import (
 )
 from ..engines.options import DEFAULTS, EngineOptions
 from ..errors import InvalidInputError
+from ..generation.begin import Begin
 from ..text.tokenizer import Tokenizer
 from .receipt import Check, Receipt
 from .replay import Replay, counted
@@ -55,13 +56,15 @@ def verify(
     The receipt is pending if the backend is the CPU and it can run none of the graphs.
 
     Raises:
-        BundleError: if a file is not the one that was exported.
+        BundleError: if a file is not the one that was exported, or the bundle cannot be used, as
+            with the tokenizer of another model.
         EngineError: if the engine cannot run the bundle.
     """
     if check not in ("hash", "size"):
         raise InvalidInputError(f"check is {check!r}; it must be 'hash' or 'size'")
     if check == "hash":
         bundle.check_hashes()
+    Begin(bundle)  # what a user's first call needs
     backend = resolve_backend(bundle, options.backend)
     reason = missing_engine(bundle, backend)
     if reason is not None:

@@ -8,6 +8,9 @@ __all__ = ["Detokenizer"]
 
 REPLACEMENT = "\ufffd"  # what bytes decode to that are not (yet) a whole character
 
+# The three bytes of U+FFFD itself in names of tokens: in GPT-2's alphabet of bytes, and as Llama's.
+ITS_BYTES = ("\u00ef\u00bf\u00bd", "<0xEF><0xBF><0xBD>")
+
 
 class Detokenizer:
     """Turns ids into text as they arrive, and stops at a stop string.
@@ -75,8 +78,9 @@ class Detokenizer:
 
     def _whole(self, text: str) -> str:
         """Return the text of the last ids without a character that it ends inside of."""
-        own = self.tokenizer.backend.id_to_token(self.ids[-1]) or "" if self.ids else ""
-        return text if REPLACEMENT in own else text.rstrip(REPLACEMENT)
+        names = [self.tokenizer.backend.id_to_token(token) or "" for token in self.ids[-3:]]
+        is_whole = REPLACEMENT in "".join(names[-1:]) or "".join(names).endswith(ITS_BYTES)
+        return text if is_whole else text.rstrip(REPLACEMENT)
 
     def _possible_stop(self) -> int:
         """Return how many characters at the end could be the beginning of a stop string."""

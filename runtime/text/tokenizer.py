@@ -19,10 +19,16 @@ class Tokenizer:
     Attributes:
         special_ids: ids of special tokens, such as "</s>". They tell the model about a text, and
             are no part of what it writes.
+        rows: how many ids the model has; None: not known.
     """
 
-    def __init__(self, text: str | bytes) -> None:
-        """Read the JSON text of a tokenizer.json."""
+    def __init__(self, text: str | bytes, rows: int | None = None) -> None:
+        """Read the JSON text of a tokenizer.json for a model that has `rows` ids.
+
+        Raises:
+            BundleError: if it is damaged, or has more tokens than the model has ids. Added ones do
+                not count: some models never learned theirs.
+        """
         try:
             text = text.decode("utf-8") if isinstance(text, bytes) else text
             self.backend: Backend = Backend.from_str(text)
@@ -35,14 +41,33 @@ class Tokenizer:
         self.unknown_id = None if unknown is None else self.backend.token_to_id(unknown)
         added = self.backend.get_added_tokens_decoder()
         self.special_ids = frozenset(number for number, token in added.items() if token.special)
+        self.rows = rows
+        ordinary = int(self.backend.get_vocab_size(with_added_tokens=False))
+        if rows is not None and ordinary > rows:
+            raise BundleError(
+                f"the tokenizer has {ordinary} ids, the model only {rows}: it belongs to another "
+                f"model"
+            )
 
     @property
     def vocab_size(self) -> int:
         """Number of ids, added tokens included."""
         return int(self.backend.get_vocab_size())
 
+    def reach(self, rows: int) -> int:
+        """Return how many of the model's ids there are up to the last one that has a text.
+
+        There may be more: embeddings are padded to a round number of rows.
+        """
+        named = (number for number in reversed(range(rows)) if self.backend.id_to_token(number))
+        return next(named, -1) + 1
+
     def encode(self, text: str) -> list[int]:
-        """Return the ids of `text`; what it does not know raises `InvalidInputError`."""
+        """Return the ids of `text`.
+
+        Raises:
+            InvalidInputError: for a part of the text that has no id, or one that the model lacks.
+        """
         try:
             found = self.backend.encode(text, add_special_tokens=False)
         except BaseException as error:  # such as a WordLevel model without an unknown token
@@ -57,6 +82,12 @@ class Tokenizer:
         # another text are an error only if a character has no id of its own.
         elif self.unknown_id is None and self.decode(ids) != text:
             self._refuse_dropped(text)
+        beyond = [number for number in ids if self.rows is not None and number >= self.rows]
+        if beyond:
+            raise InvalidInputError(
+                f"the token {self.backend.id_to_token(beyond[0])!r:.{LONGEST}} has the id "
+                f"{beyond[0]}, which the model never learned: it has only {self.rows} ids"
+            )
         return ids
 
     def decode(self, ids: list[int]) -> str:

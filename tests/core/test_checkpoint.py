@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from edgegpt.checkpoint import is_checkpoint, load_checkpoint, save_config, save_weights
 from edgegpt.errors import CheckpointError
@@ -282,6 +283,31 @@ def test_a_missing_embedding_of_a_tied_model_is_refused_by_name(tmp_path: Path):
     change_weights(tmp_path / "c", lambda tensors: tensors.pop("token_embedding.weight"))
     with pytest.raises(CheckpointError, match=r"token_embedding\.weight"):
         load_checkpoint(tmp_path / "c")
+
+
+@torch.no_grad()
+def test_a_stored_head_of_a_tied_model_must_be_the_embedding(tmp_path: Path):
+    write(tmp_path / "c", tie_embeddings=True)
+    copy = load_file(tmp_path / "c" / "model.safetensors")["token_embedding.weight"].clone()
+    change_weights(tmp_path / "c", lambda tensors: tensors.update({"head.weight": copy}))
+    load_checkpoint(tmp_path / "c")
+    copy[3, 2] += 1
+    change_weights(tmp_path / "c", lambda tensors: tensors.update({"head.weight": copy}))
+    with pytest.raises(CheckpointError, match=r"head\.weight differs from token_embedding\.weight"):
+        load_checkpoint(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    "value", [torch.tensor(float("nan")), torch.tensor(float("-inf")), torch.tensor(1e300).double()]
+)
+def test_a_weight_that_is_no_finite_float32_is_refused_by_name(folder: Path, value: Tensor):
+    def spoil(tensors: dict[str, Tensor]) -> None:
+        tensors["head.weight"] = tensors["head.weight"].to(value.dtype).clone()
+        tensors["head.weight"][-1, 0] = value
+
+    change_weights(folder, spoil)
+    with pytest.raises(CheckpointError, match=r"head\.weight has values that are not finite"):
+        load_checkpoint(folder).model  # noqa: B018 - the weights are read when they are asked for
 
 
 def test_a_surplus_tensor_is_refused_by_name(folder: Path):

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgegpt.checkpoint import load_checkpoint
+from edgegpt.runtime.text.tokenizer import Tokenizer
 
 VOCABULARY, BLOCK, LAYERS, HEADS, WIDTH = 19, 16, 2, 2, 24
 
@@ -153,6 +154,117 @@ def test_the_scale_is_that_of_the_head_unless_said_otherwise(edgegpt: Callable, 
     file, out = saved(tmp_path / "lesson.pt", lesson_state()), tmp_path / "out"
     edgegpt("import", file, "--out", out)
     assert load_checkpoint(out).model.config.attention_scale == (WIDTH // HEADS) ** -0.5
+
+
+@pytest.mark.parametrize("name", ["ffwd.net", "ffwd.network", "ffd.net", "ffd.network"])
+@torch.no_grad()
+def test_the_feed_forward_has_one_of_four_names(edgegpt: Callable, tmp_path: Path, name: str):
+    state = {key.replace("ffd.network", name): value for key, value in lesson_state().items()}
+    file, out = saved(tmp_path / "lesson.pt", state), tmp_path / "out"
+    assert edgegpt("import", file, "--out", out).code == 0
+    expected = lesson_model()(IDS)
+    torch.testing.assert_close(load_checkpoint(out).model(IDS), expected, rtol=1e-5, atol=1e-5)
+
+
+GUESS = "does not say by what the scores of attention are multiplied"
+
+
+@pytest.mark.parametrize("scale", [None, "n_embd"])
+def test_a_guessed_scale_is_told(edgegpt: Callable, tmp_path: Path, scale: str | None):
+    given = [] if scale is None else ["--attention-scale", scale]
+    file = saved(tmp_path / "lesson.pt", lesson_state())
+    for wanted in (["--out", tmp_path / "out"], ["--check"]):
+        notes = json.loads(edgegpt("import", file, "--json", *wanted, *given).out)["notes"]
+        assert any(GUESS in note for note in notes) == (scale is None)
+
+
+CHARACTERS = "abcdefghijklmnop \nü"
+STOI = {character: number for number, character in enumerate(CHARACTERS)}
+
+
+@torch.no_grad()
+def written_by(model: LessonModel) -> str:
+    """Return a text of blocks that the model writes, each from a character of its own."""
+    torch.manual_seed(5)
+    ids = torch.randint(0, VOCABULARY, (64, 1))
+    for _ in range(BLOCK - 1):
+        ids = torch.cat([ids, torch.multinomial(model(ids)[:, -1].softmax(-1), 1)], dim=1)
+    return "".join(CHARACTERS[number] for number in ids.flatten().tolist())
+
+
+@pytest.mark.parametrize("scale", list(SCALES))
+def test_with_a_text_the_better_scale_is_taken(edgegpt: Callable, tmp_path: Path, scale: str):
+    lesson = lesson_model(scale)
+    data, out = tmp_path / "text.txt", tmp_path / "out"
+    data.write_text(written_by(lesson))
+    content = {"model": lesson.state_dict(), "stoi": STOI}
+    outcome = edgegpt("import", saved(tmp_path / "a.pt", content), "--out", out, "--data", data)
+    assert outcome.code == 0, outcome.err
+    assert f"multiplied by {scale} to the power -1/2, as the loss on text.txt is" in outcome.err
+    assert GUESS not in outcome.err
+    assert load_checkpoint(out).model.config.attention_scale == SCALES[scale]
+
+
+def test_a_text_that_cannot_be_measured_on_is_refused(edgegpt: Callable, tmp_path: Path):
+    file, out = saved(tmp_path / "lesson.pt", lesson_state()), tmp_path / "out"
+    with_table = saved(tmp_path / "table.pt", {"model": lesson_state(), "stoi": STOI})
+    data = tmp_path / "text.txt"
+    data.write_text("zebra")
+    for source, options, reason in [
+        (file, ["--data", data], "has no stoi or itos"),
+        (with_table, ["--data", data], "the character 'z'"),
+        (with_table, ["--data", tmp_path / "none"], f"no file at {tmp_path / 'none'}"),
+        (with_table, ["--data", data, "--attention-scale", "n_embd"], "leave the other one out"),
+    ]:
+        outcome = edgegpt("import", source, "--out", out, *options)
+        assert (outcome.code, out.exists()) == (1, False)
+        assert reason in outcome.err
+
+
+ITOS = dict(enumerate(CHARACTERS))
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"stoi": STOI},
+        {"itos": ITOS},
+        {"itos": list(CHARACTERS), "stoi": STOI},
+        {"meta": {"itos": ITOS}},
+    ],
+)
+def test_tables_of_characters_make_the_tokenizer(edgegpt: Callable, tmp_path: Path, tables: dict):
+    file, out = saved(tmp_path / "a.pt", {"model": lesson_state()} | tables), tmp_path / "out"
+    assert "tokenizer" not in edgegpt("import", file, "--out", out).err
+    tokenizer = Tokenizer(load_checkpoint(out).tokenizer_json)
+    assert tokenizer.encode("pa \nü") == [15, 0, 16, 17, 18]
+    assert tokenizer.decode([15, 0, 16, 17, 18]) == "pa \nü"
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"stoi": STOI | {"b": 0}},
+        {"stoi": STOI, "itos": ITOS | {0: "b", 1: "a"}},
+        {"stoi": {"ab": 0}},
+        {"stoi": {"a": 1.5}},
+        {"stoi": {"a": -1}},
+        {"stoi": 3},
+        {"itos": {0: "\ud800"}},
+    ],
+    ids=str,
+)
+def test_tables_of_something_else_make_no_tokenizer(
+    edgegpt: Callable, tmp_path: Path, tables: dict
+):
+    file, out = saved(tmp_path / "a.pt", {"model": lesson_state()} | tables), tmp_path / "out"
+    assert "no tokenizer is made of them" in edgegpt("import", file, "--out", out).err
+    assert load_checkpoint(out).tokenizer_json is None
+
+
+def test_a_table_of_another_model_is_refused(refused: Callable, tmp_path: Path):
+    content = {"model": lesson_state(), "stoi": STOI | {"q": VOCABULARY}}
+    assert "it belongs to another model" in refused(saved(tmp_path / "a.pt", content))
 
 
 def test_a_file_without_the_mask_buffers_is_read_too(edgegpt: Callable, tmp_path: Path):

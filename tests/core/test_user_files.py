@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgegpt.errors import CheckpointError
+from edgegpt.importers.open import open_source
 from edgegpt.user_files import LARGEST, is_file, read_json, read_optional, read_text
 
 KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -78,6 +79,13 @@ def test_what_is_no_json_object_is_refused(path: Path, raw: bytes, reason: str) 
             read(path)
         assert f"{path} {reason}" in str(caught.value)
         assert len(str(caught.value)) < 400
+
+
+def test_a_file_that_git_lfs_has_not_fetched_is_named_as_such(path: Path) -> None:
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1\n")
+    for read in (read_json, read_text, open_source):
+        with pytest.raises(CheckpointError, match=f"{path} only stands for a file of Git LFS"):
+            read(path)
 
 
 def test_a_file_that_is_too_large_is_not_read(path: Path) -> None:

@@ -1,5 +1,6 @@
 """The ort lowering: few nodes, a cache written in place, and PyTorch's logits for any feeding."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 import torch
 from small_models import random_model, small_config, write_checkpoint
 
+import edgegpt
 from edgegpt.export import ExportSettings, export_bundle
+from edgegpt.export.lowerings import ORT
 from edgegpt.model import GPT
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines.choice import local_lowerings, open_engine
@@ -133,3 +136,29 @@ def test_onnxruntime_still_has_every_operator_of_the_lowering(tmp_path: Path) ->
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     path = bundle.folder / "decoder.ort.onnx"
     assert onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"n_embd": 40}, "takes heads whose width is a multiple of 8 only, and .* are 20 wide"),
+        ({"n_embd": 48, "position": "rope"}, "rotates heads .* multiple of 16 only, .* 24 wide"),
+        ({"n_embd": 48}, None),
+    ],
+)
+def test_heads_that_the_operator_does_not_take_are_an_obstacle(
+    changes: dict, told: str | None
+) -> None:
+    found = ORT.obstacle(small_config(**changes))
+    assert found is None if told is None else re.search(told, found)
+
+
+def test_a_model_with_heads_20_wide_uses_another_lowering(tmp_path: Path) -> None:
+    model = random_model(small_config(n_embd=40))
+    receipt = export_bundle(write_checkpoint(tmp_path / "ckpt", model), tmp_path / "bundle")
+    assert (receipt.outcome, receipt.lowering) == ("passed", "standard")
+    with edgegpt.load(tmp_path / "bundle") as opened:
+        found = opened.generate([1, 2, 3], max_new_tokens=12).token_ids
+    ids = torch.tensor([[1, 2, 3, *found]])
+    with torch.no_grad():
+        assert model(ids)[0, 2:-1].argmax(-1).tolist() == found

@@ -5,6 +5,7 @@ from dataclasses import replace
 from ...model import GPTConfig
 from ..family import Family, sizes
 from ..layout import Layout
+from ..lesson import feed_forward
 from ..settings import SourceSettings
 
 __all__ = ["FAMILIES"]
@@ -58,6 +59,13 @@ NANOGPT = Layout(
     final="transformer.ln_f",
     ignored=(r"transformer\.h\.\d+\.attn\.bias",),  # the causal mask, of PyTorch before 2.0
 )
+
+
+def _lesson_layout(source: SourceSettings) -> Layout:
+    within = feed_forward(source.tensors)
+    return replace(LESSON, up=f"{within}.0", down=f"{within}.2")
+
+
 LESSON = Layout(
     prefix="",
     token="token_embedding_table",
@@ -69,12 +77,12 @@ LESSON = Layout(
     k="sa.heads.{}.key",
     v="sa.heads.{}.value",
     proj="sa.proj",
-    up="ffd.network.0",
-    down="ffd.network.2",
+    up="ffwd.net.0",
+    down="ffwd.net.2",
     final="ln_f",
     ignored=(r"blocks\.\d+\.sa\.heads\.\d+\.tril",),  # the causal masks
 )
 FAMILIES = [
     Family("nanogpt", "nanoGPT", _nanogpt, NANOGPT),
-    Family("lesson", 'the "GPT from scratch" lesson', _lesson, LESSON),
+    Family("lesson", 'the "GPT from scratch" lesson', _lesson, _lesson_layout),
 ]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ...bundle.bundle import Bundle
 from ...bundle.manifest import Graph
 from ...errors import EngineError
-from ...machine import cpu_features, physical_cores, processor_kind
+from ...machine import available_memory, cpu_features, physical_cores, processor_kind
 from ..base import MANY_ROWS, Engine, EngineInfo, Ids, Sources
 from ..calls import ENGINE_CALLS
 from .binding import (
@@ -209,16 +209,22 @@ def _new_caches(graph: Graph, sizes: dict[str, int]) -> Caches:
     """Return the caches of a graph, all zero.
 
     Raises:
-        EngineError: if this machine has no room for them.
+        EngineError: if this machine has no room for them. A single row may have more: its memory
+            is taken only where it is written, and most texts end before.
     """
+    size = sum(port.nbytes(sizes) for port in graph.caches())
+    there = available_memory()
+    told = "" if there is None else f", and {there / 1e6:,.1f} MB are there"
+    no_room = EngineError(
+        f"there is no room for a cache of {size / 1e6:,.1f} MB{told}, for {sizes['batch']} rows of "
+        f"{sizes['context']} tokens: choose a smaller context or batch"
+    )
+    if there is not None and size > there and sizes["batch"] > 1:
+        raise no_room
     try:
         return [np.zeros(port.sized(sizes), dtype=port.dtype) for port in graph.caches()]
     except (MemoryError, ValueError) as error:  # ValueError: a size beyond numpy's range
-        size = sum(port.nbytes(sizes) for port in graph.caches()) / 1e6
-        raise EngineError(
-            f"there is no room for a cache of {size:,.1f} MB, for {sizes['batch']} rows of "
-            f"{sizes['context']} tokens: choose a smaller context or batch"
-        ) from error
+        raise no_room from error
 
 
 def _own(sources: Sources) -> Sources:

@@ -207,7 +207,7 @@ def test_json_with_a_byte_order_mark_is_read_everywhere(folder: Path, tmp_path: 
 
 
 FOLDERS = {
-    "edgegpt.json": "is a bundle of edgegpt already",
+    "edgegpt.json": "is a bundle already",
     "adapter_config.json": "is an adapter; name the model that it is for, with --adapter",
     "a.Q4_0.gguf": "has no config.json; to import a file of it, name it: ",
     "ckpt.pt": "has no config.json; to import a file of it, name it: ",

@@ -29,8 +29,8 @@ def folder(path: Path) -> None:
 CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "nothing": (lambda path: None, "no file at"),
     "an empty file": (written(b""), "is empty"),
-    "a text": (written(b"once upon a time\n"), "is no checkpoint that import reads"),
-    "an ONNX graph": (written(b"\x08\x0a\x12\x07pytorch"), "is no checkpoint that import reads"),
+    "a text": (written(b"once upon a time\n"), "is no checkpoint; import reads a Hugging Face"),
+    "an unknown graph": (written(b"\x08\x0a\x12\x07pytorch"), "is no checkpoint; import reads"),
     "a safetensors file": (written(b"\x02\0\0\0\0\0\0\0{}"), "import its folder"),
     "a GGUF file of four bytes": (written(b"GGUF"), "cut off"),
     "a zip archive": (written(b"PK\x03\x04 and no more"), "PyTorch file: it is cut off"),

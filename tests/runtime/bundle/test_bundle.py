@@ -7,11 +7,13 @@ import dataclasses
 import hashlib
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import edgegpt
 from edgegpt.runtime.bundle.bundle import (
     GOLDEN_NAME,
     RECEIPT_NAME,
@@ -158,10 +160,32 @@ def test_a_file_in_a_subfolder_belongs_to_the_bundle(bundle_copy):
 @pytest.mark.parametrize("target", ["../outside", "/etc/passwd", "inside/../../outside"])
 def test_a_link_out_of_the_folder_is_refused(bundle_copy, target):
     (bundle_copy / "inside").mkdir()
-    (bundle_copy.parent / "outside").write_bytes((bundle_copy / WEIGHTS).read_bytes())
+    (bundle_copy.parent / "outside").write_bytes((bundle_copy / WEIGHTS).read_bytes()[:-1] + b"x")
     (bundle_copy / WEIGHTS).unlink()
     (bundle_copy / WEIGHTS).symlink_to(target)
     assert refusal(bundle_copy) == f"{WEIGHTS} in {bundle_copy} is a link that leaves the bundle"
+
+
+@pytest.mark.parametrize("named_by_hash", [True, False])
+def test_links_of_a_cache_are_followed_to_the_files_of_the_manifest(bundle_copy, named_by_hash):
+    blobs = bundle_copy.parent / "blobs"
+    blobs.mkdir()
+    for name, entry in Bundle.open(bundle_copy).manifest.files.items():
+        blob = blobs / (entry.sha256 if named_by_hash else f"{name}-of-another-cache")
+        (bundle_copy / name).rename(blob)
+        (bundle_copy / name).symlink_to(Path("..") / "blobs" / blob.name)
+    Bundle.open(bundle_copy).check_hashes()
+    with edgegpt.load(bundle_copy) as model:
+        assert model.generate("The wind", max_new_tokens=3).text
+
+
+def test_a_file_that_git_lfs_has_not_fetched_is_named_as_such(bundle_copy):
+    (bundle_copy / WEIGHTS).write_bytes(
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d"
+    )
+    assert refusal(bundle_copy) == (
+        f"{bundle_copy / WEIGHTS} only stands for a file of Git LFS: run `git lfs pull`"
+    )
 
 
 def test_a_linked_folder_out_of_the_bundle_is_refused(bundle_copy):

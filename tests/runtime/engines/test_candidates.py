@@ -51,10 +51,18 @@ def refuse() -> np.ndarray:
     raise FetchedError
 
 
-@given(rows, samplings, tolerances, st.integers(1, 40), st.integers(0, 99), st.integers(0, 2**31))
+@given(
+    rows,
+    samplings,
+    tolerances,
+    st.integers(1, 40),
+    st.integers(0, 99),
+    st.integers(0, 2**31),
+    st.none() | st.integers(1, 60),
+)
 @settings(deadline=None, max_examples=400)
-def test_the_choice_is_that_from_all_logits(logits, sampling, tolerance, count, step, seed):
-    settings_ = {**PLACE, "step": step, "tolerance": tolerance}
+def test_the_choice_is_that_from_all_logits(logits, sampling, tolerance, count, step, seed, named):
+    settings_ = {**PLACE, "step": step, "tolerance": tolerance, "named": named}
     candidates = best_of(logits, min(count, len(logits)), seed=seed)
     history = [0, len(logits) - 1]
     assert choose(candidates, sampling, history, **settings_) == choose(

@@ -1,5 +1,6 @@
 """`LanguageModel.stream`: its pieces are the text of `generate`, and its result is the same."""
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -135,6 +136,28 @@ def test_there_is_no_result_before_the_last_piece(model):
         next(stream, None)
     assert len(stream.result.token_ids) == 2
     assert list(stream) == []
+
+
+def test_a_second_thread_in_one_stream_is_told_so(model, monkeypatch):
+    stream, inside, go_on = model.stream(PROMPT, **WARM), threading.Event(), threading.Event()
+
+    def wait(self: OrtState, *arguments: object) -> object:
+        inside.set()
+        assert go_on.wait(60)
+        return step(self, *arguments)
+
+    step = OrtState._run
+    monkeypatch.setattr(OrtState, "_run", wait)
+    pieces: list[str] = []
+    other = threading.Thread(target=lambda: pieces.append(next(stream)))
+    other.start()
+    assert inside.wait(60)
+    for call in (lambda: next(stream), stream.close):
+        with pytest.raises(InvalidInputError, match="a stream is for one thread at a time"):
+            call()
+    go_on.set()
+    other.join()
+    assert [*pieces, *stream] == list(model.stream(PROMPT, **WARM))
 
 
 def test_two_streams_of_one_model_do_not_disturb_each_other(model):

@@ -98,6 +98,15 @@ def test_a_replacement_character_that_is_a_token_itself_is_part_of_the_text():
         assert "".join(pieces_of(tokenizer, tokenizer.encode(text), [])[0]) == text
 
 
+@pytest.mark.parametrize("tokenizer", [byte_tokenizer, piece_tokenizer])
+def test_a_replacement_character_of_bytes_is_part_of_the_text(tokenizer):
+    for text in ("a\ufffd", "\ufffd\ufffd", "a\ufffdb\ufffd"):
+        ids = tokenizer().encode(text)
+        assert len(ids) >= len(text) + 2
+        assert "".join(pieces_of(tokenizer(), ids, [])[0]) == text
+        assert "".join(pieces_of(tokenizer(), ids[:-1], [])[0]) == text[:-1]
+
+
 def test_text_comes_at_once_when_there_is_no_stop_string():
     tokenizer = char_tokenizer("abc")
     assert pieces_of(tokenizer, tokenizer.encode("abc"), [])[0] == ["a", "b", "c", ""]
