@@ -32,6 +32,14 @@ def one_table_of_translations() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def wide_output() -> Iterator[None]:
+    """Let tables have room, wherever the tests run: processes of pytest-xdist have 80 columns."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "140")
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def installed_from_an_index() -> Iterator[None]:
     """Let errors tell to install the package by its name, wherever these tests have it from."""
     with pytest.MonkeyPatch.context() as patch:

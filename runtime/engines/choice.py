@@ -12,7 +12,7 @@ from ..errors import EdgeGPTWarning, EngineError, InvalidInputError
 from . import support
 from .base import Engine, EngineInfo, State
 from .options import DEFAULTS, EngineOptions
-from .ort.cpu import OrtEngine
+from .ort.cpu import OrtEngine, multiplies_int8
 from .ort.cuda import CudaEngine
 from .ort.cuda_provider import open_candidates
 from .ort.session import import_onnxruntime, installed_distributions
@@ -119,8 +119,9 @@ def open_engine(
         return CudaEngine(bundle, decoder, options, clock=clock)
     prefills = [graph for graph in bundle.manifest.graphs if graph.part == "prefill"]
     same = [graph for graph in prefills if graph.lowering == decoder.lowering and not exact]
-    prefill = same[0] if same else None
-    encoder = _encoder_of(bundle, decoder, exact=exact)
+    rounds = multiplies_int8(import_onnxruntime(backend).__version__)
+    prefill = same[0] if same and rounds else None
+    encoder = _encoder_of(bundle, decoder, exact=exact or not rounds)
     return OrtEngine(bundle, decoder, prefill, options.threads, encoder=encoder)
 
 

@@ -1,6 +1,7 @@
 """ONNX Runtime on the CPU: all ports are bound to numpy arrays, the cache is updated in place."""
 
 import logging
+import platform
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from ...errors import EngineError
 from ...machine import available_memory, cpu_features, physical_cores, processor_kind
 from ..base import MANY_ROWS, Engine, EngineInfo, Ids, Sources
 from ..calls import ENGINE_CALLS
+from ..support import numbers
 from .binding import (
     SHORT_STEP,
     BoundSources,
@@ -23,7 +25,7 @@ from .binding import (
 )
 from .session import LOG_ERRORS_ONLY, import_onnxruntime, open_session
 
-__all__ = ["OrtEngine"]
+__all__ = ["OrtEngine", "multiplies_int8"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,8 @@ SPIN_MICROSECONDS = "1000"
 # this option, int8 prompts are wrong there (by half the largest logit). With VNNI nothing
 # overflows, and the option makes products half as fast.
 NO_OVERFLOW = "session.x64quantprecision"
+NO_OVERFLOW_SINCE = (1, 30)  # earlier versions abort the process when a graph has such products
+X86 = ("x86_64", "AMD64", "i686")  # names that systems have for it
 AVX512_VNNI = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}
 
 Caches = list[NDArray[Any]]
@@ -115,7 +119,7 @@ class OrtEngine(Engine):
         options.intra_op_num_threads = self.threads
         options.log_severity_level = LOG_ERRORS_ONLY
         options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_MICROSECONDS)
-        if not _has_vnni(cpu_features()):
+        if _overflows():
             options.add_session_config_entry(NO_OVERFLOW, "1")
         return open_session(self.runtime, bundle, graph, options, [PROVIDER])
 
@@ -193,6 +197,16 @@ class OrtState(BoundState):
 
     def _fill(self, cache: int, row: int, values: NDArray[np.float32]) -> None:
         self.caches[cache][row, :, : values.shape[1]] = values
+
+
+def multiplies_int8(version: str) -> bool:
+    """Return whether this version of ONNX Runtime multiplies int8 by int8 rightly on this CPU."""
+    return not _overflows() or numbers(version) >= NO_OVERFLOW_SINCE
+
+
+def _overflows() -> bool:
+    """Return whether products of int8 need `NO_OVERFLOW` here."""
+    return platform.machine() in X86 and not _has_vnni(cpu_features())
 
 
 def _has_vnni(features: frozenset[str]) -> bool:

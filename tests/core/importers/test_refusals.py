@@ -139,7 +139,7 @@ def damaged(data: bytes) -> dict[str, bytes]:
         "no header": data[:6],
         "a header that is too long": struct.pack("<Q", 1 << 40) + data[8:],
         "no JSON": data[:8] + b"x" * length + data[8 + length :],
-        "text": b"version https://git-lfs.github.com/spec/v1\noid sha256:4a\nsize 12\n",
+        "text": b"The weights are on the other disk.\n",
     }
 
 

@@ -105,7 +105,8 @@ def test_a_folder_without_a_manifest_is_no_bundle(tmp_path):
 
 
 def test_a_file_is_no_bundle(small_bundle):
-    assert "is not a bundle" in refusal(small_bundle / MANIFEST_NAME)
+    told = refusal(small_bundle / MANIFEST_NAME)
+    assert f"is a file of the bundle {small_bundle}: name that folder" in told
 
 
 def test_a_manifest_that_is_a_folder_is_none(tmp_path):

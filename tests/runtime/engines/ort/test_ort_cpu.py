@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 import edgegpt
+from edgegpt.export import ExportSettings, export_bundle
+from edgegpt.runtime.engines import choice
 from edgegpt.runtime.engines.ort import cpu
 from edgegpt.runtime.engines.ort.cpu import NO_OVERFLOW
 
@@ -56,3 +58,33 @@ def test_a_call_has_a_cache_of_the_slots_that_it_needs(small_bundle: Path, beams
         if beams == 1:  # beyond the context the text slides
             model.generate([1, 2, 3], max_new_tokens=2 * model.context)
             assert sizes[-1] == model.context
+
+
+@pytest.mark.parametrize(
+    ("machine", "features", "version", "works"),
+    [
+        ("x86_64", AVX512, "1.29.0", False),
+        ("x86_64", AVX512, "1.30.0", True),
+        ("x86_64", AVX512 | {"avx512_vnni"}, "1.25.1", True),
+        ("aarch64", set(), "1.25.1", True),
+    ],
+)
+def test_old_versions_get_no_int8_products_where_they_would_abort(
+    monkeypatch: pytest.MonkeyPatch, machine: str, features: set[str], version: str, works: bool
+) -> None:
+    monkeypatch.setattr(cpu.platform, "machine", lambda: machine)
+    monkeypatch.setattr(cpu, "cpu_features", lambda: frozenset(features))
+    assert cpu.multiplies_int8(version) is works
+
+
+def test_without_int8_products_a_bundle_generates_from_its_other_graphs(
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ExportSettings(max_kl=1.0)
+    export_bundle(small_checkpoint, tmp_path / "bundle", precision="int8", settings=settings)
+    with edgegpt.load(tmp_path / "bundle") as model:
+        assert model.engine.prefill is not None
+    monkeypatch.setattr(choice, "multiplies_int8", lambda version: False)
+    with edgegpt.load(tmp_path / "bundle") as model:
+        assert model.engine.prefill is None
+        assert len(model.generate([1, 2, 3], max_new_tokens=4).token_ids) == 4
