@@ -1,6 +1,7 @@
 """`edgegpt generate`: continue a prompt, or make a text from a source, printing it as it comes."""
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,8 +136,8 @@ def command(
         _tell_speed(result, greedy=searches or not settings["temperature"])
 
 
-def _in_template(model: "LanguageModel", given: str, system: str | None) -> list[int]:
-    """Return the ids of a message in the bundle's chat template."""
+def _in_template(model: "LanguageModel", given: str, system: str | None) -> str:
+    """Return a message in the bundle's chat template."""
     messages = [{"role": "user", "content": given}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
@@ -176,7 +177,7 @@ def _given(options: dict[str, str | Path | None]) -> tuple[str | list[int], bool
         text = _read(value)
         return text.strip() if is_source else text, is_source
     if (name, value) == ("--prompt", "-"):
-        return _decoded(click.get_binary_stream("stdin").read(), "stdin"), is_source
+        return _decoded(sys.stdin.buffer.read(), "stdin"), is_source
     return (_ids(name, value) if name.endswith("ids") else value), is_source
 
 

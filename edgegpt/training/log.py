@@ -44,7 +44,7 @@ class TrainingLog:
             _truncate(self.path, step)
         if self.progress is not None:
             self.task = self.progress.add_task(
-                "train", total=max_steps, completed=place, step=step, rate=""
+                "train", total=max_steps, completed=round(place), step=step, rate=""
             )
 
     def trained(

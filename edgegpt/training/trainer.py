@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -212,12 +212,16 @@ class Trainer:
         counts = [self.task.predicted(batch) for batch in batches]
         total, last = torch.zeros((), device=self.group.device), len(batches) - 1
         for place, (batch, count) in enumerate(zip(batches, counts, strict=True)):
-            alone = isinstance(self.wrapped, DistributedDataParallel) and place < last
-            with self.wrapped.no_sync() if alone else nullcontext():
+            with self._unsynced() if place < last else nullcontext():
                 loss = self._loss(self.wrapped, batch) * (count / sum(counts))
                 loss.backward()
             total += loss.detach()
         return total, sum(counts)
+
+    def _unsynced(self) -> AbstractContextManager[None]:
+        """Keep gradients in this process: those of the step's last batch go to all, with these."""
+        wrapped = self.wrapped
+        return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else nullcontext()
 
     def _shared(self, seconds: float) -> float:
         """Return the first process's time, for all of them to agree on how far they are."""
