@@ -168,6 +168,13 @@ def wait_for_line(file: Path, process: subprocess.Popen) -> None:
     pytest.fail(f"no metrics; stderr: {process.communicate()[1]}")
 
 
+# The command with SIGHUP as a terminal leaves it; these tests may have been started by nohup.
+LISTENING = (
+    "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); "
+    "from edgegpt.cli import main; main()"
+)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_leaves_a_run_to_resume_and_exit_code_130(
     one_core_environment: dict,
@@ -180,7 +187,7 @@ def test_ctrl_c_leaves_a_run_to_resume_and_exit_code_130(
     out = tmp_path / "out"
     options = [*tiny_settings, "--max-steps", "1000000", "--eval-interval", "1000000"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "edgegpt", "train", "--data", corpus, "--out", out, *options],
+        [sys.executable, "-c", LISTENING, "train", "--data", corpus, "--out", out, *options],
         env=one_core_environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -188,7 +195,10 @@ def test_ctrl_c_leaves_a_run_to_resume_and_exit_code_130(
     )
     wait_for_line(out / "metrics.jsonl", process)
     process.send_signal(number)
-    told, errors = process.communicate(timeout=120)
+    try:
+        told, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert "stopping after this step, then saving" in errors
