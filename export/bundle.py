@@ -38,7 +38,7 @@ from edgegpt.runtime.bundle.manifest import (
     WeightEntry,
 )
 from edgegpt.runtime.bundle.vocabulary import Precision
-from edgegpt.runtime.files import new_folder
+from edgegpt.runtime.files import library_path, new_folder
 from edgegpt.runtime.progress import Progress, silent
 from edgegpt.runtime.proof.receipt import Receipt
 from edgegpt.runtime.proof.verify import verify
@@ -130,8 +130,12 @@ def check_destination(out: Path, force: bool) -> None:
     """Refuse a folder that holds something else, or a bundle that is not to be replaced.
 
     Raises:
-        ExportError: says what `out` holds.
+        ExportError: says what `out` holds, or that it is where the user is.
+        InvalidInputError: if its path is not UTF-8.
     """
+    library_path(out.absolute())
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise ExportError(f"{out} is the folder you are in, or around it; name a new one")
     if not out.exists():
         return
     if not (out / MANIFEST_NAME).is_file():
@@ -205,5 +209,5 @@ def _check(
     if wanted:
         assert quantization is not None  # float graphs derive nothing
         write_derived(wanted, quantization, folder / WEIGHTS_NAME, weights, derived)
-    onnx.checker.check_model(path, full_check=True)
+    onnx.checker.check_model(library_path(path), full_check=True)
     derived.unlink(missing_ok=True)

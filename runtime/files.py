@@ -16,10 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from .errors import InvalidInputError
 from .exchange import exchange
 from .leftovers import in_use, remove_leftovers
 
-__all__ = ["is_lfs_pointer", "new_file", "new_folder", "write_file"]
+__all__ = ["is_lfs_pointer", "library_path", "new_file", "new_folder", "write_file"]
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # how Git LFS's stand-ins begin
 LARGEST_POINTER = 1024  # bytes
@@ -31,6 +32,20 @@ def is_lfs_pointer(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(len(LFS_POINTER)) == LFS_POINTER
+
+
+def library_path(path: Path) -> str:
+    """Return a path for a library in C++, which takes it as UTF-8, whatever the locale says.
+
+    Raises:
+        InvalidInputError: if the path is not UTF-8.
+    """
+    try:
+        return os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(
+            f"the path {str(path)!r} is not UTF-8, which the libraries for graphs need; rename it"
+        ) from error
 
 
 def write_file(path: Path, data: bytes | memoryview) -> None:
@@ -66,10 +81,10 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that takes the place of `path` when the block ends without an error.
 
     A folder that already exists at `path` is replaced without asking: the caller must have checked
-    that this is wanted. After an error, `path` is as it was. What killed writers left beside it is
-    removed.
+    that this is wanted; of a link, what it leads to. After an error, `path` is as it was. What
+    killed writers left beside it is removed.
     """
-    path = path.absolute()
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}.partial-"
     remove_leftovers(path.parent, prefix)

@@ -21,7 +21,8 @@ PERCENTILES = ("p50_ms", "p90_ms", "p99_ms")
 def write_page(result: BenchResult, path: Path) -> None:
     """Write the page to `path`, atomically."""
     try:
-        write_file(path, render_page(result).encode())
+        page = render_page(result).encode(errors="surrogateescape")  # it may name a path
+        write_file(path, page)
     except OSError as error:
         raise InvalidInputError(f"cannot write the page {path}: {error.strerror}") from error
 

@@ -28,7 +28,8 @@ PLOTTED = (
 def write_html(receipt: Receipt, name: str, path: Path) -> None:
     """Write the page to `path`, atomically; `name` is the model's."""
     try:
-        write_file(path, render_html(receipt, name).encode())
+        page = render_html(receipt, name).encode(errors="surrogateescape")  # it may name a path
+        write_file(path, page)
     except OSError as error:
         raise InvalidInputError(f"cannot write the report {path}: {error.strerror}") from error
 

@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -252,3 +255,30 @@ def test_a_held_out_text_that_the_tokenizer_does_not_know_is_refused(
     (copy / "held_out.txt").write_text("naïve " * 20)
     with pytest.raises(CheckpointError, match=r"held_out\.txt.*'ï'"):
         export_bundle(copy, tmp_path / "bundle")
+
+
+def test_where_no_bundle_can_be_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for out, told in [
+        (".", "is the folder you are in, or around it"),
+        ("..", "is the folder you are in, or around it"),
+        (tmp_path, "is the folder you are in, or around it"),
+        ("b\udcff", "is not UTF-8"),
+    ]:
+        with pytest.raises((ExportError, InvalidInputError), match=told):
+            export_bundle(tmp_path / "no checkpoint", out)
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+def test_a_utf_8_name_works_in_the_locale_c(small_bundle: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(small_bundle, tmp_path / "bü")
+    code = f"import edgegpt, os; edgegpt.load(os.fsdecode({os.fsencode(bundle)!r})).generate('The')"
+    verify = ["-m", "edgegpt", "verify", bundle, "--report", tmp_path / "bü.html"]
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for arguments in (["-c", code], verify):
+        command = [sys.executable, "-W", "ignore", *arguments]
+        subprocess.run(command, env=os.environ | plain, check=True, capture_output=True)
+    assert "bü" in (tmp_path / "bü.html").read_text(encoding="utf-8")

@@ -3,11 +3,13 @@
 import errno
 import os
 import stat
+import sys
 
 import pytest
 
 from edgegpt.runtime import files
-from edgegpt.runtime.files import new_file, new_folder, write_file
+from edgegpt.runtime.errors import InvalidInputError
+from edgegpt.runtime.files import library_path, new_file, new_folder, write_file
 
 
 class Interruption(BaseException):
@@ -204,6 +206,25 @@ def test_a_file_in_the_way_of_a_folder_stays_and_nothing_is_left_beside_it(tmp_p
         fill(building, "new")
     assert (tmp_path / "folder").read_text() == "a file"
     assert names(tmp_path) == {"folder"}
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_of_a_link_what_it_leads_to_is_written(tmp_path, old):
+    if old:
+        (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    with new_folder(tmp_path / "link") as building:
+        fill(building, "new")
+    assert os.readlink(tmp_path / "link") == "folder"
+    assert contents(tmp_path / "folder")["a"] == "new"
+    assert names(tmp_path) == {"folder", "link"}
+
+
+@pytest.mark.skipif(sys.getfilesystemencoding() != "utf-8", reason="the test names a UTF-8 path")
+def test_a_library_gets_a_path_in_utf_8_or_an_error():
+    assert library_path(files.Path("a/ü")) == "a/ü"
+    with pytest.raises(InvalidInputError, match=r"'a/.udcff' is not UTF-8"):
+        library_path(files.Path("a/\udcff"))
 
 
 def test_missing_parents_are_made(tmp_path):

@@ -13,6 +13,7 @@ from weakref import WeakSet
 from ...bundle.bundle import Bundle
 from ...bundle.manifest import Graph
 from ...errors import EngineError
+from ...files import library_path
 from ...packages import pip_install
 from ..calls import ENGINE_CALLS
 
@@ -75,12 +76,12 @@ def open_session(
     Raises:
         EngineError: if this version cannot load the graph.
     """
-    begin = time.perf_counter()
+    begin, path = time.perf_counter(), library_path(bundle.file(graph.file))
     try:
         # Without enable_fallback=0, ONNX Runtime replaces a provider that raises by another one.
         with ENGINE_CALLS:
             session = runtime.InferenceSession(
-                str(bundle.file(graph.file)), options, providers=providers, enable_fallback=0
+                path, options, providers=providers, enable_fallback=0
             )
     except Exception as error:  # the bindings raise several unrelated types
         raise EngineError(

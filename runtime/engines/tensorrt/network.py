@@ -13,6 +13,7 @@ from ...bundle.manifest import Graph, Port
 from ...bundle.onnx_file import Node, graph_nodes, with_sizes
 from ...bundle.vocabulary import AXES
 from ...errors import EngineError
+from ...files import library_path
 from .flavour import Flavour
 from .log import Log
 
@@ -48,7 +49,7 @@ def parse_network(
     _check_nodes(nodes, graph)
     network = builder.create_network(flavour.network_flags())
     parser = flavour.module.OnnxParser(network, log.logger)
-    if not parser.parse(model, str(path)):  # TensorRT looks for the weights beside `path`
+    if not parser.parse(model, library_path(path)):  # TensorRT looks for the weights beside `path`
         reasons = [_reason(parser.get_error(index)) for index in range(parser.num_errors)]
         told = "; ".join(reasons[:3]) or log.last()
         raise EngineError(f"{flavour.name} cannot read {graph.file}: {told}")
