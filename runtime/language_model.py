@@ -11,12 +11,11 @@ from .bundle.search import EarlyStopping, Search
 from .bundle.usage import Defaults, Usage
 from .engines.base import Engine
 from .errors import EngineError, InvalidInputError
-from .generation.arguments import Prompt, checked_ids, context_of, seeds_of
+from .generation.arguments import Prompt, checked_ids, context_of
 from .generation.beam_run import generated
-from .generation.begin import Begin, Beginnings, EncodedSources, Given
-from .generation.loop import Overflow, Rules
+from .generation.begin import Begin, EncodedSources, Given
+from .generation.loop import Overflow
 from .generation.prefill import all_logits
-from .generation.rows import Text
 from .generation.run import Result, Run, Stream
 from .generation.score import score
 from .generation.speculation import Pace
@@ -210,7 +209,7 @@ class LanguageModel:
             speculate,
         )
         rules = wanted.rules(self._facts())
-        texts = self._texts(read, seed, rules)
+        texts = self._begin.texts(read, seed, rules)
         results = generated(self.engine, self.tokenizer, texts, rules, self._pace, read.sources)
         return results[0] if read.single else results
 
@@ -274,7 +273,7 @@ class LanguageModel:
             speculate,
         )
         rules = wanted.rules(self._facts())
-        texts = self._texts(read, seed, rules)
+        texts = self._begin.texts(read, seed, rules)
         return Stream(Run(self.engine, self.tokenizer, texts, rules, self._pace, read.sources))
 
     def apply_chat_template(
@@ -394,20 +393,3 @@ class LanguageModel:
             has_encoder=self._begin.sources is not None,
             named=self._prompts.named,
         )
-
-    def _texts(
-        self, read: Beginnings, seed: int | Sequence[int] | None, rules: Rules
-    ) -> list[Text]:
-        """Return the texts of a call."""
-        if rules.speculate and len(read.starts) != 1:
-            raise InvalidInputError("speculate needs temperature 0 and a single prompt")
-        self._prompts.check_ids(np.array(sorted(rules.end_ids)))
-        seeds = seeds_of(seed, len(read.starts))
-        for ids in read.starts:
-            if rules.overflow == "stop" and len(ids) > self.context:
-                remedy = "" if rules.beams else ", or let the context slide"
-                raise InvalidInputError(
-                    f"the prompt has {len(ids)} tokens and the context {self.context}; "
-                    f"shorten it{remedy}"
-                )
-        return read.texts(seeds)

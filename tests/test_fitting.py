@@ -53,7 +53,7 @@ def test_without_columns_to_spare_each_row_is_a_list() -> None:
     assert "result FAIL" in lines
 
 
-@pytest.mark.parametrize(("columns", "width"), [("77", 77), ("", 140), ("wide", 140)])
+@pytest.mark.parametrize(("columns", "width"), [("77", 77), ("", 140), ("wide", 140), ("0", 140)])
 def test_in_a_pipe_columns_tells_the_width(
     monkeypatch: pytest.MonkeyPatch, columns: str, width: int
 ) -> None:

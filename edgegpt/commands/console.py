@@ -38,7 +38,8 @@ def stdout() -> "Console":
     if console.is_terminal:
         return console
     columns = os.environ.get("COLUMNS", "")
-    return Console(highlight=False, width=int(columns) if columns.isdecimal() else WIDTH)
+    width = int(columns) if columns.isdecimal() else 0  # some programs set 0: unknown
+    return Console(highlight=False, width=width or WIDTH)
 
 
 def titled_table(title: str | None = None) -> "Table":

@@ -60,7 +60,7 @@ def check_memory(
     if there is None or needed <= there:
         return
     told = f"a training step needs about {needed / 1e9:.1f} GB, and {there / 1e9:.1f} GB are free"
-    if PER_WEIGHT * parameters > there:
+    if PER_WEIGHT * parameters >= there:
         raise InvalidInputError(f"{told}: the weights alone are too many; use a smaller model")
     parts = -(-(needed - PER_WEIGHT * parameters) // (there - PER_WEIGHT * parameters))
     raise InvalidInputError(

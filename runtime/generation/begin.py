@@ -8,7 +8,8 @@ import numpy as np
 from ..bundle.bundle import Bundle
 from ..engines.base import Engine, Sources
 from ..errors import InvalidInputError
-from .arguments import Prompt, as_batch
+from .arguments import Prompt, as_batch, seeds_of
+from .loop import Rules
 from .prefill import pad
 from .prompts import Prompts
 from .rows import Text, series_of
@@ -93,6 +94,25 @@ class Begin:
         ids = [self.sources.encode(prompt) for prompt in prompts]
         starts = [self.start] * len(ids)
         return Beginnings(starts, ids, lambda: engine.encode(*pad(ids)), single)
+
+    def texts(self, read: Beginnings, seed: int | Sequence[int] | None, rules: Rules) -> list[Text]:
+        """Return the texts that a call writes, each with its seed.
+
+        Raises:
+            InvalidInputError: if the rules do not fit them, or there is a seed too many.
+        """
+        if rules.speculate and len(read.starts) != 1:
+            raise InvalidInputError("speculate needs temperature 0 and a single prompt")
+        self.prompts.check_ids(np.array(sorted(rules.end_ids)))
+        seeds = seeds_of(seed, len(read.starts))
+        for ids in read.starts:
+            if rules.overflow == "stop" and len(ids) > rules.context:
+                remedy = "" if rules.beams else ", or let the context slide"
+                raise InvalidInputError(
+                    f"the prompt has {len(ids)} tokens and the context {rules.context}; "
+                    f"shorten it{remedy}"
+                )
+        return read.texts(seeds)
 
     def first_token(self, forced_bos: int | None, language: str | None) -> int | None:
         """Return the first new token that a call asks for, by its id or by a language's code."""
