@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from contestants import BITS, DEVICES, EDGEGPT, PEERS, Contestant, contestants
-from shapes import SHAPES, Shape
+from shapes import SHAPES, USUAL, Shape
 
 HERE = Path(__file__).parent
 MODELS = HERE.parent / ".models"
@@ -58,7 +58,7 @@ def build(out: Path, command: list[str]) -> bool:
 def main() -> int:
     """Make all missing models; return the exit code, 1 if a conversion failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--models", nargs="+", choices=SHAPES, default=USUAL)
     parser.add_argument("--bits", nargs="+", type=int, choices=BITS, default=list(BITS))
     parser.add_argument("--device", choices=DEVICES, default="cpu")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))

@@ -56,7 +56,7 @@ def started(args: argparse.Namespace, stack: ExitStack) -> dict[str, Client]:
 def measured(args: argparse.Namespace, clients: dict[str, Client]) -> list[dict]:
     """Return the tokens per second of each round, for each measurement and contestant."""
     results = []
-    for title, request, tokens in measurements(SHAPES[args.shape]):
+    for title, request, tokens in measurements(SHAPES[args.shape], "cpu"):
         rates: dict[str, list[float]] = {name: [] for name in clients}
         for number in range(args.rounds + 1):
             for name, client in clients.items():

@@ -20,15 +20,19 @@ from contestants import BITS, DEVICES, PEERS, Contestant, contestants
 from machine import describe
 from make_models import HERE, folder_of, python_of
 from report import markdown
-from shapes import DECODE_PROMPT, DECODE_TOKENS, SEARCH_SOURCE, SEARCH_TOKENS, SHAPES, Shape
+from shapes import DECODE_PROMPT, DECODE_TOKENS, SEARCH_SOURCE, SEARCH_TOKENS, SHAPES, USUAL, Shape
 
 FORMAT_VERSION = 1
 RESULTS = HERE.parent / "results"
 TURN_AT_LEAST_S = 0.5
 
 
-def measurements(shape: Shape) -> list[tuple[str, dict, int]]:
-    """Return the title, the request, and the number of tokens per call of each measurement."""
+def measurements(shape: Shape, device: str) -> list[tuple[str, dict, int]]:
+    """Return the title, the request, and the number of tokens per call of each measurement.
+
+    A GPU is asked for short and full prompts, too: the time to the first token depends on the host
+    for the former, and on the attention for the latter.
+    """
     if shape.pairs:
         search = {"measure": "search", "prompt": SEARCH_SOURCE, "tokens": SEARCH_TOKENS}
         return [
@@ -41,13 +45,13 @@ def measurements(shape: Shape) -> list[tuple[str, dict, int]]:
             for batch in (1, 16)
         ]
     decode = {"measure": "decode", "prompt": DECODE_PROMPT, "tokens": DECODE_TOKENS}
+    lengths = {shape.prefill} | ({DECODE_PROMPT, shape.context - 1} if device == "cuda" else set())
     return [
         ("decode, batch 1", {**decode, "batch": 1}, DECODE_TOKENS),
         ("decode, batch 4", {**decode, "batch": 4}, 4 * DECODE_TOKENS),
-        (
-            f"prefill, {shape.prefill} tokens",
-            {"measure": "prefill", "prompt": shape.prefill},
-            shape.prefill,
+        *(
+            (f"prefill, {length} tokens", {"measure": "prefill", "prompt": length}, length)
+            for length in sorted(lengths)
         ),
     ]
 
@@ -55,8 +59,11 @@ def measurements(shape: Shape) -> list[tuple[str, dict, int]]:
 class Cell:
     """The workers of one shape at one number of bits, and their answers."""
 
-    def __init__(self, shape: Shape, bits: int, present: list[Contestant], absent: dict) -> None:
+    def __init__(
+        self, shape: Shape, bits: int, device: str, present: list[Contestant], absent: dict
+    ) -> None:
         self.shape, self.bits, self.present, self.absent = shape, bits, present, dict(absent)
+        self.measurements = measurements(shape, device)
         self.clients: dict[Contestant, Client] = {}
         self.seconds: dict[tuple[str, Contestant], list[float]] = {}
         self.ids: dict[tuple[str, Contestant], list[int]] = {}
@@ -82,7 +89,7 @@ class Cell:
 
     def round(self, keep: bool) -> None:
         """Ask every worker for every measurement; `keep` is false for the warm-up."""
-        for title, request, _ in measurements(self.shape):
+        for title, request, _ in self.measurements:
             for one in list(self.clients):
                 try:
                     at_least = TURN_AT_LEAST_S if keep else 0.0
@@ -116,13 +123,14 @@ class Cell:
                 ],
                 "absent": self.absent,
             }
-            for title, request, tokens in measurements(self.shape)
+            for title, request, tokens in self.measurements
         ]
 
 
 def run_cell(shape: Shape, bits: int, args: argparse.Namespace, results: dict) -> None:
     """Measure one cell and append it to `results`."""
-    cell = Cell(shape, bits, *contestants(shape, bits, args.peers, args.device))
+    device = args.device
+    cell = Cell(shape, bits, device, *contestants(shape, bits, args.peers, device))
     with ExitStack() as stack:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         cell.start(stack, logs, args.threads, args.python_edgegpt)
@@ -138,7 +146,7 @@ def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     today = datetime.date.today().isoformat()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--models", nargs="+", choices=SHAPES, default=USUAL)
     parser.add_argument("--bits", nargs="+", type=int, choices=BITS)
     parser.add_argument("--device", choices=DEVICES, default="cpu")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))

@@ -9,6 +9,7 @@ __all__ = [
     "SEARCH_SOURCE",
     "SEARCH_TOKENS",
     "SHAPES",
+    "USUAL",
     "Shape",
     "prompt_ids",
 ]
@@ -35,6 +36,7 @@ class Shape:
     activation: str  # as transformers names it
     tied: bool
     prefill: int
+    large: bool = False  # too large for a benchmark on a CPU
 
     @property
     def pairs(self) -> bool:
@@ -48,9 +50,15 @@ SHAPES = {
         Shape("shakespeare-char", "gpt2", 6, 6, 6, 384, 1536, 65, 256, "relu", False, 128),
         Shape("gpt2-124m", "gpt2", 12, 12, 12, 768, 3072, 50257, 1024, "gelu_new", True, 512),
         Shape("llama-135m", "llama", 30, 9, 3, 576, 1536, 49152, 2048, "silu", True, 512),
+        Shape(
+            *("tinyllama-1b", "llama", 22, 32, 4, 2048, 5632, 32000, 2048, "silu", False, 512),
+            large=True,
+        ),
         Shape("bart-61m", "bart", 6, 8, 8, 512, 2048, 32000, 512, "relu", True, 0),
     )
 }
+
+USUAL = [name for name, shape in SHAPES.items() if not shape.large]
 
 
 def prompt_ids(shape: Shape, length: int, row: int = 0) -> list[int]:

@@ -88,6 +88,12 @@ def _option(name: str, hint: Any, text: str) -> Callable[[Callable[..., Any]], C
 @click.option("--resume", is_flag=True, help="go on with the run in --out, with its settings")
 @click.option("--force", is_flag=True, help="replace an earlier checkpoint in --out")
 @click.option("--stop-at", type=click.IntRange(min=1), help="pause after this step, to --resume")
+@click.option(
+    "--compile/--no-compile",
+    "fuse",
+    default=None,
+    help="train with kernels that torch.compile fuses; default: on CUDA, for a text",
+)
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
 @_setting_options
 def command(
@@ -101,6 +107,7 @@ def command(
     resume: bool,
     force: bool,
     stop_at: int | None,
+    fuse: bool | None,
     as_json: bool,
     **settings: Any,
 ) -> int:
@@ -149,6 +156,8 @@ def command(
                 trainer.start()
             with training_log(out / "metrics.jsonl" if group.is_first else None) as log:
                 _announce(trainer, log.note)
+                # Batches of pairs change their shape, and every new one is compiled anew.
+                trainer.compile(False if fuse is None and base.task != "text" else fuse, log.note)
                 trainer.run(log, stop_at)
         if group.is_first:
             _conclude(trainer, as_json)

@@ -34,6 +34,11 @@ class Processes:
             dist.all_reduce(values)
         return values
 
+    def wait(self) -> None:
+        """Wait for this process's device, whose work goes on after a call has returned."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.world > 1:

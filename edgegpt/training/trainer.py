@@ -9,7 +9,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,6 +27,7 @@ from ..model import GPTConfig
 from ..model.version_1 import from_version_1
 from ..presets import TASKS
 from ..user_files import is_file, read_json
+from .compiled import compiled
 from .config import TrainConfig, learning_rate_at
 from .distributed import Processes
 from .log import TrainingLog
@@ -74,6 +75,7 @@ class Trainer:
         self.wrapped: torch.nn.Module = self.model
         if group.world > 1:
             self.wrapped = DistributedDataParallel(self.model)
+        self.forward = self.wrapped
         self.step = 0
         self.seconds = 0.0  # that the run took so far; counted if there is a limit
         self.best_loss = float("inf")
@@ -119,6 +121,10 @@ class Trainer:
         if self.group.is_first:
             self._save_settings()
 
+    def compile(self, wanted: bool | None, note: Callable[[str], None]) -> None:
+        """Train with fused kernels; see `compiled`. A sample is still written without them."""
+        self.forward = compiled(self.wrapped, wanted, self.group.device, note)
+
     def run(self, log: TrainingLog, stop_at: int | None = None) -> None:
         """Train until `max_steps`, `minutes`, `stop_at` or Ctrl-C; that sets `interrupted`."""
         log.begin(self.step, self.place, self.config.max_steps)
@@ -157,6 +163,7 @@ class Trainer:
             for _ in range(2):  # the first one allocates memory
                 begin = time.perf_counter()
                 self._loss(self.model, part).backward()
+                self.group.wait()
                 taken = time.perf_counter() - begin
             if taken > ENOUGH:
                 break
@@ -166,12 +173,13 @@ class Trainer:
     def validation_loss(self) -> float:
         """Return the mean loss in nats over the tokens of the validation data."""
         total = torch.zeros(2, dtype=torch.float64, device=self.group.device)
+        model = self.forward if self.group.world == 1 else self.model
         self.model.eval()
         with torch.no_grad():
             for index, batch in enumerate(self.task.validation()):
                 if index % self.group.world == self.group.rank:
                     count = self.task.predicted(batch)
-                    total[0] += self._loss(self.model, batch).double() * count
+                    total[0] += self._loss(model, batch).double() * count
                     total[1] += count
         self.model.train()
         total = self.group.sum(total)
@@ -213,7 +221,7 @@ class Trainer:
         total, last = torch.zeros((), device=self.group.device), len(batches) - 1
         for place, (batch, count) in enumerate(zip(batches, counts, strict=True)):
             with self._unsynced() if place < last else nullcontext():
-                loss = self._loss(self.wrapped, batch) * (count / sum(counts))
+                loss = self._loss(self.forward, batch) * (count / sum(counts))
                 loss.backward()
             total += loss.detach()
         return total, sum(counts)

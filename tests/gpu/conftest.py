@@ -1,5 +1,6 @@
 """Fixtures of the GPU tests. If a backend does not work, its tests are skipped with the reason."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -61,8 +62,12 @@ def backend(request: pytest.FixtureRequest, obstacles: dict[str, str | None]) ->
 
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return a function that gives the shipped model in a precision, or a random Llama ("rope")."""
-    made: dict[str, Path] = {}
+    """Return a function that gives the shipped model in a precision, or a random Llama ("rope").
+
+    The environment may name a folder of such bundles that were exported before.
+    """
+    ready = Path(os.environ.get("EDGEGPT_GPU_BUNDLES", os.devnull))
+    made = {path.name: path for path in ready.glob("*")}
 
     def bundle(name: str) -> Path:
         if name not in made:

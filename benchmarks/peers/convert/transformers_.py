@@ -24,6 +24,21 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from shapes import SHAPES, Shape
 
 SEED = 1
+DEVIATION = 0.02  # of the weights, as GPT-2's
+
+
+@torch.no_grad()
+def fill(model: PreTrainedModel) -> None:
+    """Fill every matrix [M, N] with random numbers that are the same along its anti-diagonals.
+
+    That takes M + N - 1 numbers, so the files of the largest model become a few megabytes when they
+    are packed, and can be carried to a machine without a network. Speed does not depend on them.
+    """
+    generator = torch.Generator().manual_seed(SEED)
+    for matrix in (parameter for parameter in model.parameters() if parameter.dim() == 2):
+        rows, columns = matrix.shape
+        numbers = DEVIATION * torch.randn(rows + columns - 1, generator=generator)
+        matrix.copy_(numbers.as_strided((rows, columns), (1, 1)))
 
 
 def random_model(shape: Shape) -> PreTrainedModel:
@@ -93,5 +108,7 @@ def placeholder_tokenizer(shape: Shape) -> PreTrainedTokenizerFast:
 
 if __name__ == "__main__":
     shape, out = SHAPES[sys.argv[1]], Path(sys.argv[2])
-    random_model(shape).save_pretrained(out)
+    model = random_model(shape)
+    fill(model)
+    model.save_pretrained(out)
     placeholder_tokenizer(shape).save_pretrained(out)
