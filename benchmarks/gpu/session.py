@@ -56,8 +56,9 @@ class Row:
 class Session:
     """The jobs that were done, and the time that is left."""
 
-    def __init__(self, out: Path, seconds: float, backend: str) -> None:
+    def __init__(self, out: Path, seconds: float, backend: str, repeats: int) -> None:
         self.out, self.backend, self.end = out, backend, time.monotonic() + seconds
+        self.repeats = str(repeats)  # of what is timed
         self.rows: list[Row] = []
         self.lock = threading.Lock()
         out.mkdir(parents=True, exist_ok=True)
@@ -192,7 +193,8 @@ def test(session: Session) -> None:
 
 def bench(session: Session) -> None:
     """One after the other, since they are timed."""
-    few = [] if session.has_gpu else ["--repeats", "1", "--tokens", "8", "--batches", "1"]
+    few = ["--repeats", session.repeats]
+    few += [] if session.has_gpu else ["--tokens", "8", "--batches", "1"]
     for one in [one for one in session.made() if one in TIMED]:
         out = str(session.out / f"bench-{one}")
         files = ["--out", f"{out}.json", "--html", f"{out}.html"]
@@ -200,7 +202,7 @@ def bench(session: Session) -> None:
         session.run(Job(f"bench {one}", 90, command))
     if not session.has_gpu:
         return
-    few = ["--repeats", "3", "--batches", "1"]
+    few += ["--batches", "1"]
     if "float16" in session.made():
         out = ["--out", str(session.out / "bench-float16-no-graph.json"), "--no-cuda-graph"]
         command = [*EDGEGPT, "bench", str(session.bundle("float16")), *_on(session), *few, *out]
@@ -221,7 +223,7 @@ def peers(session: Session) -> None:
             session.skip(name, "no GPU")
             continue
         out = str(session.out / f"peers-{shape}-{bits}.json")
-        command = [sys.executable, script, *named, "--repeats", "3", "--out", out]
+        command = [sys.executable, script, *named, "--repeats", session.repeats, "--out", out]
         session.run(Job(name, 240, [*command, "--models", shape, "--bits", bits]))
 
 
@@ -264,6 +266,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=900)
     parser.add_argument("--backend", default="cuda")
+    parser.add_argument("--repeats", type=int, default=5, help="of what is timed")
     parser.add_argument("--steps", nargs="+", choices=[*STEPS, "train"], default=list(STEPS))
     parser.add_argument("--corpus", type=Path, help="a text to train on; default: the preset's")
     parser.add_argument("--train-steps", type=int, default=5000)
@@ -273,7 +276,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Run the steps; return 0 if all jobs went well."""
     args = arguments()
-    session = Session(args.out.resolve(), args.seconds, args.backend)
+    session = Session(args.out.resolve(), args.seconds, args.backend, args.repeats)
     corpus = args.corpus and args.corpus.resolve()
     for name in args.steps:
         if name == "train":
