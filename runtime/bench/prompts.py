@@ -1,8 +1,9 @@
 """The prompts of the bench, of an exact number of tokens.
 
 A bundle with a tokenizer has a sample of text in its golden file. Prompts are pieces of this text,
-and tokenizing them is part of the measured time. Without a tokenizer, prompts are random ids. Of an
-encoder-decoder, these are the sources.
+and tokenizing them is part of the measured time. Without a tokenizer, or with one that knows only
+whole words and therefore refuses most pieces, prompts are random ids. Of an encoder-decoder, these
+are the sources.
 """
 
 from dataclasses import dataclass
@@ -15,13 +16,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load
 
 from ..bundle.bundle import GOLDEN_NAME, Bundle
-from ..errors import BundleError
+from ..errors import BundleError, InvalidInputError
 from ..generation.begin import Begin
 from ..text.tokenizer import Tokenizer
 
 __all__ = ["Prompts", "RandomPrompts", "TextPrompts", "prompts_for"]
 
 SEED = 4
+PIECES = 16  # that are tried
 SAMPLES = ("source_tokenizer.text", "tokenizer.text")  # the first one that is there
 
 
@@ -87,7 +89,12 @@ def prompts_for(bundle: Bundle, begin: Begin) -> Prompts:
     text = _sample(bundle) if tokenizer is not None else ""
     if tokenizer is None or not text:
         return RandomPrompts(vocab_size)
-    return TextPrompts(tokenizer, text)
+    prompts = TextPrompts(tokenizer, text)
+    try:
+        prompts.rows(PIECES, 1)
+    except InvalidInputError:
+        return RandomPrompts(vocab_size)
+    return prompts
 
 
 def _sample(bundle: Bundle) -> str:

@@ -244,6 +244,19 @@ def test_without_a_tokenizer_prompts_are_random_ids_of_the_vocabulary(altered_bu
 
 
 @pytest.mark.filterwarnings("ignore::edgegpt.runtime.errors.EdgeGPTWarning")
+def test_a_tokenizer_that_refuses_pieces_of_words_gives_random_ids(
+    altered_bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: object, text: str) -> list[int]:
+        raise InvalidInputError(f"the word {text!r} is not in the model's vocabulary")
+
+    with edgegpt.load(altered_bundle({})) as model:
+        begin = Begin(model.bundle)
+        monkeypatch.setattr(Tokenizer, "encode", refuse)
+        assert isinstance(prompts_for(model.bundle, begin), RandomPrompts)
+
+
+@pytest.mark.filterwarnings("ignore::edgegpt.runtime.errors.EdgeGPTWarning")
 def test_a_damaged_golden_file_is_named(altered_bundle) -> None:
     bundle = altered_bundle({GOLDEN_NAME: b"not safetensors"})
     with pytest.raises(BundleError, match=GOLDEN_NAME):
