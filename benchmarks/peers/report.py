@@ -47,7 +47,8 @@ def _cell(cell: dict) -> Iterator[str]:
     for one in ranked:
         speed = tokens_per_second(cell, one)
         if own_speed and one is not ours:
-            ratios = [mine / theirs for mine, theirs in zip(own_speed, speed, strict=True)]
+            # A cell that was broken off may have one round less of some.
+            ratios = [mine / theirs for mine, theirs in zip(own_speed, speed, strict=False)]
             ratio, same = _spread(ratios, "{:.2f}"), _agreement(ours["ids"], one["ids"])
         else:
             ratio = same = "-"

@@ -104,7 +104,10 @@ class Cell:
                 self.ids[title, one] = answer["ids"]
 
     def results(self) -> list[dict]:
-        """Return one entry per measurement, with the workers that did not fail."""
+        """Return one entry per measurement, with the workers that did not fail.
+
+        Of a cell that was broken off, it holds what had been measured by then.
+        """
         return [
             {
                 "model": self.shape.name,
@@ -120,6 +123,7 @@ class Cell:
                         "ids": self.ids[title, one],
                     }
                     for one in self.clients
+                    if (title, one) in self.seconds
                 ],
                 "absent": self.absent,
             }
@@ -134,12 +138,15 @@ def run_cell(shape: Shape, bits: int, args: argparse.Namespace, results: dict) -
     with ExitStack() as stack:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         cell.start(stack, logs, args.threads, args.python_edgegpt)
-        for number in range(args.repeats + 1):
-            print(f"{shape.name}, {bits} bits: round {number} of {args.repeats}", file=sys.stderr)
-            cell.round(keep=number > 0)
-        for client in cell.clients.values():
-            results["versions"].update(client.versions)
-    results["cells"] += cell.results()
+        try:
+            for number in range(args.repeats + 1):
+                told = f"{shape.name}, {bits} bits: round {number} of {args.repeats}"
+                print(told, file=sys.stderr)
+                cell.round(keep=number > 0)
+        finally:
+            for client in cell.clients.values():
+                results["versions"].update(client.versions)
+            results["cells"] += cell.results()
 
 
 def arguments() -> argparse.Namespace:
@@ -180,9 +187,11 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     for name in args.models:
         for bits in args.bits:
-            run_cell(SHAPES[name], bits, args, results)
-            args.out.write_text(json.dumps(results, indent=1) + "\n")
-            args.out.with_suffix(".md").write_text(markdown(results))
+            try:
+                run_cell(SHAPES[name], bits, args, results)
+            finally:  # also when a signal ends it
+                args.out.write_text(json.dumps(results, indent=1) + "\n")
+                args.out.with_suffix(".md").write_text(markdown(results))
     print(markdown(results), end="")
 
 
