@@ -14,7 +14,7 @@ from .base import Engine, EngineInfo, State
 from .options import DEFAULTS, EngineOptions
 from .ort.cpu import OrtEngine, multiplies_int8
 from .ort.cuda import CudaEngine
-from .ort.cuda_provider import open_candidates
+from .ort.cuda_provider import try_provider
 from .ort.session import import_onnxruntime, installed_distributions
 from .support import TENSORRT
 
@@ -70,7 +70,7 @@ def resolve_backend(bundle: Bundle, backend: str) -> str:
         return "cpu"
     if installed_distributions() == ["onnxruntime-gpu"] and local_lowerings(bundle, "cuda"):
         try:
-            open_candidates(import_onnxruntime("cuda"))
+            try_provider(import_onnxruntime("cuda"))
         except EngineError as error:
             warnings.warn(f"the CPU is used: {error}", EdgeGPTWarning, stacklevel=2)
         else:

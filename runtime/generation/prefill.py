@@ -36,14 +36,16 @@ def pad(rows: Sequence[Sequence[int] | Ids]) -> tuple[Ids, Ids]:
 
 
 def last_logits(
-    state: State, ids: Ids, lengths: Ids, chunk: int = PREFILL_CHUNK, first: int = 0
+    state: State, ids: Ids, lengths: Ids, chunk: int | None = None, first: int = 0
 ) -> Logits:
     """Refill B rows, beginning with row `first`, from `ids` [B, T], of which row b has lengths[b].
 
+    They are fed in pieces of at most `chunk` tokens, or of as many as suit the state.
     Returns the logits of each row's last token [B, V]; other rows of the state stay as they are.
     """
     rows: list[Logits | None] = [None] * len(ids)
-    for start, end in _pieces(even_pieces(ids.shape[1], chunk), ids.shape[1]):
+    pieces = even_pieces(ids.shape[1], chunk or state.prompt_piece)
+    for start, end in _pieces(pieces, ids.shape[1]):
         count = int(np.flatnonzero(lengths > start)[-1]) + 1  # all later rows have ended
         last = (lengths[:count] - 1 - start).clip(0, end - start - 1)
         past_len = np.full(count, start, dtype=np.int64)

@@ -10,7 +10,7 @@ from small_models import random_model, small_config, write_checkpoint
 import edgegpt
 from edgegpt.export import ExportSettings, export_bundle
 from edgegpt.runtime.cuda.memory import Cuda, find_device
-from edgegpt.runtime.engines.ort.cuda_provider import open_candidates
+from edgegpt.runtime.engines.ort.cuda_provider import try_provider
 from edgegpt.runtime.engines.ort.session import import_onnxruntime
 from edgegpt.runtime.engines.support import TENSORRT
 from edgegpt.runtime.engines.tensorrt.flavour import import_flavour
@@ -33,7 +33,7 @@ def obstacle(backend: str) -> str | None:
     """Return why a backend does not work here."""
     try:
         if backend == "cuda":
-            open_candidates(import_onnxruntime("cuda"))
+            try_provider(import_onnxruntime("cuda"))
         flavour = None if backend == "cuda" else import_flavour(backend)
         device = find_device(Cuda())
     except EngineError as error:

@@ -4,6 +4,7 @@
 """
 
 import ctypes
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from edgegpt.runtime.bundle.manifest import Graph
 from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.engines.ort.cuda import CudaEngine, CudaState
 from edgegpt.runtime.engines.ort.device import Block, DeviceMemory
-from edgegpt.runtime.engines.ort.picker import candidates_model
 from edgegpt.runtime.engines.ort.session import open_session
 from edgegpt.runtime.errors import EngineError
 
@@ -41,15 +41,31 @@ class HostBlock(Block):
         return data
 
 
+class HostRecording:
+    """Work that is done again, as the device would do it, each time that it is launched."""
+
+    def __init__(self, work: Callable[[], None], books: "CountingMemory") -> None:
+        self.work, self.books = work, books
+
+    def launch(self) -> None:
+        ran = len(self.books.ran)
+        self.work()
+        self.books.ran[ran:] = ["launch"]
+
+
 class CountingMemory(DeviceMemory):
-    """Host memory in the role of a device's; it counts, and it can be full."""
+    """Host memory in the role of a device's; it counts, and it can be full.
+
+    Attributes:
+        ran: "run" for each run of a session, "record" and "launch" for those of a graph.
+    """
 
     kind = "cpu"
 
-    def __init__(self) -> None:
+    def __init__(self, stream: int = 0) -> None:
         self.allocated = self.to_device = self.to_host = 0
-        self.room = 2**40
-        self.graph_ids: list[str | None] = []
+        self.room, self.stream = 2**40, stream
+        self.ran: list[str] = []
 
     def reserve(self, size: int) -> HostBlock:
         if size > self.room:
@@ -65,24 +81,36 @@ class CountingMemory(DeviceMemory):
         for line in range(count):
             ctypes.memmove(target + line * pitch, source + line * pitch, width)
 
+    def host(self, size: int) -> np.ndarray:
+        return np.zeros(size, dtype=np.uint8)
+
+    def send(self, block: Block, data: np.ndarray) -> None:
+        block.write(data)
+
+    def fetch(self, data: np.ndarray, block: Block) -> None:
+        data[:] = block.read(data.size)
+
     def wait(self) -> None:
         pass
 
     def run(self, session: Any, binding: Any, options: Any) -> None:
         super().run(session, binding, options)
-        key = "gpu_graph_id"
-        self.graph_ids.append(None if options is None else options.get_run_config_entry(key))
+        self.ran.append("run")
+
+    def record(self, work: Callable[[], None]) -> Any:
+        self.ran.append("record")
+        return HostRecording(work, self)
 
 
 class HostEngine(CudaEngine):
     device = "cpu"
     memory: CountingMemory
 
-    def _open_candidates(self) -> Any:
-        return self.runtime.InferenceSession(candidates_model(), providers=PROVIDERS)
+    def _check_provider(self) -> None:
+        pass
 
     def _open_memory(self) -> CountingMemory:
-        return CountingMemory()
+        return CountingMemory(self.clock.stream if self.clock else 0)
 
     def _load(self, bundle: Bundle, graph: Graph) -> Any:
         options = self.runtime.SessionOptions()

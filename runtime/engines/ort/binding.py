@@ -240,7 +240,7 @@ class BoundState(State):
             part = slice(row, row + 1)
             step = self._bound(StepShape(first + row, 1, ids.shape[1], logit_positions.shape[1]))
             _run_step(step, ids[part], past_len[part], logit_positions[part])
-            parts.append(step.logits())
+            parts.append(step.logits().copy())  # steps may share the memory of their logits
         return _Gathered(step.inputs, np.concatenate(parts))
 
     def _bound(self, shape: StepShape) -> Step:

@@ -1,24 +1,24 @@
-"""ONNX Runtime on CUDA: cache, logits and candidates stay on the device.
+"""ONNX Runtime on CUDA: cache and activations stay on the device.
 
-A decode step copies one small block of inputs to the device, runs, and copies one small block of
-candidates back. It allocates memory only the first time that it runs with a given number of rows.
-All addresses are fixed, so that the step can be replayed as a CUDA graph, under these rules:
+A decode step copies one small block of inputs to the device, runs, and copies the logits back to
+page-locked memory, which takes less time than selecting the best of them on the device would. It
+allocates memory only in its first runs with a given number of rows. All addresses are fixed, so
+that the step, copies included, can be captured as a CUDA graph and launched again with a single
+call, under these rules:
 
 - Only steps of one token per row are captured, because prompts differ in length.
-- A capture belongs to a thread. So at most two threads run steps, see `in_own_thread`.
-- A capture belongs to the addresses of one set of buffers, and to a number of rows. So buffers are
-  kept for later texts of the same context and as many rows or fewer. At most MOST_GRAPHS steps of
-  an engine are captured; further steps run without a graph, and so do all steps with `cuda_graph`
-  off.
+- They are captured here, around ONNX Runtime's run, and not by ONNX Runtime: its own graphs belong
+  to a thread, are never freed, and are launched at the cost of a whole run.
+- A graph belongs to the addresses of one set of buffers, and to a number of rows. So buffers are
+  kept for later texts of the same context and as many rows or fewer.
+- All work is on one stream. Memory that ONNX Runtime uses in a prompt, after it was used by a
+  captured step, is therefore free again when that step is launched.
 - Operators that read the longest length on the host (GroupQueryAttention) always get the whole
   context, with or without CUDA graphs. This value only chooses a kernel; the device has the length
   of each row.
 """
 
-import threading
 import warnings
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -30,20 +30,20 @@ from ...cuda.cudart import Cudart
 from ...cuda.device_lock import DEVICE_LOCK
 from ...cuda.event_clock import EventClock
 from ...errors import EdgeGPTWarning, EngineError
-from ..base import Engine, EngineInfo, Sources
-from ..candidates import Candidates
+from ..base import PREFILL_CHUNK, Engine, EngineInfo, Sources
 from ..options import DEFAULTS, EngineOptions
 from .binding import BoundState, StepShape
-from .cuda_provider import check_placement, open_candidates, provider, replays_rightly
+from .cuda_provider import check_placement, provider, replays_rightly, try_provider
 from .device import DeviceMemory
 from .device_steps import Buffers, DeviceStep
 from .session import LOG_ERRORS_ONLY, import_onnxruntime, open_session
 
 __all__ = ["CudaEngine"]
 
-MOST_GRAPHS = 32
-NO_GRAPH = -1  # the graph id with which a run neither captures nor replays
 KEPT = 4  # sets of buffers that are kept for later texts
+# Tokens of a piece of a prompt, over all rows, where attention takes no memory for each pair of
+# them. Every further piece attends to a filled cache, by slower kernels.
+LONGEST_PIECE = 8192
 
 
 class CudaEngine(Engine):
@@ -73,12 +73,13 @@ class CudaEngine(Engine):
         self.threads = options.threads or 1
         self.runtime = import_onnxruntime("cuda")
         self.cuda_graph = options.cuda_graph and self._may_replay()
-        self.owner, self.other = threading.current_thread(), ThreadPoolExecutor(1, "edgegpt-cuda")
-        self.picker = self._open_candidates()
+        self._check_provider()
         self.memory = self._open_memory()
         self.session = self._load(bundle, graph)
+        self.run_options = self.runtime.RunOptions()
+        # The step waits by itself, once, and a wait cannot be captured.
+        self.run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         self.kept: list[Buffers] = []
-        self.captured = 0
 
     @property
     def info(self) -> EngineInfo:
@@ -95,43 +96,16 @@ class CudaEngine(Engine):
         return CudaState(self, self._take(rows, context), rows)
 
     def close(self) -> None:
-        """Drop the sessions and the kept buffers."""
+        """Drop the session and the kept buffers."""
         with DEVICE_LOCK:
-            self.session = self.picker = None
+            self.session = None
             self.kept = []
-        self.other.shutdown()
-
-    def in_own_thread(self, run: Callable[[], None]) -> None:
-        """Run a step in the thread that opened the engine, or in one that serves all other threads.
-
-        ONNX Runtime captures CUDA graphs anew for each thread, and keeps them and cuBLAS handles
-        after the thread has ended. A server with a thread per request would leak them.
-        """
-        if self.session is None:
-            raise EngineError("the model was closed")
-        if not self.cuda_graph or threading.current_thread() is self.owner:
-            run()
-        else:
-            self.other.submit(run).result()
 
     def give_back(self, buffers: Buffers) -> None:
         """Keep buffers for the next text that fits them, unless the engine was closed."""
         with DEVICE_LOCK:
             if self.session is not None:
                 self.kept = [*self.kept, buffers][-KEPT:]
-
-    def run_options(self, *, capture: bool) -> Any:
-        """Return the options for the runs of a step; each captured step has its own graph id."""
-        if not self.cuda_graph:
-            return None
-        number = NO_GRAPH
-        with DEVICE_LOCK:
-            if capture and self.captured < MOST_GRAPHS:
-                self.captured += 1
-                number = self.captured
-        options = self.runtime.RunOptions()
-        options.add_run_config_entry("gpu_graph_id", str(number))
-        return options
 
     def _take(self, rows: int, context: int) -> Buffers:
         """Return the smallest kept buffers that fit, or new ones; free kept ones if room is short.
@@ -166,11 +140,12 @@ class CudaEngine(Engine):
         warnings.warn(told, EdgeGPTWarning, stacklevel=5)
         return False
 
-    def _open_candidates(self) -> Any:
-        return open_candidates(self.runtime)
+    def _check_provider(self) -> None:
+        try_provider(self.runtime)
 
     def _open_memory(self) -> DeviceMemory:
-        return DeviceMemory(Cudart(self.runtime))
+        stream = self.clock.stream if self.clock else None
+        return DeviceMemory(Cudart(self.runtime), stream)
 
     def _load(self, bundle: Bundle, graph: Graph) -> Any:
         options = self.runtime.SessionOptions()
@@ -179,8 +154,7 @@ class CudaEngine(Engine):
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         # Keep the weights out of the arena, which doubles when it grows.
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
-        stream = self.clock.stream if self.clock else None
-        chosen = provider(tf32=self.tf32, cuda_graph=self.cuda_graph, stream=stream)
+        chosen = provider(tf32=self.tf32, stream=self.memory.stream)
         with DEVICE_LOCK:
             session = open_session(self.runtime, bundle, graph, options, [chosen])
         check_placement(session, graph)
@@ -194,11 +168,8 @@ class CudaState(BoundState):
         self.engine = engine
         self.buffers: Buffers | None = buffers
         super().__init__(engine.graph, rows, buffers.context)
-
-    def topk(self, count: int) -> list[list[Candidates]] | None:
-        """Return the best logits of the last step; None if fetching all logits costs no more."""
-        step = self.last
-        return step.topk(count) if isinstance(step, DeviceStep) else None
+        if engine.graph.lowering == "ort":
+            self.prompt_piece = max(PREFILL_CHUNK, LONGEST_PIECE // rows)
 
     def close(self) -> None:
         """Return the buffers to the engine.
@@ -214,8 +185,7 @@ class CudaState(BoundState):
         return self._own().single(count)
 
     def _bind(self, shape: StepShape) -> DeviceStep:
-        options = self.engine.run_options(capture=False)
-        return DeviceStep(self.engine, self._own(), shape, options)
+        return DeviceStep(self.engine, self._own(), shape)
 
     def _decode(self, count: int, longest: int) -> None:
         step = self.single = self.last = self._single(count)

@@ -13,20 +13,22 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from ...bundle.manifest import Graph
+from ...bundle.protobuf import bytes_field, number_field, text_field
 from ...cuda.device_lock import DEVICE_LOCK
 from ...errors import EngineError
 from ...packages import pip_install
 from ..support import SUPPORT, numbers
-from .picker import candidates_example, candidates_model
 from .session import LOG_ERRORS_ONLY, Provider
 
 __all__ = [
     "PROVIDER",
     "check_placement",
-    "open_candidates",
     "provider",
     "replays_rightly",
+    "try_provider",
 ]
 
 PROVIDER = "CUDAExecutionProvider"
@@ -41,19 +43,14 @@ def replays_rightly(runtime: ModuleType, graph: Graph) -> bool:
     return since is not None and numbers(runtime.__version__) >= since
 
 
-def provider(*, tf32: bool, cuda_graph: bool, stream: int | None = None) -> Provider:
+def provider(*, tf32: bool, stream: int | None = None) -> Provider:
     """Return the provider with its options; by default ONNX Runtime itself would use TF32."""
     own_stream = {} if stream is None else {"user_compute_stream": str(stream)}
-    return PROVIDER, {
-        **own_stream,
-        "device_id": "0",
-        "use_tf32": str(int(tf32)),
-        "enable_cuda_graph": str(int(cuda_graph)),
-    }
+    return PROVIDER, {**own_stream, "device_id": "0", "use_tf32": str(int(tf32))}
 
 
-def open_candidates(runtime: ModuleType) -> Any:
-    """Open the session that selects candidates, which is the first session on the device.
+def try_provider(runtime: ModuleType) -> None:
+    """Run the smallest graph on the device.
 
     Raises:
         EngineError: if the provider does not load, or there is no device.
@@ -73,18 +70,18 @@ def open_candidates(runtime: ModuleType) -> Any:
     try:
         with DEVICE_LOCK:
             session = runtime.InferenceSession(
-                candidates_model(),
+                _trial_model(),
                 options,
-                providers=[provider(tf32=False, cuda_graph=False)],
+                providers=[provider(tf32=False)],
                 enable_fallback=0,
             )
             if PROVIDER in session.get_providers():
-                session.run(None, candidates_example())  # a missing cuDNN shows only here
+                # A missing cuDNN shows only here.
+                session.run(None, {"x": np.zeros((1, 2), dtype=np.float32)})
     except Exception as error:  # the bindings raise several unrelated types
         raise EngineError(f"CUDA does not work on this machine: {error}") from error
     if PROVIDER not in session.get_providers():
         raise _not_loaded(runtime, printed)
-    return session
 
 
 def check_placement(session: Any, graph: Graph) -> None:
@@ -107,6 +104,24 @@ def check_placement(session: Any, graph: Graph) -> None:
             f"{graph.name} on the CPU, which has no place in a model on CUDA: use another "
             f"onnxruntime-gpu, or the backend cpu"
         )
+
+
+def _trial_model() -> bytes:
+    """Return an ONNX file of one ReduceL1, which needs cuDNN; field numbers are onnx.proto's."""
+    float32, ir_version, opset = 1, 8, 13
+    shape = b"".join(bytes_field(1, text_field(2, name)) for name in ("rows", "columns"))
+    tensor = bytes_field(1, number_field(1, float32) + bytes_field(2, shape))
+    node = text_field(1, "x") + text_field(2, "y") + text_field(3, "y") + text_field(4, "ReduceL1")
+    graph = b"".join(
+        [
+            bytes_field(1, node),
+            text_field(2, "trial"),
+            bytes_field(11, text_field(1, "x") + bytes_field(2, tensor)),
+            bytes_field(12, text_field(1, "y") + bytes_field(2, tensor)),
+        ]
+    )
+    version = text_field(1, "") + number_field(2, opset)
+    return number_field(1, ir_version) + bytes_field(7, graph) + bytes_field(8, version)
 
 
 def _preload(runtime: ModuleType) -> str:

@@ -1,11 +1,14 @@
-"""Device memory in blocks of bytes, for a session that is bound to raw addresses.
+"""Device memory in blocks of bytes, and the stream of a session that is bound to raw addresses.
 
 The CUDA engine reaches the device only through this module; tests replace it by host memory. The
 blocks are allocated with CUDA, not as ONNX Runtime's `OrtValue`s: those come from a pool of the
 process that doubles when it grows, and keeps all its memory when they are gone.
 """
 
+import contextlib
+import ctypes
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,7 @@ from ...cuda.device_lock import DEVICE_LOCK
 from ...errors import EngineError
 from .binding import ELEMENT_TYPES, Place
 
-__all__ = ["Block", "DeviceMemory"]
+__all__ = ["Block", "DeviceMemory", "Recording"]
 
 # Error texts of the allocators: the first two of ONNX Runtime's arena, the third of CUDA.
 OUT_OF_MEMORY = ("Failed to allocate memory", "smaller than requested bytes", "out of memory")
@@ -27,34 +30,54 @@ Bytes = NDArray[np.uint8]
 class Block:
     """Some bytes on the device at a fixed address; freed when the block is dropped."""
 
-    def __init__(self, cudart: Cudart, size: int) -> None:
-        self.cudart, self.size = cudart, size
+    def __init__(self, cudart: Cudart, stream: int, size: int) -> None:
+        self.cudart, self.stream, self.size = cudart, stream, size
         with DEVICE_LOCK:
             self.address = cudart.allocate(size)
         # Not at exit: other threads may still use the block, and the driver frees everything then.
-        weakref.finalize(self, _free, cudart, self.address).atexit = False
+        weakref.finalize(self, _release, cudart.free, self.address).atexit = False
 
     def write(self, data: Bytes, offset: int = 0) -> None:
         """Copy `data` from the host to byte `offset`; return when the copy is done."""
         assert offset + data.nbytes <= self.size
         with DEVICE_LOCK:
-            self.cudart.to_device(self.address + offset, data.ctypes.data, data.nbytes)
+            ends = self.address + offset, data.ctypes.data
+            self.cudart.to_device(*ends, data.nbytes, self.stream)
+            self.cudart.wait(self.stream)
 
     def read(self, size: int | None = None) -> Bytes:
         """Copy the first `size` bytes of the block (None: all) to the host."""
         data = np.empty(self.size if size is None else size, dtype=np.uint8)
         with DEVICE_LOCK:
-            self.cudart.to_host(data.ctypes.data, self.address, data.size)
+            self.cudart.to_host(data.ctypes.data, self.address, data.size, self.stream)
+            self.cudart.wait(self.stream)
         return data
 
 
+class Recording:
+    """Work of a stream that was captured as a CUDA graph; freed when it is dropped."""
+
+    def __init__(self, cudart: Cudart, stream: int, graph: int) -> None:
+        self.cudart, self.stream, self.graph = cudart, stream, graph
+        weakref.finalize(self, _release, cudart.free_graph, graph).atexit = False
+
+    def launch(self) -> None:
+        """Put all of it on the stream again."""
+        self.cudart.launch(self.graph, self.stream)
+
+
 class DeviceMemory:
-    """The memory of the first device that CUDA lists."""
+    """The memory of the first device that CUDA lists, and a stream of its work.
+
+    Attributes:
+        stream: the CUDA stream on which all copies and runs are done, in order.
+    """
 
     kind = "cuda"
 
-    def __init__(self, cudart: Cudart) -> None:
-        self.cudart = cudart
+    def __init__(self, cudart: Cudart, stream: int | None = None) -> None:
+        """Use `stream`, or the process's own."""
+        self.cudart, self.stream = cudart, stream or cudart.stream()
 
     def allocate(self, size: int, what: str) -> Block:
         """Return a block of `size` bytes, all of them 0; `what` names it in an error.
@@ -69,25 +92,44 @@ class DeviceMemory:
 
     def reserve(self, size: int) -> Block:
         """Return a block of `size` bytes, all of them 0; an error has CUDA's text."""
-        return Block(self.cudart, size)
+        return Block(self.cudart, self.stream, size)
+
+    def host(self, size: int) -> Bytes:
+        """Return page-locked memory of the host, all 0; freed when no array uses it any more.
+
+        Raises:
+            EngineError: if the system gives no more of it.
+        """
+        with DEVICE_LOCK:
+            address = self.cudart.allocate_host(size)
+        memory = (ctypes.c_ubyte * size).from_address(address)
+        weakref.finalize(memory, _release, self.cudart.free_host, address).atexit = False
+        found = np.frombuffer(memory, dtype=np.uint8)
+        found[:] = 0
+        return found
 
     def place(self, block: Block, dtype: str, shape: tuple[int, ...], offset: int = 0) -> Place:
         """Return a tensor in `block` that begins at byte `offset`."""
         return Place(self.kind, 0, ELEMENT_TYPES[dtype], shape, block.address + offset)
 
     def copy_lines(self, target: int, source: int, width: int, count: int, pitch: int) -> None:
-        """Copy `count` lines of `width` bytes, `pitch` bytes apart, from one address to another.
+        """Put on the stream a copy of `count` lines of `width` bytes, `pitch` bytes apart."""
+        self.cudart.copy_lines(target, source, width, count, pitch, self.stream)
 
-        The copy may not be done when this returns; see `wait`.
-        """
-        self.cudart.copy_lines(target, source, width, count, pitch)
+    def send(self, block: Block, data: Bytes) -> None:
+        """Put on the stream a copy of `data` to the beginning of `block`."""
+        self.cudart.to_device(block.address, data.ctypes.data, data.nbytes, self.stream)
+
+    def fetch(self, data: Bytes, block: Block) -> None:
+        """Put on the stream a copy of the beginning of `block` to `data`."""
+        self.cudart.to_host(data.ctypes.data, block.address, data.nbytes, self.stream)
 
     def wait(self) -> None:
-        """Return when all copies are done."""
-        self.cudart.wait()
+        """Return when all that was put on the stream is done."""
+        self.cudart.wait(self.stream)
 
     def run(self, session: Any, binding: Any, options: Any) -> None:
-        """Run a bound step, and wait for its results.
+        """Put a bound step on the stream.
 
         Raises:
             EngineError: if the device has no room for the step's activations, or fails.
@@ -97,6 +139,22 @@ class DeviceMemory:
                 session.run_with_iobinding(binding, options)
         except Exception as error:  # the bindings raise several unrelated types
             raise self.explain(error, "memory for a step's activations") from error
+
+    def record(self, work: Callable[[], None]) -> Recording:
+        """Capture what `work` puts on the stream, without doing it.
+
+        Raises:
+            EngineError: if something of it cannot be captured; the stream can be used on.
+        """
+        with DEVICE_LOCK:
+            self.cudart.begin_capture(self.stream)
+            try:
+                work()
+            except BaseException:
+                with contextlib.suppress(EngineError):
+                    self.cudart.free_graph(self.cudart.end_capture(self.stream))
+                raise
+            return Recording(self.cudart, self.stream, self.cudart.end_capture(self.stream))
 
     def explain(self, error: Exception, asked: str) -> EngineError:
         """Return the error to raise when a request for `asked` failed with `error`."""
@@ -116,6 +174,6 @@ class DeviceMemory:
             return self.cudart.free_bytes()
 
 
-def _free(cudart: Cudart, address: int) -> None:
+def _release(free: Callable[[int], None], handle: int) -> None:
     with DEVICE_LOCK:
-        cudart.free(address)
+        free(handle)

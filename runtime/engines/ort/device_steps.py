@@ -1,7 +1,9 @@
 """The buffers of the CUDA engine: a cache on the device, and the steps that are bound to it."""
 
 import logging
-from math import prod
+import warnings
+from collections.abc import Callable
+from math import inf, prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,13 +12,11 @@ from numpy.typing import NDArray
 from ...bundle.vocabulary import ITEM_BYTES
 from ...cuda.device_lock import DEVICE_LOCK
 from ...cuda.event_clock import span_of
-from ...errors import EngineError
-from ..candidates import Candidates
+from ...errors import EdgeGPTWarning, EngineError
 from ..filling import row_bytes
 from ..moves import SPARE, moves_in_order
 from .binding import Place, StepInputs, StepShape, bind_graph, place_of
-from .device import Block
-from .picker import CandidateStep, is_worthwhile
+from .device import Block, Recording
 
 if TYPE_CHECKING:
     from .cuda import CudaEngine
@@ -25,7 +25,10 @@ __all__ = ["Buffers", "DeviceStep"]
 
 logger = logging.getLogger(__name__)
 
-PLAIN_RUNS = 4  # runs before a step is captured, if its number of rows is not the state's
+Bytes = NDArray[np.uint8]
+
+FIRST_RUNS = 2  # runs before a step may be captured; ONNX Runtime allocates memory in them
+PLAIN_RUNS = 4  # the same, if its number of rows is not the state's
 ALIGNMENT = 256  # bytes, of tensors in a block; as cudaMalloc guarantees
 
 
@@ -46,27 +49,26 @@ class Buffers:
             self.widths.append(port.itemsize)
         total = sum(block.size for block in self.blocks) / 1e6
         logger.debug("a cache of %.1f MB on CUDA for %d rows of %d tokens", total, rows, context)
-        # All decode steps share this block for their logits: only the last step's are wanted.
+        # Steps with one logit position a row share the memory of their logits: only the last
+        # step's are wanted.
         size = rows * engine.graph.vocab_size * ITEM_BYTES["float32"]
         self.logits = engine.memory.allocate(size, "logits")
+        self.host_logits = engine.memory.host(size)
         self.spare: Block | None = None  # holds a row while rows change places
         self.single(rows, at_once=True)
 
     def single(self, rows: int, *, at_once: bool = False) -> "DeviceStep":
         """Return the step of one token for the first `rows`.
 
-        It is captured `at_once`, or after PLAIN_RUNS runs. While the texts of a batch end one after
-        the other, most numbers of rows last only for a few tokens and are not worth a graph.
+        It is captured after FIRST_RUNS runs if `at_once`, else after PLAIN_RUNS. While the texts of
+        a batch end one after the other, most numbers of rows last only for a few tokens and are not
+        worth a graph.
         """
         step = self.singles.get(rows)
         if step is None:
-            options = self.engine.run_options(capture=at_once)
-            shape = StepShape(0, rows, 1, 1)
-            step = DeviceStep(self.engine, self, shape, options, self.context, self.logits)
-            step.captured = at_once
+            step = DeviceStep(self.engine, self, StepShape(0, rows, 1, 1), self.context)
             self.singles[rows] = step
-        elif not step.captured and (at_once or step.runs >= PLAIN_RUNS):
-            step.options, step.captured = self.engine.run_options(capture=True), True
+        step.plain_runs = FIRST_RUNS if at_once else min(step.plain_runs, PLAIN_RUNS)
         return step
 
     def cache_rows(self, rows: slice) -> list[Place]:
@@ -103,73 +105,78 @@ class Buffers:
 
 
 class DeviceStep:
-    """A step on the device's memory."""
+    """A step on the device's memory.
+
+    Attributes:
+        plain_runs: how often it runs kernel by kernel before it may be captured.
+    """
 
     def __init__(
-        self,
-        engine: "CudaEngine",
-        buffers: Buffers,
-        shape: StepShape,
-        options: Any,
-        context: int | None = None,
-        result: Block | None = None,
+        self, engine: "CudaEngine", buffers: Buffers, shape: StepShape, context: int | None = None
     ) -> None:
-        """Bind rows of the cache.
-
-        If `context` is given, operators get it as the longest length. The logits go to the
-        beginning of `result`; None: to a new block.
-        """
+        """Bind rows of the cache. If `context` is given, operators get it as the longest length."""
         if engine.session is None:
             raise EngineError("the model was closed")
         caches, vocabulary = buffers.cache_rows(shape.rows), engine.graph.vocab_size
         # Keeps the memory alive: a step may still wait to run when its state has been dropped.
         self.blocks = buffers.blocks
         self.engine, self.memory, self.session = engine, engine.memory, engine.session
-        self.options, self.context, self.length = options, context, shape.length
+        self.context, self.length = context, shape.length
         sizes = (shape.count, shape.length, shape.positions)
-        mirror = _Mirror(*sizes)
+        # Page-locked memory takes long to allocate, and a prompt's step is used once.
+        repeated = shape.length == 1
+        mirror = _Mirror(*sizes, self.memory.host if repeated else _zeros)
         self.inputs = StepInputs.of_size(*sizes, mirror.zeros)
         self.host, self.device = mirror.data, self.memory.allocate(mirror.data.size, "inputs")
         logits = (shape.count, shape.positions, vocabulary)
-        self.size = prod(logits) * ITEM_BYTES["float32"]
-        self.result = result or self.memory.allocate(self.size, "logits")
+        size = prod(logits) * ITEM_BYTES["float32"]
+        shares = size <= buffers.logits.size
+        self.result = buffers.logits if shares else self.memory.allocate(size, "logits")
+        self.fetched = buffers.host_logits[:size] if shares else np.empty(size, dtype=np.uint8)
         self.where = self.memory.place(self.result, "float32", logits)
-        self.runs, self.captured = 0, False  # captured: whether it has asked for a CUDA graph
-        self.fetched: NDArray[np.float32] | None = None
-        self.pickers: dict[int, CandidateStep] = {}
+        self.runs, self.plain_runs = 0, inf
+        self.recording: Recording | None = None
         self.binding = self.session.io_binding()
         bind_graph(self.binding, engine.graph, self.inputs, self._place, caches, self.where)
 
     def run_bound(self, longest: int) -> None:
         """Run what the inputs hold; `longest` is the largest of `past_len`."""
+        if self.engine.session is None:
+            raise EngineError("the model was closed")
         self.inputs.derive(longest if self.context is None else self.context - self.length)
-        self.fetched = None
-        self.runs += 1
-        self.engine.in_own_thread(self._run)
-
-    def _run(self) -> None:
         with DEVICE_LOCK:
-            self.device.write(self.host)
+            if self.recording is None and self._is_due():
+                self._record()
             clock = self.engine.clock
-            with span_of(clock, clock and clock.stream):
-                self.memory.run(self.session, self.binding, self.options)
+            with span_of(clock, self.memory.stream):
+                if self.recording is None:
+                    self._enqueue()
+                else:
+                    self.recording.launch()
+            self.memory.wait()
+        self.runs += 1
+
+    def _enqueue(self) -> None:
+        """Put on the stream: the inputs to the device, the network, the logits to the host."""
+        self.memory.send(self.device, self.host)
+        self.memory.run(self.session, self.binding, self.engine.run_options)
+        self.memory.fetch(self.fetched, self.result)
+
+    def _is_due(self) -> bool:
+        return self.engine.cuda_graph and self.runs >= self.plain_runs
+
+    def _record(self) -> None:
+        """Capture the step as a CUDA graph; if that fails, the engine goes on without any."""
+        try:
+            self.recording = self.memory.record(self._enqueue)
+        except EngineError as error:
+            self.engine.cuda_graph = False
+            told = f"decode steps run kernel by kernel, which is slower: no CUDA graph, {error}"
+            warnings.warn(told, EdgeGPTWarning, stacklevel=2)
 
     def logits(self) -> NDArray[np.float32]:
-        """Return the result, float32 [B, P, V]; it is copied to the host once per run."""
-        if self.fetched is None:
-            raw = self.result.read(self.size)
-            self.fetched = raw.view(np.float32).reshape(self.where.shape)  # (B, P, V)
-        return self.fetched
-
-    def topk(self, count: int) -> list[list[Candidates]] | None:
-        """Return the best `count` logits of each row and position, if that is worthwhile."""
-        if self.fetched is not None or not is_worthwhile(count, self.where.shape[-1]):
-            return None
-        picker = self.pickers.get(count)
-        if picker is None:
-            picker = CandidateStep(self.engine.picker, self.memory, self.where, self.result, count)
-            self.pickers = {count: picker}
-        return picker.run(self.logits)
+        """Return the result, float32 [B, P, V]. Valid until the next run."""
+        return self.fetched.view(np.float32).reshape(self.where.shape)  # (B, P, V)
 
     def _place(self, role: str, array: NDArray[Any]) -> Place:
         """Return where the graph reads an input. Only the longest length is read on the host."""
@@ -182,10 +189,12 @@ class DeviceStep:
 class _Mirror:
     """The inputs of a step in one block, so that a single copy brings them to the device."""
 
-    def __init__(self, batch: int, length: int, positions: int) -> None:
+    def __init__(
+        self, batch: int, length: int, positions: int, allocate: Callable[[int], Bytes]
+    ) -> None:
         ids, past_len, rows, seqlens = batch * length, batch, batch * positions, batch
         numbers = 2 * ids + past_len + rows + seqlens
-        self.data = np.zeros(numbers * ITEM_BYTES["int64"] + 5 * ALIGNMENT, dtype=np.uint8)
+        self.data = allocate(numbers * ITEM_BYTES["int64"] + 5 * ALIGNMENT)
         self.used = 0
 
     def zeros(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
@@ -194,3 +203,7 @@ class _Mirror:
         part = self.data[self.used : self.used + size].view(dtype).reshape(shape)
         self.used += -(-size // ALIGNMENT) * ALIGNMENT
         return part
+
+
+def _zeros(size: int) -> Bytes:
+    return np.zeros(size, dtype=np.uint8)

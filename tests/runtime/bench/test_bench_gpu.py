@@ -187,18 +187,19 @@ def test_spans_are_taken_in_order_and_their_events_used_again(cuda: FakeCuda) ->
     assert not cuda.events
 
 
-def test_onnxruntime_runs_on_the_clocks_stream_and_its_copies_are_not_timed(
+def test_onnxruntime_runs_on_the_clocks_stream_and_its_copies_are_timed_with_it(
     cuda: FakeCuda, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "user_compute_stream" not in provider(tf32=False, cuda_graph=True)[1]
-    named = provider(tf32=False, cuda_graph=True, stream=140_001)[1]
+    assert "user_compute_stream" not in provider(tf32=False)[1]
+    named = provider(tf32=False, stream=140_001)[1]
     assert named["user_compute_stream"] == "140001"
     bundle = Bundle.open(small_bundle)
     with ExitStack() as stack:
         clock = EventClock(Cuda(), stack)
         engine = HostEngine(bundle, bundle.manifest.graphs[0], clock=clock)
         state, order = engine.new_state(1, 8), cuda.calls
-        for owner, name in ((HostBlock, "write"), (CountingMemory, "run")):
+        assert engine.memory.stream == clock.stream
+        for owner, name in ((HostBlock, "write"), (CountingMemory, "run"), (HostBlock, "read")):
             original = getattr(owner, name)
             monkeypatch.setattr(
                 owner, name, lambda *a, o=original, n=name: (order.append(n), o(*a))[1]
@@ -208,5 +209,5 @@ def test_onnxruntime_runs_on_the_clocks_stream_and_its_copies_are_not_timed(
         state.past_len[:] = 2
         state.decode()
         made = ["cudaEventCreate"] * 2
-        assert order == ["write", *made, "cudaEventRecord", "run", "cudaEventRecord"]
+        assert order == [*made, "cudaEventRecord", "write", "run", "read", "cudaEventRecord"]
         assert len(cuda.streams[clock.stream]) == 4

@@ -1,4 +1,4 @@
-"""Which steps of the CUDA engine are captured as CUDA graphs, and in which threads they run.
+"""Which steps of the CUDA engine are captured as CUDA graphs.
 
 They run on host memory in place of a device's: see `host_engine`.
 """
@@ -13,7 +13,7 @@ from host_engine import HostEngine, decode, host_engine
 
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines.ort import cuda as ort_cuda
-from edgegpt.runtime.engines.ort.device_steps import DeviceStep
+from edgegpt.runtime.engines.ort.device_steps import FIRST_RUNS
 from edgegpt.runtime.errors import EdgeGPTWarning, EngineError
 from edgegpt.runtime.language_model import LanguageModel
 
@@ -32,46 +32,51 @@ def engine(bundle: Bundle) -> Iterator[HostEngine]:
     opened.close()
 
 
+PLAIN = ["run"] * FIRST_RUNS
+
+
 def test_prompts_are_never_captured_and_each_set_of_buffers_has_a_graph_of_its_own(bundle, engine):
     one, two = engine.new_state(1, BLOCK), engine.new_state(1, BLOCK)
     for state in (one, two):
         state.step(np.array([[1, 2]]), np.array([0]), np.array([[1]]))
-        decode(state, 2)
-        decode(state, 3)
-    assert engine.memory.graph_ids == ["-1", "1", "1", "-1", "2", "2"]
+        for past in range(2, 6):
+            decode(state, past)
+    assert engine.memory.ran == ["run", *PLAIN, "record", "launch", "launch"] * 2
 
 
-def test_without_cuda_graphs_no_run_has_a_graph(bundle):
+def test_without_cuda_graphs_every_step_is_a_run(bundle):
     engine = host_engine(bundle, cuda_graph=False)
-    decode(engine.new_state(1, BLOCK), 0)
-    assert engine.memory.graph_ids == [None]
+    state = engine.new_state(1, BLOCK)
+    for past in range(5):
+        decode(state, past)
+    assert engine.memory.ran == ["run"] * 5
     engine.close()
 
 
-def test_steps_of_all_other_threads_are_run_by_a_single_one(engine, monkeypatch):
-    ran: list[int] = []
-    original = DeviceStep._run
+def test_what_a_launch_computes_is_what_a_run_computes(bundle, engine):
+    plain = host_engine(bundle, cuda_graph=False)
+    states = [each.new_state(2, BLOCK) for each in (engine, plain)]
+    for past in range(8):
+        for state in states:
+            decode(state, past, token=past)
+        np.testing.assert_array_equal(*(state.logits() for state in states))
+    assert "launch" in engine.memory.ran
+    plain.close()
 
-    def noting(step) -> None:
-        ran.append(threading.get_ident())
-        original(step)
 
-    monkeypatch.setattr(DeviceStep, "_run", noting)
+def test_a_step_that_cannot_be_captured_is_told_once_and_the_text_goes_on(engine, monkeypatch):
+    def fail(work) -> None:
+        raise EngineError("cudaStreamEndCapture: operation not permitted")
 
-    def write() -> None:
-        with engine.new_state(1, BLOCK) as state:
-            for past in range(3):
-                decode(state, past)
-
-    write()
-    assert set(ran) == {threading.get_ident()}
-    ran.clear()
-    for _ in range(3):
-        thread = threading.Thread(target=write)
-        thread.start()
-        thread.join()
-    assert len(set(ran)) == 1
-    assert threading.get_ident() not in ran
+    monkeypatch.setattr(engine.memory, "record", fail)
+    first, second = engine.new_state(1, BLOCK), engine.new_state(1, BLOCK)
+    for past in range(FIRST_RUNS):
+        decode(first, past)
+    with pytest.warns(EdgeGPTWarning, match="no CUDA graph, cudaStreamEndCapture"):
+        decode(first, FIRST_RUNS)
+    for past in range(10 - FIRST_RUNS - 1):
+        decode(second, past)  # a further warning would be an error
+    assert engine.memory.ran == ["run"] * 10
 
 
 def test_an_error_in_another_thread_reaches_it(engine, monkeypatch):
@@ -97,22 +102,24 @@ def test_where_a_replay_would_be_wrong_steps_run_without_and_it_is_told(bundle, 
     monkeypatch.setattr(ort_cuda, "replays_rightly", lambda *_: False)
     with pytest.warns(EdgeGPTWarning, match=r'wrongly.*pip install "onnxruntime-gpu>=1\.31"'):
         engine = host_engine(bundle)
-    decode(engine.new_state(1, BLOCK), 0)
-    assert engine.memory.graph_ids == [None]
+    state = engine.new_state(1, BLOCK)
+    for past in range(5):
+        decode(state, past)
+    assert engine.memory.ran == ["run"] * 5
     engine.close()
     host_engine(bundle, cuda_graph=False).close()  # no warning if no CUDA graph was wanted
 
 
 def test_texts_of_fewer_rows_use_the_buffers_of_more_and_have_a_graph_each(engine):
-    for _ in range(3):
+    for _ in range(4):
         for rows in (4, 1, 3):
             with engine.new_state(rows, BLOCK) as state:
                 decode(state, 0)
                 assert state.logits().shape[0] == rows
-    assert engine.captured == 3
+    assert engine.memory.ran.count("record") == 3
     assert len(engine.kept) == 1
-    with engine.new_state(2, BLOCK), engine.new_state(1, BLOCK):  # the second gets new buffers
-        assert engine.captured == 5
+    with engine.new_state(2, BLOCK), engine.new_state(1, BLOCK) as state:
+        assert state.buffers.rows == 1  # the second gets new buffers
 
 
 @pytest.mark.parametrize("lowering", ["ort", "standard"])
@@ -129,13 +136,6 @@ def test_a_text_in_the_buffers_of_several_is_the_text_in_its_own(bundle, lowerin
     assert texts[0] == texts[1]
 
 
-def test_after_the_most_graphs_steps_run_without(engine, monkeypatch):
-    monkeypatch.setattr(ort_cuda, "MOST_GRAPHS", 1)
-    for context in (8, 9):
-        decode(engine.new_state(1, context), 0)
-    assert engine.memory.graph_ids == ["1", "-1"]
-
-
 def test_the_longest_length_that_operators_are_told_is_the_context_at_every_step(engine):
     state = engine.new_state(2, BLOCK)
     for past in range(3):
@@ -146,7 +146,8 @@ def test_the_longest_length_that_operators_are_told_is_the_context_at_every_step
 
 def test_a_number_of_rows_that_lasts_for_a_few_tokens_takes_no_graph(engine):
     state = engine.new_state(3, BLOCK)
-    for past, count in enumerate((3, 3, 2, 2, 1, *[2] * 4)):
+    for past, count in enumerate((3, 3, 3, 2, 2, 1, *[2] * 4)):
         state.past_len[:] = past
         state.decode(count)
-    assert engine.memory.graph_ids == ["1", "1", "-1", "-1", "-1", "-1", "-1", "2", "2"]
+    graphed = ["record", "launch"]
+    assert engine.memory.ran == [*PLAIN, *graphed, *["run"] * 5, *graphed, "launch"]

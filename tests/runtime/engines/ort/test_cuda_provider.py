@@ -4,6 +4,7 @@ from collections import namedtuple
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from edgegpt.cli import main
@@ -14,8 +15,8 @@ from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.engines.ort import cuda_provider
 from edgegpt.runtime.engines.ort.cuda_provider import (
     check_placement,
-    open_candidates,
     replays_rightly,
+    try_provider,
 )
 from edgegpt.runtime.engines.support import obstacle
 from edgegpt.runtime.errors import EdgeGPTWarning, EngineError, InvalidInputError
@@ -66,7 +67,8 @@ class Runtime:
         self.asked = providers
         if self.error:
             raise self.error
-        return Session(list(self.loaded))
+        self.session = Session(list(self.loaded))
+        return self.session
 
 
 @pytest.fixture
@@ -84,20 +86,19 @@ def gpu_wheel(monkeypatch):
 
 def test_a_provider_that_loads_is_taken_with_tf32_off():
     runtime = Runtime()
-    session = open_candidates(runtime)
-    assert session.get_providers() == [CUDA, CPU]
-    assert session.ran == ["k", "logits"]
+    try_provider(runtime)
+    assert runtime.session.ran == ["x"]
     assert runtime.level == 3  # errors only
     ((name, options),) = runtime.asked
     assert (name, options["use_tf32"]) == (CUDA, "0")
-    assert cuda_provider.provider(tf32=True, cuda_graph=True)[1]["use_tf32"] == "1"
+    assert cuda_provider.provider(tf32=True)[1]["use_tf32"] == "1"
 
 
 def test_the_cpu_build_says_what_to_install():
     with pytest.raises(
         EngineError, match=f"without CUDA: pip uninstall onnxruntime, then {INSTALL}"
     ):
-        open_candidates(Runtime(available=[CPU]))
+        try_provider(Runtime(available=[CPU]))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def test_a_missing_library_is_named_with_the_line_that_brings_it(said, library, 
     with pytest.raises(
         EngineError, match=rf"{library} is missing: {INSTALL} brings it .*CUDA 13.0"
     ):
-        open_candidates(Runtime(loaded=[CPU], printed=said))
+        try_provider(Runtime(loaded=[CPU], printed=said))
     assert capsys.readouterr().out == ""  # stdout is for results
 
 
@@ -127,7 +128,7 @@ def test_the_loader_is_asked_which_library_is_missing(monkeypatch, tmp_path):
     runtime = Runtime()
     runtime.__file__ = str(tmp_path / "__init__.py")
     with pytest.raises(EngineError, match=r"libcurand\.so\.10 is missing"):
-        open_candidates(runtime)
+        try_provider(runtime)
     assert runtime.asked == []
 
 
@@ -136,13 +137,13 @@ def test_a_missing_driver_is_not_looked_for_in_pip():
     with pytest.raises(
         EngineError, match=r"libcuda\.so\.1 is missing: it comes with NVIDIA's driver"
     ):
-        open_candidates(Runtime(loaded=[CPU], printed=said))
+        try_provider(Runtime(loaded=[CPU], printed=said))
 
 
 def test_a_machine_without_a_device_is_an_engine_error():
     error = RuntimeError("CUDA failure 100: no CUDA-capable device is detected")
     with pytest.raises(EngineError, match=r"CUDA does not work on this machine: .*no CUDA-cap"):
-        open_candidates(Runtime(error=error))
+        try_provider(Runtime(error=error))
 
 
 def test_a_library_that_only_a_run_misses_is_found_before_the_first_token(monkeypatch):
@@ -151,12 +152,12 @@ def test_a_library_that_only_a_run_misses_is_found_before_the_first_token(monkey
 
     monkeypatch.setattr(Session, "run", run)
     with pytest.raises(EngineError, match=r"does not work on this machine: .*libcudnn\.so\.9"):
-        open_candidates(Runtime())
+        try_provider(Runtime())
 
 
 def test_a_provider_that_silently_gave_way_is_an_error_even_if_nobody_says_why():
     with pytest.raises(EngineError, match="a library of CUDA or cuDNN is missing"):
-        open_candidates(Runtime(loaded=[CPU]))
+        try_provider(Runtime(loaded=[CPU]))
 
 
 def test_nodes_on_the_cpu_are_refused_unless_they_only_compute_shapes(small_bundle):
@@ -246,13 +247,14 @@ def test_every_command_says_why_cuda_cannot_be_used_here(
     assert "is a build without CUDA" in capsys.readouterr().err
 
 
-def test_the_hand_written_graph_is_what_onnx_reads():
+def test_the_hand_written_graph_is_what_onnx_reads_and_runs():
     import onnx
+    import onnxruntime
 
-    from edgegpt.runtime.engines.ort.picker import candidates_model
-
-    model = onnx.load_from_string(candidates_model())
+    data = cuda_provider._trial_model()
+    model = onnx.load_from_string(data)
     onnx.checker.check_model(model, full_check=True)
-    operators = [node.op_type for node in model.graph.node]
-    assert operators == ["TopK", "Cast", "ReduceMin", "ReduceL1", "Concat"]
-    assert [port.name for port in model.graph.output] == ["candidates"]
+    assert [node.op_type for node in model.graph.node] == ["ReduceL1"]
+    session = onnxruntime.InferenceSession(data, providers=[CPU])
+    (found,) = session.run(None, {"x": np.array([[2.0, -3.0]], dtype=np.float32)})
+    assert found.tolist() == [[5.0]]

@@ -14,7 +14,7 @@ from edgegpt.runtime.cuda.device_lock import DEVICE_LOCK
 from edgegpt.runtime.engines.ort.device import DeviceMemory
 from edgegpt.runtime.errors import EngineError
 
-SUCCESS, OUT_OF_MEMORY = 0, 2
+SUCCESS, OUT_OF_MEMORY, STREAM = 0, 2, 77
 
 
 class Function:
@@ -36,7 +36,9 @@ class FakeLibrary:
         self.capacity = capacity
         self.blocks: dict[int, ctypes.Array] = {}
         self.calls: list[str] = []
-        self.status = SUCCESS  # what the next copy returns
+        self.status = SUCCESS  # what the next copies and captures return
+        self.recorded: list | None = None  # what is captured at the moment
+        self.graphs: dict[int, list] = {}
 
     def __getattr__(self, name: str):
         def call(*arguments):
@@ -65,15 +67,66 @@ class FakeLibrary:
         ctypes.memset(address, value, size.value)
         return SUCCESS
 
-    def do_cudaMemcpy(self, target, source, size, kind):  # noqa: N802
+    def do_cudaMallocHost(self, address, size):  # noqa: N802
+        return self.do_cudaMalloc(address, size)
+
+    def do_cudaFreeHost(self, address):  # noqa: N802
+        return self.do_cudaFree(address)
+
+    def do_cudaStreamCreateWithFlags(self, stream, flags):  # noqa: N802
+        assert flags == 1  # does not wait for the default stream
+        stream._obj.value = STREAM
+        return SUCCESS
+
+    def do_cudaMemcpyAsync(self, target, source, size, kind, stream):  # noqa: N802
         device = {1: target, 2: source}[kind]
         assert device.value in self.blocks
-        ctypes.memmove(target, source, size.value)
+        assert stream.value == STREAM
+        self._put(lambda: ctypes.memmove(target, source, size.value))
         return self.status
 
     def do_cudaStreamSynchronize(self, stream):  # noqa: N802
-        assert stream is None
+        assert stream.value in (None, STREAM)
+        assert self.recorded is None, "a wait in a capture"
         return SUCCESS
+
+    def do_cudaStreamBeginCapture(self, stream, mode):  # noqa: N802
+        assert (stream.value, mode) == (STREAM, 2)  # relaxed: other threads may allocate
+        self.recorded = []
+        return SUCCESS
+
+    def do_cudaStreamEndCapture(self, stream, graph):  # noqa: N802
+        graph._obj.value = self._new_graph(self.recorded)
+        self.recorded = None
+        return self.status
+
+    def do_cudaGraphInstantiateWithFlags(self, executable, graph, flags):  # noqa: N802
+        executable._obj.value = self._new_graph(self.graphs[graph.value])
+        return SUCCESS
+
+    def do_cudaGraphDestroy(self, graph):  # noqa: N802
+        self.graphs.pop(graph.value, None)
+        return SUCCESS
+
+    def do_cudaGraphExecDestroy(self, executable):  # noqa: N802
+        del self.graphs[executable.value]
+        return SUCCESS
+
+    def do_cudaGraphLaunch(self, executable, stream):  # noqa: N802
+        for work in self.graphs[executable.value]:
+            work()
+        return SUCCESS
+
+    def _put(self, work):
+        if self.recorded is None:
+            work()
+        else:
+            self.recorded.append(work)
+
+    def _new_graph(self, works):
+        handle = 1000 + len(self.calls)
+        self.graphs[handle] = works
+        return handle
 
     def do_cudaMemGetInfo(self, free, total):  # noqa: N802
         free._obj.value = self.capacity - sum(map(len, self.blocks.values()))
@@ -95,6 +148,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> FakeLibrary:
         return made
 
     monkeypatch.setattr(cudart_module.ctypes, "CDLL", load)
+    monkeypatch.setattr(cudart_module, "STREAMS", {})
     made.names = names
     return made
 
@@ -121,7 +175,8 @@ def test_a_block_begins_as_zeros_and_keeps_what_is_written(memory, library) -> N
     data = np.arange(1000).astype(np.uint8)
     library.calls.clear()
     block.write(data)
-    assert library.calls == ["cudaMemcpy", "cudaStreamSynchronize"]  # the copy is waited for
+    # The copy is waited for.
+    assert library.calls == ["cudaMemcpyAsync", "cudaStreamSynchronize"]
     np.testing.assert_array_equal(block.read(), data)
     place = memory.place(block, "float32", (2, 3), 256)
     assert (place.device, place.address, place.shape) == ("cuda", block.address + 256, (2, 3))
@@ -159,7 +214,7 @@ def test_a_full_device_is_told_and_can_be_used_on(memory, library) -> None:
 def test_another_failure_is_told_as_it_is(memory, library) -> None:
     block = memory.allocate(10, "inputs")
     library.status = 700
-    with pytest.raises(EngineError, match="cudaMemcpy: an illegal memory access"):
+    with pytest.raises(EngineError, match="cudaMemcpyAsync: an illegal memory access"):
         block.read()
     told = memory.explain(RuntimeError("CUDA failure 700"), "9 MB")
     assert str(told) == "cuda failed: CUDA failure 700"
@@ -172,3 +227,61 @@ def test_a_run_that_finds_no_room_says_so(memory) -> None:
 
     with pytest.raises(EngineError, match="no room for memory for a step's activations"):
         memory.run(SimpleNamespace(run_with_iobinding=run), None, None)
+
+
+def test_all_sessions_share_a_stream_unless_they_get_one(memory, library) -> None:
+    other = DeviceMemory(Cudart(SimpleNamespace(cuda_version="13.0")))
+    assert memory.stream == other.stream == STREAM
+    assert library.calls.count("cudaStreamCreateWithFlags") == 1
+    assert DeviceMemory(Cudart(SimpleNamespace(cuda_version="13.0")), 5).stream == 5
+
+
+def test_page_locked_memory_lives_as_long_as_its_last_view(memory, library) -> None:
+    held = memory.host(1000)
+    assert not held.any()
+    view = held[10:20].view(np.int16)
+    del held
+    gc.collect()
+    assert len(library.blocks) == 1
+    view[:] = 3
+    del view
+    gc.collect()
+    assert not library.blocks
+
+
+def test_a_recording_does_nothing_until_it_is_launched(memory, library) -> None:
+    block, data, found = memory.allocate(4, "cache"), memory.host(4), memory.host(4)
+
+    def work() -> None:
+        memory.send(block, data)
+        memory.fetch(found, block)
+
+    data[:] = 1
+    recording = memory.record(work)
+    assert not block.read().any()
+    for value in (5, 6):
+        data[:] = value
+        recording.launch()
+        assert found.tolist() == [value] * 4
+    assert len(library.graphs) == 1
+    del recording
+    gc.collect()
+    assert not library.graphs
+
+
+@pytest.mark.parametrize("cause", ["work", "capture"])
+def test_a_capture_that_fails_leaves_a_stream_that_can_be_used(memory, library, cause) -> None:
+    block, data = memory.allocate(4, "cache"), memory.host(4)
+
+    def work() -> None:
+        if cause == "work":
+            raise EngineError("no room for memory")
+        library.status = 901
+
+    with pytest.raises(EngineError, match="no room" if cause == "work" else "cudaStreamEndCapture"):
+        memory.record(work)
+    library.status = SUCCESS
+    data[:] = 9
+    memory.send(block, data)
+    assert block.read().tolist() == [9] * 4
+    assert cause == "capture" or not library.graphs
