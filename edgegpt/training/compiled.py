@@ -25,7 +25,8 @@ def compiled(
         return model
     why_not = _obstacle(device)
     if why_not is None:
-        whole: nn.Module = torch.compile(model)
+        whole = torch.compile(model)
+        assert isinstance(whole, nn.Module)
         return whole
     if wanted:
         raise EdgeGPTError(f"--compile does not work here: {why_not}; leave it out")

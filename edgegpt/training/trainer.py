@@ -75,7 +75,7 @@ class Trainer:
         self.wrapped: torch.nn.Module = self.model
         if group.world > 1:
             self.wrapped = DistributedDataParallel(self.model)
-        self.forward = self.wrapped
+        self.forward: torch.nn.Module = self.wrapped
         self.step = 0
         self.seconds = 0.0  # that the run took so far; counted if there is a limit
         self.best_loss = float("inf")

@@ -104,7 +104,7 @@ class DeviceMemory:
             address = self.cudart.allocate_host(size)
         memory = (ctypes.c_ubyte * size).from_address(address)
         weakref.finalize(memory, _release, self.cudart.free_host, address).atexit = False
-        found = np.frombuffer(memory, dtype=np.uint8)
+        found: Bytes = np.frombuffer(memoryview(memory), dtype=np.uint8)
         found[:] = 0
         return found
 
