@@ -8,7 +8,7 @@ import numpy as np
 from ..cuda.event_clock import EventClock
 from ..generation.begin import Begin, Beginnings
 from ..generation.loop import Rules, generate_tokens
-from ..generation.rows import Outcomes, Rows, Text
+from ..generation.rows import Rows, Text
 from ..generation.sampling import Sampling
 from ..language_model import LanguageModel
 from ..text.stops import Detokenizer
@@ -98,9 +98,8 @@ class Runner:
         with model.engine.new_state(len(texts), model.context, sources) as state:
             for text in texts:
                 del text.ids[depth:]
-            rows = Rows(state, self.sampling.candidates)
-            first = list(rows.admit(texts))
-            logits: Outcomes = first
+            rows = Rows(state)
+            logits = first = rows.admit(texts)
             begin = time.perf_counter()
             meter.begin()
             while time.perf_counter() - begin < ENERGY_S:

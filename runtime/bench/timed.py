@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engines.base import Engine, EngineInfo, Ids, Sources, State
-from ..engines.candidates import Candidates
 
 __all__ = ["TimedEngine"]
 
@@ -78,11 +77,6 @@ class TimedState(State):
         """Return the last step's logits, float32 [B, P, V]."""
         with self.clock:  # an engine with its own memory copies or waits here
             return self.inner.logits()
-
-    def topk(self, count: int) -> list[list[Candidates]] | None:
-        """Return the best logits of the last step, or None if the inner state selects none."""
-        with self.clock:
-            return self.inner.topk(count)
 
     def close(self) -> None:
         """Close the inner state."""

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from ..bundle.manifest import Graph
 from ..errors import InvalidInputError
 from .calls import ENGINE_CALLS
-from .candidates import Candidates
 
 __all__ = ["MANY_ROWS", "PREFILL_CHUNK", "Engine", "EngineInfo", "Sources", "State"]
 
@@ -218,14 +217,6 @@ class State(ABC):
     @abstractmethod
     def logits(self) -> NDArray[np.float32]:
         """Return the last step's logits, float32 [B, P, V]. Valid until the next step."""
-
-    def topk(self, count: int) -> list[list[Candidates]] | None:
-        """Return the `count` best logits of each row and position of the last step, [B][P].
-
-        Return None where this would be no cheaper than `logits`: on engines whose logits lie in the
-        host's memory, and for vocabularies not much larger than `count`.
-        """
-        return None
 
     def close(self) -> None:  # noqa: B027 - most states have nothing to give back
         """Return the state's memory to the engine; the state must not be used afterwards.

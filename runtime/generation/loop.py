@@ -5,11 +5,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..engines.base import Engine, Sources
 from ..errors import InvalidInputError
 from .beams import BeamRules
 from .edits import Edit
-from .rows import Outcome, Outcomes, Rows, Text
+from .rows import Rows, Text
 from .sampling import Choice, Sampling, choose
 from .speculation import MAX_DRAFT, Drafts, Pace
 
@@ -65,8 +68,8 @@ class Rules:
         if self.speculate and self.sampling.temperature != 0.0:
             raise InvalidInputError("speculate needs temperature 0 and a single prompt")
 
-    def write(self, text: Text, logits: Outcome) -> int:
-        """Choose the next token of `text` from its logits [V], or from the best of them; add it.
+    def write(self, text: Text, logits: NDArray[np.float32]) -> int:
+        """Choose the next token of `text` from its logits [V], and add it.
 
         The text ends if this token has to be its last.
         """
@@ -74,8 +77,8 @@ class Rules:
         self.add(text, choice)
         return choice.token
 
-    def choose(self, text: Text, logits: Outcome) -> Choice:
-        """Choose the next token of `text` from its logits [V], or from the best of them."""
+    def choose(self, text: Text, logits: NDArray[np.float32]) -> Choice:
+        """Choose the next token of `text` from its logits [V]."""
         return choose(
             logits,
             self.sampling,
@@ -87,11 +90,6 @@ class Rules:
             edits=self.edits,
             named=self.named,
         )
-
-    @property
-    def candidates(self) -> int:
-        """How many of the best logits usually suffice for `choose`; 0 if it needs all of them."""
-        return 0 if self.edits else self.sampling.candidates
 
     def slots(self, engine: Engine, texts: Sequence[Text]) -> int:
         """Return how many slots a state of `engine` should have for these texts."""
@@ -128,7 +126,7 @@ def generate_tokens(
         sources: of an encoder-decoder, the source of each text.
     """
     with engine.new_state(len(texts), rules.slots(engine, texts), sources) as state:
-        rows = Rows(state, rules.candidates)
+        rows = Rows(state)
         logits = rows.admit(texts)
         if rules.speculate and len(texts) == 1:
             yield from _with_drafts(rows, logits, rules, pace or Pace())
@@ -136,7 +134,7 @@ def generate_tokens(
             yield from _plainly(rows, logits, rules)
 
 
-def _plainly(rows: Rows, logits: Outcomes, rules: Rules) -> Iterator[tuple[int, int]]:
+def _plainly(rows: Rows, logits: NDArray[np.float32], rules: Rules) -> Iterator[tuple[int, int]]:
     """Write all texts of `rows`, one token of each at a time; `logits` are their last logits."""
     numbers = {id(text): number for number, text in enumerate(rows.texts)}
     while True:
@@ -153,7 +151,7 @@ def _plainly(rows: Rows, logits: Outcomes, rules: Rules) -> Iterator[tuple[int, 
 
 
 def _with_drafts(
-    rows: Rows, found: Outcomes, rules: Rules, pace: Pace
+    rows: Rows, found: NDArray[np.float32], rules: Rules, pace: Pace
 ) -> Iterator[tuple[int, int]]:
     """Write the only text of `rows`, checking drafted tokens in one step.
 

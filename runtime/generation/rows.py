@@ -27,17 +27,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engines.base import State
-from ..engines.candidates import Candidates
 from ..errors import InvalidInputError
 from .prefill import last_logits, pad
 from .sampling import Choice
 
-__all__ = ["FinishReason", "Outcome", "Outcomes", "Rows", "Text", "series_of", "window_start"]
+__all__ = ["FinishReason", "Rows", "Text", "series_of", "window_start"]
 
 FinishReason = Literal["length", "stop", "eos", "context", "closed"]
 Logits = NDArray[np.float32]
-Outcome = Logits | Candidates  # the result of feeding a token: logits [V], or the best of them
-Outcomes = Sequence[Outcome] | Logits  # several of them, or logits [N, V]
 
 
 @dataclass(eq=False)
@@ -99,14 +96,12 @@ def window_start(length: int, context: int) -> int:
 class Rows:
     """The texts on a state: `texts[i]` is in row i.
 
-    The result of feeding a text's newest token is a row of logits [V]. Where the engine can select
-    the best `candidates` of them more cheaply, it is only these (see `Sampling.candidates`).
-    Results are valid until the next call.
+    Feeding a text's newest token gives its logits [V]. They are valid until the next call.
     """
 
-    def __init__(self, state: State, candidates: int = 0) -> None:
+    def __init__(self, state: State) -> None:
         """Begin with no texts; the contents of the state's rows do not matter."""
-        self.state, self.candidates = state, candidates
+        self.state = state
         self.texts: list[Text] = []
         self.starts: list[int] = []  # index of the first token of each text that is in the cache
 
@@ -130,32 +125,32 @@ class Rows:
         self.starts += starts
         return logits
 
-    def advance(self) -> Outcomes:
-        """Feed the newest token of every text; return the results in the order of the rows.
+    def advance(self) -> Logits:
+        """Feed the newest token of every text; return the logits [N, V] in the order of the rows.
 
         Texts whose windows have to slide are fed again first.
         """
-        state, slid, full = self.state, {}, []
+        state, full = self.state, []
         for row, text in enumerate(self.texts):
             past = len(text.ids) - self.starts[row] - 1
             if past == state.context:
                 full.append(row)
             state.next_ids[row, 0] = text.ids[-1]
             state.past_len[row] = past
-        if full:
-            slid = self._slide(full)
-            if len(slid) == len(self.texts):
-                return [slid[row] for row in full]
+        if not full:
+            state.decode(len(self.texts))
+            return state.logits()[:, 0]  # (N, V)
+        slid = self._slide(full)
+        if len(full) == len(self.texts):
+            return slid
         # A row that slid takes part: its newest token is written to the same slot once more.
         state.decode(len(self.texts))
-        best = state.topk(self.candidates) if self.candidates else None
-        if best is None and not slid:
-            return state.logits()[:, 0]  # (B, V)
-        found = state.logits()[:, 0] if best is None else [row[0] for row in best]
-        return [slid.get(row, own) for row, own in enumerate(found)]
+        logits = state.logits()[:, 0].copy()  # (N, V)
+        logits[full] = slid
+        return logits
 
-    def advance_over(self, draft: Sequence[int]) -> Outcomes:
-        """Feed the newest token of the only text, then `draft`; return the result of each token.
+    def advance_over(self, draft: Sequence[int]) -> Logits:
+        """Feed the newest token of the only text, then `draft`; return the logits of each [T, V].
 
         The cache must have `room` for the draft.
         """
@@ -163,8 +158,8 @@ class Rows:
         ids = np.array([[text.ids[-1], *draft]])  # (1, T)
         past_len = np.array([len(text.ids) - self.starts[0] - 1])
         self.state.step(ids, past_len, np.arange(ids.shape[1])[None])
-        best = self.state.topk(self.candidates) if self.candidates else None
-        return self.state.logits()[0] if best is None else best[0]
+        logits: Logits = self.state.logits()[0]  # (T, V)
+        return logits
 
     def room(self) -> int:
         """Return how many tokens fit the cache behind the newest token of the first text."""
@@ -218,20 +213,20 @@ class Rows:
         self.starts = [self.starts[row] for row in parents]
         self.texts = list(texts)
 
-    def _slide(self, full: list[int]) -> dict[int, Logits]:
-        """Feed the texts in these rows, which are full, once more; return their last logits [V].
+    def _slide(self, full: list[int]) -> Logits:
+        """Feed the texts in these rows, which are full, once more; return their last logits [N, V].
 
         Neighbouring rows are fed as one batch.
         """
-        slid: dict[int, Logits] = {}
+        slid = []
         # For neighbouring rows, row number minus index in the list is the same.
         for _, group in groupby(enumerate(full), key=lambda pair: pair[1] - pair[0]):
             rows = [row for _, row in group]
             texts = [self.texts[row].ids for row in rows]
             starts = [window_start(len(ids), self.state.context) for ids in texts]
             parts = [ids[start:] for ids, start in zip(texts, starts, strict=True)]
-            logits = last_logits(self.state, *pad(parts), first=rows[0])
-            for row, start, own in zip(rows, starts, logits, strict=True):
-                self.starts[row], slid[row] = start, own
+            slid.append(last_logits(self.state, *pad(parts), first=rows[0]))
+            for row, start in zip(rows, starts, strict=True):
+                self.starts[row] = start
                 self.state.past_len[row] = len(self.texts[row].ids) - start - 1
-        return slid
+        return np.concatenate(slid)

@@ -10,6 +10,7 @@ a receipt therefore almost always write the same text.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,16 +18,12 @@ from numpy.typing import NDArray
 
 from ..bundle.fields import finite
 from ..bundle.usage import RANGES
-from ..engines.candidates import Candidates
 from ..errors import InvalidInputError, NumericalError
 from .edits import Edit, RepetitionPenalty, forbidden
 from .largest import FEW, lower_bound, magnitude
 from .philox import gumbel
 
 __all__ = ["Choice", "Sampling", "choose"]
-
-# Extra candidates. They show that no token outside the candidates could have been chosen.
-SPARE = 15
 
 
 @dataclass(frozen=True)
@@ -48,18 +45,6 @@ class Sampling:
             )
 
     @property
-    def candidates(self) -> int:
-        """How many of the best logits usually suffice for `choose`; 0 if it needs all of them.
-
-        It needs all of them without top-k, to sum their probabilities, and with a repetition
-        penalty, which may change any logit.
-        """
-        if self.repetition_penalty != 1.0 or (self.temperature > 0.0 and not self.top_k):
-            return 0
-        kept = 1 if self.temperature == 0.0 else int(self.top_k or 0)
-        return kept + SPARE
-
-    @property
     def edits(self) -> tuple[Edit, ...]:
         """The edit of logits that is part of these settings, if there is one."""
         penalty = self.repetition_penalty
@@ -79,7 +64,7 @@ class Choice(NamedTuple):
 
 
 def choose(
-    logits: NDArray[np.float32] | Candidates,
+    logits: NDArray[np.float32],
     sampling: Sampling,
     history: Sequence[int],
     *,
@@ -93,8 +78,7 @@ def choose(
     """Pick the next token.
 
     Args:
-        logits: float32 [V], or the best of them. The choice is the same: if candidates do not
-            decide it, all logits are fetched.
+        logits: float32 [V].
         sampling: the settings.
         history: ids of the text so far, for the edits.
         seed: 64-bit key of the random numbers.
@@ -109,13 +93,6 @@ def choose(
         InvalidInputError: if the edits forbid every id.
     """
     edits = (*sampling.edits, *edits)
-    if isinstance(logits, Candidates):
-        choice = None
-        if not edits:
-            choice = _choose_among(logits, sampling, seed, series, step, tolerance, named)
-        if choice is not None:
-            return choice
-        logits = logits.fetch()
     place = int(logits.argmax())  # the place of NaN, if there is one
     best = float(logits[place])
     if not math.isfinite(best):
@@ -141,70 +118,33 @@ def choose(
         gap = _lead(scores, place)
         return Choice(place, gap, gap <= reach)
     ids = _candidates(scores, sampling, reach)
-    ranking = _Ranking(ids, scores[ids].astype(np.float64), sampling, reach)
-    return ranking.draw(seed, series, step, len(logits))
+    noise = partial(gumbel, seed, series, step, vocab_size=len(logits))
+    return _draw(ids, scores[ids].astype(np.float64), sampling, reach, noise)
 
 
-def _choose_among(
-    row: Candidates,
+def _draw(
+    ids: NDArray[np.int64],
+    scores: NDArray[np.float64],
     sampling: Sampling,
-    seed: int,
-    series: int,
-    step: int,
-    tolerance: float,
-    named: int | None,
-) -> Choice | None:
-    """Pick the next token from candidates; None if other ids could matter or a logit is not finite.
+    reach: float,
+    noise: Callable[[NDArray[np.int64]], NDArray[np.float64]],
+) -> Choice:
+    """Return the best of the ids that the filters keep, by score and noise.
 
-    The logit of every other id is at most the smallest candidate's. Other ids therefore cannot
-    matter as long as the smallest candidate itself does not.
+    The `scores` [N] of `ids` [N], which are in rising order, may be off by `reach`.
     """
-    top_k = 1 if sampling.temperature == 0.0 else sampling.top_k or row.vocab_size
-    order = row.ids.argsort()  # ties go to the lowest id
-    order = order[: None if named is None else row.ids[order].searchsorted(named)]
-    ids, logits = row.ids[order], row.logits[order]
-    if not row.finite or len(ids) <= top_k:
-        return None
-    place = int(logits.argmax())
-    best = float(logits[place])
-    reach = 2 * tolerance * max(float(row.logits.max()), -row.lowest)
-    if sampling.temperature == 0.0:
-        gap = _lead(logits, place)
-        return Choice(int(ids[place]), gap, gap <= reach) if best > logits.min() else None
-    ranking = _Ranking(ids, logits.astype(np.float64), sampling, reach)
-    return ranking.draw(seed, series, step, row.vocab_size) if ranking.is_complete() else None
-
-
-class _Ranking:
-    """Ids sorted by their scores, the best first, and how many of them the filters keep."""
-
-    def __init__(
-        self,
-        ids: NDArray[np.int64],
-        scores: NDArray[np.float64],
-        sampling: Sampling,
-        reach: float,
-    ) -> None:
-        """Rank `ids` [N], in rising order, by `scores` [N], which may be off by `reach`."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            # A tiny temperature makes all but the best -inf, and the reach infinite.
-            scores = (scores - scores.max()) / sampling.temperature
-            self.reach = float(np.float64(reach) / sampling.temperature)
-            order = np.argsort(-scores, kind="stable")
-            self.ids, self.ranked = ids[order], scores[order]
-            self.surely, self.kept, self.perhaps = _limits(self.ranked, sampling, self.reach)
-
-    def is_complete(self) -> bool:
-        """Return whether more ids, with scores of at most the last one's, would change nothing."""
-        return bool(self.ranked[-1] < self.ranked[self.perhaps - 1])
-
-    def draw(self, seed: int, series: int, step: int, vocab_size: int) -> Choice:
-        """Add noise to the scores, and return the best of the kept ids."""
-        ids = self.ids[: self.perhaps]
-        noisy = self.ranked[: self.perhaps] + gumbel(seed, series, step, ids, vocab_size)
-        place = int(noisy[: self.kept].argmax())
-        gap = _lead(noisy, place)
-        return Choice(int(ids[place]), gap, gap <= self.reach or place >= self.surely)
+    with np.errstate(over="ignore", invalid="ignore"):
+        # A tiny temperature makes all but the best -inf, and the reach infinite.
+        scores = (scores - scores.max()) / sampling.temperature
+        reach = float(np.float64(reach) / sampling.temperature)
+        order = np.argsort(-scores, kind="stable")
+        ranked = scores[order]
+        surely, kept, perhaps = _limits(ranked, sampling, reach)
+    ids = ids[order[:perhaps]]
+    noisy = ranked[:perhaps] + noise(ids)
+    place = int(noisy[:kept].argmax())
+    gap = _lead(noisy, place)
+    return Choice(int(ids[place]), gap, gap <= reach or place >= surely)
 
 
 def _candidates(

@@ -11,7 +11,6 @@ from ..bundle.golden import Continuation, Golden, Prompt
 from ..bundle.manifest import Quantization
 from ..bundle.usage import Usage
 from ..engines.base import MANY_ROWS, Engine, State
-from ..engines.candidates import Candidates
 from ..generation.prefill import last_logits, logit_pieces, pad, pieces_that_fit
 from .beams import beam_check
 from .compare import Difference, compare_rows
@@ -20,11 +19,10 @@ from .quality import QualitySum
 from .receipt import Check, QualityCheck
 from .tolerances import is_tie
 
-__all__ = ["CANDIDATES", "Errors", "Logits", "Replay", "Tokens", "counted"]
+__all__ = ["Errors", "Logits", "Replay", "Tokens", "counted"]
 
 Logits = NDArray[np.float32]
 
-CANDIDATES = 8  # the best logits to select from each row
 BATCHED = 2  # rows that begin as one batch; the others join later
 FEW_STEPS = 4  # of many rows
 ALONE = 8  # last steps, which also feed the first row by itself: enough to become a CUDA graph
@@ -237,24 +235,6 @@ class Replay:
                 same[row] = tokens.add(golden, step, int(chosen[row]))
         return self._check("continuation", errors, tokens)
 
-    def candidates(self) -> list[Check]:
-        """The best logits that the engine selects on its device; no check if it does not."""
-        state, lengths, _ = self._ragged_start()
-        reference, wrong, count = self.golden.continuations, 0, 0
-        for step in range(1, len(reference[0].ids)):
-            state.next_ids[:, 0] = [row.ids[step - 1] for row in reference]
-            state.past_len[:] = lengths + step - 1
-            state.decode()
-            found = state.topk(CANDIDATES)
-            if found is None:
-                return []
-            logits = state.logits()[:, 0]  # (B, V)
-            wrong += sum(
-                not _are_best(best, row) for (best,), row in zip(found, logits, strict=True)
-            )
-            count += len(found)
-        return [counted("candidates", wrong, count)] if count else []
-
     def _ragged_start(self) -> tuple[State, NDArray[np.int64], Logits]:
         """Return a state filled with the ragged rows, their lengths, and the last logits [B, V].
 
@@ -309,18 +289,6 @@ def counted(name: str, wrong: int, count: int) -> Check:
     """Return a check that allows no error; its error is how many of `count` things are wrong."""
     difference = Difference(float(wrong), wrong / count, 0.0, 1 - wrong / count, count)
     return Check(name, difference, 0.0, wrong == 0)
-
-
-def _are_best(found: Candidates, logits: Logits) -> bool:
-    """Return whether `found` are the best of `logits` [V], and right about the other logits."""
-    best = np.sort(logits)[-len(found.ids) :]
-    return bool(
-        np.array_equal(logits[found.ids], found.logits)
-        and np.array_equal(np.sort(found.logits), best)
-        and len(set(found.ids.tolist())) == len(found.ids)
-        and found.lowest == logits.min()
-        and found.finite == np.isfinite(logits).all()
-    )
 
 
 def _decode_step(

@@ -83,7 +83,7 @@ def test_texts_that_join_fork_and_leave_are_what_they_are_alone(load, name, sche
     model = load(name)
     rules = Rules(model.context, 10**6, Sampling(), "slide", model.tolerance)
     with model.engine.new_state(capacity, model.context) as state:
-        lives = play(state, schedule, rules, candidates=4)
+        lives = play(state, schedule, rules)
     with model.engine.new_state(1, model.context) as single:
         for life in lives:
             if life.logits:

@@ -49,15 +49,14 @@ def schedules(draw, vocabulary: int, longest: int = 12, steps: int = 16) -> Sche
     return Schedule(arrivals, some(number, 1), some(number, 2))
 
 
-def play(state: State, schedule: Schedule, rules: Rules, candidates: int = 0) -> list[Life]:
+def play(state: State, schedule: Schedule, rules: Rules) -> list[Life]:
     """Play a schedule on one state; return the lives of all its texts."""
-    rows, lives = Rows(state, candidates), {}
+    rows, lives = Rows(state), {}
 
-    def written(texts: Sequence[Text], outcomes: Sequence) -> None:
-        for text, found in zip(list(texts), outcomes, strict=True):
-            logits = found if isinstance(found, np.ndarray) else found.fetch()
-            lives[id(text)].logits.append(np.array(logits))
-            rules.write(text, found)
+    def written(texts: Sequence[Text], logits: np.ndarray) -> None:
+        for text, own in zip(list(texts), logits, strict=True):
+            lives[id(text)].logits.append(np.array(own))
+            rules.write(text, own)
 
     def born(ids: Sequence[int]) -> Text:
         text = Text(list(ids), seed=7, series=len(lives))
@@ -78,7 +77,7 @@ def play(state: State, schedule: Schedule, rules: Rules, candidates: int = 0) ->
             written(rows.texts, rows.advance())
         arriving = [born(ids) for ids in prompts[: state.rows - len(rows.texts)]]
         if arriving:
-            written(arriving, list(rows.admit(arriving)))
+            written(arriving, rows.admit(arriving))
     return list(lives.values())
 
 
@@ -88,13 +87,13 @@ def play_alone(state: State, life: Life, rules: Rules) -> Life:
     text = Text(list(life.begin), seed=life.text.seed, series=life.text.series)
     text.prompt_length = life.text.prompt_length
     alone = Life(text, list(life.begin))
-    outcomes: Sequence[np.ndarray] = list(rows.admit([text]))
+    logits = rows.admit([text])
     while True:
-        alone.logits.append(np.array(outcomes[0]))
-        rules.write(text, outcomes[0])
+        alone.logits.append(np.array(logits[0]))
+        rules.write(text, logits[0])
         if len(alone.logits) == count:
             return alone
-        outcomes = rows.advance()
+        logits = rows.advance()
 
 
 def compare_up_to_a_near_tie(life: Life, alone: Life, tolerance: float) -> int:

@@ -76,7 +76,7 @@ def engines(small_bundle: Path):
 def test_every_text_of_a_real_engine_is_what_it_is_alone(engines, name, schedule, context):
     engine, rules = engines[name], Rules(context, ENDLESS, GREEDY, "slide", 1e-5)
     with engine.new_state(3, context) as state:
-        lives = play(state, schedule, rules, candidates=4)
+        lives = play(state, schedule, rules)
     with engine.new_state(1, context) as single:
         for life in lives:
             if life.logits:
