@@ -71,6 +71,7 @@ class TimedState(State):
     def __init__(self, inner: State, clock: Clock) -> None:
         super().__init__(inner.rows, inner.context, inner.source_count)
         self.next_ids, self.past_len = inner.next_ids, inner.past_len
+        self.prompt_piece = inner.prompt_piece
         self.inner, self.clock = inner, clock
 
     def logits(self) -> NDArray[np.float32]:
