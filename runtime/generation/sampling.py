@@ -25,6 +25,8 @@ from .philox import gumbel
 
 __all__ = ["Choice", "Sampling", "choose"]
 
+HEADS = (64, 512)  # how many of the best scores are ranked before all are
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -43,6 +45,11 @@ class Sampling:
             raise InvalidInputError(
                 f"top_k is {self.top_k!r}; it must be a whole number of 0 (off) or more"
             )
+
+    @property
+    def filters(self) -> bool:
+        """Whether some ids are left out before the draw."""
+        return bool(self.top_k) or self.top_p < 1.0 or self.min_p > 0.0
 
     @property
     def edits(self) -> tuple[Edit, ...]:
@@ -137,14 +144,38 @@ def _draw(
         # A tiny temperature makes all but the best -inf, and the reach infinite.
         scores = (scores - scores.max()) / sampling.temperature
         reach = float(np.float64(reach) / sampling.temperature)
-        order = np.argsort(-scores, kind="stable")
-        ranked = scores[order]
-        surely, kept, perhaps = _limits(ranked, sampling, reach)
-    ids = ids[order[:perhaps]]
-    noisy = ranked[:perhaps] + noise(ids)
+        if not sampling.filters:
+            noisy = scores + noise(ids)
+            place = int(noisy.argmax())
+            gap = _lead(noisy, place)
+            return Choice(int(ids[place]), gap, gap <= reach)
+        order, (surely, kept, perhaps) = _ranking(scores, sampling, reach)
+    ids, ranked = ids[order[:perhaps]], scores[order[:perhaps]]
+    noisy = ranked + noise(ids)
     place = int(noisy[:kept].argmax())
     gap = _lead(noisy, place)
     return Choice(int(ids[place]), gap, gap <= reach or place >= surely)
+
+
+def _ranking(
+    scores: NDArray[np.float64], sampling: Sampling, reach: float
+) -> tuple[NDArray[np.int64], tuple[int, int, int]]:
+    """Return the places of the best scores [N], the best first, and how many the filters keep.
+
+    To sort a large vocabulary takes longer than a step of a small model. So the few best are tried
+    first. They suffice if the filters certainly stop before the last of them.
+    """
+    whole = None if sampling.top_k else float(np.exp(scores).sum())
+    for few in HEADS:
+        if sampling.top_k or len(scores) < FEW * few:
+            break
+        places = np.flatnonzero(scores >= lower_bound(scores, few))
+        order = places[np.argsort(-scores[places], kind="stable")]
+        limits = _limits(scores[order], sampling, reach, whole)
+        if limits[-1] < len(order):
+            return order, limits
+    order = np.argsort(-scores, kind="stable")
+    return order, _limits(scores[order], sampling, reach, whole)
 
 
 def _candidates(
@@ -162,13 +193,16 @@ def _candidates(
     return found
 
 
-def _limits(ranked: NDArray[np.float64], sampling: Sampling, reach: float) -> tuple[int, int, int]:
+def _limits(
+    ranked: NDArray[np.float64], sampling: Sampling, reach: float, whole: float | None
+) -> tuple[int, int, int]:
     """Return how many of the falling scores the filters keep: surely, as computed, and perhaps.
 
     All filters keep a prefix of the ranking. The three numbers differ if scores that are off by up
-    to `reach` could change ranks across the end of the prefix, or move that end.
+    to `reach` could change ranks across the end of the prefix, or move that end. `whole` is the
+    mass of all ids, relative to that of the best; None: of these.
     """
-    surely, kept, perhaps = _prefixes(ranked, sampling, (-reach, 0.0, reach))
+    surely, kept, perhaps = _prefixes(ranked, sampling, (-reach, 0.0, reach), whole)
     if reach > 0.0 and kept < len(ranked):
         surely = min(surely, int(np.count_nonzero(ranked[:kept] >= ranked[kept] + reach)))
         perhaps = max(perhaps, int(np.count_nonzero(ranked >= ranked[kept - 1] - reach)))
@@ -176,28 +210,40 @@ def _limits(ranked: NDArray[np.float64], sampling: Sampling, reach: float) -> tu
 
 
 def _prefixes(
-    ranked: NDArray[np.float64], sampling: Sampling, slacks: Sequence[float]
+    ranked: NDArray[np.float64],
+    sampling: Sampling,
+    slacks: Sequence[float],
+    whole: float | None,
 ) -> list[int]:
     """Return how many of the sorted scores top-k, top-p and min-p keep, at least one.
 
-    A positive slack (in units of the score; for top-p, of probability) loosens the limits of
-    top-p and min-p by that much. A negative slack tightens them.
+    A positive slack, in units of the score, loosens the limits of top-p and min-p by that much. A
+    negative slack tightens them.
     """
     if sampling.top_p == 1.0 and sampling.min_p == 0.0:
         return [len(ranked[: sampling.top_k or None])] * len(slacks)
     weights = np.exp(ranked[: sampling.top_k or None] - ranked[0])  # unnormalised, the best is 1
     better = np.cumsum(weights) - weights  # mass of all better ids
-    whole = float(better[-1] + weights[-1])
+    if whole is None:
+        whole = float(better[-1] + weights[-1])
     counts = []
     for slack in slacks:
         kept = len(weights)
         if sampling.top_p < 1.0:
-            kept = int(better.searchsorted((sampling.top_p + slack) * whole))
+            kept = int(better.searchsorted(_loosened(sampling.top_p, slack) * whole))
         if sampling.min_p > 0.0:
             limit = sampling.min_p * math.exp(min(-slack, 1.0))
             kept = min(kept, int(np.count_nonzero(weights >= limit)))
         counts.append(max(kept, 1))
     return counts
+
+
+def _loosened(mass: float, slack: float) -> float:
+    """Return the share that the best ids, which have this share, reach if scores are changed.
+
+    If the others lose `slack` against them, the odds of the two are multiplied by exp(slack).
+    """
+    return mass if slack == 0.0 else 1.0 / (1.0 + (1.0 / mass - 1.0) * math.exp(min(-slack, 700.0)))
 
 
 def _lead(scores: NDArray[np.floating[Any]], place: int) -> float:

@@ -353,3 +353,44 @@ def test_the_search_looks_at_few_ids_and_at_all_that_could_be_chosen():
     ids = sampling_module._candidates(logits, Sampling(1.0, top_k=50), 1e-4)
     assert set(np.argsort(-logits)[:50].tolist()) <= set(ids.tolist())
     assert len(ids) < 500
+
+
+@given(
+    st.builds(
+        Sampling,
+        temperature=st.floats(0.05, 5),
+        top_p=st.just(1.0) | st.floats(0.05, 1) | st.floats(0.9, 0.999),
+        min_p=st.just(0.0) | st.floats(0, 0.5) | st.floats(0, 1e-3),
+    ),
+    st.integers(0, 2**32),
+    st.sampled_from([FEW * 64 - 1, FEW * 64, FEW * 512 + 7]),
+    st.integers(0, 4),
+    st.sampled_from([0.0, 0.5, 0.995]),
+    st.sampled_from([0.0, 1e-5, 1e-2, 3e-2]),
+)
+@settings(deadline=None, max_examples=150)
+def test_of_a_large_vocabulary_the_few_best_decide_as_all_do(
+    sampling, seed, size, digits, share_of_nothing, tolerance
+):
+    logits = many_logits(seed, size, digits, share_of_nothing)
+    for step in range(2):
+        case = {"step": step, "tolerance": tolerance, **PLACE}
+        found = choose(logits, sampling, [], **case)
+        assert found == by_full_ranking(logits, sampling, [], **case)
+
+
+def test_a_large_vocabulary_is_sorted_as_a_whole_only_where_it_must(monkeypatch):
+    sorted_sizes = []
+
+    def argsort(values, **options):
+        sorted_sizes.append(len(values))
+        return honest(values, **options)
+
+    honest = np.argsort
+    logits = many_logits(0, 49_152, 6, 0.0)
+    monkeypatch.setattr(sampling_module.np, "argsort", argsort)
+    for sampling in (Sampling(0.8), Sampling(0.3, top_p=0.3), Sampling(0.8, min_p=0.2)):
+        choose(logits, sampling, [], step=0, **PLACE)
+    assert max(sorted_sizes) < 5_000
+    choose(logits, Sampling(5.0, top_p=0.99), [], step=0, **PLACE)
+    assert max(sorted_sizes) == len(logits)
