@@ -394,3 +394,24 @@ def test_a_large_vocabulary_is_sorted_as_a_whole_only_where_it_must(monkeypatch)
     assert max(sorted_sizes) < 5_000
     choose(logits, Sampling(5.0, top_p=0.99), [], step=0, **PLACE)
     assert max(sorted_sizes) == len(logits)
+
+
+@pytest.mark.parametrize(("share", "may_change"), [(0.9001, True), (0.93, True), (0.97, False)])
+def test_near_the_end_of_top_p_a_choice_is_a_near_tie_only_if_it_could_end_elsewhere(
+    share, may_change
+):
+    """The best of two ids has this share; with odds changed by exp(0.5), 0.9 can be 0.937."""
+    logits = np.log(np.array([share, 1 - share])).astype(np.float32)
+    tolerance = 0.25 / -float(logits[1])  # so that each logit may be off by 0.25
+    other = logits + np.float32([-0.2499, 0.2499])
+    told, changed = set(), False
+    for step in range(300):
+        found = choose(
+            logits, Sampling(1.0, top_p=0.9), [], step=step, tolerance=tolerance, **PLACE
+        )
+        moved = choose(other, Sampling(1.0, top_p=0.9), [], step=step, **PLACE)
+        assert found.token == moved.token or found.near_tie
+        told.add(found.near_tie)
+        changed = changed or found.token != moved.token
+    assert changed == may_change
+    assert told == ({True, False} if may_change else {False})
