@@ -234,6 +234,29 @@ def test_an_unknown_format_version_is_refused(folder: Path, version: object):
 
 
 @pytest.mark.parametrize(
+    ("old", "today"),
+    [
+        ({"bias": True, "attention_scale": "head_dim", "activation": "relu"}, {}),
+        (
+            {"bias": False, "attention_scale": "n_embd", "activation": "swiglu"},
+            {
+                **dict.fromkeys(["norm_bias", "proj_bias", "ff_bias"], False),
+                **{"attention_scale": 0.25, "activation": "silu", "gated": True},
+            },
+        ),
+    ],
+)
+def test_the_settings_of_format_1_open_under_today_s_names(
+    tmp_path: Path, old: dict[str, object], today: dict[str, object]
+):
+    folder = tmp_path / "old"
+    model = write(folder, **today)
+    document = {"format_version": 1, "model": SIZES | old}
+    (folder / "config.json").write_text(json.dumps(document))
+    assert load_checkpoint(folder).model.config == model.config
+
+
+@pytest.mark.parametrize(
     ("change", "named"),
     [
         (lambda model: model.update(n_experts=8), "unknown model setting: n_experts"),
