@@ -59,9 +59,11 @@ class Session:
     def __init__(self, out: Path, seconds: float, backend: str, repeats: int) -> None:
         self.out, self.backend, self.end = out, backend, time.monotonic() + seconds
         self.repeats = str(repeats)  # of what is timed
-        self.rows: list[Row] = []
         self.lock = threading.Lock()
         out.mkdir(parents=True, exist_ok=True)
+        earlier = out / "session.json"  # of a session that had other steps
+        found = json.loads(earlier.read_text()) if earlier.is_file() else []
+        self.rows = [Row(**row) for row in found]
 
     @property
     def has_gpu(self) -> bool:

@@ -33,6 +33,7 @@ def facts(result: BenchResult) -> dict[str, str]:
     first, *later = (f"{seconds * 1e3:.0f}" for seconds in result.load_s)
     repeats = len(result.cells[0].repeats)
     gpu = {} if result.gpu is None else {"GPU": result.gpu}
+    threads = f"{result.threads} threads, " if result.gpu is None else ""
     return {
         "bundle": f"{result.bundle[:12]}, {result.precision}, {result.graph} on {result.engine}",
         "machine": (
@@ -43,7 +44,7 @@ def facts(result: BenchResult) -> dict[str, str]:
         "versions": versions,
         "date": result.date,
         "settings": (
-            f"{result.threads} threads, context {result.context}, {repeats} repeats of "
+            f"{threads}context {result.context}, {repeats} repeats of "
             f"{result.tokens} tokens, {result.sampling}, prompts: {result.prompts}"
         ),
         "load": f"{first} ms at first, importing the engine included; then {', '.join(later)} ms",

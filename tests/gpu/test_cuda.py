@@ -1,11 +1,15 @@
 """Features that only ONNX Runtime on CUDA has: TF32, `auto`."""
 
+import threading
+
+import numpy as np
 import pytest
 
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines.choice import open_engine
 from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.errors import EngineError, InvalidInputError
+from edgegpt.runtime.generation.prefill import last_logits
 from edgegpt.runtime.proof.verify import verify
 
 pytestmark = pytest.mark.parametrize("backend", ["cuda"], indirect=True)
@@ -42,3 +46,35 @@ def test_auto_is_cuda_here(bundles, backend):
 def test_the_cpu_still_refuses_tf32_here(bundles, backend):
     with pytest.raises(InvalidInputError, match="no TF32"):
         open_engine(Bundle.open(bundles("float32")), EngineOptions("cpu", tf32=True))
+
+
+def test_decode_steps_become_graphs_that_any_thread_launches(load):
+    model = load("float32")
+    alone = model.generate("ROMEO:", max_new_tokens=60).token_ids
+    (buffers,) = model.engine.kept
+    recording = buffers.singles[1].recording
+    assert recording is not None
+    found: list[list[int]] = []
+    thread = threading.Thread(
+        target=lambda: found.append(model.generate("ROMEO:", max_new_tokens=60).token_ids)
+    )
+    thread.start()
+    thread.join()
+    assert found == [alone]
+    assert model.engine.kept == [buffers]
+    assert buffers.singles[1].recording is recording
+
+
+def test_a_prompt_in_one_piece_leaves_the_cache_that_small_pieces_leave(load):
+    model = load("float16")
+    ids = np.arange(200)[None] * 7 % 60 + 1
+    found = []
+    for chunk in (None, 50):
+        with model.engine.new_state(1, model.context) as state:
+            found.append([last_logits(state, ids, np.array([200]), chunk)[0]])
+            for step in range(5):
+                state.next_ids[:], state.past_len[:] = step + 1, 200 + step
+                state.decode()
+                found[-1].append(state.logits()[0, 0].copy())
+    whole, pieces = (np.array(rows) for rows in found)
+    assert np.abs(whole - pieces).max() < 2e-2 * np.abs(whole).max()
