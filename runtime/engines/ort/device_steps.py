@@ -55,6 +55,7 @@ class Buffers:
         self.logits = engine.memory.allocate(size, "logits")
         self.host_logits = engine.memory.host(size)
         self.spare: Block | None = None  # holds a row while rows change places
+        self.inputs: Block | None = None  # of prompts
         self.single(rows, at_once=True)
 
     def single(self, rows: int, *, at_once: bool = False) -> "DeviceStep":
@@ -70,6 +71,12 @@ class Buffers:
             self.singles[rows] = step
         step.plain_runs = FIRST_RUNS if at_once else min(step.plain_runs, PLAIN_RUNS)
         return step
+
+    def prompt_inputs(self, size: int, what: str) -> Block:
+        """Return memory for the inputs of a prompt; all prompts share it."""
+        if self.inputs is None or self.inputs.size < size:
+            self.inputs = self.engine.memory.allocate(size, what)
+        return self.inputs
 
     def cache_rows(self, rows: slice) -> list[Place]:
         """Return the places of `rows` in each cache."""
@@ -127,7 +134,9 @@ class DeviceStep:
         repeated = shape.length == 1
         mirror = _Mirror(*sizes, self.memory.host if repeated else _zeros)
         self.inputs = StepInputs.of_size(*sizes, mirror.zeros)
-        self.host, self.device = mirror.data, self.memory.allocate(mirror.data.size, "inputs")
+        self.host, size = mirror.data, mirror.data.size
+        new = self.memory.allocate if repeated else buffers.prompt_inputs
+        self.device = new(size, "inputs")
         logits = (shape.count, shape.positions, vocabulary)
         size = prod(logits) * ITEM_BYTES["float32"]
         shares = size <= buffers.logits.size

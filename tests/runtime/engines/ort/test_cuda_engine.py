@@ -107,6 +107,16 @@ def test_a_decode_step_allocates_nothing_and_copies_its_inputs_and_logits(engine
     assert state.single.host.nbytes < 2048
 
 
+def test_after_the_longest_prompt_shorter_ones_allocate_nothing(engine):
+    state, start = engine.new_state(1, BLOCK), np.zeros(1, dtype=np.int64)
+    last = np.zeros((1, 1), dtype=np.int64)
+    state.step(np.ones((1, 20), dtype=np.int64), start, last)
+    allocated = engine.memory.allocated
+    for length in range(2, 20):
+        state.step(np.ones((1, length), dtype=np.int64), start, last)
+    assert engine.memory.allocated == allocated
+
+
 def test_rows_that_run_one_by_one_keep_each_its_logits(engine, bundle):
     cpu = open_engine(bundle, EngineOptions("cpu", threads=1))
     states, past = [each.new_state(2, BLOCK) for each in (engine, cpu)], np.array([3, 3])
