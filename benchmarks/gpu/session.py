@@ -215,6 +215,19 @@ def bench(session: Session) -> None:
         session.run(Job(f"bench 1B {path.name}", 120, command))
 
 
+def parts(session: Session) -> None:
+    """Where a decode step's time goes."""
+    if not session.has_gpu:
+        session.skip("parts", "no GPU")
+        return
+    script = str(ROOT / "benchmarks" / "gpu" / "parts.py")
+    for name, path in (
+        ("float16", session.bundle("float16")),
+        *((f"1B {path.name}", path) for path in sorted(LARGE.glob("*"))),
+    ):
+        session.run(Job(f"parts {name}", 60, [sys.executable, script, str(path)]))
+
+
 def peers(session: Session) -> None:
     """edgegpt beside torch.compile and ONNX Runtime GenAI; the models are made before."""
     script = str(ROOT / "benchmarks" / "peers" / "run.py")
@@ -256,6 +269,7 @@ STEPS: dict[str, Callable[[Session], None]] = {
     "prove": prove,
     "test": test,
     "bench": bench,
+    "parts": parts,
     "peers": peers,
     "rtx": rtx,
 }
