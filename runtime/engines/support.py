@@ -1,6 +1,7 @@
 """Which backend runs which lowering: one table, and functions that look things up in it."""
 
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -164,7 +165,10 @@ def obstacle(backend: str, version: str | None, graph: Graph, precision: Precisi
     needed = f"{_dotted(support.since)} or later"
     if numbers(version) >= support.since and support.until is not None:
         needed = f"older than {_dotted(support.until)}"
-    return f"the graph {graph.name} needs {engine} {needed}; {version} is installed"
+    remedy = ""
+    if backend == "cpu" and sys.version_info < (3, 11) and support.until is None:
+        remedy = ", the newest for Python 3.10: take Python 3.11 or later, or a float32 bundle"
+    return f"the graph {graph.name} needs {engine} {needed}; {version} is installed{remedy}"
 
 
 def misfit(manifest: Manifest, backend: str) -> str | None:

@@ -14,6 +14,7 @@ from edgegpt.runtime.doctor.diagnosis import diagnose
 from edgegpt.runtime.doctor.fit import fit
 from edgegpt.runtime.doctor.report import examine
 from edgegpt.runtime.engines import choice
+from edgegpt.runtime.engines import support as support_module
 from edgegpt.runtime.engines.choice import local_lowerings, missing_engine, open_engine
 from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.engines.support import (
@@ -279,3 +280,12 @@ def test_every_word_of_a_row_is_a_manifest_s() -> None:
 
 def test_every_precision_has_a_tolerance() -> None:
     assert set(TOLERANCES) == set(USUAL) == {*PRECISIONS, "tf32"}
+
+
+@pytest.mark.parametrize("python", [(3, 10), (3, 11)])
+def test_on_python_310_a_graph_that_is_too_new_names_what_to_do(small, monkeypatch, python):
+    monkeypatch.setattr(support_module.sys, "version_info", python)
+    (graph,) = [graph for graph in small.manifest.graphs if graph.lowering == "ort"]
+    reason = obstacle("cpu", "1.23.2", graph, "int8")
+    assert reason is not None
+    assert ("take Python 3.11 or later, or a float32 bundle" in reason) == (python == (3, 10))
