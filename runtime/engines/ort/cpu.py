@@ -85,7 +85,7 @@ class OrtEngine(Engine):
         """Return an empty cache for `rows` texts of up to `context` tokens; see `Engine`."""
         if self.session is None:
             raise EngineError("the model was closed")
-        return OrtState(self.session, self.prefill, self.graph, rows, context, sources)
+        return OrtState(self, rows, context, sources)
 
     def slots(self, needed: int, context: int) -> int:
         """Return what the call needs: new memory costs time where it is first written.
@@ -133,15 +133,11 @@ class OrtState(BoundState):
     """
 
     def __init__(
-        self,
-        session: Any,
-        prefill: Any,
-        graph: Graph,
-        rows: int,
-        context: int,
-        sources: Sources | None = None,
+        self, engine: OrtEngine, rows: int, context: int, sources: Sources | None = None
     ) -> None:
-        self.session, self.prefill, self.graph = session, prefill or session, graph
+        self.engine, self.graph = engine, engine.graph
+        self.session, self.prefill = engine.session, engine.prefill or engine.session
+        graph = self.graph
         self.sources = None if sources is None else _own(sources)
         self.caches = _new_caches(graph, {"batch": rows, "context": context})
         size = sum(cache.nbytes for cache in self.caches) / 1e6
@@ -168,6 +164,19 @@ class OrtState(BoundState):
         sizes = (shape.count, shape.positions, self.graph.vocab_size)
         logits, sources = np.zeros(sizes, dtype=np.float32), self._sources_of(shape.rows)
         return BoundStep(session, self.graph, caches, inputs, logits, sources)
+
+    def _run(self, ids: Ids, past_len: Ids, logit_positions: Ids, first: int) -> None:
+        self._check_open()
+        super()._run(ids, past_len, logit_positions, first)
+
+    def _decode(self, count: int, longest: int) -> None:
+        self._check_open()
+        super()._decode(count, longest)
+
+    def _check_open(self) -> None:
+        """End a text whose model was closed by another thread."""
+        if self.engine.session is None:
+            raise EngineError("the model was closed")
 
     def _session(self, rows: int, length: int) -> Any:
         """Return what runs a step of so many rows and new tokens in each."""

@@ -183,6 +183,7 @@ class TensorRTState(State):
             self.engine.give_back(self.session)
 
     def _run(self, ids: Ids, past_len: Ids, logit_positions: Ids, first: int) -> None:
+        self._check_open()
         self.gathered = None
         if len(ids) == 1 or self.session.caches.takes(first):
             self.session.step(ids, past_len, logit_positions, first)
@@ -195,8 +196,14 @@ class TensorRTState(State):
         self.gathered = np.concatenate(parts)
 
     def _decode(self, count: int, longest: int) -> None:
+        self._check_open()
         self.gathered = None
         self.session.decode(self.next_ids[:count], self.past_len[:count])
+
+    def _check_open(self) -> None:
+        """End a text whose model was closed by another thread."""
+        if self.engine.plan is None:
+            raise EngineError("the model was closed")
 
     def _copy_rows(self, sources: list[int], targets: list[int], since: int, slots: int) -> None:
         self.session.copy_rows(sources, targets, since, slots)

@@ -4,6 +4,7 @@ The tests of `generate` are in test_language_model.py.
 """
 
 import sys
+import threading
 from dataclasses import replace
 from importlib import metadata
 
@@ -260,6 +261,28 @@ def test_a_closed_model_refuses_to_work(small_bundle):
             use()
     with pytest.raises(EngineError, match="closed"):
         opened.stream(PROMPT)
+
+
+def test_closing_a_model_ends_what_runs_in_another_thread(small_bundle):
+    opened, told = edgegpt.load(small_bundle), []
+
+    def write() -> None:
+        with pytest.raises(EngineError, match="the model was closed") as caught:
+            opened.generate(PROMPT, max_new_tokens=10**7)
+        told.append(str(caught.value))
+
+    stream = opened.stream(PROMPT, max_new_tokens=50)
+    first = next(stream)
+    thread = threading.Thread(target=write)
+    thread.start()
+    opened.close()
+    thread.join(20)
+    assert told == ["the model was closed"]
+    with pytest.raises(EngineError, match="the model was closed"):
+        list(stream)
+    stream.close()
+    assert stream.result.text == first
+    assert stream.result.finish_reason == "closed"
 
 
 def test_a_model_is_closed_at_the_end_of_its_context(small_bundle):

@@ -264,8 +264,10 @@ def test_all_engines_of_a_flavour_share_one_logger(machine: Machine) -> None:
 def test_a_state_that_is_closed_at_work_is_waited_for(machine: Machine) -> None:
     engine = machine.engine()
     state = engine.new_state(1, 24)
-    engine.close()  # a closed engine keeps no sessions
     state.step(np.array([[1]]), np.array([0]), np.array([[0]]))
+    engine.close()  # a closed engine keeps no sessions, and its states go no further
+    with pytest.raises(EngineError, match="was closed"):
+        state.decode()
     machine.cuda.calls.clear()
     state.close()
     freed = machine.cuda.calls.index("cudaFree")
