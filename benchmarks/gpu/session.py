@@ -123,7 +123,9 @@ class Session:
             with (self.out / "session.log").open("a") as file:
                 file.write(f"\n===== {row.name}: {row.state}, {row.seconds} s\n{text}\n")
             rows = json.dumps([asdict(one) for one in self.rows], indent=1)
-            (self.out / "session.json").write_text(rows + "\n")
+            part = self.out / "session.json.part"
+            part.write_text(rows + "\n")
+            part.replace(self.out / "session.json")
         return row
 
 

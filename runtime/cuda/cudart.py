@@ -62,7 +62,7 @@ class Cudart:
 
     def free(self, address: int) -> None:
         """Free what `allocate` returned; ignore a failure, since nothing more can be done."""
-        self.library.cudaFree(Address(address))
+        self._free("cudaFree", address)
 
     def allocate_host(self, size: int) -> int:
         """Return the address of `size` bytes of page-locked host memory, whose content is any.
@@ -76,7 +76,7 @@ class Cudart:
 
     def free_host(self, address: int) -> None:
         """Free what `allocate_host` returned."""
-        self.library.cudaFreeHost(Address(address))
+        self._free("cudaFreeHost", address)
 
     def stream(self) -> int:
         """Return the process's stream for sessions, which does not wait for the default stream.
@@ -138,13 +138,17 @@ class Cudart:
 
     def free_graph(self, graph: int) -> None:
         """Free what `end_capture` returned."""
-        self.library.cudaGraphExecDestroy(Address(graph))
+        self._free("cudaGraphExecDestroy", graph)
 
     def free_bytes(self) -> int | None:
         """Return how many bytes are free; None if CUDA does not tell."""
         free, total = Size(), Size()
         status = self.library.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total))
         return free.value if status == 0 else None
+
+    def _free(self, name: str, handle: int) -> None:
+        if getattr(self.library, name)(Address(handle)) != 0:
+            self.library.cudaGetLastError()  # otherwise the next call would report it
 
     def _call(self, name: str, *arguments: Any) -> None:
         status = getattr(self.library, name)(*arguments)

@@ -18,7 +18,8 @@ from .calls import ENGINE_CALLS
 
 __all__ = ["MANY_ROWS", "PREFILL_CHUNK", "Engine", "EngineInfo", "Sources", "State"]
 
-# Most tokens of a row in one step: attention scores need chunk * context floats per head.
+# Most tokens of a row in one step, unless `State.prompt_piece` is more: attention scores may need
+# chunk * context floats per head.
 PREFILL_CHUNK = 512
 # From so many rows on, an engine may decode with the graph that it has for long steps.
 MANY_ROWS = 16

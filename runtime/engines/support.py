@@ -100,7 +100,7 @@ SUPPORT: dict[tuple[str, Lowering], Support] = {
         replays=(1, 31),
     ),
     # Before 1.28 the provider lacks operators of opset 24, and would run them on the CPU.
-    ("cuda", "standard"): Support((1, 28), parts=ALSO_EXACT, replays=(1, 30)),
+    ("cuda", "standard"): Support((1, 28), parts=ALSO_EXACT, replays=(1, 31)),
     # The parser of 10.15 and later reads TensorScatter and Attention. 10.3 and later has execution
     # by named tensors and strong typing.
     ("tensorrt", "standard"): Support((10, 15), precisions=FLOAT_ONLY),

@@ -4,12 +4,14 @@ Rows are padded on the right. The padding's cache slots lie behind the row's own
 overwritten before a later token can see them.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..engines.base import PREFILL_CHUNK, State
+from ..errors import EngineError
 
 __all__ = [
     "all_logits",
@@ -40,12 +42,15 @@ def last_logits(
 ) -> Logits:
     """Refill B rows, beginning with row `first`, from `ids` [B, T], of which row b has lengths[b].
 
-    They are fed in pieces of at most `chunk` tokens, or of as many as suit the state.
+    They are fed in pieces of at most `chunk` tokens; None: of as many as suit the state, or fewer
+    where there is no room for so many.
     Returns the logits of each row's last token [B, V]; other rows of the state stay as they are.
     """
+    if chunk is None and min(state.prompt_piece, ids.shape[1]) > PREFILL_CHUNK:
+        with contextlib.suppress(EngineError):
+            return last_logits(state, ids, lengths, state.prompt_piece, first)
     rows: list[Logits | None] = [None] * len(ids)
-    pieces = even_pieces(ids.shape[1], chunk or state.prompt_piece)
-    for start, end in _pieces(pieces, ids.shape[1]):
+    for start, end in _pieces(even_pieces(ids.shape[1], chunk or PREFILL_CHUNK), ids.shape[1]):
         count = int(np.flatnonzero(lengths > start)[-1]) + 1  # all later rows have ended
         last = (lengths[:count] - 1 - start).clip(0, end - start - 1)
         past_len = np.full(count, start, dtype=np.int64)

@@ -166,8 +166,8 @@ def _ranking(
     first. They suffice if the filters certainly stop before the last of them.
     """
     whole = None if sampling.top_k else float(np.exp(scores).sum())
-    for few in HEADS:
-        if sampling.top_k or len(scores) < FEW * few:
+    for few in HEADS if whole is not None else ():
+        if len(scores) < FEW * few:
             break
         places = np.flatnonzero(scores >= lower_bound(scores, few))
         order = places[np.argsort(-scores[places], kind="stable")]
@@ -232,7 +232,7 @@ def _prefixes(
         if sampling.top_p < 1.0:
             kept = int(better.searchsorted(_loosened(sampling.top_p, slack) * whole))
         if sampling.min_p > 0.0:
-            limit = sampling.min_p * math.exp(min(-slack, 1.0))
+            limit = sampling.min_p * math.exp(min(-slack, 700.0))
             kept = min(kept, int(np.count_nonzero(weights >= limit)))
         counts.append(max(kept, 1))
     return counts

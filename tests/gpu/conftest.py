@@ -62,8 +62,9 @@ def backend(request: pytest.FixtureRequest, obstacles: dict[str, str | None]) ->
 
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return a function that gives the shipped model in a precision, or a random Llama ("rope").
+    """Return a function that gives the shipped model in a precision, or a random Llama.
 
+    That is "rope" in float32, and "long", with more context, in float16.
     The environment may name a folder of such bundles that were exported before.
     """
     ready = Path(os.environ.get("EDGEGPT_GPU_BUNDLES", os.devnull))
@@ -74,12 +75,13 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             out = tmp_path_factory.mktemp("bundles") / name
             source, precision = ROOT / "models" / "shakespeare-char", name
             settings = ExportSettings()
-            if name == "rope":
+            if name in ("rope", "long"):
                 kind = {"position": "rope", "norm": "rmsnorm", "activation": "silu", "gated": True}
-                shape = {"n_head": 4, "n_kv_head": 2, "n_embd": 128, "block_size": 256}
+                block = 256 if name == "rope" else 1024
+                shape = {"n_head": 4, "n_kv_head": 2, "n_embd": 128, "block_size": block}
                 config = small_config(**kind, **shape, vocab_size=600)
                 source = write_checkpoint(out.parent / "checkpoint", random_model(config), None)
-                precision = "float32"
+                precision = "float32" if name == "rope" else "float16"
             elif name.startswith("int"):
                 settings = ExportSettings(method="rtn", max_kl=1.0)
             export_bundle(source, out, precision=precision, settings=settings)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.engines.base import PREFILL_CHUNK
 from edgegpt.runtime.engines.choice import open_engine
 from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.errors import EngineError, InvalidInputError
@@ -66,14 +67,15 @@ def test_decode_steps_become_graphs_that_any_thread_launches(load):
 
 
 def test_a_prompt_in_one_piece_leaves_the_cache_that_small_pieces_leave(load):
-    model = load("float16")
-    ids = np.arange(200)[None] * 7 % 60 + 1
+    model, length = load("long"), 900
+    ids = np.arange(length)[None] * 7 % 60 + 1
     found = []
-    for chunk in (None, 50):
+    for chunk in (None, 100):
         with model.engine.new_state(1, model.context) as state:
-            found.append([last_logits(state, ids, np.array([200]), chunk)[0]])
+            assert state.prompt_piece > length > PREFILL_CHUNK
+            found.append([last_logits(state, ids, np.array([length]), chunk)[0]])
             for step in range(5):
-                state.next_ids[:], state.past_len[:] = step + 1, 200 + step
+                state.next_ids[:], state.past_len[:] = step + 1, length + step
                 state.decode()
                 found[-1].append(state.logits()[0, 0].copy())
     whole, pieces = (np.array(rows) for rows in found)

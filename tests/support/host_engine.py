@@ -4,6 +4,7 @@
 """
 
 import ctypes
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,7 @@ class HostBlock(Block):
         self.size, self.books = size, books
         self.data = np.zeros(size, dtype=np.uint8)
         self.address = self.data.ctypes.data
+        weakref.finalize(self, books.give_back, size)
 
     def write(self, data: np.ndarray, offset: int = 0) -> None:
         assert offset + data.nbytes <= self.size
@@ -48,8 +50,9 @@ class HostRecording:
         self.work, self.books = work, books
 
     def launch(self) -> None:
-        ran = len(self.books.ran)
+        ran, self.books.launching = len(self.books.ran), True
         self.work()
+        self.books.launching = False
         self.books.ran[ran:] = ["launch"]
 
 
@@ -66,6 +69,8 @@ class CountingMemory(DeviceMemory):
         self.allocated = self.to_device = self.to_host = 0
         self.room, self.stream = 2**40, stream
         self.ran: list[str] = []
+        self.locked: list[np.ndarray] = []
+        self.launching = False
 
     def reserve(self, size: int) -> HostBlock:
         if size > self.room:
@@ -73,6 +78,9 @@ class CountingMemory(DeviceMemory):
         self.allocated += size
         self.room -= size
         return HostBlock(size, self)
+
+    def give_back(self, size: int) -> None:
+        self.room += size
 
     def free_bytes(self) -> None:
         return None
@@ -82,13 +90,20 @@ class CountingMemory(DeviceMemory):
             ctypes.memmove(target + line * pitch, source + line * pitch, width)
 
     def host(self, size: int) -> np.ndarray:
-        return np.zeros(size, dtype=np.uint8)
+        self.locked.append(np.zeros(size, dtype=np.uint8))
+        return self.locked[-1]
 
     def send(self, block: Block, data: np.ndarray) -> None:
+        self._check_locked(data)
         block.write(data)
 
     def fetch(self, data: np.ndarray, block: Block) -> None:
+        self._check_locked(data)
         data[:] = block.read(data.size)
+
+    def _check_locked(self, data: np.ndarray) -> None:
+        """A graph may only copy from and to page-locked memory."""
+        assert not self.launching or any(np.shares_memory(data, one) for one in self.locked)
 
     def wait(self) -> None:
         pass

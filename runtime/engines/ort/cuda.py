@@ -43,7 +43,7 @@ __all__ = ["CudaEngine"]
 KEPT = 4  # sets of buffers that are kept for later texts
 # Tokens of a piece of a prompt, over all rows, where attention takes no memory for each pair of
 # them. Every further piece attends to a filled cache, by slower kernels.
-LONGEST_PIECE = 8192
+LONGEST_PIECE = 2048
 
 
 class CudaEngine(Engine):
@@ -80,6 +80,7 @@ class CudaEngine(Engine):
         # The step waits by itself, once, and a wait cannot be captured.
         self.run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         self.kept: list[Buffers] = []
+        self.failures = 0  # captures that failed
 
     @property
     def info(self) -> EngineInfo:
@@ -125,8 +126,9 @@ class CudaEngine(Engine):
             except EngineError:
                 if not self.kept:
                     raise
-                self.kept = []
-                return Buffers(self, rows, context)
+            # Not within `except`: the error would keep what the first try allocated.
+            self.kept = []
+            return Buffers(self, rows, context)
 
     def _may_replay(self) -> bool:
         """Return whether steps of the graph can be replayed; warn if only a newer version can."""

@@ -75,12 +75,14 @@ def try_provider(runtime: ModuleType) -> None:
                 providers=[provider(tf32=False)],
                 enable_fallback=0,
             )
-            if PROVIDER in session.get_providers():
+            loaded = PROVIDER in session.get_providers()
+            if loaded:
                 # A missing cuDNN shows only here.
                 session.run(None, {"x": np.zeros((1, 2), dtype=np.float32)})
+            del session  # its end waits for the device, which another thread's capture forbids
     except Exception as error:  # the bindings raise several unrelated types
         raise EngineError(f"CUDA does not work on this machine: {error}") from error
-    if PROVIDER not in session.get_providers():
+    if not loaded:
         raise _not_loaded(runtime, printed)
 
 

@@ -7,6 +7,7 @@ process that doubles when it grows, and keeps all its memory when they are gone.
 
 import contextlib
 import ctypes
+import os
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...cuda.cudart import Cudart
-from ...cuda.device_lock import DEVICE_LOCK
+from ...cuda.device_lock import DEVICE_LOCK, no_collection
 from ...errors import EngineError
 from .binding import ELEMENT_TYPES, Place
 
@@ -34,8 +35,7 @@ class Block:
         self.cudart, self.stream, self.size = cudart, stream, size
         with DEVICE_LOCK:
             self.address = cudart.allocate(size)
-        # Not at exit: other threads may still use the block, and the driver frees everything then.
-        weakref.finalize(self, _release, cudart.free, self.address).atexit = False
+        _free_with(self, cudart.free, self.address)
 
     def write(self, data: Bytes, offset: int = 0) -> None:
         """Copy `data` from the host to byte `offset`; return when the copy is done."""
@@ -59,7 +59,7 @@ class Recording:
 
     def __init__(self, cudart: Cudart, stream: int, graph: int) -> None:
         self.cudart, self.stream, self.graph = cudart, stream, graph
-        weakref.finalize(self, _release, cudart.free_graph, graph).atexit = False
+        _free_with(self, cudart.free_graph, graph)
 
     def launch(self) -> None:
         """Put all of it on the stream again."""
@@ -77,7 +77,8 @@ class DeviceMemory:
 
     def __init__(self, cudart: Cudart, stream: int | None = None) -> None:
         """Use `stream`, or the process's own."""
-        self.cudart, self.stream = cudart, stream or cudart.stream()
+        with DEVICE_LOCK:
+            self.cudart, self.stream = cudart, stream or cudart.stream()
 
     def allocate(self, size: int, what: str) -> Block:
         """Return a block of `size` bytes, all of them 0; `what` names it in an error.
@@ -100,10 +101,14 @@ class DeviceMemory:
         Raises:
             EngineError: if the system gives no more of it.
         """
-        with DEVICE_LOCK:
-            address = self.cudart.allocate_host(size)
+        try:
+            with DEVICE_LOCK:
+                address = self.cudart.allocate_host(size)
+        except EngineError as error:
+            asked = f"{size / 1e6:,.1f} MB of page-locked memory on the host"
+            raise self.explain(error, asked) from error
         memory = (ctypes.c_ubyte * size).from_address(address)
-        weakref.finalize(memory, _release, self.cudart.free_host, address).atexit = False
+        _free_with(memory, self.cudart.free_host, address)
         found: Bytes = np.frombuffer(memoryview(memory), dtype=np.uint8)
         found[:] = 0
         return found
@@ -125,8 +130,15 @@ class DeviceMemory:
         self.cudart.to_host(data.ctypes.data, block.address, data.nbytes, self.stream)
 
     def wait(self) -> None:
-        """Return when all that was put on the stream is done."""
-        self.cudart.wait(self.stream)
+        """Return when all that was put on the stream is done.
+
+        Raises:
+            EngineError: if something of it failed.
+        """
+        try:
+            self.cudart.wait(self.stream)
+        except EngineError as error:
+            raise self.explain(error, "memory for a step's activations") from error
 
     def run(self, session: Any, binding: Any, options: Any) -> None:
         """Put a bound step on the stream.
@@ -146,15 +158,27 @@ class DeviceMemory:
         Raises:
             EngineError: if something of it cannot be captured; the stream can be used on.
         """
-        with DEVICE_LOCK:
-            self.cudart.begin_capture(self.stream)
+        with DEVICE_LOCK, no_collection():
             try:
+                self.cudart.begin_capture(self.stream)
                 work()
-            except BaseException:
+                graph = self.cudart.end_capture(self.stream)
+            except BaseException:  # an interrupt, too: all sessions use the stream
                 with contextlib.suppress(EngineError):
                     self.cudart.free_graph(self.cudart.end_capture(self.stream))
                 raise
-            return Recording(self.cudart, self.stream, self.cudart.end_capture(self.stream))
+            return Recording(self.cudart, self.stream, graph)
+
+    def launch(self, recording: Recording) -> None:
+        """Put all of it on the stream again.
+
+        Raises:
+            EngineError: if the device has no room for it.
+        """
+        try:
+            recording.launch()
+        except EngineError as error:
+            raise self.explain(error, "memory for a step's activations") from error
 
     def explain(self, error: Exception, asked: str) -> EngineError:
         """Return the error to raise when a request for `asked` failed with `error`."""
@@ -174,6 +198,16 @@ class DeviceMemory:
             return self.cudart.free_bytes()
 
 
-def _release(free: Callable[[int], None], handle: int) -> None:
+def _free_with(owner: object, free: Callable[[int], None], handle: int) -> None:
+    """Free `handle` when `owner` is dropped.
+
+    Not at exit: other threads may still use it, and the driver frees everything then.
+    """
+    weakref.finalize(owner, _release, free, handle, os.getpid()).atexit = False
+
+
+def _release(free: Callable[[int], None], handle: int, process: int) -> None:
+    if os.getpid() != process:
+        return  # a forked child has no device, and inherits the lock as it was
     with DEVICE_LOCK:
         free(handle)

@@ -29,6 +29,8 @@ Bytes = NDArray[np.uint8]
 
 FIRST_RUNS = 2  # runs before a step may be captured; ONNX Runtime allocates memory in them
 PLAIN_RUNS = 4  # the same, if its number of rows is not the state's
+MOST_STEPS = 16  # numbers of rows for which a set of buffers keeps a step
+MOST_FAILURES = 3  # captures may be spoilt by other users of the device; then the engine gives up
 ALIGNMENT = 256  # bytes, of tensors in a block; as cudaMalloc guarantees
 
 
@@ -68,8 +70,11 @@ class Buffers:
         step = self.singles.get(rows)
         if step is None:
             step = DeviceStep(self.engine, self, StepShape(0, rows, 1, 1), self.context)
-            self.singles[rows] = step
-        step.plain_runs = FIRST_RUNS if at_once else min(step.plain_runs, PLAIN_RUNS)
+            self.singles[rows], step.plain_runs = step, PLAIN_RUNS
+            if len(self.singles) > MOST_STEPS:
+                del self.singles[next(old for old in self.singles if old not in (rows, self.rows))]
+        if at_once:
+            step.plain_runs = FIRST_RUNS
         return step
 
     def prompt_inputs(self, size: int, what: str) -> Block:
@@ -154,16 +159,18 @@ class DeviceStep:
             raise EngineError("the model was closed")
         self.inputs.derive(longest if self.context is None else self.context - self.length)
         with DEVICE_LOCK:
-            if self.recording is None and self._is_due():
-                self._record()
+            failure = self._record() if self.recording is None and self._is_due() else None
             clock = self.engine.clock
             with span_of(clock, self.memory.stream):
                 if self.recording is None:
                     self._enqueue()
                 else:
-                    self.recording.launch()
+                    self.memory.launch(self.recording)
             self.memory.wait()
         self.runs += 1
+        if failure is not None and not self.engine.cuda_graph:
+            told = f"decode steps run kernel by kernel, which is slower: no CUDA graph, {failure}"
+            warnings.warn(told, EdgeGPTWarning, stacklevel=2)
 
     def _enqueue(self) -> None:
         """Put on the stream: the inputs to the device, the network, the logits to the host."""
@@ -174,14 +181,16 @@ class DeviceStep:
     def _is_due(self) -> bool:
         return self.engine.cuda_graph and self.runs >= self.plain_runs
 
-    def _record(self) -> None:
-        """Capture the step as a CUDA graph; if that fails, the engine goes on without any."""
+    def _record(self) -> EngineError | None:
+        """Capture the step as a CUDA graph, or tell why not; then it is tried again later."""
         try:
             self.recording = self.memory.record(self._enqueue)
         except EngineError as error:
-            self.engine.cuda_graph = False
-            told = f"decode steps run kernel by kernel, which is slower: no CUDA graph, {error}"
-            warnings.warn(told, EdgeGPTWarning, stacklevel=2)
+            self.plain_runs = self.runs + PLAIN_RUNS
+            self.engine.failures += 1
+            self.engine.cuda_graph = self.engine.failures < MOST_FAILURES
+            return error
+        return None
 
     def logits(self) -> NDArray[np.float32]:
         """Return the result, float32 [B, P, V]. Valid until the next run."""

@@ -1,12 +1,9 @@
 """The step of one token per row, which generation repeats: first run plainly, then captured."""
 
-import gc
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ...cuda.device_lock import DEVICE_LOCK
+from ...cuda.device_lock import DEVICE_LOCK, no_collection
 from ...errors import EdgeGPTWarning, EngineError
 
 if TYPE_CHECKING:
@@ -53,7 +50,7 @@ class DecodeStep:
 
     def _try_to_capture(self) -> None:
         try:
-            with DEVICE_LOCK, _no_collection():
+            with DEVICE_LOCK, no_collection():
                 self.graph = self._capture()
         except EngineError as error:
             told = f"steps run kernel by kernel, which is slower: they cannot be captured ({error})"
@@ -75,15 +72,3 @@ class DecodeStep:
         executable = call("cudaGraphInstantiate", graph, 0)
         session.stack.callback(release, "cudaGraphExecDestroy", executable)
         return executable
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Switch garbage collection off: a collected state would free memory, which ends a capture."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()

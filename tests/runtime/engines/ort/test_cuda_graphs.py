@@ -3,7 +3,6 @@
 They run on host memory in place of a device's: see `host_engine`.
 """
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,12 @@ from host_engine import HostEngine, decode, host_engine
 
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines.ort import cuda as ort_cuda
-from edgegpt.runtime.engines.ort.device_steps import FIRST_RUNS
+from edgegpt.runtime.engines.ort.device_steps import (
+    FIRST_RUNS,
+    MOST_FAILURES,
+    MOST_STEPS,
+    PLAIN_RUNS,
+)
 from edgegpt.runtime.errors import EdgeGPTWarning, EngineError
 from edgegpt.runtime.language_model import LanguageModel
 
@@ -44,6 +48,13 @@ def test_prompts_are_never_captured_and_each_set_of_buffers_has_a_graph_of_its_o
     assert engine.memory.ran == ["run", *PLAIN, "record", "launch", "launch"] * 2
 
 
+def test_a_prompt_of_one_token_is_never_captured_since_its_longest_length_is_its_own(engine):
+    state = engine.new_state(1, BLOCK)
+    for past in range(10):
+        state.step(np.array([[1]]), np.array([past]), np.array([[0]]))
+    assert engine.memory.ran == ["run"] * 10
+
+
 def test_without_cuda_graphs_every_step_is_a_run(bundle):
     engine = host_engine(bundle, cuda_graph=False)
     state = engine.new_state(1, BLOCK)
@@ -64,38 +75,48 @@ def test_what_a_launch_computes_is_what_a_run_computes(bundle, engine):
     plain.close()
 
 
-def test_a_step_that_cannot_be_captured_is_told_once_and_the_text_goes_on(engine, monkeypatch):
-    def fail(work) -> None:
+def test_a_capture_that_fails_is_tried_again_and_given_up_with_a_warning(engine, monkeypatch):
+    honest, failures = engine.memory.record, []
+
+    def fail(work):
+        failures.append(work)
         raise EngineError("cudaStreamEndCapture: operation not permitted")
 
     monkeypatch.setattr(engine.memory, "record", fail)
-    first, second = engine.new_state(1, BLOCK), engine.new_state(1, BLOCK)
-    for past in range(FIRST_RUNS):
-        decode(first, past)
+    state, last = engine.new_state(1, BLOCK), FIRST_RUNS + (MOST_FAILURES - 1) * PLAIN_RUNS
+    for past in range(last):
+        decode(state, past)
+    assert len(failures) == MOST_FAILURES - 1
     with pytest.warns(EdgeGPTWarning, match="no CUDA graph, cudaStreamEndCapture"):
-        decode(first, FIRST_RUNS)
-    for past in range(10 - FIRST_RUNS - 1):
-        decode(second, past)  # a further warning would be an error
-    assert engine.memory.ran == ["run"] * 10
+        decode(state, last)
+    monkeypatch.setattr(engine.memory, "record", honest)
+    for past in range(last + 1, last + 10):
+        decode(state, past)
+    assert set(engine.memory.ran) == {"run"}
 
 
-def test_an_error_in_another_thread_reaches_it(engine, monkeypatch):
-    def fail(*_: object) -> None:
-        raise EngineError("CUDA failure 700")
+def test_a_capture_that_was_spoilt_once_succeeds_later(engine, monkeypatch):
+    honest = engine.memory.record
 
-    state, found = engine.new_state(1, BLOCK), []
-    monkeypatch.setattr(engine.memory, "run", fail)
+    def fail_once(work):
+        monkeypatch.setattr(engine.memory, "record", honest)
+        raise EngineError("cudaStreamEndCapture: operation failed due to a previous error")
 
-    def write() -> None:
-        try:
-            decode(state, 0)
-        except EngineError as error:
-            found.append(str(error))
+    monkeypatch.setattr(engine.memory, "record", fail_once)
+    state = engine.new_state(1, BLOCK)
+    for past in range(FIRST_RUNS + PLAIN_RUNS + 2):
+        decode(state, past)
+    plain = ["run"] * (FIRST_RUNS + PLAIN_RUNS)
+    assert engine.memory.ran == [*plain, "record", "launch", "launch"]
 
-    thread = threading.Thread(target=write)
-    thread.start()
-    thread.join()
-    assert found == ["CUDA failure 700"]
+
+def test_steps_for_many_numbers_of_rows_are_not_all_kept(engine):
+    state = engine.new_state(MOST_STEPS + 4, BLOCK)
+    for count in range(MOST_STEPS + 4, 0, -1):
+        state.past_len[:] = 0
+        state.decode(count)
+    assert len(state.buffers.singles) == MOST_STEPS
+    assert MOST_STEPS + 4 in state.buffers.singles
 
 
 def test_where_a_replay_would_be_wrong_steps_run_without_and_it_is_told(bundle, monkeypatch):

@@ -269,19 +269,61 @@ def test_a_recording_does_nothing_until_it_is_launched(memory, library) -> None:
     assert not library.graphs
 
 
-@pytest.mark.parametrize("cause", ["work", "capture"])
+@pytest.mark.parametrize("cause", ["work", "capture", "interrupt"])
 def test_a_capture_that_fails_leaves_a_stream_that_can_be_used(memory, library, cause) -> None:
     block, data = memory.allocate(4, "cache"), memory.host(4)
 
     def work() -> None:
+        if cause == "interrupt":
+            raise KeyboardInterrupt
         if cause == "work":
             raise EngineError("no room for memory")
         library.status = 901
 
-    with pytest.raises(EngineError, match="no room" if cause == "work" else "cudaStreamEndCapture"):
+    with pytest.raises((EngineError, KeyboardInterrupt)) as caught:
         memory.record(work)
+    told = {"work": "no room", "capture": "cudaStreamEndCapture", "interrupt": ""}[cause]
+    assert told in str(caught.value)
     library.status = SUCCESS
     data[:] = 9
     memory.send(block, data)
     assert block.read().tolist() == [9] * 4
     assert cause == "capture" or not library.graphs
+
+
+def test_nothing_is_collected_while_a_stream_is_captured(memory) -> None:
+    found = []
+    memory.record(lambda: found.append(gc.isenabled()))
+    assert found == [False]
+    assert gc.isenabled()
+
+
+def test_a_forked_child_frees_nothing_and_waits_for_no_lock(memory, library, monkeypatch) -> None:
+    block = memory.allocate(10, "cache")
+    monkeypatch.setattr("edgegpt.runtime.engines.ort.device.os.getpid", lambda: -1)
+    with DEVICE_LOCK:
+        del block
+        gc.collect()
+    assert library.blocks
+    assert "cudaFree" not in library.calls
+
+
+def test_a_free_that_fails_is_not_the_next_calls_error(memory, library) -> None:
+    library.do_cudaFree = lambda address: 700
+    block = memory.allocate(10, "cache")
+    library.calls.clear()
+    del block
+    gc.collect()
+    assert library.calls == ["cudaFree", "cudaGetLastError"]
+
+
+def test_page_locked_memory_that_the_system_refuses_is_told_with_its_size(memory, library) -> None:
+    library.do_cudaMallocHost = lambda address, size: OUT_OF_MEMORY
+    with pytest.raises(EngineError, match=r"no room for 2\.0 MB of page-locked memory on the host"):
+        memory.host(2_000_000)
+
+
+def test_a_failure_that_shows_only_while_waiting_is_told(memory, library) -> None:
+    library.do_cudaStreamSynchronize = lambda stream: 700
+    with pytest.raises(EngineError, match="cuda failed: cudaStreamSynchronize: an illegal memory"):
+        memory.wait()
