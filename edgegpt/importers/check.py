@@ -14,16 +14,17 @@ FLOAT32 = 4  # bytes
 BLOCK = 32  # values that share a float32 scale; export takes up to 128, where the widths allow it
 
 # Rough fits by hand to single exports on two cores of a shared cloud machine, in the layout of
-# Llama, a block of 2,048 tokens. 135 million parameters took 40, 124 and 170 s in float32, int8 and
-# int4; 1.1 billion took 113 s in float32 and 1,030 s in int4, and were not tried in int8.
-# Beside the float32 weights, int4 had a peak of 2.2, 3.3, 1.0 and 2.9 GB with 49, 152, 32 and 152
-# thousand ids at 0.1, 0.6, 1.1 and 3.1 billion parameters: logits of the held-out text.
-IMPORT_BYTES_PER_SECOND = 200e6  # of the source: 209 to 299 million
-EXPORT_SECONDS = {"float32": 35, "int8": 80, "int4": 90}
-EXPORT_SECONDS_PER_BILLION = {"float32": 75, "int8": 400, "int4": 750}
+# Llama, a block of 2,048 tokens. 0.6 and 1.1 billion parameters took 112 and 151 s in float32, 543
+# and 683 s in int4; 135 million took 31 to 40, 85 to 124 and 101 to 170 s in float32, int8 and
+# int4.
+# Beside the float32 weights, int4 had a peak of 1.6, 1.8, 1.0 and 1.8 GB with 49, 152, 32 and 152
+# thousand ids at 0.1, 0.6, 1.1 and 3.1 billion parameters.
+IMPORT_BYTES_PER_SECOND = 200e6  # of the source: 160 to 299 million
+EXPORT_SECONDS = {"float32": 30, "int8": 80, "int4": 90}
+EXPORT_SECONDS_PER_BILLION = {"float32": 115, "int8": 400, "int4": 750}
 PROCESS = 330e6  # bytes of Python and PyTorch before the work begins
 IMPORT_COPIES = 3  # of the largest tensor in float32, at most: as it is read, changed, and joined
-EXPORT_WORK, EXPORT_WORK_PER_ID = 1e9, 17e3  # bytes beside the float32 weights
+EXPORT_WORK, EXPORT_WORK_PER_ID = 1.4e9, 3.5e3  # bytes beside the float32 weights
 
 
 @dataclass(frozen=True)
