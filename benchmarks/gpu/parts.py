@@ -6,7 +6,7 @@ kernel; then the kernels by name, as PyTorch's profiler sees them. It needs the 
 train.
 """
 
-import sys
+import argparse
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -21,6 +21,7 @@ from edgegpt.runtime.engines.choice import open_engine
 from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.engines.ort.cuda import CudaEngine, CudaState
 from edgegpt.runtime.engines.ort.device_steps import DeviceStep
+from edgegpt.runtime.errors import EdgeGPTError
 
 CONTEXT, PROMPT = 256, 32  # tokens
 REPEATS, IN_A_ROW, PROFILED = 200, 50, 20
@@ -93,7 +94,20 @@ def print_kernels(state: CudaState) -> None:
 
 def main() -> None:
     """Measure the bundle that the command line names."""
-    bundle, rows = Bundle.open(Path(sys.argv[1])), int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("rows", type=int, nargs="?", default=1)
+    args = parser.parse_args()
+    try:
+        report(Bundle.open(args.bundle), args.rows)
+    except EdgeGPTError as error:
+        parser.exit(1, f"error: {error}\n")
+
+
+def report(bundle: Bundle, rows: int) -> None:
+    """Print all of it."""
     engine = open_engine(bundle, EngineOptions("cuda"))
     assert isinstance(engine, CudaEngine)
     with fed_state(engine, rows) as state:

@@ -294,7 +294,11 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Run the steps; return 0 if all jobs went well."""
     args = arguments()
-    session = Session(args.out.resolve(), args.seconds, args.backend, args.repeats)
+    try:
+        session = Session(args.out.resolve(), args.seconds, args.backend, args.repeats)
+    except (OSError, ValueError) as error:
+        print(f"error: {args.out} cannot hold a session: {error}", file=sys.stderr)
+        return 2
     corpus = args.corpus and args.corpus.resolve()
     for name in args.steps:
         if name == "train":
