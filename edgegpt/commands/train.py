@@ -92,7 +92,8 @@ def _option(name: str, hint: Any, text: str) -> Callable[[Callable[..., Any]], C
     "--compile/--no-compile",
     "fuse",
     default=None,
-    help="train with kernels that torch.compile fuses; default: on CUDA, for a text",
+    help="train with kernels that torch.compile fuses; default: on CUDA, for a text, in one "
+    "process",
 )
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
 @_setting_options
@@ -156,8 +157,10 @@ def command(
                 trainer.start()
             with training_log(out / "metrics.jsonl" if group.is_first else None) as log:
                 _announce(trainer, log.note)
-                # Batches of pairs change their shape, and every new one is compiled anew.
-                trainer.compile(False if fuse is None and base.task != "text" else fuse, log.note)
+                # Batches of pairs change their shape, and every new one is compiled anew. Several
+                # processes have not been tried.
+                apart = base.task != "text" or group.world > 1
+                trainer.compile(False if fuse is None and apart else fuse, log.note)
                 trainer.run(log, stop_at)
         if group.is_first:
             _conclude(trainer, as_json)
