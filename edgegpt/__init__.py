@@ -32,6 +32,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from edgegpt.runtime.generation.logprobs import TokenLogprob
     from edgegpt.runtime.generation.run import Result, Stream, Timings
     from edgegpt.runtime.language_model import LanguageModel
     from edgegpt.runtime.loading import load
@@ -50,6 +51,7 @@ __all__ = [
     "Result",
     "Stream",
     "Timings",
+    "TokenLogprob",
     "VerificationError",
     "__version__",
     "errors",
@@ -64,6 +66,7 @@ _HOME = {
     "Result": "edgegpt.runtime.generation.run",
     "Stream": "edgegpt.runtime.generation.run",
     "Timings": "edgegpt.runtime.generation.run",
+    "TokenLogprob": "edgegpt.runtime.generation.logprobs",
 }
 
 if not TYPE_CHECKING:  # to a type checker, a module with __getattr__ has every name

@@ -13,6 +13,7 @@ from ..errors import InvalidInputError
 from ..processes import Origin
 from ..text.stops import Detokenizer
 from ..text.tokenizer import Tokenizer
+from .logprobs import TokenLogprob
 from .loop import Rules, generate_tokens
 from .rows import FinishReason, Text
 from .speculation import Pace
@@ -49,7 +50,7 @@ class Result:
         token_ids: all new ids, those of a stop string and an end id included.
         finish_reason: "length" (max_new_tokens), "stop" (a stop string), "eos" (an end id),
             "context" (the text outgrew the context and overflow is "stop"), "closed" (the stream
-            was closed before the text ended).
+            was closed before the text ended), "time" (max_time), "cancelled" (by `cancel`).
         timings: of this text.
         seed: the seed used, so that the text can be generated again.
         first_near_tie: the first new token, counted from 0, whose lead over the runner-up was so
@@ -58,6 +59,7 @@ class Result:
         score: of a beam search: the sum of the log-probabilities of the new ids, divided by their
             number to the power of the length penalty; else None.
         hypotheses: of a beam search: the best texts, the best first, which is this one; else none.
+        logprobs: of each of the `token_ids`, if they were asked for; else None.
     """
 
     text: str | None
@@ -68,6 +70,7 @@ class Result:
     first_near_tie: int | None
     score: float | None = None
     hypotheses: tuple["Result", ...] = ()
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as JSON has it."""
@@ -120,6 +123,7 @@ class Run:
                 timings=Timings(clock.first, clock.last, len(text.new_ids)),
                 seed=text.seed,
                 first_near_tie=text.first_near_tie,
+                logprobs=None if self.rules.logprobs is None else tuple(text.logprobs),
             )
             for text, written, clock in zip(self.texts, self.written, self.clocks, strict=True)
         ]

@@ -1,7 +1,7 @@
 """What the caller of `generate` or `stream` wants, put together with what the bundle recommends."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..bundle.search import MOST_BEAMS, Search
@@ -11,6 +11,8 @@ from ..whole import plain
 from .arguments import end_ids_of, sampling_of, stop_strings_of
 from .beams import BeamRules
 from .edits import edits_of
+from .limits import Limits
+from .logprobs import check_count
 from .loop import Overflow, Rules
 from .sampling import Sampling
 
@@ -50,6 +52,8 @@ class Wanted:
     ignore_eos: bool = False
     overflow: Overflow | None = None
     speculate: int = 0
+    logprobs: int | None = None
+    limits: Limits = field(default_factory=Limits)
 
     def rules(self, model: ModelFacts) -> Rules:
         """Return the settings of the call.
@@ -63,6 +67,7 @@ class Wanted:
     def _rules(self, model: ModelFacts) -> Rules:
         """Return the settings of the call; all whole numbers are ints."""
         _check(self.search, model.vocab_size)
+        check_count(self.logprobs, model.vocab_size)
         if model.has_encoder and (self.speculate or self.overflow is not None):
             name = "speculate" if self.speculate else "overflow"
             raise InvalidInputError(f"{name} is for models without an encoder; leave it out")
@@ -91,6 +96,8 @@ class Wanted:
             edits=edits_of(search, end_ids, longest),
             beams=beams,
             named=named,
+            logprobs=self.logprobs,
+            limits=self.limits,
         )
 
     def _beams(self, search: Search) -> BeamRules | None:
@@ -114,6 +121,7 @@ class Wanted:
             "temperature above 0": sampling.temperature > 0.0,
             "speculate": self.speculate != 0,
             "stop": bool(self.stop),
+            "logprobs": self.logprobs is not None,
             "overflow 'slide'": self.overflow == "slide",
         }
         for name, given in conflicts.items():
