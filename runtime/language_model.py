@@ -11,8 +11,9 @@ from .generation.beam_run import generated
 from .generation.begin import Given
 from .generation.limits import Cancel, Limits
 from .generation.loop import Overflow
-from .generation.run import Result, Run, Stream
+from .generation.run import Run, Stream
 from .generation.wanted import Wanted
+from .generation.writing import Result
 from .open_model import OpenModel
 
 __all__ = ["LanguageModel"]

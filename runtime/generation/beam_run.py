@@ -12,8 +12,9 @@ from .following import follow
 from .limits import Halted
 from .loop import Rules
 from .rows import FinishReason, Text
-from .run import Result, Run, Timings
+from .run import Run
 from .speculation import Pace
+from .writing import Result, Timings
 
 __all__ = ["generated", "new_search"]
 
