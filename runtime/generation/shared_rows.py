@@ -103,7 +103,7 @@ class SharedRows:
         return count
 
     def feed(self) -> tuple[Text, Logits] | None:
-        """Feed a piece of one prompt, of each in turn; return a text that is ready, with its logits.
+        """Feed a piece of one prompt, of each in turn; return a text that is ready, and its logits.
 
         Its next token can be written then; the logits [V] are valid until the next step.
         """
