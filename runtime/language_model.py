@@ -176,7 +176,6 @@ class LanguageModel(OpenModel):
             NumericalError: if the model computes logits that are NaN or infinite.
             EngineError: if the engine fails, or the model was closed.
         """
-        read = self._begin.read(self.engine, prompt)
         wanted = Wanted(
             Defaults(temperature, top_k, top_p, min_p, repetition_penalty),
             Search(
@@ -197,10 +196,11 @@ class LanguageModel(OpenModel):
             logprobs,
             Limits(max_time, cancel),
         )
-        rules = wanted.rules(self._facts())
-        texts = self._begin.texts(read, seed, rules)
-        results = generated(self.engine, self.tokenizer, texts, rules, self._pace, read.sources)
-        return results[0] if read.single else results
+        call = self.prepare(prompt, wanted, seed)
+        results = generated(
+            self.engine, self.tokenizer, call.texts, call.rules, self._pace, call.sources
+        )
+        return results[0] if call.single else results
 
     def stream(
         self,
@@ -245,9 +245,6 @@ class LanguageModel(OpenModel):
             raise InvalidInputError(
                 "this bundle has no tokenizer, so there is no text to stream; use generate"
             )
-        read = self._begin.read(self.engine, prompt)
-        if not read.single:
-            raise InvalidInputError("stream takes one prompt; generate takes a batch")
         wanted = Wanted(
             Defaults(temperature, top_k, top_p, min_p, repetition_penalty),
             Search(
@@ -266,6 +263,9 @@ class LanguageModel(OpenModel):
             logprobs,
             Limits(max_time, cancel),
         )
-        rules = wanted.rules(self._facts())
-        texts = self._begin.texts(read, seed, rules)
-        return Stream(Run(self.engine, self.tokenizer, texts, rules, self._pace, read.sources))
+        call = self.prepare(prompt, wanted, seed)
+        if not call.single:
+            raise InvalidInputError("stream takes one prompt; generate takes a batch")
+        return Stream(
+            Run(self.engine, self.tokenizer, call.texts, call.rules, self._pace, call.sources)
+        )

@@ -11,12 +11,12 @@ from .bundle.usage import Usage
 from .engines.base import Engine
 from .errors import EngineError, InvalidInputError
 from .generation.arguments import Prompt, checked_ids, context_of
-from .generation.begin import Begin, EncodedSources, Given
+from .generation.begin import Begin, EncodedSources, Given, Prepared
 from .generation.loop import Overflow
 from .generation.prefill import all_logits
 from .generation.score import score
 from .generation.speculation import Pace
-from .generation.wanted import ModelFacts
+from .generation.wanted import ModelFacts, Wanted
 from .processes import Origin
 from .proof.tolerances import USUAL, tolerance_key, tolerance_of
 from .text.tokenizer import Tokenizer
@@ -49,6 +49,16 @@ class OpenModel:
         """Name the bundle and the engine."""
         engine = "closed" if self._closed else self._engine.info.name
         return f"<{type(self).__name__} of {self.bundle!r}: {engine}, context {self.context}>"
+
+    def prepare(self, given: Given, wanted: Wanted, seed: int | Sequence[int] | None) -> Prepared:
+        """Return the texts of a call and its rules; nothing is computed yet.
+
+        Raises:
+            InvalidInputError: for an impossible prompt or setting; see `LanguageModel.generate`.
+        """
+        read = self._begin.read(self.engine, given)
+        rules = wanted.rules(self._facts())
+        return Prepared(self._begin.texts(read, seed, rules), rules, read.sources, read.single)
 
     def apply_chat_template(
         self,

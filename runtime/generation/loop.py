@@ -38,7 +38,7 @@ class Rules:
         end_ids: token ids that end a text.
         speculate: how many tokens to draft at most (see `speculation`), for a single text at
             temperature 0; 0 for none.
-        edits: edits of the logits, after the one of `sampling`.
+        edits: edits of the logits, in order, after the one of `sampling`.
         beams: how to search for the best text; None: token by token (see `generate_tokens`).
         named: only ids below it can be chosen, since those from there on have no text; None: all
             ids can.

@@ -199,6 +199,11 @@ class Scheduler:
         return len(self._waiting)
 
     @property
+    def open(self) -> bool:
+        """Whether it takes new texts."""
+        return self._open and self.broken is None
+
+    @property
     def alive(self) -> bool:
         """Whether the thread runs."""
         return self._thread.is_alive()

@@ -10,7 +10,7 @@ from ..errors import InvalidInputError
 from ..whole import plain
 from .arguments import end_ids_of, sampling_of, stop_strings_of
 from .beams import BeamRules
-from .edits import edits_of
+from .edits import Edit, edits_of
 from .limits import Limits
 from .logprobs import check_count
 from .loop import Overflow, Rules
@@ -41,7 +41,8 @@ class ModelFacts:
 class Wanted:
     """The arguments of a call; None, also within them, where the bundle or a default decides.
 
-    `LanguageModel.generate` tells what they mean.
+    `LanguageModel.generate` tells what they mean. `before` and `after` are edits around the
+    repetition penalty, which only a server is asked for.
     """
 
     sampling: Defaults
@@ -54,6 +55,8 @@ class Wanted:
     speculate: int = 0
     logprobs: int | None = None
     limits: Limits = field(default_factory=Limits)
+    before: tuple[Edit, ...] = ()
+    after: tuple[Edit, ...] = ()
 
     def rules(self, model: ModelFacts) -> Rules:
         """Return the settings of the call.
@@ -87,13 +90,18 @@ class Wanted:
         return Rules(
             context=model.context,
             max_new_tokens=longest,
-            sampling=sampling,
+            sampling=replace(sampling, repetition_penalty=1.0),
             overflow=overflow,
             tolerance=model.tolerance,
             stop=stop_strings_of(self.stop, have_text=model.have_text),
             end_ids=end_ids,
             speculate=self.speculate,
-            edits=edits_of(search, end_ids, longest),
+            edits=(
+                *self.before,
+                *sampling.edits,
+                *self.after,
+                *edits_of(search, end_ids, longest),
+            ),
             beams=beams,
             named=named,
             logprobs=self.logprobs,
