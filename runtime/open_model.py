@@ -66,23 +66,26 @@ class OpenModel:
         *,
         add_generation_prompt: bool = True,
         tools: Sequence[dict[str, Any]] | None = None,
+        special_tokens: bool = True,
     ) -> str:
         """Return a chat as a prompt for `generate` or `stream`, by the bundle's own template.
 
-        The prompt is whole: nothing is put before it. Special tokens in the messages become their
-        ids, as in every prompt: who must not write them has to be kept from it by the caller.
+        The prompt is whole: nothing is put before it.
 
         Args:
             messages: dicts with a "role" and mostly a "content"; others as the template knows them.
             add_generation_prompt: end with the beginning of the model's answer.
             tools: JSON schemas of functions that the model may call.
+            special_tokens: whether names of special tokens in the messages become their ids, as in
+                every prompt. False: they are text, so that who writes a message cannot end it, or
+                speak for another role.
 
         Raises:
             InvalidInputError: if the bundle has no template, if jinja2 is not installed, or if the
                 messages are malformed or refused by the template.
             BundleError: if the template fails, or uses too much time or memory.
         """
-        return self._prompts.render(messages, add_generation_prompt, tools)
+        return self._prompts.render(messages, add_generation_prompt, tools, special_tokens)
 
     def encode(self, source: Prompt | Sequence[Prompt]) -> EncodedSources:
         """Return what the encoder makes of a source, or of several, for `generate` and `score`.

@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -159,7 +160,8 @@ class Service:
         asked = conversation(fields, usage, self.model.vocab_size, self.limits.tokens)
         fields.done()
         try:
-            prompt = await asyncio.to_thread(self.model.apply_chat_template, messages)
+            render = partial(self.model.apply_chat_template, special_tokens=False)
+            prompt = await asyncio.to_thread(render, messages)
         except EdgeGPTError as error:  # none there, or it refuses these messages
             raise Problem(f"the chat template: {error}", field="messages") from error
         tickets = self._submit([prompt], asked)
