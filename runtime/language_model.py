@@ -9,6 +9,7 @@ from .errors import InvalidInputError
 from .generation.arguments import Prompt
 from .generation.beam_run import generated
 from .generation.begin import Given
+from .generation.grammar import Schema, form_of
 from .generation.limits import Cancel, Limits
 from .generation.loop import Overflow
 from .generation.run import Run, Stream
@@ -50,6 +51,8 @@ class LanguageModel(OpenModel):
         logprobs: int | None = ...,
         max_time: float | None = ...,
         cancel: Cancel | None = ...,
+        json_schema: Schema | None = ...,
+        regex: str | None = ...,
     ) -> Result: ...
 
     @overload
@@ -80,6 +83,8 @@ class LanguageModel(OpenModel):
         logprobs: int | None = ...,
         max_time: float | None = ...,
         cancel: Cancel | None = ...,
+        json_schema: Schema | None = ...,
+        regex: str | None = ...,
     ) -> list[Result]: ...
 
     def generate(
@@ -109,6 +114,8 @@ class LanguageModel(OpenModel):
         logprobs: int | None = None,
         max_time: float | None = None,
         cancel: Cancel | None = None,
+        json_schema: Schema | None = None,
+        regex: str | None = None,
     ) -> Result | list[Result]:
         """Continue one prompt or a batch of prompts.
 
@@ -165,6 +172,10 @@ class LanguageModel(OpenModel):
                 they are then, with the reason "time", and a search with the best texts so far.
             cancel: a `threading.Event`, or what else has `is_set`. Once another thread has set it,
                 texts end in the same way, with the reason "cancelled".
+            json_schema: the text is JSON of this schema, given as an object or as JSON, with no
+                white space between its parts; tokens that lead elsewhere are forbidden. It may end
+                early by `max_new_tokens`. It needs llguidance, and is not for a search with beams.
+            regex: the text is one that this regular expression matches as a whole; likewise.
 
         Returns:
             One result, or a list of them in the order of the prompts. With beams it is the best
@@ -195,6 +206,7 @@ class LanguageModel(OpenModel):
             speculate,
             logprobs,
             Limits(max_time, cancel),
+            form=form_of(json_schema, regex),
         )
         call = self.prepare(prompt, wanted, seed)
         results = generated(
@@ -226,6 +238,8 @@ class LanguageModel(OpenModel):
         logprobs: int | None = None,
         max_time: float | None = None,
         cancel: Cancel | None = None,
+        json_schema: Schema | None = None,
+        regex: str | None = None,
     ) -> Stream:
         """Continue one prompt; iterating yields the text in pieces, each as soon as it is certain.
 
@@ -262,6 +276,7 @@ class LanguageModel(OpenModel):
             speculate,
             logprobs,
             Limits(max_time, cancel),
+            form=form_of(json_schema, regex),
         )
         call = self.prepare(prompt, wanted, seed)
         if not call.single:

@@ -12,6 +12,7 @@ from .engines.base import Engine
 from .errors import EngineError, InvalidInputError
 from .generation.arguments import Prompt, checked_ids, context_of
 from .generation.begin import Begin, EncodedSources, Given, Prepared
+from .generation.grammar import Vocabulary
 from .generation.loop import Overflow
 from .generation.prefill import all_logits
 from .generation.score import score
@@ -42,6 +43,7 @@ class OpenModel:
         self.tolerance = min(tolerance_of(bundle, engine), USUAL[key])
         self._begin = Begin(bundle)
         self._prompts = self._begin.prompts
+        self._tokens: Vocabulary | None = None
         if info.encoder is not None:
             self.default_overflow = "stop"
 
@@ -179,4 +181,12 @@ class OpenModel:
             have_text=self.tokenizer is not None,
             has_encoder=self._begin.sources is not None,
             named=self._prompts.named,
+            vocabulary=None if self.tokenizer is None else self._vocabulary,
         )
+
+    def _vocabulary(self) -> Vocabulary:
+        """Return the tokens as grammars see them; it is made when it is first needed."""
+        assert self.tokenizer is not None, "only then it is asked for"
+        if self._tokens is None:
+            self._tokens = Vocabulary(self.tokenizer, self.vocab_size)
+        return self._tokens

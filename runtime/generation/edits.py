@@ -29,6 +29,10 @@ class Edit(ABC):
     def apply(self, scores: Scores, ids: Sequence[int], step: int) -> None:
         """Change the `scores` [V] of the token that follows `ids`, of which `step` are new."""
 
+    def completes(self, ids: Sequence[int], step: int) -> bool:
+        """Return whether a text with these `ids`, of which `step` are new, has to end now."""
+        return False
+
     @property
     def stretch(self) -> float:
         """By how much the edit may at most enlarge the distance of two scores."""

@@ -108,9 +108,12 @@ class Rules:
     def add(self, text: Text, choice: Choice) -> None:
         """Add the chosen token to `text`, and end the text if the token has to be its last."""
         text.add(choice)
+        step = len(text.ids) - text.prompt_length
         if choice.token in self.end_ids:
             text.finish_reason = "eos"
-        elif len(text.ids) - text.prompt_length == self.max_new_tokens:
+        elif any(edit.completes(text.ids, step) for edit in self.edits):
+            text.finish_reason = "stop"
+        elif step == self.max_new_tokens:
             text.finish_reason = "length"
         elif self.overflow == "stop" and len(text.ids) > self.context:
             text.finish_reason = "context"

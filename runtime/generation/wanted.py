@@ -1,6 +1,6 @@
 """What the caller of `generate` or `stream` wants, put together with what the bundle recommends."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from ..whole import plain
 from .arguments import end_ids_of, sampling_of, stop_strings_of
 from .beams import BeamRules
 from .edits import Edit, edits_of
+from .grammar import Form, Grammar, Vocabulary
 from .limits import Limits
 from .logprobs import check_count
 from .loop import Overflow, Rules
@@ -35,6 +36,7 @@ class ModelFacts:
     have_text: bool
     has_encoder: bool = False
     named: int | None = None  # ids from here on have no text; None: unknown
+    vocabulary: Callable[[], Vocabulary] | None = None  # None: there is no tokenizer
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Wanted:
     limits: Limits = field(default_factory=Limits)
     before: tuple[Edit, ...] = ()
     after: tuple[Edit, ...] = ()
+    form: Form | None = None
 
     def rules(self, model: ModelFacts) -> Rules:
         """Return the settings of the call.
@@ -97,6 +100,7 @@ class Wanted:
             end_ids=end_ids,
             speculate=self.speculate,
             edits=(
+                *self._grammar(model, end_ids),
                 *self.before,
                 *sampling.edits,
                 *self.after,
@@ -107,6 +111,13 @@ class Wanted:
             logprobs=self.logprobs,
             limits=self.limits,
         )
+
+    def _grammar(self, model: ModelFacts, end_ids: frozenset[int]) -> tuple[Edit, ...]:
+        if self.form is None:
+            return ()
+        if model.vocabulary is None:
+            raise InvalidInputError(f"{self.form.name} needs a tokenizer; the bundle has none")
+        return (Grammar(self.form, model.vocabulary(), end_ids),)
 
     def _beams(self, search: Search) -> BeamRules | None:
         """Return how to search; None for a single beam, which needs no search."""
@@ -130,6 +141,7 @@ class Wanted:
             "speculate": self.speculate != 0,
             "stop": bool(self.stop),
             "logprobs": self.logprobs is not None,
+            self.form.name if self.form else "": self.form is not None,
             "overflow 'slide'": self.overflow == "slide",
         }
         for name, given in conflicts.items():

@@ -39,7 +39,8 @@ class Result:
     Attributes:
         text: the new text up to a stop string or an end id; None if the bundle has no tokenizer.
         token_ids: all new ids, those of a stop string and an end id included.
-        finish_reason: "length" (max_new_tokens), "stop" (a stop string), "eos" (an end id),
+        finish_reason: "length" (max_new_tokens), "stop" (a stop string, or the end of what
+            `json_schema` or `regex` describe), "eos" (an end id),
             "context" (the text outgrew the context and overflow is "stop"), "closed" (the stream
             was closed before the text ended), "time" (max_time), "cancelled" (by `cancel`).
         timings: of this text.

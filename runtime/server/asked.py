@@ -7,6 +7,7 @@ from typing import Any
 from ..bundle.search import Search
 from ..bundle.usage import Defaults, Usage
 from ..generation.edits import CountPenalty, Edit, LogitBias
+from ..generation.grammar import Form
 from ..generation.wanted import Wanted
 from .fields import Fields, boolean, number, strings, whole, wrong
 from .problems import Problem
@@ -84,7 +85,6 @@ def _asked(
     """Read the fields that both have."""
     fields.ignore(*WITHOUT_EFFECT)
     fields.refuse("store", "nothing is kept", harmless=(False,))
-    fields.refuse("response_format", "only text is written yet", harmless=({"type": "text"},))
     for name in ("tools", "tool_choice"):
         fields.refuse(name, "tools are not served yet", harmless=([], "none", "auto"))
     stream = fields.take("stream", boolean, default=False)
@@ -101,6 +101,7 @@ def _asked(
         ignore_eos=fields.take("ignore_eos", boolean, default=False),
         logprobs=logprobs,
         before=_bias(fields, vocab_size),
+        form=fields.take("response_format", _form),
         after=_penalties(fields),
     )
     choices = fields.take("n", whole(1, MOST_CHOICES), 1)
@@ -153,6 +154,25 @@ def _bias(fields: Fields, vocab_size: int) -> tuple[Edit, ...]:
 
     found = fields.take("logit_bias", pairs, ())
     return (LogitBias(found),) if found else ()
+
+
+def _form(name: str, value: Any) -> Form | None:
+    """Return the form of texts that `response_format` asks for."""
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return Form({"type": "object"})
+    if kind == "json_schema":
+        inner = value.get("json_schema")
+        if isinstance(inner, dict) and isinstance(inner.get("schema"), dict):
+            return Form(inner["schema"])
+    raise wrong(
+        name,
+        value,
+        'an object with "type": "text", "json_object" or "json_schema", the last one with '
+        '"json_schema": {"name": ..., "schema": {...}}',
+    )
 
 
 def _stops(name: str, value: Any) -> tuple[str, ...]:

@@ -139,9 +139,11 @@ class Service:
         if prompts is None:
             raise Problem("prompt is missing", field="prompt")
         usage = self.model.usage
-        asked = completion(fields, usage, self.model.vocab_size, self.limits.tokens)
+        asked = await asyncio.to_thread(
+            completion, fields, usage, self.model.vocab_size, self.limits.tokens
+        )
         fields.done()
-        tickets = self._submit(prompts, asked)
+        tickets = await asyncio.to_thread(self._submit, prompts, asked)
         echoes = None
         if asked.echo:
             texts = [one if isinstance(one, str) else self.tokenizer.decode(one) for one in prompts]
@@ -157,14 +159,16 @@ class Service:
         if messages is None:
             raise Problem("messages is missing", field="messages")
         usage = self.model.usage
-        asked = conversation(fields, usage, self.model.vocab_size, self.limits.tokens)
+        asked = await asyncio.to_thread(
+            conversation, fields, usage, self.model.vocab_size, self.limits.tokens
+        )
         fields.done()
         try:
             render = partial(self.model.apply_chat_template, special_tokens=False)
             prompt = await asyncio.to_thread(render, messages)
         except EdgeGPTError as error:  # none there, or it refuses these messages
             raise Problem(f"the chat template: {error}", field="messages") from error
-        tickets = self._submit([prompt], asked)
+        tickets = await asyncio.to_thread(self._submit, [prompt], asked)
         form = Chat(self.name, self.tokenizer, asked.choices)
         return self._answer(request, tickets, asked, form)
 
