@@ -1,7 +1,7 @@
 """The public face of the runtime: generate text, and stream it."""
 
 from collections.abc import Collection, Sequence
-from typing import overload
+from typing import Any, overload
 
 from .bundle.search import EarlyStopping, Search
 from .bundle.usage import Defaults
@@ -10,6 +10,7 @@ from .generation.arguments import Prompt
 from .generation.beam_run import generated
 from .generation.begin import Given
 from .generation.grammar import Schema, form_of
+from .generation.kept import KeptRow
 from .generation.limits import Cancel, Limits
 from .generation.loop import Overflow
 from .generation.run import Run, Stream
@@ -240,6 +241,7 @@ class LanguageModel(OpenModel):
         cancel: Cancel | None = None,
         json_schema: Schema | None = None,
         regex: str | None = None,
+        kept: KeptRow | None = None,
     ) -> Stream:
         """Continue one prompt; iterating yields the text in pieces, each as soon as it is certain.
 
@@ -249,6 +251,9 @@ class LanguageModel(OpenModel):
 
         A text is written token by token, also if `usage.search` recommends beams: only a search
         that has ended knows the best text, so `num_beams` may be 1 at most.
+
+        `kept` is a row of this model that keeps the tokens of its texts: those with which the next
+        one begins are not computed again. Drafts (`speculate`) are not for it.
         """
         if num_beams not in (None, 1):
             raise InvalidInputError(
@@ -281,6 +286,51 @@ class LanguageModel(OpenModel):
         call = self.prepare(prompt, wanted, seed)
         if not call.single:
             raise InvalidInputError("stream takes one prompt; generate takes a batch")
-        return Stream(
-            Run(self.engine, self.tokenizer, call.texts, call.rules, self._pace, call.sources)
+        if kept is not None and (call.sources is not None or speculate):
+            name = "speculate" if speculate else "a source"
+            raise InvalidInputError(f"{name} does not go with a kept row")
+        run = Run(
+            self.engine, self.tokenizer, call.texts, call.rules, self._pace, call.sources, kept
         )
+        return Stream(run)
+
+    def keep_row(self) -> KeptRow:
+        """Return a row for `stream`, with the memory of one text."""
+        if self._begin.sources is not None:
+            raise InvalidInputError("a model with an encoder has no texts that go on")
+        return KeptRow(self.engine, self.context)
+
+    def chat(
+        self,
+        messages: Sequence[dict[str, Any]],
+        *,
+        tools: Sequence[dict[str, Any]] | None = None,
+        **settings: Any,
+    ) -> Result:
+        """Answer a chat. What it has in common with the chat before it is not computed again.
+
+        Calls from several threads are answered side by side, and only one of them uses what is
+        there. `edgegpt.runtime.chat.Conversation` keeps a history, and streams.
+
+        Args:
+            messages: see `apply_chat_template`. Names of special tokens in them are text.
+            tools: likewise.
+            settings: of `stream`, by their names.
+
+        Raises:
+            InvalidInputError: as `apply_chat_template` and `stream` do.
+        """
+        prompt = self.apply_chat_template(messages, tools=tools, special_tokens=False)
+        is_ours = self._chat_lock.acquire(blocking=False)
+        try:
+            if is_ours and self._chat_row is None:
+                self._chat_row = self.keep_row()
+            stream = self.stream(
+                prompt, overflow="stop", kept=self._chat_row if is_ours else None, **settings
+            )
+            for _ in stream:
+                pass
+            return stream.result
+        finally:
+            if is_ours:
+                self._chat_lock.release()

@@ -1,5 +1,6 @@
 """A bundle opened on an engine: what it knows and computes, short of generating."""
 
+import threading
 from collections.abc import Sequence
 from typing import Any, NoReturn, TypeVar
 
@@ -13,6 +14,7 @@ from .errors import EngineError, InvalidInputError
 from .generation.arguments import Prompt, checked_ids, context_of
 from .generation.begin import Begin, EncodedSources, Given, Prepared
 from .generation.grammar import Vocabulary
+from .generation.kept import KeptRow
 from .generation.loop import Overflow
 from .generation.prefill import all_logits
 from .generation.score import score
@@ -44,6 +46,8 @@ class OpenModel:
         self._begin = Begin(bundle)
         self._prompts = self._begin.prompts
         self._tokens: Vocabulary | None = None
+        self._chat_row: KeptRow | None = None
+        self._chat_lock = threading.Lock()
         if info.encoder is not None:
             self.default_overflow = "stop"
 

@@ -10,6 +10,7 @@ from ..engines.base import Engine, Sources
 from ..errors import InvalidInputError
 from ..processes import Origin
 from ..text.tokenizer import Tokenizer
+from .kept import KeptRow
 from .loop import Rules, generate_tokens
 from .rows import FinishReason, Text
 from .speculation import Pace
@@ -29,8 +30,14 @@ class Run:
         rules: Rules,
         pace: Pace,
         sources: Callable[[], Sources] | None = None,
+        kept: KeptRow | None = None,
     ) -> None:
-        """Note what to run; `sources` encodes the sources of the texts, if they have any."""
+        """Note what to run.
+
+        `sources` encodes the sources of the texts, if they have any. A single text may have a row
+        that is `kept` from earlier ones.
+        """
+        self.kept = kept
         self.sources = sources
         self.engine, self.texts, self.rules, self.pace = engine, texts, rules, pace
         self.writings = [Writing(text, rules, tokenizer) for text in texts]
@@ -57,6 +64,8 @@ class Run:
     def _tokens(self) -> Iterator[tuple[int, int]]:
         if self.rules.max_new_tokens == 0:
             return iter(())
+        if self.kept is not None:
+            return self.kept.tokens(self.texts[0], self.rules)
         sources = None if self.sources is None else self.sources()
         return generate_tokens(self.engine, self.texts, self.rules, self.pace, sources)
 
