@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..errors import CheckpointError
+from .names import listed
 
 __all__ = ["REFUSED", "SourceSettings"]
 
@@ -168,11 +169,9 @@ class SourceSettings:
             if value is not None and name not in self._read
         )
         if unknown:
+            are = "settings {} are" if len(unknown) > 1 else "setting {} is"
             raise self.error(
-                f"the settings {', '.join(unknown)} are not known for {self.kind}, and may change "
-                f"what it computes"
-                if len(unknown) > 1
-                else f"the setting {unknown[0]} is not known for {self.kind}, and may change what "
+                f"the {are.format(listed(unknown))} not known for {self.kind}, and may change what "
                 f"it computes"
             )
 
