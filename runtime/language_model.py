@@ -151,7 +151,8 @@ class LanguageModel:
                 A prompt's draws depend on its seed and its own ids, not on its place in the batch:
                 the same prompt twice under one seed gives the same text twice. A list gives each
                 prompt its own seed.
-            stop: a string, or several. The text ends as soon as one of them is complete.
+            stop: a string, or several. The text ends as soon as one of them is complete. Its score
+                in a search has all of its tokens, those of the stop string included.
             end_ids: token id, or several, that ends a text. It is the last of `token_ids`, and not
                 part of the text. None: the `usage.end_ids`, which others replace.
             ignore_eos: go on after the `usage.end_ids`.
@@ -165,7 +166,7 @@ class LanguageModel:
             num_beams: texts that are followed side by side in search of the best one; 1, the
                 default, goes on token by token. A search is as that of transformers (see
                 `edgegpt.runtime.generation.beams`). It needs temperature 0, and ends when the
-                context is full; `stop`, `speculate` and overflow "slide" are not for it.
+                context is full; `speculate` and overflow "slide" are not for it.
             num_return_sequences: how many of the best texts to return, at most `num_beams`, as
                 `hypotheses` of the result; default: 1.
             length_penalty: the power of the length by which the score of a text is divided: above 0

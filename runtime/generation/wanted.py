@@ -113,7 +113,6 @@ class Wanted:
         conflicts = {
             "temperature above 0": sampling.temperature > 0.0,
             "speculate": self.speculate != 0,
-            "stop": bool(self.stop),
             "overflow 'slide'": self.overflow == "slide",
         }
         for name, given in conflicts.items():
