@@ -75,6 +75,7 @@ class LanguageModel:
         no_repeat_ngram_size: int | None = ...,
         min_new_tokens: int | None = ...,
         forced_bos: int | None = ...,
+        source_language: str | None = ...,
         target_language: str | None = ...,
     ) -> Result: ...
 
@@ -102,6 +103,7 @@ class LanguageModel:
         no_repeat_ngram_size: int | None = ...,
         min_new_tokens: int | None = ...,
         forced_bos: int | None = ...,
+        source_language: str | None = ...,
         target_language: str | None = ...,
     ) -> list[Result]: ...
 
@@ -128,6 +130,7 @@ class LanguageModel:
         no_repeat_ngram_size: int | None = None,
         min_new_tokens: int | None = None,
         forced_bos: int | None = None,
+        source_language: str | None = None,
         target_language: str | None = None,
     ) -> Result | list[Result]:
         """Continue one prompt or a batch of prompts.
@@ -177,8 +180,10 @@ class LanguageModel:
                 the default: any may. This and what follows holds with any number of beams.
             min_new_tokens: an end id comes after so many new tokens at the earliest; default: 0.
             forced_bos: the first new token; default: none.
-            target_language: the code of a language, such as "fra_Latn", whose id is the first new
-                token, for models that know codes (`usage.source.languages`).
+            source_language: the code of a language, such as "eng_Latn", whose id belongs around a
+                source of text, for models that know codes (`usage.source.languages`); default: the
+                one in `usage.source`.
+            target_language: the code of a language whose id is the first new token, likewise.
 
         Returns:
             One result, or a list of them in the order of the prompts. With beams it is the best
@@ -190,7 +195,7 @@ class LanguageModel:
             NumericalError: if the model computes logits that are NaN or infinite.
             EngineError: if the engine fails, or the model was closed.
         """
-        read = self._begin.read(self.engine, prompt)
+        read = self._begin.read(self.engine, prompt, source_language)
         wanted = Wanted(
             Defaults(temperature, top_k, top_p, min_p, repetition_penalty),
             Search(
@@ -234,6 +239,7 @@ class LanguageModel:
         no_repeat_ngram_size: int | None = None,
         min_new_tokens: int | None = None,
         forced_bos: int | None = None,
+        source_language: str | None = None,
         target_language: str | None = None,
     ) -> Stream:
         """Continue one prompt; iterating yields the text in pieces, each as soon as it is certain.
@@ -254,7 +260,7 @@ class LanguageModel:
             raise InvalidInputError(
                 "this bundle has no tokenizer, so there is no text to stream; use generate"
             )
-        read = self._begin.read(self.engine, prompt)
+        read = self._begin.read(self.engine, prompt, source_language)
         if not read.single:
             raise InvalidInputError("stream takes one prompt; generate takes a batch")
         wanted = Wanted(
@@ -301,33 +307,45 @@ class LanguageModel:
         """
         return self._prompts.render(messages, add_generation_prompt, tools)
 
-    def encode(self, source: Prompt | Sequence[Prompt]) -> EncodedSources:
+    def encode(
+        self, source: Prompt | Sequence[Prompt], *, source_language: str | None = None
+    ) -> EncodedSources:
         """Return what the encoder makes of a source, or of several, for `generate` and `score`.
 
         These encode their sources themselves; this saves it where a source is used again. Text
-        gets what the model wants around it (`usage.source`); ids are taken as they are.
+        gets what the model wants around it (`usage.source`), with the id of the `source_language`
+        if a code is given; ids are taken as they are.
 
         Raises:
             InvalidInputError: if the model has no encoder, or for an empty, impossible or too long
                 source.
         """
-        return self._begin.encode(self.engine, source)
+        return self._begin.encode(self.engine, source, source_language)
 
     def score(
-        self, prompt: Given, target: Prompt | Sequence[Prompt]
+        self,
+        prompt: Given,
+        target: Prompt | Sequence[Prompt],
+        *,
+        source_language: str | None = None,
+        target_language: str | None = None,
     ) -> list[float] | list[list[float]]:
         """Return the log-probability, in nats, of each token of a target after a prompt.
 
         Args:
             prompt: as for `generate`: text to go on from, or of an encoder-decoder a source.
-            target: text, or ids as they are. Text for an encoder-decoder gets its end id. Several
+            target: text, or ids as they are. Text for an encoder-decoder gets the ids that
+                `generate` gives it: the first one, if one is forced, and the end id. Several
                 targets give a list of lists: each has its own prompt, or all have a single one.
+            source_language: as for `generate`.
+            target_language: as for `generate`: its id is the first of a target of text.
 
         Raises:
             InvalidInputError: for prompts that `generate` refuses, an empty target, one that does
                 not fit the context with its prompt, or targets that are not as many as prompts.
         """
-        return score(self._begin, self.engine, self.context, prompt, target)
+        languages = source_language, target_language
+        return score(self._begin, self.engine, self.context, prompt, target, languages)
 
     def forward(self, ids: ArrayLike) -> NDArray[np.float32]:
         """Return logits, float32 [B, T, vocab_size], for int64 `ids` [B, T], T <= context."""
@@ -380,7 +398,7 @@ class LanguageModel:
 
         An empty or impossible one is refused.
         """
-        return (self._begin.sources or self._prompts).encode(prompt)
+        return self._begin.ids(prompt)
 
     def _facts(self) -> ModelFacts:
         """Return what the settings of a call depend on, beside the call."""

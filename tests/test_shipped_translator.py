@@ -88,7 +88,7 @@ def test_translate_tells_scores_as_json(run, bundle: Path, monkeypatch) -> None:
     code, out, _ = run("translate", bundle, "--beams", 3, "--json")
     first, second = map(json.loads, out.splitlines())
     assert code == 0
-    assert first["source"], first["text"] == ("$12.50", PAIRS["$12.50"])
+    assert (first["source"], first["text"]) == ("$12.50", PAIRS["$12.50"])
     assert first["score"] < 0
     assert second == {"source": "", "text": ""}
 
@@ -128,7 +128,16 @@ def test_bench_inspect_and_doctor_know_it(
         (["generate", "--source-file", "missing.txt"], 1, "cannot read missing.txt"),
         (["generate", "--source-ids", "1,x"], 2, "--source-ids takes numbers as 1,2,3"),
         (["generate", "--source", "1", "--prompt", "x"], 2, "give one of --prompt"),
-        (["generate", "--source", "1", "--target-language", "fr"], 1, "no codes of languages"),
+        (
+            ["generate", "--source", "1", "--target-language", "fr"],
+            1,
+            "target_language is for models with codes of languages",
+        ),
+        (
+            ["translate", "some.txt", "--source-language", "fr"],
+            1,
+            "source_language is for models with codes of languages",
+        ),
         (["generate", "--source", "1", "--beams", "400"], 1, "has only 311 first tokens"),
         (["generate", "--source", "1", "--beams", "2", "--n-best", "3"], 1, "from 1 to num_beams"),
         (["generate", "--source", "1", "--speculate", "2"], 1, "for models without an encoder"),
@@ -141,6 +150,7 @@ def test_bad_input_is_refused_in_one_sentence(
     run, bundle: Path, monkeypatch, tmp_path, arguments: list[str], code: int, told: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "some.txt").write_text("nine\n")
     found, out, err = run(arguments[0], bundle, *arguments[1:])
     assert (found, out) == (code, "")
     assert told in err
