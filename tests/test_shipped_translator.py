@@ -10,6 +10,8 @@ import pytest
 import edgegpt
 from edgegpt.cli import main
 from edgegpt.export import export_bundle
+from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.engines.memory import memory_needed
 
 FOLDER = Path(__file__).parents[1] / "models" / "spoken-numbers"
 PAIRS = {
@@ -115,7 +117,22 @@ def test_bench_inspect_and_doctor_know_it(
     code, out, _ = run("inspect", bundle)
     assert code == 0
     assert "source_k.0 ... source_v.1 (4)" in out
-    assert run("doctor", bundle)[0] == 0
+    assert "end with 2, no codes of languages" in out
+    # keys and values of 2 layers, 128 wide, of a token and of a source of 256
+    code, out, _ = run("doctor", bundle)
+    assert code == 0
+    assert "cache 2.0 kB a token, the longest source 0.5 MB" in out
+    assert "one row of 256 tokens with its source" in out
+
+
+def test_the_memory_is_that_of_the_longest_source_too(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    one, two = memory_needed(opened, 1, 1), memory_needed(opened, 2, 1)
+    assert one.cache == 2 * 2 * 128 * 4
+    assert one.sources == 256 * one.cache
+    assert two.sources == 2 * one.sources
+    assert one.workspace == 3 * 256 * 512 * 4  # of the widened source, in the encoder
+    assert one.total == one.weights + one.cache + one.workspace + one.sources
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,13 @@ def test_the_recommended_search_holds_unless_the_caller_says_otherwise(searching
     assert "".join(stream) == searching.generate(TEXT, num_beams=1, max_new_tokens=9).text
 
 
+def test_inspect_shows_the_recommended_search(run, altered_bundle, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "140")
+    search = Search(num_beams=3, early_stopping=True, bad_words=((24,), (2, 3)))
+    _, out, _ = run("inspect", altered_bundle(usage=Usage(search=search)))
+    assert "num_beams 3, early_stopping True, bad_words [[24], [2, 3]]" in out
+
+
 def test_a_recommended_search_does_not_go_with_recommended_sampling(altered_bundle):
     usage = Usage(search=Search(num_beams=3), sampling=Defaults(temperature=0.8))
     with edgegpt.load(altered_bundle(usage=usage), threads=1) as opened:

@@ -194,6 +194,11 @@ def test_commands_have_the_languages_of_both_sides(lm, bundle: Path, tmp_path: P
     assert json.loads(found)["loss"] == pytest.approx(-np.mean(scores))
 
 
+def test_inspect_shows_what_is_around_a_source(bundle: Path) -> None:
+    found = CliRunner().invoke(cli, ["inspect", str(bundle)], env={"COLUMNS": "140"})
+    assert "begin with 3, 7, end with 2, languages de, fr" in found.stdout
+
+
 def test_a_target_of_text_begins_with_its_language(lm) -> None:
     ids = [GERMAN, *lm.tokenizer.encode("five dozen"), 2]
     assert lm.score(SOURCES[0], "five dozen", target_language="de") == lm.score(SOURCES[0], ids)
