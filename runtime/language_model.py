@@ -23,6 +23,7 @@ from .generation.wanted import ModelFacts, Wanted
 from .processes import Origin
 from .proof.tolerances import USUAL, tolerance_key, tolerance_of
 from .text.tokenizer import Tokenizer
+from .whole import whole
 
 __all__ = ["LanguageModel"]
 
@@ -251,10 +252,11 @@ class LanguageModel:
         A text is written token by token, also if `usage.search` recommends beams: only a search
         that has ended knows the best text, so `num_beams` may be 1 at most.
         """
-        if num_beams not in (None, 1):
+        beams = 1 if num_beams is None else whole(num_beams)
+        if type(beams) is int and beams > 1:
             raise InvalidInputError(
-                f"a search of {num_beams!r:.60} beams cannot be streamed: its best text is known "
-                f"only at the end; use generate, or num_beams=1"
+                f"a search of {beams} beams cannot be streamed: its best text is known only at the "
+                f"end; use generate, or num_beams=1"
             )
         if self.tokenizer is None:
             raise InvalidInputError(
@@ -266,7 +268,7 @@ class LanguageModel:
         wanted = Wanted(
             Defaults(temperature, top_k, top_p, min_p, repetition_penalty),
             Search(
-                num_beams=1,
+                num_beams=beams,
                 no_repeat_ngram_size=no_repeat_ngram_size,
                 min_new_tokens=min_new_tokens,
                 max_new_tokens=max_new_tokens,

@@ -71,7 +71,7 @@ def test_it_translates_nearly_all_held_out_pairs_exactly(run, bundle: Path, tmp_
 
 def test_translate_gives_a_line_for_each_line(run, bundle: Path, monkeypatch) -> None:
     sources = list(PAIRS)
-    typed(monkeypatch, f"{sources[0]}\r\n\n{sources[1]}\n  \n{sources[2]}".encode())
+    typed(monkeypatch, f"\ufeff{sources[0]}\r\n\n{sources[1]}\n  \n{sources[2]}".encode())
     code, out, _ = run("translate", bundle)
     targets = list(PAIRS.values())
     assert code == 0
@@ -157,6 +157,8 @@ def test_the_memory_is_that_of_the_longest_source_too(bundle: Path) -> None:
         ),
         (["generate", "--source", "1", "--beams", "400"], 1, "has only 311 first tokens"),
         (["generate", "--source", "1", "--beams", "2", "--n-best", "3"], 1, "from 1 to num_beams"),
+        (["generate", "--source", "1", "--beams", "0"], 1, "num_beams is 0; it must be an int"),
+        (["generate", "--source", "1", "--chat"], 2, "--chat needs a --prompt"),
         (["generate", "--source", "1", "--speculate", "2"], 1, "for models without an encoder"),
         (["translate", "missing.txt"], 1, "cannot read missing.txt"),
         (["translate", "--out", "missing/out.txt"], 1, "cannot write missing/out.txt: there is no"),

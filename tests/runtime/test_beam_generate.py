@@ -227,8 +227,12 @@ def test_settings_that_cannot_be_are_refused(model, settings, told):
 
 
 def test_a_search_is_not_streamed_and_does_not_outgrow_the_context(model):
-    with pytest.raises(InvalidInputError, match="3 beams cannot be streamed"):
-        model.stream(TEXT, num_beams=3)
+    for beams in (3, np.int64(3)):
+        with pytest.raises(InvalidInputError, match="3 beams cannot be streamed"):
+            model.stream(TEXT, num_beams=beams)
+    for beams in (0, 1.5, "many"):
+        with pytest.raises(InvalidInputError, match=f"num_beams is {beams!r}; it must be an int"):
+            model.stream(TEXT, num_beams=beams)
     with pytest.raises(InvalidInputError, match=r"40 tokens and the context 32; shorten it$"):
         model.generate([1] * 40, num_beams=3)
 
