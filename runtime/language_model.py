@@ -17,6 +17,7 @@ from .generation.run import Run, Stream
 from .generation.wanted import Wanted
 from .generation.writing import Result
 from .open_model import OpenModel
+from .whole import whole
 
 __all__ = ["LanguageModel"]
 
@@ -48,6 +49,7 @@ class LanguageModel(OpenModel):
         no_repeat_ngram_size: int | None = ...,
         min_new_tokens: int | None = ...,
         forced_bos: int | None = ...,
+        source_language: str | None = ...,
         target_language: str | None = ...,
         logprobs: int | None = ...,
         max_time: float | None = ...,
@@ -80,6 +82,7 @@ class LanguageModel(OpenModel):
         no_repeat_ngram_size: int | None = ...,
         min_new_tokens: int | None = ...,
         forced_bos: int | None = ...,
+        source_language: str | None = ...,
         target_language: str | None = ...,
         logprobs: int | None = ...,
         max_time: float | None = ...,
@@ -111,6 +114,7 @@ class LanguageModel(OpenModel):
         no_repeat_ngram_size: int | None = None,
         min_new_tokens: int | None = None,
         forced_bos: int | None = None,
+        source_language: str | None = None,
         target_language: str | None = None,
         logprobs: int | None = None,
         max_time: float | None = None,
@@ -139,7 +143,8 @@ class LanguageModel(OpenModel):
                 A prompt's draws depend on its seed and its own ids, not on its place in the batch:
                 the same prompt twice under one seed gives the same text twice. A list gives each
                 prompt its own seed.
-            stop: a string, or several. The text ends as soon as one of them is complete.
+            stop: a string, or several. The text ends as soon as one of them is complete. Its score
+                in a search has all of its tokens, those of the stop string included.
             end_ids: token id, or several, that ends a text. It is the last of `token_ids`, and not
                 part of the text. None: the `usage.end_ids`, which others replace.
             ignore_eos: go on after the `usage.end_ids`.
@@ -153,7 +158,7 @@ class LanguageModel(OpenModel):
             num_beams: texts that are followed side by side in search of the best one; 1, the
                 default, goes on token by token. A search is as that of transformers (see
                 `edgegpt.runtime.generation.beams`). It needs temperature 0, and ends when the
-                context is full; `stop`, `speculate` and overflow "slide" are not for it.
+                context is full; `speculate` and overflow "slide" are not for it.
             num_return_sequences: how many of the best texts to return, at most `num_beams`, as
                 `hypotheses` of the result; default: 1.
             length_penalty: the power of the length by which the score of a text is divided: above 0
@@ -164,8 +169,10 @@ class LanguageModel(OpenModel):
                 the default: any may. This and what follows holds with any number of beams.
             min_new_tokens: an end id comes after so many new tokens at the earliest; default: 0.
             forced_bos: the first new token; default: none.
-            target_language: the code of a language, such as "fra_Latn", whose id is the first new
-                token, for models that know codes (`usage.source.languages`).
+            source_language: the code of a language, such as "eng_Latn", whose id belongs around a
+                source of text, for models that know codes (`usage.source.languages`); default: the
+                one in `usage.source`.
+            target_language: the code of a language whose id is the first new token, likewise.
             logprobs: return the log-probability of each new token, and those of the `logprobs` most
                 likely ones in its place, as `Result.logprobs`. They are the model's own, before
                 penalties and temperature. None: none. Not for a search with beams; see `score`.
@@ -209,7 +216,7 @@ class LanguageModel(OpenModel):
             Limits(max_time, cancel),
             form=form_of(json_schema, regex),
         )
-        call = self.prepare(prompt, wanted, seed)
+        call = self.prepare(prompt, wanted, seed, source_language)
         results = generated(
             self.engine, self.tokenizer, call.texts, call.rules, self._pace, call.sources
         )
@@ -235,6 +242,7 @@ class LanguageModel(OpenModel):
         no_repeat_ngram_size: int | None = None,
         min_new_tokens: int | None = None,
         forced_bos: int | None = None,
+        source_language: str | None = None,
         target_language: str | None = None,
         logprobs: int | None = None,
         max_time: float | None = None,
@@ -255,10 +263,11 @@ class LanguageModel(OpenModel):
         `kept` is a row of this model that keeps the tokens of its texts: those with which the next
         one begins are not computed again. Drafts (`speculate`) are not for it.
         """
-        if num_beams not in (None, 1):
+        beams = 1 if num_beams is None else whole(num_beams)
+        if type(beams) is int and beams > 1:
             raise InvalidInputError(
-                f"a search of {num_beams!r:.60} beams cannot be streamed: its best text is known "
-                f"only at the end; use generate, or num_beams=1"
+                f"a search of {beams} beams cannot be streamed: its best text is known only at the "
+                f"end; use generate, or num_beams=1"
             )
         if self.tokenizer is None:
             raise InvalidInputError(
@@ -267,7 +276,7 @@ class LanguageModel(OpenModel):
         wanted = Wanted(
             Defaults(temperature, top_k, top_p, min_p, repetition_penalty),
             Search(
-                num_beams=1,
+                num_beams=beams,
                 no_repeat_ngram_size=no_repeat_ngram_size,
                 min_new_tokens=min_new_tokens,
                 max_new_tokens=max_new_tokens,
@@ -283,7 +292,7 @@ class LanguageModel(OpenModel):
             Limits(max_time, cancel),
             form=form_of(json_schema, regex),
         )
-        call = self.prepare(prompt, wanted, seed)
+        call = self.prepare(prompt, wanted, seed, source_language)
         if not call.single:
             raise InvalidInputError("stream takes one prompt; generate takes a batch")
         if kept is not None and (call.sources is not None or speculate):

@@ -56,13 +56,19 @@ class OpenModel:
         engine = "closed" if self._closed else self._engine.info.name
         return f"<{type(self).__name__} of {self.bundle!r}: {engine}, context {self.context}>"
 
-    def prepare(self, given: Given, wanted: Wanted, seed: int | Sequence[int] | None) -> Prepared:
+    def prepare(
+        self,
+        given: Given,
+        wanted: Wanted,
+        seed: int | Sequence[int] | None,
+        source_language: str | None = None,
+    ) -> Prepared:
         """Return the texts of a call and its rules; nothing is computed yet.
 
         Raises:
             InvalidInputError: for an impossible prompt or setting; see `LanguageModel.generate`.
         """
-        read = self._begin.read(self.engine, given)
+        read = self._begin.read(self.engine, given, source_language)
         rules = wanted.rules(self._facts())
         return Prepared(self._begin.texts(read, seed, rules), rules, read.sources, read.single)
 
@@ -93,33 +99,45 @@ class OpenModel:
         """
         return self._prompts.render(messages, add_generation_prompt, tools, special_tokens)
 
-    def encode(self, source: Prompt | Sequence[Prompt]) -> EncodedSources:
+    def encode(
+        self, source: Prompt | Sequence[Prompt], *, source_language: str | None = None
+    ) -> EncodedSources:
         """Return what the encoder makes of a source, or of several, for `generate` and `score`.
 
         These encode their sources themselves; this saves it where a source is used again. Text
-        gets what the model wants around it (`usage.source`); ids are taken as they are.
+        gets what the model wants around it (`usage.source`), with the id of the `source_language`
+        if a code is given; ids are taken as they are.
 
         Raises:
             InvalidInputError: if the model has no encoder, or for an empty, impossible or too long
                 source.
         """
-        return self._begin.encode(self.engine, source)
+        return self._begin.encode(self.engine, source, source_language)
 
     def score(
-        self, prompt: Given, target: Prompt | Sequence[Prompt]
+        self,
+        prompt: Given,
+        target: Prompt | Sequence[Prompt],
+        *,
+        source_language: str | None = None,
+        target_language: str | None = None,
     ) -> list[float] | list[list[float]]:
         """Return the log-probability, in nats, of each token of a target after a prompt.
 
         Args:
             prompt: as for `generate`: text to go on from, or of an encoder-decoder a source.
-            target: text, or ids as they are. Text for an encoder-decoder gets its end id. Several
+            target: text, or ids as they are. Text for an encoder-decoder gets the ids that
+                `generate` gives it: the first one, if one is forced, and the end id. Several
                 targets give a list of lists: each has its own prompt, or all have a single one.
+            source_language: as for `generate`.
+            target_language: as for `generate`: its id is the first of a target of text.
 
         Raises:
             InvalidInputError: for prompts that `generate` refuses, an empty target, one that does
                 not fit the context with its prompt, or targets that are not as many as prompts.
         """
-        return score(self._begin, self.engine, self.context, prompt, target)
+        languages = source_language, target_language
+        return score(self._begin, self.engine, self.context, prompt, target, languages)
 
     def forward(self, ids: ArrayLike) -> NDArray[np.float32]:
         """Return logits, float32 [B, T, vocab_size], for int64 `ids` [B, T], T <= context."""

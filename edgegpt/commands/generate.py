@@ -112,7 +112,7 @@ def command(
             "--source-ids": source_ids,
         }
     )
-    if chat and not isinstance(given, str):
+    if chat and (is_source or not isinstance(given, str)):
         raise click.UsageError("--chat needs a --prompt")
     if system is not None and not chat:
         raise click.UsageError("--system needs --chat")

@@ -139,7 +139,6 @@ class Wanted:
         conflicts = {
             "temperature above 0": sampling.temperature > 0.0,
             "speculate": self.speculate != 0,
-            "stop": bool(self.stop),
             "logprobs": self.logprobs is not None,
             self.form.name if self.form else "": self.form is not None,
             "overflow 'slide'": self.overflow == "slide",
