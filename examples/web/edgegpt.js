@@ -12,6 +12,9 @@ import { Tokenizer } from "./edgegpt/text.js";
 
 export { BundleError, EdgeGPTError, EngineError, InvalidInputError, NumericalError } from "./edgegpt/errors.js";
 
+// That without WebGPU is half as large.
+const RUNTIMES = { wasm: () => import("onnxruntime-web"), webgpu: () => import("onnxruntime-web/webgpu") };
+
 /**
  * Open a bundle.
  *
@@ -37,7 +40,7 @@ export async function load(bundle, { backend: wanted = "auto", context, graph: n
   const { backend, why } = await chooseBackend(wanted, manifest.precision);
   const graph = graphFor(manifest, backend, name);
   const [ort, { Tokenizer: Backend }] = await Promise.all([
-    packageOf("onnxruntime-web", () => import(`onnxruntime-web/${backend}`)),
+    packageOf("onnxruntime-web", RUNTIMES[backend]),
     packageOf("@huggingface/tokenizers", () => import("@huggingface/tokenizers")),
   ]);
   if (threads !== undefined) ort.env.wasm.numThreads = threads;
