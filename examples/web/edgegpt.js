@@ -149,8 +149,9 @@ function reader(bundle) {
     } catch (error) {
       throw new BundleError(`${address} cannot be fetched: ${error.message}`);
     }
-    if (!response.ok) throw new BundleError(`${name} is missing from the bundle ${folder} (HTTP ${response.status})`);
-    return bytesOf(response, tell);
+    if (response.ok) return bytesOf(response, tell);
+    const remedy = name === MANIFEST_NAME ? ": `edgegpt export SRC --target web --out FOLDER` makes one" : "";
+    throw new BundleError(`${name} is missing from the bundle ${folder} (HTTP ${response.status})${remedy}`);
   };
 }
 

@@ -232,7 +232,8 @@ def test_a_bundle_opens_by_its_address_and_what_is_wrong_with_it_is_a_sentence(
     nowhere = found(f"{served}nowhere/")
     assert nowhere["error"] == "BundleError"
     assert nowhere["message"] == (
-        f"edgegpt.json is missing from the bundle {served}nowhere/ (HTTP 404)"
+        f"edgegpt.json is missing from the bundle {served}nowhere/ (HTTP 404): `edgegpt export "
+        f"SRC --target web --out FOLDER` makes one"
     )
     assert "cannot be fetched: " in found("http://127.0.0.1:9/")["message"]
     whole = (folder / "weights.safetensors").read_bytes()

@@ -85,7 +85,7 @@ export class Engine {
     await before;
     try {
       if (!this.session) throw new Error("the model was closed");
-      return await this.session.run(feeds, fetches);
+      return await this.session.run(feeds, fetches, { logSeverityLevel: ERRORS_ONLY });
     } catch (error) {
       throw new EngineError(`ONNX Runtime failed while running the model: ${error.message ?? error}`);
     } finally {
