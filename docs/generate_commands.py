@@ -34,4 +34,4 @@ def _section(title: str, told: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(text(), encoding="utf-8")
+    PAGE.write_bytes(text().encode())

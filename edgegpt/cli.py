@@ -5,7 +5,9 @@ Each subcommand is one module in `edgegpt/commands/`, imported only when it is u
 """
 
 import importlib
+import io
 import logging
+import os
 import signal
 import sys
 import threading
@@ -126,6 +128,7 @@ cli.params.append(VERBOSE)
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 success, 1 failure, 2 wrong usage, 130 interrupted."""
     warnings.showwarning = _show_warning
+    _let_all_characters_out()
     try:
         with _ended_politely():
             status = cli.main(arguments, prog_name="edgegpt", standalone_mode=False)
@@ -150,6 +153,21 @@ def main(arguments: list[str] | None = None) -> None:
         extra = EXTRA_OF_PACKAGE[package]
         _fail(f"this command needs {package}, which is not installed: {pip_install(extra)}")
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _let_all_characters_out() -> None:
+    """Write UTF-8 where the output is no terminal, on all systems, as commands read UTF-8.
+
+    A terminal keeps its encoding, and PYTHONIOENCODING chooses another one. What that lacks is
+    written as an escape: a text of a model has any character.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if not isinstance(stream, io.TextIOWrapper):  # closed, or a caller's own
+            continue
+        if stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")
+        if not (stream.isatty() or os.environ.get("PYTHONIOENCODING")):
+            stream.reconfigure(encoding="utf-8", errors=stream.errors)
 
 
 @contextmanager

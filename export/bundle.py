@@ -99,7 +99,7 @@ def export_bundle(
             raise VerificationError(_failure(receipt))
         # The bundle may be shared, so its receipt has the kind of machine, not the machine's name.
         receipt = replace(receipt, machine=f"{platform.system()} {platform.machine()}")
-        (folder / RECEIPT_NAME).write_text(receipt.to_json(), encoding="utf-8")
+        (folder / RECEIPT_NAME).write_bytes(receipt.to_json().encode())
     if receipt.pending is not None:
         warnings.warn(
             f"{out} is not proved: {receipt.pending}. Run `edgegpt verify` where it is to be used.",
@@ -194,7 +194,7 @@ def _write(
         usage=source.usage,
         source=source.source,
     )
-    (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+    (folder / MANIFEST_NAME).write_bytes(manifest.to_json().encode())
 
 
 def _check(

@@ -3,7 +3,7 @@
 Everything is first written beside its destination, flushed to the disk, and then renamed. A new
 folder or file appears in one step, and a folder is replaced in one where the system can exchange
 two names. Elsewhere it takes two steps: if the process is killed between them, the old folder
-remains beside `path`, under a name that begins with a dot.
+remains beside `path`, in one whose name begins with a dot.
 """
 
 import contextlib
@@ -73,7 +73,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and error.errno is not None and error.filename is None:
             error.filename = str(path)  # a full disk does not say where it is
         raise
-    _sync(path.parent)
+    _flush_folder(path.parent)
 
 
 @contextmanager
@@ -93,16 +93,19 @@ def new_folder(path: Path) -> Iterator[Path]:
         os.chmod(temporary, 0o777 & ~_umask())
         with in_use(temporary):
             yield temporary
-            for file in temporary.rglob("*"):
-                if file.is_file():  # some libraries create files that only their owner may read
-                    os.chmod(file, 0o666 & ~_umask())
-                _sync(file)
-            _sync(temporary)
+            for inner in temporary.rglob("*"):
+                if inner.is_dir():
+                    _flush_folder(inner)
+                    continue
+                # Some libraries create files that only their owner may read.
+                os.chmod(inner, 0o666 & ~_umask())
+                _flush_file(inner)
+            _flush_folder(temporary)
             _swap(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _sync(path.parent)
+    _flush_folder(path.parent)
 
 
 def _swap(new: Path, path: Path) -> None:
@@ -115,18 +118,18 @@ def _swap(new: Path, path: Path) -> None:
     if exchange(new, path):
         shutil.rmtree(new, ignore_errors=True)
         return
-    old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old-"))
+    place = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old-"))
+    old = place / path.name  # not `place` itself: Windows renames nothing to a name that exists
     try:
         os.rename(path, old)
         os.rename(new, path)
     except BaseException:
-        if path.exists():
-            with contextlib.suppress(OSError):  # rmdir removes only an empty folder
-                os.rmdir(old)
-        else:
+        if old.exists() and not path.exists():
             os.rename(old, path)
+        with contextlib.suppress(OSError):  # rmdir removes only an empty folder
+            os.rmdir(place)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(place, ignore_errors=True)
 
 
 def _umask() -> int:
@@ -136,11 +139,19 @@ def _umask() -> int:
     return mask
 
 
-def _sync(path: Path) -> None:
-    """Flush a file or a folder to the disk; folders cannot be opened on Windows."""
-    if os.name == "nt" and path.is_dir():
-        return
-    handle = os.open(path, os.O_RDONLY)
+def _flush_file(path: Path) -> None:
+    """Flush a file to the disk. Windows does that only through a handle that may write."""
+    _flush(path, os.O_RDWR)
+
+
+def _flush_folder(path: Path) -> None:
+    """Flush the names in a folder to the disk, where folders can be opened: not on Windows."""
+    with contextlib.suppress(PermissionError):
+        _flush(path, os.O_RDONLY)
+
+
+def _flush(path: Path, mode: int) -> None:
+    handle = os.open(path, mode)
     try:
         os.fsync(handle)
     finally:

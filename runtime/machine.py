@@ -1,7 +1,7 @@
 """Describe this machine (processor, cores, caches, memory) and this process's peak memory.
 
-Linux gives this information in /proc and /sys. Elsewhere it comes from the standard library;
-values that it cannot give are 0 or None.
+Linux gives this information in /proc and /sys, Windows tells of memory. Elsewhere it comes from
+the standard library; values that it cannot give are 0 or None.
 """
 
 import math
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .control_groups import cpu_quota, memory_limit
+from .windows_memory import largest_working_set, physical_memory
 
 __all__ = [
     "Machine",
@@ -104,30 +105,32 @@ def available_memory() -> int | None:
     """Return how many bytes new work can use without swapping; None if the system does not tell.
 
     This is Linux's MemAvailable: free memory, plus what the file caches would give up; at most what
-    is left under the limit of a control group.
+    is left under the limit of a control group. On Windows it is ullAvailPhys, in which the cache
+    counts as free, too; limits of a job object are not asked for.
     """
     limit = memory_limit(_file)
     for line in _read(PROC / "meminfo").splitlines():
         if line.startswith("MemAvailable:"):
             available = int(line.split()[1]) * UNITS["K"]
             return available if limit is None else min(available, limit.left)
-    return None
+    windows = physical_memory()
+    return None if windows is None else windows.available
 
 
 def peak_memory() -> int | None:
     """Return the peak resident memory of this process so far, in bytes.
 
-    This is VmHWM on Linux and getrusage's ru_maxrss elsewhere; None where the system has neither.
+    This is VmHWM on Linux, PeakWorkingSetSize on Windows, and getrusage's ru_maxrss elsewhere.
     It counts the interpreter, all libraries, weights (also the pages of a mapped weight file that
     have been read), caches and workspace.
     """
     for line in _read(PROC / "self/status").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * UNITS["K"]
-    if sys.platform == "win32":
-        return None
-    import resource  # noqa: PLC0415 - Windows has no such module
-
+    try:
+        import resource  # noqa: PLC0415 - Windows has no such module
+    except ImportError:
+        return largest_working_set()
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * UNITS["K"]
 
@@ -166,7 +169,8 @@ def _memory_bytes() -> int:
     try:
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows; systems without these names
-        return 0
+        windows = physical_memory()
+        return 0 if windows is None else windows.total
     limit = memory_limit(_file)
     return physical if limit is None else min(physical, limit.limit)
 

@@ -68,6 +68,21 @@ def test_the_import_scanner_sees_relative_imports() -> None:
     assert {"edgegpt.runtime.bundle.bundle", "edgegpt.runtime.errors", "onnxruntime"} <= names
 
 
+@pytest.mark.parametrize("path", [p for folder in FOLDERS for p in _modules(folder)], ids=str)
+def test_no_file_is_written_in_text_mode(path: Path) -> None:
+    """Windows would write other line ends, so that the same content had another hash."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        function = node.func
+        name = function.attr if isinstance(function, ast.Attribute) else ast.unparse(function)
+        given = [*node.args, *(word.value for word in node.keywords if word.arg == "mode")]
+        modes = [one.value for one in given if isinstance(one, ast.Constant)]
+        assert name != "write_text", ast.unparse(node)
+        if name in ("open", "fdopen") and "tarfile" not in ast.unparse(function):
+            assert not {"w", "a", "x", "wt", "at", "xt", "r+", "w+"} & set(modes), ast.unparse(node)
+
+
 def _loaded_after(code: str) -> set[str]:
     """Return the top-level modules in a fresh interpreter after running `code`."""
     script = (

@@ -147,6 +147,7 @@ def command(
         trainer = Trainer(learner, config, named, out, group)
         if origin is not None and init_from is not None:
             learner.take_weights(origin, init_from)
+            origin.release()  # its file may be in --out, and Windows removes none that is mapped
         with only_run(out) if group.is_first else nullcontext():
             group.barrier()
             if resume:

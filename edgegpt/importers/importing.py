@@ -228,7 +228,10 @@ def as_checkpoint(named: Named, out: Path, progress: Progress) -> Iterator[tuple
         return
     parent = out.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=parent, prefix=f".{out.name}.import-") as folder:
+    # While an error is on its way the weights stay mapped, and Windows removes no such file.
+    with TemporaryDirectory(
+        dir=parent, prefix=f".{out.name}.import-", ignore_cleanup_errors=True
+    ) as folder:
         found = survey(named, progress=progress)
         write_checkpoint(found, Path(folder), progress)
         yield Path(folder), list(found.notes)

@@ -91,8 +91,8 @@ class TrainingLog:
 
     def _write(self, **values: Any) -> None:
         if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(values) + "\n")
+            with self.path.open("ab") as file:
+                file.write(f"{json.dumps(values)}\n".encode())
 
 
 @contextmanager

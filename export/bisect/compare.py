@@ -7,8 +7,7 @@ the bundle.
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,8 +59,12 @@ def bisect(bundle: Bundle, model: GPT | Seq2Seq, graph: Graph) -> list[Place]:
     golden = Golden.load(bundle.file(GOLDEN_NAME))
     part, runs = part_of(model, graph), runs_of(model, graph, golden)
     reference = _in_torch(model, part, runs.in_torch())
-    with _probed(bundle, graph, part) as (session, probes):
-        found = _in_graph(probes, runs.in_graph(graph, session, list(probes.values())))
+    # Of a comparison that fails the graph stays open, and Windows removes no file that is open.
+    with tempfile.TemporaryDirectory(
+        prefix="edgegpt-bisect-", ignore_cleanup_errors=True
+    ) as folder:
+        path, probes = _probed(bundle, graph, part, Path(folder))
+        found = _in_graph(probes, runs.in_graph(graph, _open(path), list(probes.values())))
     tolerance = TOLERANCES[bundle.manifest.precision]
     return [Place(name, _error(found[name], reference[name]), tolerance) for name in reference]
 
@@ -131,22 +134,17 @@ def _in_graph(probes: Mapping[str, str], runs: Iterable[list[Array]]) -> dict[st
     return {name: np.concatenate(parts) for name, parts in values.items()}
 
 
-@contextmanager
-def _probed(
-    bundle: Bundle, graph: Graph, part: Part
-) -> Iterator[tuple[onnxruntime.InferenceSession, dict[str, str]]]:
-    """Yield a copy of the graph, opened, with an output per place, and place -> output name."""
-    with tempfile.TemporaryDirectory(prefix="edgegpt-bisect-") as folder:
-        weights = bundle.manifest.weights_file
-        shutil.copyfile(bundle.file(weights), Path(folder) / weights)
-        model = ir.load(bundle.file(graph.file))
-        probes = find_places(model, part)
-        for value in dict.fromkeys(probes.values()):
-            if value not in model.graph.outputs:
-                model.graph.outputs.append(value)
-        ir.save(model, Path(folder) / "probed.onnx")
-        names = {name: str(value.name) for name, value in probes.items()}
-        yield _open(Path(folder) / "probed.onnx"), names
+def _probed(bundle: Bundle, graph: Graph, part: Part, folder: Path) -> tuple[Path, dict[str, str]]:
+    """Return a copy of the graph in `folder`, with an output per place, and place -> output."""
+    weights, path = bundle.manifest.weights_file, folder / "probed.onnx"
+    shutil.copyfile(bundle.file(weights), folder / weights)
+    model = ir.load(bundle.file(graph.file))
+    probes = find_places(model, part)
+    for value in dict.fromkeys(probes.values()):
+        if value not in model.graph.outputs:
+            model.graph.outputs.append(value)
+    ir.save(model, path)
+    return path, {name: str(value.name) for name, value in probes.items()}
 
 
 def _open(path: Path) -> onnxruntime.InferenceSession:

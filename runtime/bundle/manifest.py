@@ -7,6 +7,7 @@ type has been checked.
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from math import prod
@@ -48,6 +49,9 @@ MANIFEST_NAME = "edgegpt.json"
 
 PLAIN_PATH = re.compile(rf"{PLAIN_NAME.pattern}(/{PLAIN_NAME.pattern})*")
 LONGEST_PATH = 200
+# Names that are devices on Windows, whatever follows a dot, and names that lose their last dot:
+# Microsoft's "Naming Files, Paths, and Namespaces".
+NO_FILE_ON_WINDOWS = re.compile(r"(con|prn|aux|nul|(com|lpt)\d)(\..*)?|.*\.", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -187,6 +191,7 @@ class Manifest:
             _relative(path): _file_entry(entry, f"{where}: files: {path}")
             for path, entry in take(document, "files", dict, where).items()
         }
+        _check_apart(files)
         model = take(document, "model", dict, where)
         info = ModelInfo.of(model, f"{where}: model")
         graphs = [
@@ -249,7 +254,23 @@ def _relative(path: str) -> str:
             f"{MANIFEST_NAME} names the file {path[:80]!r}, which is not a plain path inside the "
             f"bundle"
         )
+    if any(NO_FILE_ON_WINDOWS.fullmatch(name) for name in path.split("/")):
+        raise BundleError(
+            f"{MANIFEST_NAME} names the file {path!r}; Windows has no file of such a name"
+        )
     return path
+
+
+def _check_apart(paths: Iterable[str]) -> None:
+    """Refuse files that are one where names do not tell capitals from small letters."""
+    seen = {MANIFEST_NAME}
+    for path in paths:
+        if path.lower() in seen:
+            raise BundleError(
+                f"{MANIFEST_NAME} names the file {path!r} and one that differs from it at most in "
+                f"capital letters; some systems take them for one"
+            )
+        seen.add(path.lower())
 
 
 def _file_entry(entry: Any, where: str) -> FileEntry:

@@ -7,14 +7,12 @@ plain files that the manifest lists, and compares each with its size and SHA-256
 
 import hashlib
 import io
-import os
 import tarfile
-import tempfile
 from pathlib import Path
 from typing import IO
 
 from ..errors import BundleError
-from ..files import new_folder
+from ..files import new_file, new_folder
 from .bundle import RECEIPT_NAME, Bundle
 from .manifest import MANIFEST_NAME, Manifest
 
@@ -33,18 +31,12 @@ def pack(bundle: Bundle, out: Path) -> None:
     if (bundle.folder / RECEIPT_NAME).is_file():
         names.append(RECEIPT_NAME)
     out.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
-                for name in names:
-                    _add(archive, bundle.folder / name, name)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, out)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with (
+        new_file(out) as file,
+        tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        for name in names:
+            _add(archive, bundle.folder / name, name)
 
 
 def unpack(archive_path: Path, out: Path) -> Bundle:

@@ -4,7 +4,6 @@ Everything that `doctor` knows about a machine comes through a `Probe`, so that 
 can stand in for this one.
 """
 
-import ctypes
 import glob
 import os
 import platform
@@ -19,7 +18,7 @@ from pathlib import Path
 from shutil import which
 from typing import Protocol
 
-from ..machine import Machine
+from ..machine import Machine, available_memory
 from ..processes import python_program
 
 __all__ = ["LocalProbe", "Probe", "Ran"]
@@ -90,10 +89,8 @@ class LocalProbe:
         }
 
     def memory(self) -> tuple[int, int]:
-        """Ask Windows for both numbers; on other systems, only the total is known."""
-        if sys.platform == "win32":
-            return _windows_memory()
-        return Machine.here().memory_bytes, 0
+        """On Windows both numbers are known, on other systems only the total."""
+        return Machine.here().memory_bytes, available_memory() or 0
 
     def distributions(self) -> dict[str, str]:
         """Read the metadata on sys.path; the first one found counts, as it does for imports."""
@@ -167,22 +164,3 @@ def _kill(process: "subprocess.Popen[str]") -> None:
             process.kill()
         else:
             os.killpg(process.pid, signal.SIGKILL)
-
-
-def _windows_memory() -> tuple[int, int]:
-    """Return ullTotalPhys and ullAvailPhys of MEMORYSTATUSEX, from GlobalMemoryStatusEx."""
-
-    class Status(ctypes.Structure):
-        _fields_ = (
-            ("length", ctypes.c_uint32),
-            ("load", ctypes.c_uint32),
-            ("total", ctypes.c_uint64),
-            ("free", ctypes.c_uint64),
-            ("others", ctypes.c_uint64 * 5),
-        )
-
-    status = Status(length=ctypes.sizeof(Status))
-    kernel = ctypes.CDLL("kernel32.dll")
-    if not kernel.GlobalMemoryStatusEx(ctypes.byref(status)):
-        return 0, 0
-    return status.total, status.free

@@ -151,6 +151,32 @@ def test_a_path_that_leaves_the_bundle_is_refused_even_if_there_is_such_a_file(b
     )
 
 
+@pytest.mark.parametrize(
+    "name", ["con", "AUX", "nul.onnx", "Com1.tar.gz", "lpt9", "deep/prn/x", "weights.", "deep./x"]
+)
+def test_a_name_that_is_no_file_on_windows_is_refused(bundle_copy, name):
+    path = bundle_copy / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"1")
+    with_file_entry(bundle_copy, name)
+    expected = f"edgegpt.json names the file {name!r}; Windows has no file of such a name"
+    assert refusal(bundle_copy) == expected
+
+
+@pytest.mark.parametrize("name", ["console", "com", "com10", "lpt", "conx.onnx", "nul-1", "x.con"])
+def test_a_name_that_only_looks_like_a_device_of_windows_is_allowed(bundle_copy, name):
+    (bundle_copy / name).write_bytes(b"1")
+    with_file_entry(bundle_copy, name)
+    assert Bundle.open(bundle_copy).has(name)
+
+
+@pytest.mark.parametrize("name", ["Tokenizer.json", "EDGEGPT.json", "edgegpt.json"])
+def test_two_files_that_are_one_where_capitals_do_not_count_are_refused(bundle_copy, name):
+    (bundle_copy / name).write_bytes(b"1") if name != "edgegpt.json" else None
+    with_file_entry(bundle_copy, name)
+    assert "differs from it at most in capital letters" in refusal(bundle_copy)
+
+
 def test_a_file_in_a_subfolder_belongs_to_the_bundle(bundle_copy):
     (bundle_copy / "deep" / "er").mkdir(parents=True)
     (bundle_copy / "deep" / "er" / "x..y").write_bytes(b"1")

@@ -45,6 +45,15 @@ def test_packing_twice_gives_the_same_bytes(packed: Path, small_bundle: Path) ->
     assert packed.with_name("second.tar").read_bytes() == packed.read_bytes()
 
 
+def test_an_archive_may_be_read_by_whom_the_umask_lets(small_bundle: Path, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        pack(Bundle.open(small_bundle), tmp_path / "small.tar")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "small.tar").stat().st_mode & 0o777 == 0o640
+
+
 def test_an_existing_file_or_folder_is_not_replaced(packed: Path, small_bundle: Path) -> None:
     with pytest.raises(BundleError, match="exists already"):
         pack(Bundle.open(small_bundle), packed)
