@@ -13,7 +13,7 @@ def main(bundle: str, prompt: str, *answers: str) -> None:
     """Print the answers, the likeliest first, with their nats a token."""
     with edgegpt.load(bundle) as lm:
         scores = lm.score(prompt, list(answers))
-    mean = [sum(one) / len(one) for one in scores if isinstance(one, list)]
+    mean = [sum(one) / len(one) for one in scores]
     for nats, answer in sorted(zip(mean, answers, strict=True), reverse=True):
         print(f"{nats:8.3f}  {answer}")
 
