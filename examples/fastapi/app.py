@@ -11,7 +11,7 @@ other down. The others wait in the order in which they came, and `/health` answe
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 from fastapi import FastAPI, HTTPException
 from fastapi.responses import StreamingResponse
@@ -57,8 +57,9 @@ async def pieces(stream: edgegpt.Stream) -> AsyncIterator[str]:
     cancels this task, which closes the stream: what nobody reads is not computed.
     """
     async with app.state.turn:
-        async for piece in stream:
-            yield piece
+        with closing(stream):
+            async for piece in stream:
+                yield piece
 
 
 @app.get("/health")
