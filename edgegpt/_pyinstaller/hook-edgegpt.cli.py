@@ -5,5 +5,7 @@ Subcommands that need PyTorch bring it along where it is installed; others need 
 
 from PyInstaller.utils.hooks import collect_data_files, collect_submodules
 
+__all__ = ["datas", "hiddenimports"]
+
 hiddenimports = collect_submodules("edgegpt.commands")
 datas = collect_data_files("edgegpt.models", includes=["*.toml"])
