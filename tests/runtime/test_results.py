@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,6 +95,30 @@ def test_a_stream_can_be_awaited_while_other_tasks_go_on(model: LanguageModel) -
     text = asyncio.run(listen())
     assert text == model.generate(PROMPT, max_new_tokens=20, temperature=0).text
     assert ticks > 20
+
+
+class _Interrupted:
+    """A lock; Ctrl-C strikes just after it was taken for the first time."""
+
+    def __init__(self, lock: Any) -> None:
+        self.lock, self.release = lock, lock.release
+        self.strikes = [KeyboardInterrupt()]
+
+    def acquire(self, blocking: bool) -> bool:
+        taken = self.lock.acquire(blocking=blocking)
+        if self.strikes:
+            raise self.strikes.pop()
+        return taken
+
+
+def test_a_stream_can_be_closed_whenever_ctrl_c_has_struck(model: LanguageModel) -> None:
+    stream = model.stream(PROMPT, max_new_tokens=20, temperature=0)
+    next(stream)
+    stream._lock = _Interrupted(stream._lock)
+    with pytest.raises(KeyboardInterrupt):
+        next(stream)
+    stream.close()
+    assert stream.result.finish_reason == "closed"
 
 
 class _Slow:
