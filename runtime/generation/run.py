@@ -160,8 +160,8 @@ class Stream(Iterator[str]):
     def __init__(self, run: Run) -> None:
         self._run, self._pieces = run, run.pieces()
         self._closed, self._origin = False, Origin()
-        # Ctrl-C may strike between taking the lock and the block that gives it back. The same thread
-        # then still has it, and may go on to close the stream.
+        # Ctrl-C may strike between taking the lock and the block that gives it back. Then the same
+        # thread still has it, and may go on to close the stream.
         self._lock = threading.RLock()
         self._left = False  # by a task that was cancelled; its step still computes
 
