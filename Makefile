@@ -88,8 +88,8 @@ clean:
 	rm -rf $(VENV) $(VENV)-gpu build
 
 $(VENV)/.installed-demo: EXTRAS := cpu,train,export
-$(VENV)/.installed-docs: EXTRAS := cpu,chat,train,export,docs
-$(VENV)/.installed-test: EXTRAS := cpu,chat,hub,train,export,dev$(TEST_EXTRAS:%=,%)
+$(VENV)/.installed-docs: EXTRAS := cpu,chat,serve,train,export,docs
+$(VENV)/.installed-test: EXTRAS := cpu,chat,serve,hub,train,export,dev$(TEST_EXTRAS:%=,%)
 $(VENV)/.installed-%: pyproject.toml constraints.txt
 	@echo "Installing into $(VENV); pip is quiet, and PyTorch is large: this takes minutes."
 	$(PYTHON) -m venv $(VENV)

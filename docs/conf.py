@@ -34,6 +34,7 @@ root_doc = "README"
 include_patterns = ["*.md", "docs/*.md", "examples/README.md"]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 suppress_warnings = ["myst.header"]
+highlight_language = "text"  # of blocks that name none
 myst_heading_anchors = 3
 default_role = "code"  # of single backticks in docstrings
 autodoc_member_order = "bysource"

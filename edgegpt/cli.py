@@ -36,6 +36,7 @@ COMMANDS = {
     "eval": ("eval", "Measure a model's loss on a text."),
     "generate": ("generate", "Continue a prompt, or make a text from a source."),
     "translate": ("translate", "Translate lines of text."),
+    "serve": ("serve", "Serve a bundle over HTTP, as OpenAI's API does."),
     "bench": ("bench", "Measure how fast a bundle runs here."),
     "inspect": ("inspect", "Show what is inside a bundle."),
     "doctor": ("doctor", "Show what works on this machine, and what mends the rest."),
@@ -52,6 +53,8 @@ EXTRA_OF_PACKAGE = {
     "onnxscript": "export",
     "onnx_ir": "export",
     "onnxruntime": "cpu",
+    "starlette": "serve",
+    "uvicorn": "serve",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",
 }

@@ -1,55 +1,26 @@
-"""The public face of the runtime: generate text, stream it, compute logits."""
+"""The public face of the runtime: generate text, and stream it."""
 
 from collections.abc import Collection, Sequence
-from typing import Any, NoReturn, overload
+from typing import overload
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
-from .bundle.bundle import Bundle
 from .bundle.search import EarlyStopping, Search
-from .bundle.usage import Defaults, Usage
-from .engines.base import Engine
-from .errors import EngineError, InvalidInputError
-from .generation.arguments import Prompt, checked_ids, context_of
+from .bundle.usage import Defaults
+from .errors import InvalidInputError
+from .generation.arguments import Prompt
 from .generation.beam_run import generated
-from .generation.begin import Begin, EncodedSources, Given
+from .generation.begin import Given
+from .generation.limits import Cancel, Limits
 from .generation.loop import Overflow
-from .generation.prefill import all_logits
-from .generation.run import Result, Run, Stream
-from .generation.score import score
-from .generation.speculation import Pace
-from .generation.wanted import ModelFacts, Wanted
-from .processes import Origin
-from .proof.tolerances import USUAL, tolerance_key, tolerance_of
-from .text.tokenizer import Tokenizer
+from .generation.run import Run, Stream
+from .generation.wanted import Wanted
+from .generation.writing import Result
+from .open_model import OpenModel
 
 __all__ = ["LanguageModel"]
 
 
-class LanguageModel:
+class LanguageModel(OpenModel):
     """A bundle opened for generation. Safe to use from several threads; also a context manager."""
-
-    def __init__(self, bundle: Bundle, engine: Engine, context: int | None = None) -> None:
-        """Wrap an open engine; most callers use `edgegpt.load`."""
-        self.bundle, self._engine = bundle, engine
-        self._closed, self._origin = False, Origin()
-        self._pace = Pace()
-        info = bundle.manifest.model_info
-        self.vocab_size = info.vocab_size
-        self.context = context_of(context, info.block_size)
-        self.default_overflow: Overflow = "slide" if info.position == "learned" else "stop"
-        key = tolerance_key(bundle.manifest.precision, tf32=engine.info.tf32)
-        self.tolerance = min(tolerance_of(bundle, engine), USUAL[key])
-        self._begin = Begin(bundle)
-        self._prompts = self._begin.prompts
-        if info.encoder is not None:
-            self.default_overflow = "stop"
-
-    def __repr__(self) -> str:
-        """Name the bundle and the engine."""
-        engine = "closed" if self._closed else self._engine.info.name
-        return f"<LanguageModel of {self.bundle!r}: {engine}, context {self.context}>"
 
     @overload
     def generate(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
@@ -76,6 +47,9 @@ class LanguageModel:
         min_new_tokens: int | None = ...,
         forced_bos: int | None = ...,
         target_language: str | None = ...,
+        logprobs: int | None = ...,
+        max_time: float | None = ...,
+        cancel: Cancel | None = ...,
     ) -> Result: ...
 
     @overload
@@ -103,6 +77,9 @@ class LanguageModel:
         min_new_tokens: int | None = ...,
         forced_bos: int | None = ...,
         target_language: str | None = ...,
+        logprobs: int | None = ...,
+        max_time: float | None = ...,
+        cancel: Cancel | None = ...,
     ) -> list[Result]: ...
 
     def generate(
@@ -129,6 +106,9 @@ class LanguageModel:
         min_new_tokens: int | None = None,
         forced_bos: int | None = None,
         target_language: str | None = None,
+        logprobs: int | None = None,
+        max_time: float | None = None,
+        cancel: Cancel | None = None,
     ) -> Result | list[Result]:
         """Continue one prompt or a batch of prompts.
 
@@ -178,6 +158,13 @@ class LanguageModel:
             forced_bos: the first new token; default: none.
             target_language: the code of a language, such as "fra_Latn", whose id is the first new
                 token, for models that know codes (`usage.source.languages`).
+            logprobs: return the log-probability of each new token, and those of the `logprobs` most
+                likely ones in its place, as `Result.logprobs`. They are the model's own, before
+                penalties and temperature. None: none. Not for a search with beams; see `score`.
+            max_time: seconds from the call on, after which no further step begins: texts end as
+                they are then, with the reason "time", and a search with the best texts so far.
+            cancel: a `threading.Event`, or what else has `is_set`. Once another thread has set it,
+                texts end in the same way, with the reason "cancelled".
 
         Returns:
             One result, or a list of them in the order of the prompts. With beams it is the best
@@ -189,7 +176,6 @@ class LanguageModel:
             NumericalError: if the model computes logits that are NaN or infinite.
             EngineError: if the engine fails, or the model was closed.
         """
-        read = self._begin.read(self.engine, prompt)
         wanted = Wanted(
             Defaults(temperature, top_k, top_p, min_p, repetition_penalty),
             Search(
@@ -207,11 +193,14 @@ class LanguageModel:
             ignore_eos,
             overflow,
             speculate,
+            logprobs,
+            Limits(max_time, cancel),
         )
-        rules = wanted.rules(self._facts())
-        texts = self._begin.texts(read, seed, rules)
-        results = generated(self.engine, self.tokenizer, texts, rules, self._pace, read.sources)
-        return results[0] if read.single else results
+        call = self.prepare(prompt, wanted, seed)
+        results = generated(
+            self.engine, self.tokenizer, call.texts, call.rules, self._pace, call.sources
+        )
+        return results[0] if call.single else results
 
     def stream(
         self,
@@ -234,6 +223,9 @@ class LanguageModel:
         min_new_tokens: int | None = None,
         forced_bos: int | None = None,
         target_language: str | None = None,
+        logprobs: int | None = None,
+        max_time: float | None = None,
+        cancel: Cancel | None = None,
     ) -> Stream:
         """Continue one prompt; iterating yields the text in pieces, each as soon as it is certain.
 
@@ -253,9 +245,6 @@ class LanguageModel:
             raise InvalidInputError(
                 "this bundle has no tokenizer, so there is no text to stream; use generate"
             )
-        read = self._begin.read(self.engine, prompt)
-        if not read.single:
-            raise InvalidInputError("stream takes one prompt; generate takes a batch")
         wanted = Wanted(
             Defaults(temperature, top_k, top_p, min_p, repetition_penalty),
             Search(
@@ -271,125 +260,12 @@ class LanguageModel:
             ignore_eos,
             overflow,
             speculate,
+            logprobs,
+            Limits(max_time, cancel),
         )
-        rules = wanted.rules(self._facts())
-        texts = self._begin.texts(read, seed, rules)
-        return Stream(Run(self.engine, self.tokenizer, texts, rules, self._pace, read.sources))
-
-    def apply_chat_template(
-        self,
-        messages: Sequence[dict[str, Any]],
-        *,
-        add_generation_prompt: bool = True,
-        tools: Sequence[dict[str, Any]] | None = None,
-    ) -> str:
-        """Return a chat as a prompt for `generate` or `stream`, by the bundle's own template.
-
-        The prompt is whole: nothing is put before it. Special tokens in the messages become their
-        ids, as in every prompt: who must not write them has to be kept from it by the caller.
-
-        Args:
-            messages: dicts with a "role" and mostly a "content"; others as the template knows them.
-            add_generation_prompt: end with the beginning of the model's answer.
-            tools: JSON schemas of functions that the model may call.
-
-        Raises:
-            InvalidInputError: if the bundle has no template, if jinja2 is not installed, or if the
-                messages are malformed or refused by the template.
-            BundleError: if the template fails, or uses too much time or memory.
-        """
-        return self._prompts.render(messages, add_generation_prompt, tools)
-
-    def encode(self, source: Prompt | Sequence[Prompt]) -> EncodedSources:
-        """Return what the encoder makes of a source, or of several, for `generate` and `score`.
-
-        These encode their sources themselves; this saves it where a source is used again. Text
-        gets what the model wants around it (`usage.source`); ids are taken as they are.
-
-        Raises:
-            InvalidInputError: if the model has no encoder, or for an empty, impossible or too long
-                source.
-        """
-        return self._begin.encode(self.engine, source)
-
-    def score(
-        self, prompt: Given, target: Prompt | Sequence[Prompt]
-    ) -> list[float] | list[list[float]]:
-        """Return the log-probability, in nats, of each token of a target after a prompt.
-
-        Args:
-            prompt: as for `generate`: text to go on from, or of an encoder-decoder a source.
-            target: text, or ids as they are. Text for an encoder-decoder gets its end id. Several
-                targets give a list of lists: each has its own prompt, or all have a single one.
-
-        Raises:
-            InvalidInputError: for prompts that `generate` refuses, an empty target, one that does
-                not fit the context with its prompt, or targets that are not as many as prompts.
-        """
-        return score(self._begin, self.engine, self.context, prompt, target)
-
-    def forward(self, ids: ArrayLike) -> NDArray[np.float32]:
-        """Return logits, float32 [B, T, vocab_size], for int64 `ids` [B, T], T <= context."""
-        if self._begin.sources is not None:
-            raise InvalidInputError("forward is for models without an encoder; see score")
-        array = checked_ids(ids, self.context)
-        self._prompts.check_ids(array)
-        return all_logits(self.engine.new_state(len(array), self.context), array)
-
-    @property
-    def engine(self) -> Engine:
-        """The engine, as long as the model is open."""
-        if self._closed:
-            raise EngineError("the model was closed")
-        self._origin.check()
-        return self._engine
-
-    def close(self) -> None:
-        """Free the engine. Closing twice does nothing, nor does closing in a forked child."""
-        if not self._closed:
-            self._closed = True
-            if self._origin.is_here:
-                self._engine.close()
-
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        """Refuse to be pickled or copied: an engine belongs to its process."""
-        raise InvalidInputError(
-            "an open model cannot be copied or sent to another process: each process opens the "
-            "bundle itself, with edgegpt.load (as initializer of a pool, or in a spawned process)"
-        )
-
-    def __enter__(self) -> "LanguageModel":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.close()
-
-    @property
-    def usage(self) -> Usage:
-        """What the source of the model says about its use; the defaults of this model."""
-        return self._prompts.usage
-
-    @property
-    def tokenizer(self) -> Tokenizer | None:
-        """The tokenizer, if the bundle has one."""
-        return self._prompts.tokenizer
-
-    def encode_prompt(self, prompt: Prompt) -> list[int]:
-        """Return the ids that the model gets for a prompt, or of an encoder-decoder for a source.
-
-        An empty or impossible one is refused.
-        """
-        return (self._begin.sources or self._prompts).encode(prompt)
-
-    def _facts(self) -> ModelFacts:
-        """Return what the settings of a call depend on, beside the call."""
-        return ModelFacts(
-            usage=self.usage,
-            context=self.context,
-            vocab_size=self.vocab_size,
-            overflow=self.default_overflow,
-            tolerance=self.tolerance,
-            have_text=self.tokenizer is not None,
-            has_encoder=self._begin.sources is not None,
-            named=self._prompts.named,
+        call = self.prepare(prompt, wanted, seed)
+        if not call.single:
+            raise InvalidInputError("stream takes one prompt; generate takes a batch")
+        return Stream(
+            Run(self.engine, self.tokenizer, call.texts, call.rules, self._pace, call.sources)
         )

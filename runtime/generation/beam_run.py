@@ -9,10 +9,12 @@ from ..text.stops import Detokenizer
 from ..text.tokenizer import Tokenizer
 from .beams import BeamRules, BeamSearch, Hypothesis
 from .following import follow
+from .limits import Halted
 from .loop import Rules
 from .rows import FinishReason, Text
-from .run import Result, Run, Timings
+from .run import Run
 from .speculation import Pace
+from .writing import Result, Timings
 
 __all__ = ["generated", "new_search"]
 
@@ -55,7 +57,11 @@ class _BeamRun:
         encoded = None if sources is None else sources()
         slots = self.rules.slots(engine, self.texts)
         with engine.new_state(rows, slots, encoded) as state:
-            follow(state, self.searches, self._tell)
+            try:
+                follow(state, self.searches, self._tell, self.rules.limits)
+            except Halted as halted:
+                for search in self.searches:
+                    search.end_soon(halted.reason)
 
     def results(self, tokenizer: Tokenizer | None) -> list[Result]:
         """Return what was found."""
@@ -66,7 +72,7 @@ class _BeamRun:
                 Result(
                     text=_text(tokenizer, text.ids, one.ids, self.rules.end_ids),
                     token_ids=one.ids,
-                    finish_reason=self._reason(one.ids),
+                    finish_reason=self._reason(search, one.ids),
                     timings=Timings(self.first_token_s, self.total_s, len(one.ids)),
                     seed=text.seed,
                     first_near_tie=0 if search.near_tie else None,
@@ -77,10 +83,12 @@ class _BeamRun:
             results.append(replace(hypotheses[0], hypotheses=hypotheses))
         return results
 
-    def _reason(self, ids: Sequence[int]) -> FinishReason:
+    def _reason(self, search: BeamSearch, ids: Sequence[int]) -> FinishReason:
         """Return why a text ended."""
         if ids and ids[-1] in self.rules.end_ids:
             return "eos"
+        if search.halted is not None:
+            return search.halted
         return "length" if len(ids) == self.rules.max_new_tokens else "context"
 
     def _tell(self) -> None:

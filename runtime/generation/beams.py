@@ -23,6 +23,7 @@ from ..bundle.search import EarlyStopping
 from ..errors import NumericalError
 from .edits import Edit, forbidden
 from .largest import largest, magnitude
+from .limits import Reason
 
 __all__ = ["BeamRules", "BeamSearch", "Hypothesis", "Moves"]
 
@@ -75,6 +76,7 @@ class BeamSearch:
         finished: the best finished texts so far, the best first.
         done: whether the search has ended.
         near_tie: whether logits within the tolerance could have led to other texts.
+        halted: why the search had to end early; None: it did not.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class BeamSearch:
         self.parted = np.full((rules.count, rules.count), len(prompt), dtype=np.int64)
         self.finished: list[Hypothesis] = []
         self.done = self.near_tie = False
+        self.halted: Reason | None = None
         self.error = 0.0  # of the difference of two totals; errors of steps add up as squares
 
     def advance(self, logits: NDArray[np.float32]) -> Moves:
@@ -138,6 +141,10 @@ class BeamSearch:
         order = order[_at_home(parents[order].tolist())]
         self.totals = going[order].astype(np.float32, copy=False)
         return self._go_on(parents[order].tolist(), tokens[order].tolist())
+
+    def end_soon(self, reason: Reason) -> None:
+        """Let the next step be the last one, at which all texts end."""
+        self.steps, self.halted = self.step + 1, reason
 
     def best(self) -> list[Hypothesis]:
         """Return the best finished texts, the best first; fewer if there are no more."""

@@ -15,7 +15,7 @@ from .prompts import Prompts
 from .rows import Text, series_of
 from .source_texts import SourceTexts
 
-__all__ = ["DEFAULT_START", "Begin", "Beginnings", "EncodedSources", "Given"]
+__all__ = ["DEFAULT_START", "Begin", "Beginnings", "EncodedSources", "Given", "Prepared"]
 
 DEFAULT_START = 0  # the id that an encoder-decoder's texts begin with if its usage names none
 
@@ -61,6 +61,23 @@ class Beginnings:
             Text(list(start), seed=seed, series=series_of(key))
             for start, key, seed in zip(self.starts, self.keys, seeds, strict=True)
         ]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The texts of a call and its rules.
+
+    Attributes:
+        texts: what to write.
+        rules: how.
+        sources: encodes the sources of the texts; None if the model takes none.
+        single: whether the caller gave a single prompt or source.
+    """
+
+    texts: list[Text]
+    rules: Rules
+    sources: Callable[[], Sources] | None
+    single: bool
 
 
 class Begin:

@@ -1,7 +1,7 @@
 """What the caller of `generate` or `stream` wants, put together with what the bundle recommends."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..bundle.search import MOST_BEAMS, Search
@@ -10,7 +10,9 @@ from ..errors import InvalidInputError
 from ..whole import plain
 from .arguments import end_ids_of, sampling_of, stop_strings_of
 from .beams import BeamRules
-from .edits import edits_of
+from .edits import Edit, edits_of
+from .limits import Limits
+from .logprobs import check_count
 from .loop import Overflow, Rules
 from .sampling import Sampling
 
@@ -39,7 +41,8 @@ class ModelFacts:
 class Wanted:
     """The arguments of a call; None, also within them, where the bundle or a default decides.
 
-    `LanguageModel.generate` tells what they mean.
+    `LanguageModel.generate` tells what they mean. `before` and `after` are edits around the
+    repetition penalty, which only a server is asked for.
     """
 
     sampling: Defaults
@@ -50,6 +53,10 @@ class Wanted:
     ignore_eos: bool = False
     overflow: Overflow | None = None
     speculate: int = 0
+    logprobs: int | None = None
+    limits: Limits = field(default_factory=Limits)
+    before: tuple[Edit, ...] = ()
+    after: tuple[Edit, ...] = ()
 
     def rules(self, model: ModelFacts) -> Rules:
         """Return the settings of the call.
@@ -63,6 +70,7 @@ class Wanted:
     def _rules(self, model: ModelFacts) -> Rules:
         """Return the settings of the call; all whole numbers are ints."""
         _check(self.search, model.vocab_size)
+        check_count(self.logprobs, model.vocab_size)
         if model.has_encoder and (self.speculate or self.overflow is not None):
             name = "speculate" if self.speculate else "overflow"
             raise InvalidInputError(f"{name} is for models without an encoder; leave it out")
@@ -82,15 +90,22 @@ class Wanted:
         return Rules(
             context=model.context,
             max_new_tokens=longest,
-            sampling=sampling,
+            sampling=replace(sampling, repetition_penalty=1.0),
             overflow=overflow,
             tolerance=model.tolerance,
             stop=stop_strings_of(self.stop, have_text=model.have_text),
             end_ids=end_ids,
             speculate=self.speculate,
-            edits=edits_of(search, end_ids, longest),
+            edits=(
+                *self.before,
+                *sampling.edits,
+                *self.after,
+                *edits_of(search, end_ids, longest),
+            ),
             beams=beams,
             named=named,
+            logprobs=self.logprobs,
+            limits=self.limits,
         )
 
     def _beams(self, search: Search) -> BeamRules | None:
@@ -114,6 +129,7 @@ class Wanted:
             "temperature above 0": sampling.temperature > 0.0,
             "speculate": self.speculate != 0,
             "stop": bool(self.stop),
+            "logprobs": self.logprobs is not None,
             "overflow 'slide'": self.overflow == "slide",
         }
         for name, given in conflicts.items():
