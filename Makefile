@@ -80,7 +80,7 @@ docs: $(VENV)/.installed-test
 	$(VENV)/bin/python docs/generate_commands.py
 
 # -W: a warning, such as a link that leads nowhere, is an error.
-site: $(VENV)/.installed-docs
+site: $(VENV)/.installed-test
 	$(VENV)/bin/python -m sphinx -W -q -c docs -d build/doctrees . build/site
 	@echo "built build/site/index.html"
 
@@ -88,8 +88,7 @@ clean:
 	rm -rf $(VENV) $(VENV)-gpu build
 
 $(VENV)/.installed-demo: EXTRAS := cpu,train,export
-$(VENV)/.installed-docs: EXTRAS := cpu,chat,serve,train,export,docs
-$(VENV)/.installed-test: EXTRAS := cpu,chat,serve,hub,train,export,dev$(TEST_EXTRAS:%=,%)
+$(VENV)/.installed-test: EXTRAS := cpu,chat,serve,hub,train,export,docs,dev$(TEST_EXTRAS:%=,%)
 $(VENV)/.installed-%: pyproject.toml constraints.txt
 	@echo "Installing into $(VENV); pip is quiet, and PyTorch is large: this takes minutes."
 	$(PYTHON) -m venv $(VENV)
