@@ -128,7 +128,7 @@ class LanguageModel(OpenModel):
             prompt: text, token ids, or what `apply_chat_template` returns; a list of texts or of
                 lists of ids is a batch. Of an encoder-decoder it is a source, or what `encode`
                 returned. Text begins with the `usage.start_ids`. The names of
-                special tokens in it, such as "<|im_end|>", become their ids, from whomever they
+                special tokens in it, such as `<|im_end|>`, become their ids, from whomever they
                 come; ids are taken as they are.
             max_new_tokens: at most this many tokens are added; 0 adds none. None, here and for
                 `num_beams` and what follows it: what `usage.search` recommends, else 200.

@@ -74,7 +74,7 @@ class Stream(Iterator[str]):
     """An iterator over pieces of text, for `async for`, too; at its end, it has a result.
 
     With `async for`, each step is computed in a thread, so that other tasks go on. A task that is
-    cancelled while it waits for a piece closes the stream.
+    cancelled while it waits for a piece closes the stream, as soon as the step has ended.
 
     It is for one thread at a time: another one that meanwhile asks for a piece, or closes it, gets
     an `InvalidInputError`.
@@ -83,7 +83,10 @@ class Stream(Iterator[str]):
     def __init__(self, run: Run) -> None:
         self._run, self._pieces = run, run.pieces()
         self._closed, self._origin = False, Origin()
-        self._lock = threading.Lock()
+        # Ctrl-C may strike between taking the lock and the block that gives it back. Then the same
+        # thread still has it, and may go on to close the stream.
+        self._lock = threading.RLock()
+        self._left = False  # by a task that was cancelled; its step still computes
 
     def __next__(self) -> str:
         self._origin.check()
@@ -98,15 +101,27 @@ class Stream(Iterator[str]):
         try:
             piece = await asyncio.shield(step)
         except asyncio.CancelledError:
-            await step  # a step cannot be broken off
-            self.close()
+            # A step cannot be broken off. AnyIO's scopes cancel again and again, so that waiting
+            # for it may end early, but not what is done then.
+            self._left = True
+            step.add_done_callback(self._leave)
+            await asyncio.wait({step})
             raise
         if piece is None:
             raise StopAsyncIteration
         return piece
 
+    def _leave(self, step: "asyncio.Task[str | None]") -> None:
+        """Close the stream after the step of a task that was cancelled; its error is of no use."""
+        if not step.cancelled():  # as the end of the event loop does, while the thread goes on
+            step.exception()
+            self._left = False
+            self.close()
+
     def close(self) -> None:
         """Stop the generation and free its memory; the result is what there is so far."""
+        if self._left:  # closes by itself
+            return
         with self._alone():
             self._pieces.close()
         self._closed = True
