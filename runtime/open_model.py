@@ -21,7 +21,7 @@ from .generation.score import score
 from .generation.speculation import Pace
 from .generation.wanted import ModelFacts, Wanted
 from .processes import Origin
-from .proof.tolerances import USUAL, tolerance_key, tolerance_of
+from .proof.near_ties import tie_tolerance
 from .text.tokenizer import Tokenizer
 
 __all__ = ["OpenModel"]
@@ -41,8 +41,7 @@ class OpenModel:
         self.vocab_size = info.vocab_size
         self.context = context_of(context, info.block_size)
         self.default_overflow: Overflow = "slide" if info.position == "learned" else "stop"
-        key = tolerance_key(bundle.manifest.precision, tf32=engine.info.tf32)
-        self.tolerance = min(tolerance_of(bundle, engine), USUAL[key])
+        self.tolerance = tie_tolerance(bundle, engine)
         self._begin = Begin(bundle)
         self._prompts = self._begin.prompts
         self._tokens: Vocabulary | None = None

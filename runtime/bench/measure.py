@@ -22,7 +22,7 @@ from ..engines.memory import memory_needed
 from ..errors import InvalidInputError
 from ..generation.begin import Begin
 from ..language_model import LanguageModel
-from ..machine import Machine, peak_memory, physical_cores
+from ..machine import Machine, fast_cores, peak_memory
 from ..progress import Progress
 from ..proof.receipt_store import warn_if_unproved
 from .bandwidth import (
@@ -57,7 +57,7 @@ def measure(path: str | Path, plan: Plan, version: str, progress: Progress) -> B
         EngineError: as `edgegpt.load` does, and if the GPU or its energy cannot be measured.
         InvalidInputError: if the plan does not fit the bundle's context or the memory.
     """
-    machine, threads = Machine.here(), plan.engine.threads or physical_cores()
+    machine, threads = Machine.here(), plan.engine.threads or fast_cores()
     progress("loading", 0, 1)
     with ExitStack() as stack:
         model, load_s, gpu = _load(path, plan, threads, stack)

@@ -12,9 +12,10 @@ from ..errors import EdgeGPTWarning, EngineError, InvalidInputError
 from . import support
 from .base import Engine, EngineInfo, State
 from .options import DEFAULTS, EngineOptions
-from .ort.cpu import OrtEngine, multiplies_int8
+from .ort.cpu import OrtEngine
 from .ort.cuda import CudaEngine
 from .ort.cuda_provider import try_provider
+from .ort.kernels import multiplies_blocks, multiplies_int8
 from .ort.session import import_onnxruntime, installed_distributions
 from .support import TENSORRT
 
@@ -86,6 +87,7 @@ def open_engine(
     *,
     lowering: str | None = None,
     exact: bool = False,
+    as_written: bool = False,
     clock: EventClock | None = None,
 ) -> Engine:
     """Load the graphs of `bundle` that fit the backend best.
@@ -96,6 +98,7 @@ def open_engine(
         lowering: one of `local_lowerings(bundle, backend)`; None: the best.
         exact: multiply quantised weights by float32 activations. This is slow, and is the
             definition of the quantised model; by default engines may also round activations.
+        as_written: let a CPU compute a float16 bundle in float16, where it takes float32 otherwise.
         clock: times the GPU's work in every step; not for the backend "cpu".
 
     Raises:
@@ -121,8 +124,12 @@ def open_engine(
     same = [graph for graph in prefills if graph.lowering == decoder.lowering and not exact]
     rounds = multiplies_int8(import_onnxruntime(backend).__version__)
     prefill = same[0] if same and rounds else None
+    if prefill is not None and not multiplies_blocks():
+        decoder, prefill = prefill, None
     encoder = _encoder_of(bundle, decoder, exact=exact or not rounds)
-    return OrtEngine(bundle, decoder, prefill, options.threads, encoder=encoder)
+    return OrtEngine(
+        bundle, decoder, prefill, options.threads, encoder=encoder, as_written=as_written
+    )
 
 
 def _encoder_of(bundle: Bundle, decoder: Graph, *, exact: bool) -> Graph | None:
