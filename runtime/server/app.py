@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from ..errors import EdgeGPTError
 from .guard import Guard
+from .pages import Pages
 from .problems import Problem, answer
 from .service import Service, on_error
 
@@ -40,9 +41,13 @@ def application(
         service.courier.start()
         yield
 
+    pages = Pages(service.model, service.name)
     return Starlette(
         lifespan=lifespan,
         routes=[
+            Route("/", pages.page),
+            Route("/page.json", pages.facts),
+            Route("/receipts.json", pages.receipts),
             Route("/health", service.health),
             Route("/metrics", service.tell_metrics),
             Route("/v1/models", service.models),

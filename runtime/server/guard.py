@@ -12,7 +12,7 @@ from .problems import Problem, answer
 
 __all__ = ["Guard", "is_local"]
 
-OPEN_PATHS = ("/health",)
+OPEN_PATHS = ("/", "/health")  # the page has no secrets; it asks for the key
 
 
 class Guard:
