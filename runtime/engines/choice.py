@@ -8,6 +8,7 @@ from ..bundle.bundle import Bundle
 from ..bundle.manifest import Graph
 from ..bundle.vocabulary import Part
 from ..cuda.event_clock import EventClock
+from ..cuda.shown import needs_gpu
 from ..errors import EdgeGPTWarning, EngineError, InvalidInputError
 from . import support
 from .base import Engine, EngineInfo, State
@@ -38,12 +39,13 @@ BACKENDS = ("auto", *support.BACKENDS)
 
 def local_lowerings(bundle: Bundle, backend: str = "cpu", part: Part = "decoder") -> list[str]:
     """Return the lowerings of `bundle` whose `part` the backend can run here, best first."""
-    if backend in TENSORRT:
-        from .tensorrt.builder import graph_for
-        from .tensorrt.flavour import import_flavour
+    with needs_gpu(backend):
+        if backend in TENSORRT:
+            from .tensorrt.builder import graph_for
+            from .tensorrt.flavour import import_flavour
 
-        return [graph_for(import_flavour(backend), bundle).lowering]
-    return [graph.lowering for graph in _local_graphs(bundle, backend, part)]
+            return [graph_for(import_flavour(backend), bundle).lowering]
+        return [graph.lowering for graph in _local_graphs(bundle, backend, part)]
 
 
 def missing_engine(bundle: Bundle, backend: str = "cpu") -> str | None:
@@ -109,14 +111,26 @@ def open_engine(
     why = support.misfit(bundle.manifest, backend)
     if why is not None:
         raise EngineError(why)
+    with needs_gpu(backend):
+        return _open(bundle, replace(options, backend=backend), lowering, exact, clock)
+
+
+def _open(
+    bundle: Bundle,
+    options: EngineOptions,
+    lowering: str | None,
+    exact: bool,
+    clock: EventClock | None,
+) -> Engine:
+    backend = options.backend
     if options.tf32 and backend != "cuda":
         raise InvalidInputError(f"the backend {backend} has no TF32; it is for the backend cuda")
     if backend in TENSORRT:
-        return _open_tensorrt(bundle, replace(options, backend=backend), clock)
+        return _open_tensorrt(bundle, options, clock)
     graphs = _local_graphs(bundle, backend, "exact" if exact else "decoder")
     decoder = next((graph for graph in graphs if lowering in (None, graph.lowering)), None)
     if decoder is None:
-        why = missing_engine(bundle, backend) or _no_graph(bundle, options.backend, backend)
+        why = missing_engine(bundle, backend) or _no_graph(bundle, backend)
         raise EngineError(why)
     if backend == "cuda":
         return CudaEngine(bundle, decoder, options, clock=clock)
@@ -169,10 +183,10 @@ def _obstacles(bundle: Bundle, backend: str) -> list[str]:
     return [reason for reason in found if reason is not None]
 
 
-def _no_graph(bundle: Bundle, asked: str, backend: str) -> str:
+def _no_graph(bundle: Bundle, backend: str) -> str:
     have = ", ".join(graph.name for graph in bundle.manifest.graphs)
     why = _obstacles(bundle, backend)
     if not support.serving(bundle.manifest, backend):
         why = [f"the backend {backend} runs {', '.join(support.lowerings_of(backend))}"]
     told = "".join(f"; {reason}" for reason in why)
-    return f"no graph of {bundle.folder} fits the backend {asked}; it has: {have}{told}"
+    return f"no graph of {bundle.folder} fits the backend {backend}; it has: {have}{told}"
