@@ -112,14 +112,23 @@ def open_engine(
     if why is not None:
         raise EngineError(why)
     with needs_gpu(backend):
-        return _open(bundle, replace(options, backend=backend), lowering, exact, clock)
+        return _open(
+            bundle,
+            replace(options, backend=backend),
+            lowering,
+            exact=exact,
+            as_written=as_written,
+            clock=clock,
+        )
 
 
 def _open(
     bundle: Bundle,
     options: EngineOptions,
     lowering: str | None,
+    *,
     exact: bool,
+    as_written: bool,
     clock: EventClock | None,
 ) -> Engine:
     backend = options.backend
