@@ -12,7 +12,7 @@ PYTEST := $(VENV)/bin/python -m pytest
 PROCESSES := -n auto --maxprocesses 4 --dist loadfile
 SMOLLM2 := build/real/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: help demo test test-long test-real test-gpu lint types docs clean
+.PHONY: help demo test test-long test-real test-gpu lint types docs site clean
 
 define HELP
 make demo       export the shipped model, prove it, let it write
@@ -24,6 +24,7 @@ make test-gpu   what needs an NVIDIA GPU, in .venv-gpu, with onnxruntime-gpu in 
                 onnxruntime; with TEST_EXTRAS=tensorrt also TensorRT, which pip fetches from NVIDIA
 make lint       ruff; make types: mypy
 make docs       write the pages that are generated
+make site       build the documentation as a site, in build/site
 make clean      remove the environments and what was built
 endef
 export HELP
@@ -78,11 +79,16 @@ types: $(VENV)/.installed-test
 docs: $(VENV)/.installed-test
 	$(VENV)/bin/python docs/generate_commands.py
 
+# -W: a warning, such as a link that leads nowhere, is an error.
+site: $(VENV)/.installed-test
+	$(VENV)/bin/python -m sphinx -W -q -c docs -d build/doctrees . build/site
+	@echo "built build/site/index.html"
+
 clean:
 	rm -rf $(VENV) $(VENV)-gpu build
 
 $(VENV)/.installed-demo: EXTRAS := cpu,train,export
-$(VENV)/.installed-test: EXTRAS := cpu,chat,hub,train,export,dev$(TEST_EXTRAS:%=,%)
+$(VENV)/.installed-test: EXTRAS := cpu,chat,serve,hub,train,export,docs,dev$(TEST_EXTRAS:%=,%)
 $(VENV)/.installed-%: pyproject.toml constraints.txt
 	@echo "Installing into $(VENV); pip is quiet, and PyTorch is large: this takes minutes."
 	$(PYTHON) -m venv $(VENV)

@@ -42,6 +42,7 @@ from tiny_checkpoints import GREEDY_TOKENS, LIMIT, PROMPT, greedy_text, imported
 from torch_engine import TorchEngine
 
 CASES = llama_configs.CASES | rmsnorm_configs.CASES | layernorm_configs.CASES
+DECODERS = [name for name, family in FAMILIES.items() if not family.pair]
 # New tokens of each row in each step: a prompt, a chunk, single tokens past the edges of the
 # windows (8 and 20), a chunk, single tokens past position 64, where YaRN's original length ends,
 # and what is left of 80, the length to which LongRoPE and Ministral 3 are cut.
@@ -131,7 +132,7 @@ def heading() -> str:
 def main() -> None:
     """Measure the families that the arguments name."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--family", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument("--family", nargs="+", choices=DECODERS, default=DECODERS)
     parser.add_argument("--out", type=Path, help="Markdown file; without it, standard output")
     args = parser.parse_args()
     rows: list[Row] = []

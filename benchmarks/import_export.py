@@ -3,6 +3,8 @@
     python benchmarks/import_export.py [--shape 135m 0.6b 1.1b 3b] [--step import float32 int4]
         [--block 2048] [--folder build/import_export] [--out benchmarks/results/export-DATE.json]
 
+The shapes marian, flan-t5-base, mt5-small and bart-large are encoder-decoders.
+
 The sources are folders as transformers writes them, with bfloat16 weights and a byte-level BPE
 tokenizer trained on CPython's topics. They are written tensor by tensor, and stay in the folder
 for another run.
@@ -31,16 +33,22 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    BartConfig,
     LlamaConfig,
+    MarianConfig,
+    MT5Config,
     PretrainedConfig,
     Qwen2Config,
     Qwen3Config,
+    T5Config,
 )
 
-from edgegpt.model import GPTConfig
+from edgegpt.checkpoint import load_checkpoint
 from edgegpt.model_weights import skeleton
 from edgegpt.tensor_file import layout_of, raw_bytes, write_tensors
 
+GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 SHAPES: dict[str, PretrainedConfig] = {
     "135m": LlamaConfig(  # SmolLM2-135M
         hidden_size=576,
@@ -78,6 +86,27 @@ SHAPES: dict[str, PretrainedConfig] = {
         vocab_size=151936,
         tie_word_embeddings=True,
     ),
+    "marian": MarianConfig(  # OPUS-MT of two languages
+        vocab_size=58101,
+        d_model=512,
+        encoder_layers=6,
+        decoder_layers=6,
+        encoder_attention_heads=8,
+        decoder_attention_heads=8,
+        encoder_ffn_dim=2048,
+        decoder_ffn_dim=2048,
+        activation_function="swish",
+        scale_embedding=True,
+        decoder_start_token_id=58100,
+        pad_token_id=58100,
+    ),
+    "flan-t5-base": T5Config(
+        vocab_size=32128, d_model=768, d_ff=2048, num_layers=12, num_heads=12, **GATED
+    ),
+    "mt5-small": MT5Config(
+        vocab_size=250112, d_model=512, d_ff=1024, num_layers=8, num_heads=6, **GATED
+    ),
+    "bart-large": BartConfig(vocab_size=50265),
 }
 STEPS = ["import", "float32", "float16", "int8", "int4"]
 VOCABULARY = 4096  # of the tokenizer
@@ -113,9 +142,11 @@ def make_source(folder: Path, shape: str, block: int) -> None:
     text = "\n".join(topics.values())
     (folder / "tokenizer.json").write_text(_tokenizer(text).to_str(), encoding="utf-8")
     config = copy(SHAPES[shape])
-    config.max_position_embeddings = block
+    if hasattr(config, "max_position_embeddings"):
+        config.max_position_embeddings = block
+    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model = kind.from_config(config, dtype=torch.bfloat16)
     layouts = {name: layout_of(weight) for name, weight in model.named_parameters()}
     generator = torch.Generator().manual_seed(0)
 
@@ -179,8 +210,7 @@ def runs_of(shape: str, steps: list[str], block: int, folder: Path) -> Iterator[
     imported = measure(shape, "import", block, 0, command)
     if imported.error:
         raise SystemExit(imported.error)
-    config = GPTConfig.from_dict(json.loads((checkpoint / "config.json").read_bytes())["model"])
-    parameters = skeleton(config).parameter_count()
+    parameters = skeleton(load_checkpoint(checkpoint).config).parameter_count()
     if "import" in steps:
         yield replace(imported, parameters=parameters)
     for step in steps:

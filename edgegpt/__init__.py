@@ -32,7 +32,9 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from edgegpt.runtime.generation.run import Result, Stream, Timings
+    from edgegpt.runtime.generation.logprobs import TokenLogprob
+    from edgegpt.runtime.generation.run import Stream
+    from edgegpt.runtime.generation.writing import Result, Timings
     from edgegpt.runtime.language_model import LanguageModel
     from edgegpt.runtime.loading import load
 
@@ -50,6 +52,7 @@ __all__ = [
     "Result",
     "Stream",
     "Timings",
+    "TokenLogprob",
     "VerificationError",
     "__version__",
     "errors",
@@ -61,9 +64,10 @@ __version__ = "0.1.0"
 _HOME = {
     "LanguageModel": "edgegpt.runtime.language_model",
     "load": "edgegpt.runtime.loading",
-    "Result": "edgegpt.runtime.generation.run",
+    "Result": "edgegpt.runtime.generation.writing",
     "Stream": "edgegpt.runtime.generation.run",
-    "Timings": "edgegpt.runtime.generation.run",
+    "Timings": "edgegpt.runtime.generation.writing",
+    "TokenLogprob": "edgegpt.runtime.generation.logprobs",
 }
 
 if not TYPE_CHECKING:  # to a type checker, a module with __getattr__ has every name

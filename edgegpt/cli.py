@@ -38,6 +38,8 @@ COMMANDS = {
     "eval": ("eval", "Measure a model's loss on a text."),
     "generate": ("generate", "Continue a prompt, or make a text from a source."),
     "translate": ("translate", "Translate lines of text."),
+    "chat": ("chat", "Talk with a model."),
+    "serve": ("serve", "Serve a bundle over HTTP, as OpenAI's API does."),
     "bench": ("bench", "Measure how fast a bundle runs here."),
     "inspect": ("inspect", "Show what is inside a bundle."),
     "doctor": ("doctor", "Show what works on this machine, and what mends the rest."),
@@ -54,6 +56,9 @@ EXTRA_OF_PACKAGE = {
     "onnxscript": "export",
     "onnx_ir": "export",
     "onnxruntime": "cpu",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "prompt_toolkit": "chat",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",
 }

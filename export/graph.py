@@ -35,7 +35,8 @@ def build_graph(traced: Traced, lowering: Lowering) -> ir.Model:
     graph = program.model
     _name_weights(graph.graph, traced)
     _simplify(graph)
-    for edit in lowering.passes if traced.path == "decoder" else lowering.encoder_passes:
+    edits = lowering.passes if traced.path == "decoder" else lowering.encoder_passes
+    for edit in (*edits, *(lowering.half_passes if _is_half(graph) else ())):
         edit()(graph)
     _clean(graph)
     graph.ir_version = lowering.ir_version
@@ -129,6 +130,12 @@ def _clean(model: ir.Model) -> None:
         for value in node.outputs:
             if not value.uses() and value not in wanted:
                 value.name = ""  # in ONNX, an omitted optional output
+
+
+def _is_half(model: ir.Model) -> bool:
+    """Return whether keys and values, of texts or of sources, are in half precision."""
+    ports = (*model.graph.inputs, *model.graph.outputs)
+    return any(value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16) for value in ports)
 
 
 def _port(value: ir.Value) -> Port:

@@ -2,14 +2,17 @@
 
 import math
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, get_args
 
 from edgegpt.errors import InvalidInputError
 from edgegpt.runtime.bundle.vocabulary import Lowering
 
-__all__ = ["AUTO", "ExportSettings"]
+__all__ = ["AUTO", "TARGETS", "ExportSettings", "Target"]
 
 AUTO: Literal["auto"] = "auto"
+
+Target = Literal["web"]
+TARGETS: tuple[Target, ...] = get_args(Target)
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,9 @@ class ExportSettings:
         fast_prefill: whether to add a graph for faster prefill, with an int8 copy of the weights;
             None: yes.
         lowerings: names of those that the bundle gets; None: all that the model can have.
+        target: "web" gives the bundle one set of weights and the one graph that generates fast in a
+            browser (and, in int8, an exact one over the same weights). It takes the place of
+            `fast_prefill` and `lowerings`.
     """
 
     keep_fp32: Literal["auto"] | tuple[str, ...] | None = None
@@ -38,10 +44,16 @@ class ExportSettings:
     max_kl: float | None = None
     fast_prefill: bool | None = None
     lowerings: tuple[Lowering, ...] | None = None
+    target: Target | None = None
 
     def __post_init__(self) -> None:
         if self.max_kl is not None and not 0 <= self.max_kl < math.inf:
             raise InvalidInputError(f"max_kl is {self.max_kl}; it must be a number of 0 or more")
+        if self.target is not None and (self.lowerings or self.fast_prefill is not None):
+            raise InvalidInputError(
+                f"the target {self.target} chooses the graphs itself: leave out lowerings and "
+                f"fast_prefill"
+            )
 
     def wants(self, lowering: Lowering) -> bool:
         """Return whether the bundle is to have graphs of a lowering."""

@@ -1,55 +1,29 @@
-"""The public face of the runtime: generate text, stream it, compute logits."""
+"""The public face of the runtime: generate text, and stream it."""
 
 from collections.abc import Collection, Sequence
-from typing import Any, NoReturn, overload
+from typing import Any, overload
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
-from .bundle.bundle import Bundle
 from .bundle.search import EarlyStopping, Search
-from .bundle.usage import Defaults, Usage
-from .engines.base import Engine
-from .errors import EngineError, InvalidInputError
-from .generation.arguments import Prompt, checked_ids, context_of
+from .bundle.usage import Defaults
+from .errors import InvalidInputError
+from .generation.arguments import Prompt
 from .generation.beam_run import generated
-from .generation.begin import Begin, EncodedSources, Given
+from .generation.begin import Given
+from .generation.grammar import Schema, form_of
+from .generation.kept import KeptRow
+from .generation.limits import Cancel, Limits
 from .generation.loop import Overflow
-from .generation.prefill import all_logits
-from .generation.run import Result, Run, Stream
-from .generation.score import score
-from .generation.speculation import Pace
-from .generation.wanted import ModelFacts, Wanted
-from .processes import Origin
-from .proof.tolerances import USUAL, tolerance_key, tolerance_of
-from .text.tokenizer import Tokenizer
+from .generation.run import Run, Stream
+from .generation.wanted import Wanted
+from .generation.writing import Result
+from .open_model import OpenModel
+from .whole import whole
 
 __all__ = ["LanguageModel"]
 
 
-class LanguageModel:
+class LanguageModel(OpenModel):
     """A bundle opened for generation. Safe to use from several threads; also a context manager."""
-
-    def __init__(self, bundle: Bundle, engine: Engine, context: int | None = None) -> None:
-        """Wrap an open engine; most callers use `edgegpt.load`."""
-        self.bundle, self._engine = bundle, engine
-        self._closed, self._origin = False, Origin()
-        self._pace = Pace()
-        info = bundle.manifest.model_info
-        self.vocab_size = info.vocab_size
-        self.context = context_of(context, info.block_size)
-        self.default_overflow: Overflow = "slide" if info.position == "learned" else "stop"
-        key = tolerance_key(bundle.manifest.precision, tf32=engine.info.tf32)
-        self.tolerance = min(tolerance_of(bundle, engine), USUAL[key])
-        self._begin = Begin(bundle)
-        self._prompts = self._begin.prompts
-        if info.encoder is not None:
-            self.default_overflow = "stop"
-
-    def __repr__(self) -> str:
-        """Name the bundle and the engine."""
-        engine = "closed" if self._closed else self._engine.info.name
-        return f"<LanguageModel of {self.bundle!r}: {engine}, context {self.context}>"
 
     @overload
     def generate(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
@@ -75,7 +49,13 @@ class LanguageModel:
         no_repeat_ngram_size: int | None = ...,
         min_new_tokens: int | None = ...,
         forced_bos: int | None = ...,
+        source_language: str | None = ...,
         target_language: str | None = ...,
+        logprobs: int | None = ...,
+        max_time: float | None = ...,
+        cancel: Cancel | None = ...,
+        json_schema: Schema | None = ...,
+        regex: str | None = ...,
     ) -> Result: ...
 
     @overload
@@ -102,7 +82,13 @@ class LanguageModel:
         no_repeat_ngram_size: int | None = ...,
         min_new_tokens: int | None = ...,
         forced_bos: int | None = ...,
+        source_language: str | None = ...,
         target_language: str | None = ...,
+        logprobs: int | None = ...,
+        max_time: float | None = ...,
+        cancel: Cancel | None = ...,
+        json_schema: Schema | None = ...,
+        regex: str | None = ...,
     ) -> list[Result]: ...
 
     def generate(
@@ -128,7 +114,13 @@ class LanguageModel:
         no_repeat_ngram_size: int | None = None,
         min_new_tokens: int | None = None,
         forced_bos: int | None = None,
+        source_language: str | None = None,
         target_language: str | None = None,
+        logprobs: int | None = None,
+        max_time: float | None = None,
+        cancel: Cancel | None = None,
+        json_schema: Schema | None = None,
+        regex: str | None = None,
     ) -> Result | list[Result]:
         """Continue one prompt or a batch of prompts.
 
@@ -136,7 +128,7 @@ class LanguageModel:
             prompt: text, token ids, or what `apply_chat_template` returns; a list of texts or of
                 lists of ids is a batch. Of an encoder-decoder it is a source, or what `encode`
                 returned. Text begins with the `usage.start_ids`. The names of
-                special tokens in it, such as "<|im_end|>", become their ids, from whomever they
+                special tokens in it, such as `<|im_end|>`, become their ids, from whomever they
                 come; ids are taken as they are.
             max_new_tokens: at most this many tokens are added; 0 adds none. None, here and for
                 `num_beams` and what follows it: what `usage.search` recommends, else 200.
@@ -151,7 +143,8 @@ class LanguageModel:
                 A prompt's draws depend on its seed and its own ids, not on its place in the batch:
                 the same prompt twice under one seed gives the same text twice. A list gives each
                 prompt its own seed.
-            stop: a string, or several. The text ends as soon as one of them is complete.
+            stop: a string, or several. The text ends as soon as one of them is complete. Its score
+                in a search has all of its tokens, those of the stop string included.
             end_ids: token id, or several, that ends a text. It is the last of `token_ids`, and not
                 part of the text. None: the `usage.end_ids`, which others replace.
             ignore_eos: go on after the `usage.end_ids`.
@@ -165,7 +158,7 @@ class LanguageModel:
             num_beams: texts that are followed side by side in search of the best one; 1, the
                 default, goes on token by token. A search is as that of transformers (see
                 `edgegpt.runtime.generation.beams`). It needs temperature 0, and ends when the
-                context is full; `stop`, `speculate` and overflow "slide" are not for it.
+                context is full; `speculate` and overflow "slide" are not for it.
             num_return_sequences: how many of the best texts to return, at most `num_beams`, as
                 `hypotheses` of the result; default: 1.
             length_penalty: the power of the length by which the score of a text is divided: above 0
@@ -176,8 +169,21 @@ class LanguageModel:
                 the default: any may. This and what follows holds with any number of beams.
             min_new_tokens: an end id comes after so many new tokens at the earliest; default: 0.
             forced_bos: the first new token; default: none.
-            target_language: the code of a language, such as "fra_Latn", whose id is the first new
-                token, for models that know codes (`usage.source.languages`).
+            source_language: the code of a language, such as "eng_Latn", whose id belongs around a
+                source of text, for models that know codes (`usage.source.languages`); default: the
+                one in `usage.source`.
+            target_language: the code of a language whose id is the first new token, likewise.
+            logprobs: return the log-probability of each new token, and those of the `logprobs` most
+                likely ones in its place, as `Result.logprobs`. They are the model's own, before
+                penalties and temperature. None: none. Not for a search with beams; see `score`.
+            max_time: seconds from the call on, after which no further step begins: texts end as
+                they are then, with the reason "time", and a search with the best texts so far.
+            cancel: a `threading.Event`, or what else has `is_set`. Once another thread has set it,
+                texts end in the same way, with the reason "cancelled".
+            json_schema: the text is JSON of this schema, given as an object or as JSON, with no
+                white space between its parts; tokens that lead elsewhere are forbidden. It may end
+                early by `max_new_tokens`. It needs llguidance, and is not for a search with beams.
+            regex: the text is one that this regular expression matches as a whole; likewise.
 
         Returns:
             One result, or a list of them in the order of the prompts. With beams it is the best
@@ -189,7 +195,6 @@ class LanguageModel:
             NumericalError: if the model computes logits that are NaN or infinite.
             EngineError: if the engine fails, or the model was closed.
         """
-        read = self._begin.read(self.engine, prompt)
         wanted = Wanted(
             Defaults(temperature, top_k, top_p, min_p, repetition_penalty),
             Search(
@@ -207,11 +212,15 @@ class LanguageModel:
             ignore_eos,
             overflow,
             speculate,
+            logprobs,
+            Limits(max_time, cancel),
+            form=form_of(json_schema, regex),
         )
-        rules = wanted.rules(self._facts())
-        texts = self._begin.texts(read, seed, rules)
-        results = generated(self.engine, self.tokenizer, texts, rules, self._pace, read.sources)
-        return results[0] if read.single else results
+        call = self.prepare(prompt, wanted, seed, source_language)
+        results = generated(
+            self.engine, self.tokenizer, call.texts, call.rules, self._pace, call.sources
+        )
+        return results[0] if call.single else results
 
     def stream(
         self,
@@ -233,7 +242,14 @@ class LanguageModel:
         no_repeat_ngram_size: int | None = None,
         min_new_tokens: int | None = None,
         forced_bos: int | None = None,
+        source_language: str | None = None,
         target_language: str | None = None,
+        logprobs: int | None = None,
+        max_time: float | None = None,
+        cancel: Cancel | None = None,
+        json_schema: Schema | None = None,
+        regex: str | None = None,
+        kept: KeptRow | None = None,
     ) -> Stream:
         """Continue one prompt; iterating yields the text in pieces, each as soon as it is certain.
 
@@ -243,23 +259,24 @@ class LanguageModel:
 
         A text is written token by token, also if `usage.search` recommends beams: only a search
         that has ended knows the best text, so `num_beams` may be 1 at most.
+
+        `kept` is a row of this model that keeps the tokens of its texts: those with which the next
+        one begins are not computed again. Drafts (`speculate`) are not for it.
         """
-        if num_beams not in (None, 1):
+        beams = 1 if num_beams is None else whole(num_beams)
+        if type(beams) is int and beams > 1:
             raise InvalidInputError(
-                f"a search of {num_beams!r:.60} beams cannot be streamed: its best text is known "
-                f"only at the end; use generate, or num_beams=1"
+                f"a search of {beams} beams cannot be streamed: its best text is known only at the "
+                f"end; use generate, or num_beams=1"
             )
         if self.tokenizer is None:
             raise InvalidInputError(
                 "this bundle has no tokenizer, so there is no text to stream; use generate"
             )
-        read = self._begin.read(self.engine, prompt)
-        if not read.single:
-            raise InvalidInputError("stream takes one prompt; generate takes a batch")
         wanted = Wanted(
             Defaults(temperature, top_k, top_p, min_p, repetition_penalty),
             Search(
-                num_beams=1,
+                num_beams=beams,
                 no_repeat_ngram_size=no_repeat_ngram_size,
                 min_new_tokens=min_new_tokens,
                 max_new_tokens=max_new_tokens,
@@ -271,125 +288,58 @@ class LanguageModel:
             ignore_eos,
             overflow,
             speculate,
+            logprobs,
+            Limits(max_time, cancel),
+            form=form_of(json_schema, regex),
         )
-        rules = wanted.rules(self._facts())
-        texts = self._begin.texts(read, seed, rules)
-        return Stream(Run(self.engine, self.tokenizer, texts, rules, self._pace, read.sources))
+        call = self.prepare(prompt, wanted, seed, source_language)
+        if not call.single:
+            raise InvalidInputError("stream takes one prompt; generate takes a batch")
+        if kept is not None and (call.sources is not None or speculate):
+            name = "speculate" if speculate else "a source"
+            raise InvalidInputError(f"{name} does not go with a kept row")
+        run = Run(
+            self.engine, self.tokenizer, call.texts, call.rules, self._pace, call.sources, kept
+        )
+        return Stream(run)
 
-    def apply_chat_template(
+    def keep_row(self) -> KeptRow:
+        """Return a row for `stream`, with the memory of one text."""
+        if self._begin.sources is not None:
+            raise InvalidInputError("a model with an encoder has no texts that go on")
+        return KeptRow(self.engine, self.context)
+
+    def chat(
         self,
         messages: Sequence[dict[str, Any]],
         *,
-        add_generation_prompt: bool = True,
         tools: Sequence[dict[str, Any]] | None = None,
-    ) -> str:
-        """Return a chat as a prompt for `generate` or `stream`, by the bundle's own template.
+        **settings: Any,
+    ) -> Result:
+        """Answer a chat. What it has in common with the chat before it is not computed again.
 
-        The prompt is whole: nothing is put before it. Special tokens in the messages become their
-        ids, as in every prompt: who must not write them has to be kept from it by the caller.
-
-        Args:
-            messages: dicts with a "role" and mostly a "content"; others as the template knows them.
-            add_generation_prompt: end with the beginning of the model's answer.
-            tools: JSON schemas of functions that the model may call.
-
-        Raises:
-            InvalidInputError: if the bundle has no template, if jinja2 is not installed, or if the
-                messages are malformed or refused by the template.
-            BundleError: if the template fails, or uses too much time or memory.
-        """
-        return self._prompts.render(messages, add_generation_prompt, tools)
-
-    def encode(self, source: Prompt | Sequence[Prompt]) -> EncodedSources:
-        """Return what the encoder makes of a source, or of several, for `generate` and `score`.
-
-        These encode their sources themselves; this saves it where a source is used again. Text
-        gets what the model wants around it (`usage.source`); ids are taken as they are.
-
-        Raises:
-            InvalidInputError: if the model has no encoder, or for an empty, impossible or too long
-                source.
-        """
-        return self._begin.encode(self.engine, source)
-
-    def score(
-        self, prompt: Given, target: Prompt | Sequence[Prompt]
-    ) -> list[float] | list[list[float]]:
-        """Return the log-probability, in nats, of each token of a target after a prompt.
+        Calls from several threads are answered side by side, and only one of them uses what is
+        there. `edgegpt.runtime.chat.Conversation` keeps a history, and streams.
 
         Args:
-            prompt: as for `generate`: text to go on from, or of an encoder-decoder a source.
-            target: text, or ids as they are. Text for an encoder-decoder gets its end id. Several
-                targets give a list of lists: each has its own prompt, or all have a single one.
+            messages: see `apply_chat_template`. Names of special tokens in them are text.
+            tools: likewise.
+            settings: of `stream`, by their names.
 
         Raises:
-            InvalidInputError: for prompts that `generate` refuses, an empty target, one that does
-                not fit the context with its prompt, or targets that are not as many as prompts.
+            InvalidInputError: as `apply_chat_template` and `stream` do.
         """
-        return score(self._begin, self.engine, self.context, prompt, target)
-
-    def forward(self, ids: ArrayLike) -> NDArray[np.float32]:
-        """Return logits, float32 [B, T, vocab_size], for int64 `ids` [B, T], T <= context."""
-        if self._begin.sources is not None:
-            raise InvalidInputError("forward is for models without an encoder; see score")
-        array = checked_ids(ids, self.context)
-        self._prompts.check_ids(array)
-        return all_logits(self.engine.new_state(len(array), self.context), array)
-
-    @property
-    def engine(self) -> Engine:
-        """The engine, as long as the model is open."""
-        if self._closed:
-            raise EngineError("the model was closed")
-        self._origin.check()
-        return self._engine
-
-    def close(self) -> None:
-        """Free the engine. Closing twice does nothing, nor does closing in a forked child."""
-        if not self._closed:
-            self._closed = True
-            if self._origin.is_here:
-                self._engine.close()
-
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        """Refuse to be pickled or copied: an engine belongs to its process."""
-        raise InvalidInputError(
-            "an open model cannot be copied or sent to another process: each process opens the "
-            "bundle itself, with edgegpt.load (as initializer of a pool, or in a spawned process)"
-        )
-
-    def __enter__(self) -> "LanguageModel":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.close()
-
-    @property
-    def usage(self) -> Usage:
-        """What the source of the model says about its use; the defaults of this model."""
-        return self._prompts.usage
-
-    @property
-    def tokenizer(self) -> Tokenizer | None:
-        """The tokenizer, if the bundle has one."""
-        return self._prompts.tokenizer
-
-    def encode_prompt(self, prompt: Prompt) -> list[int]:
-        """Return the ids that the model gets for a prompt, or of an encoder-decoder for a source.
-
-        An empty or impossible one is refused.
-        """
-        return (self._begin.sources or self._prompts).encode(prompt)
-
-    def _facts(self) -> ModelFacts:
-        """Return what the settings of a call depend on, beside the call."""
-        return ModelFacts(
-            usage=self.usage,
-            context=self.context,
-            vocab_size=self.vocab_size,
-            overflow=self.default_overflow,
-            tolerance=self.tolerance,
-            have_text=self.tokenizer is not None,
-            has_encoder=self._begin.sources is not None,
-            named=self._prompts.named,
-        )
+        prompt = self.apply_chat_template(messages, tools=tools, special_tokens=False)
+        is_ours = self._chat_lock.acquire(blocking=False)
+        try:
+            if is_ours and self._chat_row is None:
+                self._chat_row = self.keep_row()
+            stream = self.stream(
+                prompt, overflow="stop", kept=self._chat_row if is_ours else None, **settings
+            )
+            for _ in stream:
+                pass
+            return stream.result
+        finally:
+            if is_ours:
+                self._chat_lock.release()

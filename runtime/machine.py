@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .arm_cores import arm_features, core_names
 from .control_groups import cpu_quota, memory_limit
 from .windows_memory import largest_working_set, physical_memory
 
@@ -20,6 +21,7 @@ __all__ = [
     "Machine",
     "available_memory",
     "cpu_features",
+    "fast_cores",
     "peak_memory",
     "physical_cores",
     "processor_kind",
@@ -45,7 +47,7 @@ class Machine:
     """The machine that a measurement ran on.
 
     Attributes:
-        cpu: the processor's name as the system gives it.
+        cpu: the processor's name as the system gives it; on ARM the board's and the cores'.
         physical_cores: number of cores that this process may use.
         cache_bytes: the largest cache of the first processor; 0 if unknown.
         memory_bytes: physical memory, or what a control group leaves of it; 0 if unknown.
@@ -81,13 +83,31 @@ def physical_cores() -> int:
     """
     if not hasattr(os, "sched_getaffinity"):
         return os.cpu_count() or 1
-    cores, quota = _distinct_cores(os.sched_getaffinity(0)), cpu_quota(_file)
-    return cores if quota is None else min(cores, math.ceil(quota))
+    return _cores_of(os.sched_getaffinity(0))
+
+
+def fast_cores() -> int:
+    """Return how many of the `physical_cores` are worth a thread, at least 1.
+
+    A product ends when the slowest thread has ended its equal part, so cores with less than half
+    the capacity of the fastest one would slow the others down (big.LITTLE). Linux tells the
+    capacities (Documentation/scheduler/sched-capacity.rst); where it does not, all cores count.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return physical_cores()
+    capacities = {number: _capacity(number) for number in os.sched_getaffinity(0)}
+    most = max(capacities.values())
+    return _cores_of(number for number, capacity in capacities.items() if 2 * capacity >= most)
 
 
 def cpu_features() -> frozenset[str]:
-    """Return the instruction sets of the processor, as Linux names them; empty if unknown."""
-    lines = re.search(r"^(?:flags|Features)\s*:(.*)$", _read(PROC / "cpuinfo"), re.MULTILINE)
+    """Return the instruction sets of the processor, as Linux names them; empty if unknown.
+
+    Of an ARM processor these are "asimd", which all have, and those among `KERNEL_FEATURES`.
+    """
+    if platform.machine() == "aarch64":
+        return arm_features(_read_bytes(PROC / "self/auxv"))
+    lines = re.search(r"^flags\s*:(.*)$", _read(PROC / "cpuinfo"), re.MULTILINE)
     return frozenset(lines[1].split()) if lines else frozenset()
 
 
@@ -135,6 +155,18 @@ def peak_memory() -> int | None:
     return most if sys.platform == "darwin" else most * UNITS["K"]
 
 
+def _cores_of(processors: Iterable[int]) -> int:
+    """Return the cores of the logical `processors`, or as many as a quota of time leaves."""
+    cores, quota = _distinct_cores(processors), cpu_quota(_file)
+    return cores if quota is None else min(cores, math.ceil(quota))
+
+
+def _capacity(processor: int) -> int:
+    """Return Linux's measure of a logical processor's speed; 0 where it tells none."""
+    text = _read(CPUS / f"cpu{processor}" / "cpu_capacity").strip()
+    return int(text) if text.isdecimal() else 0
+
+
 def _distinct_cores(processors: Iterable[int]) -> int:
     """Count the cores that the logical `processors` belong to."""
     cores = set()
@@ -146,12 +178,14 @@ def _distinct_cores(processors: Iterable[int]) -> int:
 
 
 def _cpu_name() -> str:
-    """Return /proc/cpuinfo's name of the processor (x86), or of the board (ARM)."""
+    """Return /proc/cpuinfo's name of the processor (x86), or those of the board and its cores."""
+    cpuinfo = _read(PROC / "cpuinfo")
+    board = _read(PROC / "device-tree/model").strip("\0\n ")
     for key in ("model name", "Model", "Hardware"):
-        match = re.search(rf"^{key}\s*:\s*(.+)$", _read(PROC / "cpuinfo"), re.MULTILINE)
-        if match:
-            return match[1].strip()
-    return platform.processor() or platform.machine() or "unknown"
+        match = re.search(rf"^{key}\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+        board = board or (match[1].strip() if match else "")
+    named = [name for name in (board, core_names(cpuinfo)) if name]
+    return ", ".join(named) or platform.processor() or platform.machine() or "unknown"
 
 
 def _largest_cache() -> int:
@@ -181,7 +215,11 @@ def _file(path: str) -> str:
 
 def _read(path: Path) -> str:
     """Return the text of a system file; "" if it cannot be read."""
+    return _read_bytes(path).decode(errors="replace")
+
+
+def _read_bytes(path: Path) -> bytes:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return path.read_bytes()
     except OSError:
-        return ""
+        return b""

@@ -5,10 +5,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from small_models import random_model, small_config, write_checkpoint
+from small_models import TEXT, random_model, small_config, write_checkpoint
 from torch.onnx._internal._lazy_import import onnxscript_apis
 
 from edgegpt.export import export_bundle
+from edgegpt.export.settings import ExportSettings
 from edgegpt.model import GPT
 from edgegpt.runtime import packages
 
@@ -63,3 +64,13 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory, small_checkpoint: Pat
     out = tmp_path_factory.mktemp("bundle") / "small"
     export_bundle(small_checkpoint, out)
     return out
+
+
+@pytest.fixture(scope="session")
+def page_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that knows the prompts in the pages of docs/. Read-only."""
+    folder, text = tmp_path_factory.mktemp("page"), TEXT + "ROMEO: JULIET: KING:\n"
+    model = random_model(small_config(vocab_size=len(set(text))))
+    checkpoint = write_checkpoint(folder / "checkpoint", model, text)
+    export_bundle(checkpoint, folder / "bundle", settings=ExportSettings(lowerings=("ort",)))
+    return folder / "bundle"

@@ -46,8 +46,9 @@ def test_the_environment_is_bare(bare_python: Path, package: str) -> None:
 
 def test_every_runtime_module_can_be_imported(bare_python: Path) -> None:
     names = [
-        "edgegpt." + ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        for path in (ROOT / "runtime").rglob("*.py")
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in (ROOT / "edgegpt" / "runtime").rglob("*.py")
+        if path.parent.name != "server"  # which needs an extra of its own
     ]
     _run(bare_python, "-c", "\n".join(f"import {n.removesuffix('.__init__')}" for n in names))
 

@@ -1,5 +1,6 @@
 """What an installation is to Python and to type checkers, wherever they are started."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,7 +67,11 @@ def test_source_without_its_links_says_so(python: Path, tmp_path: Path) -> None:
     """Git writes a link as a text file where the system has none."""
     source = copied_source(tmp_path)
     for name in ("export", "models", "runtime"):
-        (source / "edgegpt" / name).unlink()
+        link = source / "edgegpt" / name
+        if link.is_symlink():
+            link.unlink()
+        else:  # in a source distribution
+            shutil.rmtree(link)
         (source / "edgegpt" / name).write_text(f"../{name}")
     last = _run([python, "-m", "edgegpt"], source).stderr.splitlines()[-1]
     assert "edgegpt's source without its symbolic links" in last

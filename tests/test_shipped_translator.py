@@ -10,6 +10,8 @@ import pytest
 import edgegpt
 from edgegpt.cli import main
 from edgegpt.export import export_bundle
+from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.engines.memory import memory_needed
 
 FOLDER = Path(__file__).parents[1] / "models" / "spoken-numbers"
 PAIRS = {
@@ -69,7 +71,7 @@ def test_it_translates_nearly_all_held_out_pairs_exactly(run, bundle: Path, tmp_
 
 def test_translate_gives_a_line_for_each_line(run, bundle: Path, monkeypatch) -> None:
     sources = list(PAIRS)
-    typed(monkeypatch, f"{sources[0]}\r\n\n{sources[1]}\n  \n{sources[2]}".encode())
+    typed(monkeypatch, f"\ufeff{sources[0]}\r\n\n{sources[1]}\n  \n{sources[2]}".encode())
     code, out, _ = run("translate", bundle)
     targets = list(PAIRS.values())
     assert code == 0
@@ -88,7 +90,7 @@ def test_translate_tells_scores_as_json(run, bundle: Path, monkeypatch) -> None:
     code, out, _ = run("translate", bundle, "--beams", 3, "--json")
     first, second = map(json.loads, out.splitlines())
     assert code == 0
-    assert first["source"], first["text"] == ("$12.50", PAIRS["$12.50"])
+    assert (first["source"], first["text"]) == ("$12.50", PAIRS["$12.50"])
     assert first["score"] < 0
     assert second == {"source": "", "text": ""}
 
@@ -115,7 +117,22 @@ def test_bench_inspect_and_doctor_know_it(
     code, out, _ = run("inspect", bundle)
     assert code == 0
     assert "source_k.0 ... source_v.1 (4)" in out
-    assert run("doctor", bundle)[0] == 0
+    assert "end with 2, no codes of languages" in out
+    # keys and values of 2 layers, 128 wide, of a token and of a source of 256
+    code, out, _ = run("doctor", bundle)
+    assert code == 0
+    assert "cache 2.0 kB a token, the longest source 0.5 MB" in out
+    assert "one row of 256 tokens with its source" in out
+
+
+def test_the_memory_is_that_of_the_longest_source_too(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    one, two = memory_needed(opened, 1, 1), memory_needed(opened, 2, 1)
+    assert one.cache == 2 * 2 * 128 * 4
+    assert one.sources == 256 * one.cache
+    assert two.sources == 2 * one.sources
+    assert one.workspace == 3 * 256 * 512 * 4  # of the widened source, in the encoder
+    assert one.total == one.weights + one.cache + one.workspace + one.sources
 
 
 @pytest.mark.parametrize(
@@ -128,9 +145,20 @@ def test_bench_inspect_and_doctor_know_it(
         (["generate", "--source-file", "missing.txt"], 1, "cannot read missing.txt"),
         (["generate", "--source-ids", "1,x"], 2, "--source-ids takes numbers as 1,2,3"),
         (["generate", "--source", "1", "--prompt", "x"], 2, "give one of --prompt"),
-        (["generate", "--source", "1", "--target-language", "fr"], 1, "no codes of languages"),
+        (
+            ["generate", "--source", "1", "--target-language", "fr"],
+            1,
+            "target_language is for models with codes of languages",
+        ),
+        (
+            ["translate", "some.txt", "--source-language", "fr"],
+            1,
+            "source_language is for models with codes of languages",
+        ),
         (["generate", "--source", "1", "--beams", "400"], 1, "has only 311 first tokens"),
         (["generate", "--source", "1", "--beams", "2", "--n-best", "3"], 1, "from 1 to num_beams"),
+        (["generate", "--source", "1", "--beams", "0"], 1, "num_beams is 0; it must be an int"),
+        (["generate", "--source", "1", "--chat"], 2, "--chat needs a --prompt"),
         (["generate", "--source", "1", "--speculate", "2"], 1, "for models without an encoder"),
         (["translate", "missing.txt"], 1, "cannot read missing.txt"),
         (["translate", "--out", "missing/out.txt"], 1, "cannot write missing/out.txt: there is no"),
@@ -141,6 +169,7 @@ def test_bad_input_is_refused_in_one_sentence(
     run, bundle: Path, monkeypatch, tmp_path, arguments: list[str], code: int, told: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "some.txt").write_text("nine\n")
     found, out, err = run(arguments[0], bundle, *arguments[1:])
     assert (found, out) == (code, "")
     assert told in err

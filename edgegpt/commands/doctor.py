@@ -110,11 +110,13 @@ def _print_bundle(console: "Console", found: "BundleFit") -> None:
     for fit in found.backends:
         table.add_row(*_fit_cells(fit))
     print_table(console, table)
+    source = f", the longest source {gigabytes(found.sources)}" if found.sources else ""
     console.print(
         f"bundle {found.id[:12]}, {found.precision}: weights {gigabytes(found.weights)}, cache "
-        f"{found.cache_per_token / 1e3:.1f} kB a token"
+        f"{found.cache_per_token / 1e3:.1f} kB a token{source}"
     )
-    console.print(f"needs: one row of {found.block_size} tokens, the engine itself included")
+    row = f"one row of {found.block_size} tokens{' with its source' if found.sources else ''}"
+    console.print(f"needs: {row}, the engine itself included")
 
 
 def _fit_cells(fit: "Fit") -> list[str | Text]:

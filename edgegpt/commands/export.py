@@ -86,6 +86,12 @@ class Precision(click.Choice[str]):
     type=click.Choice(LOWERINGS),
     help="graphs that the bundle gets; give it again for more; default: all that there are",
 )
+@click.option(
+    "--target",
+    type=click.Choice(["web"]),
+    help="web: one set of weights, and the one graph that is fast in a browser, where int8 weights "
+    "have one scale a row; for float32, float16 and int8",
+)
 @click.option("--json", "as_json", is_flag=True, help="print the receipt as JSON")
 def command(
     source: str,
@@ -101,6 +107,7 @@ def command(
     keep_fp32: str | None,
     fast_prefill: bool | None,
     lowerings: tuple[Lowering, ...],
+    target: Literal["web"] | None,
     as_json: bool,
 ) -> None:
     """Export; fails, and leaves nothing behind, if the proof fails."""
@@ -109,10 +116,12 @@ def command(
         raise click.UsageError(
             "--method, --calibration, --max-kl and --fast-prefill need --precision int8 or int4"
         )
+    if target is not None and (lowerings or fast_prefill is not None):
+        raise click.UsageError("--target chooses the graphs: leave out --lowering, --fast-prefill")
     if precision == FLOAT and keep_fp32 is not None:
         raise click.UsageError("--keep-fp32 needs a --precision other than float32")
     text = None if calibration is None else _read(calibration)
-    settings = (_layers(keep_fp32), method, text, max_kl, fast_prefill, lowerings or None)
+    settings = (_layers(keep_fp32), method, text, max_kl, fast_prefill, lowerings or None, target)
     with progress() as tell:
         tell("loading PyTorch", 0, 0)
         from edgegpt.export import ExportSettings, export_bundle

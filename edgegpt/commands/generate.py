@@ -74,6 +74,8 @@ FOR_SEARCHES = ("num_return_sequences", "length_penalty", "early_stopping")
     type=int,
     help="with beams: print so many of the best texts, each after its score",
 )
+@click.option("--json-schema", type=click.Path(path_type=Path), help="file: write JSON of this")
+@click.option("--regex", help="write what this regular expression matches")
 @search_options
 @click.option("--context", type=int, help="tokens the model sees; default: its block size")
 @engine_options
@@ -91,6 +93,7 @@ def command(
     chat: bool,
     system: str | None,
     end_ids: tuple[int, ...],
+    json_schema: Path | None,
     context: int | None,
     engine: "EngineOptions",
     no_echo: bool,
@@ -109,11 +112,12 @@ def command(
             "--source-ids": source_ids,
         }
     )
-    if chat and not isinstance(given, str):
+    if chat and (is_source or not isinstance(given, str)):
         raise click.UsageError("--chat needs a --prompt")
     if system is not None and not chat:
         raise click.UsageError("--system needs --chat")
     settings["end_ids"] = end_ids or None
+    settings["json_schema"] = None if json_schema is None else _read(json_schema)
     import edgegpt
 
     with waiting(f"opening {bundle}"):

@@ -100,12 +100,15 @@ def _print_facts(console: "Console", facts: dict[str, Any]) -> None:
         "parameters": f"{facts['parameters']:,}",
         "source": _origin(facts["source"]),
         "prompts": _prompts(facts["usage"], facts["chat_template"]),
+        **_sources(facts["usage"]),
         "sampling": _sampling(facts["usage"]),
+        **_search(facts["usage"]),
         "model": settings,
         "memory": (
             f"{memory['total'] / 1e6:.1f} MB for batch {memory['batch']} and context "
             f"{memory['context']}: weights {memory['weights'] / 1e6:.1f}, cache "
             f"{memory['cache'] / 1e6:.1f}, workspace up to {memory['workspace'] / 1e6:.1f}"
+            + (f", sources {memory['sources'] / 1e6:.1f}" if memory["sources"] else "")
         ),
         "quantised": _loss(facts["quantization"]),
         "made with": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
@@ -132,6 +135,30 @@ def _prompts(usage: dict[str, Any] | None, has_template: bool) -> str:
     return ", ".join([*ids, "with a chat template" if has_template else "no chat template"])
 
 
+def _sources(usage: dict[str, Any] | None) -> dict[str, str]:
+    """Return a row on the sources of an encoder-decoder."""
+    source = usage["source"] if usage else None
+    if source is None:
+        return {}
+    ids = [
+        f"{what} {', '.join(map(str, source[key]))}"
+        for what, key in (("begin with", "prefix_ids"), ("end with", "suffix_ids"))
+        if source[key]
+    ]
+    codes = sorted(source["languages"])
+    known = f"languages {_some(codes)}" if codes else "no codes of languages"
+    return {"sources": ", ".join([*ids, known])}
+
+
+def _search(usage: dict[str, Any] | None) -> dict[str, str]:
+    """Return a row on the recommended search, if there is one."""
+    settings = usage["search"] if usage else {}
+    told = [
+        f"{name} {_brief(value)}" for name, value in settings.items() if value not in (None, ())
+    ]
+    return {"search": ", ".join(told)} if told else {}
+
+
 def _sampling(usage: dict[str, Any] | None) -> str:
     settings = usage["sampling"] if usage else {}
     told = [f"{name} {value:g}" for name, value in settings.items() if value is not None]
@@ -140,9 +167,9 @@ def _sampling(usage: dict[str, Any] | None) -> str:
 
 def _brief(value: Any) -> str:
     """Return a setting in a few words; a list of many entries as their number."""
-    if isinstance(value, list) and len(value) > BRIEF:
+    if isinstance(value, list | tuple) and len(value) > BRIEF:
         return f"({len(value)} entries)"
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return f"[{', '.join(map(_brief, value))}]"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{name} {_brief(part)}' for name, part in value.items())}}}"

@@ -42,6 +42,7 @@ OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
     ),
     click.option("--forced-bos", type=int, help="token id that comes first"),
     click.option(
-        "--target-language", help="code of the language to write, for models that know codes"
+        "--source-language", help="code of the language to read, for models that know codes"
     ),
+    click.option("--target-language", help="code of the language to write, likewise"),
 )

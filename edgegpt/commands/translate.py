@@ -124,11 +124,12 @@ def _shown(line: str, result: "Result | None", as_json: bool) -> str:
 
 
 def _lines(file: Path | None) -> Iterator[str]:
-    r"""Yield the lines of a file, or of stdin, without \n or \r\n."""
+    r"""Yield the lines of a file, or of stdin, without \n or \r\n, and without a mark of UTF-8."""
     done = 0
     try:
         for raw in sys.stdin.buffer if file is None else file.open("rb"):
-            yield raw.decode().removesuffix("\n").removesuffix("\r")
+            text = raw.decode("utf-8" if done else "utf-8-sig")
+            yield text.removesuffix("\n").removesuffix("\r")
             done += 1
     except UnicodeDecodeError:
         where = "stdin" if file is None else str(file)

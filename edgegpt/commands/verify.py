@@ -88,8 +88,9 @@ def _bisect(path: Path, checkpoint: Path, as_json: bool) -> int:
 
         bundle = Bundle.open(path)
         whole = load_checkpoint(checkpoint)
-        context = min(bundle.manifest.model_info.block_size, whole.config.block_size)
-        model = whole.limited(context).model
+        info = bundle.manifest.model_info
+        longest = max(part.block_size for part in (info, info.encoder) if part is not None)
+        model = whole.limited(min(longest, whole.config.block_size)).model
         results = {graph.name: bisect(bundle, model, graph) for graph in bundle.manifest.graphs}
     wrong = {name: first_wrong(places) for name, places in results.items()}
     if as_json:

@@ -29,7 +29,6 @@ FORMER = (
     "force_bos_token_to_be_generated",
     "layernorm_variant",
     "num_hidden_layers",
-    "output_past",
     "save_step",
     "unk_token_id",
 )

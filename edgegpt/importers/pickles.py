@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..user_files import is_file
+from .names import check_name
 from .tensors import DTYPES
 
 __all__ = ["PickledTensors", "read_pickle", "state_dict"]
@@ -94,6 +95,7 @@ def state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     ):
         raise CheckpointError(f"{path} holds no state dict (names with tensors)")
     for name, value in content.items():
+        check_name(name, path)
         if value.is_nested:  # it has no shape
             raise CheckpointError(f"{path}: {name} is a nested tensor, which is no weight")
     return content

@@ -25,6 +25,7 @@ from ..tensor_file import layout_of, raw_bytes, write_tensors
 from .architectures import FAMILIES, REFUSED
 from .family import Family
 from .layout import Layout, Piece, Shape, Weight
+from .names import listed
 from .pair import PairLayout, plan_pair
 from .plan import padded, plan
 from .settings import REFUSED as REFUSED_SETTINGS
@@ -38,7 +39,6 @@ __all__ = ["Import", "asked_for", "config_of", "look", "write"]
 REFUSED_OF_PAIRS = {
     name: reason for name, reason in REFUSED_SETTINGS.items() if name != "is_encoder_decoder"
 }
-NAMED = 5  # names of tensors that a message lists at most
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def look(source: Source) -> Import:
     """
     planned = _planned(source)
     weights = _found(planned.weights, planned.layout, source.tensors)
-    _check_shapes(weights, source.tensors)
+    _check_shapes(weights, source)
     _check_left_over(weights, planned, source.tensors)
     return replace(planned, weights=weights)
 
@@ -233,11 +233,12 @@ def _pieces(weights: dict[str, Weight]) -> Iterator[Piece]:
         yield from weight.pieces
 
 
-def _check_shapes(weights: dict[str, Weight], tensors: Tensors) -> None:
+def _check_shapes(weights: dict[str, Weight], source: Source) -> None:
+    tensors = source.tensors
     missing = [piece.name for piece in _pieces(weights) if piece.name not in tensors.shapes]
     if missing:
         raise CheckpointError(
-            f"the checkpoint lacks {_listed(missing)}, which its settings call for"
+            f"{source.where}: the checkpoint lacks {listed(missing)}, which its settings call for"
         )
     for piece in _pieces(weights):
         shape = tensors.shapes[piece.name]
@@ -255,7 +256,7 @@ def _check_left_over(weights: dict[str, Weight], planned: Import, tensors: Tenso
     left = [name for name in tensors.shapes if name not in used and not layout.ignores(name)]
     if left:
         raise CheckpointError(
-            f"{tensors.place(left[0])}: nothing in the model takes {_listed(sorted(left))}; the "
+            f"{tensors.place(left[0])}: nothing in the model takes {listed(sorted(left))}; the "
             f"checkpoint is of another model than its settings say"
         )
 
@@ -272,9 +273,3 @@ def _check_copies(found: Import) -> None:
                 f"{tensors.place(name)}: {name} differs from {token.name}, although the settings "
                 f"say that they are one (tie_word_embeddings)"
             )
-
-
-def _listed(names: list[str]) -> str:
-    """Return a few of the names, and how many more there are."""
-    more = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..errors import CheckpointError
+from .names import listed
 
 __all__ = ["REFUSED", "SourceSettings"]
 
@@ -19,13 +20,13 @@ HOUSEKEEPING = frozenset(
     _attn_implementation _attn_implementation_autoset _commit_hash _flash_attn_2_enabled
     _name_or_path activation_dropout architectures attention_dropout
     attention_probs_dropout_prob attn_implementation attn_pdrop auto_map begin_suppress_tokens
-    bos_token_id cache_implementation classifier_dropout classifier_dropout_prob
+    bos_token_id cache_implementation classifier_dropout classifier_dropout_prob custom_pipelines
     decoder_start_token_id do_sample dropout dtype embd_pdrop embed_dropout embedding_dropout
     eos_token_id finetuning_task fuse_matmul gradient_checkpointing hidden_dropout
     hidden_dropout_prob id2label init_std initializer_factor initializer_range is_decoder
     keys_to_ignore_at_inference label2id layerdrop max_length min_length model_type num_labels
-    output_attentions output_hidden_states pad_token_id prefix pretraining_tp problem_type
-    resid_dropout resid_pdrop residual_dropout return_dict scale_attn_weights_dropout
+    output_attentions output_hidden_states output_past pad_token_id prefix pretraining_tp
+    problem_type resid_dropout resid_pdrop residual_dropout return_dict scale_attn_weights_dropout
     sep_token_id summary_activation summary_first_dropout summary_proj_to_labels summary_type
     summary_use_proj suppress_tokens task_specific_params temperature tf_legacy_loss
     tie_encoder_decoder tokenizer_class top_k top_p torch_dtype torchscript
@@ -168,11 +169,9 @@ class SourceSettings:
             if value is not None and name not in self._read
         )
         if unknown:
+            are = "settings {} are" if len(unknown) > 1 else "setting {} is"
             raise self.error(
-                f"the settings {', '.join(unknown)} are not known for {self.kind}, and may change "
-                f"what it computes"
-                if len(unknown) > 1
-                else f"the setting {unknown[0]} is not known for {self.kind}, and may change what "
+                f"the {are.format(listed(unknown))} not known for {self.kind}, and may change what "
                 f"it computes"
             )
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..mapped_tensors import open_tensors
 from ..user_files import is_file, read_json
+from .names import check_name
 
 __all__ = [
     "DTYPES",
@@ -78,6 +79,7 @@ class SafeTensors:
         file = open_tensors(path)
         try:
             for name in file.keys():  # noqa: SIM118 - not a dict
+                check_name(name, path)
                 part = file.get_slice(name)
                 if name in self.shapes:
                     raise CheckpointError(f"{path} repeats {name}, which another file holds, too")
@@ -129,6 +131,7 @@ def shard_names(index: Path) -> list[str]:
     for name in found.values():
         if not isinstance(name, str) or Path(name).name != name or name in (".", ".."):
             raise CheckpointError(f"{index} names {name!r:.80}, which is not a file of its folder")
+        check_name(name, index)
     return sorted(set(found.values()))
 
 

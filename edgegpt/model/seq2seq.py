@@ -76,23 +76,30 @@ class Seq2SeqConfig:
 
     @property
     def block_size(self) -> int:
-        """The most tokens of a text; a source may have `encoder.block_size`."""
-        return self.decoder.block_size
+        """The most tokens of a source or a text, whichever may be longer."""
+        return max(self.encoder.block_size, self.decoder.block_size)
 
     def limited(self, context: int) -> "Seq2SeqConfig":
         """Return the settings of the same model for sources and texts of at most `context` tokens.
 
-        A shorter encoder stays as it is.
+        A shorter stack stays as it is.
         """
+        if not 1 <= context <= self.block_size:
+            raise InvalidInputError(
+                f"context is {context}; the model can see 1 to {self.block_size} tokens"
+            )
         return replace(
             self,
             encoder=self.encoder.limited(min(context, self.encoder.block_size)),
-            decoder=self.decoder.limited(context),
+            decoder=self.decoder.limited(min(context, self.decoder.block_size)),
         )
 
     def cut_by(self, context: int) -> list[str]:
         """Return what `limited` leaves out, as sentences for the user."""
-        return self.decoder.cut_by(context)
+        cut = (("sources", self.encoder), ("texts", self.decoder))
+        return [
+            f"of {name} {sentence}" for name, stack in cut for sentence in stack.cut_by(context)
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Return all settings as JSON has them, the filled-in ones included."""

@@ -219,12 +219,20 @@ class Trainer:
         """Return the mean loss of the batches, and of how many tokens; its gradients are added."""
         counts = [self.task.predicted(batch) for batch in batches]
         total, last = torch.zeros((), device=self.group.device), len(batches) - 1
+        whole = self._mean_over_processes(sum(counts))
         for place, (batch, count) in enumerate(zip(batches, counts, strict=True)):
             with self._unsynced() if place < last else nullcontext():
-                loss = self._loss(self.forward, batch) * (count / sum(counts))
+                loss = self._loss(self.forward, batch) * (count / whole)
                 loss.backward()
             total += loss.detach()
         return total, sum(counts)
+
+    def _mean_over_processes(self, count: int) -> Tensor | int:
+        """Return the mean of a number: gradients are averaged, and each token is to count alike."""
+        if self.group.world == 1:
+            return count
+        whole = torch.tensor(float(count), device=self.group.device)
+        return self.group.sum(whole) / self.group.world
 
     def _unsynced(self) -> AbstractContextManager[None]:
         """Keep gradients in this process: those of the step's last batch go to all, with these."""

@@ -24,6 +24,7 @@ class Lowering:
             PyTorch to the function that emits its ONNX operators.
         passes: edits of the simplified graph of a decoder, in order.
         encoder_passes: those of the graph of an encoder.
+        half_passes: more edits of graphs that compute in half precision, which GPUs run.
         obstacle: returns why a model of this shape cannot be lowered, or None if it can.
     """
 
@@ -33,4 +34,5 @@ class Lowering:
     translations: Mapping[Any, Callable[..., Any]]
     passes: tuple[type[ir.passes.InPlacePass], ...] = ()
     encoder_passes: tuple[type[ir.passes.InPlacePass], ...] = ()
+    half_passes: tuple[type[ir.passes.InPlacePass], ...] = ()
     obstacle: Callable[[GPTConfig], str | None] = lambda _: None

@@ -10,6 +10,7 @@ from .fuse_skip_norms import FuseSkipNorms
 from .quantize_activations import QuantizeActivations
 from .quantize_weights import ROWS_SUFFIX, QuantizeWeights
 from .share_dimensions import ShareDimensions
+from .store_columns import StoreColumns
 from .use_float_activations import UseFloatActivations
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "QuantizeActivations",
     "QuantizeWeights",
     "ShareDimensions",
+    "StoreColumns",
     "UseFloatActivations",
 ]

@@ -40,7 +40,7 @@ def quantize(
     model: Measured,
     bits: int,
     *,
-    block: int,
+    block: int | None,
     symmetric: bool,
     method: Literal["rtn", "gptq"],
     calibration: Any = None,
@@ -52,7 +52,8 @@ def quantize(
     Args:
         model: the model, in float32.
         bits: 4 or 8.
-        block: width of a block, a power of two and at least 16, as MatMulNBits requires.
+        block: width of a block, a power of two and at least 16, as MatMulNBits requires; None:
+            each row is one block.
         symmetric: whether all zero points are 2^(bits - 1).
         method: "rtn" rounds to nearest; "gptq" needs a calibration text.
         calibration: token windows int64 [N, T], or pairs, which "gptq" needs.
@@ -72,11 +73,10 @@ def quantize(
             f"it has {', '.join(names)}"
         )
     _check(bits, block, method)
-    wanted = [name for name in names if name not in keep]
+    wanted, grid = [name for name in names if name not in keep], _Grid(bits, block, symmetric)
     if method == "gptq":
         if calibration is None:
             raise InvalidInputError("gptq needs a calibration text")
-        grid = _Grid(bits, block, symmetric)
         if isinstance(model, PairedModel):
             return _pairs_with_gptq(model, wanted, calibration, grid, progress)
         assert isinstance(model, LayeredModel), "there are two kinds of models"
@@ -85,7 +85,7 @@ def quantize(
     done = {}
     for index, name in enumerate(wanted):
         progress("rounding the weights", index, len(wanted))
-        done[name] = round_to_nearest(_finite(model, name), bits, block, symmetric=symmetric)
+        done[name] = grid.nearest(_finite(model, name))
     return done
 
 
@@ -117,8 +117,7 @@ def _with_gptq(
     if name in wanted:
         with model.filled("norm_final") as filled:
             factor = factors.of(filled.norm_final(stream))
-        weight = _finite(model, name)
-        done[name] = gptq(weight, factor, grid.bits, grid.block, symmetric=grid.symmetric)
+        done[name] = grid.gptq(_finite(model, name), factor)
     return done
 
 
@@ -153,13 +152,23 @@ class _Grid:
     """How all weights are rounded."""
 
     bits: int
-    block: int
+    block: int | None  # None: a whole row
     symmetric: bool
+
+    def nearest(self, weight: Tensor) -> BlockQuantized:
+        """Return the integers of a weight [N, K], rounded to nearest."""
+        block = self.block or weight.shape[1]
+        return round_to_nearest(weight, self.bits, block, symmetric=self.symmetric)
+
+    def gptq(self, weight: Tensor, factor: Tensor) -> BlockQuantized:
+        """Return the integers of a weight [N, K] by GPTQ."""
+        block = self.block or weight.shape[1]
+        return gptq(weight, factor, self.bits, block, symmetric=self.symmetric)
 
     def corrected(self, name: str, layer: nn.Linear, factor: Tensor) -> BlockQuantized:
         """Return a layer's integers by GPTQ; the layer gets what they stand for."""
         require_finite(name, layer.weight)
-        found = gptq(layer.weight, factor, self.bits, self.block, symmetric=self.symmetric)
+        found = self.gptq(layer.weight, factor)
         layer.weight = nn.Parameter(torch.from_numpy(found.dequantized()))
         return found
 
@@ -171,12 +180,7 @@ def _tied_tables(model: Measured, wanted: list[str], grid: _Grid) -> dict[str, B
     embedding cannot afford. It is rounded first, so that all later parts see the result.
     """
     tied = dict.fromkeys(name for name in model.model.tied_names().values() if name in wanted)
-    return {
-        name: round_to_nearest(
-            _finite(model, name), grid.bits, grid.block, symmetric=grid.symmetric
-        )
-        for name in tied
-    }
+    return {name: grid.nearest(_finite(model, name)) for name in tied}
 
 
 class _Factors:
@@ -200,10 +204,10 @@ def _finite(model: Measured, name: str) -> Tensor:
     return weight
 
 
-def _check(bits: int, block: int, method: str) -> None:
+def _check(bits: int, block: int | None, method: str) -> None:
     if bits not in (4, 8):
         raise InvalidInputError(f"weights of {bits} bits are not supported; choose 4 or 8")
-    if block < MIN_BLOCK or block & (block - 1):
+    if block is not None and (block < MIN_BLOCK or block & (block - 1)):
         raise InvalidInputError(
             f"a block of {block} weights is not a power of two from {MIN_BLOCK} on"
         )

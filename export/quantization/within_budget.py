@@ -83,14 +83,16 @@ def quantize_within_budget(
     quality = yardstick.measure(quantised(source, integers))
     if not quality.kl <= max_kl:
         search = _Search(source, yardstick, selection, max_kl, progress)
-        steps: list[Better] = [lambda name: _finer(source.weights[name], plan.finer_block)]
+        steps: list[Better] = []
+        if plan.block is not None:
+            steps.append(lambda name: _finer(source.weights[name], plan.finer_block))
         if settings.keep_fp32 == AUTO:
             steps.append(lambda name: None)
-        integers, quality = search.improved(integers, steps, precision)
+        integers, quality = search.improved(integers, quality, steps, precision)
     entry = Quantization(
         method=plan.method,
         bits=plan.bits,
-        block=plan.block,
+        block=plan.block or _widest(model.model),
         finer=[name for name, each in integers.items() if plan.differs(each)],
         finer_block=plan.finer_block,
         kept=sorted(set(weight_names(model.model)) - integers.keys()),
@@ -99,7 +101,7 @@ def quantize_within_budget(
         max_kl=float(max_kl),
     )
     by_row = None
-    if settings.fast_prefill is None:
+    if settings.fast_prefill is None and plan.block is not None:
         progress("measuring what faster prompts cost", 0, 0)
         by_row = yardstick.measure(quantised(source, _InWholeRows(model.model, integers)))
     return Quantised(source.weights, integers, entry, by_row)
@@ -111,7 +113,7 @@ class _Plan:
 
     method: Literal["rtn", "gptq"]
     bits: int
-    block: int
+    block: int | None  # None: each row is one
     finer_block: int
     kept: frozenset[str]
 
@@ -119,7 +121,8 @@ class _Plan:
         self, source: Measured, calibration: Any, progress: Progress
     ) -> dict[str, BlockQuantized]:
         """Return the integers of all weights but the kept ones."""
-        progress(f"quantising to int{self.bits} ({self.method}, blocks of {self.block})", 0, 0)
+        blocks = "whole rows" if self.block is None else f"blocks of {self.block}"
+        progress(f"quantising to int{self.bits} ({self.method}, {blocks})", 0, 0)
         return quantize(
             source,
             self.bits,
@@ -133,14 +136,14 @@ class _Plan:
 
     def differs(self, weight: BlockQuantized) -> bool:
         """Return whether a weight has another grid than all had at first."""
-        return (weight.bits, weight.block) != (self.bits, self.block)
+        return self.block is not None and (weight.bits, weight.block) != (self.bits, self.block)
 
 
 def _plan(model: GPT | Seq2Seq, precision: Precision, settings: ExportSettings) -> _Plan:
-    block, kept = _grid(model)
+    block, kept = (None, frozenset[str]()) if settings.target == "web" else _grid(model)
     if settings.keep_fp32 != AUTO:
         kept |= _matching(model, settings.keep_fp32 or ())
-    finer_block = BLOCKS[-1] if precision == "int8" else block
+    finer_block = BLOCKS[-1] if precision == "int8" or block is None else block
     method = settings.method or METHODS[precision]
     return _Plan(method, BITS[precision], block, finer_block, kept)
 
@@ -156,24 +159,32 @@ class _Search:
     progress: Progress
 
     def improved(
-        self, integers: dict[str, BlockQuantized], steps: list[Better], precision: Precision
+        self,
+        integers: dict[str, BlockQuantized],
+        quality: Quality,
+        steps: list[Better],
+        precision: Precision,
     ) -> tuple[dict[str, BlockQuantized], Quality]:
         """Return weights and their quality, from those that are over the budget.
 
         Raises:
             ExportError: if the last step is not enough; names the layers that cost most.
         """
-        trial = Yardstick(self.yardstick.reference, self.selection)
+        trial, costs = Yardstick(self.yardstick.reference, self.selection), self._costs(integers)
         for better in steps:
-            self.progress("looking for the layers that cost most", 0, 0)
-            ranked = self.source.some(self.selection, RANKING_WINDOWS, RANKING_LENGTH)
-            costs = layer_costs(self.source, integers, ranked)
             self.progress("choosing the layers that get more bits", 0, 0)
             ranking = Ranking(trial, self.source, integers, better, costs)
             integers, quality = self._within(ranking)
             if quality.kl <= self.max_kl:
                 return integers, quality
+            costs = self._costs(integers)
         raise ExportError(_past_budget(precision, quality.kl, self.max_kl, costs))
+
+    def _costs(self, integers: dict[str, BlockQuantized]) -> dict[str, float]:
+        """Return what each weight costs, the worst first."""
+        self.progress("looking for the layers that cost most", 0, 0)
+        ranked = self.source.some(self.selection, RANKING_WINDOWS, RANKING_LENGTH)
+        return layer_costs(self.source, integers, ranked)
 
     def _within(self, ranking: Ranking) -> tuple[dict[str, BlockQuantized], Quality]:
         """Replace few weights, or all, if that is still not enough.
@@ -209,6 +220,10 @@ class _InWholeRows(Mapping[str, BlockQuantized]):
 
     def __len__(self) -> int:
         return len(self.integers)
+
+
+def _widest(model: GPT | Seq2Seq) -> int:
+    return max(model.get_parameter(name).shape[1] for name in weight_names(model))
 
 
 def _finer(weight: Tensor, block: int) -> BlockQuantized:

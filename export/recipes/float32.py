@@ -21,4 +21,4 @@ def _make(
     return Content(golden, decoders(skeleton(source.config), source.weights, settings, progress))
 
 
-FLOAT32 = Recipe(precisions=("float32",), options=("lowerings",), make=_make)
+FLOAT32 = Recipe(precisions=("float32",), options=("lowerings", "target"), make=_make)

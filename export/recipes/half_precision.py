@@ -56,4 +56,6 @@ def _texts(source: Checkpoint) -> list[tuple[Tensor, ...]]:
     ]
 
 
-HALF_PRECISION = Recipe(precisions=tuple(DTYPES), options=("keep_fp32", "lowerings"), make=_make)
+HALF_PRECISION = Recipe(
+    precisions=tuple(DTYPES), options=("keep_fp32", "lowerings", "target"), make=_make
+)

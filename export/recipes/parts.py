@@ -87,9 +87,17 @@ def lowerings_for(
 ) -> list[Lowering]:
     """Return which of the lowerings that a precision has are wanted and support the model.
 
+    For a browser, that is the first one alone.
+
     Raises:
-        InvalidInputError: if one that is named does not, or the precision does not have it.
+        InvalidInputError: if one that is named does not, or the precision does not have it, or if
+            the target does not run the model.
     """
+    if settings.target == "web" and isinstance(config, Seq2SeqConfig):
+        raise InvalidInputError(
+            "the target web is for models without an encoder: this one, which has one, does not "
+            "run in a browser yet"
+        )
     obstacles = {
         one.name: next(filter(None, map(one.obstacle, stacks_of(config))), None) for one in there
     }
@@ -100,7 +108,8 @@ def lowerings_for(
             )
         if obstacles[name]:
             raise InvalidInputError(f"{name} cannot have this model: {obstacles[name]}")
-    return [one for one in there if settings.wants(one.name) and not obstacles[one.name]]
+    found = [one for one in there if settings.wants(one.name) and not obstacles[one.name]]
+    return found[:1] if settings.target == "web" else found
 
 
 def stacks_of(config: GPTConfig | Seq2SeqConfig) -> list[GPTConfig]:

@@ -5,6 +5,9 @@ with a second copy of the weights, feeds long prompts. Further graphs have float
 serve as the exact reference, and engines that do not round activations run them. One uses ONNX
 Runtime's own operators and one is in the `standard` lowering. If whole blocks make up the weights'
 rows, TensorRT gets one, too. An encoder-decoder has an encoder to each of these.
+
+A browser's kernels are fast only for int8 with one scale a row. For it, the weights are rounded in
+whole rows, and there is one graph that generates, with its exact reference.
 """
 
 import warnings
@@ -33,7 +36,13 @@ from ..layered import LayeredModel
 from ..lowerings import ORT, STANDARD, STANDARD_QDQ, Lowering
 from ..pair_texts import held_out_pairs
 from ..paired import PairedModel
-from ..passes import DequantizeWeights, QuantizeActivations, QuantizeWeights, UseFloatActivations
+from ..passes import (
+    DequantizeWeights,
+    QuantizeActivations,
+    QuantizeWeights,
+    StoreColumns,
+    UseFloatActivations,
+)
 from ..quantization import (
     BlockQuantized,
     Dequantized,
@@ -174,11 +183,13 @@ def _graphs(
     progress: Progress,
 ) -> list[tuple[Graph, ir.Model]]:
     """Return all graphs, the one that generates first."""
-    fast_prefill = _fast_prefill(found, settings)
+    fast_prefill = settings.target is None and _fast_prefill(found, settings)
     progress("tracing and lowering the graphs", 0, 0)
     model, weights = skeleton(config), found.integers
     main, *others = lowerings_for(config, LOWERINGS_OF_QUANTISED, settings)
     decoder, *encoders = traced_parts(model, found.weights)
+    if settings.target == "web":
+        return _for_web(decoder, main, weights)
     if main is STANDARD_QDQ:
         return _for_tensorrt([decoder, *encoders], weights)
     graphs = _lowered(decoder, main, weights, fast=fast_prefill, many=bool(encoders))
@@ -215,6 +226,15 @@ def _lowered(
     return [named(own, lowering, part) for part, own in parts.items()]
 
 
+def _for_web(traced: Traced, lowering: Lowering, weights: Weights) -> list[tuple[Graph, ir.Model]]:
+    """Return the graph that multiplies int8, and the exact one, both over the same columns."""
+    exact = build_graph(traced, lowering)
+    StoreColumns(weights)(exact)
+    graph = exact.clone()
+    QuantizeActivations({}, head=True)(graph)
+    return [named(graph, lowering, "decoder"), named(exact, lowering, "exact")]
+
+
 def _exact(graph: ir.Model, weights: Weights) -> ir.Model:
     """Return the graph with quantised weights and float32 activations."""
     for edit in (QuantizeWeights(_within(graph, weights)), UseFloatActivations()):
@@ -242,6 +262,6 @@ def _for_tensorrt(parts: list[Traced], weights: Weights) -> list[tuple[Graph, ir
 
 QUANTISED = Recipe(
     precisions=tuple(BITS),
-    options=("keep_fp32", "method", "calibration", "max_kl", "fast_prefill", "lowerings"),
+    options=("keep_fp32", "method", "calibration", "max_kl", "fast_prefill", "lowerings", "target"),
     make=_make,
 )

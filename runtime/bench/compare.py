@@ -89,8 +89,18 @@ def _differences(a: BenchResult, b: BenchResult, shared: int) -> list[str]:
     ]
     for name in sorted({*a.versions, *b.versions}):
         pairs.append((f"version of {name}", a.versions.get(name), b.versions.get(name)))
+    first, second = _settings(a), _settings(b)
+    if first is not None and second is not None:
+        pairs += [(name, first.get(name), second.get(name)) for name in {**first, **second}]
     notes = [f"{name} differs: A has {x}, B has {y}" for name, x, y in pairs if x != y]
+    if (first is None) != (second is None):
+        notes.append(f"the power mode is recorded in {'B' if first is None else 'A'} only")
     only = len(a.cells) + len(b.cells) - 2 * shared
     if only:
-        notes.append(f"{only} cells are in one file only and not shown")
+        cells = "1 cell is" if only == 1 else f"{only} cells are"
+        notes.append(f"{cells} in one file only and not shown")
     return notes
+
+
+def _settings(result: BenchResult) -> dict[str, str] | None:
+    return None if result.power is None else result.power.settings()

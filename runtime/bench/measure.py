@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from ..bundle.bundle import Bundle
+from ..doctor.probe import LocalProbe
 from ..engines.base import EngineInfo
 from ..engines.choice import open_engine, resolve_backend
 from ..engines.memory import memory_needed
 from ..errors import InvalidInputError
 from ..generation.begin import Begin
 from ..language_model import LanguageModel
-from ..machine import Machine, peak_memory, physical_cores
+from ..machine import Machine, fast_cores, peak_memory
 from ..progress import Progress
 from ..proof.receipt_store import warn_if_unproved
 from .bandwidth import (
@@ -32,6 +33,7 @@ from .bandwidth import (
 from .energy import Meter, find_meter, total
 from .gpu import Gpu
 from .plan import Plan
+from .power import Power
 from .prompts import Prompts, prompts_for
 from .repeat import Runner
 from .result import BenchResult, Cell, Repeat
@@ -55,7 +57,7 @@ def measure(path: str | Path, plan: Plan, version: str, progress: Progress) -> B
         EngineError: as `edgegpt.load` does, and if the GPU or its energy cannot be measured.
         InvalidInputError: if the plan does not fit the bundle's context or the memory.
     """
-    machine, threads = Machine.here(), plan.engine.threads or physical_cores()
+    machine, threads = Machine.here(), plan.engine.threads or fast_cores()
     progress("loading", 0, 1)
     with ExitStack() as stack:
         model, load_s, gpu = _load(path, plan, threads, stack)
@@ -93,6 +95,7 @@ def measure(path: str | Path, plan: Plan, version: str, progress: Progress) -> B
             gpu_memory=measured.gpu_memory,
             energy=measured.energy,
             cells=measured.cells,
+            power=measured.power,
         )
 
 
@@ -111,6 +114,7 @@ class _Measured:
     gpu_memory: int | None
     energy: str
     cells: list[Cell]
+    power: Power
 
 
 def _measured(
@@ -128,6 +132,7 @@ def _measured(
     for _ in range(repeats):
         bandwidths.append(bandwidth())
         timed.append(rounds.run())
+    power = Power.of(LocalProbe())
     if any(total(one.joules) <= 0 for results in timed for one in results if one.joules):
         timed = [[replace(one, joules={}) for one in results] for results in timed]
         energy = "not measured: the meter stood still"
@@ -135,7 +140,7 @@ def _measured(
         Cell(*cell, [results[index] for results in timed])
         for index, cell in enumerate(rounds.cells)
     ]
-    return _Measured(bandwidths, peak, taken, energy, cells)
+    return _Measured(bandwidths, peak, taken, energy, cells, power)
 
 
 class _Rounds:

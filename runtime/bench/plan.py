@@ -24,7 +24,7 @@ class Plan:
         batches: numbers of rows.
         context: tokens that the cache holds; None is the model's block size.
         sampling: how to choose tokens.
-        engine: options of the engine; its threads of None mean one per physical core.
+        engine: options of the engine; its threads of None mean one per fast core.
     """
 
     repeats: int = 5

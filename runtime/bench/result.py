@@ -9,6 +9,7 @@ import numpy as np
 from ..errors import InvalidInputError
 from ..machine import Machine
 from .energy import total
+from .power import Power
 
 __all__ = ["BENCH_VERSION", "METRICS", "BenchResult", "Cell", "Metric", "Repeat", "Spread"]
 
@@ -99,6 +100,8 @@ class BenchResult:
             `Gpu.taken_memory`.
         energy: what `joules` measured, or why there are none, in words.
         cells: every batch and depth.
+        power: the machine's mode, and its clocks right after the last step; None in the results of
+            an edgegpt that did not record them.
     """
 
     date: str
@@ -123,6 +126,7 @@ class BenchResult:
     gpu_memory: int | None
     energy: str
     cells: list[Cell]
+    power: Power | None = None
 
     def __post_init__(self) -> None:
         _require(bool(self.cells and self.load_s), "nothing was measured")

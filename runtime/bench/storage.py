@@ -4,7 +4,7 @@ A file is read back for comparisons. It may come from anywhere, so every field i
 """
 
 import json
-from dataclasses import asdict, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -73,9 +73,11 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     """Convert `value`, as read from JSON, to `kind`, the type of a field of `BenchResult`."""
     if isinstance(kind, type) and is_dataclass(kind):
         hints = get_type_hints(kind)
-        return kind(
-            **{name: _decode(hint, _take(value, name, where), name) for name, hint in hints.items()}
-        )
+        own = {
+            name: _decode(hints[name], _take(value, name, where), name)
+            for name in _given(kind, value)
+        }
+        return kind(**own)
     if get_origin(kind) is UnionType:  # always a type and None
         return None if value is None else _decode(get_args(kind)[0], value, where)
     if get_origin(kind) is list and type(value) is list:
@@ -87,6 +89,16 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     if kind in (int, str) and type(value) is kind and (kind is str or abs(value) < LARGEST_NUMBER):
         return value
     raise InvalidInputError(f"{where} is {value!r:.40}")
+
+
+def _given(kind: Any, table: Any) -> list[str]:
+    """Return the fields that a file must have, and those of the others that it has."""
+    return [
+        field.name
+        for field in fields(kind)
+        if (field.default is MISSING and field.default_factory is MISSING)
+        or (type(table) is dict and field.name in table)
+    ]
 
 
 def _take(table: Any, key: str, where: str) -> Any:

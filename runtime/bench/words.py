@@ -41,6 +41,7 @@ def facts(result: BenchResult) -> dict[str, str]:
             f"{machine.memory_bytes / 1e9:.1f} GB, {machine.system}, Python {machine.python}"
         ),
         **gpu,
+        "power": "not recorded" if result.power is None else result.power.words(),
         "versions": versions,
         "date": result.date,
         "settings": (

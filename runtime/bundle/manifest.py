@@ -92,8 +92,9 @@ class Quality:
 class Quantization:
     """How the weights were quantised, and what that cost.
 
-    Weights have integers of `bits` bits in blocks of `block`. Those in `finer` have 8 bits and
-    blocks of `finer_block` instead, and those in `kept` stayed float32.
+    Weights have integers of `bits` bits in blocks of `block`; a row that is shorter is one block.
+    Those in `finer` have 8 bits and blocks of `finer_block` instead, and those in `kept` stayed
+    float32.
 
     `quality` compares with the float32 model in PyTorch, activations rounded as an engine that
     multiplies int8 rounds them; `reference_perplexity` is that model's own perplexity on the same

@@ -1,4 +1,4 @@
-"""The part of the ONNX format that a TensorRT build needs, without the onnx package.
+"""The part of the ONNX format that engines need, without the onnx package.
 
 An ONNX file is a protobuf message. This module lists the graph's nodes, lists the weights that lie
 in other files, and replaces symbolic sizes by numbers, because TensorRT's parser refuses a cache
@@ -13,13 +13,30 @@ from dataclasses import dataclass
 from ..errors import BundleError
 from .protobuf import BYTES, bytes_field, number_field, read_fields
 
-__all__ = ["External", "Node", "external_tensors", "graph_nodes", "with_sizes"]
+__all__ = [
+    "GRAPH",
+    "INITIALIZER",
+    "NODE",
+    "NODE_ATTRIBUTE",
+    "NODE_INPUT",
+    "NODE_NAME",
+    "NODE_OP_TYPE",
+    "NODE_OUTPUT",
+    "TENSOR_NAME",
+    "VALUES",
+    "External",
+    "Node",
+    "edited",
+    "external_tensors",
+    "graph_nodes",
+    "with_sizes",
+]
 
 GRAPH, NODE, INITIALIZER = 7, 1, 5
 VALUES = (11, 12, 13)  # inputs, outputs, and value_info of intermediate values
 # Field numbers from the model to a dimension: graph, value, type, tensor type, shape, dimension.
 DIMENSION_PATH = ((GRAPH,), VALUES, (2,), (1,), (2,), (1,))
-NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OP_TYPE, NODE_DOMAIN = 1, 2, 3, 4, 7
+NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OP_TYPE, NODE_ATTRIBUTE, NODE_DOMAIN = 1, 2, 3, 4, 5, 7
 SIZE_VALUE, SIZE_SYMBOL = 1, 2
 TENSOR_NAME, TENSOR_EXTERNAL = 8, 13
 ENTRY_KEY, ENTRY_VALUE = 1, 2
@@ -92,10 +109,10 @@ def with_sizes(model: bytes, sizes: Mapping[str, int]) -> bytes:
             parts.append(numbers.get(field.value, field.whole) if is_symbol else field.whole)
         return b"".join(parts)
 
-    return _edited(model, DIMENSION_PATH, fix)
+    return edited(model, DIMENSION_PATH, fix)
 
 
-def _edited(
+def edited(
     message: bytes, path: tuple[tuple[int, ...], ...], edit: Callable[[bytes], bytes]
 ) -> bytes:
     """Return `message` with `edit` applied to every nested message at `path`."""
@@ -104,7 +121,7 @@ def _edited(
     parts = []
     for field in read_fields(message):
         if field.number in path[0] and field.wire == BYTES:
-            parts.append(bytes_field(field.number, _edited(field.value, path[1:], edit)))
+            parts.append(bytes_field(field.number, edited(field.value, path[1:], edit)))
         else:
             parts.append(field.whole)
     return b"".join(parts)

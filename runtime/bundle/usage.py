@@ -9,7 +9,7 @@ from ..errors import BundleError
 from .fields import LARGEST, finite, kind_of, only, take, text, whole
 from .search import Search
 
-__all__ = ["RANGES", "Defaults", "SourceUsage", "Usage"]
+__all__ = ["LONGEST_CODE", "RANGES", "Defaults", "SourceUsage", "Usage"]
 
 # What each setting of sampling must be, in words and as a condition on a finite number.
 RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
@@ -61,16 +61,27 @@ class SourceUsage:
         prefix_ids: ids that a source of text begins with.
         suffix_ids: ids that it ends with.
         languages: ids of languages by their codes. Such an id in the prefix or the suffix tells the
-            language of the source; as the first new token it tells that of the target.
+            language of the source, unless the caller names another one; as the first new token it
+            tells that of the target.
     """
 
     prefix_ids: tuple[int, ...] = ()
     suffix_ids: tuple[int, ...] = ()
     languages: dict[str, int] = field(default_factory=dict)
 
-    def around(self, ids: list[int]) -> list[int]:
-        """Return the ids of a text as those of a source."""
-        return [*self.prefix_ids, *ids, *self.suffix_ids]
+    def around(self, ids: list[int], language: int | None = None) -> list[int]:
+        """Return the ids of a text as those of a source.
+
+        The id of a `language` comes in place of the one that is there, or, without one, last.
+        """
+        prefix, suffix = list(self.prefix_ids), list(self.suffix_ids)
+        if language is not None:
+            own = set(self.languages.values())
+            if own.isdisjoint([*prefix, *suffix]):
+                suffix.append(language)
+            prefix = [language if token in own else token for token in prefix]
+            suffix = [language if token in own else token for token in suffix]
+        return [*prefix, *ids, *suffix]
 
     @classmethod
     def of(cls, entry: Any, where: str) -> "SourceUsage":

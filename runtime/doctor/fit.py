@@ -46,7 +46,8 @@ class Fit:
 class BundleFit:
     """The fit of one bundle on all backends, and the backend that `auto` would take.
 
-    `weights` is in bytes, `cache_per_token` in bytes per token of each row.
+    `weights` is in bytes, `cache_per_token` in bytes per token of each row, `sources` in bytes for
+    the longest source, 0 without an encoder.
     """
 
     id: str
@@ -54,6 +55,7 @@ class BundleFit:
     block_size: int
     weights: int
     cache_per_token: int
+    sources: int
     backends: list[Fit]
     choice: Choice
 
@@ -69,9 +71,15 @@ def fit(bundle: Bundle, report: MachineReport, diagnosis: Diagnosis) -> BundleFi
     fits = [_fit(bundle, backend, report, diagnosis) for backend in BACKENDS]
     choice = choose([found.backend for found in fits if not found.obstacle])
     manifest, least = bundle.manifest, memory_needed(bundle, 1, 1)
-    block_size = manifest.model_info.block_size
     return BundleFit(
-        manifest.id, manifest.precision, block_size, least.weights, least.cache, fits, choice
+        id=manifest.id,
+        precision=manifest.precision,
+        block_size=manifest.model_info.block_size,
+        weights=least.weights,
+        cache_per_token=least.cache,
+        sources=least.sources,
+        backends=fits,
+        choice=choice,
     )
 
 

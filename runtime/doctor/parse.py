@@ -109,7 +109,7 @@ def jetpack_of(l4t: str) -> str:
 
 def power_mode(text: str) -> str | None:
     """Read MAXN from the line "NV Power Mode: MAXN" of `nvpmodel -q`."""
-    match = re.search(r"NV Power Mode:\s*(\S+)", text)
+    match = re.search(r"NV Power Mode:\s*([\w.+-]{1,40})\s*$", text, re.MULTILINE)
     return match[1] if match else None
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "OnnxRuntime",
     "Provider",
     "examine",
+    "find_jetson",
 ]
 
 SMI = (
@@ -149,7 +150,7 @@ def examine(probe: Probe) -> MachineReport:
         for name, version in sorted(probe.distributions().items())
         if name.startswith(OF_INTEREST)
     }
-    jetson = _jetson(probe)
+    jetson = find_jetson(probe)
     driver = _driver(probe)
     bindings = probe.trial("bindings")
     return MachineReport(
@@ -174,7 +175,8 @@ def examine(probe: Probe) -> MachineReport:
     )
 
 
-def _jetson(probe: Probe) -> Jetson | None:
+def find_jetson(probe: Probe) -> Jetson | None:
+    """Return what a Jetson says about itself; None on another machine."""
     l4t = l4t_release(probe.read("/etc/nv_tegra_release") or "")
     if l4t is None:
         return None

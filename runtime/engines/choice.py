@@ -8,13 +8,15 @@ from ..bundle.bundle import Bundle
 from ..bundle.manifest import Graph
 from ..bundle.vocabulary import Part
 from ..cuda.event_clock import EventClock
+from ..cuda.shown import needs_gpu
 from ..errors import EdgeGPTWarning, EngineError, InvalidInputError
 from . import support
 from .base import Engine, EngineInfo, State
 from .options import DEFAULTS, EngineOptions
-from .ort.cpu import OrtEngine, multiplies_int8
+from .ort.cpu import OrtEngine
 from .ort.cuda import CudaEngine
 from .ort.cuda_provider import try_provider
+from .ort.kernels import multiplies_blocks, multiplies_int8
 from .ort.session import import_onnxruntime, installed_distributions
 from .support import TENSORRT
 
@@ -37,12 +39,13 @@ BACKENDS = ("auto", *support.BACKENDS)
 
 def local_lowerings(bundle: Bundle, backend: str = "cpu", part: Part = "decoder") -> list[str]:
     """Return the lowerings of `bundle` whose `part` the backend can run here, best first."""
-    if backend in TENSORRT:
-        from .tensorrt.builder import graph_for
-        from .tensorrt.flavour import import_flavour
+    with needs_gpu(backend):
+        if backend in TENSORRT:
+            from .tensorrt.builder import graph_for
+            from .tensorrt.flavour import import_flavour
 
-        return [graph_for(import_flavour(backend), bundle).lowering]
-    return [graph.lowering for graph in _local_graphs(bundle, backend, part)]
+            return [graph_for(import_flavour(backend), bundle).lowering]
+        return [graph.lowering for graph in _local_graphs(bundle, backend, part)]
 
 
 def missing_engine(bundle: Bundle, backend: str = "cpu") -> str | None:
@@ -86,6 +89,7 @@ def open_engine(
     *,
     lowering: str | None = None,
     exact: bool = False,
+    as_written: bool = False,
     clock: EventClock | None = None,
 ) -> Engine:
     """Load the graphs of `bundle` that fit the backend best.
@@ -96,6 +100,7 @@ def open_engine(
         lowering: one of `local_lowerings(bundle, backend)`; None: the best.
         exact: multiply quantised weights by float32 activations. This is slow, and is the
             definition of the quantised model; by default engines may also round activations.
+        as_written: let a CPU compute a float16 bundle in float16, where it takes float32 otherwise.
         clock: times the GPU's work in every step; not for the backend "cpu".
 
     Raises:
@@ -106,14 +111,29 @@ def open_engine(
     why = support.misfit(bundle.manifest, backend)
     if why is not None:
         raise EngineError(why)
+    with needs_gpu(backend):
+        settings = replace(options, backend=backend)
+        return _open(bundle, settings, lowering, clock, exact=exact, as_written=as_written)
+
+
+def _open(
+    bundle: Bundle,
+    options: EngineOptions,
+    lowering: str | None,
+    clock: EventClock | None,
+    *,
+    exact: bool,
+    as_written: bool,
+) -> Engine:
+    backend = options.backend
     if options.tf32 and backend != "cuda":
         raise InvalidInputError(f"the backend {backend} has no TF32; it is for the backend cuda")
     if backend in TENSORRT:
-        return _open_tensorrt(bundle, replace(options, backend=backend), clock)
+        return _open_tensorrt(bundle, options, clock)
     graphs = _local_graphs(bundle, backend, "exact" if exact else "decoder")
     decoder = next((graph for graph in graphs if lowering in (None, graph.lowering)), None)
     if decoder is None:
-        why = missing_engine(bundle, backend) or _no_graph(bundle, options.backend, backend)
+        why = missing_engine(bundle, backend) or _no_graph(bundle, backend)
         raise EngineError(why)
     if backend == "cuda":
         return CudaEngine(bundle, decoder, options, clock=clock)
@@ -121,8 +141,12 @@ def open_engine(
     same = [graph for graph in prefills if graph.lowering == decoder.lowering and not exact]
     rounds = multiplies_int8(import_onnxruntime(backend).__version__)
     prefill = same[0] if same and rounds else None
+    if prefill is not None and not multiplies_blocks():
+        decoder, prefill = prefill, None
     encoder = _encoder_of(bundle, decoder, exact=exact or not rounds)
-    return OrtEngine(bundle, decoder, prefill, options.threads, encoder=encoder)
+    return OrtEngine(
+        bundle, decoder, prefill, options.threads, encoder=encoder, as_written=as_written
+    )
 
 
 def _encoder_of(bundle: Bundle, decoder: Graph, *, exact: bool) -> Graph | None:
@@ -162,10 +186,10 @@ def _obstacles(bundle: Bundle, backend: str) -> list[str]:
     return [reason for reason in found if reason is not None]
 
 
-def _no_graph(bundle: Bundle, asked: str, backend: str) -> str:
+def _no_graph(bundle: Bundle, backend: str) -> str:
     have = ", ".join(graph.name for graph in bundle.manifest.graphs)
     why = _obstacles(bundle, backend)
     if not support.serving(bundle.manifest, backend):
         why = [f"the backend {backend} runs {', '.join(support.lowerings_of(backend))}"]
     told = "".join(f"; {reason}" for reason in why)
-    return f"no graph of {bundle.folder} fits the backend {asked}; it has: {have}{told}"
+    return f"no graph of {bundle.folder} fits the backend {backend}; it has: {have}{told}"

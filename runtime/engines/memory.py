@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ..bundle.bundle import Bundle
+from ..bundle.model_info import ModelInfo
 from ..errors import InvalidInputError
 from .base import PREFILL_CHUNK
 
@@ -20,16 +21,18 @@ class Memory:
 
     `weights` and `cache` are exact. `workspace` is the largest set of activations of one layer
     during prefill if every operator runs as the graph says; engines may need less by fusing.
+    `sources` are the keys and values of the longest sources that an encoder-decoder reads.
     """
 
     weights: int
     cache: int
     workspace: int
+    sources: int = 0
 
     @property
     def total(self) -> int:
-        """Sum of the three."""
-        return self.weights + self.cache + self.workspace
+        """Sum of the four."""
+        return self.weights + self.cache + self.workspace + self.sources
 
 
 def memory_needed(bundle: Bundle, batch: int = 1, context: int | None = None) -> Memory:
@@ -45,12 +48,19 @@ def memory_needed(bundle: Bundle, batch: int = 1, context: int | None = None) ->
     sizes = {"batch": batch, "context": context}
     decoder = manifest.graphs[0]
     cache = sum(port.nbytes(sizes) for port in decoder.caches())
-    if info.encoder is not None:
-        sizes = {"sources": batch, "source": info.encoder.block_size}
-        cache += sum(port.nbytes(sizes) for port in decoder.sources())
-    tokens = min(context, PREFILL_CHUNK)
-    scores = batch * info.n_head * tokens * context * FLOAT32
-    wide = WIDE_VALUES * batch * tokens * info.n_ff * FLOAT32
-    logits = batch * info.vocab_size * FLOAT32
     weights = sum(entry.size for entry in manifest.weights.values())
-    return Memory(weights, cache, max(scores, wide) + logits)
+    logits = batch * info.vocab_size * FLOAT32
+    workspace = _activations(info, batch, min(context, PREFILL_CHUNK), context) + logits
+    if info.encoder is None:
+        return Memory(weights, cache, workspace)
+    longest = info.encoder.block_size  # a source is read in one piece
+    sizes = {"sources": batch, "source": longest}
+    sources = sum(port.nbytes(sizes) for port in decoder.sources())
+    reading = _activations(info.encoder, batch, longest, longest)
+    return Memory(weights, cache, max(workspace, reading), sources)
+
+
+def _activations(info: ModelInfo, batch: int, tokens: int, seen: int) -> int:
+    """Return the bytes of a layer's activations for `tokens` of each row that see so many."""
+    scores = batch * info.n_head * tokens * seen * FLOAT32
+    return max(scores, WIDE_VALUES * batch * tokens * info.n_ff * FLOAT32)

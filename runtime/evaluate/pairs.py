@@ -22,7 +22,7 @@ class PairEvaluation:
 
     Attributes:
         loss: mean -log p(token) of the targets and their ends, in nats, each token after the
-            right ones before it.
+            right ones before it; a first token that `generate` forces counts, too.
         exact_match: how many translations in a hundred are the target, character by character.
         bleu: of all translations, from 0 to 100.
         chrf: likewise.
@@ -65,9 +65,10 @@ def evaluate_pairs(
     sources, targets = [source for source, _ in pairs], [target for _, target in pairs]
     translation_scores(["0"], ["0"])  # refused before the work, where there is no sacrebleu
     losses: list[float] = []
+    languages = {name: settings.get(name) for name in ("source_language", "target_language")}
     for first in range(0, len(pairs), ROWS):
         part = slice(first, first + ROWS)
-        for scores in model.score(sources[part], targets[part]):
+        for scores in model.score(sources[part], targets[part], **languages):
             assert isinstance(scores, list), "several targets give a list of lists"
             losses += scores
         progress("scoring targets", first, len(pairs))

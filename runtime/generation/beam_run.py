@@ -9,10 +9,12 @@ from ..text.stops import Detokenizer
 from ..text.tokenizer import Tokenizer
 from .beams import BeamRules, BeamSearch, Hypothesis
 from .following import follow
+from .limits import Halted
 from .loop import Rules
 from .rows import FinishReason, Text
-from .run import Result, Run, Timings
+from .run import Run
 from .speculation import Pace
+from .writing import Result, Timings
 
 __all__ = ["generated", "new_search"]
 
@@ -30,10 +32,10 @@ def generated(
     For a search, each text fits the context. `sources` encodes their sources, if they have any.
     """
     if rules.beams is not None:
-        search = _BeamRun(texts, rules, rules.beams)
+        search = _BeamRun(texts, rules, rules.beams, tokenizer)
         if rules.max_new_tokens > 0:
             search.follow(engine, sources)
-        return search.results(tokenizer)
+        return search.results()
     run = Run(engine, tokenizer, texts, rules, pace, sources)
     for _ in run.pieces():
         pass
@@ -43,44 +45,65 @@ def generated(
 class _BeamRun:
     """The searches of one call, and the clock."""
 
-    def __init__(self, texts: Sequence[Text], rules: Rules, beams: BeamRules) -> None:
-        self.texts, self.rules, self.beams = texts, rules, beams
-        self.searches = [new_search(text.ids, rules, beams) for text in texts]
+    def __init__(
+        self, texts: Sequence[Text], rules: Rules, beams: BeamRules, tokenizer: Tokenizer | None
+    ) -> None:
+        self.texts, self.rules, self.tokenizer = texts, rules, tokenizer
+        self.beams = beams.count
+        self.searches = [new_search(text.ids, rules, beams, tokenizer) for text in texts]
         self.begin = time.perf_counter()
         self.first_token_s = self.total_s = 0.0
 
     def follow(self, engine: Engine, sources: Callable[[], Sources] | None) -> None:
         """Run the searches."""
-        rows = len(self.searches) * self.beams.count
+        rows = len(self.searches) * self.beams
         encoded = None if sources is None else sources()
         slots = self.rules.slots(engine, self.texts)
         with engine.new_state(rows, slots, encoded) as state:
-            follow(state, self.searches, self._tell)
+            try:
+                follow(state, self.searches, self._tell, self.rules.limits)
+            except Halted as halted:
+                for search in self.searches:
+                    search.end_soon(halted.reason)
 
-    def results(self, tokenizer: Tokenizer | None) -> list[Result]:
+    def results(self) -> list[Result]:
         """Return what was found."""
-        found = [one.best() or [Hypothesis(0.0, 0.0, [])] for one in self.searches]
         results = []
-        for text, search, best in zip(self.texts, self.searches, found, strict=True):
-            hypotheses = tuple(
-                Result(
-                    text=_text(tokenizer, text.ids, one.ids, self.rules.end_ids),
-                    token_ids=one.ids,
-                    finish_reason=self._reason(one.ids),
-                    timings=Timings(self.first_token_s, self.total_s, len(one.ids)),
-                    seed=text.seed,
-                    first_near_tie=0 if search.near_tie else None,
-                    score=one.score,
-                )
-                for one in best
-            )
+        for text, search in zip(self.texts, self.searches, strict=True):
+            best = search.best() or [Hypothesis(0.0, 0.0, [])]
+            hypotheses = tuple(self._result(text, search, one) for one in best)
             results.append(replace(hypotheses[0], hypotheses=hypotheses))
         return results
 
-    def _reason(self, ids: Sequence[int]) -> FinishReason:
-        """Return why a text ended."""
+    def _result(self, text: Text, search: BeamSearch, found: Hypothesis) -> Result:
+        written, stopped = self._written(text.ids, found.ids)
+        return Result(
+            text=written,
+            token_ids=found.ids,
+            finish_reason="stop" if stopped else self._reason(search, found.ids),
+            timings=Timings(self.first_token_s, self.total_s, len(found.ids)),
+            seed=text.seed,
+            first_near_tie=0 if search.near_tie else None,
+            score=found.score,
+        )
+
+    def _written(self, prompt: list[int], ids: list[int]) -> tuple[str | None, bool]:
+        """Return the text of new ids, None without a tokenizer, and whether a stop string ended it.
+
+        The text is what comes before the stop string.
+        """
+        if self.tokenizer is None:
+            return None, False
+        detokenizer = Detokenizer(self.tokenizer, self.rules.stop, prompt)
+        pieces = [detokenizer.push(token) for token in ids if token not in self.rules.end_ids]
+        return "".join(pieces) + detokenizer.finish(), detokenizer.stopped
+
+    def _reason(self, search: BeamSearch, ids: Sequence[int]) -> FinishReason:
+        """Return why a text ended that no stop string did."""
         if ids and ids[-1] in self.rules.end_ids:
             return "eos"
+        if search.halted is not None:
+            return search.halted
         return "length" if len(ids) == self.rules.max_new_tokens else "context"
 
     def _tell(self) -> None:
@@ -88,8 +111,10 @@ class _BeamRun:
         self.first_token_s = self.first_token_s or self.total_s
 
 
-def new_search(prompt: list[int], rules: Rules, beams: BeamRules) -> BeamSearch:
-    """Return the search for what follows a prompt."""
+def new_search(
+    prompt: list[int], rules: Rules, beams: BeamRules, tokenizer: Tokenizer | None = None
+) -> BeamSearch:
+    """Return the search for what follows a prompt; stop strings need a tokenizer."""
     # The last token is not fed, so it needs no slot.
     room = rules.context + 1 - len(prompt)
     return BeamSearch(
@@ -100,15 +125,5 @@ def new_search(prompt: list[int], rules: Rules, beams: BeamRules) -> BeamSearch:
         edits=(*rules.sampling.edits, *rules.edits),
         tolerance=rules.tolerance,
         named=rules.named,
+        watch=Detokenizer(tokenizer, rules.stop, prompt) if tokenizer and rules.stop else None,
     )
-
-
-def _text(
-    tokenizer: Tokenizer | None, prompt: list[int], ids: list[int], end_ids: frozenset[int]
-) -> str | None:
-    """Return the text of new ids; None if the bundle has no tokenizer."""
-    if tokenizer is None:
-        return None
-    detokenizer = Detokenizer(tokenizer, (), prompt)
-    pieces = [detokenizer.push(token) for token in ids if token not in end_ids]
-    return "".join(pieces) + detokenizer.finish()

@@ -8,6 +8,8 @@ for score. The score of a text is
 where an end id and forced ids count. In each step, the best (1 + number of end ids) * beams
 continuations of all beams are candidates. A candidate that ends is a finished text if it is among
 the first `beams` of them; the best that do not end are the next beams. At the last step, all end.
+A text also ends with the token that completes a stop string. If so many candidates do that fewer
+than `beams` are left, the others are not replaced.
 """
 
 import math
@@ -21,8 +23,10 @@ from numpy.typing import NDArray
 
 from ..bundle.search import EarlyStopping
 from ..errors import NumericalError
+from ..text.stops import Detokenizer
 from .edits import Edit, forbidden
 from .largest import largest, magnitude
+from .limits import Reason
 
 __all__ = ["BeamRules", "BeamSearch", "Hypothesis", "Moves"]
 
@@ -73,8 +77,10 @@ class BeamSearch:
         texts: the ids of each beam, the prompt included.
         parted: int64 [beams, beams], in how many leading tokens, by descent, two beams are equal.
         finished: the best finished texts so far, the best first.
+        watches: of each beam, what watches its new text for stop strings; empty if there are none.
         done: whether the search has ended.
         near_tie: whether logits within the tolerance could have led to other texts.
+        halted: why the search had to end early; None: it did not.
     """
 
     def __init__(
@@ -87,11 +93,12 @@ class BeamSearch:
         edits: Sequence[Edit] = (),
         tolerance: float = 0.0,
         named: int | None = None,
+        watch: Detokenizer | None = None,
     ) -> None:
         """Begin with `prompt`; add at most `steps` tokens, at least one.
 
         `tolerance` is the error of logits, relative to the largest. Only ids below `named` can be
-        chosen; None: all can.
+        chosen; None: all can. `watch` begins behind the prompt, and finds stop strings.
         """
         self.named = named
         self.rules, self.steps, self.edits, self.tolerance = rules, steps, edits, tolerance
@@ -103,8 +110,10 @@ class BeamSearch:
         self.totals: NDArray[np.float32] = np.full(rules.count, HOPELESS, dtype=np.float32)
         self.totals[0] = 0.0
         self.parted = np.full((rules.count, rules.count), len(prompt), dtype=np.int64)
+        self.watches = [] if watch is None else [watch] * rules.count
         self.finished: list[Hypothesis] = []
         self.done = self.near_tie = False
+        self.halted: Reason | None = None
         self.error = 0.0  # of the difference of two totals; errors of steps add up as squares
 
     def advance(self, logits: NDArray[np.float32]) -> Moves:
@@ -124,6 +133,9 @@ class BeamSearch:
         self.step += 1
         last = self.step == self.steps
         ended = np.array([last or token in self.end_ids for token in tokens.tolist()])
+        watches = self._watched(parents.tolist(), tokens.tolist())
+        if watches:
+            ended |= [watch.stopped for watch in watches]
         self._note_close_ones(totals, ended)
         kept = slice(0, self.candidates)
         parents, tokens, totals, ended = parents[kept], tokens[kept], totals[kept], ended[kept]
@@ -137,7 +149,12 @@ class BeamSearch:
             return Moves(list(range(self.rules.count)), 0)
         order = order[_at_home(parents[order].tolist())]
         self.totals = going[order].astype(np.float32, copy=False)
+        self.watches = [watches[place] for place in order] if watches else []
         return self._go_on(parents[order].tolist(), tokens[order].tolist())
+
+    def end_soon(self, reason: Reason) -> None:
+        """Let the next step be the last one, at which all texts end."""
+        self.steps, self.halted = self.step + 1, reason
 
     def best(self) -> list[Hypothesis]:
         """Return the best finished texts, the best first; fewer if there are no more."""
@@ -164,6 +181,15 @@ class BeamSearch:
         error = 2 * self.tolerance * magnitude(logits, float(best.max()))
         self.error = math.hypot(self.error, error * math.prod(one.stretch for one in self.edits))
         return scores
+
+    def _watched(self, parents: list[int], tokens: list[int]) -> list[Detokenizer]:
+        """Return what watches each candidate; an end id is no part of the text."""
+        if not self.watches:
+            return []
+        return [
+            self.watches[parent] if token in self.end_ids else self.watches[parent].after(token)
+            for parent, token in zip(parents, tokens, strict=True)
+        ]
 
     def _finish(
         self, parents: Ints, tokens: Ints, totals: NDArray[np.float32], ended: NDArray[np.bool_]
@@ -212,15 +238,18 @@ class BeamSearch:
 
     def _note_close_ones(self, totals: NDArray[np.float32], ended: NDArray[np.bool_]) -> None:
         """Note a near tie if small errors could choose other beams, or end other texts."""
-        count, last = self.rules.count, self.step == self.steps
+        count = self.rules.count
         real = totals > HOPELESS / 2
         totals, ended = totals[real], ended[real]
-        if len(totals) <= count or (last and self.rules.returned < count):
+        if len(totals) <= count or (self.step == self.steps and self.rules.returned < count):
             return  # at the last step, texts behind the best do not matter
         going = totals[~ended]
         gaps = [going[count - 1] - going[count]] if len(going) > count else []
         gaps += list(totals[:count][ended[:count]] - totals[count])
         gaps += list(totals[count - 1] - totals[count:][ended[count:]])
+        last = self.candidates
+        if len(totals) > last and np.count_nonzero(~ended[:last]) < count:
+            gaps.append(totals[last - 1] - totals[last])  # one more could have been a beam
         self.near_tie |= float(min(gaps, default=math.inf)) <= self.error
 
     def _note(self, gap: float, length: int) -> None:

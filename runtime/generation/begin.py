@@ -15,7 +15,7 @@ from .prompts import Prompts
 from .rows import Text, series_of
 from .source_texts import SourceTexts
 
-__all__ = ["DEFAULT_START", "Begin", "Beginnings", "EncodedSources", "Given"]
+__all__ = ["DEFAULT_START", "Begin", "Beginnings", "EncodedSources", "Given", "Prepared"]
 
 DEFAULT_START = 0  # the id that an encoder-decoder's texts begin with if its usage names none
 
@@ -63,6 +63,23 @@ class Beginnings:
         ]
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """The texts of a call and its rules.
+
+    Attributes:
+        texts: what to write.
+        rules: how.
+        sources: encodes the sources of the texts; None if the model takes none.
+        single: whether the caller gave a single prompt or source.
+    """
+
+    texts: list[Text]
+    rules: Rules
+    sources: Callable[[], Sources] | None
+    single: bool
+
+
 class Begin:
     """Reads the prompts or the sources of a call."""
 
@@ -74,13 +91,17 @@ class Begin:
             self.sources = SourceTexts(bundle, self.prompts.usage, self.prompts.tokenizer)
         self.start = list(self.prompts.usage.start_ids) or [DEFAULT_START]
 
-    def read(self, engine: Engine, given: Given) -> Beginnings:
+    def read(self, engine: Engine, given: Given, language: str | None = None) -> Beginnings:
         """Return where the texts of a call begin; nothing is computed yet.
+
+        `language` is the code of that of the sources; None: the bundle's.
 
         Raises:
             InvalidInputError: if there is none, or one is empty, impossible or too long.
         """
         if isinstance(given, EncodedSources):
+            if language is not None:
+                raise InvalidInputError("source_language is for encode: these sources were read")
             if given.engine is not engine:
                 raise InvalidInputError("these sources were encoded by another model")
             starts = [self.start] * len(given.ids)
@@ -88,12 +109,19 @@ class Begin:
         prompts, single = as_batch(given)
         if not prompts:
             raise InvalidInputError("there is no prompt")
+        ids = [self.ids(prompt, language) for prompt in prompts]
         if self.sources is None:
-            starts = [self.prompts.encode(prompt) for prompt in prompts]
-            return Beginnings(starts, starts, None, single)
-        ids = [self.sources.encode(prompt) for prompt in prompts]
+            return Beginnings(ids, ids, None, single)
         starts = [self.start] * len(ids)
         return Beginnings(starts, ids, lambda: engine.encode(*pad(ids)), single)
+
+    def ids(self, given: Prompt, language: str | None = None) -> list[int]:
+        """Return the ids of a prompt, or of an encoder-decoder of a source in a `language`."""
+        if self.sources is not None:
+            return self.sources.encode(given, language)
+        if language is not None:
+            raise InvalidInputError("source_language is for models with an encoder")
+        return self.prompts.encode(given)
 
     def texts(self, read: Beginnings, seed: int | Sequence[int] | None, rules: Rules) -> list[Text]:
         """Return the texts that a call writes, each with its seed.
@@ -122,27 +150,42 @@ class Begin:
             raise InvalidInputError("forced_bos and target_language are both the first new token")
         if self.sources is None:
             raise InvalidInputError("target_language is for models with an encoder")
-        return self.sources.language(language)
+        return self.sources.language(language, "target_language")
 
-    def encode(self, engine: Engine, source: Prompt | Sequence[Prompt]) -> EncodedSources:
+    def encode(
+        self, engine: Engine, source: Prompt | Sequence[Prompt], language: str | None
+    ) -> EncodedSources:
         """Return what the encoder makes of a source, or of several."""
         if self.sources is None:
             raise InvalidInputError("this model has no encoder: it takes prompts, not sources")
         sources, single = as_batch(source)
         if not sources:
             raise InvalidInputError("there is no source")
-        return EncodedSources(engine, [self.sources.encode(one) for one in sources], single=single)
+        ids = [self.sources.encode(one, language) for one in sources]
+        return EncodedSources(engine, ids, single=single)
 
-    def target(self, target: Prompt) -> list[int]:
-        """Return the ids of a text to score: an encoder-decoder's end with the end id."""
+    def target(self, target: Prompt, language: str | None) -> list[int]:
+        """Return the ids of a text to score.
+
+        Those of an encoder-decoder begin with the token that `generate` forces to be the first, as
+        that of the `language`, and end with the end id.
+        """
+        first = self.first_token(None, language)
         if not isinstance(target, str):
+            if first is not None:
+                raise InvalidInputError(
+                    "target_language is for targets of text; ids are taken as they are"
+                )
             ids = [int(token) for token in target]
             self.prompts.check_ids(np.asarray(ids, dtype=np.int64))
         elif self.prompts.tokenizer is None:
             raise InvalidInputError("this bundle has no tokenizer; give the target as token ids")
         else:
-            ends = self.prompts.usage.end_ids[:1] if self.sources is not None else ()
-            ids = [*self.prompts.tokenizer.encode(target), *ends]
+            ids = self.prompts.tokenizer.encode(target)
+            if self.sources is not None:
+                usage = self.prompts.usage
+                first = usage.search.forced_bos if first is None else first
+                ids = [*([] if first is None else [first]), *ids, *usage.end_ids[:1]]
         if not ids:
             raise InvalidInputError("the target is empty")
         return ids

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..bundle.search import Search
 from ..errors import InvalidInputError
 
-__all__ = ["Edit", "RepetitionPenalty", "edits_of", "forbidden"]
+__all__ = ["CountPenalty", "Edit", "LogitBias", "RepetitionPenalty", "edits_of", "forbidden"]
 
 Scores = NDArray[np.floating[Any]]
 
@@ -28,6 +28,10 @@ class Edit(ABC):
     @abstractmethod
     def apply(self, scores: Scores, ids: Sequence[int], step: int) -> None:
         """Change the `scores` [V] of the token that follows `ids`, of which `step` are new."""
+
+    def completes(self, ids: Sequence[int], step: int) -> bool:
+        """Return whether a text with these `ids`, of which `step` are new, has to end now."""
+        return False
 
     @property
     def stretch(self) -> float:
@@ -56,6 +60,35 @@ class RepetitionPenalty(Edit):
     def stretch(self) -> float:
         """The penalty, or its inverse."""
         return max(self.penalty, 1 / self.penalty)
+
+
+@dataclass(frozen=True)
+class LogitBias(Edit):
+    """Adds a number to the scores of some ids."""
+
+    bias: tuple[tuple[int, float], ...]
+
+    def apply(self, scores: Scores, ids: Sequence[int], step: int) -> None:
+        """Add them."""
+        for token, number in self.bias:
+            scores[token] += number
+
+
+@dataclass(frozen=True)
+class CountPenalty(Edit):
+    """Lowers the scores of new ids: once by `presence`, and by `frequency` each time they occur.
+
+    Unlike the repetition penalty it leaves out the prompt, as OpenAI's API does.
+    """
+
+    presence: float
+    frequency: float
+
+    def apply(self, scores: Scores, ids: Sequence[int], step: int) -> None:
+        """Change the scores of the ids among the last `step` ones."""
+        if step:
+            new, counts = np.unique(np.asarray(ids[-step:], dtype=np.int64), return_counts=True)
+            scores[new] -= self.presence + self.frequency * counts
 
 
 @dataclass(frozen=True)

@@ -13,26 +13,41 @@ from numpy.typing import NDArray
 
 from ..engines.base import State
 from .beams import BeamSearch, Moves
+from .limits import Limits
 from .prefill import last_logits, pad
 
 __all__ = ["follow"]
 
 
-def follow(state: State, searches: Sequence[BeamSearch], told: Callable[[], None]) -> None:
+def follow(
+    state: State,
+    searches: Sequence[BeamSearch],
+    told: Callable[[], None],
+    limits: Limits | None = None,
+) -> None:
     """Run searches of as many beams each to their end; prompts and beams fit the state exactly.
 
     Args:
         state: its rows are the beams of the searches; their content does not matter.
         searches: at least one; none has advanced yet.
         told: is called after each step.
+        limits: when they are reached, the next step is the last one.
+
+    Raises:
+        Halted: if the limits are reached before the prompts were fed.
     """
-    rows, logits = _Beams(state, searches), _begin(state, searches)
+    limits = limits or Limits()
+    rows, logits = _Beams(state, searches), _begin(state, searches, limits.check)
     while True:
         moves = [search.advance(own) for search, own in zip(rows.searches, logits, strict=True)]
         told()
         rows.move(moves)
         if not rows.searches:
             return
+        reason = limits.reached()
+        if reason is not None:
+            for search in rows.searches:
+                search.end_soon(reason)
         logits = rows.advance()
 
 
@@ -84,11 +99,13 @@ class _Beams:
         return max(len(search.texts[0]) for search in searches) - 1
 
 
-def _begin(state: State, searches: Sequence[BeamSearch]) -> NDArray[np.float32]:
+def _begin(
+    state: State, searches: Sequence[BeamSearch], between: Callable[[], None]
+) -> NDArray[np.float32]:
     """Feed the prompts; return logits [searches, beams, V], equal for all beams of a search."""
     each, count = state.rows_each, searches[0].rules.count
     prompts = [search.texts[0] for search in searches for _ in range(each)]
-    logits = last_logits(state, *pad(prompts))  # (searches * each, V)
+    logits = last_logits(state, *pad(prompts), between=between)  # (searches * each, V)
     parents = [place * each for place in range(len(searches)) for _ in range(count)]
     state.reorder(parents, max(len(prompt) for prompt in prompts))
     logits = logits.reshape(len(searches), each, -1)[:, :1]  # (searches, 1, V)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from .run import Result
+from .writing import Result
 
 __all__ = ["in_batches"]
 

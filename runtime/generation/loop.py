@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
@@ -12,6 +12,8 @@ from ..engines.base import Engine, Sources
 from ..errors import InvalidInputError
 from .beams import BeamRules
 from .edits import Edit
+from .limits import Halted, Limits
+from .logprobs import logprob_of
 from .rows import Rows, Text
 from .sampling import Choice, Sampling, choose
 from .speculation import MAX_DRAFT, Drafts, Pace
@@ -36,10 +38,12 @@ class Rules:
         end_ids: token ids that end a text.
         speculate: how many tokens to draft at most (see `speculation`), for a single text at
             temperature 0; 0 for none.
-        edits: edits of the logits, after the one of `sampling`.
+        edits: edits of the logits, in order, after the one of `sampling`.
         beams: how to search for the best text; None: token by token (see `generate_tokens`).
         named: only ids below it can be chosen, since those from there on have no text; None: all
             ids can.
+        logprobs: how many of the most likely tokens are told for each new one; None: nothing is.
+        limits: what ends the call before its texts do.
     """
 
     context: int
@@ -53,6 +57,8 @@ class Rules:
     edits: tuple[Edit, ...] = ()
     beams: BeamRules | None = None
     named: int | None = None
+    logprobs: int | None = None
+    limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         if type(self.max_new_tokens) is not int or self.max_new_tokens < 0:
@@ -79,7 +85,7 @@ class Rules:
 
     def choose(self, text: Text, logits: NDArray[np.float32]) -> Choice:
         """Choose the next token of `text` from its logits [V]."""
-        return choose(
+        choice = choose(
             logits,
             self.sampling,
             text.ids,
@@ -90,6 +96,9 @@ class Rules:
             edits=self.edits,
             named=self.named,
         )
+        if self.logprobs is None:
+            return choice
+        return choice._replace(logprob=logprob_of(logits, choice.token, self.logprobs))
 
     def slots(self, engine: Engine, texts: Sequence[Text]) -> int:
         """Return how many slots a state of `engine` should have for these texts."""
@@ -99,9 +108,12 @@ class Rules:
     def add(self, text: Text, choice: Choice) -> None:
         """Add the chosen token to `text`, and end the text if the token has to be its last."""
         text.add(choice)
+        step = len(text.ids) - text.prompt_length
         if choice.token in self.end_ids:
             text.finish_reason = "eos"
-        elif len(text.ids) - text.prompt_length == self.max_new_tokens:
+        elif any(edit.completes(text.ids, step) for edit in self.edits):
+            text.finish_reason = "stop"
+        elif step == self.max_new_tokens:
             text.finish_reason = "length"
         elif self.overflow == "stop" and len(text.ids) > self.context:
             text.finish_reason = "context"
@@ -116,7 +128,8 @@ def generate_tokens(
 ) -> Iterator[tuple[int, int]]:
     """Write all texts to their end; yield (index of the text, token) for each new token.
 
-    The caller may end a text between two tokens by setting its `finish_reason`.
+    The caller may end a text between two tokens by setting its `finish_reason`, and the `limits` of
+    the rules end all of them.
 
     Args:
         engine: computes the logits.
@@ -126,12 +139,16 @@ def generate_tokens(
         sources: of an encoder-decoder, the source of each text.
     """
     with engine.new_state(len(texts), rules.slots(engine, texts), sources) as state:
-        rows = Rows(state)
-        logits = rows.admit(texts)
-        if rules.speculate and len(texts) == 1:
-            yield from _with_drafts(rows, logits, rules, pace or Pace())
-        else:
-            yield from _plainly(rows, logits, rules)
+        rows = Rows(state, rules.limits.check)
+        try:
+            logits = rows.admit(texts)
+            if rules.speculate and len(texts) == 1:
+                yield from _with_drafts(rows, logits, rules, pace or Pace())
+            else:
+                yield from _plainly(rows, logits, rules)
+        except Halted as halted:
+            for text in texts:
+                text.finish_reason = text.finish_reason or halted.reason
 
 
 def _plainly(rows: Rows, logits: NDArray[np.float32], rules: Rules) -> Iterator[tuple[int, int]]:
@@ -147,6 +164,7 @@ def _plainly(rows: Rows, logits: NDArray[np.float32], rules: Rules) -> Iterator[
             rows.release([text for text in rows.texts if text.finish_reason is not None])
             if not rows.texts:
                 return
+        rules.limits.check()
         logits = rows.advance()
 
 
@@ -184,6 +202,7 @@ def _with_drafts(
         draft = []
         if room > 0 and not stuck and pace.wants_drafts():
             draft = drafts.propose(text.ids, room)
+        rules.limits.check()
         begin = time.perf_counter()
         found = rows.advance_over(draft) if draft else rows.advance()
         seconds = time.perf_counter() - begin

@@ -89,7 +89,7 @@ def gumbel(
     return row[ids]
 
 
-@lru_cache(maxsize=32)  # texts that are generated side by side
+@lru_cache(maxsize=512)  # texts that are written side by side; 32 kB each
 def _table(seed: int, series: int, part: int, vocab_size: int) -> NDArray[np.float64]:
     """Return the noise of all ids, [steps, vocab_size], for the steps of `part`, counted from 0."""
     steps = TABLE_SIZE // vocab_size

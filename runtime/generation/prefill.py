@@ -5,7 +5,7 @@ overwritten before a later token can see them.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,19 +38,25 @@ def pad(rows: Sequence[Sequence[int] | Ids]) -> tuple[Ids, Ids]:
 
 
 def last_logits(
-    state: State, ids: Ids, lengths: Ids, chunk: int | None = None, first: int = 0
+    state: State,
+    ids: Ids,
+    lengths: Ids,
+    chunk: int | None = None,
+    first: int = 0,
+    between: Callable[[], None] = lambda: None,
 ) -> Logits:
     """Refill B rows, beginning with row `first`, from `ids` [B, T], of which row b has lengths[b].
 
     They are fed in pieces of at most `chunk` tokens; None: of as many as suit the state, or fewer
-    where there is no room for so many.
+    where there is no room for so many. `between` is called before each piece.
     Returns the logits of each row's last token [B, V]; other rows of the state stay as they are.
     """
     if chunk is None and min(state.prompt_piece, ids.shape[1]) > PREFILL_CHUNK:
         with contextlib.suppress(EngineError):
-            return last_logits(state, ids, lengths, state.prompt_piece, first)
+            return last_logits(state, ids, lengths, state.prompt_piece, first, between)
     rows: list[Logits | None] = [None] * len(ids)
     for start, end in _pieces(even_pieces(ids.shape[1], chunk or PREFILL_CHUNK), ids.shape[1]):
+        between()
         count = int(np.flatnonzero(lengths > start)[-1]) + 1  # all later rows have ended
         last = (lengths[:count] - 1 - start).clip(0, end - start - 1)
         past_len = np.full(count, start, dtype=np.int64)

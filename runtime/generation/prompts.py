@@ -47,7 +47,8 @@ class Prompts:
         elif self.tokenizer is None:
             raise InvalidInputError("this bundle has no tokenizer; give the prompt as token ids")
         else:
-            ids, start = self.tokenizer.encode(prompt), list(self.usage.start_ids)
+            quoted = prompt.quoted if isinstance(prompt, ChatPrompt) else ()
+            ids, start = self.tokenizer.encode(prompt, quoted), list(self.usage.start_ids)
             if not isinstance(prompt, ChatPrompt) and ids[: len(start)] != start:
                 ids = start + ids
         if not ids:
@@ -59,13 +60,15 @@ class Prompts:
         messages: Sequence[dict[str, Any]],
         add_generation_prompt: bool,
         tools: Sequence[dict[str, Any]] | None,
+        special_tokens: bool,
     ) -> ChatPrompt:
         """Return a chat as a prompt, put together by the bundle's template."""
+        names = [] if special_tokens or self.tokenizer is None else self.tokenizer.special_names
         with self._lock:
             if self._template is None:
                 self._template = self._read_template()
         return self._template.render(
-            messages, add_generation_prompt=add_generation_prompt, tools=tools
+            messages, add_generation_prompt=add_generation_prompt, tools=tools, names=names
         )
 
     def check_ids(self, ids: NDArray[np.integer]) -> None:

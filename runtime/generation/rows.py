@@ -18,7 +18,7 @@ the same windows as one longer call.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal
@@ -28,12 +28,13 @@ from numpy.typing import NDArray
 
 from ..engines.base import State
 from ..errors import InvalidInputError
+from .logprobs import TokenLogprob
 from .prefill import last_logits, pad
 from .sampling import Choice
 
 __all__ = ["FinishReason", "Rows", "Text", "series_of", "window_start"]
 
-FinishReason = Literal["length", "stop", "eos", "context", "closed"]
+FinishReason = Literal["length", "stop", "eos", "context", "closed", "time", "cancelled"]
 Logits = NDArray[np.float32]
 
 
@@ -49,6 +50,7 @@ class Text:
         finish_reason: None while the text is being written. Setting it ends the text.
         first_near_tie: the first new token, counted from 0, in whose place another engine within
             the tolerance could have chosen a different one; None if there was none.
+        logprobs: of each new token, if they are wanted.
     """
 
     ids: list[int]
@@ -57,6 +59,7 @@ class Text:
     series: int
     finish_reason: FinishReason | None = None
     first_near_tie: int | None = None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.prompt_length = len(self.ids)
@@ -69,13 +72,15 @@ class Text:
     def forked(self, series: int) -> "Text":
         """Return a copy that continues with other random numbers under the same seed."""
         copy = Text(list(self.ids), self.seed, series, None, self.first_near_tie)
-        copy.prompt_length = self.prompt_length
+        copy.prompt_length, copy.logprobs = self.prompt_length, list(self.logprobs)
         return copy
 
     def add(self, choice: Choice) -> None:
         """Append a token, and remember the first near tie."""
         if self.first_near_tie is None and choice.near_tie:
             self.first_near_tie = len(self.ids) - self.prompt_length
+        if choice.logprob is not None:
+            self.logprobs.append(choice.logprob)
         self.ids.append(choice.token)
 
 
@@ -99,9 +104,12 @@ class Rows:
     Feeding a text's newest token gives its logits [V]. They are valid until the next call.
     """
 
-    def __init__(self, state: State) -> None:
-        """Begin with no texts; the contents of the state's rows do not matter."""
-        self.state = state
+    def __init__(self, state: State, between: Callable[[], None] = lambda: None) -> None:
+        """Begin with no texts; the contents of the state's rows do not matter.
+
+        `between` is called before each piece of a prompt.
+        """
+        self.state, self.between = state, between
         self.texts: list[Text] = []
         self.starts: list[int] = []  # index of the first token of each text that is in the cache
 
@@ -120,7 +128,7 @@ class Rows:
             raise InvalidInputError("a text without any token cannot be continued")
         starts = [window_start(len(text.ids), context) for text in texts]
         parts = [text.ids[start:] for text, start in zip(texts, starts, strict=True)]
-        logits = last_logits(self.state, *pad(parts), first=first)
+        logits = last_logits(self.state, *pad(parts), first=first, between=self.between)
         self.texts += texts
         self.starts += starts
         return logits

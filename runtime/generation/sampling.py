@@ -21,6 +21,7 @@ from ..bundle.usage import RANGES
 from ..errors import InvalidInputError, NumericalError
 from .edits import Edit, RepetitionPenalty, forbidden
 from .largest import FEW, lower_bound, magnitude
+from .logprobs import TokenLogprob
 from .philox import gumbel
 
 __all__ = ["Choice", "Sampling", "choose"]
@@ -62,12 +63,13 @@ class Choice(NamedTuple):
     """The chosen token, the lead of its score over the runner-up's, and whether that is a near tie.
 
     `gap`, the lead, is infinite if there was no other candidate. `near_tie` says that logits within
-    the tolerance of these could have led to another token.
+    the tolerance of these could have led to another token. `logprob` is for callers who want it.
     """
 
     token: int
     gap: float
     near_tie: bool
+    logprob: TokenLogprob | None = None
 
 
 def choose(

@@ -15,15 +15,20 @@ Scores = list[float]
 
 
 def score(
-    begin: Begin, engine: Engine, context: int, given: Given, target: Prompt | Sequence[Prompt]
+    begin: Begin,
+    engine: Engine,
+    context: int,
+    given: Given,
+    target: Prompt | Sequence[Prompt],
+    languages: tuple[str | None, str | None],
 ) -> Scores | list[Scores]:
     """Return the log-probabilities, in nats, of the tokens of a target, or of each of several.
 
-    See `LanguageModel.score`.
+    `languages` are those of the sources and of the targets; see `LanguageModel.score`.
     """
     targets, single = as_batch(target)
-    wanted = [begin.target(one) for one in targets]
-    read = begin.read(engine, given)
+    wanted = [begin.target(one, languages[1]) for one in targets]
+    read = begin.read(engine, given, languages[0])
     if not read.single and (single or len(read.starts) != len(wanted)):
         raise InvalidInputError(
             f"{len(read.starts)} prompts cannot be scored with "

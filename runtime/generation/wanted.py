@@ -1,7 +1,7 @@
 """What the caller of `generate` or `stream` wants, put together with what the bundle recommends."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..bundle.search import MOST_BEAMS, Search
@@ -10,7 +10,10 @@ from ..errors import InvalidInputError
 from ..whole import plain
 from .arguments import end_ids_of, sampling_of, stop_strings_of
 from .beams import BeamRules
-from .edits import edits_of
+from .edits import Edit, edits_of
+from .grammar import Form, Grammar, Vocabulary
+from .limits import Limits
+from .logprobs import check_count
 from .loop import Overflow, Rules
 from .sampling import Sampling
 
@@ -33,13 +36,15 @@ class ModelFacts:
     have_text: bool
     has_encoder: bool = False
     named: int | None = None  # ids from here on have no text; None: unknown
+    vocabulary: Callable[[], Vocabulary] | None = None  # None: there is no tokenizer
 
 
 @dataclass(frozen=True)
 class Wanted:
     """The arguments of a call; None, also within them, where the bundle or a default decides.
 
-    `LanguageModel.generate` tells what they mean.
+    `LanguageModel.generate` tells what they mean. `before` and `after` are edits around the
+    repetition penalty, which only a server is asked for.
     """
 
     sampling: Defaults
@@ -50,6 +55,11 @@ class Wanted:
     ignore_eos: bool = False
     overflow: Overflow | None = None
     speculate: int = 0
+    logprobs: int | None = None
+    limits: Limits = field(default_factory=Limits)
+    before: tuple[Edit, ...] = ()
+    after: tuple[Edit, ...] = ()
+    form: Form | None = None
 
     def rules(self, model: ModelFacts) -> Rules:
         """Return the settings of the call.
@@ -63,6 +73,7 @@ class Wanted:
     def _rules(self, model: ModelFacts) -> Rules:
         """Return the settings of the call; all whole numbers are ints."""
         _check(self.search, model.vocab_size)
+        check_count(self.logprobs, model.vocab_size)
         if model.has_encoder and (self.speculate or self.overflow is not None):
             name = "speculate" if self.speculate else "overflow"
             raise InvalidInputError(f"{name} is for models without an encoder; leave it out")
@@ -82,16 +93,31 @@ class Wanted:
         return Rules(
             context=model.context,
             max_new_tokens=longest,
-            sampling=sampling,
+            sampling=replace(sampling, repetition_penalty=1.0),
             overflow=overflow,
             tolerance=model.tolerance,
             stop=stop_strings_of(self.stop, have_text=model.have_text),
             end_ids=end_ids,
             speculate=self.speculate,
-            edits=edits_of(search, end_ids, longest),
+            edits=(
+                *self._grammar(model, end_ids),
+                *self.before,
+                *sampling.edits,
+                *self.after,
+                *edits_of(search, end_ids, longest),
+            ),
             beams=beams,
             named=named,
+            logprobs=self.logprobs,
+            limits=self.limits,
         )
+
+    def _grammar(self, model: ModelFacts, end_ids: frozenset[int]) -> tuple[Edit, ...]:
+        if self.form is None:
+            return ()
+        if model.vocabulary is None:
+            raise InvalidInputError(f"{self.form.name} needs a tokenizer; the bundle has none")
+        return (Grammar(self.form, model.vocabulary(), end_ids),)
 
     def _beams(self, search: Search) -> BeamRules | None:
         """Return how to search; None for a single beam, which needs no search."""
@@ -113,7 +139,8 @@ class Wanted:
         conflicts = {
             "temperature above 0": sampling.temperature > 0.0,
             "speculate": self.speculate != 0,
-            "stop": bool(self.stop),
+            "logprobs": self.logprobs is not None,
+            self.form.name if self.form else "": self.form is not None,
             "overflow 'slide'": self.overflow == "slide",
         }
         for name, given in conflicts.items():

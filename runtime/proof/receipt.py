@@ -8,6 +8,7 @@ from ..bundle.manifest import Quality
 from .compare import Difference
 
 __all__ = [
+    "CHOOSING",
     "COLUMNS",
     "MEANING",
     "RECEIPT_VERSION",
@@ -33,6 +34,9 @@ COLUMNS = (
     "first other token",
     "result",
 )
+
+# How the names of those checks end that choose tokens as a generation does.
+CHOOSING = ("decode", "continuation", "many rows")
 
 MEANING = "relative: max abs / the largest logit; it must be at most what is allowed"
 

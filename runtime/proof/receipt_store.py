@@ -17,7 +17,7 @@ from ..engines.base import Engine, EngineInfo
 from ..errors import EdgeGPTWarning
 from ..files import write_file
 from ..user_folders import state_folder
-from .receipt import RECEIPT_VERSION, Outcome, Receipt
+from .receipt import CHOOSING, RECEIPT_VERSION, Outcome, Receipt
 
 __all__ = ["KnownReceipt", "keep", "known", "missing_proof", "warn_if_unproved"]
 
@@ -26,7 +26,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class KnownReceipt:
-    """The part of a stored receipt that says what was checked, where, and the outcome."""
+    """The part of a stored receipt that says what was checked, where, and the outcome.
+
+    `error` is the largest one, relative to max |logit|, where tokens were chosen.
+    """
 
     engine: str
     engine_version: str
@@ -36,6 +39,7 @@ class KnownReceipt:
     machine: str
     date: str
     outcome: Outcome
+    error: float
 
 
 def keep(receipt: Receipt) -> Path | None:
@@ -117,4 +121,25 @@ def _read(path: Path, bundle_id: str) -> KnownReceipt | None:
     names = ("engine", "engine_version", "device", "processor", "graph", "machine", "date")
     if not all(isinstance(body.get(name), str) for name in names):
         return None
-    return KnownReceipt(**{name: body[name] for name in names}, outcome=body["outcome"])
+    error = _largest_error(body.get("checks"))
+    if error is None:
+        return None
+    return KnownReceipt(
+        **{name: body[name] for name in names}, outcome=body["outcome"], error=error
+    )
+
+
+def _largest_error(checks: Any) -> float | None:
+    """Return the largest error of the checks that choose tokens, 0 if there is none of them.
+
+    It is None if `checks` is not what a receipt has.
+    """
+    try:
+        errors = [
+            float(check["difference"]["relative"])
+            for check in checks
+            if check["name"].endswith(CHOOSING)
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+    return max(errors, default=0.0)

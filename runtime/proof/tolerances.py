@@ -9,7 +9,7 @@ from ..bundle.bundle import Bundle
 from ..bundle.vocabulary import Precision
 from ..engines.base import Engine
 
-__all__ = ["TOLERANCES", "USUAL", "is_tie", "tolerance_key", "tolerance_of"]
+__all__ = ["TOLERANCES", "is_tie", "tolerance_key", "tolerance_of"]
 
 Key = Precision | Literal["tf32"]
 
@@ -31,23 +31,11 @@ TOLERANCES: dict[Key, float] = {
     "int4": 0.2,
 }
 
-# The usual distance between the logits of correct engines; decides what a near tie is. With rounded
-# activations it is far less than the worst case above: decoding on the shipped model up to 7e-3
-# (single logits of its int8 prompts: 2e-2). In float16 on an H200 it was 8e-4 to 1.1e-3.
-USUAL: dict[Key, float] = {
-    "float32": 1e-5,
-    "tf32": 2e-3,
-    "float16": 1e-3,
-    "bfloat16": 8e-3,
-    "int8": 1e-2,
-    "int4": 1e-2,
-}
-
 Logits = NDArray[np.float32]
 
 
 def tolerance_key(precision: Precision, *, tf32: bool) -> Key:
-    """Return the key of the tables above for a bundle of `precision` on an engine."""
+    """Return the key of the table above for a bundle of `precision` on an engine."""
     return "tf32" if tf32 and precision == "float32" else precision
 
 

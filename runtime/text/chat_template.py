@@ -11,15 +11,52 @@ from typing import Any
 from ..errors import BundleError, InvalidInputError
 from ..packages import pip_install
 
-__all__ = ["ChatPrompt", "ChatTemplate"]
+__all__ = ["ChatPrompt", "ChatTemplate", "quote"]
 
 LONGEST_MESSAGE = 200  # characters of what a template says against its input
 UNKNOWN = re.compile("No (filter|test) named ")  # as jinja2 says it
 DEEPEST = 60  # lists and tables inside of one another, in messages and tools
 
 
+# Characters for private use, around names of special tokens while a template runs.
+OPEN, CLOSE = "\ue0f0", "\ue0f1"
+
+
 class ChatPrompt(str):
-    """A rendered chat: a text prompt that is whole, so that nothing is put before it."""
+    """A rendered chat: a text prompt that is whole, so that nothing is put before it.
+
+    Attributes:
+        quoted: from where to where names of special tokens are text, and not these tokens.
+    """
+
+    quoted: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def of(cls, rendered: str) -> "ChatPrompt":
+        """Return what a template gave, without the marks of `quote`."""
+        parts, quoted, length = [], [], 0
+        for number, part in enumerate(re.split(f"[{OPEN}{CLOSE}]", rendered)):
+            parts.append(part)
+            if number % 2:  # between the marks
+                quoted.append((length, length + len(part)))
+            length += len(part)
+        prompt = cls("".join(parts))
+        prompt.quoted = tuple(quoted)
+        return prompt
+
+
+def quote(value: Any, names: Sequence[str]) -> Any:
+    """Return a message's value with marks around the names of special tokens in its texts."""
+    if isinstance(value, list):
+        return [quote(part, names) for part in value]
+    if isinstance(value, dict):
+        return {key: quote(part, names) for key, part in value.items()}
+    if not isinstance(value, str):
+        return value
+    text = re.sub(f"[{OPEN}{CLOSE}]", "", value)
+    longest_first = sorted(names, key=len, reverse=True)
+    pattern = "|".join(re.escape(name) for name in longest_first)
+    return re.sub(pattern, lambda found: f"{OPEN}{found[0]}{CLOSE}", text) if pattern else text
 
 
 class ChatTemplate:
@@ -56,6 +93,7 @@ class ChatTemplate:
         *,
         add_generation_prompt: bool = True,
         tools: Sequence[dict[str, Any]] | None = None,
+        names: Sequence[str] = (),
     ) -> ChatPrompt:
         """Return the chat as a prompt.
 
@@ -63,6 +101,7 @@ class ChatTemplate:
             messages: at least one; each has a role, and mostly a content. Values are those of JSON.
             add_generation_prompt: end with the beginning of the model's answer.
             tools: JSON schemas of functions that the model may call.
+            names: of special tokens that are text where they stand in messages.
 
         Raises:
             InvalidInputError: for messages or tools of another form, and where the template itself
@@ -71,13 +110,14 @@ class ChatTemplate:
         """
         variables = {
             **self._special_tokens,
-            "messages": _messages(messages),
+            "messages": _messages(messages, names),
             "tools": None if tools is None else _tables(tools, "tools"),
             "documents": None,
             "add_generation_prompt": bool(add_generation_prompt),
         }
         try:
-            return ChatPrompt(self._template.render(variables))
+            rendered = self._template.render(variables)
+            return ChatPrompt.of(rendered) if names else ChatPrompt(rendered)
         except self._raised as error:
             raise InvalidInputError(
                 f"the chat template refuses the messages: {_line(error)}"
@@ -97,8 +137,11 @@ def _line(error: Exception) -> str:
     return " ".join(words)[:LONGEST_MESSAGE]
 
 
-def _messages(messages: Any) -> list[dict[str, Any]]:
-    """Check the messages, and copy them without their values of None, as transformers does."""
+def _messages(messages: Any, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Check the messages, and copy them without their values of None, as transformers does.
+
+    The `names` are marked in all values but the roles.
+    """
     tables = _tables(messages, "messages")
     if not tables:
         raise InvalidInputError("there is no message")
@@ -109,7 +152,12 @@ def _messages(messages: Any) -> list[dict[str, Any]]:
                 f"messages[{number}] has the role {role!r:.40}; it must be a text such as 'user'"
             )
     return [
-        {key: value for key, value in message.items() if value is not None} for message in tables
+        {
+            key: quote(value, names) if names and key != "role" else value
+            for key, value in message.items()
+            if value is not None
+        }
+        for message in tables
     ]
 
 

@@ -1,6 +1,7 @@
 """Decode ids to text one by one, up to the first stop string."""
 
 from collections.abc import Sequence
+from copy import copy
 
 from .tokenizer import Tokenizer
 
@@ -57,6 +58,13 @@ class Detokenizer:
             self.pending[-keep:] * (keep > 0),
         )
         return piece
+
+    def after(self, token: int) -> "Detokenizer":
+        """Return one that has taken `token`, too, and has not stopped before; this one stays."""
+        other = copy(self)
+        other.ids, other.stopped = [*self.ids], False
+        other.push(token)
+        return other
 
     def finish(self) -> str:
         """Return the text that was held back for a stop string that did not come."""

@@ -4,6 +4,9 @@ The `tokenizers` library drops a character that the vocabulary lacks, or raises 
 Here such a character raises an error that tells which character it is, and where.
 """
 
+from collections.abc import Sequence
+from functools import cached_property
+
 from tokenizers import Tokenizer as Backend
 
 from ..errors import BundleError, InvalidInputError
@@ -62,14 +65,41 @@ class Tokenizer:
         named = (number for number in reversed(range(rows)) if self.backend.id_to_token(number))
         return next(named, -1) + 1
 
-    def encode(self, text: str) -> list[int]:
+    @property
+    def special_names(self) -> list[str]:
+        """The texts of the special tokens."""
+        return [str(self.backend.id_to_token(number)) for number in sorted(self.special_ids)]
+
+    def encode(self, text: str, quoted: Sequence[tuple[int, int]] = ()) -> list[int]:
         """Return the ids of `text`.
+
+        Args:
+            text: what to encode; names of special tokens become their ids.
+            quoted: from where to where they do not. The text is cut there.
 
         Raises:
             InvalidInputError: for a part of the text that has no id, or one that the model lacks.
         """
+        if not quoted:
+            return self._encode(text, self.backend)
+        ids, done = [], 0
+        for start, end in quoted:
+            if done < start:
+                ids += self._encode(text[done:start], self.backend)
+            ids += self._encode(text[start:end], self._without_special)
+            done = end
+        return ids + (self._encode(text[done:], self.backend) if done < len(text) else [])
+
+    @cached_property
+    def _without_special(self) -> Backend:
+        """The tokenizer that takes names of special tokens for ordinary text."""
+        plain: Backend = Backend.from_str(self.backend.to_str())
+        plain.encode_special_tokens = True
+        return plain
+
+    def _encode(self, text: str, backend: Backend) -> list[int]:
         try:
-            found = self.backend.encode(text, add_special_tokens=False)
+            found = backend.encode(text, add_special_tokens=False)
         except BaseException as error:  # such as a WordLevel model without an unknown token
             if not library_failed(error):
                 raise

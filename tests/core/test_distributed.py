@@ -84,6 +84,37 @@ def test_two_processes_give_the_losses_of_one_with_the_double_batch(
         assert weights[name].numpy() == pytest.approx(tensor.numpy(), abs=1e-4), name
 
 
+def test_two_processes_learn_pairs_as_one_that_takes_two_batches_a_step(
+    edgegpt: Callable, one_core_environment: dict, tmp_path: Path
+):
+    """Their batches of a step are the same ones; pairs of different length have their weight."""
+    numbers = "zero one two three four five six seven eight nine".split()  # noqa: SIM905
+    texts = (str(number * 7919 % 10 ** (1 + number % 5)) for number in range(600))
+    pairs = tmp_path / "pairs.tsv"
+    pairs.write_text("".join(f"{' '.join(numbers[int(d)] for d in t)}\t{t}\n" for t in texts))
+    options = (
+        "--n-layer 1 --n-head 2 --n-embd 16 --block-size 24 --batch-tokens 400 --warmup-steps 2 "
+        "--log-interval 1 --max-steps 4 --eval-interval 2 --dropout 0 --precision float32 --json "
+        "--no-qkv-bias"  # a bias of keys has no gradient, of whose noise Adam makes steps
+    )
+    common = ["train", "--task", "seq2seq", "--data", pairs, *options.split()]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert edgegpt(*common, "--out", one, "--gradient-accumulation-steps", 2).code == 0
+    code, out, errors = end(start_torchrun(one_core_environment, *common, "--out", two))
+    assert code == 0, errors
+    assert json.loads(out)["finished"] is True
+    for key, count in (("loss", 4), ("validation_loss", 2), ("exact_match", 2)):
+        ours = [line[key] for line in metrics_of(two) if key in line]
+        theirs = [line[key] for line in metrics_of(one) if key in line]
+        assert len(ours) == count
+        assert ours == pytest.approx(theirs, rel=0, abs=1e-5), key
+    weights, reference = (load_file(run / "model.safetensors") for run in (two, one))
+    for name, tensor in reference.items():
+        assert weights[name].numpy() == pytest.approx(tensor.numpy(), abs=1e-4), name
+    for name in ("tokenizer.json", "held_out.tsv", "config.json"):
+        assert (two / name).read_bytes() == (one / name).read_bytes()
+
+
 def test_two_processes_that_are_refused_end_instead_of_waiting_for_each_other(
     corpus: Path, one_core_environment: dict, tmp_path: Path
 ):

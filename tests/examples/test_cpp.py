@@ -21,7 +21,7 @@ from edgegpt.runtime.bundle.bundle import GOLDEN_NAME, Bundle
 from edgegpt.runtime.bundle.golden import Continuation, Golden
 from edgegpt.runtime.bundle.manifest import MANIFEST_NAME
 from edgegpt.runtime.engines.support import lowerings_of
-from edgegpt.runtime.proof.tolerances import USUAL, is_tie
+from edgegpt.runtime.proof.tolerances import TOLERANCES, is_tie
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "cpp"
@@ -119,7 +119,7 @@ def compare(program: Program, folder: Path, lowering: str) -> None:
             assert f"ONNX Runtime {program.version} computes {lowering} wrongly" in done.stderr
             return
         assert done.returncode == 0, done.stderr
-        same += agreed([int(line) for line in done.stdout.split()], expected, USUAL[precision])
+        same += agreed([int(line) for line in done.stdout.split()], expected, TOLERANCES[precision])
         steps += len(expected.ids)
     assert same == steps if precision == "float32" else same > steps / 2
 

@@ -1,7 +1,9 @@
 """float16 and bfloat16: the content of a bundle, its proof, and the parts kept in float32."""
 
+import copy
 import json
 import warnings
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +32,11 @@ from edgegpt.model import GPT
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.bundle.golden import Golden
 from edgegpt.runtime.engines.base import EngineInfo
+from edgegpt.runtime.engines.choice import open_engine
 from edgegpt.runtime.engines.memory import memory_needed
+from edgegpt.runtime.engines.options import EngineOptions
+from edgegpt.runtime.generation.prefill import all_logits
+from edgegpt.runtime.proof import verify as proof
 from edgegpt.runtime.proof.receipt import Receipt
 from edgegpt.runtime.proof.receipt_page import render_html
 from edgegpt.runtime.proof.receipt_store import keep, missing_proof
@@ -80,25 +86,55 @@ def cache_types(bundle: Path) -> list[set[str]]:
     return [{p.dtype for p in g.caches()} for g in Bundle.open(bundle).manifest.graphs]
 
 
-def test_a_float16_bundle_has_narrow_weights_and_caches_and_float32_logits(
-    tmp_path: Path, llama: GPT
-) -> None:
-    receipt = export(tmp_path, llama, "float16")
-    assert receipt.passed
-    assert {check.name.partition(" ")[0] for check in receipt.checks} >= {"standard", "legacy"}
-    manifest = Bundle.open(tmp_path / "out").manifest
+@pytest.fixture(scope="module")
+def float16(tmp_path_factory: pytest.TempPathFactory, llama: GPT) -> Path:
+    """A bundle of `llama`, and the receipt of its export. Read-only."""
+    folder = tmp_path_factory.mktemp("float16")
+    assert export(folder, llama, "float16").passed
+    return folder / "out"
+
+
+def test_a_float16_bundle_has_narrow_weights_and_caches_and_float32_logits(float16: Path) -> None:
+    manifest = Bundle.open(float16).manifest
     assert (manifest.precision, manifest.kept) == ("float16", [])
     assert {weight.dtype for weight in manifest.weights.values()} == {"F16"}
-    assert cache_types(tmp_path / "out") == [{"float16"}] * 3
+    assert cache_types(float16) == [{"float16"}] * 3
     assert {graph.outputs[0].dtype for graph in manifest.graphs} == {"float32"}
-    # The bundle really computes in float16: in float32 the error would be a thousand times smaller.
-    assert min(c.difference.relative for c in receipt.checks) > 10 * TOLERANCES["float32"]
+
+
+def logits_of(bundle: Path, **how: object) -> np.ndarray:
+    with closing(open_engine(Bundle.open(bundle), EngineOptions("cpu"), **how)) as engine:
+        state = engine.new_state(len(IDS), IDS.shape[1])
+        return all_logits(state, IDS.numpy())
+
+
+@pytest.mark.parametrize("lowering", ["ort", "standard", "legacy"])
+def test_a_cpu_computes_a_float16_bundle_in_float32(
+    float16: Path, llama: GPT, lowering: str
+) -> None:
+    rounded = copy.deepcopy(llama).half().float()
     with torch.no_grad():
-        wanted = llama(IDS).numpy()
-    with edgegpt.load(tmp_path / "out") as model:
-        found = model.forward(IDS.numpy())
-    assert found.dtype == np.float32
-    assert np.abs(found - wanted).max() <= TOLERANCES["float16"] * np.abs(wanted).max()
+        wanted = rounded(IDS).numpy()
+    limit = TOLERANCES["float32"] * np.abs(wanted).max()
+    assert np.abs(logits_of(float16, lowering=lowering) - wanted).max() <= limit
+    written = logits_of(float16, lowering=lowering, as_written=True)
+    assert 10 * limit < np.abs(written - wanted).max() <= TOLERANCES["float16"] / 1e-5 * limit
+
+
+@pytest.mark.parametrize("sums", [True, False])
+def test_a_float16_proof_is_of_the_cpu_and_of_the_graphs_as_they_are_written(
+    float16: Path, monkeypatch: pytest.MonkeyPatch, sums: bool
+) -> None:
+    """They are not replayed as they are written where the CPU would sum in float16."""
+    monkeypatch.setattr(proof, "sums_in_float32", lambda: sums)
+    receipt = verify(Bundle.open(float16))
+    assert receipt.passed
+    names = [check.name.removesuffix("prefill") for check in receipt.checks if "pref" in check.name]
+    assert names == (["", "ort ", "standard ", "legacy "] if sums else ["", "standard ", "legacy "])
+    errors = {check.name: check.difference.relative for check in receipt.checks}
+    assert min(errors.values()) > 10 * TOLERANCES["float32"]  # that of the rounded weights
+    narrow = abs(errors["standard prefill"] - errors["prefill"]) > TOLERANCES["float32"]
+    assert narrow is sums
 
 
 @pytest.mark.parametrize("lowering", ["standard", "legacy"])

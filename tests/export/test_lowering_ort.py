@@ -85,20 +85,30 @@ def test_single_steps_through_the_bound_buffers_are_ordinary_steps(tmp_path: Pat
         np.testing.assert_array_equal(bound.logits(), ordinary.logits())
 
 
-def test_a_layer_of_the_character_gpt_is_ten_nodes(tmp_path: Path) -> None:
-    _, bundle = exported(tmp_path, n_layer=3)
-    kinds = Counter(
+def kinds_of(bundle: Bundle) -> Counter[str]:
+    return Counter(
         node.op_type for node in onnx.load(bundle.folder / "decoder.ort.onnx").graph.node
     )
-    assert kinds == {
+
+
+def test_a_layer_of_the_character_gpt_is_fourteen_nodes(tmp_path: Path) -> None:
+    _, bundle = exported(tmp_path, n_layer=3)
+    assert kinds_of(bundle) == {
         "Gather": 2,
-        "SkipLayerNormalization": 7,
+        "LayerNormalization": 7,
         "GroupQueryAttention": 3,
         "MatMul": 13,
-        "Add": 4,  # the bias of `up`, and of the head
+        "Add": 17,  # of positions, and a layer's biases and residual streams; the head's bias
         "Relu": 3,
         "GatherND": 1,
     }
+
+
+def test_norms_are_joined_with_additions_only_in_half_precision(tmp_path: Path) -> None:
+    exported(tmp_path, n_layer=3)
+    export_bundle(tmp_path / "ckpt", tmp_path / "half", precision="float16")
+    kinds = kinds_of(Bundle.open(tmp_path / "half"))
+    assert (kinds["SkipLayerNormalization"], kinds["LayerNormalization"]) == (7, 0)
 
 
 def test_no_node_copies_the_cache(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes import InPlacePass, PostconditionError, PreconditionError
 
 from edgegpt.export.passes import (
@@ -14,6 +15,7 @@ from edgegpt.export.passes import (
     QuantizeActivations,
     QuantizeWeights,
     ShareDimensions,
+    StoreColumns,
 )
 from edgegpt.export.quantization import BlockQuantized, round_to_nearest
 
@@ -125,7 +127,7 @@ def product(width: int = 32) -> ir.Model:
     return parsed(text, w=np.zeros((width, 4), dtype=np.float32))
 
 
-@pytest.mark.parametrize("edit", [QuantizeWeights, DequantizeWeights])
+@pytest.mark.parametrize("edit", [QuantizeWeights, DequantizeWeights, StoreColumns])
 def test_a_weight_gives_way_to_its_integers_in_every_product(edit: type[InPlacePass]) -> None:
     text = """agraph (float[B,T,32] x, float[32,4] w) => (float[B,T,4] y, float[B,T,4] z) {
         y = MatMul (x, w)
@@ -133,12 +135,34 @@ def test_a_weight_gives_way_to_its_integers_in_every_product(edit: type[InPlaceP
         z = MatMul (h, w)
     }"""
     model = parsed(text, w=np.zeros((32, 4), dtype=np.float32))
-    assert edit(quantised())(model).modified
+    assert edit(quantised(block=32))(model).modified
     assert [value.name for value in model.graph.outputs] == ["y", "z"]
     read = {value.name for node in model.graph for value in node.inputs if value is not None}
     assert read & {"w.scales", "w.magnitudes"}
     held = model.graph.initializers.values()
     assert all(value.dtype != ir.DataType.FLOAT for value in held if value.name == "w")
+
+
+def test_columns_and_rows_read_the_same_integers() -> None:
+    text = """agraph (float[B,T,32] x, int64[B,T] i, float[4,32] w)
+        => (float[B,T,4] y, float[B,T,32] e) {
+        e = Gather (w, i)
+        t = Transpose <perm = [1, 0]> (w)
+        y = MatMul (x, t)
+    }"""
+    stored, rng = quantised(block=32), np.random.default_rng(0)
+    fed = {"x": rng.random((2, 3, 32), dtype=np.float32), "i": np.array([[3, 0, 1], [2, 2, 3]])}
+    model = parsed(text, w=np.zeros((4, 32), dtype=np.float32))
+    StoreColumns(stored)(model)
+    assert sorted(model.graph.initializers) == ["axis.last", "w", "w.scales"]
+    weight = stored["w"].dequantized()
+    exact = ReferenceEvaluator(ir.to_proto(model)).run(None, fed)
+    np.testing.assert_allclose(exact[0], fed["x"] @ weight.T, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(exact[1], weight[fed["i"]], rtol=1e-6)
+    assert QuantizeActivations({}, head=True)(model).modified
+    (product,) = (node for node in model.graph if node.op_type == "MatMulIntegerToFloat")
+    assert [value.name for value in product.inputs[1:4]] == ["w", "int8.step", "w.scales"]
+    assert not any(node.op_type == "MatMul" for node in model.graph)
 
 
 STEP = """agraph (int64[B,T] ids, int64[B] past_len, int64[B,P] logit_positions, float[B,T,4] q,
@@ -234,6 +258,7 @@ TABLE = {"w": np.zeros((4, 32), dtype=np.float32)}
         (QuantizeWeights(quantised()), parsed(SHARED_TRANSPOSE, **TABLE), "the Transpose of w"),
         (DequantizeWeights(quantised(24)), product(24), "whole blocks make up the rows of w"),
         (QuantizeActivations(quantised()), parsed(NIBBLES), "other is one of the quantised"),
+        (StoreColumns(quantised()), product(), "the rows of w are one symmetric block"),
     ],
 )
 def test_a_graph_that_a_pass_cannot_edit_is_refused(
@@ -257,6 +282,7 @@ ELSEWHERE = UNKNOWN_SHAPE.replace("(int64[1] n)", "(int64[1] n) <float[B,T] h>")
         (QuantizeWeights(quantised()), product(), "w is an array of bytes, not FLOAT"),
         (DequantizeWeights(quantised()), product(), "w is no longer there"),
         (QuantizeActivations({}), parsed(NIBBLES), "no activations meet the blocks of other"),
+        (StoreColumns(quantised(block=32)), product(), "w is int8, not FLOAT"),
     ],
 )
 def test_a_pass_that_left_its_work_undone_is_found_out(

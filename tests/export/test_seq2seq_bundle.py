@@ -8,11 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from manifests import sealed
 from pair_checkpoints import PAIRS, USAGE, write_pair_checkpoint
 from seq2seq_models import STACK, VARIANTS, seq2seq
 
 from edgegpt.checkpoint import load_checkpoint
+from edgegpt.cli import cli
 from edgegpt.errors import BundleError, CheckpointError, EngineError, InvalidInputError
 from edgegpt.export import ExportSettings, export_bundle
 from edgegpt.export.pair_texts import held_out_pairs
@@ -63,6 +65,23 @@ def test_bfloat16_waits_for_a_gpu(tmp_path: Path) -> None:
     with pytest.warns(match="is not proved"):
         receipt = export_bundle(checkpoint, tmp_path / "bundle", precision="bfloat16")
     assert receipt.outcome == "pending"
+
+
+def test_an_encoder_that_reads_more_than_its_decoder_writes_is_exported_whole(
+    tmp_path: Path,
+) -> None:
+    model = seq2seq(STACK | {"block_size": 24}, encoder=STACK | {"block_size": 40})
+    checkpoint = write_pair_checkpoint(tmp_path / "ckpt", model)
+    for context, expected in ((None, (40, 24)), (30, (30, 24))):
+        out = tmp_path / str(context)
+        export_bundle(checkpoint, out, context=context, settings=ExportSettings(lowerings=("ort",)))
+        info = Bundle.open(out).manifest.model_info
+        assert info.encoder is not None
+        assert (info.encoder.block_size, info.block_size) == expected
+    call = ["verify", str(tmp_path / "30"), "--bisect", str(checkpoint)]
+    assert CliRunner().invoke(cli, call).exit_code == 0
+    with pytest.raises(InvalidInputError, match="the model can see 1 to 40 tokens"):
+        export_bundle(checkpoint, tmp_path / "long", context=41)
 
 
 def two_vocabularies() -> Seq2Seq:

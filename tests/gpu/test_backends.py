@@ -14,8 +14,8 @@ from edgegpt.runtime.cuda.memory import Cuda, find_device
 from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.errors import EngineError
 from edgegpt.runtime.generation.loop import Rules
-from edgegpt.runtime.generation.run import Result
 from edgegpt.runtime.generation.sampling import Sampling
+from edgegpt.runtime.generation.writing import Result
 from edgegpt.runtime.proof.verify import verify
 
 PROMPT = "ROMEO:"

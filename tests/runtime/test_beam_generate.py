@@ -120,6 +120,24 @@ def test_the_score_is_that_of_the_text(model):
     assert result.finish_reason == "length"
 
 
+def test_a_stop_string_ends_a_beam_and_is_not_in_its_text(model):
+    settings = {"max_new_tokens": 12, "num_beams": 3, "num_return_sequences": 3}
+    whole = model.generate(TEXT, **settings)
+    stop = whole.text[3:5]
+    found = model.generate([TEXT, "A"], stop=[stop, "\0"], **settings)[0]
+    ended = [one for one in found.hypotheses if one.finish_reason == "stop"]
+    assert ended
+    for one in ended:
+        assert model.tokenizer.decode(one.token_ids) == one.text + stop
+        ids = model.encode_prompt(TEXT)
+        assert one.score == pytest.approx(np.mean(model.score(ids, one.token_ids)), abs=1e-5)
+    for one in found.hypotheses:
+        assert stop not in one.text
+        if one.finish_reason == "length":
+            assert len(one.token_ids) == 12
+    assert model.generate(TEXT, stop="\0", **settings).token_ids == whole.token_ids
+
+
 def test_beams_end_where_the_context_does(model):
     result = model.generate(TEXT, max_new_tokens=300, num_beams=3, num_return_sequences=2)
     assert [one.finish_reason for one in result.hypotheses] == ["context", "context"]
@@ -165,6 +183,13 @@ def test_the_recommended_search_holds_unless_the_caller_says_otherwise(searching
     assert "".join(stream) == searching.generate(TEXT, num_beams=1, max_new_tokens=9).text
 
 
+def test_inspect_shows_the_recommended_search(run, altered_bundle, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "140")
+    search = Search(num_beams=3, early_stopping=True, bad_words=((24,), (2, 3)))
+    _, out, _ = run("inspect", altered_bundle(usage=Usage(search=search)))
+    assert "num_beams 3, early_stopping True, bad_words [[24], [2, 3]]" in out
+
+
 def test_a_recommended_search_does_not_go_with_recommended_sampling(altered_bundle):
     usage = Usage(search=Search(num_beams=3), sampling=Defaults(temperature=0.8))
     with edgegpt.load(altered_bundle(usage=usage), threads=1) as opened:
@@ -186,7 +211,6 @@ def test_a_recommended_search_does_not_go_with_recommended_sampling(altered_bund
         ({"num_beams": 2, "num_return_sequences": 0}, "num_return_sequences is 0"),
         ({"num_beams": 2, "temperature": 0.5}, "temperature above 0 does not go"),
         ({"num_beams": 2, "speculate": 3}, "speculate does not go"),
-        ({"num_beams": 2, "stop": "a"}, "stop does not go"),
         ({"num_beams": 2, "overflow": "slide"}, "overflow 'slide' does not go"),
         ({"num_beams": 2, "length_penalty": float("nan")}, "length_penalty is nan"),
         ({"length_penalty": "long"}, "length_penalty is 'long'"),
@@ -203,8 +227,12 @@ def test_settings_that_cannot_be_are_refused(model, settings, told):
 
 
 def test_a_search_is_not_streamed_and_does_not_outgrow_the_context(model):
-    with pytest.raises(InvalidInputError, match="3 beams cannot be streamed"):
-        model.stream(TEXT, num_beams=3)
+    for beams in (3, np.int64(3)):
+        with pytest.raises(InvalidInputError, match="3 beams cannot be streamed"):
+            model.stream(TEXT, num_beams=beams)
+    for beams in (0, 1.5, "many"):
+        with pytest.raises(InvalidInputError, match=f"num_beams is {beams!r}; it must be an int"):
+            model.stream(TEXT, num_beams=beams)
     with pytest.raises(InvalidInputError, match=r"40 tokens and the context 32; shorten it$"):
         model.generate([1] * 40, num_beams=3)
 

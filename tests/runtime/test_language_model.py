@@ -15,7 +15,7 @@ import edgegpt
 from edgegpt.runtime.engines.ort.cpu import OrtState
 from edgegpt.runtime.errors import InvalidInputError, NumericalError
 from edgegpt.runtime.generation.rows import window_start
-from edgegpt.runtime.generation.run import Result
+from edgegpt.runtime.generation.writing import Result
 
 PROMPT = "The wind"
 PROMPTS = ["The wind", "N", "'Who goes?' said Anna; 'fri", "rain, rain", "quick as fingers.\nThe"]

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from edgegpt.runtime.machine import (
     Machine,
     available_memory,
     cpu_features,
+    fast_cores,
     peak_memory,
     physical_cores,
     processor_kind,
@@ -94,11 +96,39 @@ def test_without_an_affinity_the_whole_machine_counts(monkeypatch: pytest.Monkey
     assert physical_cores() == 1
 
 
+def test_little_cores_get_no_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    capacities = {0: 397, 1: 397, 2: 1024, 3: 1024, 4: 700}
+    files = {f"cpus/cpu{n}/cpu_capacity": f"{size}\n" for n, size in capacities.items()}
+    _system(tmp_path, monkeypatch, files)
+    for allowed, cores in (({0, 1, 2, 3, 4}, 3), ({0, 1}, 2), ({1, 2}, 1), ({7, 8, 9}, 3)):
+        _allow(monkeypatch, allowed)
+        assert (fast_cores(), physical_cores()) == (cores, len(allowed))
+    monkeypatch.setattr(machine, "cpu_quota", lambda _: 1.5)
+    _allow(monkeypatch, {0, 1, 2, 3, 4})
+    assert fast_cores() == 2
+
+
+def test_without_an_affinity_all_cores_are_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert fast_cores() == 6
+
+
+def _core(implementer: str, part: str) -> str:
+    return f"CPU implementer\t: {implementer}\nCPU variant\t: 0x1\nCPU part\t: {part}\n\n"
+
+
+A55, A76, UNKNOWN = _core("0x41", "0xd05"), _core("0x41", "0xd0b"), _core("0x99", "0x00z")
+
+
 @pytest.mark.parametrize(
     ("cpuinfo", "name"),
     [
         ("processor\t: 0\nmodel\t\t: 17\nmodel name\t: Fast CPU\nprocessor\t: 1\n", "Fast CPU"),
         ("processor\t: 0\nCPU part\t: 0xd08\n\nModel\t\t: Small Board 4\n", "Small Board 4"),
+        (f"{A76}{A76}Model\t\t: Small Board 5\n", "Small Board 5, Cortex-A76"),
+        (f"processor\t: 0\n{A55}{A55}{A76}", "2 x Cortex-A55 + 1 x Cortex-A76"),
+        (UNKNOWN, "ARM 0x99 0x00z"),
     ],
 )
 def test_the_processor_is_named_as_the_system_names_it(
@@ -112,7 +142,6 @@ def test_the_processor_is_named_as_the_system_names_it(
     ("cpuinfo", "features"),
     [
         ("model name\t: X\nflags\t\t: fpu avx2\n\nflags\t\t: other\n", {"fpu", "avx2"}),
-        ("processor\t: 0\nFeatures\t: fp asimd i8mm\n", {"fp", "asimd", "i8mm"}),
         ("processor\t: 0\n", set()),
     ],
 )
@@ -123,18 +152,46 @@ def test_the_first_processor_tells_its_instruction_sets(
     assert cpu_features() == features
 
 
+@pytest.mark.parametrize(
+    ("words", "features"),
+    [
+        ({16: 1 << 20 | 1 << 10 | 0xFF, 26: 1 << 13}, {"asimd", "asimddp", "asimdhp", "i8mm"}),
+        ({6: 4096, 16: 1 << 22, 26: 1 << 1 | 1 << 37, 0: 0}, {"sve", "sve2", "sme2"}),
+        ({16: 0xFF}, {"asimd"}),
+        ({}, set()),
+    ],
+)
+@pytest.mark.parametrize("rest", [b"", b"cut off"])
+def test_an_arm_processor_tells_its_instruction_sets_to_each_process(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: dict[int, int],
+    features: set[str],
+    rest: bytes,
+) -> None:
+    emulated = {"proc/cpuinfo": "flags\t: avx2\n", "proc/self/auxv": ""}
+    _system(tmp_path, monkeypatch, emulated)
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    table = b"".join(struct.pack("=QQ", *pair) for pair in words.items())
+    (tmp_path / "proc/self/auxv").write_bytes(table + rest)
+    assert cpu_features() == features
+    (tmp_path / "proc/self/auxv").unlink()
+    assert cpu_features() == set()
+
+
 def test_processors_are_of_one_kind_if_they_choose_the_same_kernels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def kind(architecture: str, features: str) -> str:
-        _system(tmp_path, monkeypatch, {"proc/cpuinfo": features})
+        bits = struct.pack("=QQQQ", 16, 1 << 20, 26, 1 << 13).decode()
+        _system(tmp_path, monkeypatch, {"proc/cpuinfo": features, "proc/self/auxv": bits})
         monkeypatch.setattr(platform, "machine", lambda: architecture)
         return processor_kind()
 
     assert kind("x86_64", "flags\t: fpu avx2 fma aes\n") == "x86_64 avx2 fma"
     assert kind("x86_64", "flags\t: fma rtm avx2\n") == "x86_64 avx2 fma"
     assert kind("x86_64", "flags\t: avx2 fma avx512_vnni\n") == "x86_64 avx2 fma avx512_vnni"
-    assert kind("aarch64", "Features\t: fp asimddp i8mm\n") == "aarch64 asimddp i8mm"
+    assert kind("aarch64", "flags\t: avx2\n") == "aarch64 asimddp i8mm"
     assert kind("arm64", "") == "arm64"
 
 
@@ -143,6 +200,12 @@ def test_the_largest_cache_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     files = {f"cpus/cpu0/cache/index{n}/size": f"{text}\n" for n, text in sizes.items()}
     _system(tmp_path, monkeypatch, files)
     assert Machine.here().cache_bytes == 4 << 20
+
+
+def test_the_device_tree_names_a_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"proc/cpuinfo": A76, "proc/device-tree/model": "Board 5 Rev 1.0\0"}
+    _system(tmp_path, monkeypatch, files)
+    assert Machine.here().cpu == "Board 5 Rev 1.0, Cortex-A76"
 
 
 def test_a_system_that_tells_nothing_is_still_described(

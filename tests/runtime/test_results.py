@@ -6,12 +6,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import edgegpt
-from edgegpt import LanguageModel
-from edgegpt.errors import InvalidInputError
+from edgegpt import LanguageModel, Stream
+from edgegpt.errors import InvalidInputError, NumericalError
 
 PROMPT = "The wind"
 
@@ -96,31 +97,86 @@ def test_a_stream_can_be_awaited_while_other_tasks_go_on(model: LanguageModel) -
     assert ticks > 20
 
 
-def test_a_task_that_is_cancelled_during_a_step_closes_its_stream(model: LanguageModel) -> None:
-    ended = threading.Event()
+class _Interrupted:
+    """A lock; Ctrl-C strikes just after it was taken for the first time."""
 
-    def pieces() -> Iterator[str]:
+    def __init__(self, lock: Any) -> None:
+        self.lock, self.release = lock, lock.release
+        self.strikes = [KeyboardInterrupt()]
+
+    def acquire(self, blocking: bool) -> bool:
+        taken = self.lock.acquire(blocking=blocking)
+        if self.strikes:
+            raise self.strikes.pop()
+        return taken
+
+
+def test_a_stream_can_be_closed_whenever_ctrl_c_has_struck(model: LanguageModel) -> None:
+    stream = model.stream(PROMPT, max_new_tokens=20, temperature=0)
+    next(stream)
+    stream._lock = _Interrupted(stream._lock)
+    with pytest.raises(KeyboardInterrupt):
+        next(stream)
+    stream.close()
+    assert stream.result.finish_reason == "closed"
+
+
+class _Slow:
+    """Pieces that take their time; `ended` tells that they were closed."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error, self.ended = error, threading.Event()
+
+    def pieces(self) -> Iterator[str]:
         try:
             while True:
                 time.sleep(0.2)
+                if self.error is not None:
+                    raise self.error
                 yield "x"
         finally:
-            ended.set()
+            self.ended.set()
 
-    async def leave() -> None:
-        stream = model.stream(PROMPT, max_new_tokens=500, temperature=0)
-        stream._pieces = pieces()
 
-        async def listen() -> None:
+async def _cancelled(stream: Stream, times: int) -> None:
+    """Wait for pieces in a task that is cancelled during a step: once, or as AnyIO does it."""
+
+    async def listen() -> None:
+        try:
             async for _ in stream:
                 pass
+        finally:
+            stream.close()  # as careful programs do
 
-        task = asyncio.create_task(listen())
-        await asyncio.sleep(0.1)
+    task = asyncio.create_task(listen())
+    await asyncio.sleep(0.1)
+    while not task.done() and times:
         task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        times -= 1
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize("times", [1, 2, 100])
+@pytest.mark.parametrize("error", [None, NumericalError("NaN")])
+def test_a_task_that_is_cancelled_during_a_step_closes_its_stream(
+    model: LanguageModel, times: int, error: Exception | None
+) -> None:
+    slow = _Slow(error)
+    unnoticed: list[object] = []
+
+    async def leave() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, found: unnoticed.append(found))
+        stream = model.stream(PROMPT, max_new_tokens=500, temperature=0)
+        stream._pieces = slow.pieces()
+        await _cancelled(stream, times)
+        assert times > 1 or not stream._left
+        while stream._left:
+            await asyncio.sleep(0.01)
         assert stream.result.finish_reason == "closed"
+        stream.close()
 
     asyncio.run(leave())
-    assert ended.is_set()
+    assert slow.ended.is_set()
+    assert unnoticed == []

@@ -1,26 +1,39 @@
 """Random cases of beam search, run by transformers on a model that is a table."""
 
+import functools
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
-from transformers import GenerationConfig, GenerationMixin, PretrainedConfig, PreTrainedModel
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers
+from transformers import (
+    GenerationConfig,
+    GenerationMixin,
+    PretrainedConfig,
+    PreTrainedModel,
+    TokenizersBackend,
+)
 from transformers.modeling_outputs import CausalLMOutput
 
 from edgegpt.runtime.bundle.search import Search
 from edgegpt.runtime.generation.beams import BeamRules, BeamSearch
 from edgegpt.runtime.generation.edits import Edit, RepetitionPenalty, edits_of
+from edgegpt.runtime.text.stops import Detokenizer
+from edgegpt.runtime.text.tokenizer import Tokenizer
 
-__all__ = ["Case", "case", "table", "theirs"]
+__all__ = ["Case", "backend", "case", "stopping_case", "table", "theirs"]
 
 transformers.logging.set_verbosity_error()
 
 PAD = 1  # it fills up prompts, and no table gives it a chance
+FILLS = (PAD, -1)  # transformers fills up texts with -1 where no id ends a text
 
 
 def table(
@@ -48,6 +61,7 @@ class Case:
     penalty: float
     max_new_tokens: int
     likely: list[int]  # ids that every table gives a better chance
+    stops: tuple[str, ...] = ()
 
     @property
     def edits(self) -> tuple[Edit, ...]:
@@ -66,9 +80,20 @@ class Case:
         )
         ends, steps = frozenset(self.end_ids), self.max_new_tokens
         return [
-            BeamSearch(prompt, rules, steps=steps, end_ids=ends, edits=self.edits)
+            BeamSearch(
+                prompt,
+                rules,
+                steps=steps,
+                end_ids=ends,
+                edits=self.edits,
+                watch=self.watch(prompt) if self.stops else None,
+            )
             for prompt in self.prompts
         ]
+
+    def watch(self, prompt: list[int]) -> Detokenizer:
+        """Return what finds the stop strings behind a prompt."""
+        return Detokenizer(Tokenizer(backend(self.vocabulary).to_str()), self.stops, prompt)
 
 
 def case(seed: int) -> Case:
@@ -106,6 +131,32 @@ def case(seed: int) -> Case:
         max_new_tokens=longest,
         likely=end_ids if rng.random() < 0.3 else [],
     )
+
+
+def stopping_case(seed: int) -> Case:
+    """Draw a case with stop strings.
+
+    Its prompts end in an id whose text is in no stop string: transformers, and nobody here, finds
+    strings that begin in a prompt.
+    """
+    drawn, rng = case(seed), random.Random(seed)
+    strings = ["".join(rng.choices(LETTERS, k=rng.randint(1, 4))) for _ in range(rng.randint(1, 2))]
+    prompts = [[*prompt[:-1], 0] for prompt in drawn.prompts]
+    return replace(drawn, prompts=prompts, stops=tuple(strings))
+
+
+LETTERS = "abc"
+
+
+@functools.cache
+def backend(vocabulary: int) -> Backend:
+    """Return a tokenizer whose ids, but for the first two, are short words of few letters."""
+    words = ["".join(word) for size in (1, 2, 3, 4) for word in product(LETTERS, repeat=size)]
+    ids = {text: number for number, text in enumerate([".", "_", *words][:vocabulary])}
+    tokenizer = Backend(models.BPE(ids, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
 
 
 class _Config(PretrainedConfig):
@@ -156,12 +207,17 @@ def theirs(case: Case) -> list[list[tuple[float, list[int]]]]:
         use_cache=False,
         return_dict_in_generate=True,
         output_scores=True,
+        stop_strings=list(case.stops) or None,
     )
     found = _Table(case).generate(
-        torch.tensor(ids), attention_mask=torch.tensor(mask), generation_config=settings
+        torch.tensor(ids),
+        attention_mask=torch.tensor(mask),
+        generation_config=settings,
+        tokenizer=TokenizersBackend(tokenizer_object=backend(case.vocabulary)),
     )
     new = [
-        [token for token in text if token != PAD] for text in found.sequences[:, longest:].tolist()
+        [token for token in text if token not in FILLS]
+        for text in found.sequences[:, longest:].tolist()
     ]
     scores = found.sequences_scores.tolist() if case.beams > 1 else [0.0] * len(new)
     texts = list(zip(scores, new, strict=True))

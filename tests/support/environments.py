@@ -34,8 +34,11 @@ def built_wheel(source: Path, folder: Path, *, editable: bool = False) -> Path:
     return wheel
 
 
-def environment(folder: Path, wheel: Path, *extras: str) -> Path:
-    """Make an environment with the wheel and what it requires with `extras`; return its Python."""
+def environment(folder: Path, wheel: Path, *extras: str, tools: tuple[str, ...] = ()) -> Path:
+    """Make an environment with the wheel and what it requires with `extras`; return its Python.
+
+    `tools` are other distributions, which have to be installed here.
+    """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
     python = folder / "venv" / "bin" / "python"
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
@@ -43,6 +46,7 @@ def environment(folder: Path, wheel: Path, *extras: str) -> Path:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     needed = {name for extra in ("", *extras) for name in _closure(["edgegpt-toolkit"], extra)}
+    needed |= _closure(list(tools), "")
     for distribution in needed - {"edgegpt-toolkit"}:
         _link(distribution, site)
     return python

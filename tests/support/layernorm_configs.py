@@ -148,6 +148,7 @@ HUB = {
             "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
         },
     ),
+    "gpt2-xl": (hf.GPT2Config(**GPT_2), {**SUMMARY, "n_ctx": 1024, "output_past": True}),
     "starcoder": (
         hf.GPTBigCodeConfig(**GPT_2),
         {
@@ -175,6 +176,15 @@ HUB = {
     "pythia": (
         hf.GPTNeoXConfig(**ALL_HEADS),
         {"rope_parameters": None, "rotary_emb_base": 10000, "rotary_pct": 0.25},
+    ),
+    "dolly-v2": (
+        hf.GPTNeoXConfig(**ALL_HEADS),
+        {
+            "rope_parameters": None,
+            "rotary_emb_base": 10000,
+            "rotary_pct": 0.25,
+            "custom_pipelines": {"text-generation": {"impl": "instruct_pipeline.Pipeline"}},
+        },
     ),
     "redpajama": (
         hf.GPTNeoXConfig(**ALL_HEADS, use_parallel_residual=False, rope_parameters=WHOLE_HEAD),
@@ -273,6 +283,20 @@ HUB = {
             "use_parallel_embedding": False,
             "use_qk_norm": False,
         },
+    ),
+    "command-a": (
+        hf.Cohere2Config(**{**SIZES, "num_hidden_layers": 4}, sliding_window=WINDOW),
+        {
+            "rope_parameters": None,
+            "rope_theta": 10000,
+            "layer_types": None,
+            "sliding_window_pattern": 4,
+            "use_parallel_embedding": True,
+        },
+    ),
+    "command-a, saved by transformers 4.56": (
+        hf.Cohere2Config(**{**SIZES, "num_hidden_layers": 4}, sliding_window=WINDOW),
+        {"rope_parameters": None, "rope_theta": 10000.0, "_sliding_window_pattern": 4},
     ),
     "minitron": (
         hf.NemotronConfig(**SIZES),

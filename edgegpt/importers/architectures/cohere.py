@@ -39,11 +39,13 @@ def _first(source: SourceSettings) -> GPTConfig:
 def _second(source: SourceSettings) -> GPTConfig:
     """Return the settings of Command R7B: windows with, and full layers without a rotation."""
     config = _common(source)
+    source.ignore("use_parallel_embedding")  # where it was trained: how its table was spread
     _check_names_of_parts(source)
     if source.is_null("sliding_window"):
         raise source.error("sliding_window is null, which would leave the model without positions")
     window = source.whole("sliding_window", default=WINDOW)
     pattern = source.whole("sliding_window_pattern", "layer_switch", default=PATTERN)
+    source.ignore("_sliding_window_pattern")  # comes with layer_types, which outrank it
     has_window = layer_types(source, config, lambda layer: (layer + 1) % pattern != 0)
     rotation = rotation_of(source, config.head_dim, theta=THETA_2)
     return placed(source, config, [(window, rotation) if own else (0, None) for own in has_window])
@@ -58,7 +60,6 @@ def _check_names_of_parts(source: SourceSettings) -> None:
         "use_embedding_sharing": True,
         "use_gated_activation": True,
         "use_parallel_block": True,
-        "use_parallel_embedding": False,
     }.items():
         source.must_be(name, known, why=f"the family is known with {known!r} only")
 

@@ -53,6 +53,7 @@ def _vault(source: SourceSettings) -> GPTConfig:
     config = replace(config, attention_softcap=cap)
     rotation = rotation_of(source, config.head_dim)
     width = window(source, default=WINDOW)
+    source.ignore("sliding_window_size")  # Gemma 2 9B repeats it; nothing reads it
     own = windows(source, config, width, lambda layer: layer % 2 == 0)
     return placed(source, config, [(each, rotation) for each in own])
 

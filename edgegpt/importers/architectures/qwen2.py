@@ -3,11 +3,13 @@
 from dataclasses import replace
 
 from ...model import GPTConfig
-from ..family import Family, activation, layer_types, placed, sizes
+from ..family import Family, activation, placed, sizes, window, windows
 from ..rope import rotation_of
 from ..settings import SourceSettings
 
 __all__ = ["FAMILIES", "windowed"]
+
+WINDOW = 4096  # if the setting is missing; null means none
 
 
 def _config(source: SourceSettings) -> GPTConfig:
@@ -20,12 +22,12 @@ def windowed(source: SourceSettings, config: GPTConfig) -> GPTConfig:
     source.must_be("use_mrope", False, why="its positions have three axes, for images")
     rotation = rotation_of(source, config.head_dim)
     first = source.number("max_window_layers", default=28)
-    width = source.number("sliding_window", default=4096)
     if not source.flag("use_sliding_window", default=False):
-        source.ignore("layer_types")
+        source.ignore("layer_types", "sliding_window")
         return placed(source, config, [(0, rotation)] * config.n_layer)
-    has_window = layer_types(source, config, lambda layer: layer >= first)
-    return placed(source, config, [(int(width) if own else 0, rotation) for own in has_window])
+    width = window(source, default=WINDOW)
+    own = windows(source, config, width, lambda layer: width > 0 and layer >= first)
+    return placed(source, config, [(each, rotation) for each in own])
 
 
 FAMILIES = [Family("qwen2", "Qwen2, Qwen2.5, DeepSeek-R1-Distill-Qwen", _config)]

@@ -24,7 +24,7 @@ def _config(source: SourceSettings, *, usual: str, shared: bool = True) -> Seq2S
 
     `shared`: the layers of a stack have the same biases.
     """
-    source.ignore("n_positions", "output_past", "dropout_rate")
+    source.ignore("n_positions", "dropout_rate")
     source.must_be("is_encoder_decoder", True, why="only one of its stacks is there")
     source.must_be("tie_encoder_decoder", False, why="its two stacks share their layers")
     named = source.word("feed_forward_proj", default=usual)

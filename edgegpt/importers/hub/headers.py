@@ -13,6 +13,7 @@ from edgegpt.runtime.progress import Progress, silent
 from ...errors import CheckpointError
 from ...user_files import is_file, read_json
 from ..huggingface import open_folder
+from ..names import check_name
 from ..source import Source
 from ..tensors import DTYPES, WEIGHT_FILES, exact_dtype, shard_names, weight_paths
 from .download import download
@@ -91,6 +92,7 @@ def _header(hub_id: HubId, file: str, commit: str) -> dict[str, Entry]:
             )
         header = api.parse_safetensors_file_metadata(repository, file, revision=commit)
         for name, tensor in header.tensors.items():
+            check_name(name, place)
             shape, (begin, end) = tuple(tensor.shape), tensor.data_offsets
             known = DTYPES.get(tensor.dtype)
             if known is not None and end - begin != prod(shape) * known.itemsize:

@@ -20,6 +20,7 @@ SOURCE, TARGET = "source.spm", "target.spm"
 VOCABULARY, OF_TARGETS = "vocab.json", "target_vocab.json"
 FAIRSEQ, T5 = "sentencepiece.bpe.model", "spiece.model"
 USUAL = ("<s>", "</s>", "<unk>", "<pad>")
+OF_PEGASUS = ("<pad>", "</s>")
 END = "</s>"
 MOST_EXTRA = 1000  # of T5; the usual number is 100
 
@@ -46,10 +47,7 @@ def read_pair(folder: Path, special: SpecialTokens, kind: str | None) -> PairRea
         if kind in CLASSES and is_file(folder / FAIRSEQ):
             return _fairseq(folder, special, kind)
         if kind == "PegasusTokenizer" and is_file(folder / T5):
-            return PairRead(
-                f"{folder / T5} numbers its pieces otherwise than PEGASUS does, and there is no "
-                f"tokenizer.json: the model works with token ids only"
-            )
+            return _pegasus(folder / T5, special)
     return PairRead(read_tokenizer(folder, special))
 
 
@@ -64,10 +62,12 @@ def _marian(folder: Path, special: SpecialTokens) -> PairRead:
 
 
 def _fairseq(folder: Path, special: SpecialTokens, kind: str | None) -> PairRead:
-    """The ids of languages follow on those of the pieces, unless the folder says others."""
+    """The ids of languages follow on those of the pieces, unless the folder says other ids."""
     path, vocabulary = folder / FAIRSEQ, folder / VOCABULARY
+    if kind == "M2M100Tokenizer" and not is_file(vocabulary):
+        raise CheckpointError(f"{vocabulary} is missing, which has the ids of a {kind}")
     ids = vocabulary_of(vocabulary) if is_file(vocabulary) else behind_own(_model(path))
-    given = {token.content for token in special.listed.values()} | set(special.more)
+    given = {token.content for token in special.listed.values()}
     languages = [text for text in language_tokens(kind, special.config) if text not in given]
     free = max(ids.values()) + 1
     ids = {text: free + place for place, text in enumerate(languages)} | ids
@@ -93,18 +93,45 @@ def _t5(path: Path, special: SpecialTokens) -> PairRead:
     return PairRead(Read(tokenizer.to_str(), str(path), None, END))
 
 
+def _pegasus(path: Path, special: SpecialTokens) -> PairRead:
+    """The pieces come behind PEGASUS's own tokens, which are for its training.
+
+    The file's first two pieces, padding and the end, keep their ids. Two masks follow, of sentences
+    and of words, then further tokens, those without a name being <unk_2> and on.
+    """
+    model, offset = _model(path), special.config.get("offset", 103)
+    where = f"tokenizer_config.json in {path.parent}"
+    if type(offset) is not int or not len(OF_PEGASUS) <= offset <= MOST_EXTRA:
+        raise CheckpointError(f"{where}: offset is {offset!r:.40}")
+    sentence = special.config.get("mask_token_sent", "<mask_1>")
+    if not isinstance(sentence, str):
+        raise CheckpointError(f"{where}: mask_token_sent is {sentence!r:.40}")
+    named = [text for text in special.more if text != sentence]
+    more = [*named, *(f"<unk_{number}>" for number in range(2 + len(named), offset))]
+    masks = (sentence, special.roles.get("mask_token", "<mask_2>"))
+    own = (*OF_PEGASUS, *masks, *more[: offset - 2])
+    ids = {text: number for number, text in enumerate(own)} | {
+        piece.text: number + offset for number, piece in enumerate(model.pieces) if number >= 2
+    }
+    read, notes = _numbered(path, ids, special, own)
+    return PairRead(read, None, notes)
+
+
 def _numbered(
     path: Path,
     ids: dict[str, int],
     special: SpecialTokens,
-    languages: tuple[str, ...] = (),
+    usual: tuple[str, ...] = (),
     *,
     read: bool = True,
 ) -> tuple[Read, tuple[str, ...]]:
-    """Return the tokenizer of a SentencePiece model whose pieces have the given ids."""
+    """Return the tokenizer of a SentencePiece model whose pieces have the given ids.
+
+    `usual` are special tokens of its kind, besides those of all kinds.
+    """
     model, notes = relisted(_model(path), ids, read=read)
     targets = (text for text in ids if text.startswith(">>") and text.endswith("<<"))
-    tokenizer = piece_tokenizer(model, special.added(ids, (*USUAL, *languages, *targets)))
+    tokenizer = piece_tokenizer(model, special.added(ids, (*USUAL, *usual, *targets)))
     return Read(tokenizer.to_str(), str(path), None, END), tuple(
         f"{path.name}: {note}" for note in notes
     )

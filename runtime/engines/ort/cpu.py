@@ -1,7 +1,6 @@
 """ONNX Runtime on the CPU: all ports are bound to numpy arrays, the cache is updated in place."""
 
 import logging
-import platform
 from typing import Any
 
 import numpy as np
@@ -9,11 +8,11 @@ from numpy.typing import NDArray
 
 from ...bundle.bundle import Bundle
 from ...bundle.manifest import Graph
+from ...bundle.widening import wide_graph
 from ...errors import EngineError
-from ...machine import available_memory, cpu_features, physical_cores, processor_kind
+from ...machine import available_memory, fast_cores, processor_kind
 from ..base import MANY_ROWS, Engine, EngineInfo, Ids, Sources
 from ..calls import ENGINE_CALLS
-from ..support import numbers
 from .binding import (
     SHORT_STEP,
     BoundSources,
@@ -23,9 +22,10 @@ from .binding import (
     bind_graph,
     place_of,
 )
+from .kernels import int8_options
 from .session import LOG_ERRORS_ONLY, import_onnxruntime, open_session
 
-__all__ = ["OrtEngine", "multiplies_int8"]
+__all__ = ["OrtEngine"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,21 +33,14 @@ PROVIDER = "CPUExecutionProvider"
 # How long idle threads spin before they sleep. The default, about 40 ms, keeps all cores busy after
 # each call, so that a decode step after a prefill has to share them.
 SPIN_MICROSECONDS = "1000"
-# x86 processors without VNNI add products of uint8 and int8 in 16 bits, which overflow. Without
-# this option, int8 prompts are wrong there (by half the largest logit). With VNNI nothing
-# overflows, and the option makes products half as fast.
-NO_OVERFLOW = "session.x64quantprecision"
-NO_OVERFLOW_SINCE = (1, 30)  # earlier versions abort the process when a graph has such products
-X86 = ("x86_64", "AMD64", "i686")  # names that systems have for it
-AVX512_VNNI = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}
-
 Caches = list[NDArray[Any]]
 
 
 class OrtEngine(Engine):
     """A decoder in a session on the CPU provider, and perhaps a second graph for long steps.
 
-    An encoder has a session of its own.
+    An encoder has a session of its own. Bundles in float16 are computed in float32, unless they are
+    to be computed as they are written.
     """
 
     def __init__(
@@ -58,6 +51,7 @@ class OrtEngine(Engine):
         threads: int | None = None,
         *,
         encoder: Graph | None = None,
+        as_written: bool = False,
     ) -> None:
         """Load the graphs.
 
@@ -65,12 +59,17 @@ class OrtEngine(Engine):
             bundle: the bundle that holds them.
             graph: the decoder.
             prefill: a graph for long steps; None if the decoder also runs those.
-            threads: threads inside an operator; None: as many as physical cores.
+            threads: threads inside an operator; None: as many as fast cores.
             encoder: the encoder, if the model has one.
+            as_written: compute in float16 what a float16 bundle computes in float16.
         """
+        self.widens = bundle.manifest.precision == "float16" and not as_written
         self.graph, self.encoder = graph, encoder
+        if self.widens:
+            self.graph = wide_graph(graph)
+            self.encoder = None if encoder is None else wide_graph(encoder)
         self.runtime = import_onnxruntime("cpu")
-        self.threads, self.processor = threads or physical_cores(), processor_kind()
+        self.threads, self.processor = threads or fast_cores(), processor_kind()
         self.session = self._load(bundle, graph)
         self.prefill = None if prefill is None else self._load(bundle, prefill)
         self.encoding = None if encoder is None else self._load(bundle, encoder)
@@ -119,9 +118,9 @@ class OrtEngine(Engine):
         options.intra_op_num_threads = self.threads
         options.log_severity_level = LOG_ERRORS_ONLY
         options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_MICROSECONDS)
-        if _overflows():
-            options.add_session_config_entry(NO_OVERFLOW, "1")
-        return open_session(self.runtime, bundle, graph, options, [PROVIDER])
+        for name, value in int8_options().items():
+            options.add_session_config_entry(name, value)
+        return open_session(self.runtime, bundle, graph, options, [PROVIDER], wide=self.widens)
 
 
 class OrtState(BoundState):
@@ -206,26 +205,6 @@ class OrtState(BoundState):
 
     def _fill(self, cache: int, row: int, values: NDArray[np.float32]) -> None:
         self.caches[cache][row, :, : values.shape[1]] = values
-
-
-def multiplies_int8(version: str) -> bool:
-    """Return whether this version of ONNX Runtime multiplies int8 by int8 rightly on this CPU."""
-    return not _overflows() or numbers(version) >= NO_OVERFLOW_SINCE
-
-
-def _overflows() -> bool:
-    """Return whether products of int8 need `NO_OVERFLOW` here."""
-    return platform.machine() in X86 and not _has_vnni(cpu_features())
-
-
-def _has_vnni(features: frozenset[str]) -> bool:
-    """Return whether ONNX Runtime finds instructions that add int8 products in 32 bits.
-
-    These are the tests of its `mlas/lib/platform.cpp`, which looks for AVX-512 first.
-    """
-    if "avx512f" in features:
-        return features >= AVX512_VNNI
-    return "avx_vnni" in features
 
 
 def _new_caches(graph: Graph, sizes: dict[str, int]) -> Caches:

@@ -12,6 +12,7 @@ from weakref import WeakSet
 
 from ...bundle.bundle import Bundle
 from ...bundle.manifest import Graph
+from ...bundle.widening import wide_model
 from ...errors import EngineError
 from ...files import library_path
 from ...packages import pip_install
@@ -36,6 +37,10 @@ DISTRIBUTIONS = (
     "ort-nightly-gpu",
 )
 LOG_ERRORS_ONLY = 3
+# Graphs that are faster with norms and additions joined have them so, and on the CPU it is slower.
+UNWANTED = ["SkipLayerNormFusion"]
+# Where the weights lie of a model that comes as bytes.
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 _sessions: WeakSet[Any] = WeakSet()
 
@@ -69,19 +74,33 @@ def installed_distributions() -> list[str]:
 
 
 def open_session(
-    runtime: ModuleType, bundle: Bundle, graph: Graph, options: Any, providers: Sequence[Provider]
+    runtime: ModuleType,
+    bundle: Bundle,
+    graph: Graph,
+    options: Any,
+    providers: Sequence[Provider],
+    *,
+    wide: bool = False,
 ) -> Any:
-    """Open a session on a graph of the bundle.
+    """Open a session on a graph of the bundle, or on its `wide_model`.
 
     Raises:
         EngineError: if this version cannot load the graph.
     """
-    begin, path = time.perf_counter(), library_path(bundle.file(graph.file))
+    begin, path = time.perf_counter(), bundle.file(graph.file)
+    model: str | bytes = library_path(path)
+    if wide:
+        options.add_session_config_entry(WEIGHTS_FOLDER, library_path(path.parent))
+        model = wide_model(path.read_bytes())
     try:
         # Without enable_fallback=0, ONNX Runtime replaces a provider that raises by another one.
         with ENGINE_CALLS:
             session = runtime.InferenceSession(
-                path, options, providers=providers, enable_fallback=0
+                model,
+                options,
+                providers=providers,
+                disabled_optimizers=UNWANTED,
+                enable_fallback=0,
             )
     except Exception as error:  # the bindings raise several unrelated types
         raise EngineError(

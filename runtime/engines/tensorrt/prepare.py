@@ -3,12 +3,14 @@
 import logging
 import time
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...bundle.bundle import Bundle
 from ...bundle.manifest import Graph
 from ...cuda.memory import Cuda, Device, find_device
+from ...cuda.shown import needs_gpu
 from ...errors import EdgeGPTWarning
 from ...progress import Progress, silent
 from .build_memory import check_memory
@@ -82,10 +84,11 @@ def build_engine(bundle: Bundle, request: Request, progress: Progress = silent) 
         BundleError: if a file differs from the exported one.
         EngineError: if TensorRT is not installed, or cannot build the engine.
     """
-    flavour = import_flavour(request.backend)
+    with nullcontext() if request.compute_capability else needs_gpu(request.backend):
+        flavour = import_flavour(request.backend)
+        by_name = flavour.is_rtx and request.compute_capability is not None
+        device = None if by_name else find_device(Cuda())
     limits = Limits.of(bundle.manifest.model_info, request.max_batch, request.max_context)
-    by_name = flavour.is_rtx and request.compute_capability is not None
-    device = None if by_name else find_device(Cuda())
     target = target_for(flavour, request.compute_capability, device)
     graph = graph_for(flavour, bundle)
     identity = _identity(bundle, graph, flavour, target, limits)

@@ -62,6 +62,12 @@ def set_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object
         ({"is_encoder_decoder": True}, "encoder-decoder"),
         ({"sandwich_norm": True}, "the setting sandwich_norm is not known"),
         ({"a": 1, "b": 2}, "the settings a, b are not known"),
+        (
+            {f"k{n}": n for n in range(9)},
+            "the settings k0, k1, k2, k3, k4 and 4 more are not known",
+        ),
+        ({"a\n\x1b[31m": 1}, r"the setting 'a\n\x1b[31m' is not known"),
+        ({"x" * 9999: 1}, f"the setting '{'x' * 200}'... is not known"),
         ({"hidden_act": "swiglu_oai"}, "activation 'swiglu_oai' is not known"),
         ({"rope_parameters": {"rope_type": "spiral"}}, "rope type 'spiral' is not known"),
         (
@@ -120,6 +126,26 @@ def test_a_tensor_that_does_not_fit_is_named_as_the_source_names_it(
     assert named in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31m", "a\u202eb", "x" * 201])
+@pytest.mark.parametrize("pickled", [False, True])
+def test_a_name_that_would_spoil_a_message_is_refused(
+    folder: Path, name: str, *, pickled: bool
+) -> None:
+    set_weights(folder, lambda tensors: tensors.update({name: torch.ones(2)}))
+    if pickled:
+        torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
+        (folder / WEIGHTS).unlink()
+    message = refusal(folder)
+    assert "is not a name" in message
+    assert message.isprintable()
+
+
+def test_a_missing_tensor_is_named_with_the_settings_that_call_for_it(folder: Path) -> None:
+    set_config(folder, num_hidden_layers=4)
+    message = refusal(folder)
+    assert message.startswith(f"{folder / 'config.json'}: the checkpoint lacks model.layers.3.")
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_values_that_are_not_finite_are_refused_with_their_tensor(
     folder: Path, tmp_path: Path, value: float
@@ -157,6 +183,7 @@ def test_a_damaged_weight_file_is_refused(folder: Path, kind: str) -> None:
         ({"weight_map": {"a": "../source/model.safetensors"}}, "not a file of its folder"),
         ({"weight_map": {"a": "/etc/passwd"}}, "not a file of its folder"),
         ({"weight_map": {"a": 3}}, "not a file of its folder"),
+        ({"weight_map": {"a": "a\x1b[31m"}}, "is not a name"),
         ({"weight_map": ["a"]}, "is not an index"),
         ({"weight_map": {}}, "is not an index"),
         ({}, "is not an index"),

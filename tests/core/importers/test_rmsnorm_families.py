@@ -69,6 +69,15 @@ def test_a_missing_window_is_the_family_s_own_and_null_is_none(family: str) -> N
     assert {kind.window for kind in null.kinds} == {0}
 
 
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_qwen_that_asks_for_windows_of_no_width_has_none(family: str) -> None:
+    asked = {"max_position_embeddings": 8192, "use_sliding_window": True, "max_window_layers": 1}
+    windows = [kind.window for kind in configured(family, **asked).kinds]
+    assert windows == [0, 4096, 4096]
+    null = configured(family, **asked, sliding_window=None)
+    assert {kind.window for kind in null.kinds} == {0}
+
+
 def test_a_window_as_wide_as_the_block_is_left_out() -> None:
     assert configured("mistral", sliding_window=128).kinds[0].window == 0
     assert configured("mistral", sliding_window=127).kinds[0].window == 127

@@ -61,7 +61,8 @@ def test_measuring_prints_a_table(run, small_bundle: Path) -> None:
     assert "GB/s read by 1 threads" in printed
     assert "roofline %" in printed
     assert "device" not in printed
-    assert error == ""  # no progress bar where stderr is not a terminal
+    # no progress bar where stderr is not a terminal; on a slow machine its stages, line by line
+    assert not set(error) & set("\r\x1b")
 
 
 @pytest.mark.parametrize(

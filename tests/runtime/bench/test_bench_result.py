@@ -20,6 +20,7 @@ from edgegpt.runtime.bench import (
 )
 from edgegpt.runtime.bench.chart import Line, line_chart
 from edgegpt.runtime.bench.page import render_page
+from edgegpt.runtime.bench.power import Clock, Power
 from edgegpt.runtime.bench.result import METRICS
 from edgegpt.runtime.errors import InvalidInputError
 from edgegpt.runtime.machine import Machine
@@ -62,6 +63,7 @@ def _result(*steps: float, **changes: object) -> BenchResult:
         "gpu_memory": None,
         "energy": "not measured",
         "cells": [Cell(2, 4, [_repeat(step) for step in steps])],
+        "power": Power("15W", "schedutil", None, {"CPU": Clock(1400.0, 1500.0)}),
     }
     return BenchResult(**(settings | changes))  # type: ignore[arg-type]
 
@@ -164,6 +166,8 @@ DAMAGE = {
         "energy is not above 0",
     ),
     "no bandwidth": (lambda body: body.update(bandwidths=[]), "bandwidth"),
+    "no clock": (lambda body: body["power"]["clocks"]["CPU"].pop("now"), "lacks 'now'"),
+    "a list for a power mode": (lambda body: body["power"].update(mode=[]), "mode is"),
     "batch 0": (lambda body: body["cells"][0].update(batch=0), "batch"),
 }
 
@@ -218,10 +222,37 @@ def test_a_comparison_names_what_differs() -> None:
         assert any(said in note for note in notes)
 
 
+def test_a_comparison_tells_other_power_modes_and_limits_but_not_clocks_of_the_moment() -> None:
+    a = _result(0.01)
+    other = Power("MAXN", None, "battery", {"CPU": Clock(1400.0, 2200.0)})
+    assert compare(a, _result(0.01, power=other)).notes == [
+        "power mode differs: A has 15W, B has MAXN",
+        "governor differs: A has schedutil, B has None",
+        "highest CPU clock differs: A has 1,500 MHz, B has 2,200 MHz",
+        "power supply differs: A has None, B has battery",
+    ]
+    moment = dataclasses.replace(a.power, clocks={"CPU": Clock(200.0, 1500.0)})
+    assert compare(a, _result(0.01, power=moment)).notes == []
+
+
+def test_a_file_without_a_record_of_the_power_mode_is_read_and_the_comparison_says_so(
+    tmp_path: Path,
+) -> None:
+    body = json.loads(to_json(_result(0.01)))
+    del body["power"]
+    (tmp_path / "r.json").write_text(json.dumps(body))
+    old = read_result(tmp_path / "r.json")
+    assert old == _result(0.01, power=None)
+    assert compare(old, _result(0.01)).notes == ["the power mode is recorded in B only"]
+    assert compare(old, old).notes == []
+    assert "<dt>power</dt><dd>not recorded</dd>" in render_page(old)
+    assert "mode 15W, governor schedutil, CPU 1,400 of 1,500 MHz" in render_page(_result(0.01))
+
+
 def test_cells_of_one_file_only_are_counted_and_none_in_common_is_an_error() -> None:
     a, repeats = _result(0.01), [_repeat(0.01)]
     more = dataclasses.replace(a, cells=[*a.cells, Cell(1, 4, repeats)])
-    assert compare(a, more).notes == ["1 cells are in one file only and not shown"]
+    assert compare(a, more).notes == ["1 cell is in one file only and not shown"]
     with pytest.raises(InvalidInputError, match="in common"):
         compare(a, dataclasses.replace(a, cells=[Cell(1, 4, repeats)]))
 

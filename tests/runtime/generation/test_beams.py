@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from beam_cases import Case, case, theirs
+from beam_cases import Case, backend, case, stopping_case, theirs
 
 from edgegpt.runtime.engines.null import NullEngine, NullState
 from edgegpt.runtime.errors import InvalidInputError, NumericalError
@@ -52,15 +52,32 @@ def possible(case: Case, found) -> list:
     ]
 
 
+def assert_as_transformers(drawn: Case, hint: int) -> list[BeamSearch]:
+    """Compare the texts and scores of all prompts; return the searches."""
+    searches = followed(drawn)
+    for search, expected in zip(searches, theirs(drawn), strict=True):
+        found, expected = search.best(), possible(drawn, expected)
+        assert [one.ids for one in found] == [ids for _, ids in expected], hint
+        scores = [score for score, _ in expected]
+        assert [one.score for one in found] == pytest.approx(scores, rel=1e-5, abs=1e-5), hint
+    return searches
+
+
 @pytest.mark.parametrize("first", range(0, CASES, 40))
 def test_texts_and_scores_are_those_of_transformers(first):
     for seed in range(first, first + 40):
-        drawn = case(seed)
-        for search, expected in zip(followed(drawn), theirs(drawn), strict=True):
-            found, expected = search.best(), possible(drawn, expected)
-            assert [one.ids for one in found] == [ids for _, ids in expected], seed
-            scores = [score for score, _ in expected]
-            assert [one.score for one in found] == pytest.approx(scores, rel=1e-5, abs=1e-5), seed
+        assert_as_transformers(case(seed), seed)
+
+
+@pytest.mark.parametrize("first", range(0, CASES, 40))
+def test_texts_with_stop_strings_are_those_of_transformers(first):
+    ended = 0
+    for seed in range(first, first + 40):
+        drawn = stopping_case(seed)
+        for search in assert_as_transformers(drawn, seed):
+            short = [one for one in search.best() if len(one.ids) < drawn.max_new_tokens]
+            ended += sum(one.ids[-1] not in drawn.end_ids for one in short)
+    assert ended >= 15
 
 
 def test_edits_without_beams_are_those_of_transformers():
@@ -174,6 +191,19 @@ def test_a_near_tie_is_a_choice_that_the_tolerance_could_change(lead, tolerance,
     logits = [1.0, 1.0 + lead, 0.0, -1.0, 3.0]
     search = alone(logits, BeamRules(2), steps=2, tolerance=tolerance)
     search.best()
+    assert search.near_tie == is_close
+
+
+@pytest.mark.parametrize(("lead", "is_close"), [(1.0, False), (1e-6, True)])
+def test_where_stop_strings_leave_too_few_beams_the_last_candidates_may_be_tied(lead, is_close):
+    """The three likeliest of the four candidates end; the fourth and the fifth differ by `lead`."""
+    drawn = replace(stopping_case(0), vocabulary=14, stops=("aa", "ba", "ca"))
+    logits = np.full(14, -20.0)
+    for text, score in {"aa": 9.0, "ba": 7.0, "ca": 5.0, "ab": 3.0, "b": 3.0 - lead}.items():
+        logits[backend(14).token_to_id(text)] = score
+    search = BeamSearch([0], BeamRules(2), steps=9, tolerance=1e-6, watch=drawn.watch([0]))
+    search.advance(np.tile(np.float32(logits), (2, 1)))
+    assert len(search.finished) == 2
     assert search.near_tie == is_close
 
 

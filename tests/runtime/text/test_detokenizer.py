@@ -189,7 +189,7 @@ def test_a_generated_text_continues_its_own_prompt():
     rules: Any = SimpleNamespace(stop=())
     engine: Any = None
     run = Run(engine, piece_tokenizer(), texts, rules, pace=engine)
-    pieces = [detokenizer.push(words("▁b")[0]) for detokenizer in run.detokenizers]
+    pieces = [writing.detokenizer.push(words("▁b")[0]) for writing in run.writings]
     assert pieces == [" b", "b"]
 
 

@@ -17,9 +17,12 @@ from transformers import (
     MarianTokenizer,
     MBart50Tokenizer,
     MBartTokenizer,
+    PegasusTokenizer,
+    PLBartTokenizer,
     PreTrainedTokenizerBase,
     T5Tokenizer,
 )
+from transformers.models.nllb.tokenization_nllb import FAIRSEQ_LANGUAGE_CODES
 
 from edgegpt.errors import CheckpointError
 from edgegpt.importers.text.found import Found
@@ -28,21 +31,21 @@ from edgegpt.model import GPTConfig, Seq2SeqConfig
 from edgegpt.runtime.bundle.search import Search
 
 TEXTS = ("Hello, world! It's we'LL", "the import of a model", "日本語 x", "int 1234567890", "a  b")
+NLLB = {"tokenizer_class": "NllbTokenizer"}
 T5_IDS = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
 
 
-def pieces(path: Path, lines: list[str] = LINES[:1500], **ids: int) -> list[str]:
-    """Train a small unigram model; return its pieces."""
+def pieces(path: Path, lines: list[str] = LINES[:1500], **settings: object) -> list[str]:
+    """Train a small unigram model, unless `settings` say otherwise; return its pieces."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines),
         model_writer=model,
-        model_type="unigram",
         vocab_size=300,
         hard_vocab_limit=False,
         minloglevel=2,
         num_threads=1,
-        **ids,
+        **{"model_type": "unigram"} | settings,
     )
     path.write_bytes(model.getvalue())
     own = sentencepiece.SentencePieceProcessor(model_file=str(path))
@@ -67,6 +70,17 @@ def assert_same_sources(found: Found, theirs: PreTrainedTokenizerBase, *texts: s
     for text in (*TEXTS, *texts):
         own = ours.encode(text, add_special_tokens=False).ids
         assert [*around.prefix_ids, *own, *around.suffix_ids] == theirs(text).input_ids, text
+
+
+def assert_same_language(found: Found, theirs: PreTrainedTokenizerBase, code: str) -> None:
+    """Compare a source in a language that is not the folder's own; `theirs` knows it from then."""
+    theirs.src_lang = code
+    around = found.usage.source
+    assert around is not None
+    ours = Tokenizer.from_str(found.tokenizer_json or "")
+    own = ours.encode(TEXTS[1], add_special_tokens=False).ids
+    assert around.around(own, around.languages[code]) == theirs(TEXTS[1]).input_ids
+    assert around.around(own) != theirs(TEXTS[1]).input_ids
 
 
 @pytest.fixture
@@ -174,6 +188,7 @@ def test_m2m100_begins_a_source_with_its_language(tmp_path: Path) -> None:
     languages = found.usage.source.languages
     assert len(languages) == 100
     assert languages == {code: theirs.get_lang_id(code) for code in languages}
+    assert_same_language(found, theirs, "zu")
 
 
 @pytest.mark.parametrize("kind", [MBartTokenizer, MBart50Tokenizer])
@@ -191,6 +206,86 @@ def test_mbart_has_a_language_around_a_source(tmp_path: Path, kind: type) -> Non
         own = ours.encode(text, add_special_tokens=False).ids
         assert [*around.prefix_ids, *own, *around.suffix_ids] == theirs(text).input_ids
         assert around.languages["de_DE"] == theirs.convert_tokens_to_ids("de_DE")
+        assert_same_language(found, theirs, "de_DE")
+        theirs.src_lang = "ro_RO"
+
+
+@pytest.mark.parametrize("named", [{}, {"src_lang": "__java__"}])
+def test_plbart_has_its_language_behind_a_source(tmp_path: Path, named: dict[str, str]) -> None:
+    count = len(pieces(tmp_path / "sentencepiece.bpe.model"))
+    settings = {"tokenizer_class": "PLBartTokenizer", "language_codes": "base"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | named))
+    theirs = PLBartTokenizer(str(tmp_path / "sentencepiece.bpe.model"), **named)
+    found = found_in(tmp_path, count + 5, model_type="plbart", eos_token_id=2)
+    assert_same_sources(found, theirs)
+    assert_same_language(found, theirs, "python")
+
+
+def test_nllb_numbers_its_pieces_and_languages_as_fairseq(tmp_path: Path) -> None:
+    """transformers 5.24 forgets the languages of such a folder; their ids are those of 4."""
+    path = tmp_path / "sentencepiece.bpe.model"
+    count = len(pieces(path, model_type="bpe"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(NLLB | {"src_lang": "fra_Latn"}))
+    named = {"mask_token": "<mask>", "additional_special_tokens": ["ace_Latn", "ace_Arab"]}
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(named))
+    found = found_in(tmp_path, count + 204, model_type="m2m_100", eos_token_id=2)
+    ours = Tokenizer.from_str(found.tokenizer_json or "")
+    around, codes = found.usage.source, FAIRSEQ_LANGUAGE_CODES
+    assert around is not None
+    assert around.languages == {code: count + 1 + place for place, code in enumerate(codes)}
+    assert ours.token_to_id("<mask>") == count + 1 + len(codes)
+    assert around.around([9]) == [around.languages["fra_Latn"], 9, 2]
+    assert around.around([9], 5) == [5, 9, 2]
+    own, unknown = sentencepiece.SentencePieceProcessor(model_file=str(path)), 0
+    for text in (*TEXTS, "line\nbreak", "x fra_Latn"):
+        ids = [3 if piece == unknown else piece + 1 for piece in own.encode(text)]
+        if text == "x fra_Latn":  # found as it is, as in transformers
+            ids = [*ids[: len(own.encode("x "))], around.languages["fra_Latn"]]
+        assert ours.encode(text, add_special_tokens=False).ids == ids, text
+
+
+def test_an_m2m100_without_its_table_of_ids_is_refused(tmp_path: Path) -> None:
+    pieces(tmp_path / "sentencepiece.bpe.model")
+    with pytest.raises(CheckpointError, match=r"vocab\.json is missing, which has the ids"):
+        found_in(tmp_path, 500, model_type="m2m_100")
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_pegasus_has_its_pieces_behind_tokens_of_its_training(tmp_path: Path, named: bool) -> None:
+    count = len(pieces(tmp_path / "spiece.model", **T5_IDS))
+    unknown = [f"<unk_{number}>" for number in range(2, 103)]
+    settings = {"tokenizer_class": "PegasusTokenizer"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    theirs = PegasusTokenizer.from_pretrained(tmp_path)
+    if named:  # transformers 5.24 gives the masks each other's ids where they are named
+        own = {"mask_token": "<mask_2>", "additional_special_tokens": ["<mask_1>", *unknown]}
+        (tmp_path / "special_tokens_map.json").write_text(json.dumps(own))
+    ids = {"decoder_start_token_id": 0, "eos_token_id": 1}
+    found = found_in(tmp_path, count + 103, model_type="pegasus", **ids)
+    assert found.notes == ()
+    assert_same_sources(found, theirs, "a<mask_1>b<mask_2>", "<unk_7>x", "line\nbreak")
+    ours = Tokenizer.from_str(found.tokenizer_json or "")
+    for name in ("<pad>", "</s>", "<mask_1>", "<mask_2>", *unknown, "<unk>"):
+        assert ours.token_to_id(name) == theirs.convert_tokens_to_ids(name), name
+    assert ours.token_to_id("<unk>") == 105
+    text = "Hello, world!"
+    assert ours.decode(ours.encode(text).ids) == text
+    theirs.save_pretrained(tmp_path / "saved")
+    saved = found_in(tmp_path / "saved", count + 103, model_type="pegasus", eos_token_id=1)
+    assert_same_sources(saved, theirs)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [({"offset": 1}, "offset is 1"), ({"mask_token_sent": 3}, "mask_token_sent is 3")],
+)
+def test_settings_of_pegasus_that_make_no_sense_are_refused(
+    tmp_path: Path, settings: dict[str, object], reason: str
+) -> None:
+    pieces(tmp_path / "spiece.model", **T5_IDS)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match=reason):
+        found_in(tmp_path, 500, model_type="pegasus")
 
 
 def test_bart_has_its_two_tokens_around_a_source(tmp_path: Path) -> None:

@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 
 import edgegpt
+from edgegpt.errors import EdgeGPTWarning
 from edgegpt.export import ExportSettings, export_bundle
+from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines import choice
-from edgegpt.runtime.engines.ort import cpu
-from edgegpt.runtime.engines.ort.cpu import NO_OVERFLOW
+from edgegpt.runtime.engines.ort import cpu, kernels
+from edgegpt.runtime.engines.ort.kernels import NO_OVERFLOW
+from edgegpt.runtime.proof.verify import verify
 
 AVX512 = {"avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl"}
 
@@ -28,11 +31,13 @@ AVX512 = {"avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl"}
 def test_int8_products_are_guarded_only_where_they_would_overflow(
     small_bundle: Path, monkeypatch: pytest.MonkeyPatch, features: set[str], guarded: bool
 ) -> None:
-    monkeypatch.setattr(cpu, "cpu_features", lambda: frozenset(features))
+    monkeypatch.setattr(kernels, "cpu_features", lambda: frozenset(features))
     options = []
     opened = cpu.open_session
     monkeypatch.setattr(
-        cpu, "open_session", lambda *given: options.append(given[3]) or opened(*given)
+        cpu,
+        "open_session",
+        lambda *given, **named: options.append(given[3]) or opened(*given, **named),
     )
     with edgegpt.load(small_bundle, "cpu"):
         pass
@@ -60,31 +65,37 @@ def test_a_call_has_a_cache_of_the_slots_that_it_needs(small_bundle: Path, beams
             assert sizes[-1] == model.context
 
 
-@pytest.mark.parametrize(
-    ("machine", "features", "version", "works"),
-    [
-        ("x86_64", AVX512, "1.29.0", False),
-        ("x86_64", AVX512, "1.30.0", True),
-        ("x86_64", AVX512 | {"avx512_vnni"}, "1.25.1", True),
-        ("aarch64", set(), "1.25.1", True),
-    ],
-)
-def test_old_versions_get_no_int8_products_where_they_would_abort(
-    monkeypatch: pytest.MonkeyPatch, machine: str, features: set[str], version: str, works: bool
-) -> None:
-    monkeypatch.setattr(cpu.platform, "machine", lambda: machine)
-    monkeypatch.setattr(cpu, "cpu_features", lambda: frozenset(features))
-    assert cpu.multiplies_int8(version) is works
+@pytest.fixture(scope="module")
+def int8(tmp_path_factory: pytest.TempPathFactory, small_checkpoint: Path) -> Path:
+    folder = tmp_path_factory.mktemp("int8") / "bundle"
+    settings = ExportSettings(max_kl=1.0)
+    export_bundle(small_checkpoint, folder, precision="int8", settings=settings)
+    return folder
 
 
 def test_without_int8_products_a_bundle_generates_from_its_other_graphs(
-    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    int8: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = ExportSettings(max_kl=1.0)
-    export_bundle(small_checkpoint, tmp_path / "bundle", precision="int8", settings=settings)
-    with edgegpt.load(tmp_path / "bundle") as model:
+    with edgegpt.load(int8) as model:
         assert model.engine.prefill is not None
     monkeypatch.setattr(choice, "multiplies_int8", lambda version: False)
-    with edgegpt.load(tmp_path / "bundle") as model:
+    with edgegpt.load(int8) as model:
         assert model.engine.prefill is None
         assert len(model.generate([1, 2, 3], max_new_tokens=4).token_ids) == 4
+
+
+def test_without_products_of_blocks_the_graph_for_prompts_generates(
+    int8: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "multiplies_blocks", lambda: False)
+    receipt = verify(Bundle.open(int8))
+    assert receipt.passed
+    assert receipt.graph == "prefill.ort"
+    with pytest.warns(EdgeGPTWarning, match="is not verified"):
+        model = edgegpt.load(int8)
+    with model:
+        assert (model.engine.graph.part, model.engine.prefill) == ("prefill", None)
+        assert len(model.generate([1, 2, 3], max_new_tokens=4).token_ids) == 4
+    monkeypatch.setattr(choice, "multiplies_int8", lambda version: False)
+    with edgegpt.load(int8) as model:
+        assert model.engine.graph.part == "decoder"

@@ -1,0 +1,167 @@
+"""Throughput and latency of `edgegpt serve` beside one `generate` at a time, as JSON and a table.
+
+    python benchmarks/serving.py BUNDLE [--clients 1 4 16 64] [--tokens 128] [--rounds 3]
+        [--threads N] [--rows 16] [--out FILE.json]
+
+Each round measures `generate` alone, then every number of clients, and ratios are taken within the
+round. A client asks for one streamed completion after the other; all have prompts of their own.
+The first token's time is what the client sees, waiting for a row included. The server is a process
+of its own, and the clients are threads of this one.
+"""
+
+import argparse
+import http.client
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import edgegpt
+
+EACH = 2  # completions of each client
+WORDS = ["ROMEO", "JULIET", "KING", "First Citizen", "Nurse", "DUKE", "QUEEN", "GLOUCESTER"]
+
+
+def prompt_of(number: int) -> str:
+    """Return the prompt of a client."""
+    return f"{WORDS[number % len(WORDS)]}:\n{WORDS[number // len(WORDS) % len(WORDS)]}, what "
+
+
+@contextmanager
+def server(arguments: argparse.Namespace) -> Iterator[int]:
+    """Run the server; yield its port."""
+    command = [sys.executable, "-m", "edgegpt", "serve", str(arguments.bundle), "--port", "0"]
+    command += ["--json", "--backend", "cpu", "--rows", str(arguments.rows)]
+    command += [] if arguments.threads is None else ["--threads", str(arguments.threads)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        assert process.stdout is not None
+        yield int(json.loads(process.stdout.readline())["url"].split(":")[2].split("/")[0])
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def ask(port: int, number: int, tokens: int) -> tuple[int, float]:
+    """Ask for a completion; return its new tokens, and the seconds to its first one."""
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    body = {
+        "prompt": prompt_of(number),
+        "max_tokens": tokens,
+        "temperature": 0.8,
+        "seed": number,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    begin, first = time.perf_counter(), 0.0
+    connection.request(
+        "POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"}
+    )
+    found: dict[str, Any] = {}
+    for line in connection.getresponse():
+        if line.startswith(b"data: {"):
+            first = first or time.perf_counter() - begin
+            found = json.loads(line[6:])
+    connection.close()
+    return int(found["usage"]["completion_tokens"]), first
+
+
+def clients(port: int, count: int, tokens: int) -> dict[str, float]:
+    """Return tokens a second over all clients, and the median and the slowest first token."""
+
+    def one(number: int) -> list[tuple[int, float]]:
+        return [ask(port, number + count * turn, tokens) for turn in range(EACH)]
+
+    begin = time.perf_counter()
+    with ThreadPoolExecutor(count) as pool:
+        found = [pair for pairs in pool.map(one, range(count)) for pair in pairs]
+    seconds = time.perf_counter() - begin
+    firsts = [first for _, first in found]
+    return {
+        "tokens_per_second": sum(new for new, _ in found) / seconds,
+        "first_token_s": statistics.median(firsts),
+        "slowest_first_token_s": max(firsts),
+    }
+
+
+def alone(model: edgegpt.LanguageModel, tokens: int) -> float:
+    """Return tokens a second of one text after the other."""
+    begin, new = time.perf_counter(), 0
+    for number in range(2 * EACH):
+        result = model.generate(
+            prompt_of(number), max_new_tokens=tokens, temperature=0.8, seed=number, ignore_eos=True
+        )
+        new += len(result.token_ids)
+    return new / (time.perf_counter() - begin)
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return all rounds."""
+    rounds = []
+    with (
+        edgegpt.load(arguments.bundle, "cpu", threads=arguments.threads) as model,
+        server(arguments) as port,
+    ):
+        clients(port, 1, 8)  # warm
+        alone(model, 8)
+        for _ in range(arguments.rounds):
+            one: dict[str, Any] = {"alone": alone(model, arguments.tokens)}
+            for count in arguments.clients:
+                one[str(count)] = clients(port, count, arguments.tokens)
+            rounds.append(one)
+    return {"bundle": arguments.bundle.name, "tokens": arguments.tokens, "rounds": rounds}
+
+
+def table(found: dict[str, Any]) -> str:
+    """Return the medians, with the smallest and the largest, as Markdown."""
+    lines = ["| clients | tokens/s | times one text alone | first token, ms | slowest, ms |"]
+    lines.append("|---|---|---|---|---|")
+    rounds = found["rounds"]
+    lines.append(f"| `generate` | {spread([one['alone'] for one in rounds], 0)} | | | |")
+    for count in [name for name in rounds[0] if name != "alone"]:
+        cells = [one[count] for one in rounds]
+        rates = [cell["tokens_per_second"] for cell in cells]
+        ratios = [rate / one["alone"] for rate, one in zip(rates, rounds, strict=True)]
+        firsts = [1e3 * cell["first_token_s"] for cell in cells]
+        slowest = [1e3 * cell["slowest_first_token_s"] for cell in cells]
+        lines.append(
+            f"| {count} | {spread(rates, 0)} | {spread(ratios, 2)} | {spread(firsts, 0)} | "
+            f"{spread(slowest, 0)} |"
+        )
+    return "\n".join(lines)
+
+
+def spread(values: list[float], digits: int) -> str:
+    """Return a median with the smallest and the largest value."""
+    parts = statistics.median(values), min(values), max(values)
+    return "{:,.{d}f} ({:,.{d}f}-{:,.{d}f})".format(*parts, d=digits)
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    found = measure(arguments)
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps(found, indent=1))
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()

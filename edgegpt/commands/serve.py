@@ -1,0 +1,189 @@
+"""`edgegpt serve`: an OpenAI-compatible server on a bundle."""
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgegpt.errors import DataError, InvalidInputError
+
+from .console import waiting
+from .engine_options import engine_options
+
+__all__ = ["command"]
+
+KEY_VARIABLE = "EDGEGPT_API_KEY"
+LOG_LINE = "%(asctime)s %(message)s"
+EXAMPLES = """\b
+Examples:
+  edgegpt serve build/shakespeare-char
+  edgegpt serve bundle --port 9000 --rows 32 --api-key-file keys.txt
+  edgegpt serve bundle --host 0.0.0.0 --allow-host device.local --cors https://app.example
+"""
+
+
+@click.command(
+    help="Serve a bundle over HTTP, as OpenAI's API does: /v1/completions, /v1/chat/completions, "
+    "/v1/models, /tokenize, /detokenize, /health, /metrics.",
+    epilog=EXAMPLES,
+)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="address to listen on")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one"
+)
+@click.option("--name", help="id of the model in answers; default: the folder's name")
+@click.option(
+    "--rows", type=click.IntRange(1, 1024), default=16, show_default=True, help="texts at a time"
+)
+@click.option(
+    "--queue", type=click.IntRange(0), default=256, show_default=True, help="texts that may wait"
+)
+@click.option("--context", type=click.IntRange(1), help="tokens of a text; default: the bundle's")
+@click.option(
+    "--steady/--no-steady",
+    default=None,
+    help="let no text depend on how many others there are; default: in int8 and int4, which then "
+    "have at most 15 rows (float32 never does)",
+)
+@click.option("--api-key", multiple=True, help=f"a key that opens it; also ${KEY_VARIABLE}")
+@click.option("--api-key-file", type=click.Path(path_type=Path), help="file with a key a line")
+@click.option("--allow-host", multiple=True, help="a name of this machine, for Host headers")
+@click.option("--cors", multiple=True, metavar="ORIGIN", help="a site whose pages may ask")
+@click.option("--tls-cert", type=click.Path(path_type=Path), help="certificate, PEM")
+@click.option("--tls-key", type=click.Path(path_type=Path), help="its key, PEM")
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(1),
+    default=32768,
+    show_default=True,
+    help="most new tokens that a request may ask for",
+)
+@click.option(
+    "--drain",
+    type=click.FloatRange(0, 3600),
+    default=30.0,
+    show_default=True,
+    help="seconds in which texts may end after SIGTERM",
+)
+@click.option("--log-json", is_flag=True, help="log requests as JSON, a line each")
+@click.option("--json", "as_json", is_flag=True, help="say as JSON where it listens")
+@engine_options
+def command(
+    bundle: Path,
+    name: str | None,
+    rows: int,
+    queue: int,
+    context: int | None,
+    steady: bool | None,
+    api_key: tuple[str, ...],
+    api_key_file: Path | None,
+    allow_host: tuple[str, ...],
+    cors: tuple[str, ...],
+    max_tokens: int,
+    log_json: bool,
+    as_json: bool,
+    engine: Any,
+    **where: Any,
+) -> None:
+    """Open the bundle and serve it until a signal; `where` has the place to listen."""
+    import edgegpt
+    from edgegpt.runtime.server.app import application
+    from edgegpt.runtime.server.guard import is_local
+    from edgegpt.runtime.server.run import listen, run
+    from edgegpt.runtime.server.service import Limits, Service
+
+    place = _place(**where)
+    keys = _keys(api_key, api_key_file)
+    listening = listen(place)  # a port that is in use is told before the model opens
+    with waiting(f"opening {bundle}"):
+        model = edgegpt.load(
+            bundle,
+            engine.backend,
+            threads=engine.threads,
+            context=context,
+            tf32=engine.tf32,
+            cuda_graph=engine.cuda_graph,
+            upgrade=False,
+        )
+    with model:
+        _log_requests(log_json)
+        if steady is None:
+            steady = model.bundle.manifest.precision in ("int8", "int4")
+        service = Service(
+            model,
+            name or bundle.resolve().name,
+            rows=rows,
+            queue=queue,
+            steady=steady,
+            limits=Limits(tokens=max_tokens),
+        )
+        if not keys and not is_local(place.host):
+            click.echo(
+                f"warning: whoever reaches {place.host} can use this server; --api-key closes it",
+                err=True,
+            )
+        app = application(service, hosts=allow_host, origins=cors, keys=keys)
+        run(app, service, place, listening, lambda: _tell(service, place, listening, as_json))
+
+
+def _place(host: str, port: int, drain: float, tls_cert: Path | None, tls_key: Path | None) -> Any:
+    """Return where to listen."""
+    from edgegpt.runtime.server.run import Place
+
+    if (tls_cert is None) != (tls_key is None):
+        raise InvalidInputError("--tls-cert and --tls-key belong together; give both")
+    for file in (tls_cert, tls_key):
+        if file is not None and not file.is_file():
+            raise InvalidInputError(f"there is no file {file}")
+    return Place(host, port, drain, tls_cert, tls_key)
+
+
+def _keys(given: tuple[str, ...], file: Path | None) -> list[str]:
+    """Return the keys that open the server."""
+    keys = [*given, *filter(None, [os.environ.get(KEY_VARIABLE)])]
+    if file is not None:
+        try:
+            keys += [line.strip() for line in file.read_text().splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"cannot read {file}: {error}") from error
+        if not keys:
+            raise DataError(f"{file} has no key")
+    if any(not key.strip() for key in given):
+        raise InvalidInputError("an --api-key is empty")
+    return keys
+
+
+def _log_requests(as_json: bool) -> None:
+    """Write a line to stderr for each request that has ended."""
+    from edgegpt.runtime.server.request_log import LOGGER, JsonLines
+
+    logger, handler = logging.getLogger(LOGGER), logging.StreamHandler()
+    handler.setFormatter(JsonLines() if as_json else logging.Formatter(LOG_LINE))
+    logger.setLevel(logging.INFO)
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+
+
+def _tell(service: Any, place: Any, listening: Any, as_json: bool) -> None:
+    """Say where it listens, and what it keeps ready."""
+    port, scheme = listening.getsockname()[1], "https" if place.certificate else "http"
+    host = f"[{place.host}]" if ":" in place.host else place.host
+    facts = {
+        "model": service.name,
+        "url": f"{scheme}://{host}:{port}/v1",
+        "rows": service.scheduler.rows,
+        "context": service.model.context,
+        "queue": service.scheduler.queue,
+    }
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    click.echo(
+        "{model} at {url}: {rows} texts of {context} tokens side by side, {queue} may wait".format(
+            **facts
+        )
+    )

@@ -1,0 +1,211 @@
+"""The rows of one state, shared by texts that come, grow and go at any time.
+
+Rows are in this order: texts that are written (ready), texts whose prompts are being fed (feeding),
+free rows. A step therefore runs rows 0 .. n - 1. A free row keeps the tokens that it was fed last:
+a new text that begins with the same tokens need not be fed these again, and those of a row in use
+are copied to it. There is no other store of prefixes.
+
+Feeding a prompt, and writing it on, compute the same however many other texts there are, but for
+kernels that depend on the number of rows: see `steady`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..engines.base import State
+from .rows import Text, window_start
+
+__all__ = ["PIECE", "SharedRows"]
+
+PIECE = 128  # tokens of a prompt that are fed at once
+SHORT_REST = 16  # a piece of so many tokens or fewer joins the one before it: see `piece_of`
+
+Logits = NDArray[np.float32]
+
+
+@dataclass(eq=False)
+class _Row:
+    """What a row holds: `ids` are the tokens in its slots, of `text` from its token `start` on.
+
+    The first `prompted` of them were fed as pieces of a prompt.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    text: Text | None = None
+    start: int = 0
+    prompted: int = 0
+    used: int = 0  # when a text was last in it
+
+    @property
+    def wanted(self) -> list[int]:
+        """Return the tokens that the model is to see of the text."""
+        assert self.text is not None, "a free row wants nothing"
+        return self.text.ids[self.start :]
+
+
+class SharedRows:
+    """Texts on the rows of a state.
+
+    Attributes:
+        ready: how many rows, from row 0 on, have texts that are written.
+        busy: how many rows have texts, those whose prompts are fed included.
+    """
+
+    def __init__(self, state: State, *, steady: bool = False) -> None:
+        """Begin with no texts; the contents of the state's rows do not matter.
+
+        `steady` is for engines that compute a step of a single row, or a short piece, by other
+        kernels than others: steps have two rows at least, and only whole pieces are used again, so
+        that a text has the same bits whatever else is there.
+        """
+        self.state, self.steady = state, steady
+        self.ready = self.busy = 0
+        self.rows = [_Row() for _ in range(state.rows)]
+        self._turn = 0  # of the texts that are fed, which one is next
+        self._clock = 0
+
+    @property
+    def texts(self) -> list[Text]:
+        """The texts that are written, in the order of their rows."""
+        return [row.text for row in self.rows[: self.ready] if row.text is not None]
+
+    @property
+    def free(self) -> int:
+        """How many more texts there is room for."""
+        return len(self.rows) - self.busy
+
+    def admit(self, text: Text) -> int:
+        """Give a text a row; return how many of its tokens need not be fed, because they are there.
+
+        There must be a free row.
+        """
+        assert self.free, "a text needs a row"
+        start = window_start(len(text.ids), self.state.context)
+        wanted, place = text.ids[start:], self.busy
+        shared = [self._shared(row, wanted) for row in self.rows]
+        best = int(np.argmax(shared))
+        if shared[best] == 0 or best < self.busy:  # a copy takes the place of the oldest content
+            oldest = min(range(place, len(self.rows)), key=lambda one: self.rows[one].used)
+            self._swap(place, oldest)
+        else:
+            self._swap(place, best)
+        if best < self.busy and shared[best]:
+            order = list(range(len(self.rows)))
+            order[place] = best
+            self.state.reorder(order, shared[best])
+        count = shared[best]
+        prompted = min(count, self.rows[best].prompted)
+        self.rows[place] = _Row(wanted[:count], text, start, prompted, self._now())
+        self.busy += 1
+        return count
+
+    def feed(self) -> tuple[Text, Logits] | None:
+        """Feed a piece of one prompt, of each in turn; return a text that is ready, and its logits.
+
+        Its next token can be written then; the logits [V] are valid until the next step.
+        """
+        feeding = self.busy - self.ready
+        if not feeding:
+            return None
+        self._turn = (self._turn + 1) % feeding
+        place = self.ready + self._turn
+        row = self.rows[place]
+        fed, wanted = len(row.ids), row.wanted
+        piece = wanted[fed : fed + piece_of(len(wanted) - fed)]
+        ids, past_len = np.array([piece]), np.array([fed])  # (1, T), (1,)
+        self.state.step(ids, past_len, np.array([[len(piece) - 1]]), place)
+        row.ids = wanted[: fed + len(piece)]
+        if row.prompted == fed:
+            row.prompted = len(row.ids)
+        if len(row.ids) < len(wanted):
+            return None
+        logits: Logits = self.state.logits()[0, 0]  # (V,)
+        logits = logits.copy()
+        self._swap(self.ready, place)
+        self.ready += 1
+        assert row.text is not None, "it was being fed"
+        return row.text, logits
+
+    def advance(self) -> tuple[list[Text], Logits]:
+        """Feed the newest token of every ready text; return these texts, and their logits [N, V].
+
+        A text that has outgrown the context is fed anew from where its window begins, and is not
+        among them. The logits are valid until the next step.
+        """
+        for place in reversed(range(self.ready)):
+            if len(self.rows[place].ids) == self.state.context:
+                self._slide(place)
+        texts = self.texts
+        if not texts:
+            return [], np.zeros((0, 0), dtype=np.float32)
+        for place, (row, text) in enumerate(zip(self.rows, texts, strict=False)):
+            self.state.next_ids[place, 0], self.state.past_len[place] = text.ids[-1], len(row.ids)
+            row.ids.append(text.ids[-1])
+            row.used = self._now()
+        count = len(texts)
+        if self.steady and count == 1 and len(self.rows) > 1:
+            count = self._accompanied()
+        self.state.decode(count)
+        return texts, self.state.logits()[: len(texts), 0]  # (N, V)
+
+    def release(self, text: Text) -> None:
+        """Free the row of a text, whether it is being written or fed; its tokens stay there."""
+        place = next(n for n, row in enumerate(self.rows[: self.busy]) if row.text is text)
+        self.rows[place].text = None
+        if place < self.ready:
+            self.ready -= 1
+            self._swap(place, self.ready)
+            place = self.ready
+        self.busy -= 1
+        self._swap(place, self.busy)
+
+    def _slide(self, place: int) -> None:
+        """Let a text whose row is full be fed again, from where its new window begins."""
+        row = self.rows[place]
+        assert row.text is not None, "it is ready"
+        row.start, row.ids = window_start(len(row.text.ids), self.state.context), []
+        row.prompted = 0
+        self.ready -= 1
+        self._swap(place, self.ready)
+
+    def _accompanied(self) -> int:
+        """Let the row after the only text take part, in a slot that nothing is in; return 2."""
+        other = self.rows[1]
+        del other.ids[self.state.context - 1 :]
+        self.state.next_ids[1, 0], self.state.past_len[1] = 0, len(other.ids)
+        return 2
+
+    def _shared(self, row: _Row, wanted: Sequence[int]) -> int:
+        """Return with how many tokens of a row a text may begin; one is always left to feed."""
+        most = min(len(row.ids), len(wanted) - 1)
+        if row.ids[:most] == wanted[:most]:
+            same = most
+        else:
+            same = next(n for n in range(most) if row.ids[n] != wanted[n])
+        return min(same, row.prompted) // PIECE * PIECE if self.steady else same
+
+    def _swap(self, one: int, other: int) -> None:
+        """Let two rows change places."""
+        if one == other:
+            return
+        slots = max(len(self.rows[one].ids), len(self.rows[other].ids))
+        order = list(range(len(self.rows)))
+        order[one], order[other] = other, one
+        if slots:
+            self.state.reorder(order, slots)
+        self.rows[one], self.rows[other] = self.rows[other], self.rows[one]
+
+    def _now(self) -> int:
+        self._clock += 1
+        return self._clock
+
+
+def piece_of(left: int) -> int:
+    """Return how many of the tokens that are left of a prompt are fed next.
+
+    A short piece would be computed by other kernels, with other bits.
+    """
+    return left if left <= PIECE + SHORT_REST else PIECE

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible HTTP server on any bundle: starlette and uvicorn around a scheduler."""

@@ -1,0 +1,159 @@
+"""Run the application until a signal, or until the engine is broken."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from ..errors import EngineError, InvalidInputError
+from .service import Service
+
+__all__ = ["Place", "listen", "run"]
+
+BACKLOG = 2048
+LOOKS = 0.5  # seconds between two looks at the scheduler
+LAST_WORDS = 2.0  # seconds in which a broken server tells so
+HALF_PATIENCE = 10.0  # a request that is not whole at the second look, after 20 s, is cut
+KEEP_ALIVE = 5.0  # seconds that a connection without a request stays open
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to listen, and how long texts may go on after a signal."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    drain: float = 30.0
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+class PatientProtocol(H11Protocol):
+    """Cuts connections whose request does not become whole; uvicorn waits for ever."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to watch."""
+        super().connection_made(transport)
+        self._last: object = self
+        self._timer = self.loop.call_later(HALF_PATIENCE, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop watching."""
+        self._timer.cancel()
+        super().connection_lost(exc)
+
+    def _look(self) -> None:
+        waits = self.cycle is None or self.cycle.response_complete
+        if waits and self._last is self.cycle:
+            self.transport.close()
+            return
+        self._last = self.cycle if waits else self
+        self._timer = self.loop.call_later(HALF_PATIENCE, self._look)
+
+
+class _Server(uvicorn.Server):
+    """A server that ends well after a signal: uvicorn's own kills the process at the end."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Let the first signal end the server; a second Ctrl-C does not wait for anybody."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread can have handlers
+            return
+        own = {number: signal.signal(number, self.handle_exit) for number in _signals()}
+        try:
+            yield
+        finally:
+            for number, handler in own.items():
+                signal.signal(number, handler)
+
+
+def listen(place: Place) -> socket.socket:
+    """Return a socket that listens.
+
+    Raises:
+        InvalidInputError: if the address is impossible, or in use.
+    """
+    family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
+    found = socket.socket(family)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind((place.host, place.port))
+        found.listen(BACKLOG)
+    except (OSError, OverflowError) as error:
+        found.close()
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidInputError(
+            f"cannot listen on {place.host}, port {place.port}: {reason}; choose another --port, "
+            f"or 0 for a free one"
+        ) from error
+    return found
+
+
+def run(
+    application: ASGIApp,
+    service: Service,
+    place: Place,
+    listening: socket.socket,
+    ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C; texts that are being written may end.
+
+    Raises:
+        EngineError: if the engine broke down.
+    """
+    config = uvicorn.Config(
+        application,
+        http=PatientProtocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=int(KEEP_ALIVE),
+        timeout_graceful_shutdown=max(1, round(place.drain)),
+        ssl_certfile=place.certificate,
+        ssl_keyfile=place.key,
+    )
+    try:
+        asyncio.run(_serve(_Server(config), service, listening, ready))
+    finally:
+        service.scheduler.close()
+    if service.scheduler.broken is not None:
+        raise EngineError(f"the engine broke down: {service.scheduler.broken}")
+
+
+async def _serve(
+    server: uvicorn.Server,
+    service: Service,
+    listening: socket.socket,
+    ready: Callable[[], None],
+) -> None:
+    watching = asyncio.ensure_future(_watch(server, service))
+    serving = asyncio.ensure_future(server.serve(sockets=[listening]))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
+    ready()
+    await serving
+    watching.cancel()
+
+
+async def _watch(server: uvicorn.Server, service: Service) -> None:
+    """End the server if nobody writes texts any more."""
+    while service.scheduler.alive and service.scheduler.broken is None:
+        await asyncio.sleep(LOOKS)
+    await asyncio.sleep(LAST_WORDS)
+    server.should_exit = True
+
+
+def _signals() -> list[int]:
+    return [signal.SIGINT, signal.SIGTERM]

@@ -1,0 +1,306 @@
+"""The endpoints: requests in, texts of one model out."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from ..errors import EdgeGPTError, EngineError, InvalidInputError
+from ..generation.arguments import Prompt
+from ..generation.begin import Given
+from ..generation.rows import Text
+from ..generation.scheduler import BusyError, Scheduler, Ticket
+from ..language_model import LanguageModel
+from ..text.tokenizer import Tokenizer
+from .answers import Answer
+from .asked import Asked, completion, conversation
+from .courier import Courier
+from .fields import Fields, boolean, parse_json, string, wrong
+from .forms import Chat, Completion, Form
+from .metrics import Metrics
+from .problems import Problem, answer
+from .request_log import report
+
+__all__ = ["Limits", "Service"]
+
+RETRY_SECONDS = "1"
+MOST_PROMPTS = 128
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may cost.
+
+    Attributes:
+        body: bytes of a body.
+        seconds: in which it has to be there.
+        tokens: new tokens of a text.
+    """
+
+    body: int = 2 * 2**20
+    seconds: float = 20.0
+    tokens: int = 32768
+
+
+class Service:
+    """One model, its scheduler, and who waits for its texts."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        name: str,
+        *,
+        rows: int,
+        queue: int,
+        steady: bool,
+        limits: Limits | None = None,
+    ) -> None:
+        """Start the scheduler.
+
+        Raises:
+            InvalidInputError: if the bundle has no tokenizer, or an encoder.
+            EngineError: if there is no memory for so many rows.
+        """
+        if model.tokenizer is None:
+            raise InvalidInputError("a bundle without a tokenizer has no texts to serve")
+        self.model, self.name, self.limits = model, name, limits or Limits()
+        self.tokenizer: Tokenizer = model.tokenizer
+        self.courier, self.metrics, self.created = Courier(), Metrics(), int(time.time())
+        self.scheduler = Scheduler(
+            model.engine,
+            model.tokenizer,
+            model.context,
+            rows=rows,
+            queue=queue,
+            steady=steady,
+            told=self.courier.tell,
+        )
+
+    async def models(self, request: Request) -> Response:
+        """`GET /v1/models`."""
+        return JSONResponse({"object": "list", "data": [self._card()]})
+
+    async def one_model(self, request: Request) -> Response:
+        """`GET /v1/models/{id}`."""
+        self._check_name("model", request.path_params["id"])
+        return JSONResponse(self._card())
+
+    async def health(self, request: Request) -> Response:
+        """`GET /health`: whether texts can be written."""
+        scheduler = self.scheduler
+        if scheduler.broken is not None or not scheduler.alive:
+            why = str(scheduler.broken or "the thread that writes texts has ended")
+            return JSONResponse({"status": "broken", "error": why}, 503)
+        if not scheduler.open:
+            return JSONResponse({"status": "draining"}, 503)
+        return JSONResponse({"status": "ok"})
+
+    async def tell_metrics(self, request: Request) -> Response:
+        """`GET /metrics`."""
+        text = self.metrics.text(self.scheduler)
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+    async def tokenize(self, request: Request) -> Response:
+        """`POST /tokenize`: {"content": text} -> {"tokens": ids}."""
+        fields = Fields(parse_json(await self._body(request)))
+        content = fields.take("content", string)
+        adds = fields.take("add_special", boolean, default=False)
+        fields.done()
+        if content is None:
+            raise Problem("content is missing", field="content")
+        ids = self.model.encode_prompt(content) if adds else self.tokenizer.encode(content)
+        return JSONResponse({"tokens": ids})
+
+    async def detokenize(self, request: Request) -> Response:
+        """`POST /detokenize`: {"tokens": ids} -> {"content": text}."""
+        fields = Fields(parse_json(await self._body(request)))
+        ids = fields.take("tokens", _ids, [])
+        fields.done()
+        for token in ids:
+            if not 0 <= token < self.model.vocab_size:
+                raise Problem(f"tokens has {token}, which is not in the vocabulary", field="tokens")
+        return JSONResponse({"content": self.tokenizer.decode(ids)})
+
+    async def embeddings(self, request: Request) -> Response:
+        """`POST /v1/embeddings`, which no generating model is made for."""
+        raise Problem("embeddings are not served: this model generates text", status=400)
+
+    async def completions(self, request: Request) -> Response:
+        """`POST /v1/completions`."""
+        fields = Fields(parse_json(await self._body(request)))
+        self._check_name("model", fields.take("model", string))
+        prompts = fields.take("prompt", _prompts)
+        if prompts is None:
+            raise Problem("prompt is missing", field="prompt")
+        usage = self.model.usage
+        asked = await asyncio.to_thread(
+            completion, fields, usage, self.model.vocab_size, self.limits.tokens
+        )
+        fields.done()
+        tickets = await asyncio.to_thread(self._submit, prompts, asked)
+        echoes = None
+        if asked.echo:
+            texts = [one if isinstance(one, str) else self.tokenizer.decode(one) for one in prompts]
+            echoes = [text for text in texts for _ in range(asked.choices)]
+        form = Completion(self.name, self.tokenizer, asked.choices, echoes)
+        return self._answer(request, tickets, asked, form)
+
+    async def chat(self, request: Request) -> Response:
+        """`POST /v1/chat/completions`."""
+        fields = Fields(parse_json(await self._body(request)))
+        self._check_name("model", fields.take("model", string))
+        messages = fields.take("messages", _messages)
+        if messages is None:
+            raise Problem("messages is missing", field="messages")
+        usage = self.model.usage
+        asked = await asyncio.to_thread(
+            conversation, fields, usage, self.model.vocab_size, self.limits.tokens
+        )
+        fields.done()
+        try:
+            render = partial(self.model.apply_chat_template, special_tokens=False)
+            prompt = await asyncio.to_thread(render, messages)
+        except EdgeGPTError as error:  # none there, or it refuses these messages
+            raise Problem(f"the chat template: {error}", field="messages") from error
+        tickets = await asyncio.to_thread(self._submit, [prompt], asked)
+        form = Chat(self.name, self.tokenizer, asked.choices)
+        return self._answer(request, tickets, asked, form)
+
+    def _submit(self, prompts: Sequence[Prompt], asked: Asked) -> list[Ticket]:
+        """Have all choices of all prompts written, in this order."""
+        tickets: list[Ticket] = []
+        seed = secrets.randbits(64) if asked.seed is None else asked.seed
+        try:
+            for prompt in prompts:
+                tickets += self._choices(prompt, asked, seed)
+        except BaseException:
+            for ticket in tickets:
+                ticket.cancel()
+            raise
+        return tickets
+
+    def _choices(self, prompt: Given, asked: Asked, seed: int) -> list[Ticket]:
+        """Have the choices of a prompt written: the first as if it were the only one."""
+        wanted = asked.wanted
+        most = asked.max_tokens
+        call = self.model.prepare(
+            prompt, replace(wanted, search=replace(wanted.search, max_new_tokens=most or 0)), seed
+        )
+        (text,) = call.texts
+        room = self.model.context - len(text.ids)
+        if room < 0:
+            raise Problem(
+                f"the prompt has {len(text.ids)} tokens, and the context {self.model.context}",
+                field="messages" if most is None else "prompt",
+                code="context_length_exceeded",
+            )
+        rules = call.rules
+        if most is None:
+            rules = replace(rules, max_new_tokens=min(max(1, room), self.limits.tokens))
+        texts = [
+            Text(list(text.ids), seed=text.seed, series=(text.series + choice) % 2**64)
+            for choice in range(asked.choices)
+        ]
+        return [self.scheduler.submit(one, rules) for one in texts]
+
+    def _answer(
+        self, request: Request, tickets: Sequence[Ticket], asked: Asked, form: Form
+    ) -> Answer:
+        number = request.state.request_id
+
+        def ended(tickets: Sequence[Ticket], left: bool) -> None:
+            self.metrics.note(tickets, left=left)
+            report(number, tickets, left=left)
+
+        return Answer(tickets, asked, form, self.courier, ended)
+
+    async def _body(self, request: Request) -> bytes:
+        """Return the body, if it is neither too large nor too slow."""
+        kind = request.headers.get("content-type", "application/json").partition(";")[0].strip()
+        if kind != "application/json":
+            raise Problem(f"the body is {kind[:60]!r}; send application/json", status=415)
+        try:
+            return await asyncio.wait_for(self._read(request), self.limits.seconds)
+        except asyncio.TimeoutError as error:
+            raise Problem("the body did not come in time", status=408) from error
+        except ClientDisconnect as error:
+            raise Problem("the client left", status=400) from error
+
+    async def _read(self, request: Request) -> bytes:
+        found = bytearray()
+        async for part in request.stream():
+            found += part
+            if len(found) > self.limits.body:
+                raise Problem(
+                    f"the body is larger than {self.limits.body:,} bytes",
+                    status=413,
+                    headers={"Connection": "close"},
+                )
+        return bytes(found)
+
+    def _check_name(self, field: str, name: str | None) -> None:
+        if name is not None and name != self.name:
+            raise Problem(
+                f"there is no model {name[:100]!r} here, only {self.name!r}",
+                status=404,
+                field=field,
+                code="model_not_found",
+            )
+
+    def _card(self) -> dict[str, Any]:
+        return {
+            "id": self.name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "edgegpt",
+            "context": self.model.context,
+            "bundle": self.model.bundle.manifest.id,
+        }
+
+
+def problem_of(error: Exception) -> Problem:
+    """Return an error of the library as the problem of a request."""
+    if isinstance(error, BusyError):
+        return Problem(str(error), status=429, headers={"Retry-After": RETRY_SECONDS})
+    if isinstance(error, EngineError):
+        return Problem(str(error), status=503)
+    return Problem(str(error), status=400 if isinstance(error, InvalidInputError) else 500)
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    """Answer a request that ended with an error."""
+    return answer(error if isinstance(error, Problem) else problem_of(error))
+
+
+def _prompts(name: str, value: Any) -> list[Prompt]:
+    """Check for a text, texts, ids, or lists of ids."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and value:
+        if all(isinstance(one, str) for one in value):
+            found: list[Prompt] = list(value)
+        elif all(type(one) is int for one in value):
+            found = [value]
+        else:
+            found = [_ids(name, one) for one in value]
+        if len(found) <= MOST_PROMPTS:
+            return found
+    raise wrong(name, value, f"a text, token ids, or a list of up to {MOST_PROMPTS} of these")
+
+
+def _ids(name: str, value: Any) -> list[int]:
+    if not isinstance(value, list) or not all(type(one) is int for one in value):
+        raise wrong(name, value, "a list of token ids")
+    return value
+
+
+def _messages(name: str, value: Any) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not value or not all(isinstance(m, dict) for m in value):
+        raise wrong(name, value, "a list of messages")
+    return value

@@ -1,0 +1,245 @@
+"""Many clients, clients that leave or wait, and what may not ask: nobody hurts another."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from http_servers import Served, serving, until
+
+import edgegpt
+from edgegpt import LanguageModel
+from edgegpt.errors import EngineError, InvalidInputError
+from edgegpt.runtime.server import answers
+from edgegpt.runtime.server import run as running
+from edgegpt.runtime.server.service import Limits
+
+PROMPT, ENDLESS = "The wind", {"prompt": "The wind", "max_tokens": 32768, "seed": 1}
+SOON = 20
+
+
+@pytest.fixture(scope="module")
+def model(small_bundle: Path) -> Iterator[LanguageModel]:
+    with edgegpt.load(small_bundle, "cpu", threads=1) as opened:
+        yield opened
+
+
+def streamed(served: Served, body: dict[str, Any]) -> str:
+    """Return the text of a stream."""
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
+    head = {"Content-Type": "application/json"}
+    connection.request("POST", "/v1/completions", json.dumps(body | {"stream": True}), head)
+    answer = connection.getresponse()
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+    lines = answer.read().decode().splitlines()
+    connection.close()
+    events = [line.removeprefix("data: ") for line in lines if line]
+    assert events.pop() == "[DONE]"
+    return "".join(json.loads(one)["choices"][0]["text"] for one in events)
+
+
+def test_many_streams_at_once_are_each_what_they_are_alone(model: LanguageModel) -> None:
+    bodies = [
+        {"prompt": PROMPT[: 2 + number % 7], "max_tokens": 50, "temperature": 0.9, "seed": number}
+        for number in range(64)
+    ]
+    alone = [
+        model.generate(one["prompt"], max_new_tokens=50, temperature=0.9, seed=one["seed"]).text
+        for one in bodies
+    ]
+    with serving(model, rows=6) as served, ThreadPoolExecutor(64) as clients:
+        found = list(clients.map(lambda body: streamed(served, body), bodies))
+    assert found == alone
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_clients_that_leave_free_their_rows_and_places(model: LanguageModel, stream: bool) -> None:
+    with serving(model, rows=2) as served:
+        clients = [served.posted(ENDLESS | {"stream": stream}) for _ in range(5)]
+        until(lambda: served.service.scheduler.running == 2)
+        until(lambda: served.service.scheduler.waiting == 3)
+        clients.pop(0).close()  # one that is written
+        clients.pop().close()  # one that waits
+        until(lambda: served.service.scheduler.waiting == 1)
+        assert served.service.scheduler.running == 2
+        for client in clients:
+            client.close()
+        until(lambda: served.idle)
+        until(lambda: served.service.metrics.ends["cancelled"] == 5)
+        assert served.ask("/v1/completions", {"prompt": PROMPT})[0] == 200
+
+
+def test_a_full_queue_says_when_to_come_again(model: LanguageModel) -> None:
+    with serving(model, rows=1, queue=1) as served:
+        clients = [served.posted(ENDLESS)]
+        until(lambda: served.service.scheduler.running == 1)
+        clients.append(served.posted(ENDLESS))
+        until(lambda: served.service.scheduler.waiting == 1)
+        status, found, headers = served.ask("/v1/completions", {"prompt": PROMPT})
+        assert (status, headers["retry-after"]) == (429, "1")
+        assert found["error"]["type"] == "rate_limit_error"
+        status, found, _ = served.ask("/v1/completions", {"prompt": PROMPT, "n": 3})
+        assert status == 429
+        for client in clients:
+            client.close()
+        until(lambda: served.idle)
+
+
+def test_a_client_that_does_not_read_is_cut(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "PATIENCE", 0.3)
+    with serving(model) as served:
+        slow = [
+            served.posted(ENDLESS | {"stream": True, "logprobs": 5}, receive_buffer=4096)
+            for _ in range(3)
+        ]
+        until(lambda: served.service.scheduler.running == 3)
+        assert streamed(served, {"prompt": PROMPT, "max_tokens": 20})  # others go on
+        until(lambda: served.idle)
+        for client in slow:
+            client.close()
+
+
+def test_requests_that_do_not_become_whole_are_cut(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "HALF_PATIENCE", 0.2)
+    with serving(model, limits=Limits(seconds=0.4)) as served:
+        begun = [served.connection() for _ in range(50)]
+        for client in begun:
+            client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n")
+        half = served.connection()
+        half.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90\r\n\r\n{"
+        )
+        assert served.ask("/v1/completions", {"prompt": PROMPT})[0] == 200
+        for client in begun:
+            assert client.recv(100) == b""
+        assert half.recv(1000).startswith(b"HTTP/1.1 408")
+
+
+def test_a_body_that_is_too_large_is_refused(model: LanguageModel) -> None:
+    with serving(model) as served:
+        body = b'{"prompt": "' + b"a" * (3 * 2**20) + b'"}'
+        try:
+            status, found, _ = served.ask("/v1/completions", body)
+            assert status == 413
+            assert "2,097,152 bytes" in found["error"]["message"]
+        except OSError:  # the rest was still being sent when the connection was closed
+            pass
+        assert served.ask("/v1/completions", {"prompt": PROMPT})[0] == 200
+
+
+def test_only_known_hosts_and_pages_may_ask(model: LanguageModel) -> None:
+    with serving(model, hosts=["device.local"], origins=["https://app.example"]) as served:
+        for host in ("localhost", "127.0.0.1:1", "[::1]:8000", "192.168.0.7", "DEVICE.local:80"):
+            assert served.ask("/health", headers={"Host": host})[0] == 200
+        for host in ("evil.example", "localhost.evil.example", ""):
+            status, found, _ = served.ask("/health", headers={"Host": host})
+            assert status == 403
+            assert "--allow-host" in found["error"]["message"]
+        own = f"http://127.0.0.1:{served.port}"
+        for origin in (own, "https://app.example"):
+            assert served.ask("/health", headers={"Origin": origin})[0] == 200
+        for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):
+            assert served.ask("/v1/models", headers={"Origin": origin})[0] == 403
+        allowed = served.ask("/health", headers={"Origin": "https://app.example"})[2]
+        assert allowed["access-control-allow-origin"] == "https://app.example"
+        assert "access-control-allow-origin" not in served.ask("/health")[2]
+
+
+def test_a_key_guards_everything_but_health(model: LanguageModel) -> None:
+    with serving(model, keys=["secret", "other"]) as served:
+        assert served.ask("/health")[0] == 200
+        for path, body in (
+            ("/v1/models", None),
+            ("/metrics", None),
+            ("/tokenize", {"content": "a"}),
+        ):
+            for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "secret"}):
+                status, found, _ = served.ask(path, body, headers)
+                assert status == 401
+                assert found["error"]["code"] == "invalid_api_key"
+            for key in ("secret", "other"):
+                assert served.ask(path, body, {"Authorization": f"Bearer {key}"})[0] == 200
+
+
+def test_an_engine_that_breaks_down_is_told_and_ends_the_server(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "LOOKS", 0.05)
+    monkeypatch.setattr(running, "LAST_WORDS", 0.5)
+    service_of: list[Served] = []
+    raised: list[BaseException] = []
+    monkeypatch.setattr(threading, "excepthook", lambda found: raised.append(found.exc_value))
+    with serving(model) as served:
+        service_of.append(served)
+        shared = served.service.scheduler
+
+        def broken(*_: object) -> None:
+            raise EngineError("the device is gone")
+
+        monkeypatch.setattr(type(shared._shared), "feed", broken)
+        for _ in range(2):
+            status, found, _ = served.ask("/v1/completions", {"prompt": PROMPT})
+            assert status == 500
+            assert "the device is gone" in found["error"]["message"]
+        status, found, _ = served.ask("/health")
+        assert (status, found["status"]) == (503, "broken")
+        assert served.ask("/v1/completions", {"prompt": PROMPT})[0] == 503
+    until(lambda: raised)
+    assert "the engine broke down: the device is gone" in str(raised[0])
+
+
+def test_a_port_in_use_is_told(model: LanguageModel) -> None:
+    with (
+        serving(model) as served,
+        pytest.raises(InvalidInputError, match=f"port {served.port}: Address already in use"),
+    ):
+        running.listen(running.Place(port=served.port))
+    with pytest.raises(InvalidInputError, match=r"cannot listen on no\.such\.host"):
+        running.listen(running.Place("no.such.host", 0))
+
+
+def test_a_signal_lets_texts_end_and_the_process_with_0(small_bundle: Path) -> None:
+    command = [sys.executable, "-m", "edgegpt", "serve", str(small_bundle), "--port", "0"]
+    process = subprocess.Popen(
+        [*command, "--threads", "1", "--name", "tiny"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        line = process.stdout.readline()
+        assert line.startswith("tiny at http://127.0.0.1:")
+        port = int(line.split("/v1")[0].rpartition(":")[2])
+        client = socket.create_connection(("127.0.0.1", port), timeout=SOON)
+        body = json.dumps({"prompt": PROMPT, "max_tokens": 2000, "seed": 1}).encode()
+        client.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b'"completion_tokens":2000' in answer
+        assert process.wait(SOON) == 0
+        told = process.stderr.read()
+        assert "2000 tokens" in told
+        assert PROMPT not in told
+    finally:
+        process.kill()
