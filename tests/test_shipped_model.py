@@ -1,6 +1,8 @@
 """The trained model of this repository, from export to generation."""
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ from edgegpt.export import export_bundle
 from edgegpt.runtime.generation.rows import window_start
 from edgegpt.runtime.text.tokenizer import Tokenizer
 
-FOLDER = Path(__file__).parents[1] / "models" / "shakespeare-char"
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "models" / "shakespeare-char"
 PROMPT = "ROMEO:"
 LENGTH = 300  # longer than the block: the window slides
 WORST_LOSS = 1.6  # nats per character of held_out.txt
@@ -35,6 +38,16 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_has_the_preset_s_size(checkpoint: Checkpoint) -> None:
     assert checkpoint.model.parameter_count() == 10_788_929
     assert (FOLDER / "model.safetensors").stat().st_size < 22_000_000
+
+
+@pytest.mark.skipif(
+    shutil.which("git") is None or not (ROOT / ".git").exists(), reason="needs git and its clone"
+)
+def test_git_on_windows_does_not_change_its_line_ends(tmp_path: Path) -> None:
+    git = ["git", "-c", "core.autocrlf=true", "-c", f"safe.directory={ROOT}", "-C", str(ROOT)]
+    name = (FOLDER / "held_out.txt").relative_to(ROOT).as_posix()
+    subprocess.run([*git, "checkout-index", f"--prefix={tmp_path}/", name], check=True)
+    assert (tmp_path / name).read_bytes() == (FOLDER / "held_out.txt").read_bytes()
 
 
 def test_greedy_text_from_the_bundle_is_pytorch_s(bundle: Path, checkpoint: Checkpoint) -> None:

@@ -112,24 +112,18 @@ def open_engine(
     if why is not None:
         raise EngineError(why)
     with needs_gpu(backend):
-        return _open(
-            bundle,
-            replace(options, backend=backend),
-            lowering,
-            exact=exact,
-            as_written=as_written,
-            clock=clock,
-        )
+        settings = replace(options, backend=backend)
+        return _open(bundle, settings, lowering, clock, exact=exact, as_written=as_written)
 
 
 def _open(
     bundle: Bundle,
     options: EngineOptions,
     lowering: str | None,
+    clock: EventClock | None,
     *,
     exact: bool,
     as_written: bool,
-    clock: EventClock | None,
 ) -> Engine:
     backend = options.backend
     if options.tf32 and backend != "cuda":

@@ -1,5 +1,6 @@
 """Which backend runs which lowering: one table, and functions that look things up in it."""
 
+import platform
 import re
 import sys
 from collections.abc import Iterable
@@ -165,10 +166,18 @@ def obstacle(backend: str, version: str | None, graph: Graph, precision: Precisi
     needed = f"{_dotted(support.since)} or later"
     if numbers(version) >= support.since and support.until is not None:
         needed = f"older than {_dotted(support.until)}"
-    remedy = ""
-    if backend == "cpu" and sys.version_info < (3, 11) and support.until is None:
-        remedy = ", the newest for Python 3.10: take Python 3.11 or later, or a float32 bundle"
+    remedy = _no_newer() if backend == "cpu" and support.until is None else ""
     return f"the graph {graph.name} needs {engine} {needed}; {version} is installed{remedy}"
+
+
+def _no_newer() -> str:
+    """Return what to do where PyPI has no onnxruntime after 1.23, "" where it has."""
+    floats = "a bundle in float32 or float16"
+    if (sys.platform, platform.machine()) == ("darwin", "x86_64"):
+        return f", the newest for Macs with an Intel processor: take {floats}"
+    if sys.version_info < (3, 11):
+        return f", the newest for Python 3.10: take Python 3.11 or later, or {floats}"
+    return ""
 
 
 def misfit(manifest: Manifest, backend: str) -> str | None:

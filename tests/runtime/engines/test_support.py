@@ -282,10 +282,23 @@ def test_every_precision_has_a_tolerance() -> None:
     assert set(TOLERANCES) == {*PRECISIONS, "tf32"}
 
 
-@pytest.mark.parametrize("python", [(3, 10), (3, 11)])
-def test_on_python_310_a_graph_that_is_too_new_names_what_to_do(small, monkeypatch, python):
+@pytest.mark.parametrize(
+    ("python", "system", "remedy"),
+    [
+        ((3, 10), ("linux", "x86_64"), ", the newest for Python 3.10: take Python 3.11 or later, "),
+        ((3, 11), ("linux", "x86_64"), None),
+        ((3, 12), ("darwin", "x86_64"), ", the newest for Macs with an Intel processor: take a "),
+        ((3, 12), ("darwin", "arm64"), None),
+        ((3, 10), ("darwin", "x86_64"), ", the newest for Macs with an Intel processor: take a "),
+    ],
+)
+def test_where_no_newer_engine_is_to_be_had_a_refusal_names_what_to_do(
+    small, monkeypatch, python, system, remedy
+):
     monkeypatch.setattr(support_module.sys, "version_info", python)
+    monkeypatch.setattr(support_module.sys, "platform", system[0])
+    monkeypatch.setattr(support_module.platform, "machine", lambda: system[1])
     (graph,) = [graph for graph in small.manifest.graphs if graph.lowering == "ort"]
     reason = obstacle("cpu", "1.23.2", graph, "int8")
     assert reason is not None
-    assert ("take Python 3.11 or later, or a float32 bundle" in reason) == (python == (3, 10))
+    assert (remedy in reason) if remedy else reason.endswith("1.23.2 is installed")
