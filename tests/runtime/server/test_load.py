@@ -213,6 +213,16 @@ def test_a_port_in_use_is_told(model: LanguageModel) -> None:
         running.listen(running.Place("no.such.host", 0))
 
 
+@pytest.mark.parametrize(("system", "shared"), [("linux", True), ("win32", False)])
+def test_a_port_is_never_taken_by_a_second_server(
+    monkeypatch: pytest.MonkeyPatch, system: str, shared: bool
+) -> None:
+    """Windows shares a port where SO_REUSEADDR is set; others let a new server follow an old."""
+    monkeypatch.setattr(running.sys, "platform", system)
+    with running.listen(running.Place(port=0)) as found:
+        assert bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)) == shared
+
+
 def test_a_signal_lets_texts_end_and_the_process_with_0(small_bundle: Path) -> None:
     command = [sys.executable, "-m", "edgegpt", "serve", str(small_bundle), "--port", "0"]
     process = subprocess.Popen(
