@@ -6,7 +6,7 @@ from ..bundle.bundle import Bundle
 from ..errors import InvalidInputError
 from .base import PREFILL_CHUNK
 
-__all__ = ["Memory", "memory_needed"]
+__all__ = ["Memory", "memory_needed", "widening"]
 
 FLOAT32 = 4  # bytes
 # Tensors of width n_ff that are alive at once in a feed-forward layer: before and after the
@@ -18,7 +18,8 @@ WIDE_VALUES = 3
 class Memory:
     """Bytes that one generation needs, without the engine's own code.
 
-    `weights` and `cache` are exact. `workspace` is the largest set of activations of one layer
+    `weights` and `cache` are exact, but for layers that a float16 bundle keeps in float32, which a
+    CPU does not widen. `workspace` is the largest set of activations of one layer
     during prefill if every operator runs as the graph says; engines may need less by fusing.
     """
 
@@ -32,8 +33,21 @@ class Memory:
         return self.weights + self.cache + self.workspace
 
 
-def memory_needed(bundle: Bundle, batch: int = 1, context: int | None = None) -> Memory:
-    """Return the memory for `batch` rows of `context` tokens (default: the block size)."""
+def widening(bundle: Bundle, backend: str) -> int:
+    """Return how many times as large weights and cache are in memory as in the bundle's types.
+
+    A CPU computes float16 in float32; see `bundle/widening.py`.
+    """
+    return 2 if backend == "cpu" and bundle.manifest.precision == "float16" else 1
+
+
+def memory_needed(
+    bundle: Bundle, batch: int = 1, context: int | None = None, backend: str = ""
+) -> Memory:
+    """Return the memory for `batch` rows of `context` tokens (default: the block size).
+
+    `backend` is the one that runs the bundle; "": any that computes in the bundle's types.
+    """
     info = bundle.manifest.model_info
     context = info.block_size if context is None else context
     if batch < 1 or not 1 <= context <= info.block_size:
@@ -53,4 +67,5 @@ def memory_needed(bundle: Bundle, batch: int = 1, context: int | None = None) ->
     wide = WIDE_VALUES * batch * tokens * info.n_ff * FLOAT32
     logits = batch * info.vocab_size * FLOAT32
     weights = sum(entry.size for entry in manifest.weights.values())
-    return Memory(weights, cache, max(scores, wide) + logits)
+    factor = widening(bundle, backend)
+    return Memory(factor * weights, factor * cache, max(scores, wide) + logits)
