@@ -17,17 +17,6 @@ EMULATOR = "qemu-aarch64-static"
 NEEDED = {EMULATOR: "qemu-user-static", "apt-get": "apt", "dpkg-deb": "dpkg"}
 PACKAGES = ("python3", "libstdc++6")
 PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux2014_aarch64")
-# ONNX Runtime reads the kinds of cores here, and crashes on the text of an x86 processor.
-CPUINFO = """processor\t: {number}
-Features\t: fp asimd
-CPU implementer\t: 0x41
-CPU architecture: 8
-CPU variant\t: 0x0
-CPU part\t: 0xd0b
-CPU revision\t: 0
-
-"""
-CORES = 2
 PINS = ROOT / "constraints.txt"
 STARTER = """#!/bin/sh
 export PYTHONHOME={home} PYTHONPATH={path} PYTHONDONTWRITEBYTECODE=1
@@ -50,9 +39,6 @@ def make(folder: Path, pip_args: Sequence[str] = ()) -> Path:
         run("dpkg-deb", "-x", archive, system)
     (python,) = (system / "usr/bin").glob("python3.*[0-9]")
     install(site, python.name.removeprefix("python"), pip_args)
-    cpuinfo = system / "proc/cpuinfo"
-    cpuinfo.parent.mkdir()
-    cpuinfo.write_text("".join(CPUINFO.format(number=number) for number in range(CORES)))
     starter = folder / "python"
     path = f"{ROOT}:{site}"
     words = {"home": system / "usr", "system": system, "path": path, "python": python}

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,17 @@ from small_models import random_model, small_config, write_checkpoint
 
 import edgegpt
 from edgegpt.export import ExportSettings, export_bundle
+from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.cuda.memory import Cuda, find_device
+from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.engines.ort.cuda_provider import try_provider
 from edgegpt.runtime.engines.ort.session import import_onnxruntime
 from edgegpt.runtime.engines.support import TENSORRT
 from edgegpt.runtime.engines.tensorrt.flavour import import_flavour
 from edgegpt.runtime.errors import EngineError
 from edgegpt.runtime.language_model import LanguageModel
+from edgegpt.runtime.proof.receipt_store import keep
+from edgegpt.runtime.proof.verify import verify
 
 ROOT = Path(__file__).parents[2]
 # `load` warns that a bundle is not verified; these tests verify it.
@@ -91,12 +96,26 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return bundle
 
 
+@pytest.fixture(scope="session")
+def proved(bundles: Callable[[str], Path]) -> Callable[[str, str], None]:
+    """Return a function that keeps a receipt of a bundle on a backend, with which ties count."""
+
+    @cache
+    def prove(name: str, on: str) -> None:
+        keep(verify(Bundle.open(bundles(name)), EngineOptions(on)))
+
+    return prove
+
+
 @pytest.fixture
-def load(backend: str, bundles: Callable[[str], Path]) -> Iterator[Callable[..., LanguageModel]]:
+def load(
+    backend: str, bundles: Callable[[str], Path], proved: Callable[[str, str], None]
+) -> Iterator[Callable[..., LanguageModel]]:
     """Return a function that opens a bundle on the backend; close all after the test."""
     opened: list[LanguageModel] = []
 
     def open_one(name: str, on: str = backend, **settings: object) -> LanguageModel:
+        proved(name, on)
         opened.append(edgegpt.load(bundles(name), on, **settings))
         return opened[-1]
 
