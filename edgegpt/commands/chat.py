@@ -102,11 +102,19 @@ def _typed(chat: "Conversation") -> Iterator[str]:
     click.echo(help_text(short=True), err=True)
     while True:
         try:
-            yield session.prompt("> ", bottom_toolbar=lambda: f"{chat.left} tokens left")
+            yield session.prompt("> ", bottom_toolbar=_left(chat))
         except KeyboardInterrupt:
             continue
         except EOFError:
             return
+
+
+def _left(chat: "Conversation") -> str:
+    """Return how much room there is; nothing where the template takes no such history."""
+    try:
+        return f"{chat.left} tokens left"
+    except EdgeGPTError:
+        return ""
 
 
 def _answer(chat: "Conversation", line: str, commands: Commands) -> None:
@@ -114,8 +122,9 @@ def _answer(chat: "Conversation", line: str, commands: Commands) -> None:
     settings = {"max_new_tokens": max(1, chat.model.context)} | chat.settings
     pieces = chat.stream(line, **settings)
     if commands.as_json:
-        for _ in pieces:
-            pass
+        with suppress(KeyboardInterrupt):
+            for _ in pieces:
+                pass
     elif sys.stdout.isatty():
         _show(pieces)
     else:
@@ -151,5 +160,5 @@ def _pace(chat: "Conversation", result: "Result") -> str:
     end = "" if result.finish_reason in ("eos", "stop") else f", ended by {result.finish_reason}"
     return (
         f"{timings.tokens_per_second:.1f} tokens/s, the first after {timings.first_token_s:.2f} s, "
-        f"{chat.left} tokens left{end}"
+        f"{_left(chat)}{end}"
     )

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,11 @@ def command(
     from edgegpt.runtime.server.run import listen, run
     from edgegpt.runtime.server.service import Limits, Service
 
+    for origin in cors:
+        if not re.fullmatch(r"https?://[^/*?#]+", origin):
+            raise InvalidInputError(
+                f"--cors {origin} is no origin: it must be like https://app.example, without a path"
+            )
     place = _place(**where)
     keys = _keys(api_key, api_key_file)
     listening = listen(place)  # a port that is in use is told before the model opens

@@ -70,8 +70,8 @@ class LogitBias(Edit):
 
     def apply(self, scores: Scores, ids: Sequence[int], step: int) -> None:
         """Add them."""
-        for token, number in self.bias:
-            scores[token] += number
+        ids, numbers = zip(*self.bias, strict=True)
+        scores[list(ids)] += np.array(numbers)
 
 
 @dataclass(frozen=True)

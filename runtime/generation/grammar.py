@@ -118,7 +118,8 @@ class Grammar(Edit):
         self.form, self.size, self.end_ids = form, vocabulary.size, end_ids
         self._tokens = vocabulary.ending_with(end_ids)
         self._texts: dict[int, tuple[list[int], Any]] = {}  # by the id of the list of their ids
-        self._check_beginning(self._begun())
+        self._beginning = self._made()
+        self._check_beginning(self._beginning)
 
     def apply(self, scores: Scores, ids: Sequence[int], step: int) -> None:
         """Forbid what cannot follow."""
@@ -142,7 +143,7 @@ class Grammar(Edit):
             raise self.form.refused("the vocabulary has no token that such a text could begin with")
         self._check(matcher)
 
-    def _begun(self) -> Any:
+    def _made(self) -> Any:
         library = _library()
         matcher = library.LLMatcher(self._tokens, self.form.source, log_level=0)
         self._check(matcher)
@@ -153,7 +154,7 @@ class Grammar(Edit):
         new = list(ids[len(ids) - step :])
         taken, matcher = self._texts.pop(id(ids), ([], None))
         if matcher is None or new[: len(taken)] != taken:
-            taken, matcher = [], self._begun()
+            taken, matcher = [], self._beginning.deep_copy()
         fresh = new[len(taken) :]
         if fresh and not matcher.is_stopped() and not matcher.consume_tokens(fresh):
             self._check(matcher)

@@ -6,6 +6,7 @@ A chat is such a series of texts: each turn's prompt is the one before, its answ
 from collections.abc import Iterator
 
 from ..engines.base import Engine
+from ..errors import InvalidInputError
 from .limits import Halted
 from .loop import Rules
 from .rows import Text
@@ -24,11 +25,19 @@ class KeptRow:
     def __init__(self, engine: Engine, context: int) -> None:
         """Begin with nothing; the memory is that of a text of `context` tokens."""
         self._engine, self._context = engine, context
-        self._rows = SharedRows(engine.new_state(1, context))
+        self._rows = self._new_rows()
         self.reused = 0
 
     def tokens(self, text: Text, rules: Rules) -> Iterator[tuple[int, int]]:
-        """Write a text; yield (0, token) for each new token, as `generate_tokens` does."""
+        """Write a text; yield (0, token) for each new token, as `generate_tokens` does.
+
+        Raises:
+            InvalidInputError: if another text is still being written.
+        """
+        if self._rows.busy:
+            raise InvalidInputError(
+                "this row is writing another text: read its stream to the end, or close it"
+            )
         try:
             yield from self._written(text, rules)
         except Halted as halted:
@@ -36,11 +45,14 @@ class KeptRow:
         except GeneratorExit:  # its reader has enough; what was fed stays
             raise
         except BaseException:  # the row may hold anything
-            self._rows = SharedRows(self._engine.new_state(1, self._context))
+            self._rows = self._new_rows()
             raise
         finally:
             if self._rows.busy:
                 self._rows.release(text)
+
+    def _new_rows(self) -> SharedRows:
+        return SharedRows(self._engine.new_state(1, self._context), exact=False)
 
     def close(self) -> None:
         """Give the memory back."""

@@ -139,7 +139,7 @@ class Scheduler:
             tokenizer: turns ids into text; None: there are ids only.
             context: how many tokens the model sees at once.
             rows: how many texts are written side by side.
-            queue: how many more may wait.
+            queue: how many more may wait when all rows are taken.
             steady: see `SharedRows`; there are fewer than `MANY_ROWS` rows then.
             told: is called from the thread, once a turn, with tickets that have news or have ended.
 
@@ -182,7 +182,7 @@ class Scheduler:
                 raise EngineError(f"the engine failed: {self.broken}") from self.broken
             if not self._open:
                 raise EngineError("the model is being closed and takes no new texts")
-            if len(self._waiting) >= self.queue:
+            if len(self._waiting) + len(self._written) >= self.queue + self.rows:
                 raise BusyError(f"{len(self._waiting)} texts wait already; try again later")
             self._waiting.append(ticket)
             self._change.notify_all()
@@ -221,14 +221,20 @@ class Scheduler:
         self._thread.join()
 
     def _serve(self) -> None:
-        while self._has_work():
-            try:
-                self._turn()
-                self._failures = 0
-            except Exception as error:  # whatever it was, nobody may wait for ever
-                self._fail(error)
+        try:
+            while self._has_work():
+                try:
+                    self._turn()
+                    self._failures = 0
+                except BaseException as error:  # panics of libraries, too: nobody waits for ever
+                    self._fail(error)
+                self._tell()
+            if self.broken is None:
+                self._shared.state.close()
+        except BaseException as error:
+            self._give_up(EngineError(f"the thread that writes texts ended: {error!r}"))
             self._tell()
-        self._shared.state.close()
+            raise
 
     def _has_work(self) -> bool:
         """Wait for work; return whether there is some, or will be."""
@@ -293,7 +299,7 @@ class Scheduler:
         if has_row:
             self._shared.release(ticket.text)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         """End all texts that have rows, and begin anew; give up after `MOST_FAILURES` in a row."""
         logger.error("the engine failed while texts were written: %s", error, exc_info=error)
         own = (
@@ -306,15 +312,21 @@ class Scheduler:
         self._written.clear()
         if self._failures < MOST_FAILURES:
             try:
+                del self._shared  # two caches may not fit
                 self._shared = self._new_rows()
                 return
-            except EdgeGPTError as again:
-                own = again
+            except Exception as again:
+                own = EngineError(f"{own}; and then: {again}")
+        self._give_up(own)
+
+    def _give_up(self, error: EdgeGPTError) -> None:
+        """End everything."""
         with self._change:
-            self.broken, waiting, self._waiting = own, self._waiting, deque()
-        for ticket in waiting:
-            ticket.end(own)
+            self.broken, waiting, self._waiting = error, self._waiting, deque()
+        for ticket in (*waiting, *self._written.values()):
+            ticket.end(error)
             self._news.append(ticket)
+        self._written.clear()
 
     def _tell(self) -> None:
         """Tell who has news."""

@@ -54,14 +54,18 @@ class SharedRows:
         busy: how many rows have texts, those whose prompts are fed included.
     """
 
-    def __init__(self, state: State, *, steady: bool = False) -> None:
+    def __init__(self, state: State, *, steady: bool = False, exact: bool = True) -> None:
         """Begin with no texts; the contents of the state's rows do not matter.
 
-        `steady` is for engines that compute a step of a single row, or a short piece, by other
-        kernels than others: steps have two rows at least, and only whole pieces are used again, so
-        that a text has the same bits whatever else is there.
+        Args:
+            state: its rows.
+            steady: for engines that compute a step of a single row, or a short piece, by other
+                kernels than others: steps have two rows at least, and only whole pieces are used
+                again, so that a text has the same bits whatever else is there.
+            exact: use tokens of prompts again only, and leave two to feed. A step of one token has
+                other last bits than a longer one, also in float32.
         """
-        self.state, self.steady = state, steady
+        self.state, self.steady, self.exact = state, steady, exact
         self.ready = self.busy = 0
         self.rows = [_Row() for _ in range(state.rows)]
         self._turn = 0  # of the texts that are fed, which one is next
@@ -87,6 +91,7 @@ class SharedRows:
         wanted, place = text.ids[start:], self.busy
         shared = [self._shared(row, wanted) for row in self.rows]
         best = int(np.argmax(shared))
+        prompted = min(shared[best], self.rows[best].prompted)
         if shared[best] == 0 or best < self.busy:  # a copy takes the place of the oldest content
             oldest = min(range(place, len(self.rows)), key=lambda one: self.rows[one].used)
             self._swap(place, oldest)
@@ -97,7 +102,6 @@ class SharedRows:
             order[place] = best
             self.state.reorder(order, shared[best])
         count = shared[best]
-        prompted = min(count, self.rows[best].prompted)
         self.rows[place] = _Row(wanted[:count], text, start, prompted, self._now())
         self.busy += 1
         return count
@@ -185,7 +189,11 @@ class SharedRows:
             same = most
         else:
             same = next(n for n in range(most) if row.ids[n] != wanted[n])
-        return min(same, row.prompted) // PIECE * PIECE if self.steady else same
+        if self.exact:
+            same = min(same, row.prompted, max(0, len(wanted) - 2))
+        if self.steady:  # what is left to feed must not be a short piece
+            same = min(same, max(0, len(wanted) - SHORT_REST - 1)) // PIECE * PIECE
+        return same
 
     def _swap(self, one: int, other: int) -> None:
         """Let two rows change places."""

@@ -16,6 +16,7 @@ __all__ = ["Asked", "completion", "conversation"]
 
 COMPLETION_TOKENS = 16  # OpenAI's default
 LARGEST_SEED = 2**64 - 1
+LONGEST_ID = 12  # digits
 LARGEST_BIAS, LARGEST_PENALTY = 100.0, 2.0
 MOST_CHOICES = 128
 MOST_TOP = {"completion": 5, "conversation": 20}
@@ -52,6 +53,8 @@ def completion(fields: Fields, usage: Usage, vocab_size: int, most: int) -> Aske
     fields.refuse("best_of", "use n", harmless=(1,))
     echo = fields.take("echo", boolean, default=False)
     logprobs = fields.take("logprobs", whole(0, MOST_TOP["completion"]))
+    if echo and logprobs is not None:
+        raise Problem("logprobs of an echoed prompt are not supported", field="logprobs")
     max_tokens = fields.take("max_tokens", whole(0, most), min(COMPLETION_TOKENS, most))
     return _asked(fields, usage, vocab_size, max_tokens, logprobs, echo=echo)
 
@@ -142,15 +145,20 @@ def _bias(fields: Fields, vocab_size: int) -> tuple[Edit, ...]:
     def pairs(name: str, value: Any) -> tuple[tuple[int, float], ...]:
         if not isinstance(value, dict):
             raise wrong(name, value, "an object of token ids and numbers")
-        found = []
+        found: dict[int, float] = {}
         for key, bias in value.items():
-            if not (key.isascii() and key.isdigit() and int(key) < vocab_size):
+            if not (
+                key.isascii()
+                and key.isdecimal()
+                and len(key) <= LONGEST_ID
+                and int(key) < vocab_size
+            ):
                 raise Problem(
                     f"{name} has the key {key!r:.30}; keys are token ids below {vocab_size}",
                     field=name,
                 )
-            found.append((int(key), check(f"{name}[{key}]", bias)))
-        return tuple(found)
+            found[int(key)] = check(f"{name}[{key}]", bias)
+        return tuple(found.items())
 
     found = fields.take("logit_bias", pairs, ())
     return (LogitBias(found),) if found else ()

@@ -1,7 +1,7 @@
 """The fields of a request: what each may be. Anything else is refused by its name."""
 
 import json
-import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -54,9 +54,10 @@ class Fields:
     def done(self) -> None:
         """Refuse fields that nobody knows."""
         for name in self.left:
+            shown = ascii(name[:LARGEST_SHOWN])[1:-1]
             raise Problem(
-                f"{name[:LARGEST_SHOWN]} is not a parameter of this server",
-                field=name[:LARGEST_SHOWN],
+                f"{shown} is not a parameter of this server",
+                field=shown,
                 code="unsupported_parameter",
             )
 
@@ -71,7 +72,7 @@ def number(least: float, most: float) -> Check:
 
     def check(name: str, value: Any) -> float:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not least <= value <= most or not math.isfinite(value):
+        if not is_number or not least <= value <= min(most, sys.float_info.max):
             raise wrong(name, value, f"a number from {least:g} to {most:g}")
         return float(value)
 

@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import signal
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -24,6 +26,7 @@ BACKLOG = 2048
 LOOKS = 0.5  # seconds between two looks at the scheduler
 LAST_WORDS = 2.0  # seconds in which a broken server tells so
 HALF_PATIENCE = 10.0  # a request that is not whole at the second look, after 20 s, is cut
+LAST_ANSWERS = 5  # seconds for answers whose texts have ended
 KEEP_ALIVE = 5.0  # seconds that a connection without a request stays open
 
 
@@ -53,6 +56,9 @@ class PatientProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def _look(self) -> None:
+        if self.transport.is_closing():  # somebody does not read what is left
+            self.transport.abort()
+            return
         waits = self.cycle is None or self.cycle.response_complete
         if waits and self._last is self.cycle:
             self.transport.close()
@@ -62,11 +68,19 @@ class PatientProtocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """A server that ends well after a signal: uvicorn's own kills the process at the end."""
+    """A server that ends well after a signal: texts end first, and then their connections.
+
+    uvicorn's own would cut both, and kills the process at the end.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service, drain: float) -> None:
+        super().__init__(config)
+        self.service, self.drain = service, drain
+        self.ending: threading.Thread | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Let the first signal end the server; a second Ctrl-C does not wait for anybody."""
+        """Let the first signal end the server, and a second one not wait for anybody."""
         if threading.current_thread() is not threading.main_thread():
             yield  # only the main thread can have handlers
             return
@@ -76,6 +90,18 @@ class _Server(uvicorn.Server):
         finally:
             for number, handler in own.items():
                 signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End: no new texts, and so many seconds for the others."""
+        if self.ending is None:
+            self.ending = threading.Thread(target=self._end, args=(self.drain,), daemon=True)
+        elif self.ending.is_alive():
+            self.ending = threading.Thread(target=self._end, args=(0.0,), daemon=True)
+        self.ending.start()
+
+    def _end(self, drain: float) -> None:
+        self.service.scheduler.close(drain)
+        self.should_exit = True
 
 
 def listen(place: Place) -> socket.socket:
@@ -122,12 +148,17 @@ def run(
         access_log=False,
         server_header=False,
         timeout_keep_alive=int(KEEP_ALIVE),
-        timeout_graceful_shutdown=max(1, round(place.drain)),
+        timeout_graceful_shutdown=LAST_ANSWERS,
         ssl_certfile=place.certificate,
         ssl_keyfile=place.key,
     )
     try:
-        asyncio.run(_serve(_Server(config), service, listening, ready))
+        config.load()  # certificates are read here
+        asyncio.run(_serve(_Server(config, service, place.drain), service, listening, ready))
+    except ssl.SSLError as error:
+        raise InvalidInputError(
+            f"{place.certificate} and {place.key} are no certificate and its key: {error}"
+        ) from error
     finally:
         service.scheduler.close()
     if service.scheduler.broken is not None:
@@ -144,7 +175,8 @@ async def _serve(
     serving = asyncio.ensure_future(server.serve(sockets=[listening]))
     while not server.started and not serving.done():
         await asyncio.sleep(0.01)
-    ready()
+    if server.started:
+        ready()
     await serving
     watching.cancel()
 

@@ -31,6 +31,7 @@ __all__ = ["Limits", "Service"]
 
 RETRY_SECONDS = "1"
 MOST_PROMPTS = 128
+MOST_CHARACTERS = 100_000  # of a text for /tokenize: a library at work holds up all other threads
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class Service:
             raise InvalidInputError("a bundle without a tokenizer has no texts to serve")
         self.model, self.name, self.limits = model, name, limits or Limits()
         self.tokenizer: Tokenizer = model.tokenizer
+        longest = max(map(len, model.tokenizer.backend.get_vocab()), default=1)
+        self.longest = model.context * max(1, longest)  # characters that can fit the context
         self.courier, self.metrics, self.created = Courier(), Metrics(), int(time.time())
         self.scheduler = Scheduler(
             model.engine,
@@ -114,8 +117,13 @@ class Service:
         fields.done()
         if content is None:
             raise Problem("content is missing", field="content")
-        ids = self.model.encode_prompt(content) if adds else self.tokenizer.encode(content)
-        return JSONResponse({"tokens": ids})
+        if len(content) > MOST_CHARACTERS:
+            raise Problem(
+                f"content has {len(content):,} characters; there may be {MOST_CHARACTERS:,}",
+                field="content",
+            )
+        encode = self.model.encode_prompt if adds else self.tokenizer.encode
+        return JSONResponse({"tokens": await asyncio.to_thread(encode, content)})
 
     async def detokenize(self, request: Request) -> Response:
         """`POST /detokenize`: {"tokens": ids} -> {"content": text}."""
@@ -125,7 +133,7 @@ class Service:
         for token in ids:
             if not 0 <= token < self.model.vocab_size:
                 raise Problem(f"tokens has {token}, which is not in the vocabulary", field="tokens")
-        return JSONResponse({"content": self.tokenizer.decode(ids)})
+        return JSONResponse({"content": await asyncio.to_thread(self.tokenizer.decode, ids)})
 
     async def embeddings(self, request: Request) -> Response:
         """`POST /v1/embeddings`, which no generating model is made for."""
@@ -175,6 +183,17 @@ class Service:
     def _submit(self, prompts: Sequence[Prompt], asked: Asked) -> list[Ticket]:
         """Have all choices of all prompts written, in this order."""
         tickets: list[Ticket] = []
+        most, wanted = self.scheduler.rows + self.scheduler.queue, len(prompts) * asked.choices
+        if wanted > most:
+            raise Problem(f"the request has {wanted} texts; this server takes {most} at a time")
+        for prompt in prompts:
+            if isinstance(prompt, str) and len(prompt) > self.longest:  # before it is tokenized
+                raise Problem(
+                    f"the prompt has {len(prompt):,} characters, too many for the context of "
+                    f"{self.model.context} tokens",
+                    field="prompt",
+                    code="context_length_exceeded",
+                )
         seed = secrets.randbits(64) if asked.seed is None else asked.seed
         try:
             for prompt in prompts:

@@ -34,12 +34,20 @@ class ChatPrompt(str):
     @classmethod
     def of(cls, rendered: str) -> "ChatPrompt":
         """Return what a template gave, without the marks of `quote`."""
-        parts, quoted, length = [], [], 0
-        for number, part in enumerate(re.split(f"[{OPEN}{CLOSE}]", rendered)):
-            parts.append(part)
-            if number % 2:  # between the marks
-                quoted.append((length, length + len(part)))
-            length += len(part)
+        parts, quoted, length, begin = [], [], 0, None
+        for part in re.split(f"([{OPEN}{CLOSE}])", rendered):
+            if part == OPEN:
+                begin = length if begin is None else begin
+            elif part == CLOSE:
+                if begin is None:
+                    raise _torn()
+                quoted.append((begin, length))
+                begin = None
+            else:
+                parts.append(part)
+                length += len(part)
+        if begin is not None:
+            raise _torn()
         prompt = cls("".join(parts))
         prompt.quoted = tuple(quoted)
         return prompt
@@ -50,7 +58,7 @@ def quote(value: Any, names: Sequence[str]) -> Any:
     if isinstance(value, list):
         return [quote(part, names) for part in value]
     if isinstance(value, dict):
-        return {key: quote(part, names) for key, part in value.items()}
+        return {quote(key, names): quote(part, names) for key, part in value.items()}
     if not isinstance(value, str):
         return value
     text = re.sub(f"[{OPEN}{CLOSE}]", "", value)
@@ -117,7 +125,6 @@ class ChatTemplate:
         }
         try:
             rendered = self._template.render(variables)
-            return ChatPrompt.of(rendered) if names else ChatPrompt(rendered)
         except self._raised as error:
             raise InvalidInputError(
                 f"the chat template refuses the messages: {_line(error)}"
@@ -126,6 +133,14 @@ class ChatTemplate:
             raise BundleError(
                 f"{self._where} cannot be used for these messages: {_line(error)}"
             ) from error
+        return ChatPrompt.of(rendered) if names else ChatPrompt(rendered)
+
+
+def _torn() -> InvalidInputError:
+    """Return the error for a template that cuts a message in two at a name."""
+    return InvalidInputError(
+        "the chat template cuts a message within the name of a special token; leave it out"
+    )
 
 
 def _line(error: Exception) -> str:

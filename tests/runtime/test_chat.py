@@ -128,6 +128,17 @@ def test_a_row_goes_on_after_an_error(
     assert chat.say("wind").text == fresh(model, messages)
 
 
+def test_a_turn_before_the_last_one_was_read_is_refused(model: LanguageModel) -> None:
+    chat = Conversation(model, max_new_tokens=8)
+    pieces = chat.stream("r")
+    first = next(pieces)
+    with pytest.raises(InvalidInputError, match="read its stream to the end, or close it"):
+        chat.say("a")
+    rest = "".join(pieces)
+    assert chat.messages[0]["content"] == "r"
+    assert first + rest
+
+
 def test_without_a_template_there_is_no_chat(small_bundle: Path) -> None:
     with edgegpt.load(small_bundle, "cpu", threads=1) as model:
         with pytest.raises(InvalidInputError, match="no chat template"):

@@ -11,8 +11,6 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-import uvicorn
-
 from edgegpt import LanguageModel
 from edgegpt.runtime.server import run as running
 from edgegpt.runtime.server.app import application
@@ -99,9 +97,9 @@ def serving(
     listening = running.listen(place)
     ready, servers = threading.Event(), []
 
-    class Seen(uvicorn.Server):
-        def __init__(self, config: uvicorn.Config) -> None:
-            super().__init__(config)
+    class Seen(running._Server):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
             servers.append(self)
 
     original, running._Server = running._Server, Seen

@@ -132,7 +132,7 @@ def test_tokens_that_are_there_already_are_not_fed_again(small_pieces: None) -> 
         pass
     rows.release(first)
     assert rows.admit(longer) == 4  # in the row that was left
-    assert rows.admit(other) == 2  # a copy of a row in use
+    assert rows.admit(other) == 1  # a copy of a row in use; two tokens are left to feed
     fed = [rows.feed() for _ in range(2)]
     for one, logits in filter(None, fed):
         np.testing.assert_array_equal(logits, network(one.ids))
@@ -159,6 +159,35 @@ def test_where_kernels_differ_only_whole_pieces_are_used_again(
     again.ids.append(2)
     rows.advance()
     assert steps == [2]  # a row alone takes another one along
+
+
+def test_where_kernels_differ_no_short_piece_is_left_to_feed(
+    small_pieces: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_rows, "SHORT_REST", 2)
+    # Alone, 8 tokens are fed as 3 and 5: the last 2 of them never by themselves.
+    for end, expected in (([1, 2], 3), ([1, 2, 3], 6)):
+        state = NullEngine(network, VOCABULARY).new_state(2, CONTEXT)
+        rows, first = SharedRows(state, steady=True), text([1, 2, 3, 4, 5, 6, 0])
+        rows.admit(first)
+        while rows.feed() is None:
+            pass
+        rows.release(first)
+        assert rows.admit(text([1, 2, 3, 4, 5, 6, *end])) == expected
+
+
+def test_what_was_written_is_fed_again_as_a_prompt(small_pieces: None) -> None:
+    """A step of one token has other last bits than a piece."""
+    state = NullEngine(network, VOCABULARY).new_state(2, CONTEXT)
+    for exact, expected in ((True, 2), (False, 5)):
+        rows, first = SharedRows(state, exact=exact), text([1, 2])
+        rows.admit(first)
+        rows.feed()
+        for token in (3, 4, 5):
+            first.ids.append(token)
+            rows.advance()
+        rows.release(first)
+        assert rows.admit(text([1, 2, 3, 4, 5, 6, 0])) == expected
 
 
 def test_a_short_rest_joins_the_piece_before_it() -> None:
@@ -259,6 +288,36 @@ def test_an_engine_that_fails_twice_in_a_row_ends_everything(gate: Gate, gated: 
     assert "the device is gone" in str(gated.broken)
     with pytest.raises(EngineError, match="the engine failed: the device is gone"):
         gated.submit(text([1]), rules())
+
+
+def test_a_panic_of_a_library_ends_texts_too(gate: Gate, gated: Scheduler) -> None:
+    class Panic(BaseException):
+        """As Rust's, which is no Exception."""
+
+    def panic(visible: Sequence[int]) -> np.ndarray:
+        raise Panic("index out of range")
+
+    gate.network, original = panic, gate.network
+    with pytest.raises(EngineError, match="index out of range"):
+        gated.submit(text([1]), rules(5)).wait(SOON)
+    gate.network = original
+    gate.may.release(10**4)
+    assert gated.submit(text([4]), rules(5)).wait(SOON).token_ids == alone([4], rules(5))
+
+
+def test_no_memory_for_a_new_state_ends_everything(
+    gate: Gate, gated: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(gate, "new_state", no_memory)
+    gate.fail = 1
+    gate.may.release(10**4)
+    with pytest.raises(EngineError):
+        gated.submit(text([1]), rules(5)).wait(SOON)
+    until(lambda: not gated.alive)
+    assert "and then" in str(gated.broken)
 
 
 def test_settings_that_forbid_every_token_end_one_text_only(gate: Gate, gated: Scheduler) -> None:

@@ -224,6 +224,10 @@ def test_without_a_template_a_chat_says_so(client: openai.OpenAI) -> None:
         ({"store": True}, "store", "is not supported"),
         ({"tempreature": 1}, "tempreature", "is not a parameter"),
         ({"model": 3}, "model", "a string"),
+        ({"\ud800": 1}, r"\ud800", "is not a parameter"),
+        ({"repetition_penalty": 10**400}, "repetition_penalty", "a number from 0"),
+        ({"logit_bias": {"9" * 5000: 1}}, "logit_bias", "token ids below"),
+        ({"echo": True, "logprobs": 1}, "logprobs", "echoed prompt are not supported"),
     ],
 )
 def test_what_is_wrong_is_named(

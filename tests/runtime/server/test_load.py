@@ -22,7 +22,8 @@ from edgegpt import LanguageModel
 from edgegpt.errors import EngineError, InvalidInputError
 from edgegpt.runtime.server import answers
 from edgegpt.runtime.server import run as running
-from edgegpt.runtime.server.service import Limits
+from edgegpt.runtime.server.app import application
+from edgegpt.runtime.server.service import Limits, Service
 
 PROMPT, ENDLESS = "The wind", {"prompt": "The wind", "max_tokens": 32768, "seed": 1}
 SOON = 20
@@ -89,7 +90,7 @@ def test_a_full_queue_says_when_to_come_again(model: LanguageModel) -> None:
         status, found, headers = served.ask("/v1/completions", {"prompt": PROMPT})
         assert (status, headers["retry-after"]) == (429, "1")
         assert found["error"]["type"] == "rate_limit_error"
-        status, found, _ = served.ask("/v1/completions", {"prompt": PROMPT, "n": 3})
+        status, found, _ = served.ask("/v1/completions", {"prompt": PROMPT, "n": 2})
         assert status == 429
         for client in clients:
             client.close()
@@ -201,6 +202,57 @@ def test_an_engine_that_breaks_down_is_told_and_ends_the_server(
         assert served.ask("/v1/completions", {"prompt": PROMPT})[0] == 503
     until(lambda: raised)
     assert "the engine broke down: the device is gone" in str(raised[0])
+
+
+def test_a_signal_that_comes_twice_ends_texts_that_have_not(small_bundle: Path) -> None:
+    command = [sys.executable, "-m", "edgegpt", "serve", str(small_bundle), "--port", "0", "--json"]
+    process = subprocess.Popen(
+        [*command, "--threads", "1", "--drain", "60"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        port = int(json.loads(process.stdout.readline())["url"].split(":")[2].split("/")[0])
+        served = Served(None, port)
+        client = served.posted(ENDLESS | {"stream": True, "max_tokens": 32000})
+        client.recv(100)
+        process.send_signal(signal.SIGINT)
+        until(lambda: served.ask("/health")[0] == 503)
+        assert served.ask("/health")[1] == {"status": "draining"}
+        assert served.ask("/v1/completions", {"prompt": PROMPT})[0] == 503
+        process.send_signal(signal.SIGINT)
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+        assert b'"finish_reason":"length"' in answer
+        assert b"data: [DONE]" in answer
+        assert process.wait(SOON) == 0
+        assert "Traceback" not in process.stderr.read()
+    finally:
+        process.kill()
+
+
+def test_certificates_that_are_none_are_named(model: LanguageModel, tmp_path: Path) -> None:
+    (tmp_path / "bad.pem").write_text("nonsense")
+    place = running.Place(port=0, certificate=tmp_path / "bad.pem", key=tmp_path / "bad.pem")
+    service = Service(model, "tiny", rows=1, queue=1, steady=False)
+    with pytest.raises(InvalidInputError, match=r"bad\.pem are no certificate and its key"):
+        running.run(application(service), service, place, running.listen(place))
+
+
+def test_texts_of_megabytes_hold_nobody_up(model: LanguageModel) -> None:
+    with serving(model) as served:
+        status, found, _ = served.ask("/v1/completions", {"prompt": "a" * 1_900_000})
+        assert status == 400
+        assert "1,900,000 characters" in found["error"]["message"]
+        assert served.ask("/tokenize", {"content": "a" * 1_900_000})[0] == 400
+
+
+def test_a_request_for_more_texts_than_there_can_be_is_refused(model: LanguageModel) -> None:
+    with serving(model, rows=2, queue=0) as served:
+        assert served.ask("/v1/completions", {"prompt": PROMPT, "n": 2})[0] == 200
+        status, found, _ = served.ask("/v1/completions", {"prompt": PROMPT, "n": 3})
+        assert status == 400
+        assert "has 3 texts; this server takes 2" in found["error"]["message"]
 
 
 def test_a_port_in_use_is_told(model: LanguageModel) -> None:
