@@ -43,7 +43,7 @@ def test_once_verbose_tells_which_engine_was_chosen_and_opened(generate) -> None
 def test_twice_verbose_tells_the_cache_too(generate) -> None:
     _, told = generate("-vv")
     assert "opened decoder.ort on onnxruntime" in told
-    assert "for 1 rows of 32 tokens" in told
+    assert "for 1 row of 32 tokens" in told
 
 
 def test_a_command_leaves_logging_as_it_was(generate) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgegpt.runtime.quantity import quantity
+
 from .console import progress
 
 if TYPE_CHECKING:
@@ -61,8 +63,9 @@ def command(
         return
     how = "was there already" if prepared.seconds is None else f"built in {prepared.seconds:.1f} s"
     click.echo(
-        f"{facts['path']}: {facts['size'] / 1e6:.1f} MB, {how}, for {facts['max_batch']} rows of "
-        f"{facts['max_context']} tokens on {facts['gpu'] or facts['compute_capability']}"
+        f"{facts['path']}: {facts['size'] / 1e6:.1f} MB, {how}, for "
+        f"{quantity(facts['max_batch'], 'row')} of {quantity(facts['max_context'], 'token')} "
+        f"on {facts['gpu'] or facts['compute_capability']}"
     )
 
 

@@ -11,6 +11,7 @@ import click
 
 import edgegpt
 from edgegpt.errors import CheckpointError, DataError, InvalidInputError
+from edgegpt.runtime.quantity import quantity
 
 from .console import progress
 from .engine_options import engine_options
@@ -86,7 +87,7 @@ def command(
     click.echo(f"perplexity          {result.perplexity:.4f}")
     click.echo(f"bits per character  {result.bits_per_character:.5f}")
     click.echo(
-        f"{result.tokens:,} tokens of {data} ({split}) in windows of {result.context}; "
+        f"{quantity(result.tokens, 'token')} of {data} ({split}) in windows of {result.context}; "
         f"{ran['precision']} on {ran['engine']}"
     )
 
@@ -142,7 +143,7 @@ def _evaluate_pairs(
     click.echo(f"BLEU           {result.bleu:.2f}   ({result.bleu_signature})")
     click.echo(f"chrF           {result.chrf:.2f}   ({result.chrf_signature})")
     click.echo(
-        f"{result.pairs:,} pairs of {data}, {result.tokens:,} tokens; "
+        f"{quantity(result.pairs, 'pair')} of {data}, {quantity(result.tokens, 'token')}; "
         f"{ran['precision']} on {ran['engine']}"
     )
 

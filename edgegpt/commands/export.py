@@ -9,6 +9,7 @@ from edgegpt.errors import InvalidInputError
 from edgegpt.runtime.bundle.vocabulary import LOWERINGS, Lowering
 
 from .console import progress
+from .number import Number
 from .receipt_table import print_receipt
 from .size_table import print_sizes
 
@@ -65,7 +66,7 @@ class Precision(click.Choice[str]):
 )
 @click.option(
     "--max-kl",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     help="budget of the loss: KL to float32; default: 0.002 for int8, 0.05 for int4",
 )
 @click.option(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgegpt.errors import DataError, InvalidInputError
+from edgegpt.runtime.quantity import quantity
 
 from .console import waiting
 from .engine_options import engine_options
@@ -239,7 +240,8 @@ def _tell_speed(result: "Result", *, greedy: bool) -> None:
     """Tell how fast it was, and the seed, if there was any chance."""
     timings = result.timings
     line = (
-        f"[{len(result.token_ids)} tokens, {timings.tokens_per_second:.0f} tokens/s, first after "
+        f"[{quantity(len(result.token_ids), 'token')}, "
+        f"{timings.tokens_per_second:.0f} tokens/s, first after "
         f"{timings.first_token_s * 1000:.0f} ms, ended by {result.finish_reason}"
     )
     click.echo(f"{line}]" if greedy else f"{line}, seed {result.seed}]", err=True)

@@ -5,6 +5,10 @@ from typing import Any
 
 import click
 
+from edgegpt.runtime.bundle.search import LARGEST_LENGTH_PENALTY, MOST_BEAMS
+
+from .number import Number
+
 __all__ = ["search_options"]
 
 EARLY_STOPPING: dict[str | None, bool | str | None] = {
@@ -26,10 +30,14 @@ OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
     click.option(
         "--num-beams",
         "--beams",
-        type=int,
+        type=click.IntRange(1, MOST_BEAMS),
         help="search the best text with so many beams; default: the bundle's, else 1",
     ),
-    click.option("--length-penalty", type=float, help="with beams; default: the bundle's, else 1"),
+    click.option(
+        "--length-penalty",
+        type=Number(-LARGEST_LENGTH_PENALTY, LARGEST_LENGTH_PENALTY),
+        help="with beams; default: the bundle's, else 1",
+    ),
     click.option(
         "--early-stopping",
         type=click.Choice(["false", "true", "never"]),

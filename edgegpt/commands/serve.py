@@ -10,9 +10,11 @@ from typing import Any
 import click
 
 from edgegpt.errors import DataError, InvalidInputError
+from edgegpt.runtime.quantity import quantity
 
 from .console import waiting
 from .engine_options import engine_options
+from .number import Number
 
 __all__ = ["command"]
 
@@ -65,7 +67,7 @@ Examples:
 )
 @click.option(
     "--drain",
-    type=click.FloatRange(0, 3600),
+    type=Number(0, 3600),
     default=30.0,
     show_default=True,
     help="seconds in which texts may end after SIGTERM",
@@ -188,8 +190,5 @@ def _tell(service: Any, place: Any, listening: Any, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(facts))
         return
-    click.echo(
-        "{model} at {url}: {rows} texts of {context} tokens side by side, {queue} may wait".format(
-            **facts
-        )
-    )
+    texts = f"{quantity(facts['rows'], 'text')} of {quantity(facts['context'], 'token')}"
+    click.echo(f"{facts['model']} at {facts['url']}: {texts} at a time, {facts['queue']} may wait")

@@ -14,6 +14,7 @@ from edgegpt.checkpoint import is_checkpoint, load_checkpoint
 from edgegpt.errors import CheckpointError, InvalidInputError
 from edgegpt.model import GPTConfig
 from edgegpt.presets import DEFAULT_PRESETS, TASKS, Preset, load_preset, preset_names
+from edgegpt.runtime.quantity import quantity
 from edgegpt.runtime.text.pairs import load_pairs
 from edgegpt.training.config import TrainConfig
 from edgegpt.training.data import load_corpus
@@ -251,7 +252,7 @@ def _announce(trainer: Trainer, note: Callable[[str], None]) -> None:
     note(f"{trainer.task.corpus}: {trainer.task.facts()}")
     note(
         f"{trainer.model.parameter_count():,} parameters on {trainer.group.device.type} "
-        f"in {precision}, {trainer.group.world} process(es)"
+        f"in {precision}, {quantity(trainer.group.world, 'process', 'processes')}"
     )
     if trainer.group.is_first and not trainer.finished:
         note(_expected(trainer))
@@ -263,9 +264,10 @@ def _expected(trainer: Trainer) -> str:
     left = one * (config.max_steps - trainer.step)
     time_left = 60 * config.minutes - trainer.seconds
     step = f"about {one:.2g} s a step"
+    minutes = quantity(config.minutes, "minute")
     if 0 < time_left < left:
-        return f"{step}: {max(1.0, time_left / one):,.0f} steps in {config.minutes:g} minutes"
-    told = f"{step}: {_duration(left)} for {config.max_steps - trainer.step:,} steps"
+        return f"{step}: {quantity(max(1, round(time_left / one)), 'step')} in {minutes}"
+    told = f"{step}: {_duration(left)} for {quantity(config.max_steps - trainer.step, 'step')}"
     return f"{told}; --minutes N ends sooner" if left > LONG and not config.minutes else told
 
 

@@ -100,9 +100,10 @@ class GPTConfig:
         if self.head_dim is None:
             object.__setattr__(self, "head_dim", self._even_share())
         width = self.head_dim
-        if self.attention_scale is None and isinstance(width, int) and 0 < width <= LARGEST:
-            # Vaswani et al. 2017, section 3.2.1
-            object.__setattr__(self, "attention_scale", math.pow(width, -0.5))
+        if self.attention_scale is None and isinstance(width, int):
+            # Vaswani et al. 2017, section 3.2.1. An impossible width is refused below, by its name.
+            scale = math.pow(min(max(width, 1), LARGEST), -0.5)
+            object.__setattr__(self, "attention_scale", scale)
         check_types(self)
         self._check_values()
         self._check_kinds()

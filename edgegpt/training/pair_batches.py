@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from edgegpt.runtime.quantity import quantity
 from edgegpt.runtime.text.pairs import Pair
 
 from ..errors import DataError, InvalidInputError
@@ -86,8 +87,8 @@ def encode_pairs(
     fits = (sources.lengths <= longest_source) & (targets.lengths < longest_target)
     if not fits.any():
         raise DataError(
-            f"each of the {len(pairs)} pairs is too long: a source may have {longest_source} "
-            f"tokens, a target {longest_target}, ends included"
+            f"{quantity(len(pairs), 'pair is', 'pairs are')} too long, and none is left: a source "
+            f"may have {longest_source} tokens, a target {longest_target}, ends included"
         )
     return EncodedPairs(sources.only(fits), targets.only(fits), int((~fits).sum()))
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from edgegpt.runtime.bundle.bundle import SOURCE_TOKENIZER_NAME, TOKENIZER_NAME
 from edgegpt.runtime.bundle.usage import SourceUsage, Usage
 from edgegpt.runtime.files import write_file
+from edgegpt.runtime.quantity import quantity
 from edgegpt.runtime.text.pairs import Pair, PairFile
 from edgegpt.runtime.text.translation_scores import translation_scores
 
@@ -153,7 +154,11 @@ class PairTask:
             ids = f"{encoder.vocab_size:,} and {ids}"
         left = self.train_pairs.left_out + self.validation_pairs.left_out
         batches = PARTS * self.config.gradient_accumulation_steps
-        too_long = f"; {left:,} pairs are too long for the model and left out" if left else ""
+        too_long = (
+            f"; {quantity(left, 'pair is', 'pairs are')} too long for the model and left out"
+            if left
+            else ""
+        )
         return (
             f"{len(self.train_pairs.sources):,} training and "
             f"{len(self.validation_pairs.sources):,} validation pairs, {ids}, "

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from edgegpt.errors import InvalidInputError, NumericalError
 from edgegpt.model import GPT
+from edgegpt.runtime.quantity import quantity
 
 __all__ = [
     "cut_windows",
@@ -30,7 +31,7 @@ def cut_windows(ids: list[int], length: int) -> Tensor:
     """Return the full, non-overlapping windows of `ids`, int64 [N, length]."""
     if len(ids) < length:
         raise InvalidInputError(
-            f"a text of {len(ids)} tokens has no window of {length}; give a longer text"
+            f"a text of {quantity(len(ids), 'token')} has no window of {length}; give a longer text"
         )
     return torch.tensor(ids[: len(ids) // length * length]).view(-1, length)  # (N, length)
 
@@ -42,7 +43,8 @@ def scored_windows(ids: list[int], block: int) -> Tensor:
     """
     if len(ids) <= block:
         raise InvalidInputError(
-            f"a text of {len(ids)} tokens has no window of {block + 1}; give a longer text"
+            f"a text of {quantity(len(ids), 'token')} has no window of {block + 1}; "
+            f"give a longer text"
         )
     return torch.tensor(ids).unfold(0, block + 1, block)  # (N, block + 1)
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ..errors import InvalidInputError
+from ..quantity import quantity
 from .result import BenchResult, Metric, Spread
 
 __all__ = ["Comparison", "Ratios", "compare"]
@@ -97,8 +98,7 @@ def _differences(a: BenchResult, b: BenchResult, shared: int) -> list[str]:
         notes.append(f"the power mode is recorded in {'B' if first is None else 'A'} only")
     only = len(a.cells) + len(b.cells) - 2 * shared
     if only:
-        cells = "1 cell is" if only == 1 else f"{only} cells are"
-        notes.append(f"{cells} in one file only and not shown")
+        notes.append(f"{quantity(only, 'cell is', 'cells are')} in one file only and not shown")
     return notes
 
 

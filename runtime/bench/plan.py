@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from ..engines.options import DEFAULTS, EngineOptions
 from ..errors import InvalidInputError
 from ..generation.sampling import Sampling
+from ..quantity import quantity
 
 __all__ = ["Plan"]
 
@@ -54,8 +55,8 @@ class Plan:
         most = context - self.steps(context)
         if most < 1:
             raise InvalidInputError(
-                f"the context of {context} tokens has no room for a prompt and "
-                f"{self.steps(context)} decoded tokens"
+                f"the context of {quantity(context, 'token')} has no room for a prompt and "
+                f"{quantity(self.steps(context), 'decoded token')}"
             )
         depths = self.depths
         if depths is None:
@@ -63,8 +64,8 @@ class Plan:
             depths = [depth for depth in spread if 1 <= depth <= most]
         if max(depths) > most:
             raise InvalidInputError(
-                f"a prompt of {max(depths)} tokens and {self.steps(context)} decoded ones do not "
-                f"fit the context of {context}; choose depths of at most {most}"
+                f"a prompt of {quantity(max(depths), 'token')} and {self.steps(context)} "
+                f"decoded ones do not fit the context of {context}; choose depths of at most {most}"
             )
         return [
             (batch, depth) for batch in sorted(set(self.batches)) for depth in sorted(set(depths))

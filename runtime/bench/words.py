@@ -1,5 +1,6 @@
 """The facts of a bench in words, as the terminal and the page both show them."""
 
+from ..quantity import quantity
 from .result import BenchResult, Spread
 
 __all__ = ["explanation", "facts"]
@@ -33,11 +34,11 @@ def facts(result: BenchResult) -> dict[str, str]:
     first, *later = (f"{seconds * 1e3:.0f}" for seconds in result.load_s)
     repeats = len(result.cells[0].repeats)
     gpu = {} if result.gpu is None else {"GPU": result.gpu}
-    threads = f"{result.threads} threads, " if result.gpu is None else ""
+    threads = f"{quantity(result.threads, 'thread')}, " if result.gpu is None else ""
     return {
         "bundle": f"{result.bundle[:12]}, {result.precision}, {result.graph} on {result.engine}",
         "machine": (
-            f"{machine.cpu}, {machine.physical_cores} physical cores to use, "
+            f"{machine.cpu}, {quantity(machine.physical_cores, 'physical core')} to use, "
             f"{machine.memory_bytes / 1e9:.1f} GB, {machine.system}, Python {machine.python}"
         ),
         **gpu,
@@ -45,8 +46,8 @@ def facts(result: BenchResult) -> dict[str, str]:
         "versions": versions,
         "date": result.date,
         "settings": (
-            f"{threads}context {result.context}, {repeats} repeats of "
-            f"{result.tokens} tokens, {result.sampling}, prompts: {result.prompts}"
+            f"{threads}context {result.context}, {quantity(repeats, 'repeat')} of "
+            f"{quantity(result.tokens, 'token')}, {result.sampling}, prompts: {result.prompts}"
         ),
         "load": f"{first} ms at first, importing the engine included; then {', '.join(later)} ms",
         "peak memory": _peak(result),
@@ -73,6 +74,6 @@ def _bandwidth(result: BenchResult) -> str:
     rates = Spread.of([rate / 1e9 for rate in result.bandwidths])
     how = "copied within the GPU, read and written bytes counted"
     if result.gpu is None:
-        how = f"read by {result.threads} threads"
+        how = f"read by {quantity(result.threads, 'thread')}"
     best = f"{result.bandwidth / 1e9:.1f} GB/s {how}"
     return f"{best} (rounds: {rates.low:.1f}-{rates.high:.1f})"

@@ -6,11 +6,13 @@ from typing import Any, Literal
 from ..errors import BundleError
 from .fields import finite, kind_of, only, take, whole
 
-__all__ = ["MOST_BEAMS", "EarlyStopping", "Search"]
+__all__ = ["LARGEST_LENGTH_PENALTY", "MOST_BEAMS", "EarlyStopping", "Search"]
 
 EarlyStopping = bool | Literal["never"]
 
 MOST_BEAMS = 1024
+# A million tokens to this power are still far within the range of float64.
+LARGEST_LENGTH_PENALTY = 32.0
 MOST_WORDS, LONGEST_WORD = 4096, 64  # forbidden sequences, and ids in one
 
 

@@ -21,6 +21,7 @@ from ..generation.prefill import logit_pieces, pieces_that_fit
 from ..language_model import LanguageModel
 from ..progress import Progress, silent
 from ..proof.quality import LARGEST_LOSS
+from ..quantity import quantity
 
 __all__ = ["Evaluation", "evaluate", "evaluate_model"]
 
@@ -102,7 +103,9 @@ def evaluate(
     array = np.array(ids, dtype=np.int64)
     count = len(array) - 1
     if count < 1:
-        raise InvalidInputError(f"a text of {len(ids)} tokens leaves nothing to predict")
+        raise InvalidInputError(
+            f"a text of {quantity(len(ids), 'token')} leaves nothing to predict"
+        )
     total, done = 0.0, 0
     for starts, length in _batches(count, context, rows):
         chunk = array[starts[:, None] + np.arange(length + 1)]  # (B, length + 1)

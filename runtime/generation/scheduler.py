@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..engines.base import MANY_ROWS, Engine
 from ..errors import EdgeGPTError, EngineError, InvalidInputError
+from ..quantity import quantity
 from ..text.tokenizer import Tokenizer
 from .logprobs import TokenLogprob
 from .loop import Rules
@@ -183,7 +184,8 @@ class Scheduler:
             if not self._open:
                 raise EngineError("the model is being closed and takes no new texts")
             if len(self._waiting) + len(self._written) >= self.queue + self.rows:
-                raise BusyError(f"{len(self._waiting)} texts wait already; try again later")
+                waiting = quantity(len(self._waiting), "text waits", "texts wait")
+                raise BusyError(f"{waiting} already; try again later")
             self._waiting.append(ticket)
             self._change.notify_all()
         return ticket

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from ..engines.base import Engine, State
 from ..errors import InvalidInputError
+from ..quantity import quantity
 from .arguments import Prompt, as_batch
 from .begin import Begin, Given
 from .log_loss import log_loss
@@ -31,15 +32,15 @@ def score(
     read = begin.read(engine, given, languages[0])
     if not read.single and (single or len(read.starts) != len(wanted)):
         raise InvalidInputError(
-            f"{len(read.starts)} prompts cannot be scored with "
-            f"{'one target' if single else f'{len(wanted)} targets'}; each needs its own"
+            f"{quantity(len(read.starts), 'prompt')} cannot be scored with "
+            f"{quantity(len(wanted), 'target')}; each needs its own"
         )
     starts = read.starts * len(wanted) if read.single else read.starts
     for start, ids in zip(starts, wanted, strict=True):
         if len(start) + len(ids) - 1 > context:
             raise InvalidInputError(
-                f"a beginning of {len(start)} tokens and a target of {len(ids)} do not fit the "
-                f"context of {context}"
+                f"a beginning of {quantity(len(start), 'token')} and a target of {len(ids)} do not "
+                f"fit the context of {context}"
             )
     sources = None if read.sources is None else read.sources()
     with engine.new_state(len(wanted), context, sources) as state:

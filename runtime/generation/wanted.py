@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..bundle.search import MOST_BEAMS, Search
+from ..bundle.search import LARGEST_LENGTH_PENALTY, MOST_BEAMS, Search
 from ..bundle.usage import Defaults, Usage
 from ..errors import InvalidInputError
 from ..whole import plain
@@ -20,8 +20,6 @@ from .sampling import Sampling
 __all__ = ["DEFAULT_NEW_TOKENS", "ModelFacts", "Wanted"]
 
 DEFAULT_NEW_TOKENS = 200
-# A million tokens to this power are still far within the range of float64.
-LARGEST_LENGTH_PENALTY = 32.0
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from ..generation.begin import Given
 from ..generation.rows import Text
 from ..generation.scheduler import BusyError, Scheduler, Ticket
 from ..language_model import LanguageModel
+from ..quantity import quantity
 from ..text.tokenizer import Tokenizer
 from .answers import Answer
 from .asked import Asked, completion, conversation
@@ -215,7 +216,8 @@ class Service:
         room = self.model.context - len(text.ids)
         if room < 0:
             raise Problem(
-                f"the prompt has {len(text.ids)} tokens, and the context {self.model.context}",
+                f"the prompt has {quantity(len(text.ids), 'token')}, and the context "
+                f"{self.model.context}",
                 field="messages" if most is None else "prompt",
                 code="context_length_exceeded",
             )

@@ -78,7 +78,7 @@ def test_two_processes_give_the_losses_of_one_with_the_double_batch(
         assert ours == pytest.approx(theirs, rel=0, abs=1e-5)
     assert len(out.splitlines()) == 1  # only one process prints
     assert json.loads(out)["finished"] is True
-    assert "2 process(es)" in errors
+    assert "2 processes" in errors
     weights, reference = (load_file(run / "model.safetensors") for run in (two, one))
     for name, tensor in reference.items():
         assert weights[name].numpy() == pytest.approx(tensor.numpy(), abs=1e-4), name

@@ -203,5 +203,5 @@ def test_pairs_too_long_for_the_model_are_left_out_and_counted():
 
 def test_pairs_that_are_all_too_long_are_refused():
     tokenizer = build_subword_tokenizer(["a b c"], 100)
-    with pytest.raises(DataError, match=r"each of the 1 pairs .*3 tokens.*target 4, ends"):
+    with pytest.raises(DataError, match=r"1 pair is too long.*3 tokens.*target 4, ends"):
         encode_pairs(tokenizer, tokenizer, [("a b c", "a b c")], 3, 4)

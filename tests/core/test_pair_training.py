@@ -128,7 +128,7 @@ def test_pairs_of_another_file_are_for_validation(train: Callable, tmp_path: Pat
 def test_pairs_that_are_too_long_are_told(train: Callable, pairs: Path) -> None:
     with pairs.open("a") as file:
         file.write("one " * 40 + "\t1\n")
-    assert "1 pairs are too long for the model and left out" in train("--stop-at 1").err
+    assert "1 pair is too long for the model and left out" in train("--stop-at 1").err
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from ...bundle.manifest import Graph
 from ...bundle.widening import wide_graph
 from ...errors import EngineError
 from ...machine import available_memory, fast_cores, processor_kind
+from ...quantity import quantity
 from ..base import MANY_ROWS, Engine, EngineInfo, Ids, Sources
 from ..calls import ENGINE_CALLS
 from .binding import (
@@ -140,7 +141,8 @@ class OrtState(BoundState):
         self.sources = None if sources is None else _own(sources)
         self.caches = _new_caches(graph, {"batch": rows, "context": context})
         size = sum(cache.nbytes for cache in self.caches) / 1e6
-        logger.debug("a cache of %.1f MB for %d rows of %d tokens", size, rows, context)
+        what = quantity(rows, "row"), quantity(context, "token")
+        logger.debug("a cache of %.1f MB for %s of %s", size, *what)
         self.singles: dict[int, BoundStep] = {}
         self.single_logits = np.zeros((rows, 1, graph.vocab_size), dtype=np.float32)
         super().__init__(graph, rows, context, None if sources is None else sources.count)
@@ -218,8 +220,9 @@ def _new_caches(graph: Graph, sizes: dict[str, int]) -> Caches:
     there = available_memory()
     told = "" if there is None else f", and {there / 1e6:,.1f} MB are there"
     no_room = EngineError(
-        f"there is no room for a cache of {size / 1e6:,.1f} MB{told}, for {sizes['batch']} rows of "
-        f"{sizes['context']} tokens: choose a smaller context or batch"
+        f"there is no room for a cache of {size / 1e6:,.1f} MB{told}, for "
+        f"{quantity(sizes['batch'], 'row')} of {quantity(sizes['context'], 'token')}: "
+        f"choose a smaller context or batch"
     )
     if there is not None and size > there and sizes["batch"] > 1:
         raise no_room

@@ -13,6 +13,7 @@ from ...bundle.vocabulary import ITEM_BYTES
 from ...cuda.device_lock import DEVICE_LOCK
 from ...cuda.event_clock import span_of
 from ...errors import EdgeGPTWarning, EngineError
+from ...quantity import quantity
 from ..filling import row_bytes
 from ..moves import SPARE, moves_in_order
 from .binding import Place, StepInputs, StepShape, bind_graph, place_of
@@ -43,14 +44,14 @@ class Buffers:
         self.blocks, self.places, self.widths = [], [], []
         sizes = {"batch": rows, "context": context}
         for port in engine.graph.caches():
-            block = engine.memory.allocate(
-                port.nbytes(sizes), f"cache ({port.name} of {rows} rows of {context} tokens)"
-            )
+            what = f"{port.name} of {quantity(rows, 'row')} of {quantity(context, 'token')}"
+            block = engine.memory.allocate(port.nbytes(sizes), f"cache ({what})")
             self.blocks.append(block)
             self.places.append(engine.memory.place(block, port.dtype, port.sized(sizes)))
             self.widths.append(port.itemsize)
         total = sum(block.size for block in self.blocks) / 1e6
-        logger.debug("a cache of %.1f MB on CUDA for %d rows of %d tokens", total, rows, context)
+        what = quantity(rows, "row"), quantity(context, "token")
+        logger.debug("a cache of %.1f MB on CUDA for %s of %s", total, *what)
         # Steps with one logit position a row share the memory of their logits: only the last
         # step's are wanted.
         size = rows * engine.graph.vocab_size * ITEM_BYTES["float32"]

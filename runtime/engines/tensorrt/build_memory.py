@@ -14,6 +14,7 @@ from ...bundle.onnx_file import external_tensors
 from ...cuda.memory import Device
 from ...errors import EngineError
 from ...machine import available_memory
+from ...quantity import quantity
 from ..memory import Memory, memory_needed
 from .flavour import writes_in_place
 from .profiles import Limits
@@ -69,7 +70,7 @@ def check_memory(bundle: Bundle, graph: Graph, limits: Limits, device: Device | 
     """
     needed = build_memory(bundle, graph, limits)
     host = available_memory()
-    how = f"for {limits.max_batch} rows of {limits.max_context} tokens"
+    how = f"for {quantity(limits.max_batch, 'row')} of {quantity(limits.max_context, 'token')}"
     if device is not None and device.shares_memory:
         _compare(needed.host + needed.device, host, f"building {how} on this device")
         return

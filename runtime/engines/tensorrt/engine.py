@@ -23,6 +23,7 @@ from ...cuda.event_clock import EventClock
 from ...cuda.memory import Cuda, Device, find_device
 from ...errors import EngineError, InvalidInputError
 from ...files import write_file
+from ...quantity import quantity
 from ..base import Engine, EngineInfo, Ids, Sources, State
 from .flavour import writes_in_place
 from .log import Log
@@ -99,10 +100,10 @@ class TensorRTEngine(Engine):
             raise EngineError("the model was closed")
         if rows > self.limits.max_batch or context > self.limits.max_context:
             raise InvalidInputError(
-                f"the engine was built for {self.limits.max_batch} rows of "
-                f"{self.limits.max_context} tokens, not for {rows} of {context}: run edgegpt "
-                f"build with --backend {self.flavour.backend} --max-batch {max(rows, 1)} "
-                f"--max-context {context}"
+                f"the engine was built for {quantity(self.limits.max_batch, 'row')} of "
+                f"{quantity(self.limits.max_context, 'token')}, not for {rows} of {context}: "
+                f"run edgegpt build with --backend {self.flavour.backend} "
+                f"--max-batch {max(rows, 1)} --max-context {context}"
             )
         return TensorRTState(self, self._session(self.plan, rows), rows, context)
 

@@ -58,7 +58,7 @@ def _named(comparison: dict) -> list[dict]:
 def test_measuring_prints_a_table(run, small_bundle: Path) -> None:
     code, printed, error = run(small_bundle, *QUICK)
     assert code == 0
-    assert "GB/s read by 1 threads" in printed
+    assert "GB/s read by 1 thread" in printed
     assert "roofline %" in printed
     assert "device" not in printed
     # no progress bar where stderr is not a terminal; on a slow machine its stages, line by line

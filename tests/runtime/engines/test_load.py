@@ -169,7 +169,9 @@ def test_a_graph_whose_file_has_other_inputs_is_an_engine_error(altered_bundle, 
 @pytest.mark.parametrize("context", [2**40, 2**60])
 def test_a_cache_beyond_the_memory_is_an_engine_error(small_bundle, context):
     engine = open_engine(Bundle.open(small_bundle))
-    with pytest.raises(EngineError, match=f"no room for a cache .* for 1 rows of {context} tokens"):
+    with pytest.raises(
+        EngineError, match=f"no room for a cache .* for 1 row of {context:,} tokens"
+    ):
         engine.new_state(1, context)
     engine.close()
 

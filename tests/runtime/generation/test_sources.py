@@ -132,7 +132,7 @@ def test_encoded_lists_give_lists(lm) -> None:
     assert [one.token_ids for one in lm.generate(encoded, max_new_tokens=4)] == [
         one.token_ids for one in lm.generate(SOURCES[:2], max_new_tokens=4)
     ]
-    with pytest.raises(InvalidInputError, match="2 prompts cannot be scored with one target"):
+    with pytest.raises(InvalidInputError, match="2 prompts cannot be scored with 1 target"):
         lm.score(encoded, [5, 6])
 
 
