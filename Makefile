@@ -12,7 +12,7 @@ PYTEST := $(VENV)/bin/python -m pytest
 PROCESSES := -n auto --maxprocesses 4 --dist loadfile
 SMOLLM2 := build/real/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: help demo test test-long test-real test-gpu lint types docs site clean
+.PHONY: help demo test test-long test-real test-gpu test-arm test-versions lint types docs site clean
 
 define HELP
 make demo       export the shipped model, prove it, let it write
@@ -22,6 +22,9 @@ make test-long  campaigns: fuzzing, soaks, weights of gigabytes
 make test-real  a real model: fetch it, import, export, prove, ask, measure
 make test-gpu   what needs an NVIDIA GPU, in .venv-gpu, with onnxruntime-gpu in place of
                 onnxruntime; with TEST_EXTRAS=tensorrt also TensorRT, which pip fetches from NVIDIA
+make test-arm   the runtime on emulated ARM processors, for which Debian with its package
+                qemu-user-static is needed; make test-versions: the runtime with the oldest and
+                the newest packages, on all Pythons that PATH has
 make lint       ruff; make types: mypy
 make docs       write the pages that are generated
 make site       build the documentation as a site, in build/site
@@ -64,6 +67,16 @@ $(SMOLLM2): $(VENV)/.installed-test
 
 test-gpu: $(VENV)-gpu/.installed
 	$(VENV)-gpu/bin/python -m pytest -q -rs tests/gpu
+
+test-arm: $(VENV)/.installed-test build/arm/python
+	ARM_ROOT=build/arm $(PYTEST) -q -rs -m elsewhere tests/elsewhere/test_arm.py
+
+build/arm/python: pyproject.toml constraints.txt tests/elsewhere/arm_root.py
+	$(VENV)/bin/python tests/elsewhere/arm_root.py build/arm $(PIP_ARGS)
+
+test-versions: $(VENV)/.installed-test
+	$(VENV)/bin/python tests/elsewhere/version_environments.py build/versions $(PIP_ARGS)
+	VERSION_ENVIRONMENTS=build/versions $(PYTEST) -q -rs -m elsewhere tests/elsewhere/test_versions.py
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .

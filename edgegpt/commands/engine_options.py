@@ -38,7 +38,9 @@ def engine_options(command: Command) -> Command:
             show_default=True,
             help="auto, cpu, cuda, tensorrt or tensorrt-rtx",
         ),
-        click.option("--threads", type=click.IntRange(min=1), help="default: the physical cores"),
+        click.option(
+            "--threads", type=click.IntRange(min=1), help="default: the cores, but for little ones"
+        ),
         click.option("--tf32", is_flag=True, help="let CUDA round float32 products to TF32"),
         click.option(
             "--cuda-graph/--no-cuda-graph",

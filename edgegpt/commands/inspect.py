@@ -37,6 +37,7 @@ def command(bundle: Path, batch: int, context: int | None, as_json: bool) -> Non
 
     opened = Bundle.open(bundle)
     manifest, memory = opened.manifest, memory_needed(opened, batch, context)
+    on_cpu = memory_needed(opened, batch, context, "cpu")
     facts: dict[str, Any] = {
         "id": manifest.id,
         "precision": manifest.precision,
@@ -55,6 +56,7 @@ def command(bundle: Path, batch: int, context: int | None, as_json: bool) -> Non
             "context": context or manifest.model_info.block_size,
             **asdict(memory),
             "total": memory.total,
+            "total_on_cpu": on_cpu.total,
         },
         "versions": manifest.versions,
         "receipts": [asdict(receipt) for receipt in known(opened)],
@@ -93,6 +95,7 @@ def _count(shape: list[int]) -> int:
 
 def _print_facts(console: "Console", facts: dict[str, Any]) -> None:
     memory = facts["memory"]
+    wide = f"; {memory['total_on_cpu'] / 1e6:.1f} MB on a CPU, in float32"
     settings = ", ".join(f"{name} {_brief(value)}" for name, value in facts["model"].items())
     rows = {
         "id": facts["id"],
@@ -109,6 +112,7 @@ def _print_facts(console: "Console", facts: dict[str, Any]) -> None:
             f"{memory['context']}: weights {memory['weights'] / 1e6:.1f}, cache "
             f"{memory['cache'] / 1e6:.1f}, workspace up to {memory['workspace'] / 1e6:.1f}"
             + (f", sources {memory['sources'] / 1e6:.1f}" if memory["sources"] else "")
+            + (wide if memory["total_on_cpu"] != memory["total"] else "")
         ),
         "quantised": _loss(facts["quantization"]),
         "made with": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),

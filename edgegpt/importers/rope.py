@@ -145,7 +145,7 @@ def _linear(table: _Table, periods: Tensor, theta: float) -> Rotation:
 
 def _dynamic(table: _Table, periods: Tensor, theta: float) -> Rotation:
     """NTK-aware scaling changes the angles with the length, but only beyond the model's own one."""
-    table.ignore("factor", "original_max_position_embeddings", "alpha")
+    table.ignore("factor", "original_max_position_embeddings")
     return Rotation(_floats(1.0 / periods), limit=table.longest())
 
 
@@ -205,7 +205,7 @@ def _longrope(table: _Table, periods: Tensor, theta: float) -> Rotation:
         raise table.error(f"original_max_position_embeddings is {original}: too short")
     factor = table.positive("factor", default=table.longest() / original)
     usual = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
-    table.ignore("long_factor", "short_mscale", "long_mscale")
+    table.ignore("long_factor")
     own_factor = table.number("attention_factor", default=usual)
     short = table.listed("short_factor")
     if short is None or len(short) != len(periods):

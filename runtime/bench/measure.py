@@ -18,7 +18,7 @@ from ..bundle.bundle import Bundle
 from ..doctor.probe import LocalProbe
 from ..engines.base import EngineInfo
 from ..engines.choice import open_engine, resolve_backend
-from ..engines.memory import memory_needed
+from ..engines.memory import memory_needed, widening
 from ..errors import InvalidInputError
 from ..generation.begin import Begin
 from ..language_model import LanguageModel
@@ -86,7 +86,8 @@ def measure(path: str | Path, plan: Plan, version: str, progress: Progress) -> B
             tokens=plan.steps(context),
             sampling=_in_words(plan),
             prompts=prompts.kind,
-            weight_bytes=weight_bytes_per_token(model.bundle),
+            weight_bytes=weight_bytes_per_token(model.bundle)
+            * widening(model.bundle, engine.device),
             slot_bytes=cache_bytes_per_slot(graph),
             load_s=load_s,
             gpu=gpu.words if gpu else None,
@@ -180,7 +181,8 @@ def _check_memory(
 ) -> None:
     """Refuse a batch that would make the machine swap, or that does not fit the GPU's memory."""
     batch = max(batch for batch, _ in cells)
-    needed = memory_needed(model.bundle, batch, model.context).total
+    device = model.engine.info.device
+    needed = memory_needed(model.bundle, batch, model.context, device).total
     room, where = machine.memory_bytes, "this machine has"
     if gpu is not None and not gpu.device.shares_memory:
         room, where = gpu.device.free_memory, "the GPU had free"

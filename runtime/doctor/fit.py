@@ -94,7 +94,7 @@ def _fit(bundle: Bundle, backend: str, report: MachineReport, diagnosis: Diagnos
     def needed(batch: int, context: int) -> int:
         if backend in LATER and graph is not None:
             return running_memory(bundle, graph, batch, context).total + reserve
-        return memory_needed(bundle, batch, context).total + reserve
+        return memory_needed(bundle, batch, context, backend).total + reserve
 
     memory = _memory(backend, report)
     most = needed(1, block_size)

@@ -7,7 +7,7 @@ from ..bundle.model_info import ModelInfo
 from ..errors import InvalidInputError
 from .base import PREFILL_CHUNK
 
-__all__ = ["Memory", "memory_needed"]
+__all__ = ["Memory", "memory_needed", "widening"]
 
 FLOAT32 = 4  # bytes
 # Tensors of width n_ff that are alive at once in a feed-forward layer: before and after the
@@ -19,7 +19,8 @@ WIDE_VALUES = 3
 class Memory:
     """Bytes that one generation needs, without the engine's own code.
 
-    `weights` and `cache` are exact. `workspace` is the largest set of activations of one layer
+    `weights` and `cache` are exact, but for layers that a float16 bundle keeps in float32, which a
+    CPU does not widen. `workspace` is the largest set of activations of one layer
     during prefill if every operator runs as the graph says; engines may need less by fusing.
     `sources` are the keys and values of the longest sources that an encoder-decoder reads.
     """
@@ -35,8 +36,21 @@ class Memory:
         return self.weights + self.cache + self.workspace + self.sources
 
 
-def memory_needed(bundle: Bundle, batch: int = 1, context: int | None = None) -> Memory:
-    """Return the memory for `batch` rows of `context` tokens (default: the block size)."""
+def widening(bundle: Bundle, backend: str) -> int:
+    """Return how many times as large weights and cache are in memory as in the bundle's types.
+
+    A CPU computes float16 in float32; see `bundle/widening.py`.
+    """
+    return 2 if backend == "cpu" and bundle.manifest.precision == "float16" else 1
+
+
+def memory_needed(
+    bundle: Bundle, batch: int = 1, context: int | None = None, backend: str = ""
+) -> Memory:
+    """Return the memory for `batch` rows of `context` tokens (default: the block size).
+
+    `backend` is the one that runs the bundle; "": any that computes in the bundle's types.
+    """
     info = bundle.manifest.model_info
     context = info.block_size if context is None else context
     if batch < 1 or not 1 <= context <= info.block_size:
@@ -51,13 +65,15 @@ def memory_needed(bundle: Bundle, batch: int = 1, context: int | None = None) ->
     weights = sum(entry.size for entry in manifest.weights.values())
     logits = batch * info.vocab_size * FLOAT32
     workspace = _activations(info, batch, min(context, PREFILL_CHUNK), context) + logits
+    factor = widening(bundle, backend)
     if info.encoder is None:
-        return Memory(weights, cache, workspace)
+        return Memory(factor * weights, factor * cache, workspace)
     longest = info.encoder.block_size  # a source is read in one piece
     sizes = {"sources": batch, "source": longest}
     sources = sum(port.nbytes(sizes) for port in decoder.sources())
     reading = _activations(info.encoder, batch, longest, longest)
-    return Memory(weights, cache, max(workspace, reading), sources)
+    workspace = max(workspace, reading)
+    return Memory(factor * weights, factor * cache, workspace, factor * sources)
 
 
 def _activations(info: ModelInfo, batch: int, tokens: int, seen: int) -> int:

@@ -220,6 +220,22 @@ def test_a_cache_of_two_bytes_takes_half_the_memory(bfloat16: Path, llama: GPT) 
     assert memory_needed(Bundle.open(bfloat16)).cache == 2 * numbers
 
 
+def test_on_a_cpu_a_float16_bundle_takes_the_memory_of_float32(
+    float16: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = Bundle.open(float16)
+    written, wide = memory_needed(bundle), memory_needed(bundle, backend="cpu")
+    assert (wide.weights, wide.cache) == (2 * written.weights, 2 * written.cache)
+    with edgegpt.load(float16) as model:
+        state = model.engine.new_state(1, model.context)
+        assert sum(cache.nbytes for cache in state.caches) == wide.cache
+    with pytest.raises(SystemExit):
+        main(["inspect", str(float16)])
+    assert f"{wide.total / 1e6:.1f} MB on a CPU, in float32" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
 def scaled(model: GPT, factor: float, larger: list[str], smaller: list[str]) -> GPT:
     """Multiply the parameters `larger` and divide `smaller`, so that values between them grow."""
     with torch.no_grad():

@@ -52,10 +52,10 @@ def exported(folder: Path, precision: str, keep: tuple[str, ...] = (), **shape: 
     return Bundle.open(folder / "bundle")
 
 
-def without_qdq_optimizer(runtime, bundle, graph, options, providers):
+def without_qdq_optimizer(runtime, bundle, graph, options, providers, **how):
     """Open a session without the QDQ optimizer: in onnxruntime 1.31, it adds bad zero points."""
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    return open_session(runtime, bundle, graph, options, providers)
+    return open_session(runtime, bundle, graph, options, providers, **how)
 
 
 def graph_of(bundle: Bundle, part: str = "exact") -> Graph:

@@ -14,6 +14,7 @@ from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, get_tensor_name_map
 from torch import Tensor
 
 from ...errors import CheckpointError
+from ..names import listed
 from ..run import asked_for
 from ..source import Source
 from .architectures import Architecture
@@ -30,14 +31,17 @@ def open_gguf(path: Path) -> Source:
     """Return the checkpoint in a GGUF file, or in the parts of a split one.
 
     Raises:
-        CheckpointError: if the file is damaged, or if it is of an architecture, or has settings or
-            types of tensors, that cannot be imported.
+        CheckpointError: if the file is damaged or lacks a tensor, or if it is of an architecture,
+            or has settings or types of tensors, that cannot be imported.
     """
     header = _whole(read_header(path))
     own = architecture_of(header)
     settings = settings_of(header)
     source = Source(path.stem, settings, str(path), GgufTensors({}), None, header.fields)
     names = _names(own, settings["num_hidden_layers"], asked_for(source))
+    lacking = [name for name in names if name not in header.tensors]
+    if lacking:
+        raise CheckpointError(f"{path} lacks {listed(lacking)}, which its settings call for")
     heads = (settings["num_attention_heads"], settings["num_key_value_heads"])
     entries = {
         names.get(name, name): _entry(own, name, stored, *heads)

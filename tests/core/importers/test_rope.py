@@ -150,6 +150,12 @@ def test_what_changes_with_the_length_limits_it() -> None:
         ({"rope_parameters": {"mrope_section": [1]}}, "setting mrope_section is not known"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, but this family rotates"),
         ({"rope_scaling": {"type": "su", "short_factor": [1.0]}}, "short_factor must have 64"),
+        # HunYuan's, and Phi-3.5-MoE's: they change angles and factors of short texts, too.
+        ({"rope_scaling": {"type": "dynamic", "alpha": 1000.0}}, "setting alpha is not known"),
+        (
+            {"rope_scaling": {"type": "su", "short_factor": [1.0] * 64, "short_mscale": 1.24}},
+            "setting short_mscale is not known",
+        ),
     ],
 )
 def test_parameters_that_are_not_understood_are_refused_by_name(

@@ -1,4 +1,4 @@
-"""Which error decides what a near tie is: what receipts measured where tokens were chosen."""
+"""What decides what a near tie is: the errors that receipts have where tokens were chosen."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -51,14 +51,14 @@ def with_errors(receipt: Receipt, errors: dict[str, float]) -> Receipt:
     return replace(receipt, checks=checks)
 
 
-def test_it_is_the_largest_error_where_tokens_were_chosen(
+def test_it_is_twice_the_largest_error_where_tokens_were_chosen(
     bundle: Bundle, measured: Receipt, engine: Engine
 ) -> None:
     keep(with_errors(measured, {"prefill": 0.1, "decode": 3e-3, "standard continuation": 4e-3}))
-    assert tie_tolerance(bundle, engine) == 4e-3
+    assert tie_tolerance(bundle, engine) == 8e-3
     keep(with_errors(measured, {"prefill": 0.1, "many rows": 1.0, "decode": 5e-3}))
-    assert tie_tolerance(bundle, engine) == 5e-3  # there is no check of many rows
-    assert LanguageModel(bundle, engine).tolerance == 5e-3
+    assert tie_tolerance(bundle, engine) == 1e-2  # there is no check of many rows
+    assert LanguageModel(bundle, engine).tolerance == 1e-2
 
 
 def test_it_is_at_least_the_limit_of_float32_and_at_most_that_of_the_precision(
@@ -66,7 +66,7 @@ def test_it_is_at_least_the_limit_of_float32_and_at_most_that_of_the_precision(
 ) -> None:
     keep(with_errors(measured, {"decode": 2e-6}))
     assert tie_tolerance(bundle, engine) == 1e-5
-    keep(with_errors(measured, {"decode": 0.3}))
+    keep(with_errors(measured, {"decode": 0.11}))
     assert tie_tolerance(bundle, engine) == LIMIT
 
 
@@ -74,11 +74,11 @@ def test_receipts_of_other_engines_count_if_they_passed(
     bundle: Bundle, measured: Receipt, engine: Engine
 ) -> None:
     keep(replace(with_errors(measured, {"decode": 7e-3}), device="cuda"))
-    assert tie_tolerance(bundle, engine) == 7e-3
+    assert tie_tolerance(bundle, engine) == 1.4e-2
     failed = [replace(check, passed=False) for check in measured.checks]
     wrong = replace(measured, checks=failed, device="other")
     keep(with_errors(wrong, {"decode": 9e-3}))
-    assert tie_tolerance(bundle, engine) == 7e-3
+    assert tie_tolerance(bundle, engine) == 1.4e-2
 
 
 def test_without_a_receipt_of_the_engine_it_is_all_that_the_precision_allows(

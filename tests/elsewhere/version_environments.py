@@ -1,0 +1,75 @@
+"""Make environments with the oldest and the newest packages allowed: `python … FOLDER`.
+
+Each gets edgegpt as a wheel with what a device needs (`cpu,chat`). pip chooses the newest packages
+itself. The oldest are the lower bounds in pyproject.toml, on the oldest Python that is found; the
+oldest ONNX Runtime that runs all precisions is tried there on the next one. `PYTHONS` names the
+interpreters, by default all versions from 3.10 on that PATH has.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from email.parser import Parser
+from pathlib import Path
+from zipfile import ZipFile
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[2]
+EXTRAS = ("cpu", "chat")
+PYTHONS = "python3.10 python3.11 python3.12 python3.13 python3.14"
+ALL_PRECISIONS = "1.25.0"  # of onnxruntime: runtime/engines/support.py
+
+
+def main(folder: Path, pip_args: Sequence[str]) -> None:
+    """Make all environments in the folder, anew."""
+    pythons = [name for name in os.environ.get("PYTHONS", PYTHONS).split() if shutil.which(name)]
+    if not pythons:
+        sys.exit(f"no environments: none of {os.environ.get('PYTHONS', PYTHONS)} is on PATH")
+    shutil.rmtree(folder, ignore_errors=True)
+    wheel = built(folder / "wheel")
+    oldest = [f"{name}=={version}" for name, version in lower_bounds(wheel)]
+    newer = [line for line in oldest if not line.startswith("onnxruntime==")]
+    plans = {f"newest-{Path(name).name}": (name, []) for name in pythons}
+    plans["oldest"] = (pythons[0], oldest)
+    if len(pythons) > 1:
+        plans["oldest-all-precisions"] = (pythons[1], [*newer, f"onnxruntime=={ALL_PRECISIONS}"])
+    for name, (python, pins) in plans.items():
+        print(f"{name}: {' '.join(pins) or 'what pip chooses'}", flush=True)
+        make(folder / name, python, wheel, pins, pip_args)
+
+
+def built(folder: Path) -> Path:
+    """Build the wheel of this checkout."""
+    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--wheel-dir", folder, ROOT], check=True)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def lower_bounds(wheel: Path) -> Iterator[tuple[str, str]]:
+    """Yield the packages that the wheel asks for with `EXTRAS`, and the oldest version of each."""
+    with ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        lines = Parser().parsestr(archive.read(name).decode()).get_all("Requires-Dist")
+    for requirement in map(Requirement, lines or []):
+        marker = requirement.marker
+        if marker is None or any(marker.evaluate({"extra": extra}) for extra in EXTRAS):
+            (least,) = [part.version for part in requirement.specifier if part.operator == ">="]
+            yield requirement.name, least
+
+
+def make(
+    folder: Path, python: str, wheel: Path, pins: Sequence[str], pip_args: Sequence[str]
+) -> None:
+    """Make one environment. The pins are requirements, too: `oldest` is not open to choice."""
+    subprocess.run([python, "-m", "venv", folder], check=True)
+    wanted = f"edgegpt-toolkit[{','.join(EXTRAS)}] @ {wheel.resolve().as_uri()}"
+    pip = [folder / "bin/python", "-m", "pip", "install", "-q", *pip_args]
+    subprocess.run([*pip, *pins, wanted], check=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
