@@ -77,7 +77,7 @@ def install(site: Path, version: str, pip_args: Sequence[str]) -> None:
     (wheel,) = wheels.glob("*.whl")
     platforms = [f"--platform={name}" for name in PLATFORMS]
     how = ["--only-binary=:all:", f"--python-version={version}", f"--constraint={PINS}"]
-    wanted = f"edgegpt-toolkit[cpu,chat] @ {wheel.resolve().as_uri()}"
+    wanted = f"edgegpt-toolkit[cpu,chat,serve] @ {wheel.resolve().as_uri()}"
     run(*pip, "install", "-q", *pip_args, "--target", site, *platforms, *how, wanted)
 
 

@@ -8,11 +8,13 @@ import contextlib
 import importlib
 import io
 import json
+import re
 import sys
 from typing import Any
 
 PROMPT, SEEDS, TOKENS = "The wind", (1, 2, 3), 24
 CHAT = "{% for m in messages %}{{ m.role }}: {{ m.content | trim }}\n{% endfor %}"
+FORM = "(rain|wind|sun)( and (rain|wind|sun)){1,2}"
 BENCH = ("--repeats", "1", "--tokens", "2", "--depths", "4", "--batches", "1")
 
 
@@ -51,13 +53,19 @@ def use(bundle: str) -> dict[str, Any]:
 
 
 def show(bundle: str) -> dict[str, int]:
-    """Return the exit codes of commands that draw tables, measure, and read a template."""
+    """Return the exit codes of commands that draw tables and measure, and whether what needs the
+    packages of `chat` and `serve` works: 0 if it does.
+    """
     template = importlib.import_module("edgegpt.runtime.text.chat_template").ChatTemplate
     chat = template(CHAT, "", {}).render([{"role": "user", "content": " hello "}])
     drawn = {name: command(name, bundle) for name in ("doctor", "inspect", "verify")}
     drawn["bench"] = command("bench", bundle, *BENCH)
     codes = {name: code if len(printed) > 100 else -1 for name, (code, printed) in drawn.items()}
-    return codes | {"chat": 0 if chat == "user: hello\n" else 1}
+    importlib.import_module("edgegpt.runtime.server.app")
+    with importlib.import_module("edgegpt").load(bundle) as model:
+        written = model.generate(PROMPT, regex=FORM, max_new_tokens=TOKENS, seed=1).text
+    formed = re.fullmatch(FORM, written)
+    return codes | {"chat": int(chat != "user: hello\n"), "serve": int(formed is None)}
 
 
 if __name__ == "__main__":

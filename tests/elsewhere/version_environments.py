@@ -1,6 +1,6 @@
 """Make environments with the oldest and the newest packages allowed: `python … FOLDER`.
 
-Each gets edgegpt as a wheel with what a device needs (`cpu,chat`). pip chooses the newest packages
+Each gets edgegpt as a wheel with what a device may need (`EXTRAS`). pip chooses the newest packages
 itself. The oldest are the lower bounds in pyproject.toml, on the oldest Python that is found; the
 oldest ONNX Runtime that runs all precisions is tried there on the next one. `PYTHONS` names the
 interpreters, by default all versions from 3.10 on that PATH has.
@@ -18,7 +18,7 @@ from zipfile import ZipFile
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
-EXTRAS = ("cpu", "chat")
+EXTRAS = ("cpu", "chat", "serve")
 PYTHONS = "python3.10 python3.11 python3.12 python3.13 python3.14"
 ALL_PRECISIONS = "1.25.0"  # of onnxruntime: runtime/engines/support.py
 
