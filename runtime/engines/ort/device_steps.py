@@ -50,8 +50,8 @@ class Buffers:
             self.places.append(engine.memory.place(block, port.dtype, port.sized(sizes)))
             self.widths.append(port.itemsize)
         total = sum(block.size for block in self.blocks) / 1e6
-        what = quantity(rows, "row"), quantity(context, "token")
-        logger.debug("a cache of %.1f MB on CUDA for %s of %s", total, *what)
+        held = quantity(rows, "row"), quantity(context, "token")
+        logger.debug("a cache of %.1f MB on CUDA for %s of %s", total, *held)
         # Steps with one logit position a row share the memory of their logits: only the last
         # step's are wanted.
         size = rows * engine.graph.vocab_size * ITEM_BYTES["float32"]
