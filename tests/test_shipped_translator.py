@@ -157,7 +157,7 @@ def test_the_memory_is_that_of_the_longest_source_too(bundle: Path) -> None:
         ),
         (["generate", "--source", "1", "--beams", "400"], 1, "has only 311 first tokens"),
         (["generate", "--source", "1", "--beams", "2", "--n-best", "3"], 1, "from 1 to num_beams"),
-        (["generate", "--source", "1", "--beams", "0"], 1, "num_beams is 0; it must be an int"),
+        (["generate", "--source", "1", "--beams", "0"], 2, "0 is not in the range 1<=x<=1024"),
         (["generate", "--source", "1", "--chat"], 2, "--chat needs a --prompt"),
         (["generate", "--source", "1", "--speculate", "2"], 1, "for models without an encoder"),
         (["translate", "missing.txt"], 1, "cannot read missing.txt"),

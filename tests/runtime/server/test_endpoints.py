@@ -189,7 +189,7 @@ def test_without_a_template_a_chat_says_so(client: openai.OpenAI) -> None:
         ({"prompt": [1, "a"]}, "prompt", "a list of token ids"),
         ({"prompt": ""}, None, "the prompt is empty"),
         ({"prompt": [10**6]}, None, "not in the vocabulary"),
-        ({"prompt": [1] * 1000}, "prompt", "the prompt has 1000 tokens, and the context 32"),
+        ({"prompt": [1] * 1000}, "prompt", "the prompt has 1,000 tokens, and the context 32"),
         ({"prompt": ["a"] * 200}, "prompt", "up to 128"),
         ({"temperature": 2.5}, "temperature", "a number from 0 to 2"),
         ({"temperature": "hot"}, "temperature", "a number from 0 to 2"),
