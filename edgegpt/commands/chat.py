@@ -14,6 +14,7 @@ from edgegpt.errors import EdgeGPTError
 from .chat_lines import Commands, help_text
 from .console import waiting
 from .engine_options import engine_options
+from .sampling_options import LIVELY, sampling_options
 
 if TYPE_CHECKING:
     from edgegpt import Result
@@ -37,12 +38,7 @@ Examples:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--system", help="the system's message")
 @click.option("-n", "--max-new-tokens", type=int, help="of an answer; default: what is left")
-@click.option("-t", "--temperature", type=float, help="default: the bundle's, else 0.8")
-@click.option("--top-k", type=int, help="default: the bundle's")
-@click.option("--top-p", type=float, help="default: the bundle's, else 1")
-@click.option("--min-p", type=float, help="default: the bundle's, else 0")
-@click.option("--repetition-penalty", type=float, help="default: the bundle's, else 1")
-@click.option("-s", "--seed", type=int, help="of the random numbers; default: a new one")
+@sampling_options(f"0: most likely; default: the bundle's, else {LIVELY}")
 @click.option("--context", type=int, help="tokens the model sees; default: its block size")
 @engine_options
 @click.option("--json", "as_json", is_flag=True, help="print each answer as JSON")
@@ -63,7 +59,7 @@ def command(
     given = {name: value for name, value in settings.items() if value is not None}
     with opened as model:
         if model.usage.sampling.temperature is None:
-            given.setdefault("temperature", 0.8)
+            given.setdefault("temperature", LIVELY)
         chat = Conversation(model, system, **given)
         commands = Commands(chat, as_json=as_json)
         lines = _typed(chat) if sys.stdin.isatty() and sys.stdout.isatty() else _piped()

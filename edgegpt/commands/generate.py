@@ -13,6 +13,7 @@ from edgegpt.runtime.quantity import quantity
 
 from .console import waiting
 from .engine_options import engine_options
+from .sampling_options import LIVELY, sampling_options
 from .search_options import search_options
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from edgegpt.runtime.engines.options import EngineOptions
 
 __all__ = ["command"]
-
-LIVELY = 0.8  # a temperature at which small models write their best; at 0 they repeat themselves
 
 # Arguments of `generate` that `stream` does not have.
 FOR_SEARCHES = ("num_return_sequences", "length_penalty", "early_stopping")
@@ -45,17 +44,7 @@ FOR_SEARCHES = ("num_return_sequences", "length_penalty", "early_stopping")
 @click.option("--chat", is_flag=True, help="the prompt is a message to the bundle's chat template")
 @click.option("--system", help="with --chat: the system's message before it")
 @click.option("-n", "--max-new-tokens", type=int, help="default: the bundle's, else 200")
-@click.option(
-    "-t",
-    "--temperature",
-    type=float,
-    help=f"0: most likely; default: the bundle's, else {LIVELY}, of sources 0",
-)
-@click.option("--top-k", type=int, help="sample among the k most likely, 0: all; default as above")
-@click.option("--top-p", type=float, help="nucleus sampling; default: the bundle's, else 1")
-@click.option("--min-p", type=float, help="relative to the best; default: the bundle's, else 0")
-@click.option("--repetition-penalty", type=float, help="default: the bundle's, else 1")
-@click.option("-s", "--seed", type=int, help="of the random numbers; default: a new one")
+@sampling_options(f"0: most likely; default: the bundle's, else {LIVELY}, of sources 0")
 @click.option("--stop", multiple=True, help="end where this text appears; may be repeated")
 @click.option(
     "--end-id",

@@ -138,7 +138,7 @@ class Wanted:
             "temperature above 0": sampling.temperature > 0.0,
             "speculate": self.speculate != 0,
             "logprobs": self.logprobs is not None,
-            self.form.name if self.form else "": self.form is not None,
+            "json_schema or regex": self.form is not None,
             "overflow 'slide'": self.overflow == "slide",
         }
         for name, given in conflicts.items():

@@ -17,6 +17,7 @@ __all__ = ["Asked", "completion", "conversation"]
 COMPLETION_TOKENS = 16  # OpenAI's default
 LARGEST_SEED = 2**64 - 1
 LONGEST_ID = 12  # digits
+LARGEST_TOP_K = 2**31 - 1  # more than any vocabulary has
 LARGEST_BIAS, LARGEST_PENALTY = 100.0, 2.0
 MOST_CHOICES = 128
 MOST_TOP = {"completion": 5, "conversation": 20}
@@ -119,16 +120,11 @@ def _sampling(fields: Fields, usage: Usage) -> Defaults:
         temperature=fields.take(
             "temperature", number(0, 2), 1.0 if own.temperature is None else None
         ),
-        top_k=fields.take("top_k", whole(0, vocabulary_limit())),
+        top_k=fields.take("top_k", whole(0, LARGEST_TOP_K)),
         top_p=fields.take("top_p", number(0, 1)),
         min_p=fields.take("min_p", number(0, 1)),
         repetition_penalty=fields.take("repetition_penalty", number(0, math.inf)),
     )
-
-
-def vocabulary_limit() -> int:
-    """Return a number that no vocabulary reaches."""
-    return 2**31 - 1
 
 
 def _penalties(fields: Fields) -> tuple[Edit, ...]:

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -147,11 +147,7 @@ class Service:
         prompts = fields.take("prompt", _prompts)
         if prompts is None:
             raise Problem("prompt is missing", field="prompt")
-        usage = self.model.usage
-        asked = await asyncio.to_thread(
-            completion, fields, usage, self.model.vocab_size, self.limits.tokens
-        )
-        fields.done()
+        asked = await self._asked(completion, fields)
         tickets = await asyncio.to_thread(self._submit, prompts, asked)
         echoes = None
         if asked.echo:
@@ -167,11 +163,7 @@ class Service:
         messages = fields.take("messages", _messages)
         if messages is None:
             raise Problem("messages is missing", field="messages")
-        usage = self.model.usage
-        asked = await asyncio.to_thread(
-            conversation, fields, usage, self.model.vocab_size, self.limits.tokens
-        )
-        fields.done()
+        asked = await self._asked(conversation, fields)
         try:
             render = partial(self.model.apply_chat_template, special_tokens=False)
             prompt = await asyncio.to_thread(render, messages)
@@ -180,6 +172,14 @@ class Service:
         tickets = await asyncio.to_thread(self._submit, [prompt], asked)
         form = Chat(self.name, self.tokenizer, asked.choices)
         return self._answer(request, tickets, asked, form)
+
+    async def _asked(self, read: Callable[..., Asked], fields: Fields) -> Asked:
+        """Return what an endpoint is asked for; a form can take a while to read."""
+        model = self.model
+        facts = model.usage, model.vocab_size, self.limits.tokens
+        asked = await asyncio.to_thread(read, fields, *facts)
+        fields.done()
+        return asked
 
     def _submit(self, prompts: Sequence[Prompt], asked: Asked) -> list[Ticket]:
         """Have all choices of all prompts written, in this order."""

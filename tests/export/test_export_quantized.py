@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small_models import TEXT, random_model, small_config, write_checkpoint
+from uneven_shapes import UNEVEN
 
 import edgegpt
 from edgegpt.cli import main
@@ -25,20 +26,7 @@ MODELS = {
     "char": {},
     "gelu, tied": {"activation": "gelu_tanh", "qkv_bias": True, "tie_embeddings": True}
     | {"head_bias": False},
-    "llama, tied": {
-        "norm": "rmsnorm",
-        "position": "rope",
-        "activation": "silu",
-        "gated": True,
-        "n_kv_head": 1,
-        "proj_bias": False,
-        "ff_bias": False,
-        "norm_bias": False,
-        "tie_embeddings": True,
-        "head_bias": False,
-    },
-    "odd width": {"n_embd": 48, "n_head": 3, "n_ff": 90},
-    "heads of 12": {"n_embd": 48, "n_head": 4},  # GroupQueryAttention does not take these
+    **UNEVEN,
 }
 
 

@@ -6,6 +6,7 @@ import pytest
 from pair_checkpoints import write_pair_checkpoint
 from seq2seq_models import VARIANTS, seq2seq
 from small_models import random_model, small_config, write_checkpoint
+from uneven_shapes import UNEVEN
 
 import edgegpt
 from edgegpt.cli import main
@@ -19,20 +20,7 @@ ANY_LOSS = 1e9  # untrained models lose more than the default budget allows
 MODELS = {
     "char": {},
     "tied": {"tie_embeddings": True, "head_bias": False, "activation": "gelu_tanh"},
-    "llama, tied": {
-        "norm": "rmsnorm",
-        "position": "rope",
-        "activation": "silu",
-        "gated": True,
-        "n_kv_head": 1,
-        "proj_bias": False,
-        "ff_bias": False,
-        "norm_bias": False,
-        "tie_embeddings": True,
-        "head_bias": False,
-    },
-    "odd width": {"n_embd": 48, "n_head": 3, "n_ff": 90},
-    "heads of 12": {"n_embd": 48, "n_head": 4},  # GroupQueryAttention does not take these
+    **UNEVEN,
 }
 
 

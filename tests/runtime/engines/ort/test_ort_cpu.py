@@ -1,13 +1,17 @@
 """ONNX Runtime on the CPU: the options of its sessions, and the size of its states."""
 
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import onnx
 import pytest
 
 import edgegpt
 from edgegpt.errors import EdgeGPTWarning
 from edgegpt.export import ExportSettings, export_bundle
 from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.bundle.manifest import Graph
 from edgegpt.runtime.engines import choice
 from edgegpt.runtime.engines.ort import cpu, kernels
 from edgegpt.runtime.engines.ort.kernels import NO_OVERFLOW
@@ -99,3 +103,24 @@ def test_without_products_of_blocks_the_graph_for_prompts_generates(
     monkeypatch.setattr(choice, "multiplies_int8", lambda version: False)
     with edgegpt.load(int8) as model:
         assert model.engine.graph.part == "decoder"
+
+
+def test_onnx_runtime_does_not_join_norms_and_additions(
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its joined kernel is slower, see docs/speed.md; it joins them unless told not to."""
+    opened = cpu.open_session
+    optimised = tmp_path / "optimised.onnx"
+
+    def open_and_write(
+        runtime: Any, bundle: Bundle, graph: Graph, options: Any, *rest: Any, **named: Any
+    ) -> Any:
+        options.optimized_model_filepath = str(optimised)
+        return opened(runtime, bundle, graph, options, *rest, **named)
+
+    monkeypatch.setattr(cpu, "open_session", open_and_write)
+    with edgegpt.load(small_bundle, "cpu"):
+        pass
+    nodes = onnx.load(optimised, load_external_data=False).graph.node
+    kinds = Counter(node.op_type for node in nodes)
+    assert (kinds["SkipLayerNormalization"], kinds["LayerNormalization"]) == (0, 5)
