@@ -3,9 +3,10 @@
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from ...bundle.manifest import Manifest
 from .layout import Layout
 
-__all__ = ["model_header"]
+__all__ = ["constants_of"]
 
 HEADER = """// Made from the bundle {id}.
 #pragma once
@@ -27,8 +28,13 @@ inline constexpr Layer layer[] = {{
 NORMS = {"layernorm": "layer", "rmsnorm": "rms"}
 
 
-def model_header(layout: Layout) -> str:
-    """Return the text of model.h for the bundle that was laid out."""
+def constants_of(manifest: Manifest) -> str:
+    """Return the text of model.h for a bundle that `obstacle` allows.
+
+    Raises:
+        BundleError: if a weight is missing or has another shape than the model's.
+    """
+    layout = Layout(manifest)
     lines = [f"inline constexpr {kind} {name} = {value};" for kind, name, value in _all(layout)]
     return HEADER.format(
         id=layout.manifest.id,

@@ -11,20 +11,20 @@ from ...bundle.bundle import Bundle
 from ...progress import Progress, silent
 from .layout import FORMAT, Layout
 
-__all__ = ["write_weights"]
+__all__ = ["pack_weights"]
 
 MAGIC = b"EDGEGPTW"
 DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1", "I8": "i1"}
 
 
-def write_weights(
-    bundle: Bundle, layout: Layout, path: Path, progress: Progress = silent
-) -> None:
-    """Write the weights as `layout` places them; one tensor at a time is in memory.
+def pack_weights(bundle: Bundle, path: Path, progress: Progress = silent) -> None:
+    """Write the packed file of a bundle; at most one of its tensors is in memory.
 
     Raises:
+        BundleError: if a weight is missing or has another shape than the model's.
         OSError: if the file cannot be written.
     """
+    layout = Layout(bundle.manifest)
     source = np.memmap(bundle.file(bundle.manifest.weights_file), dtype=np.uint8, mode="r")
 
     def read(name: str) -> NDArray[Any]:
