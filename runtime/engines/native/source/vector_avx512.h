@@ -20,8 +20,8 @@
 namespace edgegpt {
 
 inline constexpr const char *target_name = "avx512";
-// 24 sums, the weights of three tiles and what unpacks them fill the 32 registers.
-inline constexpr int most_rows = 8, most_tiles = 4, most_sums = 24;
+// 16 sums, twice the weights of two tiles, and what they are multiplied by fit the 32 registers.
+inline constexpr int most_rows = 8, most_tiles = 2, most_sums = 16;
 
 struct Floats {
     __m512 v;
@@ -112,10 +112,10 @@ inline Bytes low_halves(Bytes x) { return {_mm512_and_si512(x.v, _mm512_set1_epi
 inline Bytes high_halves(Bytes x) { return low_halves({_mm512_srli_epi16(x.v, 4)}); }
 inline Ints start(std::int32_t zero, std::int32_t total) { return all_ints(-zero * total); }
 template <int zero>
-inline Ints dot(Ints c, Bytes weights, const std::int8_t *p) {
+inline void add_dot(Ints &c, Bytes weights, const std::int8_t *p) {
     std::int32_t four;
     std::memcpy(&four, p, sizeof four);
-    return {_mm512_dpbusd_epi32(c.v, weights.v, _mm512_set1_epi32(four))};
+    c.v = _mm512_dpbusd_epi32(c.v, weights.v, _mm512_set1_epi32(four));
 }
 
 }  // namespace edgegpt

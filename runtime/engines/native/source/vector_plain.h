@@ -168,14 +168,11 @@ inline Bytes high_halves(Bytes x) {
 }
 // What a sum of products with `zero` as zero point starts from: `total` is the activations' sum.
 inline Ints start(std::int32_t zero, std::int32_t total) { return all_ints(-zero * total); }
-// Add to lane i the products of bytes 4i to 4i + 3 with the four activations at p.
+// Add to lane i of c the products of bytes 4i to 4i + 3 with the four activations at p.
 template <int zero>
-inline Ints dot(Ints c, Bytes weights, const std::int8_t *p) {
-    return each<Ints>([&](int i) {
-        std::int32_t total = c.v[i];
-        for (int j = 0; j < 4; ++j) total += weights.v[4 * i + j] * p[j];
-        return total;
-    });
+inline void add_dot(Ints &c, Bytes weights, const std::int8_t *p) {
+    for (int i = 0; i < lanes; ++i)
+        for (int j = 0; j < 4; ++j) c.v[i] += weights.v[4 * i + j] * p[j];
 }
 
 }  // namespace edgegpt
