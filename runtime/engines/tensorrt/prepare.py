@@ -13,6 +13,7 @@ from ...cuda.memory import Cuda, Device, find_device
 from ...cuda.shown import needs_gpu
 from ...errors import EdgeGPTWarning
 from ...progress import Progress, silent
+from ..stored import engine_folder
 from .build_memory import check_memory
 from .builder import build_plan, graph_for
 from .flavour import Flavour, import_flavour
@@ -20,7 +21,6 @@ from .profiles import Limits, check_attention
 from .store import (
     Identity,
     StoredEngine,
-    engine_folder,
     load_engine,
     newest,
     store_engine,

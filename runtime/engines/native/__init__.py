@@ -1,0 +1,1 @@
+"""A CPU engine that is compiled for a model and a processor."""
