@@ -33,7 +33,7 @@ COMMANDS = {
     "train": ("train", "Train a model on a text file."),
     "import": ("import_", "Read a checkpoint of another layout."),
     "export": ("export", "Turn a checkpoint into a bundle, and prove it."),
-    "build": ("build", "Build a bundle's TensorRT engine."),
+    "build": ("build", "Build an engine of a bundle for this device."),
     "verify": ("verify", "Compare a bundle's engine with its golden vectors."),
     "eval": ("eval", "Measure a model's loss on a text."),
     "generate": ("generate", "Continue a prompt, or make a text from a source."),

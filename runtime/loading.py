@@ -8,7 +8,7 @@ from .engines.options import EngineOptions
 from .errors import EdgeGPTError
 from .language_model import LanguageModel
 from .proof.receipt_store import warn_if_unproved
-from .upgrade import with_upgrade
+from .upgrade import proved_native, with_upgrade
 
 __all__ = ["load"]
 
@@ -30,8 +30,10 @@ def load(
 
     Args:
         bundle: path of the folder that `edgegpt export` wrote.
-        backend: "cpu" and "cuda" are ONNX Runtime's providers; "tensorrt" and "tensorrt-rtx" build
-            an engine first; "auto" is "cuda" where it is installed and works, else "cpu".
+        backend: "cpu" and "cuda" are ONNX Runtime's providers; "native" is what `edgegpt build`
+            compiled for this processor; "tensorrt" and "tensorrt-rtx" build an engine first; "auto"
+            is "native" if it is built and proved, else "cuda" where it is installed and works, else
+            "cpu".
         context: tokens that the cache holds, at most the model's block size (the default).
         threads: threads inside an operator; None lets the engine choose.
         tf32: let CUDA round float32 products to TF32, which has its own tolerance and receipts.
@@ -47,9 +49,10 @@ def load(
     """
     opened = Bundle.open(bundle)
     options = EngineOptions(backend, threads, tf32, cuda_graph)
-    engine = first = open_engine(opened, options)
+    native = proved_native(opened, options) if backend == "auto" else None
+    engine = first = native or open_engine(opened, options)
     try:
-        if backend == "auto" and upgrade and not tf32:
+        if backend == "auto" and upgrade and not tf32 and native is None:
             engine = with_upgrade(opened, first)
         model = LanguageModel(opened, engine, context)
     except EdgeGPTError:
