@@ -22,7 +22,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")  # of a processor or a system;
 # so: a row's bits must not depend on how a compiler cuts a loop.
 FLAGS = (
     *("-std=c++17", "-O3", "-fPIC", "-shared", "-fvisibility=hidden"),
-    *("-fno-exceptions", "-fno-rtti", "-ffp-contract=off", "-fno-math-errno", "-pthread"),
+    *("-fno-exceptions", "-fno-rtti", "-ffp-contract=off", "-fno-math-errno", "-pthread", "-s"),
 )
 ZIG_SYSTEMS = {"linux": "linux-gnu.2.28", "macos": "macos", "windows": "windows-gnu"}
 X86 = ("x86_64", "amd64")
