@@ -1,1 +1,1 @@
-"""A CPU engine that is compiled for a model and a processor."""
+"""The native engine: C++ that is compiled on the device for one model and its processor."""
