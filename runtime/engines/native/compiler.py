@@ -118,11 +118,14 @@ def compile_library(
 ) -> None:
     """Write the shared library `out`, from C++ files that find `model.h` in the folder `include`.
 
+    What that one includes lies beside the C++ files.
+
     Raises:
         EngineError: if the compiler fails; it has the compiler's first error.
     """
     command = [
-        *(*compiler.command, *FLAGS, *compiler.flags(processor), f"-I{include}"),
+        *(*compiler.command, *FLAGS, *compiler.flags(processor)),
+        *(f"-I{include}", f"-I{sources[0].parent}"),
         *(*map(str, sources), "-o", str(out)),
     ]
     try:
@@ -140,14 +143,16 @@ def compile_library(
         raise EngineError(f"cannot run {compiler.command[0]}: {error.strerror}") from error
     told = done.stderr.decode(errors="replace")
     if done.returncode:
-        raise EngineError(f"{compiler.version} failed for {processor.cpu}: {_first_error(told)}")
+        raise EngineError(
+            f"{compiler.version} failed for {processor.cpu}: {_first_error(told, include)}"
+        )
     if not out.is_file():
         raise EngineError(f"{compiler.version} wrote no library, and said no error")
 
 
-def _first_error(told: str) -> str:
+def _first_error(told: str, scratch: Path) -> str:
     """Return the first line that tells of an error, else the last one, without our folder."""
-    lines = [line.strip() for line in told.splitlines() if line.strip()]
+    lines = [line.strip() for line in told.replace(f"{scratch}/", "").splitlines() if line.strip()]
     errors = [line for line in lines if "error" in line.lower()] or lines[-1:]
     return errors[0][-300:] if errors else "it said nothing"
 
