@@ -13,16 +13,3 @@
 #else
 #include "vector_plain.h"
 #endif
-
-namespace edgegpt {
-
-// A fixed tree: lanes 8 apart, then 4, 2 and 1.
-inline float sum(Floats x) {
-    alignas(64) float v[lanes];
-    store(v, x);
-    for (int half = lanes / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; ++i) v[i] += v[i + half];
-    return v[0];
-}
-
-}  // namespace edgegpt

@@ -100,6 +100,13 @@ inline float largest(Floats x) {
     return found;
 }
 
+// A fixed tree: lanes 8 apart, then 4, 2 and 1.
+inline float sum(Floats x) {
+    for (int half = lanes / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) x.v[i] += x.v[i + half];
+    return x.v[0];
+}
+
 inline float from_half(std::uint16_t half) {
     const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000u) << 16;
     const std::uint32_t rest = static_cast<std::uint32_t>(half & 0x7fffu) << 13;
