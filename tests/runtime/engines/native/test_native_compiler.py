@@ -138,7 +138,7 @@ def test_what_is_no_processor_is_refused_before_it_reaches_a_compiler(
     ("script", "said"),
     [
         (
-            "echo 'note: x' >&2; echo 'a.cpp:3:1: error: bad thing' >&2; echo 'b: error: two' >&2; exit 1",
+            "echo 'note: x' >&2; echo 'a:3: error: bad thing' >&2; echo 'b: error: 2' >&2; exit 1",
             "error: bad thing$",
         ),
         ("echo killed by something >&2; exit 137", "killed by something"),
