@@ -68,7 +68,7 @@ def build_engine(
 
     def fill(new: Path) -> None:
         with tempfile.TemporaryDirectory() as scratch:
-            (Path(scratch) / CONSTANTS).write_text(constants, encoding="utf-8")
+            (Path(scratch) / CONSTANTS).write_bytes(constants.encode())
             units = sorted(SOURCES.glob("*.cpp"))
             compile_library(compiler, processor, units, Path(scratch), new / LIBRARY)
         pack_weights(bundle, new / WEIGHTS, progress)
