@@ -20,6 +20,8 @@ DIGITS = 8  # of the hash of a library in the name of a version
 class NativeEngine(Engine):
     """A compiled library and its packed weights, which all states share."""
 
+    uniform = True
+
     def __init__(
         self, built: Built, graph: Graph, threads: int | None = None, cache: str = "float32"
     ) -> None:

@@ -20,6 +20,10 @@ from edgegpt.runtime.engines.native.engine import NativeEngine
 from edgegpt.runtime.engines.native.prepare import build_engine, stored_engine
 from edgegpt.runtime.engines.native.store import DESCRIPTION, LIBRARY, WEIGHTS, built_in
 from edgegpt.runtime.engines.stored import engine_folder
+from edgegpt.runtime.generation.loop import Rules
+from edgegpt.runtime.generation.rows import Text
+from edgegpt.runtime.generation.sampling import Sampling
+from edgegpt.runtime.generation.scheduler import Scheduler, Ticket
 from edgegpt.runtime.proof.verify import verify_engine
 
 pytestmark = NEEDS_COMPILER
@@ -243,3 +247,28 @@ def test_load_takes_it_by_name_and_auto_once_it_is_proved(
 def test_an_option_of_another_backend_is_refused(bundle: Bundle) -> None:
     with pytest.raises(InvalidInputError, match="TF32"):
         edgegpt.load(bundle.folder, "native", tf32=True)
+
+
+def test_an_answer_is_not_fed_again_and_changes_no_bit(
+    bundle: Bundle, engine: NativeEngine
+) -> None:
+    """Other engines feed it again, as a part of the prompt, since a step has other last bits."""
+    rules = Rules(32, 6, Sampling(), "slide", 0.0)
+
+    def turn(scheduler: Scheduler, ids: list[int]) -> Ticket:
+        ticket = scheduler.submit(Text(list(ids), seed=0, series=0), rules)
+        ticket.wait(20)
+        return ticket
+
+    logits = []
+    for second_turn_only in (False, True):
+        scheduler = Scheduler(engine, None, 32, rows=3)
+        first = [5, 3, 9, *turn(scheduler, [5, 3, 9]).text.new_ids]
+        if second_turn_only:
+            scheduler.close()
+            scheduler = Scheduler(engine, None, 32, rows=3)
+        second = turn(scheduler, [*first, 1, 2])
+        assert second.reused == (0 if second_turn_only else len(first) - 1)
+        logits.append(second.text.new_ids)
+        scheduler.close()
+    assert logits[0] == logits[1]
