@@ -1,14 +1,16 @@
 """`edgegpt build --backend native` and `edgegpt cache`, as a user types them."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 from native_builds import NEEDS_COMPILER
 
-from edgegpt.cli import cli
+from edgegpt.cli import main
 from edgegpt.runtime.engines.native import prepare
+
+Run = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture(autouse=True)
@@ -18,13 +20,21 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
-def run(*arguments: object) -> tuple[int, str]:
-    done = CliRunner().invoke(cli, [str(argument) for argument in arguments])
-    return done.exit_code, done.output if done.exception is None else str(done.exception)
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Run a command; return its exit code and all that it said."""
+
+    def run(*arguments: object) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out or captured.err
+
+    return run
 
 
 @NEEDS_COMPILER
-def test_it_compiles_proves_and_tells(small_bundle: Path, tmp_path: Path) -> None:
+def test_it_compiles_proves_and_tells(run: Run, small_bundle: Path, tmp_path: Path) -> None:
     code, told = run("build", small_bundle, "--backend", "native")
     assert code == 0
     assert "decode" in told
@@ -38,7 +48,7 @@ def test_it_compiles_proves_and_tells(small_bundle: Path, tmp_path: Path) -> Non
 
 @NEEDS_COMPILER
 def test_a_wrong_engine_is_not_kept(
-    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A compiler that breaks a constant: the norms add another epsilon."""
     constants = prepare.constants_of
@@ -65,14 +75,14 @@ def test_a_wrong_engine_is_not_kept(
     ],
 )
 def test_impossible_options_are_refused(
-    small_bundle: Path, options: list[str], reason: str
+    run: Run, small_bundle: Path, options: list[str], reason: str
 ) -> None:
     code, told = run("build", small_bundle, "--backend", "native", *options)
     assert code != 0
     assert reason in told
 
 
-def test_options_of_the_native_engine_are_not_for_others(small_bundle: Path) -> None:
+def test_options_of_the_native_engine_are_not_for_others(run: Run, small_bundle: Path) -> None:
     code, told = run("build", small_bundle, "--backend", "tensorrt", "--cpu", "native")
     assert code != 0
     assert "--cpu is not for the backend tensorrt" in told
@@ -80,7 +90,7 @@ def test_options_of_the_native_engine_are_not_for_others(small_bundle: Path) -> 
 
 @NEEDS_COMPILER
 def test_an_engine_for_another_processor_is_written_and_not_proved(
-    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stand-in for a cross compiler, whose library this machine cannot load."""
 
