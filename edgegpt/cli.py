@@ -43,6 +43,7 @@ COMMANDS = {
     "bench": ("bench", "Measure how fast a bundle runs here."),
     "inspect": ("inspect", "Show what is inside a bundle."),
     "doctor": ("doctor", "Show what works on this machine, and what mends the rest."),
+    "cache": ("cache", "Show or remove what is kept on the disk."),
     "pack": ("pack", "Write a bundle as one file."),
     "unpack": ("unpack", "Write a packed bundle to a folder."),
 }

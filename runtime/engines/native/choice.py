@@ -5,6 +5,7 @@ import shlex
 from ...bundle.bundle import Bundle
 from ...bundle.manifest import Graph
 from ...bundle.widening import wide_graph
+from ...cache import touch
 from ...errors import EngineError
 from .engine import NativeEngine
 from .prepare import stored_engine
@@ -31,7 +32,10 @@ def open_native(bundle: Bundle, threads: int | None) -> NativeEngine:
 def open_stored(bundle: Bundle, threads: int | None) -> NativeEngine | None:
     """Open the engine that was last built for this processor; None: there is none."""
     built = stored_engine(bundle)
-    return None if built is None else open_built(bundle, built, threads)
+    if built is None:
+        return None
+    touch(built.folder)
+    return open_built(bundle, built, threads)
 
 
 def open_built(bundle: Bundle, built: Built, threads: int | None = None) -> NativeEngine:

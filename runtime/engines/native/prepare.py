@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...bundle.bundle import Bundle
+from ...cache import keep_within_limit
 from ...errors import EdgeGPTWarning, EngineError
 from ...machine import processor_kind
 from ...progress import Progress, silent
@@ -78,6 +79,7 @@ def build_engine(
         built = write(place, identity, fill)
     except OSError as error:
         raise EngineError(f"cannot keep the engine in {place.parent}: {error.strerror}") from error
+    keep_within_limit()
     seconds = time.perf_counter() - begin
     logger.info("built %s in %.1f s with %s", place, seconds, compiler.version)
     return Prepared(built, seconds)
