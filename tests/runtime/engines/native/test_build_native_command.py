@@ -105,3 +105,17 @@ def test_an_engine_for_another_processor_is_written_and_not_proved(
     assert "not proved here" in told
     code, told = run("build", small_bundle, "--backend", "native", "--json", *there)
     assert json.loads(told)["proved"] is None
+
+
+@NEEDS_COMPILER
+def test_doctor_tells_whether_an_engine_is_built_and_how_to_build_one(
+    run: Run, small_bundle: Path
+) -> None:
+    told = run("doctor", small_bundle, "--backend", "native")
+    assert told[0] == 1
+    assert f"edgegpt build {small_bundle} --backend native" in " ".join(told[1].split())
+    run("build", small_bundle, "--backend", "native")
+    code, told = run("doctor", small_bundle, "--backend", "native")
+    assert code == 0
+    assert "native engine: built" in told
+    assert "give BUNDLE" in run("doctor", "--backend", "native")[1]
