@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import platform
+import shutil
 import tempfile
 import time
 import warnings
@@ -26,7 +27,7 @@ __all__ = ["Prepared", "build_engine", "stored_engine"]
 logger = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent / "source"
-CONSTANTS = "model.h"
+CONSTANTS, HEADER = "model.h", "edgegpt.h"
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def build_engine(
             units = sorted(SOURCES.glob("*.cpp"))
             compile_library(compiler, processor, units, Path(scratch), new / LIBRARY)
         pack_weights(bundle, new / WEIGHTS, progress)
+        shutil.copyfile(SOURCES / HEADER, new / HEADER)
 
     try:
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -2,10 +2,12 @@
 
     <cache>/edgegpt/engines/<bundle id>/<key>/engine.so
     <cache>/edgegpt/engines/<bundle id>/<key>/weights.bin
+    <cache>/edgegpt/engines/<bundle id>/<key>/edgegpt.h
     <cache>/edgegpt/engines/<bundle id>/<key>/engine.json
 
 The key is a hash of everything that decides whether it is the wanted one. `engine.json` repeats
-that, with the size and the SHA-256 of the other two. The folder appears in one step.
+that, with the size and the SHA-256 of library and weights. `edgegpt.h` is for programs in C. The
+folder appears in one step.
 """
 
 import hashlib
