@@ -2,7 +2,7 @@
  *
  *     native WEIGHTS COUNT ID...
  *
- * continues the token ids by COUNT new ones and prints these. It is linked with the engine.so of
+ * continues the token ids by COUNT new ones and prints these. It is linked with the libedgegpt.so of
  * that folder, where edgegpt.h describes the functions, and needs neither Python nor ONNX Runtime.
  * The exit code is 1 if something is refused.
  */
@@ -46,7 +46,8 @@ int main(int argc, char **argv) {
     const int64_t wanted = number(argv[2]);
     const edgegpt_facts *facts = edgegpt_about();
     if (facts->abi != EDGEGPT_ABI) fail("the engine has another interface");
-    if (wanted < 1 || wanted > facts->block_size - given) fail("the text is too long for the model");
+    if (wanted < 1 || wanted > facts->block_size - given)
+        fail("the text is empty or too long for the model");
 
     edgegpt_engine *engine;
     edgegpt_state *state;

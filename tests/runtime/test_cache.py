@@ -23,7 +23,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def native(folder: Path, bundle: str, name: str, used: float) -> Path:
     place = folder / "engines" / bundle / name
     place.mkdir(parents=True)
-    (place / "engine.so").write_bytes(bytes(SIZE))
+    (place / "libedgegpt.so").write_bytes(bytes(SIZE))
     os.utime(place, (used, used))
     return place
 

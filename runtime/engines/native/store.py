@@ -1,6 +1,6 @@
 """Native engines in the user's cache: each is a folder of its own.
 
-    <cache>/edgegpt/engines/<bundle id>/<key>/engine.so
+    <cache>/edgegpt/engines/<bundle id>/<key>/libedgegpt.so
     <cache>/edgegpt/engines/<bundle id>/<key>/weights.bin
     <cache>/edgegpt/engines/<bundle id>/<key>/edgegpt.h
     <cache>/edgegpt/engines/<bundle id>/<key>/engine.json
@@ -25,7 +25,7 @@ from .library import Library
 
 __all__ = ["LIBRARY", "WEIGHTS", "Built", "Identity", "built_in", "write"]
 
-LIBRARY, WEIGHTS, DESCRIPTION = "engine.so", "weights.bin", "engine.json"
+LIBRARY, WEIGHTS, DESCRIPTION = "libedgegpt.so", "weights.bin", "engine.json"
 FORMAT = 1
 KEY_LENGTH = 32  # hexadecimal digits of a SHA-256 in a folder's name
 LARGEST_DESCRIPTION = 1 << 16  # bytes
