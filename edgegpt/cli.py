@@ -33,7 +33,7 @@ COMMANDS = {
     "train": ("train", "Train a model on a text file."),
     "import": ("import_", "Read a checkpoint of another layout."),
     "export": ("export", "Turn a checkpoint into a bundle, and prove it."),
-    "build": ("build", "Build a bundle's TensorRT engine."),
+    "build": ("build", "Build an engine of a bundle for this device."),
     "verify": ("verify", "Compare a bundle's engine with its golden vectors."),
     "eval": ("eval", "Measure a model's loss on a text."),
     "generate": ("generate", "Continue a prompt, or make a text from a source."),
@@ -43,6 +43,7 @@ COMMANDS = {
     "bench": ("bench", "Measure how fast a bundle runs here."),
     "inspect": ("inspect", "Show what is inside a bundle."),
     "doctor": ("doctor", "Show what works on this machine, and what mends the rest."),
+    "cache": ("cache", "Show or remove what is kept on the disk."),
     "pack": ("pack", "Write a bundle as one file."),
     "unpack": ("unpack", "Write a packed bundle to a folder."),
 }

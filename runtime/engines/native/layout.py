@@ -154,7 +154,10 @@ class _Packer:
         """Add the weight of `layer`, which may be the embedding's, and its bias."""
         name = tied or f"{layer}.weight"
         quantization = self.manifest.quantization
-        if self.manifest.weights.get(name) is not None and f"{name}.scales" in self.manifest.weights:
+        if (
+            self.manifest.weights.get(name) is not None
+            and f"{name}.scales" in self.manifest.weights
+        ):
             assert quantization is not None, "only quantised bundles have scales"
             found = self._integers(name, outputs, inputs, quantization.bits_of(name))
         else:

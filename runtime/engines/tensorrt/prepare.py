@@ -9,10 +9,12 @@ from pathlib import Path
 
 from ...bundle.bundle import Bundle
 from ...bundle.manifest import Graph
+from ...cache import keep_within_limit, touch
 from ...cuda.memory import Cuda, Device, find_device
 from ...cuda.shown import needs_gpu
 from ...errors import EdgeGPTWarning
 from ...progress import Progress, silent
+from ..stored import engine_folder
 from .build_memory import check_memory
 from .builder import build_plan, graph_for
 from .flavour import Flavour, import_flavour
@@ -20,7 +22,6 @@ from .profiles import Limits, check_attention
 from .store import (
     Identity,
     StoredEngine,
-    engine_folder,
     load_engine,
     newest,
     store_engine,
@@ -145,6 +146,7 @@ def _stored_or_built(
 ) -> Prepared:
     found = load_engine(folder, identity, graph)
     if isinstance(found, StoredEngine):
+        touch(found.path)
         logger.info("found the engine of %s for %s: %s", graph.name, flavour.name, found.path)
         return Prepared(flavour, graph, found, None)
     if found is not None:
@@ -157,6 +159,7 @@ def _stored_or_built(
     plan = build_plan(flavour, bundle, graph, identity.limits, target, progress)
     seconds = time.perf_counter() - begin
     engine = store_engine(folder, identity, graph, plan, seconds)
+    keep_within_limit()
     size = len(plan) / 1e6
     logger.info("built %s in %.1f s, %.1f MB: %s", graph.name, seconds, size, engine.path)
     return Prepared(flavour, graph, engine, seconds)

@@ -23,14 +23,12 @@ from typing import Any
 from ...bundle.manifest import Graph
 from ...errors import EngineError
 from ...files import write_file
-from ...user_folders import cache_folder
 from .profiles import Limits, profiles
 
 __all__ = [
     "SIDECAR_VERSION",
     "Identity",
     "StoredEngine",
-    "engine_folder",
     "load_engine",
     "newest",
     "store_engine",
@@ -93,11 +91,6 @@ class StoredEngine:
     path: Path
     plan: bytes | memoryview
     sha256: str
-
-
-def engine_folder(bundle_id: str) -> Path:
-    """Return the folder for the engines of a bundle; it need not exist."""
-    return cache_folder() / "engines" / bundle_id
 
 
 def store_engine(

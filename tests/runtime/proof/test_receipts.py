@@ -14,7 +14,8 @@ from edgegpt.cli import main
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines.base import EngineInfo
 from edgegpt.runtime.engines.ort.cpu import OrtEngine
-from edgegpt.runtime.engines.tensorrt.store import Identity, engine_folder, newest
+from edgegpt.runtime.engines.stored import engine_folder
+from edgegpt.runtime.engines.tensorrt.store import Identity, newest
 from edgegpt.runtime.errors import EdgeGPTWarning
 from edgegpt.runtime.machine import processor_kind
 from edgegpt.runtime.proof.receipt_page import render_html
