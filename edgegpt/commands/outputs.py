@@ -6,8 +6,11 @@ from pathlib import Path
 import click
 
 from edgegpt.errors import InvalidInputError
+from edgegpt.runtime.files import check_room
 
 __all__ = ["check_writable", "tell_written"]
+
+LARGEST = 1 << 20  # bytes; of a page or a result, which are mostly far smaller
 
 
 def check_writable(*paths: Path | None) -> None:
@@ -26,6 +29,7 @@ def check_writable(*paths: Path | None) -> None:
             raise InvalidInputError(f"cannot write {path}: there is no folder {folder}")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise InvalidInputError(f"cannot write {path}: its folder is not writable")
+        check_room(path, LARGEST)
 
 
 def tell_written(*paths: Path | None) -> None:

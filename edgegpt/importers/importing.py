@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any
 
@@ -18,7 +17,7 @@ from edgegpt.runtime.bundle.bundle import (
 )
 from edgegpt.runtime.bundle.source import Source as Origin
 from edgegpt.runtime.bundle.usage import Usage
-from edgegpt.runtime.files import write_file
+from edgegpt.runtime.files import check_room, folder_beside, write_file
 from edgegpt.runtime.packages import pip_install
 from edgegpt.runtime.progress import Progress, silent
 
@@ -226,12 +225,8 @@ def as_checkpoint(named: Named, out: Path, progress: Progress) -> Iterator[tuple
             )
         yield Path(named.source), []
         return
-    parent = out.absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    # While an error is on its way the weights stay mapped, and Windows removes no such file.
-    with TemporaryDirectory(
-        dir=parent, prefix=f".{out.name}.import-", ignore_cleanup_errors=True
-    ) as folder:
-        found = survey(named, progress=progress)
-        write_checkpoint(found, Path(folder), progress)
-        yield Path(folder), list(found.notes)
+    found = survey(named, progress=progress)
+    check_room(out, found.model.size)
+    with folder_beside(out.absolute(), "import") as folder:
+        write_checkpoint(found, folder, progress)
+        yield folder, list(found.notes)
