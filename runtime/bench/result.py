@@ -130,6 +130,9 @@ class BenchResult:
 
     def __post_init__(self) -> None:
         _require(bool(self.cells and self.load_s), "nothing was measured")
+        _require(min(self.load_s) > 0, "a time is not above 0")
+        counts = (self.threads, self.context, self.tokens, self.weight_bytes, self.slot_bytes)
+        _require(min(counts) > 0, "a count is not above 0")
         repeats = [repeat for cell in self.cells for repeat in cell.repeats]
         measured = {(bool(repeat.device_s), tuple(repeat.joules)) for repeat in repeats}
         _require(len(measured) == 1, "not all repeats measured the same")
