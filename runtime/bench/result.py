@@ -102,6 +102,7 @@ class BenchResult:
         cells: every batch and depth.
         power: the machine's mode, and its clocks right after the last step; None in the results of
             an edgegpt that did not record them.
+        model: see `Bundle.name`; "" in the results of an edgegpt that did not record it.
     """
 
     date: str
@@ -127,6 +128,7 @@ class BenchResult:
     energy: str
     cells: list[Cell]
     power: Power | None = None
+    model: str = ""
 
     def __post_init__(self) -> None:
         _require(bool(self.cells and self.load_s), "nothing was measured")
@@ -139,6 +141,11 @@ class BenchResult:
         least = min((total(repeat.joules) for repeat in repeats if repeat.joules), default=1.0)
         _require(least > 0, "an energy is not above 0")
         _require(min(self.bandwidths, default=0.0) > 0, "a bandwidth is not above 0")
+
+    @property
+    def name(self) -> str:
+        """The model's name, or the beginning of the bundle's id."""
+        return self.model or self.bundle[:12]
 
     @property
     def bandwidth(self) -> float:

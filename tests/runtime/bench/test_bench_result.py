@@ -291,6 +291,11 @@ def test_the_page_is_self_contained_and_escaped(tmp_path: Path) -> None:
     assert "<td>15.00<small>10.00-20.00</small></td>" in page  # p50 in ms
 
 
+def test_the_page_names_the_model_or_else_the_bundle() -> None:
+    assert "<h1>Bench of R&amp;D</h1>" in render_page(_result(0.01, model="R&D"))
+    assert f"<h1>Bench of {'b' * 12}</h1>" in render_page(_result(0.01))
+
+
 def test_a_chart_is_to_scale() -> None:
     points = [(10, Spread(50.0, 25.0, 75.0)), (20, Spread(100.0, 100.0, 100.0))]
     svg = ElementTree.fromstring(line_chart([Line("a", points)], "x", "y"))
