@@ -68,8 +68,8 @@ $(SMOLLM2): $(VENV)/.installed-test
 
 # Without npm, or without a network, the tests that need these packages are skipped.
 $(WEB)/node_modules/.package-lock.json: $(WEB)/package-lock.json
-	@(cd $(WEB) && npm ci --ignore-scripts --no-audit --no-fund --silent --prefer-offline \
-	--fetch-retries=0 --fetch-timeout=60000 && touch node_modules/.package-lock.json) 2> /dev/null \
+	@(cd $(WEB) && npm ci --silent --prefer-offline --fetch-retries=0 --fetch-timeout=60000 \
+	&& touch node_modules/.package-lock.json) 2> /dev/null \
 	|| echo "npm could not install the packages of $(WEB): the tests that need them are skipped."
 
 test-gpu: $(VENV)-gpu/.installed

@@ -142,19 +142,29 @@ function contextOf(wanted, most) {
 /** Return a function that gives the bytes of a file, and tells how many of them are there. */
 function reader(bundle) {
   if (typeof bundle === "function") return async (name) => bundle(name);
-  const folder = new URL(`${bundle}`.replace(/\/?$/, "/"), globalThis.document?.baseURI);
+  const folder = addressOf(`${bundle}`);
   return async (name, tell) => {
     const address = new URL(name, folder);
     let response;
     try {
       response = await fetch(address);
     } catch (error) {
-      throw new BundleError(`${address} cannot be fetched: ${error.message}`);
+      throw new BundleError(
+        `${address} cannot be fetched (${error.message}): is it served, and may this page fetch from there?`,
+      );
     }
     if (response.ok) return bytesOf(response, tell);
     const remedy = name === MANIFEST_NAME ? ": `edgegpt export SRC --target web --out FOLDER` makes one" : "";
     throw new BundleError(`${name} is missing from the bundle ${folder} (HTTP ${response.status})${remedy}`);
   };
+}
+
+function addressOf(bundle) {
+  try {
+    return new URL(bundle.replace(/\/?$/, "/"), globalThis.document?.baseURI);
+  } catch {
+    throw new BundleError(`${JSON.stringify(bundle)} is no address of a bundle: give that of its folder`);
+  }
 }
 
 async function bytesOf(response, tell) {

@@ -238,7 +238,10 @@ def test_a_bundle_opens_by_its_address_and_what_is_wrong_with_it_is_a_sentence(
     assert found(graph="decoder.x")["message"].startswith(
         'the bundle has no graph "decoder.x"; it has: '
     )
-    assert "cannot be fetched: " in found("http://127.0.0.1:9/")["message"]
+    assert "cannot be fetched (" in found("http://127.0.0.1:9/")["message"]
+    assert found("http://[")["message"] == (
+        '"http://[" is no address of a bundle: give that of its folder'
+    )
     whole = (folder / "weights.safetensors").read_bytes()
     (folder / "weights.safetensors").write_bytes(whole[:-1])
     assert found()["message"].endswith(

@@ -65,6 +65,7 @@ def test_the_page_writes_stops_and_looks_right(site: Path, tmp_path: Path) -> No
     for query, wrong in WRONG.items():
         assert found["misled"][query][0] == "The bundle did not open."
         assert found["misled"][query][1].startswith(wrong)
+    assert found["unserved"].startswith("A part of this page cannot be loaded: run npm start in ")
     assert found["lost"][0] == "The bundle did not open."
     assert found["lost"][1].startswith("edgegpt.json is missing from the bundle http://")
     for name, look in found["looks"].items():

@@ -7,6 +7,7 @@
 
 import { spawn } from "node:child_process";
 import { createRequire } from "node:module";
+import { pathToFileURL } from "node:url";
 
 const [folder, executablePath, shots, ...queries] = process.argv.slice(2);
 const gpu = queries[0] === "gpu";
@@ -85,6 +86,10 @@ try {
       await other.close();
     }
     found.isolated = await page.evaluate(() => crossOriginIsolated);
+    const unserved = await browser.newPage();
+    await unserved.goto(`${pathToFileURL(folder)}/index.html`);
+    await unserved.waitForFunction(() => !document.getElementById("progress"), null, { timeout: TIMEOUT });
+    found.unserved = await unserved.textContent("#wrong");
   }
   found.elsewhere = requests.filter((url) => !/^(blob:|data:)/.test(url) && !url.startsWith(address));
 } finally {
