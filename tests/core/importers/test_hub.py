@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, models
 from transformers import LlamaConfig
 
 from edgegpt.cli import main
-from edgegpt.errors import CheckpointError, EdgeGPTWarning
+from edgegpt.errors import CheckpointError, EdgeGPTWarning, InvalidInputError
 from edgegpt.importers.hub.download import download as download_model
 from edgegpt.importers.hub.headers import open_headers
 from edgegpt.importers.hub.ids import HubId
@@ -104,6 +104,14 @@ def test_a_text_that_cannot_be_imported_is_told_before_the_weights_are_downloade
     with pytest.raises(CheckpointError, match=r"tokenizer\.json is no tokenizer that can be read"):
         opened(Named(NAME))
     assert INDEX in hub.sent
+    assert not hub.sent.keys() & set(SHARDS)
+
+
+def test_a_context_that_the_model_lacks_is_told_before_the_weights_are_downloaded(
+    hub: StandInHub,
+) -> None:
+    with pytest.raises(InvalidInputError, match="the model can see 1 to 128 tokens"):
+        opened(Named(NAME, context=129))
     assert not hub.sent.keys() & set(SHARDS)
 
 
