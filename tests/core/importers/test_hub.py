@@ -133,6 +133,17 @@ def test_pickled_weights_are_downloaded_only_if_there_are_no_others(hub: StandIn
     assert not (download(NAME, None) / "pytorch_model.bin").exists()
 
 
+def test_one_file_of_weights_is_downloaded_without_its_parts(
+    hub: StandInHub, files: dict[str, bytes]
+) -> None:
+    tensors = load(files[SHARDS[0]]) | load(files[SHARDS[1]])
+    hub.models[NAME].files["model.safetensors"] = save(tensors)
+    assert look(opened(Named(NAME))).config.n_layer == 3
+    assert look(open_headers(HUB_ID, None)).config.n_layer == 3
+    assert "model.safetensors" in hub.sent
+    assert not hub.sent.keys() & {INDEX, *SHARDS}
+
+
 def test_progress_counts_the_bytes_and_nothing_is_drawn(
     hub: StandInHub, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -194,6 +194,7 @@ def test_what_stands_where_a_file_belongs_is_refused_by_name(
 
 
 def test_parts_of_weights_that_are_pipes_are_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "model.safetensors").unlink()
     os.mkfifo(folder / "part.safetensors")
     index = {"weight_map": {"a": "part.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
