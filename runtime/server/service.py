@@ -5,13 +5,12 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from ..errors import EdgeGPTError, EngineError, InvalidInputError
+from ..errors import EngineError, InvalidInputError
 from ..generation.arguments import Prompt
 from ..generation.begin import Given
 from ..generation.rows import Text
@@ -27,6 +26,7 @@ from .forms import Chat, Completion, Form
 from .metrics import Metrics
 from .problems import Problem, answer
 from .request_log import report
+from .talk import Talk
 
 __all__ = ["Limits", "Service"]
 
@@ -160,17 +160,11 @@ class Service:
         """`POST /v1/chat/completions`."""
         fields = Fields(parse_json(await self._body(request)))
         self._check_name("model", fields.take("model", string))
-        messages = fields.take("messages", _messages)
-        if messages is None:
-            raise Problem("messages is missing", field="messages")
+        talk = Talk(fields)
         asked = await self._asked(conversation, fields)
-        try:
-            render = partial(self.model.apply_chat_template, special_tokens=False)
-            prompt = await asyncio.to_thread(render, messages)
-        except EdgeGPTError as error:  # none there, or it refuses these messages
-            raise Problem(f"the chat template: {error}", field="messages") from error
+        prompt, asked, reader = await asyncio.to_thread(talk.begin, self.model, asked)
         tickets = await asyncio.to_thread(self._submit, [prompt], asked)
-        form = Chat(self.name, self.tokenizer, asked.choices)
+        form = Chat(self.name, self.tokenizer, asked.choices, reader)
         return self._answer(request, tickets, asked, form)
 
     async def _asked(self, read: Callable[..., Asked], fields: Fields) -> Asked:
@@ -318,10 +312,4 @@ def _prompts(name: str, value: Any) -> list[Prompt]:
 def _ids(name: str, value: Any) -> list[int]:
     if not isinstance(value, list) or not all(type(one) is int for one in value):
         raise wrong(name, value, "a list of token ids")
-    return value
-
-
-def _messages(name: str, value: Any) -> list[dict[str, Any]]:
-    if not isinstance(value, list) or not value or not all(isinstance(m, dict) for m in value):
-        raise wrong(name, value, "a list of messages")
     return value
