@@ -227,12 +227,13 @@ class OpenModel:
             have_text=self.tokenizer is not None,
             has_encoder=self._begin.sources is not None,
             named=self._prompts.named,
-            vocabulary=None if self.tokenizer is None else self._vocabulary,
+            vocabulary=None if self.tokenizer is None else self.vocabulary,
         )
 
-    def _vocabulary(self) -> Vocabulary:
-        """Return the tokens as grammars see them; it is made when it is first needed."""
-        assert self.tokenizer is not None, "only then it is asked for"
+    def vocabulary(self) -> Vocabulary:
+        """Return the tokens as bytes, as grammars see them; it is made when it is first needed."""
+        if self.tokenizer is None:
+            raise InvalidInputError("this bundle has no tokenizer")
         if self._tokens is None:
             self._tokens = Vocabulary(self.tokenizer, self.vocab_size)
         return self._tokens

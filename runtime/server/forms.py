@@ -148,10 +148,20 @@ class Chat(_Form):
     prefix, kind, kind_of_events = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
     def __init__(
-        self, model: str, tokenizer: Tokenizer, choices: int, reader: Callable[[], Reader]
+        self,
+        model: str,
+        tokenizer: Tokenizer,
+        choices: int,
+        reader: Callable[[], Reader],
+        token_bytes: Sequence[bytes] = (),
     ) -> None:
-        """`reader` makes what parts the text of a choice."""
+        """Begin.
+
+        `reader` makes what parts the text of a choice; `token_bytes` has what each id writes, for
+        log-probabilities.
+        """
         super().__init__(model, tokenizer, choices)
+        self.token_bytes = token_bytes
         self.readers = [reader() for _ in range(choices)]
         self.called = [0] * choices
 
@@ -240,5 +250,5 @@ class Chat(_Form):
         return self._entry(one.token_id, one.logprob) | {"top_logprobs": tops}
 
     def _entry(self, token: int, value: float) -> dict[str, Any]:
-        name = self._name(token)
-        return {"token": name, "logprob": value, "bytes": list(name.encode())}
+        own = self.token_bytes[token] or self._name(token).encode()  # special tokens have none
+        return {"token": own.decode(errors="replace"), "logprob": value, "bytes": list(own)}

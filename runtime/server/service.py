@@ -12,11 +12,11 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from ..errors import EngineError, InvalidInputError
 from ..generation.arguments import Prompt
-from ..generation.begin import Given
 from ..generation.rows import Text
 from ..generation.scheduler import BusyError, Scheduler, Ticket
 from ..language_model import LanguageModel
 from ..quantity import quantity
+from ..text.chat_template import ChatPrompt
 from ..text.tokenizer import Tokenizer
 from .answers import Answer
 from .asked import Asked, completion, conversation
@@ -164,7 +164,10 @@ class Service:
         asked = await self._asked(conversation, fields)
         prompt, asked, reader = await asyncio.to_thread(talk.begin, self.model, asked)
         tickets = await asyncio.to_thread(self._submit, [prompt], asked)
-        form = Chat(self.name, self.tokenizer, asked.choices, reader)
+        tokens: Sequence[bytes] = ()
+        if asked.wanted.logprobs is not None:  # made once; it can take a while
+            tokens = (await asyncio.to_thread(self.model.vocabulary)).tokens
+        form = Chat(self.name, self.tokenizer, asked.choices, reader, tokens)
         return self._answer(request, tickets, asked, form)
 
     async def _asked(self, read: Callable[..., Asked], fields: Fields) -> Asked:
@@ -186,7 +189,7 @@ class Service:
                 raise Problem(
                     f"the prompt has {len(prompt):,} characters, too many for the context of "
                     f"{self.model.context} tokens",
-                    field="prompt",
+                    field=_field_of(prompt),
                     code="context_length_exceeded",
                 )
         seed = secrets.randbits(64) if asked.seed is None else asked.seed
@@ -199,23 +202,22 @@ class Service:
             raise
         return tickets
 
-    def _choices(self, prompt: Given, asked: Asked, seed: int) -> list[Ticket]:
+    def _choices(self, prompt: Prompt, asked: Asked, seed: int) -> list[Ticket]:
         """Have the choices of a prompt written: the first as if it were the only one."""
-        wanted = asked.wanted
-        most = asked.max_tokens
-        call = self.model.prepare(
-            prompt, replace(wanted, search=replace(wanted.search, max_new_tokens=most or 0)), seed
-        )
-        (text,) = call.texts
-        room = self.model.context - len(text.ids)
+        wanted, most = asked.wanted, asked.max_tokens
+        ids = self.model.encode_prompt(prompt)
+        room = self.model.context - len(ids)
         if room < 0:
             raise Problem(
-                f"the prompt has {quantity(len(text.ids), 'token')}, and the context "
+                f"the prompt has {quantity(len(ids), 'token')}, and the context "
                 f"{self.model.context}",
-                field="messages" if most is None else "prompt",
+                field=_field_of(prompt),
                 code="context_length_exceeded",
             )
-        rules = call.rules
+        call = self.model.prepare(
+            ids, replace(wanted, search=replace(wanted.search, max_new_tokens=most or 0)), seed
+        )
+        (text,), rules = call.texts, call.rules
         if most is None:
             rules = replace(rules, max_new_tokens=min(max(1, room), self.limits.tokens))
         texts = [
@@ -291,6 +293,16 @@ def problem_of(error: Exception) -> Problem:
 async def on_error(request: Request, error: Exception) -> Response:
     """Answer a request that ended with an error."""
     return answer(error if isinstance(error, Problem) else problem_of(error))
+
+
+async def on_failure(request: Request, error: Exception) -> Response:
+    """Answer a request that failed for a reason that nobody foresaw; uvicorn logs the traceback."""
+    return answer(Problem("the server failed; its log tells why", status=500))
+
+
+def _field_of(prompt: Prompt) -> str:
+    """Return the field that a prompt comes from."""
+    return "messages" if isinstance(prompt, ChatPrompt) else "prompt"
 
 
 def _prompts(name: str, value: Any) -> list[Prompt]:

@@ -1,6 +1,7 @@
 """A model whose tokens are bytes, and which writes what a test wants it to write."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ def say(patch: pytest.MonkeyPatch, tokenizer: Tokenizer, text: str) -> None:
     script = [*tokenizer.encode(text), tokenizer.added_id(END)]
 
     def chosen(rules: Rules, text: Any, logits: Any) -> Any:
-        return CHOOSE(rules, text, logits)._replace(token=script[len(text.new_ids)])
+        found, token = CHOOSE(rules, text, logits), script[len(text.new_ids)]
+        logprob = found.logprob and replace(found.logprob, token_id=token)
+        return found._replace(token=token, logprob=logprob)
 
     patch.setattr(Rules, "choose", chosen)

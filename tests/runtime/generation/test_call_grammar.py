@@ -106,7 +106,7 @@ def test_a_named_function_is_the_only_one() -> None:
     form = calls_of(LLAMA, {"now": {}}, tokenizer, many=True)
     texts = [written(tokenizer, form, seed, '{"name": "now", "parameters": {}}') for seed in (1, 2)]
     assert Calls(LLAMA, ["now"]).push(texts[0])[1] == [ToolCall("now", "{}")]
-    with pytest.raises(InvalidInputError, match="tools cannot be followed"):
+    with pytest.raises(InvalidInputError, match="the parameters of now cannot be followed"):
         calls_of(LLAMA, {"now": {"type": "object", "properties": {"a": 3}}}, tokenizer, many=True)
 
 
