@@ -13,7 +13,7 @@ from ..packages import pip_install
 from .call_forms import CallForm, form_in
 from .thoughts import CLOSE as END_OF_THOUGHTS
 from .thoughts import OPEN as THOUGHTS
-from .thoughts import Thoughts
+from .thoughts import Thoughts, beginning_at_end
 
 __all__ = ["ChatPrompt", "ChatTemplate", "quote"]
 
@@ -73,7 +73,11 @@ class ChatPrompt(str):
 
 
 def quote(value: Any, names: Sequence[str]) -> Any:
-    """Return a message's value with marks around the names of special tokens in its texts."""
+    """Return a message's value with marks around the names of special tokens in its texts.
+
+    Also around the beginning of a name at the end of a text: a template may put the next text
+    right after it.
+    """
     if isinstance(value, list):
         return [quote(part, names) for part in value]
     if isinstance(value, dict):
@@ -82,8 +86,15 @@ def quote(value: Any, names: Sequence[str]) -> Any:
         return value
     text = re.sub(f"[{OPEN}{CLOSE}]", "", value)
     longest_first = sorted(names, key=len, reverse=True)
-    pattern = "|".join(re.escape(name) for name in longest_first)
-    return re.sub(pattern, lambda found: f"{OPEN}{found[0]}{CLOSE}", text) if pattern else text
+    parts = re.split(f"({'|'.join(map(re.escape, longest_first))})", text)
+    bare = parts[-1].rstrip()
+    torn = max((beginning_at_end(bare, name) for name in names), default=0)
+    if torn:
+        place = len(bare) - torn
+        parts[-1:] = [parts[-1][:place], bare[place:], parts[-1][len(bare) :]]
+    return "".join(
+        f"{OPEN}{part}{CLOSE}" if number % 2 else part for number, part in enumerate(parts)
+    )
 
 
 class ChatTemplate:
