@@ -6,6 +6,7 @@ its time and memory. It gives what transformers' `apply_chat_template` gives.
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from ..errors import BundleError, InvalidInputError
@@ -13,7 +14,7 @@ from ..packages import pip_install
 from .call_forms import CallForm, form_in
 from .thoughts import CLOSE as END_OF_THOUGHTS
 from .thoughts import OPEN as THOUGHTS
-from .thoughts import Thoughts, beginning_at_end
+from .thoughts import Thoughts
 
 __all__ = ["ChatPrompt", "ChatTemplate", "quote"]
 
@@ -26,6 +27,7 @@ REASONING = "reasoning_content"
 
 # Characters for private use, around names of special tokens while a template runs.
 OPEN, CLOSE = "\ue0f0", "\ue0f1"
+MARKS = re.compile(f"[{OPEN}{CLOSE}]")
 
 
 class ChatPrompt(str):
@@ -84,17 +86,25 @@ def quote(value: Any, names: Sequence[str]) -> Any:
         return {quote(key, names): quote(part, names) for key, part in value.items()}
     if not isinstance(value, str) or not names:
         return value
-    text = re.sub(f"[{OPEN}{CLOSE}]", "", value)
-    longest_first = sorted(names, key=len, reverse=True)
-    parts = re.split(f"({'|'.join(map(re.escape, longest_first))})", text)
+    pattern, beginnings, longest = _patterns(tuple(names))
+    parts = pattern.split(MARKS.sub("", value))
     bare = parts[-1].rstrip()
-    torn = max((beginning_at_end(bare, name) for name in names), default=0)
-    if torn:
-        place = len(bare) - torn
-        parts[-1:] = [parts[-1][:place], bare[place:], parts[-1][len(bare) :]]
+    for size in range(min(longest, len(bare)), 0, -1):
+        if bare[-size:] in beginnings:
+            parts[-1:] = [bare[:-size], bare[-size:], parts[-1][len(bare) :]]
+            break
     return "".join(
         f"{OPEN}{part}{CLOSE}" if number % 2 else part for number, part in enumerate(parts)
     )
+
+
+@lru_cache(maxsize=8)
+def _patterns(names: tuple[str, ...]) -> tuple[re.Pattern[str], frozenset[str], int]:
+    """Return what finds names, the longest first; their beginnings; and the longest of these."""
+    longest_first = sorted(names, key=len, reverse=True)
+    beginnings = frozenset(name[:size] for name in names for size in range(1, len(name)))
+    pattern = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
+    return pattern, beginnings, len(longest_first[0]) - 1
 
 
 class ChatTemplate:

@@ -6,9 +6,10 @@ write the first of the two themselves, at the end of the prompt.
 
 from collections.abc import Iterable, Iterator
 
-__all__ = ["CLOSE", "OPEN", "Thoughts", "apart", "beginning_at_end"]
+__all__ = ["CLOSE", "MOST_SPACE", "OPEN", "Thoughts", "apart", "certain"]
 
 OPEN, CLOSE = "<think>", "</think>"
+MOST_SPACE = 256  # characters of white space that wait for what follows
 
 
 class Thoughts:
@@ -41,7 +42,7 @@ class Thoughts:
         if bare.startswith(OPEN):
             self._held, self._push = bare[len(OPEN) :], self._inside
             return self._push()
-        if OPEN.startswith(bare):
+        if OPEN.startswith(bare) and len(self._held) <= MOST_SPACE:
             return "", ""
         self._push = self._after
         return self._push()
@@ -54,8 +55,7 @@ class Thoughts:
         if mark:
             self._held, self._push = rest, self._gap
             return thought.rstrip(), self._push()[1]
-        kept = len(thought) - beginning_at_end(thought, CLOSE)
-        kept = len(thought[:kept].rstrip())
+        kept = certain(thought, CLOSE)
         self._held = thought[kept:]
         return thought[:kept], ""
 
@@ -78,10 +78,12 @@ def apart(pieces: Iterable[str], thoughts: Thoughts) -> Iterator[tuple[bool, str
     yield from _told(*thoughts.finish())
 
 
-def beginning_at_end(text: str, mark: str) -> int:
-    """Return how many characters at the end of `text` may be the beginning of `mark`."""
+def certain(text: str, mark: str) -> int:
+    """Return how many characters of `text` are before what may be white space and a `mark`."""
     longest = min(len(text), len(mark) - 1)
-    return next((size for size in range(longest, 0, -1) if mark.startswith(text[-size:])), 0)
+    begun = next((size for size in range(longest, 0, -1) if mark.startswith(text[-size:])), 0)
+    end = len(text) - begun
+    return max(len(text[:end].rstrip()), end - MOST_SPACE)
 
 
 def _told(thought: str, answer: str) -> Iterator[tuple[bool, str]]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from .call_forms import CallForm
-from .thoughts import beginning_at_end
+from .thoughts import MOST_SPACE, certain
 
 __all__ = ["Calls", "ToolCall"]
 
@@ -60,8 +60,7 @@ class Calls:
     def _before(self) -> "_Said":
         """Before a call that begins with a mark."""
         content, mark, _ = self._held.partition(self.form.begin)
-        kept = len(content) - (0 if mark else beginning_at_end(content, self.form.begin))
-        kept = len(content[:kept].rstrip())
+        kept = len(content.rstrip()) if mark else certain(content, self.form.begin)
         content, self._held = self._held[:kept], self._held[kept:]
         if mark:
             self._state = self._called
@@ -71,9 +70,12 @@ class Calls:
     def _opening(self) -> "_Said":
         """At the beginning of a text that is a call as a whole, or content."""
         bare = self._held.lstrip()
-        if self.form.optional.startswith(bare):
+        if not self.form.optional.startswith(bare):
+            self._state = self._called
+        elif len(self._held) > MOST_SPACE:
+            self._state = self._plain
+        else:
             return None
-        self._state = self._called
         return ""
 
     def _called(self) -> "_Said":
@@ -83,9 +85,9 @@ class Calls:
             place = self._after_space(place)
             place += len(mark) if self._held.startswith(mark, place) else 0
         place = self._after_space(place)
-        if place == len(self._held):
+        if place == len(self._held) <= MOST_SPACE:
             return None
-        if self._held[place] != ("[" if self.form.listed else "{"):
+        if self._held[place : place + 1] != ("[" if self.form.listed else "{"):
             end = self._after_space(0) + len(self.form.begin)
             written, self._held = self._held[:end], self._held[end:]
             return self._no_call(written)
@@ -111,22 +113,20 @@ class Calls:
         """After a call, before the mark that ends it."""
         mark = self.form.end if self.form.begin else self.form.between.strip()
         bare = self._held.lstrip()
-        if bare.startswith(mark):
-            self._held = bare[len(mark) :]
-        elif mark.startswith(bare):
+        is_there = bare.startswith(mark)
+        self._held = bare[len(mark) :] if is_there else bare
+        if mark.startswith(bare) and not is_there:
             return None
         if self.form.begin:
             self._state = self._before
         else:
-            self._state = self._opening if bare.startswith(mark) else self._plain
+            self._state = self._opening if is_there else self._plain
         return ""
 
     def _plain(self) -> "_Said":
         """Where there can be no call any more."""
-        if not self._held.strip():
-            return None
         content, self._held = self._held, ""
-        return content
+        return content or None
 
     def _no_call(self, written: str) -> "_Said":
         self._state = self._before if self.form.begin else self._plain

@@ -15,6 +15,7 @@ from edgegpt.runtime.generation.loop import Rules
 from edgegpt.runtime.generation.rows import Text
 from edgegpt.runtime.generation.sampling import Sampling
 from edgegpt.runtime.text.call_forms import HERMES, LLAMA, MISTRAL, CallForm
+from edgegpt.runtime.text.reading import Reader
 from edgegpt.runtime.text.stops import Detokenizer
 from edgegpt.runtime.text.thoughts import Thoughts
 from edgegpt.runtime.text.tokenizer import Tokenizer
@@ -99,6 +100,16 @@ def test_thoughts_may_come_before_a_form(special: bool, begun: bool) -> None:
     assert thoughts.push(text) == ("hm <b> </th", '"yes"')
     if not begun:
         assert written(tokenizer, form, 1, '"') == '"yes"'
+
+
+def test_thoughts_may_come_before_calls() -> None:
+    tokenizer = byte_tokenizer(("<think>", "</think>", *HERMES.marks))
+    asked = calls_of(HERMES, FUNCTIONS, tokenizer, many=False)
+    form = asked.after(thoughts_rule(tokenizer, begun=False))
+    reader = Reader(Thoughts(), Calls(HERMES, FUNCTIONS))
+    said = reader.push(written(tokenizer, form, 2, "<think>hm</think>\n\n<tool_call>"))
+    assert (said.thought, said.content, len(said.calls)) == ("hm", "", 1)
+    assert Calls(HERMES, FUNCTIONS).push(written(tokenizer, form, 2, "<tool_call>"))[1]
 
 
 def test_a_named_function_is_the_only_one() -> None:

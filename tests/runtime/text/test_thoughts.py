@@ -49,6 +49,14 @@ def test_thoughts_come_at_once():
     assert thoughts.push("b> ") == (" </b>", "")
 
 
+@pytest.mark.parametrize("begun", [True, False])
+def test_endless_white_space_is_not_held_back(begun):
+    thoughts = Thoughts(begun=begun)
+    thoughts.push("a" if begun else "")
+    found = ["".join(thoughts.push(" " * 16)) for _ in range(500)]
+    assert len("".join(found)) > 500 * 16 - 300
+
+
 def test_calls_in_thoughts_are_thoughts():
     call = '<tool_call>{"name": "f", "arguments": {}}</tool_call>'
     reader = Reader(Thoughts(), Calls(HERMES, ["f"]))

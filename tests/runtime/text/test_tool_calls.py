@@ -23,7 +23,7 @@ CASES = [
     (MISTRAL, f"a [TOOL_CALLS][{G}]b", "ab", [OTHER]),
     (LLAMA, F.replace("arguments", "parameters"), "", [CALLED]),
     (LLAMA, f" {TAG}\n{G}; {F} ", "", [OTHER, CALLED]),
-    (LLAMA, f"{G} and then", " and then", [OTHER]),
+    (LLAMA, f"{G} and then", "and then", [OTHER]),
 ]
 PLAIN = [
     (HERMES, "no call <tool_cal> <tool_call"),
@@ -77,6 +77,16 @@ def test_content_before_a_call_comes_at_once():
     assert calls.push("Well, <b")[0] == "Well, <b"
     assert calls.push(" <tool")[0] == ""
     assert calls.push("s>")[0] == " <tools>"
+
+
+@pytest.mark.parametrize("form", [HERMES, MISTRAL, LLAMA], ids=lambda form: form.name)
+@pytest.mark.parametrize("called", [True, False])
+def test_endless_white_space_is_not_held_back(form, called):
+    calls = Calls(form, NAMES)
+    begin = form.begin if called else ""
+    found = calls.push(begin)[0] + "".join(calls.push(" " * 16)[0] for _ in range(500))
+    assert len(found) > 500 * 16 - 300
+    assert found + calls.finish() == begin + " " * 16 * 500
 
 
 def test_the_first_calls_are_kept_where_there_may_be_no_more():
