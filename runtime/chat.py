@@ -159,8 +159,6 @@ class Conversation:
 
 def _answer(text: str, thoughts: Thoughts | None) -> Message:
     """Return an answer as a message, with its thoughts apart."""
-    if thoughts is None:
-        return {"role": "assistant", "content": text}
     parts = list(apart([text], thoughts))
     content = "".join(piece for thinks, piece in parts if not thinks)
     thought = "".join(piece for thinks, piece in parts if thinks)

@@ -70,12 +70,12 @@ class Thoughts:
         return "", answer
 
 
-def apart(pieces: Iterable[str], thoughts: Thoughts) -> Iterator[tuple[bool, str]]:
-    """Yield the pieces of a text, each with whether it is thought."""
-    parts = (thoughts.push(piece) for piece in pieces)
-    for thought, answer in parts:
-        yield from _told(thought, answer)
-    yield from _told(*thoughts.finish())
+def apart(pieces: Iterable[str], thoughts: Thoughts | None) -> Iterator[tuple[bool, str]]:
+    """Yield the pieces of a text, each with whether it is thought; None: nothing is."""
+    for piece in pieces:
+        yield from _told("", piece) if thoughts is None else _told(*thoughts.push(piece))
+    if thoughts is not None:
+        yield from _told(*thoughts.finish())
 
 
 def certain(text: str, mark: str) -> int:

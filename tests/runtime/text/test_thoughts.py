@@ -41,6 +41,7 @@ def test_thoughts_and_answer_are_parted(begun, text, thought, answer, seed):
     assert "".join(piece for thinks, piece in found if thinks) == thought
     assert "".join(piece for thinks, piece in found if not thinks) == answer
     assert all(piece for _, piece in found)
+    assert "".join(piece for thinks, piece in apart([text], None) if not thinks) == text
 
 
 def test_thoughts_come_at_once():
