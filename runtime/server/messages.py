@@ -65,4 +65,5 @@ def _call(where: str, given: Any) -> dict[str, Any]:
         arguments = None
     if not isinstance(arguments, dict):
         raise wrong(f"{where}.function.arguments", function["arguments"], "the JSON of an object")
-    return {"type": "function", **given, "function": {**function, "arguments": arguments}}
+    own = {"name": function["name"], "arguments": arguments}  # in the order that models learned
+    return {"type": "function", **given, "function": own}
