@@ -64,7 +64,9 @@ class Talk:
             )
         except EdgeGPTError as error:  # none there, or it refuses what it gets
             field = next((name for name in FIELDS if str(error).startswith(name)), "messages")
-            raise Problem(f"the chat template: {error}", field=field) from error
+            folder = model.bundle.folder  # where it is on this machine is nobody's business
+            said = str(error).replace(str(folder), folder.name)
+            raise Problem(f"the chat template: {said}", field=field) from error
 
     def _forced(
         self, model: LanguageModel, offered: Tools, calls: CallForm, form: Form | None

@@ -208,6 +208,14 @@ def deep(levels: int) -> Any:
     return found
 
 
+def test_a_template_that_fails_does_not_tell_where_it_is(opened: Opened) -> None:
+    with opened("{{ messages[0].content + 1 }}") as (served, _):
+        status, found, _ = served.ask("/v1/chat/completions", {"messages": ASK})
+        assert status == 400
+        assert "copy/chat_template.jinja cannot be used" in found["error"]["message"]
+        assert str(served.service.model.bundle.folder.parent) not in found["error"]["message"]
+
+
 def test_contents_in_parts_are_one_text(opened: Opened, prompts: list[Any]) -> None:
     texts = ["Is <e", "nd> it", "?"]
     content = [{"type": "text", "text": text} for text in texts]
