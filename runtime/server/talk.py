@@ -47,7 +47,7 @@ class Talk:
         calls = None if self.tools is None else _form_of_calls(model)
         form = asked.wanted.form
         if self.tools is not None and calls is not None:
-            form = self._forced(model, self.tools, calls, form)
+            form = _form_of_text(model, self.tools, calls, form)
         assert model.tokenizer is not None, "others are not served"
         if form is not None and prompt.thinks:
             form = form.after(thoughts_rule(model.tokenizer, begun=prompt.within_thoughts))
@@ -67,25 +67,6 @@ class Talk:
             folder = model.bundle.folder  # where it is on this machine is nobody's business
             said = str(error).replace(str(folder), folder.name)
             raise Problem(f"the chat template: {said}", field=field) from error
-
-    def _forced(
-        self, model: LanguageModel, offered: Tools, calls: CallForm, form: Form | None
-    ) -> Form | None:
-        """Return the form of texts that call a function, if they have to."""
-        if form is not None:
-            raise Problem(
-                "response_format does not go with tools; leave one of them out, or give "
-                'tool_choice "none"',
-                field="response_format",
-            )
-        if not offered.forced:
-            return None
-        assert model.tokenizer is not None, "others are not served"
-        schemas = {name: offered.schemas[name] for name in offered.forced}
-        try:
-            return calls_of(calls, schemas, model.tokenizer, many=offered.many)
-        except InvalidInputError as error:
-            raise Problem(str(error), field="tools") from error
 
     def _reader(self, prompt: ChatPrompt, calls: CallForm | None) -> Reader:
         if self.tools is None or calls is None:
@@ -107,3 +88,24 @@ def _form_of_calls(model: LanguageModel) -> CallForm:
             code="unsupported_parameter",
         )
     return template.calls
+
+
+def _form_of_text(
+    model: LanguageModel, offered: Tools, calls: CallForm, form: Form | None
+) -> Form | None:
+    """Return the form of texts whose calls have to follow schemas, if they have to."""
+    if form is not None:
+        raise Problem(
+            "response_format does not go with tools; leave one of them out, or give "
+            'tool_choice "none"',
+            field="response_format",
+        )
+    if not (offered.forced or offered.strict):
+        return None
+    assert model.tokenizer is not None, "others are not served"
+    schemas = {name: offered.schemas[name] for name in offered.forced or offered.schemas}
+    how = {"many": offered.many, "forced": bool(offered.forced)}
+    try:
+        return calls_of(calls, schemas, model.tokenizer, **how)
+    except InvalidInputError as error:
+        raise Problem(str(error), field="tools") from error

@@ -21,11 +21,13 @@ class Tools:
     Attributes:
         listed: as the template gets them.
         forced: names of those of which it has to call one; none: it need not.
+        strict: whether its calls have to follow the schemas also where it need not call any.
         many: whether it may call several.
     """
 
     listed: list[dict[str, Any]]
     forced: tuple[str, ...]
+    strict: bool
     many: bool
 
     @property
@@ -50,13 +52,7 @@ def tools(fields: Fields) -> Tools | None:
     if choice not in ("auto", "none") and not forced:
         raise Problem("tool_choice asks for a function that tools do not have", field="tool_choice")
     strict = [one["function"].pop("strict", None) for one in listed]
-    if any(strict) and choice == "auto":
-        raise Problem(
-            "strict is not supported unless tool_choice is required or names a function",
-            field="tools",
-            code="unsupported_parameter",
-        )
-    return Tools(listed, forced, many) if listed and choice != "none" else None
+    return Tools(listed, forced, any(strict), many) if listed and choice != "none" else None
 
 
 def _listed(name: str, value: Any) -> list[dict[str, Any]]:

@@ -102,6 +102,24 @@ def test_thoughts_may_come_before_a_form(special: bool, begun: bool) -> None:
         assert written(tokenizer, form, 1, '"') == '"yes"'
 
 
+@pytest.mark.parametrize("special", [True, False], ids=["marks are tokens", "marks are text"])
+@pytest.mark.parametrize("form", [HERMES, MISTRAL, LLAMA], ids=lambda form: form.name)
+def test_where_calls_are_not_forced_there_is_content_or_calls_that_follow_the_schemas(
+    form: CallForm, special: bool
+) -> None:
+    tokenizer = byte_tokenizer(form.marks * special)
+    asked = calls_of(form, FUNCTIONS, tokenizer, many=False, forced=False)
+    content = "Hi <b [TOOL {}" if form.begin else ""
+    begin = form.begin + {"hermes": "\n", "mistral": " [", "llama": ""}[form.name]
+    for wrong in ('{"name": "other"', '{"name": "plant", "' + form.key + '": {"root"'):
+        text = written(tokenizer, asked, 4, content + begin + wrong)
+        calls = Calls(form, FUNCTIONS)
+        told, found = calls.push(text)
+        assert (told + calls.finish(), len(found)) == (content, 1)
+    plain = "Hello {}"
+    assert written(tokenizer, asked, 4, plain).startswith(plain)
+
+
 def test_thoughts_may_come_before_calls() -> None:
     tokenizer = byte_tokenizer(("<think>", "</think>", *HERMES.marks))
     asked = calls_of(HERMES, FUNCTIONS, tokenizer, many=False)

@@ -13,6 +13,7 @@ from talking import END, byte_tokenizer, say
 
 import edgegpt
 from edgegpt.runtime.bundle.usage import Usage
+from edgegpt.runtime.generation.loop import Rules
 
 pytestmark = pytest.mark.filterwarnings("ignore::edgegpt.errors.EdgeGPTWarning")
 
@@ -160,6 +161,35 @@ def test_a_model_that_has_to_call_a_function_does(
             assert json.loads(call.function.arguments)["city"] in ("Köln", "Rom")
 
 
+def test_strict_functions_are_called_as_their_schemas_say_or_not_at_all(
+    server: tuple[Served, openai.OpenAI], form: str
+) -> None:
+    """The official helper for streams takes strict functions only."""
+    _, client = server
+    strict = {**WEATHER, "function": {**WEATHER["function"], "strict": True}}
+    start = WRITTEN[form].partition('"Köln"')[0]
+    tokenizer = byte_tokenizer(MARKS, plain=["<tool_call>", "</tool_call>"])
+    leads = tokenizer.encode(start)
+    with pytest.MonkeyPatch.context() as patch:
+        choose = Rules.choose
+
+        def led(rules: Rules, text: Any, logits: Any) -> Any:
+            if len(text.new_ids) < len(leads):
+                logits = logits.copy()
+                logits[leads[len(text.new_ids)]] += 1000
+            return choose(rules, text, logits)
+
+        patch.setattr(Rules, "choose", led)
+        asked = {"model": "tiny", "messages": ASK, "tools": [strict], "seed": 5}
+        with client.chat.completions.stream(**asked, parallel_tool_calls=False) as stream:
+            stream.until_done()
+        (call,) = stream.get_final_completion().choices[0].message.tool_calls
+        assert call.function.parsed_arguments["city"] in ("Köln", "Rom")
+    found = ask(client, tools=[strict], seed=5, max_tokens=5).choices[0]
+    assert found.message.content
+    assert found.message.tool_calls is None
+
+
 def test_several_calls_are_numbered_and_parallel_tool_calls_false_keeps_the_first(
     altered_bundle: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,7 +291,6 @@ def test_what_is_wrong_with_tools_is_named(altered_bundle: Any) -> None:
             "tools",
             "the parameters",
         ),
-        ({"tools": [function(strict=True)]}, "tools", "strict is not supported unless"),
         ({"tools": None, "tool_choice": "required"}, "tool_choice", "that tools do not have"),
         ({"tool_choice": "always"}, "tool_choice", '"none", "auto", "required"'),
         (
