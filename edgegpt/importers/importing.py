@@ -60,6 +60,7 @@ class Named:
         attention_scale: see `lesson.open_lesson`.
         data: a text on which the scale of the lesson is measured.
         shape: a TOML file with what an encoder-decoder's state dict does not say.
+        context: tokens that the model has to see, in an export of it; None: any number.
     """
 
     source: str
@@ -69,6 +70,7 @@ class Named:
     attention_scale: AttentionScale | None = None
     shape: Path | None = None
     data: Path | None = None
+    context: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse an empty name, which would be the current folder, and a contradiction."""
@@ -85,7 +87,7 @@ def opened(named: Named, *, values: bool = True, progress: Progress = silent) ->
         CheckpointError: if there is no such source, or it cannot be read.
     """
     if is_hub_id(named.source):
-        source = _from_hub(HubId.of(named.source), named.revision, values, progress)
+        source = _from_hub(HubId.of(named.source), named, values, progress)
     elif not os.path.lexists(named.source):
         raise CheckpointError(nothing_at(named.source))
     elif named.revision is not None:
@@ -123,9 +125,11 @@ def survey(named: Named, *, values: bool = True, progress: Progress = silent) ->
 
     Raises:
         CheckpointError: names what cannot be imported.
+        InvalidInputError: if the model does not see as many tokens as it has to.
     """
     source = opened(named, values=values, progress=progress)
     model = look(source)
+    _check_context(model.config, named.context)
     text = text_of(source, model.config, model.family.generation)
     if named.data is not None and values:
         model = with_measured_scale(model, text.tokenizer_json, named.data)
@@ -183,7 +187,7 @@ def facts_of(found: Import, papers: Papers) -> Origin:
     return Origin(found.family.model_type, found.source.name, papers.license)
 
 
-def _from_hub(hub_id: HubId, revision: str | None, values: bool, progress: Progress) -> Source:
+def _from_hub(hub_id: HubId, named: Named, values: bool, progress: Progress) -> Source:
     try:
         from .hub.download import download  # noqa: PLC0415 - the extra `hub` may be missing
         from .hub.headers import open_headers  # noqa: PLC0415
@@ -192,20 +196,29 @@ def _from_hub(hub_id: HubId, revision: str | None, values: bool, progress: Progr
             f"{hub_id} is on the Hub, which needs another package: {pip_install('hub')}; or name "
             f"a local folder"
         ) from error
+    revision = named.revision
     if not values:
         return open_headers(hub_id, revision, progress)
     if hub_id.file is None:
-        _check_text(download(hub_id, revision, weights=False, progress=progress))
+        folder = download(hub_id, revision, weights=False, progress=progress)
+        _check_small_files(folder, named.context)
     path = download(hub_id, revision, progress=progress)
     name = hub_id.with_commit(path)
     return open_folder(path, name) if path.is_dir() else replace(open_source(path), name=name)
 
 
-def _check_text(folder: Path) -> None:
+def _check_small_files(folder: Path, context: int | None) -> None:
     """Refuse settings or a tokenizer that cannot be imported before the weights are downloaded."""
     path = folder / "config.json"
     source = Source(folder.name, read_json(path), str(path), SafeTensors([]), folder)
-    text_of(source, config_of(source))
+    config = config_of(source)
+    _check_context(config, context)
+    text_of(source, config)
+
+
+def _check_context(config: GPTConfig | Seq2SeqConfig, context: int | None) -> None:
+    if context is not None:
+        config.limited(context)
 
 
 @contextmanager
@@ -217,6 +230,7 @@ def as_checkpoint(named: Named, out: Path, progress: Progress) -> Iterator[tuple
 
     Raises:
         CheckpointError: names what cannot be imported.
+        InvalidInputError: if a model to import does not see as many tokens as it has to.
     """
     if is_checkpoint(Path(named.source)):
         if named.revision is not None or named.adapter is not None:
