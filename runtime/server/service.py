@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from ..errors import EdgeGPTError, EngineError, InvalidInputError
 from ..generation.arguments import Prompt
 from ..generation.begin import Given
+from ..generation.prefix_store import PrefixStore
 from ..generation.rows import Text
 from ..generation.scheduler import BusyError, Scheduler, Ticket
 from ..language_model import LanguageModel
@@ -62,8 +63,9 @@ class Service:
         queue: int,
         steady: bool,
         limits: Limits | None = None,
+        store: PrefixStore | None = None,
     ) -> None:
-        """Start the scheduler.
+        """Start the scheduler; `store` has prefixes on disk.
 
         Raises:
             InvalidInputError: if the bundle has no tokenizer, or an encoder.
@@ -83,6 +85,7 @@ class Service:
             rows=rows,
             queue=queue,
             steady=steady,
+            store=store,
             told=self.courier.tell,
         )
 
