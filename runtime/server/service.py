@@ -75,8 +75,7 @@ class Service:
             raise InvalidInputError("a bundle without a tokenizer has no texts to serve")
         self.model, self.name, self.limits = model, name, limits or Limits()
         self.tokenizer: Tokenizer = model.tokenizer
-        longest = max(map(len, model.tokenizer.backend.get_vocab()), default=1)
-        self.longest = model.context * max(1, longest)  # characters that can fit the context
+        self.longest = model.context * self.tokenizer.longest  # characters that can fit the context
         self.courier, self.metrics, self.created = Courier(), Metrics(), int(time.time())
         self.scheduler = Scheduler(
             model.engine,

@@ -70,6 +70,11 @@ class Tokenizer:
         """The texts of the special tokens."""
         return [str(self.backend.id_to_token(number)) for number in sorted(self.special_ids)]
 
+    @cached_property
+    def longest(self) -> int:
+        """How many characters the longest token has, 1 or more."""
+        return max(1, *map(len, self.backend.get_vocab()))
+
     def encode(self, text: str, quoted: Sequence[tuple[int, int]] = ()) -> list[int]:
         """Return the ids of `text`.
 
