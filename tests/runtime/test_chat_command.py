@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -214,6 +215,10 @@ def test_an_interrupt_ends_an_answer_in_a_terminal_also_before_it_begins(
     messages = json.loads((tmp_path / "chat.json").read_text())
     assert [len(one["content"]) for one in messages] == ([1, 1] if begun else [])
     assert ("ended by closed" in done.out) == begun
+    assert (
+        bool(re.search(r"[\d.]+ tokens/s, the first after .* s, \d+ tokens left", done.out))
+        == begun
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such terminals")
