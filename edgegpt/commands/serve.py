@@ -135,7 +135,8 @@ def command(
     with model:
         _log_requests(log_json)
         if steady is None:
-            steady = model.bundle.manifest.precision in ("int8", "int4")
+            rounded = model.bundle.manifest.precision in ("int8", "int4")
+            steady = rounded and not model.engine.uniform
         service = Service(
             model,
             name or bundle.resolve().name,

@@ -344,4 +344,5 @@ class Scheduler:
 
     def _new_rows(self) -> SharedRows:
         state = self.engine.new_state(self.rows, self.context)
-        return SharedRows(state, steady=self.steady, store=self.store)
+        exact = not self.engine.uniform
+        return SharedRows(state, steady=self.steady, exact=exact, store=self.store)
