@@ -76,7 +76,7 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service, drain: float) -> None:
         super().__init__(config)
         self.service, self.drain = service, drain
-        self.ending: threading.Thread | None = None
+        self.asked = False  # whether a signal has come
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -93,11 +93,9 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End: no new texts, and so many seconds for the others."""
-        if self.ending is None:
-            self.ending = threading.Thread(target=self._end, args=(self.drain,), daemon=True)
-        elif self.ending.is_alive():
-            self.ending = threading.Thread(target=self._end, args=(0.0,), daemon=True)
-        self.ending.start()
+        drain, self.asked = 0.0 if self.asked else self.drain, True
+        # A thread for each: another signal may come while this one's is being started.
+        threading.Thread(target=self._end, args=(drain,), daemon=True).start()
 
     def _end(self, drain: float) -> None:
         self.service.scheduler.close(drain)

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from ..errors import EngineError, InvalidInputError
 from ..generation.arguments import Prompt
+from ..generation.prefix_store import PrefixStore
 from ..generation.rows import Text
 from ..generation.scheduler import BusyError, Scheduler, Ticket
 from ..language_model import LanguageModel
@@ -62,8 +63,9 @@ class Service:
         queue: int,
         steady: bool,
         limits: Limits | None = None,
+        store: PrefixStore | None = None,
     ) -> None:
-        """Start the scheduler.
+        """Start the scheduler; `store` has prefixes on disk.
 
         Raises:
             InvalidInputError: if the bundle has no tokenizer, or an encoder.
@@ -73,8 +75,7 @@ class Service:
             raise InvalidInputError("a bundle without a tokenizer has no texts to serve")
         self.model, self.name, self.limits = model, name, limits or Limits()
         self.tokenizer: Tokenizer = model.tokenizer
-        longest = max(map(len, model.tokenizer.backend.get_vocab()), default=1)
-        self.longest = model.context * max(1, longest)  # characters that can fit the context
+        self.longest = model.context * self.tokenizer.longest  # characters that can fit the context
         self.courier, self.metrics, self.created = Courier(), Metrics(), int(time.time())
         self.scheduler = Scheduler(
             model.engine,
@@ -83,6 +84,7 @@ class Service:
             rows=rows,
             queue=queue,
             steady=steady,
+            store=store,
             told=self.courier.tell,
         )
 

@@ -75,6 +75,11 @@ class Tokenizer:
         """Return the id of a token that was added to the vocabulary, special or not."""
         return self._added.get(name)
 
+    @cached_property
+    def longest(self) -> int:
+        """How many characters the longest token has, 1 or more."""
+        return max(1, *map(len, self.backend.get_vocab()))
+
     def encode(self, text: str, quoted: Sequence[tuple[int, int]] = ()) -> list[int]:
         """Return the ids of `text`.
 

@@ -12,6 +12,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from edgegpt import LanguageModel
+from edgegpt.runtime.generation.prefix_store import PrefixStore
 from edgegpt.runtime.server import run as running
 from edgegpt.runtime.server.app import application
 from edgegpt.runtime.server.service import Limits, Service
@@ -89,10 +90,12 @@ def serving(
     rows: int = 4,
     queue: int = 256,
     limits: Limits | None = None,
+    store: PrefixStore | None = None,
     **guard: Any,
 ) -> Iterator[Served]:
     """Serve a model under the name "tiny" until the block ends."""
-    service = Service(model, "tiny", rows=rows, queue=queue, steady=False, limits=limits)
+    settings = {"steady": False, "limits": limits, "store": store}
+    service = Service(model, "tiny", rows=rows, queue=queue, **settings)
     place = running.Place(port=0, drain=5)
     listening = running.listen(place)
     ready, servers = threading.Event(), []

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from http_servers import Served, serving, until
 
 import edgegpt
@@ -273,6 +274,29 @@ def test_a_port_is_never_taken_by_a_second_server(
     monkeypatch.setattr(running.sys, "platform", system)
     with running.listen(running.Place(port=0)) as found:
         assert bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)) == shared
+
+
+def test_signals_that_come_while_others_are_heard_do_no_harm(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a supervisor and its group send them: one interrupts the handler of another."""
+    service = Service(model, "tiny", rows=1, queue=1, steady=False)
+    server = running._Server(uvicorn.Config(lambda: None), service, 5.0)
+    drains: list[float] = []
+    monkeypatch.setattr(server, "_end", drains.append)
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        monkeypatch.setattr(threading.Thread, "start", start)
+        server.handle_exit(signal.SIGTERM, None)
+        thread.start()
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    server.handle_exit(signal.SIGTERM, None)
+    server.handle_exit(signal.SIGTERM, None)
+    until(lambda: len(drains) == 3)
+    assert sorted(drains) == [0.0, 0.0, 5.0]
+    service.scheduler.close()
 
 
 def test_a_signal_lets_texts_end_and_the_process_with_0(small_bundle: Path) -> None:
