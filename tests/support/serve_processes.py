@@ -22,10 +22,6 @@ class ServeProcess(Served):
         super().__init__(None, port)  # type: ignore[arg-type]
         self.process = process
 
-    def drain(self) -> None:
-        """Tell it to end; texts that are being written may end before."""
-        self.process.terminate()
-
     def running(self, key: str = "") -> int:
         """Return how many texts it writes."""
         text = self.ask("/metrics", headers={"Authorization": f"Bearer {key}"})[1]
