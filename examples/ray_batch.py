@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
@@ -98,12 +99,31 @@ def evaluate(source: str, **on_models: Any) -> None:
     print(f"{loss:.5f} nats per token, perplexity {math.exp(loss):.4f}, {tokens:,} tokens")
 
 
-def main(what: str, bundle: str, *files: str) -> None:
-    """Start or join a cluster, and do what is asked."""
-    bundle = os.path.abspath(bundle)
-    wanted = Bundle.open(bundle).manifest.id
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing leaves the device
-    ray.init(include_dashboard=False, logging_level="ERROR")
+def start(home: str) -> None:
+    """Join the cluster of RAY_ADDRESS, or start Ray for this machine alone.
+
+    Ray's head asks servers of three clouds where it runs, statistics or not, unless a file in its
+    home says so. It gets a home with that file; its workers keep the user's.
+    """
+    address, own = os.environ.get("RAY_ADDRESS", "local"), os.environ.get("HOME", "")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if address != "local":
+        ray.init(address, logging_level="ERROR")
+        return
+    (Path(home) / "ray_bootstrap_config.yaml").write_text("provider: {type: local}\n")
+    os.environ["HOME"] = home
+    ray.init(
+        address,
+        include_dashboard=False,
+        logging_level="ERROR",
+        runtime_env={"env_vars": {"HOME": own}},
+        _node_ip_address="127.0.0.1",  # where it listens
+    )
+    os.environ["HOME"] = own
+
+
+def work(what: str, bundle: str, wanted: str, *files: str) -> None:
+    """Do what is asked with all cores of the cluster."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = 2**20  # bytes; of what one process gets at a time
@@ -114,6 +134,16 @@ def main(what: str, bundle: str, *files: str) -> None:
         "num_cpus": 1,
     }
     {"write": write, "eval": evaluate}[what](*files, **on_models)
+
+
+def main(what: str, bundle: str, *files: str) -> None:
+    """Look at the bundle, have a cluster, and do what is asked."""
+    bundle = os.path.abspath(bundle)
+    wanted = Bundle.open(bundle).manifest.id
+    with TemporaryDirectory() as home:
+        start(home)
+        work(what, bundle, wanted, *files)
+        ray.shutdown()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,10 @@ import re
 import runpy
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -19,15 +23,34 @@ pytest.importorskip("ray.data", reason='Ray is not installed: pip install "ray[d
 PROGRAM = ROOT / "examples" / "ray_batch.py"
 
 
-def run(*arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
+def run(*arguments: object, status: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the program on two cores of this machine."""
     command = [sys.executable, PROGRAM, *map(str, arguments)]
-    local = os.environ | {"RAY_ADDRESS": "local", "RAY_OVERRIDE_CPUS": "2"}
+    local = os.environ | {"RAY_ADDRESS": "local", "RAY_OVERRIDE_CPUS": "2"} | variables
     done = subprocess.run(
         command, env=local, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == status, done.stderr
     return done
+
+
+@contextmanager
+def a_proxy() -> Iterator[tuple[str, list[str]]]:
+    """Yield the URL of an HTTP proxy that passes nothing on, and what it was asked for."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(502)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +93,9 @@ def test_a_text_is_evaluated_in_pieces_as_each_of_them_is(
     (tmp_path / "texts").mkdir()
     for name, text in zip("ab", texts, strict=True):
         (tmp_path / "texts" / name).write_text(text)
-    said = run("eval", small_bundle, tmp_path / "texts").stdout
+    with a_proxy() as (proxy, asked):
+        said = run("eval", small_bundle, tmp_path / "texts", http_proxy=proxy).stdout
+    assert asked == []  # Ray's head asks http://169.254.169.254 where it has its own way
     pieces = [texts[0], texts[1][:100_000], texts[1][100_000:]]
     results = [evaluate_model(lm, lm.tokenizer.encode(piece)) for piece in pieces]
     tokens = sum(result.tokens for result in results)
