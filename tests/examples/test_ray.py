@@ -95,7 +95,7 @@ def test_a_text_is_evaluated_in_pieces_as_each_of_them_is(
         (tmp_path / "texts" / name).write_text(text)
     with a_proxy() as (proxy, asked):
         said = run("eval", small_bundle, tmp_path / "texts", http_proxy=proxy).stdout
-    assert asked == []  # Ray's head asks http://169.254.169.254 where it has its own way
+    assert asked == []  # Ray's head asks 169.254.169.254 where it can
     pieces = [texts[0], texts[1][:100_000], texts[1][100_000:]]
     results = [evaluate_model(lm, lm.tokenizer.encode(piece)) for piece in pieces]
     tokens = sum(result.tokens for result in results)
