@@ -140,5 +140,5 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     try:
         main(*sys.argv[1:])
-    except edgegpt.EdgeGPTError as error:
+    except (edgegpt.EdgeGPTError, ConnectionError, ray.exceptions.AuthenticationError) as error:
         sys.exit(f"error: {error}")
