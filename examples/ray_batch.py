@@ -124,7 +124,10 @@ def work(what: str, bundle: str, wanted: str, *files: str) -> None:
         "compute": ray.data.ActorPoolStrategy(min_size=1, max_size=most),
         "num_cpus": 1,
     }
-    {"write": write, "eval": evaluate}[what](*files, **on_models)
+    if what == "write":
+        write(*files, **on_models)
+    else:
+        evaluate(*files, **on_models)
 
 
 def main(what: str, bundle: str, *files: str) -> None:
