@@ -23,8 +23,8 @@ LOG_LINE = "%(asctime)s %(message)s"
 EXAMPLES = """\b
 Examples:
   edgegpt serve build/shakespeare-char
-  edgegpt serve bundle --port 9000 --rows 32 --api-key-file keys.txt
-  edgegpt serve bundle --host 0.0.0.0 --allow-host device.local --cors https://app.example
+  edgegpt serve bundle --port 9000 --rows 32 --cors https://app.example
+  edgegpt serve bundle --host 0.0.0.0 --allow-host device.local --api-key-file keys.txt
 """
 
 
