@@ -22,7 +22,8 @@ constexpr std::size_t header_bytes = 64;
 constexpr char magic[8] = {'E', 'D', 'G', 'E', 'G', 'P', 'T', 'W'};
 constexpr std::uint32_t file_format = 1;
 
-[[gnu::format(printf, 3, 4)]] int fail(char *message, int code, const char *format, ...) {
+// Tells of a missing feature, too, so it is as careful as those functions are.
+[[gnu::format(printf, 3, 4)]] EDGEGPT_BASELINE int fail(char *message, int code, const char *format, ...) {
     if (message == nullptr) return code;
     va_list arguments;
     va_start(arguments, format);
@@ -201,17 +202,18 @@ private:
 
 }  // namespace
 
-extern "C" const edgegpt_facts *edgegpt_about(void) {
+extern "C" EDGEGPT_BASELINE const edgegpt_facts *edgegpt_about(void) {
+    static char names[16 * sizeof features / sizeof features[0]];
     static const edgegpt_facts facts = {EDGEGPT_ABI,   model::vocab,    model::block_size,
                                         model::layers, model::kv_heads, model::head_dim,
-                                        target_name,   feature_names};
+                                        target_name,   names};
+    list_features(names);
     return &facts;
 }
 
-extern "C" int edgegpt_open(const char *path, int threads, edgegpt_engine **out, char *message) {
-    if (const char *missing = missing_feature())
-        return fail(message, EDGEGPT_NO_FEATURE, "the engine was built for processors with %s",
-                    missing);
+// For processors that have everything.
+[[gnu::noinline]] static int open_engine(const char *path, int threads, edgegpt_engine **out,
+                                         char *message) {
     if (path == nullptr || out == nullptr || is_outside(threads, 1, most_threads))
         return fail(message, EDGEGPT_BAD_ARGUMENT,
                     "an engine needs a path, 1 to %d threads, and a place for the result",
@@ -228,6 +230,14 @@ extern "C" int edgegpt_open(const char *path, int threads, edgegpt_engine **out,
         return fail(message, EDGEGPT_SYSTEM, "the system does not start %d threads", threads);
     *out = engine.release();
     return EDGEGPT_OK;
+}
+
+extern "C" EDGEGPT_BASELINE int edgegpt_open(const char *path, int threads, edgegpt_engine **out,
+                                             char *message) {
+    if (const char *missing = missing_feature())
+        return fail(message, EDGEGPT_NO_FEATURE, "the engine was built for processors with %s",
+                    missing);
+    return open_engine(path, threads, out, message);
 }
 
 extern "C" void edgegpt_close(edgegpt_engine *engine) { delete engine; }
