@@ -246,24 +246,20 @@ extern "C" int edgegpt_new_state(edgegpt_engine *engine, int rows, int context, 
                                  edgegpt_state **out, char *message) {
     constexpr int most_rows_of_state = 1 << 16;
     if (engine == nullptr || out == nullptr || is_outside(rows, 1, most_rows_of_state) ||
-        is_outside(context, 1, model::block_size) || cache != EDGEGPT_CACHE_FLOAT32)
+        is_outside(context, 1, model::block_size) ||
+        is_outside(cache, EDGEGPT_CACHE_FLOAT32, EDGEGPT_CACHE_FLOAT16))
         return fail(message, EDGEGPT_BAD_ARGUMENT,
-                    "a state has 1 to %d rows of 1 to %d slots, which are float32",
+                    "a state has 1 to %d rows of 1 to %d slots, of float32 or float16",
                     most_rows_of_state, model::block_size);
     std::unique_ptr<edgegpt_state> state(new (std::nothrow) edgegpt_state);
     if (!state) return no_memory(message, "a state");
     state->engine = engine, state->rows = rows, state->context = context;
     state->seen.reset(new (std::nothrow) bool[static_cast<std::size_t>(rows)]);
-    const std::size_t floats =
-        Cache::floats(model::layers, rows, context, model::kv_heads, model::head_dim);
-    if (!state->seen || !state->memory.reserve(floats * sizeof(float)))
+    const Kind kind = cache == EDGEGPT_CACHE_FLOAT32 ? Kind::float32 : Kind::float16;
+    state->cache = Cache(kind, rows, context, model::kv_heads, model::head_dim);
+    if (!state->seen || !state->memory.reserve(state->cache.bytes(model::layers)))
         return no_memory(message, "the keys and values of a state");
-    state->cache = {reinterpret_cast<float *>(state->memory.begin()),
-                    rows,
-                    up_to(context, lanes),
-                    model::kv_heads,
-                    model::head_dim,
-                    up_to(model::head_dim, lanes)};
+    state->cache.memory = reinterpret_cast<std::uint8_t *>(state->memory.begin());
     *out = state.release();
     return EDGEGPT_OK;
 }
@@ -315,10 +311,12 @@ extern "C" int edgegpt_fill(edgegpt_state *state, int cache, int row, int slots,
         is_outside(row, 0, state->rows - 1) || is_outside(slots, 0, state->context))
         return fail(message, EDGEGPT_BAD_ARGUMENT, "cannot fill %d slots of row %d in cache %d",
                     slots, row, cache);
+    float one[up_to(model::head_dim, lanes)] = {};
     for (int head = 0; head < model::kv_heads; ++head)
         for (int slot = 0; slot < slots; ++slot, values += model::head_dim) {
-            if (cache % 2 == 0) state->cache.write_key(cache / 2, row, head, slot, values);
-            else state->cache.write_value(cache / 2, row, head, slot, values);
+            std::memcpy(one, values, sizeof(float) * model::head_dim);
+            if (cache % 2 == 0) state->cache.write_key(cache / 2, row, head, slot, one);
+            else state->cache.write_value(cache / 2, row, head, slot, one);
         }
     return EDGEGPT_OK;
 }

@@ -12,6 +12,8 @@
 #include "vector_avx512.h"
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #include "vector_avx2.h"
+#elif defined(__aarch64__)
+#include "vector_neon.h"
 #else
 #include "vector_plain.h"
 #endif

@@ -114,6 +114,11 @@ inline __m128i eight_halves(const std::uint16_t *p) {
 inline Floats load_float16(const std::uint16_t *p) {
     return {_mm256_cvtph_ps(eight_halves(p)), _mm256_cvtph_ps(eight_halves(p + 8))};
 }
+inline void store_float16(std::uint16_t *p, Floats x) {
+    auto *to = reinterpret_cast<__m128i *>(p);
+    _mm_storeu_si128(to, _mm256_cvtps_ph(x.low, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    _mm_storeu_si128(to + 1, _mm256_cvtps_ph(x.high, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
 inline __m256 eight_bfloat16(const std::uint16_t *p) {
     const __m256i wide = _mm256_cvtepu16_epi32(eight_halves(p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));

@@ -86,6 +86,10 @@ inline float sum(Floats x) {
 inline Floats load_float16(const std::uint16_t *p) {
     return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)))};
 }
+inline void store_float16(std::uint16_t *p, Floats x) {
+    const __m256i half = _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), half);
+}
 inline Floats load_bfloat16(const std::uint16_t *p) {
     const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p));
     const __m512i wide = _mm512_cvtepu16_epi32(half);
