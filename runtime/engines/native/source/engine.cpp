@@ -9,8 +9,8 @@
 #include <new>
 
 #include "edgegpt.h"
-#include "processor.h"
 #include "model.h"
+#include "processor.h"
 #include "step.h"
 
 using namespace edgegpt;
@@ -22,7 +22,9 @@ constexpr std::size_t header_bytes = 64;
 constexpr char magic[8] = {'E', 'D', 'G', 'E', 'G', 'P', 'T', 'W'};
 constexpr std::uint32_t file_format = 1;
 
-[[gnu::format(printf, 3, 4)]] int fail(char *message, int code, const char *format, ...) {
+// Tells of a missing feature, too, so it is as careful as those functions are.
+[[gnu::format(printf, 3, 4)]] EDGEGPT_BASELINE int fail(char *message, int code, const char *format,
+                                                        ...) {
     if (message == nullptr) return code;
     va_list arguments;
     va_start(arguments, format);
@@ -116,10 +118,10 @@ int check_row(const edgegpt_state &state, const Request &request, int i, std::in
               char *message) {
     const int row = request.row[i], count = request.count[i];
     const std::int64_t past = request.past[i];
-    if (is_outside(row, 0, state.rows - 1) || state.seen[static_cast<std::size_t>(row)])
+    if (is_outside(row, 0, state.rows - 1) || state.seen[as_size(row)])
         return fail(message, EDGEGPT_BAD_ARGUMENT, "row %d is fed twice, or is none of the %d rows",
                     row, state.rows);
-    state.seen[static_cast<std::size_t>(row)] = true;
+    state.seen[as_size(row)] = true;
     if (is_outside(count, 1, state.context) || is_outside(past, 0, state.context - count))
         return fail(message, EDGEGPT_BAD_ARGUMENT,
                     "%d new tokens after %lld do not fit the %d slots of row %d", count,
@@ -134,13 +136,15 @@ int check_row(const edgegpt_state &state, const Request &request, int i, std::in
 
 int check_request(const edgegpt_state &state, const Request &request, char *message) {
     if (is_outside(request.n, 1, state.rows) || request.wanted < 0)
-        return fail(message, EDGEGPT_BAD_ARGUMENT, "a step feeds 1 to %d rows, not %d, and wants %d "
-                    "logits", state.rows, request.n, request.wanted);
+        return fail(message, EDGEGPT_BAD_ARGUMENT,
+                    "a step feeds 1 to %d rows, not %d, and wants %d "
+                    "logits",
+                    state.rows, request.n, request.wanted);
     if (request.row == nullptr || request.count == nullptr || request.past == nullptr ||
         request.ids == nullptr ||
         (request.wanted > 0 && (request.position == nullptr || request.logits == nullptr)))
         return fail(message, EDGEGPT_BAD_ARGUMENT, "an argument of the step is a null pointer");
-    std::memset(state.seen.get(), 0, static_cast<std::size_t>(state.rows) * sizeof(bool));
+    std::memset(state.seen.get(), 0, as_size(state.rows) * sizeof(bool));
     std::int64_t total = 0;
     for (int i = 0; i < request.n; ++i)
         if (const int code = check_row(state, request, i, total, message)) return code;
@@ -173,8 +177,7 @@ public:
             if (place < 0 || place >= chunk.count) continue;
             if (chunk.wanted == edgegpt::chunk) return i;
             chunk.want[chunk.wanted] = static_cast<int>(place);
-            chunk.logits[chunk.wanted++] =
-                request_.logits + static_cast<std::size_t>(i) * model::vocab;
+            chunk.logits[chunk.wanted++] = request_.logits + as_size(i) * model::vocab;
         }
         return -1;
     }
@@ -201,17 +204,18 @@ private:
 
 }  // namespace
 
-extern "C" const edgegpt_facts *edgegpt_about(void) {
-    static const edgegpt_facts facts = {EDGEGPT_ABI,   model::vocab,    model::block_size,
-                                        model::layers, model::kv_heads, model::head_dim,
-                                        target_name,   feature_names};
+extern "C" EDGEGPT_BASELINE const edgegpt_facts *edgegpt_about(void) {
+    static char names[16 * sizeof features / sizeof features[0]];
+    static const edgegpt_facts facts = {
+        EDGEGPT_ABI,     model::vocab,    model::block_size, model::layers,
+        model::kv_heads, model::head_dim, target_name,       names};
+    list_features(names);
     return &facts;
 }
 
-extern "C" int edgegpt_open(const char *path, int threads, edgegpt_engine **out, char *message) {
-    if (const char *missing = missing_feature())
-        return fail(message, EDGEGPT_NO_FEATURE, "the engine was built for processors with %s",
-                    missing);
+// For processors that have everything.
+[[gnu::noinline]] static int open_engine(const char *path, int threads, edgegpt_engine **out,
+                                         char *message) {
     if (path == nullptr || out == nullptr || is_outside(threads, 1, most_threads))
         return fail(message, EDGEGPT_BAD_ARGUMENT,
                     "an engine needs a path, 1 to %d threads, and a place for the result",
@@ -230,30 +234,34 @@ extern "C" int edgegpt_open(const char *path, int threads, edgegpt_engine **out,
     return EDGEGPT_OK;
 }
 
+extern "C" EDGEGPT_BASELINE int edgegpt_open(const char *path, int threads, edgegpt_engine **out,
+                                             char *message) {
+    if (const char *missing = missing_feature())
+        return fail(message, EDGEGPT_NO_FEATURE, "the engine was built for processors with %s",
+                    missing);
+    return open_engine(path, threads, out, message);
+}
+
 extern "C" void edgegpt_close(edgegpt_engine *engine) { delete engine; }
 
 extern "C" int edgegpt_new_state(edgegpt_engine *engine, int rows, int context, int cache,
                                  edgegpt_state **out, char *message) {
     constexpr int most_rows_of_state = 1 << 16;
     if (engine == nullptr || out == nullptr || is_outside(rows, 1, most_rows_of_state) ||
-        is_outside(context, 1, model::block_size) || cache != EDGEGPT_CACHE_FLOAT32)
+        is_outside(context, 1, model::block_size) ||
+        is_outside(cache, EDGEGPT_CACHE_FLOAT32, EDGEGPT_CACHE_FLOAT16))
         return fail(message, EDGEGPT_BAD_ARGUMENT,
-                    "a state has 1 to %d rows of 1 to %d slots, which are float32",
+                    "a state has 1 to %d rows of 1 to %d slots, of float32 or float16",
                     most_rows_of_state, model::block_size);
     std::unique_ptr<edgegpt_state> state(new (std::nothrow) edgegpt_state);
     if (!state) return no_memory(message, "a state");
     state->engine = engine, state->rows = rows, state->context = context;
-    state->seen.reset(new (std::nothrow) bool[static_cast<std::size_t>(rows)]);
-    const std::size_t floats =
-        Cache::floats(model::layers, rows, context, model::kv_heads, model::head_dim);
-    if (!state->seen || !state->memory.reserve(floats * sizeof(float)))
+    state->seen.reset(new (std::nothrow) bool[as_size(rows)]);
+    const Kind kind = cache == EDGEGPT_CACHE_FLOAT32 ? Kind::float32 : Kind::float16;
+    state->cache = Cache(kind, rows, context, model::kv_heads, model::head_dim);
+    if (!state->seen || !state->memory.reserve(as_size(state->cache.bytes(model::layers))))
         return no_memory(message, "the keys and values of a state");
-    state->cache = {reinterpret_cast<float *>(state->memory.begin()),
-                    rows,
-                    up_to(context, lanes),
-                    model::kv_heads,
-                    model::head_dim,
-                    up_to(model::head_dim, lanes)};
+    state->cache.memory = reinterpret_cast<std::uint8_t *>(state->memory.begin());
     *out = state.release();
     return EDGEGPT_OK;
 }
@@ -263,8 +271,7 @@ extern "C" void edgegpt_free_state(edgegpt_state *state) { delete state; }
 extern "C" int edgegpt_step(edgegpt_state *state, int n, const int32_t *row, const int32_t *count,
                             const int64_t *past, const int64_t *ids, int wanted,
                             const int32_t *position, float *logits, char *message) {
-    if (state == nullptr)
-        return fail(message, EDGEGPT_BAD_ARGUMENT, "there is no state to step");
+    if (state == nullptr) return fail(message, EDGEGPT_BAD_ARGUMENT, "there is no state to step");
     const Request request = {n, row, count, past, ids, wanted, position, logits};
     if (const int code = check_request(*state, request, message)) return code;
     Turn turn(*state->engine);
@@ -286,13 +293,13 @@ extern "C" int edgegpt_copy_rows(edgegpt_state *state, int n, const int32_t *sou
         is_outside(since, 0, slots))
         return fail(message, EDGEGPT_BAD_ARGUMENT, "cannot copy the slots %d to %d of %d rows",
                     since, slots, n);
-    std::memset(state->seen.get(), 0, static_cast<std::size_t>(state->rows) * sizeof(bool));
+    std::memset(state->seen.get(), 0, as_size(state->rows) * sizeof(bool));
     for (int i = 0; i < n; ++i) {
-        if (is_outside(source[i], 0, state->rows - 1) || is_outside(target[i], 0, state->rows - 1) ||
-            state->seen[static_cast<std::size_t>(target[i])])
+        if (is_outside(source[i], 0, state->rows - 1) ||
+            is_outside(target[i], 0, state->rows - 1) || state->seen[as_size(target[i])])
             return fail(message, EDGEGPT_BAD_ARGUMENT, "cannot copy row %d to row %d of %d",
                         source[i], target[i], state->rows);
-        state->seen[static_cast<std::size_t>(target[i])] = true;
+        state->seen[as_size(target[i])] = true;
     }
     if (!copy_rows(state->cache, model::layers, n, source, target, since, slots))
         return no_memory(message, "a copy of rows");
@@ -305,10 +312,14 @@ extern "C" int edgegpt_fill(edgegpt_state *state, int cache, int row, int slots,
         is_outside(row, 0, state->rows - 1) || is_outside(slots, 0, state->context))
         return fail(message, EDGEGPT_BAD_ARGUMENT, "cannot fill %d slots of row %d in cache %d",
                     slots, row, cache);
+    float one[up_to(model::head_dim, lanes)] = {};
     for (int head = 0; head < model::kv_heads; ++head)
         for (int slot = 0; slot < slots; ++slot, values += model::head_dim) {
-            if (cache % 2 == 0) state->cache.write_key(cache / 2, row, head, slot, values);
-            else state->cache.write_value(cache / 2, row, head, slot, values);
+            std::memcpy(one, values, sizeof(float) * model::head_dim);
+            if (cache % 2 == 0)
+                state->cache.write_key(cache / 2, row, head, slot, one);
+            else
+                state->cache.write_value(cache / 2, row, head, slot, one);
         }
     return EDGEGPT_OK;
 }

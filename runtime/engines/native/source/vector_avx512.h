@@ -86,6 +86,10 @@ inline float sum(Floats x) {
 inline Floats load_float16(const std::uint16_t *p) {
     return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)))};
 }
+inline void store_float16(std::uint16_t *p, Floats x) {
+    const __m256i half = _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), half);
+}
 inline Floats load_bfloat16(const std::uint16_t *p) {
     const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p));
     const __m512i wide = _mm512_cvtepu16_epi32(half);
@@ -97,7 +101,8 @@ inline Ints operator+(Ints a, Ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
 inline std::int32_t sum(Ints x) {
     const __m256i half = _mm256_castps_si256(upper_half(_mm512_castsi512_ps(x.v)));
     const __m256i eight = _mm256_add_epi32(_mm512_castsi512_si256(x.v), half);
-    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    const __m128i four =
+        _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
     const __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
     return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1)));
 }

@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+import platform
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ pytestmark = NEEDS_COMPILER
 CODE = Path(__file__).parents[3] / "support" / "native_functions.cpp"
 COUNT = 1 << 16
 TARGETS = {"best": ["-march=native"], "plain": ["-march=native", PLAIN]}
+if platform.machine() == "x86_64" and "avx2" in Path("/proc/cpuinfo").read_text():
+    TARGETS["avx2"] = ["-march=x86-64-v3"]
 SPECIAL = [0.0, -0.0, math.inf, -math.inf, 1e-40, -1e-40, 88.7, -87.4, -104.0, 1e30, -1e30, 0.925]
 Library = ctypes.CDLL
 
@@ -88,8 +91,7 @@ def test_gelu_is_exact_to_the_precision_of_its_argument(libraries: dict[str, Lib
 def test_exponentials_end_as_they_should(libraries: dict[str, Library]) -> None:
     x = np.array([-math.inf, -87.4, -1e30, 0.0, math.inf, math.nan] + [1.0] * 10, dtype=np.float32)
     y = computed(libraries["best"], "exponentials", x)
-    assert (y[:3] == 0).all()
-    assert y[3] == 1
+    assert y[:4].tolist() == [0, 0, 0, 1]
     assert y[4] > 1e38
     assert math.isnan(y[5])
 
@@ -99,7 +101,8 @@ def test_all_vectors_give_the_same_bits(libraries: dict[str, Library], name: str
     random = np.random.default_rng(0).normal(0, 20, COUNT).astype(np.float32)
     x = np.concatenate([random, np.array(SPECIAL * 16, dtype=np.float32)])
     found = [computed(library, name, x) for library in libraries.values()]
-    np.testing.assert_array_equal(*found)
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
 
 
 def test_sums_have_one_order_and_halves_are_exact(libraries: dict[str, Library]) -> None:
