@@ -243,7 +243,7 @@ private:
         if (rotary.pairs == 0) return;
         const float *table = floats(rotary.table) + static_cast<std::size_t>(position) *
                                                         static_cast<std::size_t>(2 * rotary.pairs);
-        rotate(out, rotary.pairs, table, out);
+        rotate<head_dim>(out, rotary.pairs, table, out);
     }
 
     // Keys and values of the new tokens. Meets.
