@@ -1,80 +1,114 @@
 // Keys and values of the tokens so far, laid out as the weights of a product are.
 //
-// The keys of a head are a matrix of [slots] outputs and [head_dim] inputs, in tiles of 16 slots.
-// Its values are one of [head_dim] outputs and [slots] inputs, in tiles of 16 numbers. So attention
-// is two products, and no sum goes across the lanes of a vector.
+// The keys of a head are a matrix of [slots] outputs and [width] inputs, in tiles of 16 slots. Its
+// values are one of [width] outputs and [slots] inputs, in tiles of 16 numbers. So attention is two
+// products, and no sum goes across the lanes of a vector.
 #pragma once
 
 #include <cstring>
 
-#include "description.h"
 #include "pages.h"
+#include "vector.h"
 
 namespace edgegpt {
 
-struct Cache {
-    float *memory;
-    int rows, slots;  // slots are whole tiles
-    int heads, width, padded;  // width of a head, and the same in whole vectors
+class Cache {
+public:
+    Cache() = default;
+    Cache(Kind of, int row_count, int context, int kv_heads, int head_dim)
+        : kind(of),
+          rows(row_count),
+          slots(up_to(context, lanes)),
+          heads(kv_heads),
+          width(head_dim),
+          padded(up_to(head_dim, lanes)) {}
 
-    static std::size_t floats(int layers, int rows, int slots, int heads, int width) {
-        return static_cast<std::size_t>(layers) * static_cast<std::size_t>(rows) *
-               static_cast<std::size_t>(heads) * static_cast<std::size_t>(up_to(slots, lanes)) *
-               static_cast<std::size_t>(width + up_to(width, lanes));
+    Kind kind = Kind::float32;  // or float16
+    std::uint8_t *memory = nullptr;
+    int rows = 0, slots = 0;              // slots are whole tiles
+    int heads = 0, width = 0, padded = 0;  // width of a head, and the same in whole vectors
+
+    std::size_t item() const { return kind == Kind::float32 ? 4 : 2; }
+    std::size_t key_bytes() const { return item() * static_cast<unsigned>(slots * width); }
+    std::size_t value_bytes() const { return item() * static_cast<unsigned>(slots * padded); }
+    std::size_t row_bytes() const {
+        return static_cast<unsigned>(heads) * (key_bytes() + value_bytes());
     }
-    std::size_t key_floats() const { return static_cast<std::size_t>(slots) * width; }
-    std::size_t value_floats() const { return static_cast<std::size_t>(slots) * padded; }
+    std::size_t bytes(int layers) const {
+        return static_cast<unsigned>(layers) * static_cast<unsigned>(rows) * row_bytes();
+    }
 
     // [slots / 16][width][16]
-    float *keys(int layer, int row, int head) const {
-        const std::size_t place = (static_cast<std::size_t>(layer) * rows + row) * heads + head;
-        return memory + place * (key_floats() + value_floats());
+    std::uint8_t *keys(int layer, int row, int head) const {
+        const std::size_t place = static_cast<std::size_t>(layer) * rows + row;
+        return memory + place * row_bytes() + head * (key_bytes() + value_bytes());
     }
     // [padded / 16][slots][16]
-    float *values(int layer, int row, int head) const {
-        return keys(layer, row, head) + key_floats();
+    std::uint8_t *values(int layer, int row, int head) const {
+        return keys(layer, row, head) + key_bytes();
     }
 
     Weights keys_as_weights(int layer, int row, int head) const {
-        return as_weights(keys(layer, row, head), width, static_cast<std::size_t>(width));
+        return as_weights(keys(layer, row, head), width, width);
     }
     // Of the slots from `first` on, `count` of them.
     Weights values_as_weights(int layer, int row, int head, int first, int count) const {
-        const float *begin = values(layer, row, head) + static_cast<std::size_t>(first) * lanes;
-        return as_weights(begin, count, static_cast<std::size_t>(slots));
+        return as_weights(values(layer, row, head) + first * lanes * item(), count, slots);
     }
-    static Weights as_weights(const float *tiles, int inputs, std::size_t tile_inputs) {
-        const auto *bytes = reinterpret_cast<const std::uint8_t *>(tiles);
-        const std::size_t tile_bytes = tile_inputs * lanes * sizeof(float);
-        return {Kind::float32, inputs, 0, 0, bytes, tile_bytes, nullptr};
+    Weights as_weights(const std::uint8_t *tiles, int inputs, int tile_inputs) const {
+        return {kind, inputs, 0, 0, tiles, tile_inputs * lanes * item(), nullptr};
     }
 
+    // Vectors are read behind the end of a key or a value.
     void write_key(int layer, int row, int head, int slot, const float *key) const {
-        float *tile = keys(layer, row, head) + static_cast<std::size_t>(slot / lanes) * width * lanes;
-        for (int i = 0; i < width; ++i) tile[i * lanes + slot % lanes] = key[i];
+        const std::size_t tile = static_cast<std::size_t>(slot / lanes) * width * lanes;
+        std::uint8_t *to = keys(layer, row, head) + (tile + slot % lanes) * item();
+        for (int i = 0; i < width; i += lanes) {
+            const Items items = as_items(load(key + i));
+            for (int k = i; k < width && k < i + lanes; ++k, to += lanes * item())
+                std::memcpy(to, items.bytes + (k - i) * item(), item());
+        }
     }
     void write_value(int layer, int row, int head, int slot, const float *value) const {
-        float *to = values(layer, row, head) + static_cast<std::size_t>(slot) * lanes;
-        for (int i = 0; i < width; i += lanes, to += static_cast<std::size_t>(slots) * lanes) {
+        std::uint8_t *to = values(layer, row, head) + slot * lanes * item();
+        for (int i = 0; i < width; i += lanes, to += slots * lanes * item()) {
             const int count = width - i < lanes ? width - i : lanes;
-            std::memcpy(to, value + i, static_cast<std::size_t>(count) * sizeof(float));
+            std::memcpy(to, as_items(load(value + i)).bytes, count * item());
         }
     }
 
     // Copy the tiles of slots since .. end - 1 to a row of another cache of the same shape.
     void copy(int layer, int row, const Cache &to, int to_layer, int to_row, int since,
               int end) const {
-        const std::size_t first = static_cast<std::size_t>(since / lanes * lanes);
-        const std::size_t count = static_cast<std::size_t>(up_to(end, lanes)) - first;
+        const int first = since / lanes * lanes, count = up_to(end, lanes) - first;
         for (int head = 0; head < heads; ++head) {
-            std::memcpy(to.keys(to_layer, to_row, head) + first * width,
-                        keys(layer, row, head) + first * width, count * width * sizeof(float));
+            const std::size_t key = first * width * item();
+            std::memcpy(to.keys(to_layer, to_row, head) + key, keys(layer, row, head) + key,
+                        count * width * item());
             for (int i = 0; i < padded; i += lanes) {
-                const std::size_t begin = static_cast<std::size_t>(i) * slots + first * lanes;
+                const std::size_t begin = (i * slots + first * lanes) * item();
                 std::memcpy(to.values(to_layer, to_row, head) + begin,
-                            values(layer, row, head) + begin, count * lanes * sizeof(float));
+                            values(layer, row, head) + begin, count * lanes * item());
             }
         }
+    }
+
+private:
+    struct Items {
+        std::uint8_t bytes[lanes * sizeof(float)];
+    };
+    Items as_items(Floats x) const {
+        Items items;
+        if (kind == Kind::float32) {
+            float wide[lanes];
+            store(wide, x);
+            std::memcpy(items.bytes, wide, sizeof wide);
+        } else {
+            std::uint16_t narrow[lanes];
+            store_float16(narrow, x);
+            std::memcpy(items.bytes, narrow, sizeof narrow);
+        }
+        return items;
     }
 };
 
@@ -87,19 +121,18 @@ inline bool copy_rows(const Cache &cache, int layers, int n, const std::int32_t 
             if (target[i] == row) return true;
         return false;
     };
-    int kept = 0;
-    for (int i = 0; i < n; ++i) kept += is_target(source[i]);
-    Pages memory;
-    const std::size_t bytes =
-        Cache::floats(1, kept, cache.slots, cache.heads, cache.width) * sizeof(float);
-    if (kept > 0 && !memory.reserve(bytes)) return false;
     Cache aside = cache;
-    aside.memory = reinterpret_cast<float *>(memory.begin()), aside.rows = kept;
+    aside.rows = 0;
+    for (int i = 0; i < n; ++i) aside.rows += is_target(source[i]);
+    Pages pages;
+    if (aside.rows > 0 && !pages.reserve(aside.bytes(1))) return false;
+    aside.memory = reinterpret_cast<std::uint8_t *>(pages.begin());
     for (int layer = 0; layer < layers; ++layer) {
         for (int i = 0, place = 0; i < n; ++i)
             if (is_target(source[i])) cache.copy(layer, source[i], aside, 0, place++, since, end);
         for (int i = 0; i < n; ++i)
-            if (!is_target(source[i])) cache.copy(layer, source[i], cache, layer, target[i], since, end);
+            if (!is_target(source[i]))
+                cache.copy(layer, source[i], cache, layer, target[i], since, end);
         for (int i = 0, place = 0; i < n; ++i)
             if (is_target(source[i])) aside.copy(0, place++, cache, layer, target[i], since, end);
     }

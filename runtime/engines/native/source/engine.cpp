@@ -22,7 +22,8 @@ constexpr std::size_t header_bytes = 64;
 constexpr char magic[8] = {'E', 'D', 'G', 'E', 'G', 'P', 'T', 'W'};
 constexpr std::uint32_t file_format = 1;
 
-[[gnu::format(printf, 3, 4)]] int fail(char *message, int code, const char *format, ...) {
+// Tells of a missing feature, too, so it is as careful as those functions are.
+[[gnu::format(printf, 3, 4)]] EDGEGPT_BASELINE int fail(char *message, int code, const char *format, ...) {
     if (message == nullptr) return code;
     va_list arguments;
     va_start(arguments, format);
@@ -201,17 +202,18 @@ private:
 
 }  // namespace
 
-extern "C" const edgegpt_facts *edgegpt_about(void) {
+extern "C" EDGEGPT_BASELINE const edgegpt_facts *edgegpt_about(void) {
+    static char names[16 * sizeof features / sizeof features[0]];
     static const edgegpt_facts facts = {EDGEGPT_ABI,   model::vocab,    model::block_size,
                                         model::layers, model::kv_heads, model::head_dim,
-                                        target_name,   feature_names};
+                                        target_name,   names};
+    list_features(names);
     return &facts;
 }
 
-extern "C" int edgegpt_open(const char *path, int threads, edgegpt_engine **out, char *message) {
-    if (const char *missing = missing_feature())
-        return fail(message, EDGEGPT_NO_FEATURE, "the engine was built for processors with %s",
-                    missing);
+// For processors that have everything.
+[[gnu::noinline]] static int open_engine(const char *path, int threads, edgegpt_engine **out,
+                                         char *message) {
     if (path == nullptr || out == nullptr || is_outside(threads, 1, most_threads))
         return fail(message, EDGEGPT_BAD_ARGUMENT,
                     "an engine needs a path, 1 to %d threads, and a place for the result",
@@ -230,30 +232,34 @@ extern "C" int edgegpt_open(const char *path, int threads, edgegpt_engine **out,
     return EDGEGPT_OK;
 }
 
+extern "C" EDGEGPT_BASELINE int edgegpt_open(const char *path, int threads, edgegpt_engine **out,
+                                             char *message) {
+    if (const char *missing = missing_feature())
+        return fail(message, EDGEGPT_NO_FEATURE, "the engine was built for processors with %s",
+                    missing);
+    return open_engine(path, threads, out, message);
+}
+
 extern "C" void edgegpt_close(edgegpt_engine *engine) { delete engine; }
 
 extern "C" int edgegpt_new_state(edgegpt_engine *engine, int rows, int context, int cache,
                                  edgegpt_state **out, char *message) {
     constexpr int most_rows_of_state = 1 << 16;
     if (engine == nullptr || out == nullptr || is_outside(rows, 1, most_rows_of_state) ||
-        is_outside(context, 1, model::block_size) || cache != EDGEGPT_CACHE_FLOAT32)
+        is_outside(context, 1, model::block_size) ||
+        is_outside(cache, EDGEGPT_CACHE_FLOAT32, EDGEGPT_CACHE_FLOAT16))
         return fail(message, EDGEGPT_BAD_ARGUMENT,
-                    "a state has 1 to %d rows of 1 to %d slots, which are float32",
+                    "a state has 1 to %d rows of 1 to %d slots, of float32 or float16",
                     most_rows_of_state, model::block_size);
     std::unique_ptr<edgegpt_state> state(new (std::nothrow) edgegpt_state);
     if (!state) return no_memory(message, "a state");
     state->engine = engine, state->rows = rows, state->context = context;
     state->seen.reset(new (std::nothrow) bool[static_cast<std::size_t>(rows)]);
-    const std::size_t floats =
-        Cache::floats(model::layers, rows, context, model::kv_heads, model::head_dim);
-    if (!state->seen || !state->memory.reserve(floats * sizeof(float)))
+    const Kind kind = cache == EDGEGPT_CACHE_FLOAT32 ? Kind::float32 : Kind::float16;
+    state->cache = Cache(kind, rows, context, model::kv_heads, model::head_dim);
+    if (!state->seen || !state->memory.reserve(state->cache.bytes(model::layers)))
         return no_memory(message, "the keys and values of a state");
-    state->cache = {reinterpret_cast<float *>(state->memory.begin()),
-                    rows,
-                    up_to(context, lanes),
-                    model::kv_heads,
-                    model::head_dim,
-                    up_to(model::head_dim, lanes)};
+    state->cache.memory = reinterpret_cast<std::uint8_t *>(state->memory.begin());
     *out = state.release();
     return EDGEGPT_OK;
 }
@@ -305,10 +311,12 @@ extern "C" int edgegpt_fill(edgegpt_state *state, int cache, int row, int slots,
         is_outside(row, 0, state->rows - 1) || is_outside(slots, 0, state->context))
         return fail(message, EDGEGPT_BAD_ARGUMENT, "cannot fill %d slots of row %d in cache %d",
                     slots, row, cache);
+    float one[up_to(model::head_dim, lanes)] = {};
     for (int head = 0; head < model::kv_heads; ++head)
         for (int slot = 0; slot < slots; ++slot, values += model::head_dim) {
-            if (cache % 2 == 0) state->cache.write_key(cache / 2, row, head, slot, values);
-            else state->cache.write_value(cache / 2, row, head, slot, values);
+            std::memcpy(one, values, sizeof(float) * model::head_dim);
+            if (cache % 2 == 0) state->cache.write_key(cache / 2, row, head, slot, one);
+            else state->cache.write_value(cache / 2, row, head, slot, one);
         }
     return EDGEGPT_OK;
 }

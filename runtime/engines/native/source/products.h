@@ -28,12 +28,21 @@ inline Floats load_weights(const std::uint8_t *p) {
     return kind == Kind::float16 ? load_float16(half) : load_bfloat16(half);
 }
 
+// Processors do not look ahead far enough by themselves: a tile has few pages. So the next tiles are
+// called for while these are used.
+template <int tiles>
+inline void call_ahead(const std::uint8_t *weights, std::size_t tile_bytes) {
+#pragma GCC unroll 16
+    for (int t = 0; t < tiles; ++t) __builtin_prefetch(weights + (tiles + t) * tile_bytes);
+}
+
 // Sums over `count` inputs: sums[t][r] += x[r][k] * weights[t][k].
 template <Kind kind, int tiles, int rows>
 inline void add_products(const std::uint8_t *weights, std::size_t tile_bytes, const float *x,
                          std::size_t stride, int count, Floats (&sums)[tiles][rows]) {
     constexpr int step = lanes * (kind == Kind::float32 ? 4 : 2);
     for (int k = 0; k < count; ++k, weights += step) {
+        call_ahead<tiles>(weights, tile_bytes);
         Floats w[tiles];
 #pragma GCC unroll 16
         for (int t = 0; t < tiles; ++t) w[t] = load_weights<kind>(weights + t * tile_bytes);
@@ -52,6 +61,7 @@ inline void add_byte_products(const std::uint8_t *weights, std::size_t tile_byte
                               Ints (&sums)[tiles][rows]) {
     constexpr int inputs = kind == Kind::int8 ? 4 : 8;  // in 64 bytes of weights
     for (int k = 0; k < count; k += inputs, weights += 4 * lanes) {
+        call_ahead<tiles>(weights, tile_bytes);
         Bytes w[tiles];
 #pragma GCC unroll 16
         for (int t = 0; t < tiles; ++t) w[t] = load_bytes(weights + t * tile_bytes);
@@ -60,7 +70,7 @@ inline void add_byte_products(const std::uint8_t *weights, std::size_t tile_byte
             for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 16
                 for (int t = 0; t < tiles; ++t)
-                    sums[t][r] = dot<128>(sums[t][r], w[t], x + r * stride + k);
+                    add_dot<128>(sums[t][r], w[t], x + r * stride + k);
         } else {
             Bytes low[tiles], high[tiles];
 #pragma GCC unroll 16
@@ -69,8 +79,8 @@ inline void add_byte_products(const std::uint8_t *weights, std::size_t tile_byte
             for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 16
                 for (int t = 0; t < tiles; ++t) {
-                    sums[t][r] = dot<8>(sums[t][r], low[t], x + r * stride + k);
-                    sums[t][r] = dot<8>(sums[t][r], high[t], x + r * stride + k + 4);
+                    add_dot<8>(sums[t][r], low[t], x + r * stride + k);
+                    add_dot<8>(sums[t][r], high[t], x + r * stride + k + 4);
                 }
         }
     }

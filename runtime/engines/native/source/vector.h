@@ -10,6 +10,10 @@
 #elif defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && \
     defined(__AVX512DQ__) && defined(__AVX512VNNI__)
 #include "vector_avx512.h"
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#include "vector_avx2.h"
+#elif defined(__aarch64__)
+#include "vector_neon.h"
 #else
 #include "vector_plain.h"
 #endif

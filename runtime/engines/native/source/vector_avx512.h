@@ -20,8 +20,8 @@
 namespace edgegpt {
 
 inline constexpr const char *target_name = "avx512";
-// 24 sums, the weights of three tiles and what unpacks them fill the 32 registers.
-inline constexpr int most_rows = 8, most_tiles = 4, most_sums = 24;
+// 16 sums, twice the weights of two tiles, and what they are multiplied by fit the 32 registers.
+inline constexpr int most_rows = 8, most_tiles = 2, most_sums = 16;
 
 struct Floats {
     __m512 v;
@@ -86,6 +86,10 @@ inline float sum(Floats x) {
 inline Floats load_float16(const std::uint16_t *p) {
     return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)))};
 }
+inline void store_float16(std::uint16_t *p, Floats x) {
+    const __m256i half = _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), half);
+}
 inline Floats load_bfloat16(const std::uint16_t *p) {
     const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p));
     const __m512i wide = _mm512_cvtepu16_epi32(half);
@@ -112,10 +116,10 @@ inline Bytes low_halves(Bytes x) { return {_mm512_and_si512(x.v, _mm512_set1_epi
 inline Bytes high_halves(Bytes x) { return low_halves({_mm512_srli_epi16(x.v, 4)}); }
 inline Ints start(std::int32_t zero, std::int32_t total) { return all_ints(-zero * total); }
 template <int zero>
-inline Ints dot(Ints c, Bytes weights, const std::int8_t *p) {
+inline void add_dot(Ints &c, Bytes weights, const std::int8_t *p) {
     std::int32_t four;
     std::memcpy(&four, p, sizeof four);
-    return {_mm512_dpbusd_epi32(c.v, weights.v, _mm512_set1_epi32(four))};
+    c.v = _mm512_dpbusd_epi32(c.v, weights.v, _mm512_set1_epi32(four));
 }
 
 }  // namespace edgegpt

@@ -85,10 +85,14 @@ inline Floats select(Mask mask, Floats yes, Floats no) {
 inline Mask between(int first, int end) {
     return each<Mask>([&](int i) { return first <= i && i < end; });
 }
+// A float as a whole number, and the lowest one if it is none of 32 bits, as on x86.
+inline std::int32_t whole(float x) {
+    return std::fabs(x) < 0x1p31f ? static_cast<std::int32_t>(x) : INT32_MIN;
+}
 // a * 2^n for whole n of -126 to 127.
 inline Floats times_power_of_2(Floats a, Floats n) {
     return each<Floats>([&](int i) {
-        const std::uint32_t bits = static_cast<std::uint32_t>(static_cast<int>(n.v[i]) + 127) << 23;
+        const std::uint32_t bits = static_cast<std::uint32_t>(whole(n.v[i]) + 127) << 23;
         float power;
         std::memcpy(&power, &bits, sizeof power);
         return a.v[i] * power;
@@ -124,6 +128,28 @@ inline float from_half(std::uint16_t half) {
 inline Floats load_float16(const std::uint16_t *p) {
     return each<Floats>([&](int i) { return from_half(p[i]); });
 }
+// To the nearest one, halves to the even one; too large ones become infinite.
+inline std::uint16_t to_half(float value) {
+    std::uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    const std::uint32_t sign = bits >> 16 & 0x8000u, size = bits & 0x7fffffffu;
+    std::uint32_t half;
+    if (size > 0x7f800000u) {
+        half = 0x7e00u | (size >> 13 & 0x1ffu);  // no number
+    } else if (size >= 0x477ff000u) {
+        half = 0x7c00u;
+    } else if (size < 0x38800000u) {  // not normal: adding 0.5 rounds at the right bit
+        const float added = std::fabs(value) + 0.5f;
+        std::memcpy(&half, &added, sizeof half);
+        half -= 0x3f000000u;
+    } else {
+        half = (size - 0x38000000u + 0xfffu + (size >> 13 & 1u)) >> 13;
+    }
+    return static_cast<std::uint16_t>(sign | half);
+}
+inline void store_float16(std::uint16_t *p, Floats x) {
+    for (int i = 0; i < lanes; ++i) p[i] = to_half(x.v[i]);
+}
 inline Floats load_bfloat16(const std::uint16_t *p) {
     return each<Floats>([&](int i) {
         const std::uint32_t bits = static_cast<std::uint32_t>(p[i]) << 16;
@@ -136,12 +162,16 @@ inline Floats load_bfloat16(const std::uint16_t *p) {
 inline Ints all_ints(std::int32_t x) {
     return each<Ints>([&](int) { return x; });
 }
+// Of few small numbers, unless there was one that is none: then it only must not trap.
+inline std::int32_t wrapped_sum(std::int32_t a, std::int32_t b) {
+    return static_cast<std::int32_t>(static_cast<std::uint32_t>(a) + static_cast<std::uint32_t>(b));
+}
 inline Ints operator+(Ints a, Ints b) {
-    return each<Ints>([&](int i) { return a.v[i] + b.v[i]; });
+    return each<Ints>([&](int i) { return wrapped_sum(a.v[i], b.v[i]); });
 }
 inline std::int32_t sum(Ints x) {
     std::int32_t total = 0;
-    for (int i = 0; i < lanes; ++i) total += x.v[i];
+    for (int i = 0; i < lanes; ++i) total = wrapped_sum(total, x.v[i]);
     return total;
 }
 inline Floats to_floats(Ints x) {
@@ -149,9 +179,9 @@ inline Floats to_floats(Ints x) {
 }
 // Whole numbers of -127 to 127: write them as bytes, and return them.
 inline Ints store_bytes(std::int8_t *p, Floats x) {
-    const Ints whole = each<Ints>([&](int i) { return static_cast<std::int32_t>(x.v[i]); });
-    for (int i = 0; i < lanes; ++i) p[i] = static_cast<std::int8_t>(whole.v[i]);
-    return whole;
+    const Ints found = each<Ints>([&](int i) { return whole(x.v[i]); });
+    for (int i = 0; i < lanes; ++i) p[i] = static_cast<std::int8_t>(found.v[i]);
+    return found;
 }
 inline Bytes load_bytes(const std::uint8_t *p) {
     Bytes out;
@@ -168,14 +198,11 @@ inline Bytes high_halves(Bytes x) {
 }
 // What a sum of products with `zero` as zero point starts from: `total` is the activations' sum.
 inline Ints start(std::int32_t zero, std::int32_t total) { return all_ints(-zero * total); }
-// Add to lane i the products of bytes 4i to 4i + 3 with the four activations at p.
+// Add to lane i of c the products of bytes 4i to 4i + 3 with the four activations at p.
 template <int zero>
-inline Ints dot(Ints c, Bytes weights, const std::int8_t *p) {
-    return each<Ints>([&](int i) {
-        std::int32_t total = c.v[i];
-        for (int j = 0; j < 4; ++j) total += weights.v[4 * i + j] * p[j];
-        return total;
-    });
+inline void add_dot(Ints &c, Bytes weights, const std::int8_t *p) {
+    for (int i = 0; i < lanes; ++i)
+        for (int j = 0; j < 4; ++j) c.v[i] += weights.v[4 * i + j] * p[j];
 }
 
 }  // namespace edgegpt
