@@ -11,7 +11,7 @@ from .bundle.bundle import Bundle
 from .bundle.usage import Usage
 from .engines.base import Engine
 from .errors import EngineError, InvalidInputError
-from .generation.arguments import Prompt, checked_ids, context_of
+from .generation.arguments import Prompt, as_batch, checked_ids, context_of
 from .generation.begin import Begin, EncodedSources, Given, Prepared
 from .generation.grammar import Vocabulary
 from .generation.kept import KeptRow
@@ -189,7 +189,10 @@ class OpenModel:
 
         An empty or impossible one is refused.
         """
-        return (self._begin.sources or self._prompts).encode(prompt)
+        prompts, single = as_batch(prompt)
+        if not single:
+            raise InvalidInputError(f"one prompt is encoded at a time, not {len(prompts)}")
+        return (self._begin.sources or self._prompts).encode(prompts[0])
 
     def _facts(self) -> ModelFacts:
         """Return what the settings of a call depend on, beside the call."""

@@ -170,6 +170,14 @@ def test_export_prints_the_receipt(run, small_checkpoint: Path, tmp_path: Path) 
     assert outcome.code == 0
     assert "PASS" in outcome.out
     assert str(tmp_path / "bundle") in outcome.out
+    assert (
+        "relative: max abs / the largest logit; it must be at most what is allowed" in outcome.out
+    )
+    table = outcome.out.partition("part ")[2]
+    assert "weights" in table
+    assert "--lowering ort" in table
+    size = sum(path.stat().st_size for path in (tmp_path / "bundle").iterdir())
+    assert f"in all {size / 1e6:.2f}" in " ".join(table.split())
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,7 @@ def measure(path: str | Path, plan: Plan, version: str, progress: Progress) -> B
             energy=measured.energy,
             cells=measured.cells,
             power=measured.power,
+            model=model.bundle.name,
         )
 
 

@@ -22,7 +22,17 @@ from edgegpt.runtime.engines.native.library import Library, NativeModel, NativeR
 from edgegpt.runtime.engines.native.weights import pack_weights
 from edgegpt.tensor_file import Layout, write_tensors
 
-__all__ = ["CASES", "PLAIN", "SOURCES", "bundle_of", "case", "compiled", "fed", "opened", "quantised_bundle"]
+__all__ = [
+    "CASES",
+    "PLAIN",
+    "SOURCES",
+    "bundle_of",
+    "case",
+    "compiled",
+    "fed",
+    "opened",
+    "quantised_bundle",
+]
 
 SOURCES = Path(__file__).parents[2] / "runtime" / "engines" / "native" / "source"
 PLAIN = "-DEDGEGPT_PLAIN"

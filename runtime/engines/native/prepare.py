@@ -4,7 +4,6 @@ import hashlib
 import logging
 import platform
 import shutil
-import tempfile
 import time
 import warnings
 from dataclasses import dataclass
@@ -13,11 +12,13 @@ from pathlib import Path
 from ...bundle.bundle import Bundle
 from ...cache import keep_within_limit
 from ...errors import EdgeGPTWarning, EngineError
+from ...files import check_room, scratch_folder
 from ...machine import processor_kind
 from ...progress import Progress, silent
 from ..stored import engine_folder
 from .compiler import FLAGS, Compiler, Processor, compile_library, find_compiler
 from .constants import constants_of
+from .layout import Layout
 from .obstacle import obstacle
 from .store import LIBRARY, WEIGHTS, Built, Identity, built_in, write
 from .weights import pack_weights
@@ -65,14 +66,15 @@ def build_engine(
         except EngineError as error:
             told = f"{error}; the engine is built again"
             warnings.warn(told, EdgeGPTWarning, stacklevel=2)
+    check_room(place, Layout(bundle.manifest).size)
     bundle.check_hashes()  # an engine of damaged weights would pass as one of intact weights
     begin = time.perf_counter()
 
     def fill(new: Path) -> None:
-        with tempfile.TemporaryDirectory() as scratch:
-            (Path(scratch) / CONSTANTS).write_bytes(constants.encode())
+        with scratch_folder(len(constants)) as scratch:
+            (scratch / CONSTANTS).write_bytes(constants.encode())
             units = sorted(SOURCES.glob("*.cpp"))
-            compile_library(compiler, processor, units, Path(scratch), new / LIBRARY)
+            compile_library(compiler, processor, units, scratch, new / LIBRARY)
         pack_weights(bundle, new / WEIGHTS, progress)
         shutil.copyfile(SOURCES / HEADER, new / HEADER)
 

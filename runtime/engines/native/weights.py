@@ -38,6 +38,6 @@ def pack_weights(bundle: Bundle, path: Path, progress: Progress = silent) -> Non
             progress("packing the weights", index, len(layout.tensors))
             file.write(bytes(offset - file.tell()))
             for piece in tensor.pieces(read):
-                file.write(np.ascontiguousarray(piece))
+                file.write(np.ascontiguousarray(piece).data)
             assert file.tell() == offset + tensor.size, f"{tensor} has another size"
         file.write(bytes(layout.size - file.tell()))

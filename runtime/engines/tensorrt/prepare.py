@@ -9,10 +9,12 @@ from pathlib import Path
 
 from ...bundle.bundle import Bundle
 from ...bundle.manifest import Graph
+from ...bundle.sizes import PREFILL_ONLY
 from ...cache import keep_within_limit, touch
 from ...cuda.memory import Cuda, Device, find_device
 from ...cuda.shown import needs_gpu
 from ...errors import EdgeGPTWarning
+from ...files import check_room
 from ...progress import Progress, silent
 from ..stored import engine_folder
 from .build_memory import check_memory
@@ -154,6 +156,8 @@ def _stored_or_built(
     bundle.check_hashes()  # an engine of damaged weights would pass as one of intact weights
     check_attention(bundle, identity.limits)
     check_memory(bundle, graph, identity.limits, device)
+    weights = bundle.manifest.weights.items()  # an engine holds them, and a little more
+    check_room(folder, sum(w.size for name, w in weights if not name.endswith(PREFILL_ONLY)))
     logger.info("building %s for %s, which takes a while", graph.name, flavour.name)
     begin = time.perf_counter()
     plan = build_plan(flavour, bundle, graph, identity.limits, target, progress)

@@ -120,7 +120,7 @@ def store_engine(
         if before is not None and before != path:
             before.unlink(missing_ok=True)
     except OSError as error:
-        raise EngineError(f"cannot keep the engine in {folder}: {error}") from error
+        raise EngineError(f"cannot keep the engine in {folder}: {error.strerror}") from error
     return StoredEngine(identity, path, plan, digest)
 
 

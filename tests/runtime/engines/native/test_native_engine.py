@@ -210,6 +210,15 @@ def test_a_damaged_build_is_built_again(bundle: Bundle) -> None:
     assert built_in(place)
 
 
+def test_a_full_disk_is_told_before_the_work(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "compile_library", None)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 0))
+    with pytest.raises(InvalidInputError, match=r"needs about .* and its disk has 0"):
+        build_engine(bundle, folder=tmp_path / "out")
+
+
 def test_a_failed_compiler_leaves_nothing(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
