@@ -51,17 +51,16 @@ const int context = std::min(facts.block_size, 150);
 using Ids = std::vector<int64_t>;
 using Logits = std::vector<float>;
 
-edgegpt_state *new_state(edgegpt_engine *engine, int count) {
+edgegpt_state *new_state(edgegpt_engine *engine, int count, int cache) {
     edgegpt_state *state = nullptr;
     char message[EDGEGPT_MESSAGE] = "";
-    CHECK(edgegpt_new_state(engine, count, context, EDGEGPT_CACHE_FLOAT32, &state, message) ==
-          EDGEGPT_OK);
+    CHECK(edgegpt_new_state(engine, count, context, cache, &state, message) == EDGEGPT_OK);
     return state;
 }
 
 // The logits after a text, which is fed alone and at once.
-Logits alone(edgegpt_engine *engine, const Ids &text) {
-    edgegpt_state *state = new_state(engine, 1);
+Logits alone(edgegpt_engine *engine, const Ids &text, int cache = EDGEGPT_CACHE_FLOAT32) {
+    edgegpt_state *state = new_state(engine, 1, cache);
     Logits logits(static_cast<size_t>(facts.vocab));
     const int32_t row = 0, count = static_cast<int32_t>(text.size()), last = count - 1;
     const int64_t past = 0;
@@ -75,7 +74,8 @@ Logits alone(edgegpt_engine *engine, const Ids &text) {
 class Application {
 public:
     Application(edgegpt_engine *engine, unsigned seed)
-        : engine_(engine), state_(new_state(engine, rows)), random_(seed), texts_(rows) {}
+        : engine_(engine), cache_(seed % 2 ? EDGEGPT_CACHE_FLOAT16 : EDGEGPT_CACHE_FLOAT32),
+          state_(new_state(engine, rows, cache_)), random_(seed), texts_(rows) {}
     ~Application() { edgegpt_free_state(state_); }
     Application(const Application &) = delete;
     Application &operator=(const Application &) = delete;
@@ -127,7 +127,7 @@ private:
         const Ids &text = texts_[static_cast<size_t>(row[asked])];
         if (below(3) != 0 || std::count(text.begin(), text.end(), filled)) return;
         const auto place = std::find(position.begin(), position.end(), last) - position.begin();
-        const Logits wanted = alone(engine_, text);
+        const Logits wanted = alone(engine_, text, cache_);
         CHECK(std::memcmp(wanted.data(), logits.data() + place * facts.vocab,
                           wanted.size() * sizeof(float)) == 0);
     }
@@ -161,6 +161,7 @@ private:
     static constexpr int64_t filled = -1;
     const float unused = 0.0f;
     edgegpt_engine *engine_;
+    int cache_;
     edgegpt_state *state_;
     std::mt19937 random_;
     std::vector<Ids> texts_;
@@ -180,7 +181,7 @@ edgegpt_engine *open_engine(const char *weights, int threads) {
 void refuse(edgegpt_engine *engine, const char *weights) {
     char message[EDGEGPT_MESSAGE];
     edgegpt_engine *none = nullptr;
-    edgegpt_state *state = new_state(engine, rows), *no_state = nullptr;
+    edgegpt_state *state = new_state(engine, rows, EDGEGPT_CACHE_FLOAT32), *no_state = nullptr;
     const int32_t two[] = {0, 0}, far[] = {rows}, one[] = {0}, negative[] = {-1}, many[] = {context + 1};
     const int64_t past[] = {0, 0}, ids[] = {0, 0}, late[] = {int64_t{1} << 40}, bad[] = {facts.vocab};
     const float value = 0.0f;

@@ -37,27 +37,35 @@ SHAPES = {
         **{"norm_placement": "sandwich", "qk_norm": "full", "n_layer": 3},
     },
 }
-FLAVOURS = [Flavour("float32"), Flavour("float16", mixed=True), Flavour("int8", 128), Flavour("int4", 32, mixed=True)]
+FLAVOURS = [Flavour(), Flavour("F16"), Flavour(bits=(8,)), Flavour(bits=(4, 8, 32), block=128)]
 
 
-@pytest.fixture(scope="module", params=[(shape, flavour) for shape in SHAPES for flavour in FLAVOURS], ids=str)
+@pytest.fixture(
+    scope="module", params=[(shape, flavour) for shape in SHAPES for flavour in FLAVOURS], ids=str
+)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with constants and packed weights."""
     shape, flavour = request.param
     folder = tmp_path_factory.mktemp("model")
-    bundle = made(GPTConfig(**{"n_layer": 2} | SHAPES[shape]), flavour, folder / "bundle").bundle
+    bundle, _ = made(GPTConfig(**{"n_layer": 2} | SHAPES[shape]), flavour, folder / "bundle")
     (folder / CONSTANTS).write_text(constants_of(bundle.manifest))
     pack_weights(bundle, folder / "weights.bin")
     return folder
 
 
 def run(*command: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.parametrize(
     "options",
-    [(ADDRESS, "-march=native"), (ADDRESS, "-DEDGEGPT_PLAIN"), ("-fsanitize=thread", "-march=native")],
+    [
+        (ADDRESS, "-march=native"),
+        (ADDRESS, "-DEDGEGPT_PLAIN"),
+        ("-fsanitize=thread", "-march=native"),
+    ],
     ids=["address", "address plain", "thread"],
 )
 def test_no_sanitizer_finds_anything(model: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
@@ -76,7 +84,9 @@ def test_no_sanitizer_finds_anything(model: Path, tmp_path: Path, options: tuple
 
 @pytest.mark.parametrize("target", ["-march=native", "-DEDGEGPT_PLAIN"])
 @pytest.mark.parametrize("compiler", ["g++", "ziglang"])
-def test_there_is_nothing_to_warn_of(model: Path, tmp_path: Path, compiler: str, target: str) -> None:
+def test_there_is_nothing_to_warn_of(
+    model: Path, tmp_path: Path, compiler: str, target: str
+) -> None:
     command: tuple[str, ...] = (compiler,)
     if compiler == "ziglang":
         if importlib.util.find_spec("ziglang") is None:
