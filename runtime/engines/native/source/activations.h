@@ -24,10 +24,11 @@ struct Activations {
     const std::int32_t *sums_of(int r) const { return sums + r * block_stride; }
 };
 
-// The lanes of a row that ends after `width` values; zeros behind them.
+// The lanes of a row that ends after `width` values; zeros behind them. What lies a whole vector
+// behind the end is not read: it may be a row that another thread writes.
 inline Floats load_part(const float *row, int i, int width) {
-    return i + lanes <= width ? load(row + i)
-                              : select(between(0, width - i), load(row + i), all(0.0f));
+    if (i + lanes <= width) return load(row + i);
+    return i < width ? select(between(0, width - i), load(row + i), all(0.0f)) : all(0.0f);
 }
 
 // The first `count` lanes.
