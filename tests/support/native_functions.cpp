@@ -26,5 +26,4 @@ void halves(const std::uint16_t *x, float *y) { store(y, load_float16(x)); }
 void between_of(const float *x, float *y, int first, int end) {
     store(y, select(between(first, end), load(x), all(0.0f)));
 }
-
 }

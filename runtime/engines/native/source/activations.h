@@ -74,8 +74,8 @@ inline void round_row(const Activations &a, int row, const Weights &m) {
     for (int b = 0; b < m.blocks; ++b) {
         const int begin = b * m.block, left = m.inputs - begin;
         round_block(a.row(row) + begin, left < m.block ? left : m.block, m.block,
-                    a.bytes + row * a.byte_stride + begin,
-                    a.scales + row * a.block_stride + b, a.sums + row * a.block_stride + b);
+                    a.bytes + row * a.byte_stride + begin, a.scales + row * a.block_stride + b,
+                    a.sums + row * a.block_stride + b);
     }
 }
 

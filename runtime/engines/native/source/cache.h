@@ -25,7 +25,7 @@ public:
 
     Kind kind = Kind::float32;  // or float16
     std::uint8_t *memory = nullptr;
-    int rows = 0, slots = 0;              // slots are whole tiles
+    int rows = 0, slots = 0;               // slots are whole tiles
     int heads = 0, width = 0, padded = 0;  // width of a head, and the same in whole vectors
 
     std::size_t item() const { return kind == Kind::float32 ? 4 : 2; }

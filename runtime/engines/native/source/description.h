@@ -8,7 +8,9 @@ namespace edgegpt {
 
 constexpr int lanes = 16;  // outputs of a tile, and numbers of a vector
 
-constexpr int up_to(int count, int multiple) { return (count + multiple - 1) / multiple * multiple; }
+constexpr int up_to(int count, int multiple) {
+    return (count + multiple - 1) / multiple * multiple;
+}
 
 enum class Kind { float32, float16, bfloat16, int8, int4 };
 enum class NormKind { layer, rms };
@@ -59,7 +61,8 @@ inline Weights in_memory(const Matrix &m, const std::uint8_t *file) {
     return {m.kind, m.inputs, m.block, m.blocks(), file + m.weights, m.tile_bytes(), scales};
 }
 
-// float32, filled up to whole vectors with zeros; a LayerNorm may have no bias, an RMSNorm has none.
+// float32, filled up to whole vectors with zeros; a LayerNorm may have no bias, an RMSNorm has
+// none.
 struct Norm {
     Offset weight, bias;
 };

@@ -30,7 +30,7 @@ typedef struct edgegpt_state edgegpt_state;
 enum {
     EDGEGPT_OK = 0,
     EDGEGPT_BAD_ARGUMENT = 1,
-    EDGEGPT_BAD_FILE = 2,   /* the weights are not those that the engine was built for */
+    EDGEGPT_BAD_FILE = 2, /* the weights are not those that the engine was built for */
     EDGEGPT_NO_MEMORY = 3,
     EDGEGPT_NO_FEATURE = 4, /* the processor lacks what the engine was built for */
     EDGEGPT_SYSTEM = 5      /* the operating system refused something else */

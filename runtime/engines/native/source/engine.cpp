@@ -9,8 +9,8 @@
 #include <new>
 
 #include "edgegpt.h"
-#include "processor.h"
 #include "model.h"
+#include "processor.h"
 #include "step.h"
 
 using namespace edgegpt;
@@ -23,7 +23,8 @@ constexpr char magic[8] = {'E', 'D', 'G', 'E', 'G', 'P', 'T', 'W'};
 constexpr std::uint32_t file_format = 1;
 
 // Tells of a missing feature, too, so it is as careful as those functions are.
-[[gnu::format(printf, 3, 4)]] EDGEGPT_BASELINE int fail(char *message, int code, const char *format, ...) {
+[[gnu::format(printf, 3, 4)]] EDGEGPT_BASELINE int fail(char *message, int code, const char *format,
+                                                        ...) {
     if (message == nullptr) return code;
     va_list arguments;
     va_start(arguments, format);
@@ -135,8 +136,10 @@ int check_row(const edgegpt_state &state, const Request &request, int i, std::in
 
 int check_request(const edgegpt_state &state, const Request &request, char *message) {
     if (is_outside(request.n, 1, state.rows) || request.wanted < 0)
-        return fail(message, EDGEGPT_BAD_ARGUMENT, "a step feeds 1 to %d rows, not %d, and wants %d "
-                    "logits", state.rows, request.n, request.wanted);
+        return fail(message, EDGEGPT_BAD_ARGUMENT,
+                    "a step feeds 1 to %d rows, not %d, and wants %d "
+                    "logits",
+                    state.rows, request.n, request.wanted);
     if (request.row == nullptr || request.count == nullptr || request.past == nullptr ||
         request.ids == nullptr ||
         (request.wanted > 0 && (request.position == nullptr || request.logits == nullptr)))
@@ -204,9 +207,9 @@ private:
 
 extern "C" EDGEGPT_BASELINE const edgegpt_facts *edgegpt_about(void) {
     static char names[16 * sizeof features / sizeof features[0]];
-    static const edgegpt_facts facts = {EDGEGPT_ABI,   model::vocab,    model::block_size,
-                                        model::layers, model::kv_heads, model::head_dim,
-                                        target_name,   names};
+    static const edgegpt_facts facts = {
+        EDGEGPT_ABI,     model::vocab,    model::block_size, model::layers,
+        model::kv_heads, model::head_dim, target_name,       names};
     list_features(names);
     return &facts;
 }
@@ -269,8 +272,7 @@ extern "C" void edgegpt_free_state(edgegpt_state *state) { delete state; }
 extern "C" int edgegpt_step(edgegpt_state *state, int n, const int32_t *row, const int32_t *count,
                             const int64_t *past, const int64_t *ids, int wanted,
                             const int32_t *position, float *logits, char *message) {
-    if (state == nullptr)
-        return fail(message, EDGEGPT_BAD_ARGUMENT, "there is no state to step");
+    if (state == nullptr) return fail(message, EDGEGPT_BAD_ARGUMENT, "there is no state to step");
     const Request request = {n, row, count, past, ids, wanted, position, logits};
     if (const int code = check_request(*state, request, message)) return code;
     Turn turn(*state->engine);
@@ -294,7 +296,8 @@ extern "C" int edgegpt_copy_rows(edgegpt_state *state, int n, const int32_t *sou
                     since, slots, n);
     std::memset(state->seen.get(), 0, static_cast<std::size_t>(state->rows) * sizeof(bool));
     for (int i = 0; i < n; ++i) {
-        if (is_outside(source[i], 0, state->rows - 1) || is_outside(target[i], 0, state->rows - 1) ||
+        if (is_outside(source[i], 0, state->rows - 1) ||
+            is_outside(target[i], 0, state->rows - 1) ||
             state->seen[static_cast<std::size_t>(target[i])])
             return fail(message, EDGEGPT_BAD_ARGUMENT, "cannot copy row %d to row %d of %d",
                         source[i], target[i], state->rows);
@@ -315,8 +318,10 @@ extern "C" int edgegpt_fill(edgegpt_state *state, int cache, int row, int slots,
     for (int head = 0; head < model::kv_heads; ++head)
         for (int slot = 0; slot < slots; ++slot, values += model::head_dim) {
             std::memcpy(one, values, sizeof(float) * model::head_dim);
-            if (cache % 2 == 0) state->cache.write_key(cache / 2, row, head, slot, one);
-            else state->cache.write_value(cache / 2, row, head, slot, one);
+            if (cache % 2 == 0)
+                state->cache.write_key(cache / 2, row, head, slot, one);
+            else
+                state->cache.write_value(cache / 2, row, head, slot, one);
         }
     return EDGEGPT_OK;
 }

@@ -21,8 +21,8 @@ inline Floats exponential(Floats x) {
     constexpr float lowest = -87.33f, highest = 88.0f;
     constexpr float per_octave = 0x1.715476p+0f;  // 1 / ln 2
     constexpr float octave = 0x1.62e43p-1f, octave_rest = -0x1.05c61p-29f;
-    constexpr float terms[] = {0x1p+0f,         0x1p+0f,         0x1p-1f,        0x1.555554p-3f,
-                               0x1.55548ep-5f,  0x1.111272p-7f,  0x1.6d8dbp-10f, 0x1.9f081p-13f};
+    constexpr float terms[] = {0x1p+0f,        0x1p+0f,        0x1p-1f,        0x1.555554p-3f,
+                               0x1.55548ep-5f, 0x1.111272p-7f, 0x1.6d8dbp-10f, 0x1.9f081p-13f};
     const Floats within = min(max(x, all(lowest)), all(highest));
     const Floats n = round(within * all(per_octave));
     const Floats rest = fma(n, all(-octave_rest), fma(n, all(-octave), within));
@@ -47,8 +47,9 @@ inline Floats error_function(Floats x) {
     constexpr float near_terms[] = {0x1.06eba8p-3f,  -0x1.812744p-2f, 0x1.ce2e18p-4f,
                                     -0x1.b80fc2p-6f, 0x1.54d3aap-8f,  -0x1.aaa864p-11f,
                                     0x1.5e3524p-14f};
-    constexpr float far_terms[] = {0x1.077a16p-3f, 0x1.45315p-1f,   0x1.b335dcp-4f, -0x1.8589e4p-6f,
-                                   0x1.de42ap-9f,  -0x1.5420fep-12f, 0x1.7e1e02p-17f};
+    constexpr float far_terms[] = {0x1.077a16p-3f,  0x1.45315p-1f, 0x1.b335dcp-4f,
+                                   -0x1.8589e4p-6f, 0x1.de42ap-9f, -0x1.5420fep-12f,
+                                   0x1.7e1e02p-17f};
     const Floats size = min(abs(x), all(end)), square = x * x;
     const Floats near_zero = fma(x, polynomial(square, near_terms), x);
     // 1 - erf(t) is e^(-t - t * p(t)).

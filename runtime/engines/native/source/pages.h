@@ -22,8 +22,9 @@ public:
 
     // Return whether there is room for so many bytes of zeros.
     bool reserve(std::size_t bytes) {
-        return take(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
-                    bytes);
+        return take(
+            mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+            bytes);
     }
 
     // Return whether the file could be mapped; errno tells why it could not.

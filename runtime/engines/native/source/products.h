@@ -7,6 +7,14 @@
 
 #include "activations.h"
 
+// GCC's elimination of partial redundancies copies every sum in the innermost loop; without it,
+// prompts are a fifth faster.
+#if defined(__GNUC__) && !defined(__clang__)
+#define EDGEGPT_KERNEL [[gnu::optimize("no-tree-pre")]]
+#else
+#define EDGEGPT_KERNEL
+#endif
+
 namespace edgegpt {
 
 struct Range {
@@ -28,8 +36,8 @@ inline Floats load_weights(const std::uint8_t *p) {
     return kind == Kind::float16 ? load_float16(half) : load_bfloat16(half);
 }
 
-// Processors do not look ahead far enough by themselves: a tile has few pages. So the next tiles are
-// called for while these are used.
+// Processors do not look ahead far enough by themselves: a tile has few pages. So the next tiles
+// are called for while these are used.
 template <int tiles>
 inline void call_ahead(const std::uint8_t *weights, std::size_t tile_bytes) {
 #pragma GCC unroll 16
@@ -69,8 +77,7 @@ inline void add_byte_products(const std::uint8_t *weights, std::size_t tile_byte
 #pragma GCC unroll 16
             for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 16
-                for (int t = 0; t < tiles; ++t)
-                    add_dot<128>(sums[t][r], w[t], x + r * stride + k);
+                for (int t = 0; t < tiles; ++t) add_dot<128>(sums[t][r], w[t], x + r * stride + k);
         } else {
             Bytes low[tiles], high[tiles];
 #pragma GCC unroll 16
@@ -88,8 +95,8 @@ inline void add_byte_products(const std::uint8_t *weights, std::size_t tile_byte
 
 // The outputs of neighbouring tiles for neighbouring rows of activations, out [rows][tiles * 16].
 template <Kind kind, int tiles, int rows>
-void float_outputs(const Weights &m, const Activations &in, int tile,
-                   int row, float *out) {
+EDGEGPT_KERNEL void float_outputs(const Weights &m, const Activations &in, int tile, int row,
+                                  float *out) {
     const std::uint8_t *weights = m.tiles + static_cast<std::size_t>(tile) * m.tile_bytes;
     const float *x = in.row(row);
     Floats total[tiles][rows];
@@ -110,8 +117,8 @@ void float_outputs(const Weights &m, const Activations &in, int tile,
 }
 
 template <Kind kind, int tiles, int rows>
-void integer_outputs(const Weights &m, const Activations &in, int tile,
-                     int row, float *out) {
+EDGEGPT_KERNEL void integer_outputs(const Weights &m, const Activations &in, int tile, int row,
+                                    float *out) {
     constexpr int zero = kind == Kind::int8 ? 128 : 8;
     const std::size_t block_bytes = m.tile_bytes / static_cast<unsigned>(m.blocks);
     const std::uint8_t *weights = m.tiles + static_cast<std::size_t>(tile) * m.tile_bytes;
@@ -128,8 +135,8 @@ void integer_outputs(const Weights &m, const Activations &in, int tile,
         for (int t = 0; t < tiles; ++t) {
             const Floats scale = load(scales + (t * m.blocks + b) * lanes);
             for (int r = 0; r < rows; ++r)
-                total[t][r] = fma(to_floats(sums[t][r]), all(in.scales_of(row + r)[b]) * scale,
-                                  total[t][r]);
+                total[t][r] =
+                    fma(to_floats(sums[t][r]), all(in.scales_of(row + r)[b]) * scale, total[t][r]);
         }
     }
     for (int t = 0; t < tiles; ++t)
@@ -138,26 +145,21 @@ void integer_outputs(const Weights &m, const Activations &in, int tile,
 
 // The kernel for a kind of weights; a switch, so that only the kinds that a model has are called.
 template <int tiles, int rows>
-inline void outputs(const Weights &m, const Activations &in, int tile,
-                    int row, float *out) {
+inline void outputs(const Weights &m, const Activations &in, int tile, int row, float *out) {
     switch (m.kind) {
-        case Kind::float32:
-            return float_outputs<Kind::float32, tiles, rows>(m, in, tile, row, out);
-        case Kind::float16:
-            return float_outputs<Kind::float16, tiles, rows>(m, in, tile, row, out);
+        case Kind::float32: return float_outputs<Kind::float32, tiles, rows>(m, in, tile, row, out);
+        case Kind::float16: return float_outputs<Kind::float16, tiles, rows>(m, in, tile, row, out);
         case Kind::bfloat16:
             return float_outputs<Kind::bfloat16, tiles, rows>(m, in, tile, row, out);
-        case Kind::int8:
-            return integer_outputs<Kind::int8, tiles, rows>(m, in, tile, row, out);
-        case Kind::int4:
-            return integer_outputs<Kind::int4, tiles, rows>(m, in, tile, row, out);
+        case Kind::int8: return integer_outputs<Kind::int8, tiles, rows>(m, in, tile, row, out);
+        case Kind::int4: return integer_outputs<Kind::int4, tiles, rows>(m, in, tile, row, out);
     }
 }
 
 // Call use(row, first output, 16 outputs) for all rows and the tiles of a range.
 template <int tiles, int rows, class Use>
-inline void some_outputs(const Weights &m, const Activations &in, int tile,
-                         int row, const Use &use) {
+inline void some_outputs(const Weights &m, const Activations &in, int tile, int row,
+                         const Use &use) {
     alignas(64) float out[rows * tiles * lanes];
     outputs<tiles, rows>(m, in, tile, row, out);
     for (int r = 0; r < rows; ++r)
@@ -165,30 +167,31 @@ inline void some_outputs(const Weights &m, const Activations &in, int tile,
             use(row + r, (tile + t) * lanes, load(out + (r * tiles + t) * lanes));
 }
 
-// All rows, as many at once as the registers hold, for as many tiles as they hold beside them.
+// All rows, as many at once as the registers hold, for as many tiles as they hold beside them. A
+// single row waits for the memory, which is fastest when it is read in order.
 template <int rows, class Use>
-void for_rows(const Weights &m, const Activations &in, int first, int end,
-              Range tiles, const Use &use) {
-    constexpr int wide = most_sums / rows < most_tiles ? most_sums / rows : most_tiles;
+void for_rows(const Weights &m, const Activations &in, int first, int end, Range tiles,
+              const Use &use) {
+    constexpr int wide = rows == 1                       ? 1
+                         : most_sums / rows < most_tiles ? most_sums / rows
+                                                         : most_tiles;
     static_assert(wide >= 1, "one tile must fit the registers");
     int tile = tiles.first;
     for (; tile + wide <= tiles.end; tile += wide)
         for (int row = first; row < end; row += rows)
             some_outputs<wide, rows>(m, in, tile, row, use);
     for (; tile < tiles.end; ++tile)
-        for (int row = first; row < end; row += rows)
-            some_outputs<1, rows>(m, in, tile, row, use);
+        for (int row = first; row < end; row += rows) some_outputs<1, rows>(m, in, tile, row, use);
 }
 
 // Multiply rows first .. end - 1 by a range of tiles.
 template <int rows = most_rows, class Use>
-void multiply(const Weights &m, const Activations &in, int first, int end,
-              Range tiles, const Use &use) {
+void multiply(const Weights &m, const Activations &in, int first, int end, Range tiles,
+              const Use &use) {
     const int whole = (end - first) / rows * rows;
     if (whole > 0) for_rows<rows>(m, in, first, first + whole, tiles, use);
     if constexpr (rows > 1) {
-        if (whole < end - first)
-            multiply<(rows + 1) / 2>(m, in, first + whole, end, tiles, use);
+        if (whole < end - first) multiply<(rows + 1) / 2>(m, in, first + whole, end, tiles, use);
     }
 }
 

@@ -28,7 +28,8 @@ inline void read_row(const Table &table, const std::uint8_t *file, std::int64_t 
 
 // The weights of output `id` of a matrix, which is what a tied embedding looks up.
 inline void read_row(const Weights &m, std::int64_t id, float *out) {
-    const auto tile = static_cast<std::size_t>(id / lanes), lane = static_cast<std::size_t>(id % lanes);
+    const auto tile = static_cast<std::size_t>(id / lanes),
+               lane = static_cast<std::size_t>(id % lanes);
     const std::uint8_t *begin = m.tiles + tile * m.tile_bytes;
     for (int k = 0; k < m.inputs; ++k) {
         const auto input = static_cast<std::size_t>(k);
@@ -41,7 +42,9 @@ inline void read_row(const Weights &m, std::int64_t id, float *out) {
         const int byte = begin[(four * lanes + lane) * 4 + input % 4];
         const int value = m.kind == Kind::int8 ? byte : k % 8 < 4 ? byte & 15 : byte >> 4;
         const float scale = m.scales[(tile * static_cast<std::size_t>(m.blocks) +
-                                      input / static_cast<std::size_t>(m.block)) * lanes + lane];
+                                      input / static_cast<std::size_t>(m.block)) *
+                                         lanes +
+                                     lane];
         out[k] = static_cast<float>(value - zero) * scale;
     }
 }

@@ -113,8 +113,10 @@ private:
         const float *bias = floats(model::head.bias);
         const Activations in = prepare(w, m, chunk_.wanted, [&](int i, float *out) {
             const float *x = stream + chunk_.want[i] * stream_stride;
-            if (model::norm_final.weight != 0) norm(model::norm_final, x, out);
-            else copy_row(x, out);
+            if (model::norm_final.weight != 0)
+                norm(model::norm_final, x, out);
+            else
+                copy_row(x, out);
         });
         multiply(m, in, 0, chunk_.wanted, tiles, [&](int i, int n, Floats y) {
             if (bias != nullptr) y = y + load(bias + n);
@@ -146,7 +148,8 @@ private:
     }
 
     // The same for rows that are there already.
-    Activations prepare(Worker w, const Weights &m, int count, const float *rows, int stride) const {
+    Activations prepare(Worker w, const Weights &m, int count, const float *rows,
+                        int stride) const {
         const bool own = count <= most_own;
         const Activations made = (own ? space_.own(w.index) : space_.shared).of(rows, stride);
         if (!is_integer(m.kind)) return made;
@@ -159,9 +162,8 @@ private:
     // What a part of a layer reads: the stream, or its norm.
     Activations read_stream(Worker w, const Weights &m, const Norm &n, const float *stream) const {
         if (n.weight == 0) return prepare(w, m, chunk_.count, stream, stream_stride);
-        return prepare(w, m, chunk_.count, [&](int i, float *out) {
-            norm(n, stream + i * stream_stride, out);
-        });
+        return prepare(w, m, chunk_.count,
+                       [&](int i, float *out) { norm(n, stream + i * stream_stride, out); });
     }
 
     // sum = norm_sum(stream + scale * norm_out(m * in + bias)). Meets.
@@ -173,8 +175,10 @@ private:
         multiply(weights(matrix), in, 0, chunk_.count, tiles, [&](int i, int n, Floats y) {
             const int place = i * stream_stride + n;
             if (bias != nullptr) y = y + load(bias + n);
-            if (at_once) store(sum + place, added(load(base + place), y));
-            else store(space_.written + place, y);
+            if (at_once)
+                store(sum + place, added(load(base + place), y));
+            else
+                store(space_.written + place, y);
         });
         team_.meet();
         if (at_once) return;
@@ -212,8 +216,8 @@ private:
         if constexpr (model::qk_norm == QkNorm::full) norm_all_heads(w, layer);
         write_cache(w, index, layer);
         attend_all(w, index, layer);
-        const Activations out = prepare(w, weights(layer.proj), chunk_.count, space_.attended,
-                                        attended_stride);
+        const Activations out =
+            prepare(w, weights(layer.proj), chunk_.count, space_.attended, attended_stride);
         add_to_stream(w, layer.proj, out, layer.norm_out, layer.norm_sum, stream, sum);
     }
 
@@ -237,7 +241,8 @@ private:
     }
 
     // A query or a key, ready for the scores.
-    void ready(const float *x, const Norm &n, const Rotary &rotary, int position, float *out) const {
+    void ready(const float *x, const Norm &n, const Rotary &rotary, int position,
+               float *out) const {
         std::memcpy(out, x, sizeof(float) * head_dim);
         if constexpr (model::qk_norm == QkNorm::head) norm_in_place<head_dim>(out, n);
         if (rotary.pairs == 0) return;
@@ -319,8 +324,8 @@ private:
             widen(layer.up, in, tiles, [](Floats gate, Floats y) { return gate * y; });
         }
         team_.meet();
-        const Activations wide = prepare(w, weights(layer.down), chunk_.count, space_.wide,
-                                         wide_stride);
+        const Activations wide =
+            prepare(w, weights(layer.down), chunk_.count, space_.wide, wide_stride);
         add_to_stream(w, layer.down, wide, layer.norm_out, layer.norm_sum, base, base);
     }
 

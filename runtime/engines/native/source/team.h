@@ -70,8 +70,10 @@ public:
     }
 
 private:
-    // About 50 us: longer than the pauses within a step. More threads than processors must yield.
+    // About 30 us: longer than the pauses within a step. More threads than processors must yield.
     static constexpr int spins = 2000;
+    // About 300 us: longer than what a caller does between two steps.
+    static constexpr int spins_between_jobs = 20000;
 
     struct Member {
         Team *team;
@@ -102,7 +104,7 @@ private:
 
     // Wait for a job after number `seen`.
     void await(std::uint32_t seen) {
-        for (int turn = 0; turn < spins; ++turn) {
+        for (int turn = 0; turn < spins_between_jobs; ++turn) {
             if (jobs_.load(std::memory_order_acquire) != seen) return;
             rest_a_little();
         }

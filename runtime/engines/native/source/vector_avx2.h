@@ -117,7 +117,8 @@ inline Floats load_float16(const std::uint16_t *p) {
 inline void store_float16(std::uint16_t *p, Floats x) {
     auto *to = reinterpret_cast<__m128i *>(p);
     _mm_storeu_si128(to, _mm256_cvtps_ph(x.low, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-    _mm_storeu_si128(to + 1, _mm256_cvtps_ph(x.high, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    _mm_storeu_si128(to + 1,
+                     _mm256_cvtps_ph(x.high, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 inline __m256 eight_bfloat16(const std::uint16_t *p) {
     const __m256i wide = _mm256_cvtepu16_epi32(eight_halves(p));
@@ -138,9 +139,7 @@ inline std::int32_t sum(Ints x) {
     const __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
     return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1)));
 }
-inline Floats to_floats(Ints x) {
-    return {_mm256_cvtepi32_ps(x.low), _mm256_cvtepi32_ps(x.high)};
-}
+inline Floats to_floats(Ints x) { return {_mm256_cvtepi32_ps(x.low), _mm256_cvtepi32_ps(x.high)}; }
 inline Ints store_bytes(std::int8_t *p, Floats x) {
     const Ints whole = {_mm256_cvtps_epi32(x.low), _mm256_cvtps_epi32(x.high)};
     // Within each half, four of the low ones and four of the high ones; then in order.

@@ -64,10 +64,12 @@ inline Floats fma(Floats a, Floats b, Floats c) {
 }
 // Not vmaxq: the second one is wanted if either is no number.
 inline Floats max(Floats a, Floats b) {
-    return each<Floats>([&](int i) { return vbslq_f32(vcgtq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]); });
+    return each<Floats>(
+        [&](int i) { return vbslq_f32(vcgtq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]); });
 }
 inline Floats min(Floats a, Floats b) {
-    return each<Floats>([&](int i) { return vbslq_f32(vcltq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]); });
+    return each<Floats>(
+        [&](int i) { return vbslq_f32(vcltq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]); });
 }
 inline Floats abs(Floats a) {
     return each<Floats>([&](int i) { return vabsq_f32(a.v[i]); });
@@ -110,9 +112,8 @@ inline float sum(Floats x) {
 }
 
 inline Floats load_float16(const std::uint16_t *p) {
-    return each<Floats>([&](int i) {
-        return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i)));
-    });
+    return each<Floats>(
+        [&](int i) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i))); });
 }
 inline void store_float16(std::uint16_t *p, Floats x) {
 #pragma GCC unroll 4

@@ -91,8 +91,7 @@ def test_gelu_is_exact_to_the_precision_of_its_argument(libraries: dict[str, Lib
 def test_exponentials_end_as_they_should(libraries: dict[str, Library]) -> None:
     x = np.array([-math.inf, -87.4, -1e30, 0.0, math.inf, math.nan] + [1.0] * 10, dtype=np.float32)
     y = computed(libraries["best"], "exponentials", x)
-    assert (y[:3] == 0).all()
-    assert y[3] == 1
+    assert y[:4].tolist() == [0, 0, 0, 1]
     assert y[4] > 1e38
     assert math.isnan(y[5])
 

@@ -1,0 +1,115 @@
+"""The sources of the native engine themselves: no warnings, the same bits on ARM, safe reading."""
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from native_builds import NEEDS_COMPILER
+from native_models import CASES, PLAIN, SOURCES, bundle_of, case, fed, opened, quantised_bundle
+
+from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.engines.native.compiler import FLAGS, Compiler, Processor
+from edgegpt.runtime.engines.native.constants import constants_of
+from edgegpt.runtime.engines.native.weights import pack_weights
+
+pytestmark = NEEDS_COMPILER
+PROGRAM = Path(__file__).parents[3] / "support" / "native_program.c"
+# Signs are a part of -Wconversion for Clang alone.
+WARNINGS = [
+    *("-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wno-sign-conversion", "-Werror"),
+]
+IDS = 290
+NEEDS_ZIG = pytest.mark.skipif(
+    importlib.util.find_spec("ziglang") is None, reason="the package ziglang is not installed"
+)
+ARM = "aarch64-linux-gnu-g++"
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+
+
+def program(bundle: Bundle, *flags: str, compiler: str = "c++") -> Path:
+    """Compile the program in C with the engine of a bundle; pack the weights beside it."""
+    folder = bundle.folder
+    (folder / "model.h").write_text(constants_of(bundle.manifest))
+    pack_weights(bundle, folder / "weights.bin")
+    own = [flag for flag in FLAGS if flag not in ("-shared", "-O3", "-s")]
+    paths = [f"-I{folder}", f"-I{SOURCES}"]
+    for source, language in ((PROGRAM, ["-x", "c", "-std=c11"]), (SOURCES / "engine.cpp", own)):
+        out = folder / f"{source.stem}.o"
+        command = [compiler, *language, "-O1", "-g", *flags, *paths, "-c", str(source), "-o", out]
+        subprocess.run(command, check=True)
+    objects = [folder / f"{PROGRAM.stem}.o", folder / "engine.o"]
+    subprocess.run([compiler, *objects, *flags, "-pthread", "-o", folder / "program"], check=True)
+    return folder / "program"
+
+
+def run(*words: object, threads: int = 2, cache: int = 0) -> np.ndarray:
+    """Run a program that `program` made, by the command `words`; return its logits, flat."""
+    folder = Path(str(words[-1])).parent
+    values = [folder / "weights.bin", IDS, threads, cache, folder / "logits"]
+    done = subprocess.run(
+        [str(word) for word in (*words, *values)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return np.fromfile(folder / "logits", dtype=np.float32)
+
+
+@pytest.mark.parametrize("flags", [["-march=native"], [PLAIN]])
+def test_there_is_no_warning(flags: list[str], tmp_path: Path) -> None:
+    bundle = quantised_bundle(case("windows and caps"), tmp_path / "bundle", [4, 8], 32)
+    (tmp_path / "model.h").write_text(constants_of(bundle.manifest))
+    command = ["c++", *FLAGS, *WARNINGS, *flags, f"-I{tmp_path}", f"-I{SOURCES}"]
+    subprocess.run([*command, "-fsyntax-only", str(SOURCES / "engine.cpp")], check=True)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("cpu", ["native", "x86-64-v3", "x86-64"])
+@pytest.mark.parametrize("is_zig", [False, pytest.param(True, marks=NEEDS_ZIG)])
+@pytest.mark.parametrize("name", CASES)
+def test_the_optimiser_finds_nothing_to_warn_of(
+    name: str, is_zig: bool, cpu: str, tmp_path: Path
+) -> None:
+    (tmp_path / "model.h").write_text(
+        constants_of(bundle_of(case(name), tmp_path / "bundle").manifest)
+    )
+    words = (sys.executable, "-m", "ziglang", "c++") if is_zig else ("c++",)
+    chosen = Compiler(words, "", is_zig).flags(Processor(cpu))
+    command = [*words, *FLAGS, *chosen, *WARNINGS, f"-I{tmp_path}", f"-I{SOURCES}"]
+    subprocess.run(
+        [*command, str(SOURCES / "engine.cpp"), "-o", str(tmp_path / "engine.so")], check=True
+    )
+
+
+@pytest.mark.long
+def test_no_content_of_the_weights_leads_out_of_them(tmp_path: Path) -> None:
+    bundle = quantised_bundle(case("llama"), tmp_path / "bundle", [4, 8], 32)
+    made = program(bundle, *SANITIZERS, "-march=native")
+    packed = bundle.folder / "weights.bin"
+    whole, rng = packed.read_bytes(), np.random.default_rng(0)
+    for _ in range(20):
+        packed.write_bytes(whole[:64] + rng.integers(0, 256, len(whole) - 64, np.uint8).tobytes())
+        command = [made, packed, str(IDS), "2", "0", bundle.folder / "logits"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        # Rows of numbers that are none have no equal bits.
+        assert done.returncode in (0, 101)
+        assert not done.stderr
+
+
+@pytest.mark.long
+@pytest.mark.skipif(
+    shutil.which(ARM) is None or shutil.which("qemu-aarch64-static") is None,
+    reason="this machine compiles nothing for ARM, or cannot run it",
+)
+@pytest.mark.parametrize("cpu", ["cortex-a72", "cortex-a76", "neoverse-v1"])
+@pytest.mark.parametrize("name", ["llama", "odd sizes", "windows and caps"])
+def test_arm_has_the_same_bits(name: str, cpu: str, tmp_path: Path) -> None:
+    bundle = quantised_bundle(case(name), tmp_path / "bundle", [4, 8], 32)
+    made = program(bundle, f"-mcpu={cpu}", "-static", *WARNINGS, compiler=ARM)
+    ids = np.arange(IDS) * 7 % bundle.manifest.model["vocab_size"]
+    wanted = fed(opened(bundle).new_rows(1, IDS), 0, ids, [IDS])
+    known = {"neoverse-v1": "max"}  # of older emulators
+    emulator = ["qemu-aarch64-static", "-cpu", known.get(cpu, cpu)]
+    np.testing.assert_array_equal(run(*emulator, made), wanted.reshape(-1))
