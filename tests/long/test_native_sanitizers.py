@@ -32,15 +32,20 @@ SHAPES = {
         **{"norm_placement": "sandwich", "qk_norm": "full", "n_layer": 3},
     },
 }
-FLAVOURS = [Flavour(), Flavour("F16"), Flavour(bits=(8,)), Flavour(bits=(4, 8, 32), block=128)]
+MODELS = {
+    "narrow, floats": ("narrow", Flavour()),
+    "narrow, integers": ("narrow", Flavour(bits=(4, 8, 32), block=128)),
+    "groups, floats": ("groups", Flavour("F16")),
+    "groups, integers": ("groups", Flavour(bits=(4, 8, 32))),
+    "parallel, floats": ("parallel", Flavour()),
+    "parallel, integers": ("parallel", Flavour(bits=(8,), block=64)),
+}
 
 
-@pytest.fixture(
-    scope="module", params=[(shape, flavour) for shape in SHAPES for flavour in FLAVOURS], ids=str
-)
+@pytest.fixture(scope="module", params=MODELS)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with constants and packed weights."""
-    shape, flavour = request.param
+    shape, flavour = MODELS[request.param]
     folder = tmp_path_factory.mktemp("model")
     bundle, _ = made(GPTConfig(**{"n_layer": 2} | SHAPES[shape]), flavour, folder / "bundle")
     (folder / CONSTANTS).write_text(constants_of(bundle.manifest))
