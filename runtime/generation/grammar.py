@@ -20,6 +20,8 @@ __all__ = ["Form", "Grammar", "Schema", "Vocabulary", "form_of"]
 
 Schema = Mapping[str, Any] | str
 LONGEST_COMPLAINT = 300  # characters
+LONGEST_SCHEMA = 100_000  # characters; the time to read one grows with the square
+FUEL = 200_000  # of llguidance, for the lexer of a grammar: about 0.1 s
 DEEPEST = 100  # objects and lists within one another, in a schema
 NO_TOKEN = "NoExtension"  # llguidance's word for a place that nothing can follow
 SPECIAL = b"\xff"
@@ -49,11 +51,14 @@ class Form:
                 raise InvalidInputError(f"regex is {regex!r:.60}; it must be a string")
             self.name, self.source = "regex", matcher.grammar_from_regex(regex)
         else:
-            self.name = "json_schema"
-            self.source = matcher.grammar_from_json_schema(
-                _checked(json_schema), overrides={"whitespace_flexible": False}
-            )
-        complaint = matcher.validate_grammar(self.source)
+            self.name, schema = "json_schema", _checked(json_schema)
+            try:
+                self.source = matcher.grammar_from_json_schema(
+                    schema, overrides={"whitespace_flexible": False}
+                )
+            except ValueError as error:  # half of a surrogate pair, which no text can have
+                raise self.refused(str(error)) from error
+        complaint = matcher.validate_grammar(self.source, limits=_limits())
         if complaint and not complaint.startswith("WARNING"):
             raise self.refused(complaint)
 
@@ -145,7 +150,7 @@ class Grammar(Edit):
 
     def _made(self) -> Any:
         library = _library()
-        matcher = library.LLMatcher(self._tokens, self.form.source, log_level=0)
+        matcher = library.LLMatcher(self._tokens, self.form.source, log_level=0, limits=_limits())
         self._check(matcher)
         return matcher
 
@@ -189,9 +194,14 @@ def _checked(schema: Any) -> str:
                 f"json_schema is {schema!r:.60}; it must be an object, or the JSON of one"
             )
         _check_depth(schema, DEEPEST)
-        return json.dumps(schema)
+        found = json.dumps(schema)
     except (ValueError, TypeError, RecursionError) as error:
         raise InvalidInputError(f"json_schema is no JSON: {error}") from error
+    if len(found) > LONGEST_SCHEMA:
+        raise InvalidInputError(
+            f"json_schema has {len(found):,} characters; there may be {LONGEST_SCHEMA:,}"
+        )
+    return found
 
 
 def _check_depth(value: Any, left: int) -> None:
@@ -202,6 +212,11 @@ def _check_depth(value: Any, left: int) -> None:
     if isinstance(value, list | tuple):
         for part in value:
             _check_depth(part, left - 1)
+
+
+def _limits() -> Any:
+    """Return what a grammar may cost: a tenth of llguidance's default, where 1 s passes at once."""
+    return _library().LLParserLimits(initial_lexer_fuel=FUEL)
 
 
 def _library() -> Any:

@@ -63,6 +63,7 @@ def application(
             Problem: on_error,
             EdgeGPTError: on_error,
             HTTPException: _of_http,
+            Exception: _unexpected,
         },
     )
 
@@ -74,3 +75,8 @@ async def _of_http(request: Request, error: Exception) -> Response:
     message = f"{request.method} {path} is not served: {error.detail}"
     headers = dict(error.headers or {})
     return answer(Problem(message, status=error.status_code, headers=headers))
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    """Answer a request at which the server is at fault; the log has the error."""
+    return answer(Problem("the server failed at this request; its log says more", status=500))
