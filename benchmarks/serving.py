@@ -162,8 +162,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             one: dict[str, Any] = {"alone": alone(model, arguments.tokens)}
             for count in arguments.clients:
                 for name, port in ports.items():
-                    cells = one.setdefault(name, {})
-                    cells[str(count)] = clients(port, count, arguments.tokens)
+                    cell = clients(port, count, arguments.tokens)
+                    one.setdefault(name, {})[str(count)] = cell
+                    rate = f"{cell['tokens_per_second']:,.0f} tokens/s"
+                    print(f"{name}, clients: {count}, {rate}", file=sys.stderr, flush=True)
             rounds.append(one)
     found = {"bundle": arguments.bundle.name, "tokens": arguments.tokens, "rows": arguments.rows}
     return found | {"threads": arguments.threads, "rounds": rounds}
