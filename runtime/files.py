@@ -20,7 +20,16 @@ from .errors import InvalidInputError
 from .exchange import exchange
 from .leftovers import in_use, remove_leftovers
 
-__all__ = ["is_lfs_pointer", "library_path", "new_file", "new_folder", "write_file"]
+__all__ = [
+    "check_room",
+    "folder_beside",
+    "is_lfs_pointer",
+    "library_path",
+    "new_file",
+    "new_folder",
+    "scratch_folder",
+    "write_file",
+]
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # how Git LFS's stand-ins begin
 LARGEST_POINTER = 1024  # bytes
@@ -48,6 +57,23 @@ def library_path(path: Path) -> str:
         ) from error
 
 
+def check_room(path: Path, needed: int, instead: str = "choose another place") -> None:
+    """Refuse, before the work, to write `needed` bytes at `path` to a disk that has fewer left.
+
+    Raises:
+        InvalidInputError: names the path, what it needs, and what there is.
+    """
+    place = path.absolute()
+    there = next(folder for folder in (place, *place.parents) if folder.exists())
+    with contextlib.suppress(OSError):  # a file system that does not tell
+        disk = shutil.disk_usage(there)
+        if needed > disk.free and disk.total > 0:
+            raise InvalidInputError(
+                f"{path} needs about {needed / 1e6:,.1f} MB, and its disk has "
+                f"{disk.free / 1e6:,.1f} MB left; make room, or {instead}"
+            )
+
+
 def write_file(path: Path, data: bytes | memoryview) -> None:
     """Write `data` to the file at `path`, atomically; replace the file if there is one."""
     with new_file(path) as file:
@@ -70,8 +96,8 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
-            error.filename = str(path)  # a full disk does not say where it is
+        if isinstance(error, OSError) and error.filename is None:
+            _name(error, path)  # a full disk does not say where it is
         raise
     _flush_folder(path.parent)
 
@@ -85,27 +111,60 @@ def new_folder(path: Path) -> Iterator[Path]:
     killed writers left beside it is removed.
     """
     path = Path(os.path.realpath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{path.name}.partial-"
-    remove_leftovers(path.parent, prefix)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix))
-    try:
+    with folder_beside(path, "partial") as temporary:
         os.chmod(temporary, 0o777 & ~_umask())
-        with in_use(temporary):
-            yield temporary
-            for inner in temporary.rglob("*"):
-                if inner.is_dir():
-                    _flush_folder(inner)
-                    continue
-                # Some libraries create files that only their owner may read.
-                os.chmod(inner, 0o666 & ~_umask())
-                _flush_file(inner)
-            _flush_folder(temporary)
-            _swap(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        yield temporary
+        for inner in temporary.rglob("*"):
+            if inner.is_dir():
+                _flush_folder(inner)
+                continue
+            # Some libraries create files that only their owner may read.
+            os.chmod(inner, 0o666 & ~_umask())
+            _flush_file(inner)
+        _flush_folder(temporary)
+        _swap(temporary, path)
     _flush_folder(path.parent)
+
+
+@contextmanager
+def scratch_folder(needed: int) -> Iterator[Path]:
+    """Yield an empty folder among the system's temporary files, as `folder_beside` does.
+
+    Raises:
+        InvalidInputError: if that disk has less than `needed` bytes left.
+    """
+    place = Path(tempfile.gettempdir()) / "edgegpt"
+    check_room(place, needed, "name another folder with TMPDIR")
+    with folder_beside(place, "scratch") as folder:
+        yield folder
+
+
+@contextmanager
+def folder_beside(path: Path, kind: str) -> Iterator[Path]:
+    """Yield an empty folder beside `path`, for files of a `kind`; remove it when the block ends.
+
+    What killed processes left there of this kind is removed, too. An error of the system in the
+    block names `path`, which users know: not a file in the folder, and a full disk names none.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{path.name}.{kind}-"
+    remove_leftovers(path.parent, prefix)
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix))
+    try:
+        with in_use(folder):
+            yield folder
+    except OSError as error:
+        if error.filename is None or str(error.filename).startswith(str(folder)):
+            _name(error, path)
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _name(error: OSError, path: Path) -> None:
+    """Note that an error of the system was at `path`, if it is one that has a place."""
+    if error.errno is not None:
+        error.filename = str(path)
 
 
 def _swap(new: Path, path: Path) -> None:

@@ -1,14 +1,15 @@
 """Open a bundle for generation."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from .bundle.bundle import Bundle
-from .engines.choice import open_engine
+from .engines.choice import open_engine, resolve_backend
 from .engines.options import EngineOptions
 from .errors import EdgeGPTError
 from .language_model import LanguageModel
 from .proof.receipt_store import warn_if_unproved
-from .upgrade import with_upgrade
+from .upgrade import proved_native, with_upgrade
 
 __all__ = ["load"]
 
@@ -30,8 +31,10 @@ def load(
 
     Args:
         bundle: path of the folder that `edgegpt export` wrote.
-        backend: "cpu" and "cuda" are ONNX Runtime's providers; "tensorrt" and "tensorrt-rtx" build
-            an engine first; "auto" is "cuda" where it is installed and works, else "cpu".
+        backend: "cpu" and "cuda" are ONNX Runtime's providers; "native" is what `edgegpt build`
+            compiled for this processor; "tensorrt" and "tensorrt-rtx" build an engine first; "auto"
+            is "cuda" where it is installed and works, else "native" if it is built and proved, else
+            "cpu".
         context: tokens that the cache holds, at most the model's block size (the default).
         threads: threads inside an operator; None lets the engine choose.
         tf32: let CUDA round float32 products to TF32, which has its own tolerance and receipts.
@@ -47,7 +50,10 @@ def load(
     """
     opened = Bundle.open(bundle)
     options = EngineOptions(backend, threads, tf32, cuda_graph)
-    engine = first = open_engine(opened, options)
+    chosen = replace(options, backend=resolve_backend(opened, backend))
+    on_cpu = backend == "auto" and chosen.backend == "cpu"
+    native = proved_native(opened, options) if on_cpu else None
+    engine = first = native or open_engine(opened, chosen)
     try:
         if backend == "auto" and upgrade and not tf32:
             engine = with_upgrade(opened, first)

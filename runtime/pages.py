@@ -28,8 +28,8 @@ svg text { font: 12px system-ui, sans-serif; fill: #3a434c; }
 .wide { overflow-x: auto; } .wide svg { min-width: 36rem; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; padding: 0; list-style: none; }
 .legend svg { width: 2rem; height: .8rem; margin-right: .4rem; }
-@media (max-width: 40rem) { th, td { padding: .3rem .4rem; } dl { grid-template-columns: 1fr; }
-  dd { margin-bottom: .4rem; } }
+@media (max-width: 40rem) { th, td { padding: .3rem .4rem; white-space: nowrap; }
+  dl { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; } }
 """
 
 

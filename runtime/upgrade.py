@@ -22,6 +22,8 @@ from .bundle.bundle import Bundle
 from .cuda.memory import Cuda, find_device
 from .engines.base import Engine, EngineInfo, Sources, State
 from .engines.choice import TENSORRT
+from .engines.native.choice import open_stored
+from .engines.options import EngineOptions
 from .engines.tensorrt.builder import graph_for
 from .engines.tensorrt.engine import TensorRTEngine
 from .engines.tensorrt.flavour import import_flavour
@@ -30,11 +32,26 @@ from .errors import EdgeGPTWarning, EngineError, InvalidInputError
 from .processes import python_program
 from .proof.receipt_store import missing_proof
 
-__all__ = ["Upgrade", "UpgradingEngine", "proving_command", "with_upgrade"]
+__all__ = ["Upgrade", "UpgradingEngine", "proved_native", "proving_command", "with_upgrade"]
 
 logger = logging.getLogger(__name__)
 
 STOP_S = 20.0  # to wait for a child that was asked to end: a build ends between two of its steps
+
+
+def proved_native(bundle: Bundle, options: EngineOptions) -> Engine | None:
+    """Open the native engine that was built for this processor and proved, if there is one."""
+    if bundle.manifest.model_info.encoder is not None or options.tf32:
+        return None
+    try:
+        engine = open_stored(bundle, options.threads)
+    except EngineError as error:
+        logger.debug("no native engine: %s", error)
+        return None
+    if engine is None or missing_proof(bundle, engine.graph.name, engine.info) is None:
+        return engine
+    engine.close()
+    return None
 
 
 def with_upgrade(bundle: Bundle, first: Engine) -> Engine:

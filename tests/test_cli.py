@@ -50,6 +50,16 @@ def test_the_version_is_printed(run) -> None:
     assert edgegpt.__version__ in run("--version").out
 
 
+@pytest.mark.parametrize("name", ["\udcff", "a\nb", ""])
+def test_a_name_that_no_answer_can_have_is_refused_before_the_bundle_is_opened(
+    run, name: str
+) -> None:
+    outcome = run("serve", "no-bundle", "--name", name)
+    assert outcome.code == 1
+    assert f"the model's name would be {name!a}; give another --name" in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
 @pytest.mark.parametrize("arguments", [["sing"], ["generate"], ["generate", "b", "--loud"]])
 def test_wrong_usage_exits_with_2(run, arguments: list[str]) -> None:
     outcome = run(*arguments)
@@ -170,6 +180,14 @@ def test_export_prints_the_receipt(run, small_checkpoint: Path, tmp_path: Path) 
     assert outcome.code == 0
     assert "PASS" in outcome.out
     assert str(tmp_path / "bundle") in outcome.out
+    assert (
+        "relative: max abs / the largest logit; it must be at most what is allowed" in outcome.out
+    )
+    table = outcome.out.partition("part ")[2]
+    assert "weights" in table
+    assert "--lowering ort" in table
+    size = sum(path.stat().st_size for path in (tmp_path / "bundle").iterdir())
+    assert f"in all {size / 1e6:.2f}" in " ".join(table.split())
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,19 @@ def _measure(
         click.echo(to_json(result), nl=False)
     else:
         _print_result(result)
+        _tell_of_native(bundle, result)
     tell_written(out, html)
+
+
+def _tell_of_native(bundle: Path, result: "BenchResult") -> None:
+    """After ONNX Runtime on a CPU, name the command that may make it faster."""
+    from edgegpt.runtime.bundle.bundle import Bundle
+    from edgegpt.runtime.engines.native.choice import worth_building
+
+    if result.gpu is None and result.engine.startswith("onnxruntime"):
+        command = worth_building(Bundle.open(bundle))
+        if command is not None:
+            stdout().print(f"build an engine for this processor: {command}")
 
 
 def _print_result(result: "BenchResult") -> None:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from edgegpt.errors import EngineError
 from edgegpt.runtime.doctor.needs import BACKENDS
+from edgegpt.runtime.engines.support import NATIVE
 
 from .console import facts_table, stdout, titled_table, waiting
 from .fitting import print_table
@@ -33,7 +34,7 @@ COLOURS = {"ok": "green", "limited": "yellow", "missing": "red", "broken": "bold
 )
 @click.argument("bundle", type=click.Path(path_type=Path), required=False)
 @click.option(
-    "--backend", type=click.Choice(["auto", *BACKENDS]), default="auto", show_default=True
+    "--backend", type=click.Choice(["auto", *BACKENDS, NATIVE]), default="auto", show_default=True
 )
 @click.option("--json", "as_json", is_flag=True, help="print everything as JSON")
 def command(bundle: Path | None, backend: str, as_json: bool) -> int:
@@ -43,6 +44,7 @@ def command(bundle: Path | None, backend: str, as_json: bool) -> int:
     from edgegpt.runtime.doctor.fit import fit
     from edgegpt.runtime.doctor.probe import LocalProbe
     from edgegpt.runtime.doctor.report import examine
+    from edgegpt.runtime.engines.native.choice import missing
     from edgegpt.runtime.processes import python_program
 
     if python_program() is None:
@@ -50,12 +52,17 @@ def command(bundle: Path | None, backend: str, as_json: bool) -> int:
             f"doctor tries each engine with a Python program, and {sys.executable!r} is none: run "
             f"`python -m edgegpt doctor` in the environment that the application was made from"
         )
+    if backend == NATIVE and bundle is None:
+        raise click.UsageError("a native engine is of one bundle: give BUNDLE")
     opened = None if bundle is None else Bundle.open(bundle)
     with waiting("looking at this machine"):
         report = examine(LocalProbe())
     diagnosis = diagnose(report)
     bundle_fit = None if opened is None else fit(opened, report, diagnosis)
     works = (bundle_fit or diagnosis).works(backend)
+    native = None if opened is None else missing(opened)
+    if backend == NATIVE:
+        works = native is None
     if as_json:
         facts = {
             "backend": backend,
@@ -67,6 +74,7 @@ def command(bundle: Path | None, backend: str, as_json: bool) -> int:
             },
             "auto": asdict(diagnosis.choice),
             "bundle": None if bundle_fit is None else asdict(bundle_fit),
+            "native": native,
             "machine": asdict(report),
         }
         click.echo(json.dumps(facts, indent=1))
@@ -77,6 +85,7 @@ def command(bundle: Path | None, backend: str, as_json: bool) -> int:
         _print_backends(console, diagnosis)
     else:
         _print_bundle(console, bundle_fit)
+        console.print(f"native engine: {native or 'built'}", markup=False)
     _print_verdict(console, backend, works, (bundle_fit or diagnosis).choice)
     return 0 if works else 1
 

@@ -36,7 +36,7 @@ def engine_options(command: Command) -> Command:
             "--backend",
             default="auto",
             show_default=True,
-            help="auto, cpu, cuda, tensorrt or tensorrt-rtx",
+            help="auto, cpu, native, cuda, tensorrt or tensorrt-rtx",
         ),
         click.option(
             "--threads", type=click.IntRange(min=1), help="default: the cores, but for little ones"

@@ -130,7 +130,8 @@ def command(
         from edgegpt.importers.importing import Named, as_checkpoint
 
         check_destination(out, force)
-        with as_checkpoint(Named(source, revision, adapter), out, tell) as (checkpoint, notes):
+        named = Named(source, revision, adapter, context=context)
+        with as_checkpoint(named, out, tell) as (checkpoint, notes):
             notes = [*notes, *_cut(checkpoint, context)]
             receipt = export_bundle(
                 checkpoint,

@@ -90,12 +90,13 @@ def _import(named: "Named", out: Path, as_json: bool) -> None:
     if os.path.lexists(out):
         raise CheckpointError(f"{out} exists already; choose another --out")
     from edgegpt.importers.importing import survey, write_checkpoint
-    from edgegpt.runtime.files import new_folder
+    from edgegpt.runtime.files import check_room, new_folder
 
     with progress() as tell:
         found = survey(named, progress=tell)
     for note in found.notes:
         click.echo(f"note: {note}", err=True)
+    check_room(out, found.model.size)
     with progress() as tell, new_folder(out) as folder:
         write_checkpoint(found, folder, tell)
     model = found.model

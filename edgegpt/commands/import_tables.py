@@ -55,8 +55,9 @@ def print_check(check: "Check", as_json: bool) -> None:
         "parameters": f"{check.parameters:,}",
         "weights": f"{_size(check.source_bytes)} in the source; on the device "
         + ", ".join(f"{name} {_size(size)}" for name, size in check.device_bytes.items()),
-        "context": f"{check.context:,} tokens; exported for {check.export_context:,}, whose cache "
-        f"takes {_size(check.cache_bytes)}",
+        "context": f"{check.context:,} tokens; exported for {check.export_context:,}"
+        + (f" and sources of {check.source_context:,}" if check.source_context else "")
+        + f", whose cache takes {_size(check.cache_bytes)}",
         "import": f"about {_time(check.import_seconds)} and {_size(check.import_memory)} of memory",
         "export": "about "
         + ", ".join(f"{_time(time)} for {name}" for name, time in check.export_seconds.items())

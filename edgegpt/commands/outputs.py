@@ -1,13 +1,16 @@
 """Files that a command writes besides what it prints."""
 
-import os
+import tempfile
 from pathlib import Path
 
 import click
 
 from edgegpt.errors import InvalidInputError
+from edgegpt.runtime.files import check_room
 
 __all__ = ["check_writable", "tell_written"]
+
+LARGEST = 1 << 20  # bytes; of a page or a result, which are mostly far smaller
 
 
 def check_writable(*paths: Path | None) -> None:
@@ -24,8 +27,12 @@ def check_writable(*paths: Path | None) -> None:
             raise InvalidInputError(f"cannot write {path}: it is a folder")
         if not folder.is_dir():
             raise InvalidInputError(f"cannot write {path}: there is no folder {folder}")
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise InvalidInputError(f"cannot write {path}: its folder is not writable")
+        check_room(path, LARGEST)
+        try:  # os.access promises root too much, as on network file systems
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            told = f"cannot write {path}: its folder takes no file: {error.strerror}"
+            raise InvalidInputError(told) from error
 
 
 def tell_written(*paths: Path | None) -> None:

@@ -104,6 +104,11 @@ def command(
             raise InvalidInputError(
                 f"--cors {origin} is no origin: it must be like https://app.example, without a path"
             )
+    name = bundle.resolve().name if name is None else name
+    if not name or not name.isprintable():  # bytes that are no UTF-8 are not printable, either
+        raise InvalidInputError(
+            f"the model's name would be {name!a}; give another --name, of printable characters"
+        )
     place = _place(**where)
     keys = _keys(api_key, api_key_file)
     listening = listen(place)  # a port that is in use is told before the model opens
@@ -120,10 +125,11 @@ def command(
     with model:
         _log_requests(log_json)
         if steady is None:
-            steady = model.bundle.manifest.precision in ("int8", "int4")
+            rounded = model.bundle.manifest.precision in ("int8", "int4")
+            steady = rounded and not model.engine.uniform
         service = Service(
             model,
-            name or bundle.resolve().name,
+            name,
             rows=rows,
             queue=queue,
             steady=steady,

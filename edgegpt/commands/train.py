@@ -14,6 +14,7 @@ from edgegpt.checkpoint import is_checkpoint, load_checkpoint
 from edgegpt.errors import CheckpointError, InvalidInputError
 from edgegpt.model import GPTConfig
 from edgegpt.presets import DEFAULT_PRESETS, TASKS, Preset, load_preset, preset_names
+from edgegpt.runtime.files import check_room
 from edgegpt.runtime.quantity import quantity
 from edgegpt.runtime.text.pairs import load_pairs
 from edgegpt.training.config import TrainConfig
@@ -149,6 +150,7 @@ def command(
         if origin is not None and init_from is not None:
             learner.take_weights(origin, init_from)
             origin.release()  # its file may be in --out, and Windows removes none that is mapped
+        check_room(out, trainer.size_of_a_save())
         with only_run(out) if group.is_first else nullcontext():
             group.barrier()
             if resume:

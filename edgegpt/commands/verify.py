@@ -69,9 +69,7 @@ def command(
     else:
         print_receipt(receipt)
     if report is not None:
-        source = opened.manifest.source
-        named = None if source is None else source.name
-        write_html(receipt, named or opened.folder.absolute().name, report)
+        write_html(receipt, opened.name, report)
         tell_written(report)
     # A kept receipt also vouches for the files' bytes. A pending receipt vouches for nothing.
     if check == "hash" and receipt.outcome != "pending":

@@ -19,6 +19,12 @@ BLOCK = 32  # values that share a float32 scale; export takes up to 128, where t
 # int4.
 # Beside the float32 weights, int4 had a peak of 1.6, 1.8, 1.0 and 1.8 GB with 49, 152, 32 and 152
 # thousand ids at 0.1, 0.6, 1.1 and 3.1 billion parameters.
+# Encoder-decoders get the seconds and the weights of a float32 export on top. The shapes of Marian,
+# mT5-small, FLAN-T5-base and BART-large, of 0.07, 0.17, 0.22 and 0.41 billion parameters and blocks
+# of 512, 2,048, 2,048 and 1,024 tokens, took 66, 168, 148 and 221 CPU seconds in float32, Marian's
+# 110 in int8. Other work made the clock useless; of the decoders above, a CPU second was 0.54 to
+# 0.74 s by the clock. Beside the float32 weights they had a peak of 1.1, 1.7, 2.7 and 2.3 GB,
+# Marian's 1.5 GB in int8. Their int4, and int8 of the larger ones, are not measured.
 IMPORT_BYTES_PER_SECOND = 200e6  # of the source: 160 to 299 million
 EXPORT_SECONDS = {"float32": 30, "int8": 80, "int4": 90}
 EXPORT_SECONDS_PER_BILLION = {"float32": 115, "int8": 400, "int4": 750}
@@ -43,7 +49,8 @@ class Check:
         device_bytes: of the weights on the device, for each precision.
         context: the longest text of the model, in tokens.
         export_context: the longest text after an export without `--context`.
-        cache_bytes: of the keys and values of one such text in float32.
+        source_context: of an encoder-decoder, the longest source after such an export; else None.
+        cache_bytes: of the keys and values of one such text in float32, and of such a source.
         import_seconds: about how long the import takes.
         import_memory: about how many bytes of memory it takes.
         export_seconds: about how long an export takes, for each precision.
@@ -63,6 +70,7 @@ class Check:
     device_bytes: dict[str, int]
     context: int
     export_context: int
+    source_context: int | None
     cache_bytes: int
     import_seconds: int
     import_memory: int
@@ -77,12 +85,11 @@ def report(survey: Survey) -> Check:
     found, papers = survey.model, survey.papers
     counts = {name: prod(weight.shape) for name, weight in found.weights.items()}
     parameters = found.parameter_count
-    model = found.config
-    stack = model.decoder if isinstance(model, Seq2SeqConfig) else model
-    context = exported_context(stack)
-    device = {bits: _device_bytes(found, counts, bits) for bits in EXPORT_SECONDS_PER_BILLION}
+    _, decoder = _stacks(found.config)
+    source, text = _stacks(found.config.limited(exported_context(found.config)))
+    device = {bits: _device_bytes(found, counts, bits) for bits in EXPORT_SECONDS}
     checkpoint = sum(counts[name] * dtype.itemsize for name, dtype in found.dtypes.items())
-    source = _source_bytes(found)
+    read = _source_bytes(found)
     return Check(
         name=found.source.name,
         family=found.family.model_type,
@@ -90,20 +97,20 @@ def report(survey: Survey) -> Check:
         license=papers.license,
         has_license_text=papers.license_text is not None,
         parameters=parameters,
-        source_bytes=source,
+        source_bytes=read,
         checkpoint_bytes=checkpoint,
         device_bytes=device,
-        context=stack.block_size,
-        export_context=context,
-        cache_bytes=_cache_bytes(model, context),
-        import_seconds=round(source / IMPORT_BYTES_PER_SECOND),
+        context=decoder.block_size,
+        export_context=text.block_size,
+        source_context=None if source is None else source.block_size,
+        cache_bytes=_cache_bytes(text, 0 if source is None else source.block_size),
+        import_seconds=round(read / IMPORT_BYTES_PER_SECOND),
         import_memory=round(PROCESS + IMPORT_COPIES * FLOAT32 * max(counts.values())),
-        export_seconds={
-            precision: round(EXPORT_SECONDS[precision] + seconds * parameters / 1e9)
-            for precision, seconds in EXPORT_SECONDS_PER_BILLION.items()
-        },
+        export_seconds=_export_seconds(parameters, pair=source is not None),
         export_memory=round(
-            EXPORT_WORK + EXPORT_WORK_PER_ID * stack.vocab_size + device["float32"]
+            EXPORT_WORK
+            + EXPORT_WORK_PER_ID * decoder.vocab_size
+            + device["float32"] * (1 if source is None else 2)
         ),
         disk_bytes=checkpoint + device["float32"],
         notes=survey.notes,
@@ -139,8 +146,28 @@ def _tied_table(config: GPTConfig | Seq2SeqConfig) -> str | None:
     return f"{side}.token_embedding.weight" if config.decoder.tie_embeddings else None
 
 
-def _cache_bytes(config: GPTConfig | Seq2SeqConfig, context: int) -> int:
-    """Return the bytes of keys and values of a text, and of a source as long, if there is one."""
+def _stacks(config: GPTConfig | Seq2SeqConfig) -> tuple[GPTConfig | None, GPTConfig]:
+    """Return the encoder, if there is one, and the decoder."""
     if isinstance(config, Seq2SeqConfig):
-        return 2 * _cache_bytes(config.decoder, context)
-    return 2 * config.n_layer * config.n_kv_head * config.head_dim * context * FLOAT32
+        return config.encoder, config.decoder
+    return None, config
+
+
+def _export_seconds(parameters: int, *, pair: bool) -> dict[str, int]:
+    """Return about how long an export takes, for each precision."""
+    seconds = {
+        precision: EXPORT_SECONDS[precision] + slope * parameters / 1e9
+        for precision, slope in EXPORT_SECONDS_PER_BILLION.items()
+    }
+    more = seconds["float32"] if pair else 0
+    return {precision: round(time + more) for precision, time in seconds.items()}
+
+
+def _cache_bytes(decoder: GPTConfig, source: int) -> int:
+    """Return the bytes of keys and values of the longest text, and of a source of so many tokens.
+
+    The attention to a source has as many key heads as query heads.
+    """
+    own = decoder.n_kv_head * decoder.block_size
+    heads = own + decoder.n_head * source
+    return 2 * decoder.n_layer * heads * decoder.head_dim * FLOAT32

@@ -7,9 +7,10 @@ from edgegpt.runtime.bundle.manifest import MANIFEST_NAME
 
 from ..errors import CheckpointError
 from ..user_files import is_file, read_json
+from .names import listed
 from .pickles import PickledTensors, read_pickle, state_dict
 from .source import Source
-from .tensors import SafeTensors, Tensors, weight_paths
+from .tensors import SafeTensors, Tensors, TensorsTwice, weight_map, weight_paths
 
 __all__ = ["ADAPTER_SETTINGS", "open_folder"]
 
@@ -47,8 +48,29 @@ def _instead(folder: Path) -> str:
 
 
 def _tensors(folder: Path) -> Tensors:
-    """Return the weights: safetensors if there are any, else pickled."""
+    """Return the weights: safetensors if there are any, else pickled.
+
+    Where a file with all weights has an index beside it, both have to name the same tensors; the
+    files of the index may be missing.
+    """
     paths = weight_paths(folder)
+    tensors = _opened(paths)
+    index = folder / f"{paths[0].name}.index.json"
+    if not is_file(index):
+        return tensors
+    files = weight_map(index)
+    if different := sorted(files.keys() ^ tensors.shapes.keys()):
+        raise CheckpointError(
+            f"{paths[0]} and {index.name} beside it are of different weights: only one of them "
+            f"has {listed(different)}; remove what is not meant"
+        )
+    shards = [folder / name for name in sorted(set(files.values()))]
+    if shards == paths or not all(map(is_file, shards)):
+        return tensors
+    return TensorsTwice(tensors, _opened(shards))
+
+
+def _opened(paths: list[Path]) -> Tensors:
     if paths[0].suffix == ".safetensors":
         return SafeTensors(paths)
     return PickledTensors({path: state_dict(read_pickle(path), path) for path in paths})

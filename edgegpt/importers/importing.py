@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any
 
@@ -18,7 +17,7 @@ from edgegpt.runtime.bundle.bundle import (
 )
 from edgegpt.runtime.bundle.source import Source as Origin
 from edgegpt.runtime.bundle.usage import Usage
-from edgegpt.runtime.files import write_file
+from edgegpt.runtime.files import check_room, folder_beside, write_file
 from edgegpt.runtime.packages import pip_install
 from edgegpt.runtime.progress import Progress, silent
 
@@ -60,6 +59,7 @@ class Named:
         attention_scale: see `lesson.open_lesson`.
         data: a text on which the scale of the lesson is measured.
         shape: a TOML file with what an encoder-decoder's state dict does not say.
+        context: tokens that the model has to see, in an export of it; None: any number.
     """
 
     source: str
@@ -69,6 +69,7 @@ class Named:
     attention_scale: AttentionScale | None = None
     shape: Path | None = None
     data: Path | None = None
+    context: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse an empty name, which would be the current folder, and a contradiction."""
@@ -85,7 +86,7 @@ def opened(named: Named, *, values: bool = True, progress: Progress = silent) ->
         CheckpointError: if there is no such source, or it cannot be read.
     """
     if is_hub_id(named.source):
-        source = _from_hub(HubId.of(named.source), named.revision, values, progress)
+        source = _from_hub(HubId.of(named.source), named, values, progress)
     elif not os.path.lexists(named.source):
         raise CheckpointError(nothing_at(named.source))
     elif named.revision is not None:
@@ -123,9 +124,11 @@ def survey(named: Named, *, values: bool = True, progress: Progress = silent) ->
 
     Raises:
         CheckpointError: names what cannot be imported.
+        InvalidInputError: if the model does not see as many tokens as it has to.
     """
     source = opened(named, values=values, progress=progress)
     model = look(source)
+    _check_context(model.config, named.context)
     text = text_of(source, model.config, model.family.generation)
     if named.data is not None and values:
         model = with_measured_scale(model, text.tokenizer_json, named.data)
@@ -183,7 +186,7 @@ def facts_of(found: Import, papers: Papers) -> Origin:
     return Origin(found.family.model_type, found.source.name, papers.license)
 
 
-def _from_hub(hub_id: HubId, revision: str | None, values: bool, progress: Progress) -> Source:
+def _from_hub(hub_id: HubId, named: Named, values: bool, progress: Progress) -> Source:
     try:
         from .hub.download import download  # noqa: PLC0415 - the extra `hub` may be missing
         from .hub.headers import open_headers  # noqa: PLC0415
@@ -192,20 +195,29 @@ def _from_hub(hub_id: HubId, revision: str | None, values: bool, progress: Progr
             f"{hub_id} is on the Hub, which needs another package: {pip_install('hub')}; or name "
             f"a local folder"
         ) from error
+    revision = named.revision
     if not values:
         return open_headers(hub_id, revision, progress)
     if hub_id.file is None:
-        _check_text(download(hub_id, revision, weights=False, progress=progress))
+        folder = download(hub_id, revision, weights=False, progress=progress)
+        _check_small_files(folder, named.context)
     path = download(hub_id, revision, progress=progress)
     name = hub_id.with_commit(path)
     return open_folder(path, name) if path.is_dir() else replace(open_source(path), name=name)
 
 
-def _check_text(folder: Path) -> None:
+def _check_small_files(folder: Path, context: int | None) -> None:
     """Refuse settings or a tokenizer that cannot be imported before the weights are downloaded."""
     path = folder / "config.json"
     source = Source(folder.name, read_json(path), str(path), SafeTensors([]), folder)
-    text_of(source, config_of(source))
+    config = config_of(source)
+    _check_context(config, context)
+    text_of(source, config)
+
+
+def _check_context(config: GPTConfig | Seq2SeqConfig, context: int | None) -> None:
+    if context is not None:
+        config.limited(context)
 
 
 @contextmanager
@@ -217,6 +229,7 @@ def as_checkpoint(named: Named, out: Path, progress: Progress) -> Iterator[tuple
 
     Raises:
         CheckpointError: names what cannot be imported.
+        InvalidInputError: if a model to import does not see as many tokens as it has to.
     """
     if is_checkpoint(Path(named.source)):
         if named.revision is not None or named.adapter is not None:
@@ -226,12 +239,8 @@ def as_checkpoint(named: Named, out: Path, progress: Progress) -> Iterator[tuple
             )
         yield Path(named.source), []
         return
-    parent = out.absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    # While an error is on its way the weights stay mapped, and Windows removes no such file.
-    with TemporaryDirectory(
-        dir=parent, prefix=f".{out.name}.import-", ignore_cleanup_errors=True
-    ) as folder:
-        found = survey(named, progress=progress)
-        write_checkpoint(found, Path(folder), progress)
-        yield Path(folder), list(found.notes)
+    found = survey(named, progress=progress)
+    check_room(out, found.model.size)
+    with folder_beside(out.absolute(), "import") as folder:
+        write_checkpoint(found, folder, progress)
+        yield folder, list(found.notes)

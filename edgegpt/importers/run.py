@@ -66,6 +66,12 @@ class Import:
         """The type in which each parameter is stored: the source's where it holds the values."""
         return {name: _dtype(weight, self.source.tensors) for name, weight in self.weights.items()}
 
+    @property
+    def size(self) -> int:
+        """The bytes of all parameters, as they are stored."""
+        dtypes = self.dtypes
+        return sum(prod(w.shape) * dtypes[name].itemsize for name, w in self.weights.items())
+
     def value(self, name: str, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return a parameter of ours, read from the source, as `dtype`."""
         return _value(self.weights[name], self.source.tensors, dtype)

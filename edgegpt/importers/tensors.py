@@ -18,8 +18,10 @@ __all__ = [
     "WEIGHT_FILES",
     "SafeTensors",
     "Tensors",
+    "TensorsTwice",
     "exact_dtype",
     "shard_names",
+    "weight_map",
     "weight_paths",
 ]
 
@@ -103,24 +105,52 @@ class SafeTensors:
         return str(self._files[name][0])
 
 
+class TensorsTwice:
+    """The tensors of `first`, each of which `second` repeats; if one differs, it is refused."""
+
+    def __init__(self, first: Tensors, second: Tensors) -> None:
+        self._first, self._second = first, second
+        self.shapes = first.shapes
+        self.dtype, self.place = first.dtype, first.place
+
+    def read(self, name: str) -> Tensor:
+        """Return the tensor.
+
+        Raises:
+            CheckpointError: if it is not the same in both.
+        """
+        tensor, again = self._first.read(name), self._second.read(name)
+        if tensor.dtype != again.dtype or not torch.equal(tensor, again):
+            raise CheckpointError(
+                f"{self.place(name)} and {self._second.place(name)} differ in {name}; remove the "
+                f"weights that are not meant"
+            )
+        return tensor
+
+
 def weight_paths(folder: Path) -> list[Path]:
-    """Return the files with the weights of a Hugging Face folder.
+    """Return the files with the weights of a Hugging Face folder; as transformers, one before many.
 
     Raises:
         CheckpointError: if there are none, or if an index names one that is missing.
     """
     for single, index in WEIGHT_FILES:
-        if is_file(folder / index):
-            return _shards(folder, folder / index)
         if is_file(folder / single):
             return [folder / single]
+        if is_file(folder / index):
+            return _shards(folder, folder / index)
     raise CheckpointError(
         f"{folder} has no weights: neither model.safetensors nor pytorch_model.bin, and no index"
     )
 
 
 def shard_names(index: Path) -> list[str]:
-    """Return the files that an index names; they have to be in its folder.
+    """Return the files that an index names, see `weight_map`."""
+    return sorted(set(weight_map(index).values()))
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """Return the file of each tensor by an index; the files have to be in its folder.
 
     Raises:
         CheckpointError: if `index` is no index, or names a place outside its folder.
@@ -132,7 +162,7 @@ def shard_names(index: Path) -> list[str]:
         if not isinstance(name, str) or Path(name).name != name or name in (".", ".."):
             raise CheckpointError(f"{index} names {name!r:.80}, which is not a file of its folder")
         check_name(name, index)
-    return sorted(set(found.values()))
+    return found
 
 
 def _shards(folder: Path, index: Path) -> list[Path]:

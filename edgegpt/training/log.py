@@ -91,8 +91,11 @@ class TrainingLog:
 
     def _write(self, **values: Any) -> None:
         if self.path is not None:
-            with self.path.open("ab") as file:
-                file.write(f"{json.dumps(values)}\n".encode())
+            try:
+                with self.path.open("ab") as file:
+                    file.write(f"{json.dumps(values)}\n".encode())
+            except OSError as error:
+                raise CheckpointError(f"cannot write {self.path}: {error.strerror}") from error
 
 
 @contextmanager

@@ -273,6 +273,11 @@ class Trainer:
         begin = f"go on from the last save with --resume and {rate}" if saved else f"try {rate}"
         raise NumericalError(f"at step {self.step} {what}: the training has diverged; {begin}")
 
+    def size_of_a_save(self) -> int:
+        """Return about how many bytes a save takes: weights, and AdamW's two means of each."""
+        count = self.model.parameter_count()
+        return count * (SAVE_DTYPES[self.config.save_dtype].itemsize + 3 * torch.float32.itemsize)
+
     def _save_state(self) -> None:
         if not all(bool(torch.isfinite(part).all()) for part in self.model.parameters()):
             self._diverged("a weight is not a finite number")

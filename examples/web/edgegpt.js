@@ -4,7 +4,7 @@
 //   const lm = await load("bundle/");
 //   for await (const piece of lm.stream("ROMEO:", { maxNewTokens: 200, temperature: 0.8, seed: 1 })) show(piece);
 
-import { chooseBackend, Engine } from "./edgegpt/engine.js";
+import { chooseBackend, Engine, setThreads } from "./edgegpt/engine.js";
 import { BundleError, EngineError, InvalidInputError } from "./edgegpt/errors.js";
 import { checkIds, rulesOf, Stream } from "./edgegpt/generate.js";
 import { graphFor, MANIFEST_NAME, readManifest, TOKENIZER_NAME } from "./edgegpt/manifest.js";
@@ -24,7 +24,8 @@ const RUNTIMES = { wasm: () => import("onnxruntime-web"), webgpu: () => import("
  * @param {"auto" | "wasm" | "webgpu"} [options.backend] auto: WebGPU where it suits the bundle
  * @param {number} [options.context] tokens that the model sees at once; default: all that it can
  * @param {string} [options.graph] the graph to run; default: the one that is fast on the backend
- * @param {number} [options.threads] of wasm; more than one needs a page that is cross-origin isolated
+ * @param {number} [options.threads] of wasm, fixed by the first bundle that a page opens; more than
+ *   one needs a page that is cross-origin isolated
  * @param {(done: number, total: number) => void} [options.progress] is told how many bytes are there
  * @returns {Promise<LanguageModel>}
  * @throws {BundleError} if a file is missing, damaged, or of another format version
@@ -43,7 +44,7 @@ export async function load(bundle, { backend: wanted = "auto", context, graph: n
     packageOf("onnxruntime-web", RUNTIMES[backend]),
     packageOf("@huggingface/tokenizers", () => import("@huggingface/tokenizers")),
   ]);
-  if (threads !== undefined) ort.env.wasm.numThreads = threads;
+  if (threads !== undefined) setThreads(ort, threads);
   const files = await readAll(read, manifest, [TOKENIZER_NAME, graph.file, manifest.weights_file], progress);
   const tokenizer = new Tokenizer(Backend, asText(files[TOKENIZER_NAME]), manifest.model.vocab_size);
   const weights = { path: manifest.weights_file, data: files[manifest.weights_file] };
@@ -53,7 +54,7 @@ export async function load(bundle, { backend: wanted = "auto", context, graph: n
 
 /**
  * An open bundle. Beside its methods it tells which `backend` runs its `graph`, and `why`; the
- * `precision`, the `vocabSize`, and how many tokens it sees, its `context`.
+ * `threads` of wasm, the `precision`, the `vocabSize`, and how many tokens it sees, its `context`.
  */
 class LanguageModel {
   #engine;
@@ -65,6 +66,7 @@ class LanguageModel {
     this.backend = engine.backend;
     this.why = why;
     this.graph = engine.graph.name;
+    this.threads = engine.threads;
     this.precision = manifest.precision;
     this.vocabSize = manifest.model.vocab_size;
     this.position = manifest.model.position;
@@ -140,19 +142,29 @@ function contextOf(wanted, most) {
 /** Return a function that gives the bytes of a file, and tells how many of them are there. */
 function reader(bundle) {
   if (typeof bundle === "function") return async (name) => bundle(name);
-  const folder = new URL(`${bundle}`.replace(/\/?$/, "/"), globalThis.document?.baseURI);
+  const folder = addressOf(`${bundle}`);
   return async (name, tell) => {
     const address = new URL(name, folder);
     let response;
     try {
       response = await fetch(address);
     } catch (error) {
-      throw new BundleError(`${address} cannot be fetched: ${error.message}`);
+      throw new BundleError(
+        `${address} cannot be fetched (${error.message}): is it served, and may this page fetch from there?`,
+      );
     }
     if (response.ok) return bytesOf(response, tell);
     const remedy = name === MANIFEST_NAME ? ": `edgegpt export SRC --target web --out FOLDER` makes one" : "";
     throw new BundleError(`${name} is missing from the bundle ${folder} (HTTP ${response.status})${remedy}`);
   };
+}
+
+function addressOf(bundle) {
+  try {
+    return new URL(bundle.replace(/\/?$/, "/"), globalThis.document?.baseURI);
+  } catch {
+    throw new BundleError(`${JSON.stringify(bundle)} is no address of a bundle: give that of its folder`);
+  }
 }
 
 async function bytesOf(response, tell) {

@@ -1,4 +1,5 @@
-// The page: open the bundle that ?bundle= names, write what is asked for, show how fast.
+// The page: open the bundle, write what is asked for, show how fast. Its address may name what to
+// open and how: ?bundle=, backend=, graph=, threads= (see `load`); what is empty is not asked for.
 
 import { load } from "./edgegpt.js";
 
@@ -40,14 +41,21 @@ async function write(lm) {
     const now = performance.now();
     if (now - told > 250) {
       told = now;
-      const count = stream.ids.length - stream.promptLength;
-      part("told").textContent = `${count} tokens, ${rate(count / ((now - begin) / 1000))}`;
+      part("told").textContent = `${stream.newTokens} tokens, ${rate(stream.newTokens / ((now - begin) / 1000))}`;
     }
   }
   const { tokenIds, tokensPerSecond, firstTokenSeconds, finishReason, seed } = stream.result;
   part("told").textContent =
     `${tokenIds.length} tokens, ${rate(tokensPerSecond)}, the first after ` +
     `${Math.round(firstTokenSeconds * 1000)} ms; ${ENDS[finishReason]}; seed ${seed}`;
+}
+
+/** Return the number that a text is, else the text itself, which `load` will refuse. */
+const numberIn = (text) => (/^\d+$/.test(text) ? Number(text) : text || undefined);
+
+function threadsOf({ threads }) {
+  if (threads !== 1) return `, ${threads} threads`;
+  return self.crossOriginIsolated ? ", 1 thread" : ", 1 thread, since the page is not cross-origin isolated";
 }
 
 const rate = (perSecond) => `${perSecond.toFixed(perSecond < 10 ? 1 : 0)} tokens/s`;
@@ -70,13 +78,14 @@ function busy(writing) {
 
 part("halt").addEventListener("click", () => halt?.abort());
 await guarded(async () => {
-  const lm = await load(asked.get("bundle") ?? "bundle/", {
-    backend: asked.get("backend") ?? "auto",
+  const lm = await load(asked.get("bundle") || "bundle/", {
+    backend: asked.get("backend") || undefined,
+    graph: asked.get("graph") || undefined,
+    threads: numberIn(asked.get("threads")),
     progress: (done, total) => Object.assign(part("progress"), { value: done, max: total }),
   });
-  const threads = self.crossOriginIsolated ? "" : "; one thread, since the page is not cross-origin isolated";
   part("about").textContent =
-    `${lm.graph} in ${lm.precision} runs on ${lm.backend} (${lm.why})${lm.backend === "wasm" ? threads : ""}`;
+    `${lm.graph} in ${lm.precision} runs on ${lm.backend} (${lm.why})${lm.backend === "wasm" ? threadsOf(lm) : ""}`;
   busy(false);
   part("form").addEventListener("submit", async (event) => {
     event.preventDefault();

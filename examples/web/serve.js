@@ -12,11 +12,17 @@ const TYPES = {
   ".html": "text/html; charset=utf-8", ".js": "text/javascript", ".mjs": "text/javascript",
   ".json": "application/json", ".wasm": "application/wasm",
 };
+const PORT = process.env.PORT ?? 8000;
 const HEADERS = {
   "Cross-Origin-Opener-Policy": "same-origin",
   "Cross-Origin-Embedder-Policy": "require-corp",
   "Cache-Control": "no-cache",
 };
+
+function refuse(error) {
+  console.error(`cannot serve on port ${PORT}: ${error.message}; PORT=N in front of the command takes another one`);
+  process.exit(1);
+}
 
 const server = createServer(async (request, response) => {
   try {
@@ -31,6 +37,9 @@ const server = createServer(async (request, response) => {
     response.writeHead(404, HEADERS).end("not found");
   }
 });
-server.listen(Number(process.env.PORT ?? 8000), "127.0.0.1", () => {
-  console.log(`http://localhost:${server.address().port}/`);
-});
+server.on("error", refuse);
+try {
+  server.listen(Number(PORT), "127.0.0.1", () => console.log(`http://localhost:${server.address().port}/`));
+} catch (error) {
+  refuse(error);
+}

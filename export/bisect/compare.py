@@ -6,7 +6,6 @@ the bundle.
 """
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from edgegpt.model import GPT, Seq2Seq
 from edgegpt.runtime.bundle.bundle import GOLDEN_NAME, Bundle
 from edgegpt.runtime.bundle.golden import Golden
 from edgegpt.runtime.bundle.manifest import Graph
+from edgegpt.runtime.files import scratch_folder
 from edgegpt.runtime.proof.tolerances import TOLERANCES
 
 from .places import Part, find_places, part_of, place_names
@@ -59,11 +59,9 @@ def bisect(bundle: Bundle, model: GPT | Seq2Seq, graph: Graph) -> list[Place]:
     golden = Golden.load(bundle.file(GOLDEN_NAME))
     part, runs = part_of(model, graph), runs_of(model, graph, golden)
     reference = _in_torch(model, part, runs.in_torch())
-    # Of a comparison that fails the graph stays open, and Windows removes no file that is open.
-    with tempfile.TemporaryDirectory(
-        prefix="edgegpt-bisect-", ignore_cleanup_errors=True
-    ) as folder:
-        path, probes = _probed(bundle, graph, part, Path(folder))
+    size = bundle.manifest.files[bundle.manifest.weights_file].size
+    with scratch_folder(size) as folder:
+        path, probes = _probed(bundle, graph, part, folder)
         found = _in_graph(probes, runs.in_graph(graph, _open(path), list(probes.values())))
     tolerance = TOLERANCES[bundle.manifest.precision]
     return [Place(name, _error(found[name], reference[name]), tolerance) for name in reference]

@@ -11,7 +11,7 @@ from edgegpt.model import GPT, GPTConfig, Seq2Seq, Seq2SeqConfig
 from edgegpt.model_weights import skeleton
 from edgegpt.runtime.bundle.golden import Golden
 from edgegpt.runtime.bundle.manifest import Graph
-from edgegpt.runtime.bundle.vocabulary import Part
+from edgegpt.runtime.bundle.vocabulary import Part, Precision
 
 from ..golden import make_golden, make_pair_golden
 from ..graph import build_graph, describe
@@ -27,6 +27,7 @@ __all__ = [
     "decoders",
     "golden_vectors",
     "held_out_windows",
+    "least_bytes",
     "lowerings_for",
     "named",
     "stacks_of",
@@ -36,6 +37,14 @@ __all__ = [
 # The text that a model writes if there is none to measure its loss on: windows, and tokens in each.
 OWN_TEXT, OWN_TEXT_OF_LARGE = (12, 256), (48, 64)
 TOKENS = 3072  # of held-out text for a large model
+
+LEAST_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "int4": 0.5}  # of a weight
+
+
+def least_bytes(config: GPTConfig | Seq2SeqConfig, precision: Precision) -> int:
+    """Return the bytes of a model's weights without scales and copies: a bundle takes more."""
+    count = sum(weight.numel() for weight in skeleton(config).parameters())
+    return int(LEAST_BYTES[precision] * count)
 
 
 def held_out_windows(source: Checkpoint) -> Tensor:

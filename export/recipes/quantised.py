@@ -13,8 +13,6 @@ whole rows, and there is one graph that generates, with its exact reference.
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnx_ir as ir
@@ -29,6 +27,7 @@ from edgegpt.model_weights import load_model, skeleton
 from edgegpt.runtime.bundle.golden import Prompt
 from edgegpt.runtime.bundle.manifest import Graph
 from edgegpt.runtime.bundle.vocabulary import BITS, Part, Precision
+from edgegpt.runtime.files import scratch_folder
 
 from ..golden import quality_pairs, quality_windows
 from ..graph import build_graph
@@ -57,7 +56,14 @@ from ..settings import ExportSettings
 from ..texts import calibration_ids, is_large, tokenizer_of, window_length
 from ..tracing import Traced
 from .base import Content, Progress, Recipe
-from .parts import golden_vectors, held_out_windows, lowerings_for, named, traced_parts
+from .parts import (
+    golden_vectors,
+    held_out_windows,
+    least_bytes,
+    lowerings_for,
+    named,
+    traced_parts,
+)
 
 __all__ = ["QUANTISED"]
 
@@ -78,19 +84,21 @@ def _make(
     source: Checkpoint, precision: Precision, settings: ExportSettings, progress: Progress
 ) -> Content:
     lowerings_for(source.config, LOWERINGS_OF_QUANTISED, settings)  # refused before the work
-    progress("choosing texts to calibrate on", 0, 0)
-    texts = (
-        _pairs(source) if isinstance(source.config, Seq2SeqConfig) else _windows(source, settings)
-    )
-    source.release()  # the model that may have written the texts
-    progress("computing the float32 model's logits on held-out text", 0, 0)
-    yardstick = Yardstick(texts.model, texts.counted)
-    quality = texts.golden(yardstick)
-    found = quantize_within_budget(
-        yardstick, texts.selection, precision, texts.calibration, settings, progress
-    )
-    with TemporaryDirectory(prefix="edgegpt-") as folder:
-        found = replace(found, integers=StoredIntegers(found.integers, Path(folder)))
+    with scratch_folder(least_bytes(source.config, precision)) as folder:
+        progress("choosing texts to calibrate on", 0, 0)
+        texts = (
+            _pairs(source)
+            if isinstance(source.config, Seq2SeqConfig)
+            else _windows(source, settings)
+        )
+        source.release()  # the model that may have written the texts
+        progress("computing the float32 model's logits on held-out text", 0, 0)
+        yardstick = Yardstick(texts.model, texts.counted)
+        quality = texts.golden(yardstick)
+        found = quantize_within_budget(
+            yardstick, texts.selection, precision, texts.calibration, settings, progress
+        )
+        found = replace(found, integers=StoredIntegers(found.integers, folder))
         dequantized = Dequantized(found.weights, found.integers)
         give_back_memory()
         golden = golden_vectors(source, load_model(source.config, dequantized), progress)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..bundle.bundle import Bundle
+from ..cuda.shown import ON_CPU
 from ..doctor.probe import LocalProbe
 from ..engines.base import EngineInfo
 from ..engines.choice import open_engine, resolve_backend
@@ -97,6 +98,7 @@ def measure(path: str | Path, plan: Plan, version: str, progress: Progress) -> B
             energy=measured.energy,
             cells=measured.cells,
             power=measured.power,
+            model=model.bundle.name,
         )
 
 
@@ -210,7 +212,7 @@ def _load(
         bundle = Bundle.open(path)
         backend = resolve_backend(bundle, plan.engine.backend)
         options = replace(plan.engine, backend=backend)
-        if backend == "cpu":
+        if backend in ON_CPU:
             options = replace(options, threads=threads)
         engine = open_engine(bundle, options, clock=gpu.clock if gpu else None)
         model = LanguageModel(bundle, engine, plan.context)
@@ -219,7 +221,7 @@ def _load(
             warn_if_unproved(bundle, engine)
             return model, seconds, gpu
         model.close()
-        if gpu is None and backend != "cpu":
+        if gpu is None and backend not in ON_CPU:
             gpu = Gpu(stack)
 
 

@@ -38,7 +38,7 @@ def render_page(result: BenchResult) -> str:
         for cell in result.cells
     ]
     body = (
-        f"<h1>Bench of {escape(result.bundle[:12])}</h1><dl>{items}</dl>"
+        f"<h1>Bench of {escape(result.name)}</h1><dl>{items}</dl>"
         f"{tables}<p>{escape(explanation(result))}</p>"
         "<h2>Decoding: tokens per second, all rows together</h2>"
         + wide(
@@ -50,7 +50,7 @@ def render_page(result: BenchResult) -> str:
         + wide(line_chart(_by_depth(result, "roofline_percent"), "tokens of the prompt", "percent"))
         + "<p>Dots are medians over the repeats, bars reach from the least to the most.</p>"
     )
-    return document(f"edgegpt bench of {result.bundle[:12]}", body, OWN_STYLE)
+    return document(f"edgegpt bench of {result.name}", body, OWN_STYLE)
 
 
 def _table(result: BenchResult, metrics: list[Metric]) -> str:

@@ -102,6 +102,7 @@ class BenchResult:
         cells: every batch and depth.
         power: the machine's mode, and its clocks right after the last step; None in the results of
             an edgegpt that did not record them.
+        model: see `Bundle.name`; "" in the results of an edgegpt that did not record it.
     """
 
     date: str
@@ -127,15 +128,24 @@ class BenchResult:
     energy: str
     cells: list[Cell]
     power: Power | None = None
+    model: str = ""
 
     def __post_init__(self) -> None:
         _require(bool(self.cells and self.load_s), "nothing was measured")
+        _require(min(self.load_s) > 0, "a time is not above 0")
+        counts = (self.threads, self.context, self.tokens, self.weight_bytes, self.slot_bytes)
+        _require(min(counts) > 0, "a count is not above 0")
         repeats = [repeat for cell in self.cells for repeat in cell.repeats]
         measured = {(bool(repeat.device_s), tuple(repeat.joules)) for repeat in repeats}
         _require(len(measured) == 1, "not all repeats measured the same")
         least = min((total(repeat.joules) for repeat in repeats if repeat.joules), default=1.0)
         _require(least > 0, "an energy is not above 0")
         _require(min(self.bandwidths, default=0.0) > 0, "a bandwidth is not above 0")
+
+    @property
+    def name(self) -> str:
+        """The model's name, or the beginning of the bundle's id."""
+        return self.model or self.bundle[:12]
 
     @property
     def bandwidth(self) -> float:

@@ -15,8 +15,10 @@ from .result import BENCH_VERSION, BenchResult
 
 __all__ = ["read_result", "to_json", "write_result"]
 
-# More than any real count, time or number of bytes. Comparing with it also refuses NaN and inf.
-LARGEST_NUMBER = 2.0**63
+LARGEST_FILE = 64 << 20  # bytes
+# Real counts, times and numbers of bytes are 0 or between these, so that ratios of them are finite.
+# Comparing also refuses NaN and inf.
+LEAST_NUMBER, LARGEST_NUMBER = 1e-12, 2.0**63
 
 
 def to_json(result: BenchResult) -> str:
@@ -49,7 +51,11 @@ def write_result(result: BenchResult, path: Path) -> None:
 def read_result(path: Path) -> BenchResult:
     """Read a file that `write_result` wrote; refuse files of another version or kind."""
     try:
-        body: Any = json.loads(path.read_bytes())
+        with path.open("rb") as file:
+            text = file.read(LARGEST_FILE + 1)
+        if len(text) > LARGEST_FILE:
+            raise InvalidInputError(f"{path} is too large to be a file of edgegpt bench")
+        body: Any = json.loads(text)
     except OSError as error:
         raise InvalidInputError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -71,7 +77,7 @@ def read_result(path: Path) -> BenchResult:
 
 def _decode(kind: Any, value: Any, where: str) -> Any:
     """Convert `value`, as read from JSON, to `kind`, the type of a field of `BenchResult`."""
-    if isinstance(kind, type) and is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind) and type(value) is dict:
         hints = get_type_hints(kind)
         own = {
             name: _decode(hints[name], _take(value, name, where), name)
@@ -84,24 +90,24 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         return [_decode(get_args(kind)[0], part, where) for part in value]
     if get_origin(kind) is dict and type(value) is dict:
         return {name: _decode(get_args(kind)[1], part, where) for name, part in value.items()}
-    if kind is float and type(value) in (int, float) and abs(value) < LARGEST_NUMBER:
-        return float(value)
-    if kind in (int, str) and type(value) is kind and (kind is str or abs(value) < LARGEST_NUMBER):
+    if kind is str and type(value) is str:
         return value
+    is_number = type(value) is kind or (kind is float and type(value) is int)
+    if is_number and (value == 0 or LEAST_NUMBER < value < LARGEST_NUMBER):
+        return kind(value)
     raise InvalidInputError(f"{where} is {value!r:.40}")
 
 
-def _given(kind: Any, table: Any) -> list[str]:
+def _given(kind: Any, table: dict[str, Any]) -> list[str]:
     """Return the fields that a file must have, and those of the others that it has."""
     return [
         field.name
         for field in fields(kind)
-        if (field.default is MISSING and field.default_factory is MISSING)
-        or (type(table) is dict and field.name in table)
+        if (field.default is MISSING and field.default_factory is MISSING) or field.name in table
     ]
 
 
-def _take(table: Any, key: str, where: str) -> Any:
-    if type(table) is not dict or key not in table:
+def _take(table: dict[str, Any], key: str, where: str) -> Any:
+    if key not in table:
         raise InvalidInputError(f"{where} lacks {key!r}")
     return table[key]

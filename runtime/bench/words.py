@@ -36,6 +36,7 @@ def facts(result: BenchResult) -> dict[str, str]:
     gpu = {} if result.gpu is None else {"GPU": result.gpu}
     threads = f"{quantity(result.threads, 'thread')}, " if result.gpu is None else ""
     return {
+        "model": result.model or "not recorded",
         "bundle": f"{result.bundle[:12]}, {result.precision}, {result.graph} on {result.engine}",
         "machine": (
             f"{machine.cpu}, {quantity(machine.physical_cores, 'physical core')} to use, "

@@ -53,6 +53,13 @@ class Bundle:
         manifest = self.manifest
         return f"<Bundle {str(self.folder)!r} in {manifest.precision}, {manifest.id[:12]}>"
 
+    @property
+    def name(self) -> str:
+        """What users call the model: its source's name if one is recorded, else the folder's."""
+        source = self.manifest.source
+        named = None if source is None else source.name
+        return named or self.folder.absolute().name
+
     @classmethod
     def open(cls, path: str | Path) -> "Bundle":
         """Read the manifest in the folder `path`, and check the sizes of the files it lists."""

@@ -9,7 +9,6 @@ into a temporary folder, which exists for as long as the build takes.
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BundleError
+from ..files import scratch_folder
 from .bundle import Bundle
 from .manifest import Graph, Quantization, WeightEntry
 from .onnx_file import External, external_tensors
@@ -53,8 +53,7 @@ def graph_with_weights(bundle: Bundle, graph: Graph) -> Iterator[Path]:
     quantization = bundle.manifest.quantization
     if quantization is None or len({path.name, weights.name, DERIVED_NAME}) < 3:
         raise BundleError(f"{graph.file} is no graph of an int8 or int4 bundle")
-    with tempfile.TemporaryDirectory(prefix="edgegpt-") as name:
-        folder = Path(name)
+    with scratch_folder(wanted[-1].offset + wanted[-1].length) as folder:
         write_derived(wanted, quantization, weights, bundle.manifest.weights, folder / DERIVED_NAME)
         _link(weights, folder / weights.name)
         shutil.copyfile(path, folder / path.name)

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load, save_file
+from safetensors.numpy import load, save
 
 from ..errors import BundleError
 
@@ -168,7 +168,7 @@ class Golden:
                 tensors[f"{name}.ids"] = sample.ids
                 tensors[f"{name}.text"] = _bytes_of(sample.text)
                 tensors[f"{name}.vocabulary"] = _bytes_of(sample.vocabulary)
-        save_file(tensors, path)
+        path.write_bytes(save(tensors))  # save_file hides the error of a full disk
 
     @classmethod
     def load(cls, path: Path) -> "Golden":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import BundleError
-from ..files import new_file, new_folder
+from ..files import check_room, new_file, new_folder
 from .bundle import RECEIPT_NAME, Bundle
 from .manifest import MANIFEST_NAME, Manifest
 
@@ -26,6 +26,7 @@ def pack(bundle: Bundle, out: Path) -> None:
     """Write `bundle` to the tar file `out`, atomically, after checking its hashes."""
     if out.exists():
         raise BundleError(f"{out} exists already; choose another file")
+    check_room(out, sum(entry.size for entry in bundle.manifest.files.values()))
     bundle.check_hashes()
     names = [MANIFEST_NAME, *sorted(bundle.manifest.files)]
     if (bundle.folder / RECEIPT_NAME).is_file():
@@ -47,7 +48,7 @@ def unpack(archive_path: Path, out: Path) -> Bundle:
         raise BundleError(f"no packed bundle at {archive_path}")
     try:
         with tarfile.open(archive_path, mode="r:") as archive, new_folder(out) as folder:
-            _extract(archive, folder)
+            _extract(archive, folder, out)
     except tarfile.TarError as error:
         raise BundleError(f"{archive_path} is not a whole tar file: {error}") from error
     return Bundle.open(out)
@@ -61,12 +62,14 @@ def _add(archive: tarfile.TarFile, path: Path, name: str) -> None:
         archive.addfile(entry, file)
 
 
-def _extract(archive: tarfile.TarFile, folder: Path) -> None:
+def _extract(archive: tarfile.TarFile, folder: Path, out: Path) -> None:
+    """Write the archive's files to `folder`, which is to become `out`."""
     first = archive.next()
     if first is None or first.name != MANIFEST_NAME:
         raise BundleError(f"the archive does not begin with {MANIFEST_NAME}; it is not a bundle")
     text = _read_text(archive, first)
     manifest = Manifest.parse(text)
+    check_room(out, sum(entry.size for entry in manifest.files.values()))
     (folder / MANIFEST_NAME).write_bytes(text)
     missing = set(manifest.files)
     while entry := archive.next():

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 
 from ..errors import EngineError
 
-__all__ = ["needs_gpu", "without_gpu"]
+__all__ = ["ON_CPU", "needs_gpu", "without_gpu"]
 
+ON_CPU = ("cpu", "native")
 DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 
@@ -29,12 +30,12 @@ def without_gpu() -> str | None:
 def needs_gpu(backend: str) -> Iterator[None]:
     """Let an error of the block say first that there is no GPU: nothing else would mend that.
 
-    The backend "cpu" needs none.
+    The backends `ON_CPU` need none.
     """
     try:
         yield
     except EngineError as error:
-        why = None if backend == "cpu" else without_gpu()
+        why = None if backend in ON_CPU else without_gpu()
         if why is None:
             raise
         raise EngineError(f"the backend {backend} needs an NVIDIA GPU, and {why}") from error

@@ -276,10 +276,13 @@ class Engine(ABC):
     Attributes:
         graph: the graph of the decoder.
         encoder: the graph of the encoder, if the model has one.
+        uniform: whether the bits of a row depend on its tokens alone, not on other rows nor on the
+            pieces in which it was fed.
     """
 
     graph: Graph
     encoder: Graph | None = None
+    uniform = False
 
     @property
     @abstractmethod

@@ -12,13 +12,14 @@ from ..cuda.shown import needs_gpu
 from ..errors import EdgeGPTWarning, EngineError, InvalidInputError
 from . import support
 from .base import Engine, EngineInfo, State
+from .native.choice import local_graph, open_native
 from .options import DEFAULTS, EngineOptions
 from .ort.cpu import OrtEngine
 from .ort.cuda import CudaEngine
 from .ort.cuda_provider import try_provider
 from .ort.kernels import multiplies_blocks, multiplies_int8
 from .ort.session import import_onnxruntime, installed_distributions
-from .support import TENSORRT
+from .support import NATIVE, TENSORRT
 
 __all__ = [
     "BACKENDS",
@@ -34,11 +35,13 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-BACKENDS = ("auto", *support.BACKENDS)
+BACKENDS = ("auto", *support.BACKENDS, NATIVE)
 
 
 def local_lowerings(bundle: Bundle, backend: str = "cpu", part: Part = "decoder") -> list[str]:
     """Return the lowerings of `bundle` whose `part` the backend can run here, best first."""
+    if backend == NATIVE:
+        return [local_graph(bundle).lowering] if part == "decoder" else []
     with needs_gpu(backend):
         if backend in TENSORRT:
             from .tensorrt.builder import graph_for
@@ -128,6 +131,8 @@ def _open(
     backend = options.backend
     if options.tf32 and backend != "cuda":
         raise InvalidInputError(f"the backend {backend} has no TF32; it is for the backend cuda")
+    if backend == NATIVE:
+        return open_native(bundle, options.threads)
     if backend in TENSORRT:
         return _open_tensorrt(bundle, options, clock)
     graphs = _local_graphs(bundle, backend, "exact" if exact else "decoder")

@@ -20,6 +20,7 @@ from ..bundle.vocabulary import (
 __all__ = [
     "BACKENDS",
     "ENGINES",
+    "NATIVE",
     "SUPPORT",
     "TENSORRT",
     "Support",
@@ -36,6 +37,7 @@ __all__ = [
 Version = tuple[int, ...]
 
 TENSORRT = ("tensorrt", "tensorrt-rtx")
+NATIVE = "native"  # compiled for the model; it reads no graph, so nothing below is about it
 BACKENDS = ("cpu", "cuda", *TENSORRT)
 WITH_ENCODERS = ("cpu",)  # backends that run encoder-decoders
 # Backend -> the package whose version counts.

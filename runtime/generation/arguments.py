@@ -97,7 +97,9 @@ def context_of(wanted: int | None, block_size: int) -> int:
         return block_size
     wanted = whole(wanted)
     if type(wanted) is not int or not 1 <= wanted <= block_size:
-        raise InvalidInputError(f"context is {wanted}; the model can see 1 to {block_size} tokens")
+        raise InvalidInputError(
+            f"context is {wanted!r:.60}; the model can see 1 to {block_size} tokens"
+        )
     return wanted
 
 

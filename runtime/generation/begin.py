@@ -177,7 +177,8 @@ class Begin:
                     "target_language is for targets of text; ids are taken as they are"
                 )
             ids = [int(token) for token in target]
-            self.prompts.check_ids(np.asarray(ids, dtype=np.int64))
+            if ids:
+                self.prompts.check_ids(np.asarray(ids))
         elif self.prompts.tokenizer is None:
             raise InvalidInputError("this bundle has no tokenizer; give the target as token ids")
         else:

@@ -340,4 +340,5 @@ class Scheduler:
             logger.error("news of texts could not be told: %s", error, exc_info=error)
 
     def _new_rows(self) -> SharedRows:
-        return SharedRows(self.engine.new_state(self.rows, self.context), steady=self.steady)
+        state = self.engine.new_state(self.rows, self.context)
+        return SharedRows(state, steady=self.steady, exact=not self.engine.uniform)

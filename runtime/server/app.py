@@ -15,7 +15,7 @@ from ..errors import EdgeGPTError
 from .guard import Guard
 from .pages import Pages
 from .problems import Problem, answer
-from .service import Service, on_error
+from .service import Service, on_error, on_failure
 
 __all__ = ["application"]
 
@@ -63,7 +63,7 @@ def application(
             Problem: on_error,
             EdgeGPTError: on_error,
             HTTPException: _of_http,
-            Exception: _unexpected,
+            Exception: on_failure,
         },
     )
 
@@ -75,8 +75,3 @@ async def _of_http(request: Request, error: Exception) -> Response:
     message = f"{request.method} {path} is not served: {error.detail}"
     headers = dict(error.headers or {})
     return answer(Problem(message, status=error.status_code, headers=headers))
-
-
-async def _unexpected(request: Request, error: Exception) -> Response:
-    """Answer a request at which the server is at fault; the log has the error."""
-    return answer(Problem("the server failed at this request; its log says more", status=500))

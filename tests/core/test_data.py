@@ -3,6 +3,7 @@
 import hashlib
 import http.client
 import io
+import tracemalloc
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from edgegpt.errors import DataError
 from edgegpt.training import data
+from edgegpt.training.char_tokenizer import build_char_tokenizer, encode_corpus
 from edgegpt.training.data import load_corpus, random_batch, split, windows
 
 SONNET = b"From fairest creatures we desire increase,\n"
@@ -261,3 +263,15 @@ def test_windows_take_every_position_at_most_once_and_add_up(
     assert int(targets.max()) < length
     gaps = inputs[:, 0].diff() // block
     assert len(gaps) == 0 or int(gaps.max() - gaps.min()) <= 1  # evenly spread
+
+
+def test_a_long_text_takes_few_bytes_of_memory_for_each_of_its_own(tmp_path: Path) -> None:
+    text = "First Citizen: before we proceed any further, hear me speak.\n" * 200_000
+    (tmp_path / "long.txt").write_text(text)
+    tracemalloc.start()
+    corpus = load_corpus(str(tmp_path / "long.txt"))
+    ids = encode_corpus(build_char_tokenizer(corpus.text), corpus.text)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(ids) == len(text)
+    assert peak < 6 * len(text)

@@ -16,7 +16,7 @@ from small_models import random_model, small_config, write_checkpoint
 from tokenizer_kinds import bpe_without_unknown, byte_tokenizer, char_tokenizer
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
-from web import NODE, WEB, ask, in_javascript, module_with_packages
+from web import NODE, WEB, ask, in_javascript, module_with_packages, needs_node
 
 import edgegpt
 from edgegpt.errors import InvalidInputError
@@ -183,7 +183,7 @@ def test_ids_are_python_s_and_what_has_none_is_refused(module: Path, kind: str) 
 
 def test_text_is_told_in_whole_characters_up_to_a_stop_string_as_in_python(module: Path) -> None:
     tokenizer, rng = byte_tokenizer(), np.random.default_rng(0)
-    text = "grüße 🙂 日本 👩\u200d🚀 e\u0301 hello"
+    text = "grüße 🙂 日本 👩\u200d🚀 e\u0301 hello , do n't . it 's ! a hello"
     known = tokenizer.encode(text)
     jobs, wanted = [], []
     for _ in range(200):
@@ -235,7 +235,13 @@ def test_a_bundle_opens_by_its_address_and_what_is_wrong_with_it_is_a_sentence(
         f"edgegpt.json is missing from the bundle {served}nowhere/ (HTTP 404): `edgegpt export "
         f"SRC --target web --out FOLDER` makes one"
     )
-    assert "cannot be fetched: " in found("http://127.0.0.1:9/")["message"]
+    assert found(graph="decoder.x")["message"].startswith(
+        'the bundle has no graph "decoder.x"; it has: '
+    )
+    assert "cannot be fetched (" in found("http://127.0.0.1:9/")["message"]
+    assert found("http://[")["message"] == (
+        '"http://[" is no address of a bundle: give that of its folder'
+    )
     whole = (folder / "weights.safetensors").read_bytes()
     (folder / "weights.safetensors").write_bytes(whole[:-1])
     assert found()["message"].endswith(
@@ -245,14 +251,45 @@ def test_a_bundle_opens_by_its_address_and_what_is_wrong_with_it_is_a_sentence(
     assert found()["message"].startswith("weights.safetensors is missing from the bundle")
     (folder / "weights.safetensors").write_bytes(whole)
     graph = folder / "decoder.ort.onnx"
+    manifest = (folder / "edgegpt.json").read_text()
+    (folder / "edgegpt.json").write_text(manifest.replace('"name": "logits"', '"name": "answers"'))
+    assert found()["message"] == (
+        "decoder.ort.onnx does not go with edgegpt.json: answers is in one of them only"
+    )
+    (folder / "edgegpt.json").write_text(manifest)
     graph.write_bytes(bytes(graph.stat().st_size))
     assert found()["message"].startswith("ONNX Runtime cannot load decoder.ort.onnx with wasm: ")
 
 
-def test_without_the_packages_the_error_tells_what_to_run(small_bundle: Path) -> None:
-    if (WEB / "node_modules").exists():
-        pytest.skip("the packages are there")
-    (found,) = ask([{"job": "about", "bundle": str(small_bundle)}])
+def test_the_first_bundle_that_opens_decides_how_many_threads_there_are(
+    module: Path, small_bundle: Path
+) -> None:
+    bad = ("two", 0, -1, 1.5, 5000)
+    jobs = [
+        {"job": "about", "bundle": str(small_bundle), "options": options}
+        for options in (
+            *({"threads": threads} for threads in bad),
+            {"threads": 2},
+            {"threads": 1},
+            {"threads": 2, "context": 8},
+        )
+    ]
+    *wrong, two, one, usual = ask(jobs, module)
+    for threads, refused in zip(bad, wrong, strict=True):
+        assert refused["error"] == "InvalidInputError"
+        assert refused["message"].startswith(f"threads is {threads}; it must be a whole number")
+    assert (two["value"]["threads"], usual["value"]["threads"]) == (2, 2)
+    assert one["error"] == "EngineError"
+    assert one["message"].startswith("threads is 1, but ONNX Runtime runs with 2 already: ")
+
+
+@needs_node
+def test_without_the_packages_the_error_tells_what_to_run(
+    tmp_path: Path, small_bundle: Path
+) -> None:
+    bare = tmp_path / "web"
+    shutil.copytree(WEB, bare, ignore=shutil.ignore_patterns("node_modules", "bundle"))
+    (found,) = ask([{"job": "about", "bundle": str(small_bundle)}], bare)
     assert found["error"] == "EngineError"
     assert found["message"].endswith("; run npm install")
 

@@ -288,6 +288,8 @@ def changed(manifest: dict[str, Any], *path: Any, to: Any) -> str:
 def test_manifests_are_read_or_refused_in_a_sentence(web_bundle: Path, small_bundle: Path) -> None:
     text = (small_bundle / "edgegpt.json").read_text()
     whole = json.loads(text)
+    inputs = whole["graphs"][0]["inputs"]
+    cache = next(place for place, port in enumerate(inputs) if port["role"] == "cache")
     usage = {"start_ids": [], "end_ids": [], "sampling": LOOSE, "search": {"forced_bos": 0}}
     cases = {
         (web_bundle / "edgegpt.json").read_text(): "decoder.ort",
@@ -303,6 +305,13 @@ def test_manifests_are_read_or_refused_in_a_sentence(web_bundle: Path, small_bun
         changed(whole, "weights_file", to="x"): "edgegpt.json uses x, which its table of files",
         changed(whole, "graphs", to=[]): "edgegpt.json lists no graph",
         changed(whole, "graphs", 0, "inputs", 0, "role", to="x"): "edgegpt.json: decoder.ort: ",
+        changed(whole, "graphs", 0, "inputs", to=[None]): "edgegpt.json: decoder.ort has a port",
+        changed(
+            whole, "graphs", 0, "inputs", 0, "shape", to=[1e30]
+        ): "edgegpt.json: decoder.ort: ids has the size 1e+30",
+        changed(
+            whole, "graphs", 0, "inputs", cache, "present", to="x"
+        ): f"edgegpt.json: decoder.ort: {inputs[cache]['name']} is a cache without an output",
         changed(whole, "usage", to=usage): "the source of this model asks for forced_bos, which",
         changed(whole, "graphs", 0, "inputs", 0, "dtype", to="bfloat16"): "decoder.ort is in bfloa",
     }
@@ -322,4 +331,4 @@ def test_the_graph_is_the_fast_one_or_the_one_that_is_named(small_bundle: Path) 
     ]
     wasm, webgpu, unknown = ask(jobs)
     assert (wasm, webgpu) == ({"value": "prefill.ort"}, {"value": "decoder.ort"})
-    assert unknown["message"].startswith("the bundle has no graph decoder.x; it has: decoder.ort")
+    assert unknown["message"].startswith('the bundle has no graph "decoder.x"; it has: decoder.ort')

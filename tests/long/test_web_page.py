@@ -5,6 +5,7 @@ EDGEGPT_SCREENSHOTS names a folder that keeps the screenshots.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,6 +21,13 @@ pytestmark = pytest.mark.long
 
 MODEL = Path(__file__).parents[2] / "models" / "shakespeare-char"
 SCRIPT = Path(__file__).with_name("web_page.mjs")
+WRONG = {
+    "graph=decoder.x": 'the bundle has no graph "decoder.x"; it has: decoder.ort',
+    "threads=two": "threads is two; it must be a whole number from 1 to ",
+    "threads=0": "threads is 0; it must be a whole number from 1 to ",
+    "threads=5000": "threads is 5000; it must be a whole number from 1 to ",
+    "backend=gpu": 'no backend "gpu"; there are: auto, wasm, webgpu',
+}
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
@@ -43,16 +51,21 @@ def used(site: Path, shots: Path, *more: str) -> dict[str, Any]:
 
 def test_the_page_writes_stops_and_looks_right(site: Path, tmp_path: Path) -> None:
     shots = Path(os.environ.get("EDGEGPT_SCREENSHOTS") or tmp_path)
-    found = used(site, shots)
+    found = used(site, shots, *WRONG)
     with edgegpt.load(site / "bundle") as model:
         text = model.generate("ROMEO:", max_new_tokens=100, temperature=0.8, seed=1).text
     assert found["text"] == f"ROMEO:{text}"
     assert found["wrong"] == ""
-    assert found["about"].startswith("decoder.ort in float32 runs on ")
+    assert re.fullmatch(r"decoder.ort in float32 runs on .*\(.+\)(, \d threads?)?", found["about"])
     assert found["told"].startswith("100 tokens, ")
     assert " tokens/s, the first after " in found["told"]
     assert "; stopped; " in found["halted"]
     assert found["refused"].startswith('the character "é" (U+00E9) at position 7')
+    assert found["asked"] == "decoder.ort in float32 runs on wasm (it was asked for), 2 threads"
+    for query, wrong in WRONG.items():
+        assert found["misled"][query][0] == "The bundle did not open."
+        assert found["misled"][query][1].startswith(wrong)
+    assert found["unserved"].startswith("A part of this page cannot be loaded: run npm start in ")
     assert found["lost"][0] == "The bundle did not open."
     assert found["lost"][1].startswith("edgegpt.json is missing from the bundle http://")
     for name, look in found["looks"].items():

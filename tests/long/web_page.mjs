@@ -1,14 +1,16 @@
 // Use the page of examples/web in headless Chromium; print what happened as JSON.
 //
-//   node web_page.mjs FOLDER CHROMIUM SHOTS [gpu]
+//   node web_page.mjs FOLDER CHROMIUM SHOTS [gpu | QUERY ...]
 //
 // FOLDER has the page, its packages and a bundle. Screenshots go to SHOTS. With `gpu`, Chromium gets
-// a WebGPU adapter that computes on the CPU.
+// a WebGPU adapter that computes on the CPU. The page is opened with each QUERY, too.
 
 import { spawn } from "node:child_process";
 import { createRequire } from "node:module";
+import { pathToFileURL } from "node:url";
 
-const [folder, executablePath, shots, gpu] = process.argv.slice(2);
+const [folder, executablePath, shots, ...queries] = process.argv.slice(2);
+const gpu = queries[0] === "gpu";
 const { chromium } = createRequire(`${folder}/package.json`)("playwright-core");
 const SOFTWARE = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-unsafe-swiftshader"];
 const TIMEOUT = 300_000;
@@ -75,7 +77,19 @@ try {
     const lost = await opened("?bundle=nowhere");
     found.lost = [await lost.textContent("#about"), await lost.textContent("#wrong")];
     await lost.screenshot({ path: `${shots}/lost.png` });
+    const chosen = await opened("?backend=wasm&graph=decoder.ort&threads=2");
+    found.asked = await chosen.textContent("#about");
+    found.misled = {};
+    for (const query of queries) {
+      const other = await opened(`?${query}`);
+      found.misled[query] = [await other.textContent("#about"), await other.textContent("#wrong")];
+      await other.close();
+    }
     found.isolated = await page.evaluate(() => crossOriginIsolated);
+    const unserved = await browser.newPage();
+    await unserved.goto(`${pathToFileURL(folder)}/index.html`);
+    await unserved.waitForFunction(() => !document.getElementById("progress"), null, { timeout: TIMEOUT });
+    found.unserved = await unserved.textContent("#wrong");
   }
   found.elsewhere = requests.filter((url) => !/^(blob:|data:)/.test(url) && !url.startsWith(address));
 } finally {

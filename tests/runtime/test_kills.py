@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edgegpt.runtime.files import new_folder
+from edgegpt.runtime.files import folder_beside, new_folder
 
 # Copies the folder `new` to `target`, which has a copy of `old` if there is one, in children. The
 # n-th child kills itself before its n-th audited event. Prints for each child what there is then.
@@ -136,6 +136,18 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_one(tmp_path: Path) ->
         (folder / "a").write_text("new")
     assert (tmp_path / "target" / "a").read_text() == "new"
     assert {path.name for path in tmp_path.iterdir()} == {"target", other.name}
+
+
+def test_of_each_kind_of_folder_the_next_one_removes_what_a_killed_process_left(
+    tmp_path: Path,
+) -> None:
+    names = [".target.import-killed", ".target.partial-killed"]
+    for name in names:
+        fill(tmp_path / name, "half")
+        os.utime(tmp_path / name, (0, 0))  # long ago
+    with folder_beside(tmp_path / "target", "import"):
+        assert not (tmp_path / names[0]).exists()
+    assert [path.name for path in tmp_path.iterdir()] == names[1:]
 
 
 def test_a_young_folder_may_be_of_a_writer_that_does_not_hold_it_yet(tmp_path: Path) -> None:

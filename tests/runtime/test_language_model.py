@@ -235,6 +235,9 @@ def test_an_id_outside_the_vocabulary_is_refused(model, bad):
         model.generate([1, bad])
     with pytest.raises(InvalidInputError, match=f"id {bad} is not in the vocabulary of 34"):
         model.generate([[1], [2, bad]])
+    for call in (model.encode_prompt, lambda ids: model.score("The", ids)):
+        with pytest.raises(InvalidInputError, match=f"id {bad} is not in the vocabulary of 34"):
+            call([1, bad])
 
 
 @pytest.mark.parametrize(
@@ -244,6 +247,8 @@ def test_an_id_outside_the_vocabulary_is_refused(model, bad):
 def test_a_prompt_that_is_neither_text_nor_ids_is_refused(model, prompt):
     with pytest.raises(InvalidInputError):
         model.generate(prompt, max_new_tokens=1)
+    with pytest.raises(InvalidInputError):
+        model.encode_prompt(prompt)
 
 
 @pytest.mark.parametrize(

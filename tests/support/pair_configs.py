@@ -30,7 +30,7 @@ from edgegpt.importers.source import Source
 from edgegpt.model import Seq2Seq
 from edgegpt.model_weights import StoredWeights, load_model
 
-__all__ = ["CASES", "LENGTHS", "T5", "error", "imported", "save_pair", "texts"]
+__all__ = ["CASES", "LENGTHS", "T5", "VOCABULARY", "error", "imported", "save_pair", "texts"]
 
 VOCABULARY, WIDTH, BLOCK = 41, 32, 24
 LENGTHS = (9, 4, 6)

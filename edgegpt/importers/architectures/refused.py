@@ -12,10 +12,12 @@ REASONS = {
         sarvam_mla sarvam_moe solar_open switch_transformers nllb-moe
     """,
     "some of its layers keep a state that is not a cache of keys and values": """
-        bamba bailing_hybrid falcon_h1 falcon_mamba granitemoehybrid jamba kimi_linear lfm2 lfm2_moe
-        lfm3 mamba mamba2 nemotron_h olmo_hybrid qwen3_5 qwen3_5_moe qwen3_5_moe_text qwen3_5_text
+        bamba bailing_hybrid falcon_h1 falcon_mamba jamba kimi_linear lfm2 lfm2_moe lfm3 mamba
+        mamba2 nemotron_h olmo_hybrid qwen3_5 qwen3_5_moe qwen3_5_moe_text qwen3_5_text
         qwen3_next recurrent_gemma rwkv xlstm zamba zamba2
     """,
+    "most of its models have experts, or layers with a state; the dense ones, such as Granite 4.0 "
+    "Micro, have names of tensors that are not known here": "granitemoehybrid",
     "it has ALiBi positions": "bloom mpt",
     "it compresses keys and values (multi-head latent attention)": "minicpm3",
     "its positions are computed sines": "ctrl",

@@ -170,10 +170,10 @@ def _parts(file: str, remote: _Remote) -> list[str]:
 def _weight_files(remote: _Remote, weights: bool) -> list[str]:
     """Return the files of the weights that import prefers; without `weights`, only their index."""
     for single, index in WEIGHT_FILES:
-        if index in remote.sizes:
-            names = shard_names(remote.fetch([index], remote.commit))
-        elif single in remote.sizes:
+        if single in remote.sizes:
             names = [single]
+        elif index in remote.sizes:
+            names = shard_names(remote.fetch([index], remote.commit))
         else:
             continue
         return names if weights else []

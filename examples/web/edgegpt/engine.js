@@ -1,10 +1,12 @@
 // Run a bundle's graph with ONNX Runtime for the web: one row, and a cache that grows with it.
 
-import { EngineError } from "./errors.js";
+import { BundleError, EngineError, InvalidInputError } from "./errors.js";
 
 const ARRAYS = { int64: BigInt64Array, int32: Int32Array, float32: Float32Array };
 const SLOTS = 64; // a cache grows by so many
 const ERRORS_ONLY = 3;
+const MOST_THREADS = 64; // where nothing tells how many processors there are: in node before 21
+const running = new Map(); // modules of ONNX Runtime that have started, and their threads
 
 /**
  * Return which backend runs, and why.
@@ -33,6 +35,23 @@ export async function chooseBackend(wanted, precision) {
   return lack ? { backend: "wasm", why: lack } : { backend: "webgpu", why: "this browser offers an adapter" };
 }
 
+/** Set the threads of a module of ONNX Runtime, which keeps those that it started with. */
+export function setThreads(ort, threads) {
+  const most = globalThis.navigator?.hardwareConcurrency ?? MOST_THREADS;
+  if (!Number.isSafeInteger(threads) || threads < 1 || threads > most) {
+    throw new InvalidInputError(
+      `threads is ${threads}; it must be a whole number from 1 to ${most}, as many as there are processors`,
+    );
+  }
+  const old = running.get(ort);
+  if (old !== undefined && old !== threads) {
+    throw new EngineError(
+      `threads is ${threads}, but ONNX Runtime runs with ${old} already: the first bundle that a page opens decides`,
+    );
+  }
+  ort.env.wasm.numThreads = threads;
+}
+
 /** A graph and its weights in ONNX Runtime; `newState` gives the cache of one text. */
 export class Engine {
   /**
@@ -56,6 +75,9 @@ export class Engine {
     } catch (error) {
       throw new EngineError(`ONNX Runtime cannot load ${graph.file} with ${backend}: ${error.message ?? error}`);
     }
+    engine.#checkPorts();
+    if (!running.has(ort)) running.set(ort, ort.env.wasm.numThreads);
+    engine.threads = running.get(ort);
     engine.last = Promise.resolve();
     return engine;
   }
@@ -69,6 +91,26 @@ export class Engine {
     return Object.fromEntries(
       this.graph.outputs.map(({ name, role }) => [name, role === "cache" ? "gpu-buffer" : "cpu"]),
     );
+  }
+
+  /** Demand that the graph has what the manifest says. */
+  #checkPorts() {
+    const { inputs, outputs, file } = this.graph;
+    const named = (ports) => ports.map(({ name }) => name);
+    const lost = named(outputs).find((name) => !this.session.outputNames.includes(name));
+    const unfed = this.session.inputNames.find((name) => !named(inputs).includes(name));
+    if (lost ?? unfed) {
+      throw new BundleError(`${file} does not go with edgegpt.json: ${lost ?? unfed} is in one of them only`);
+    }
+  }
+
+  /** Return a tensor with the values that `data` gives. */
+  tensor({ name, dtype }, data, dims) {
+    try {
+      return new this.ort.Tensor(dtype, data(), dims);
+    } catch (error) {
+      throw new EngineError(`there is no room for ${name}, or it does not fit the model: ${error.message}`);
+    }
   }
 
   /** Return an empty cache for a text of up to `slots` tokens. */
@@ -134,10 +176,10 @@ class State {
     const sizes = { batch: 1, new_tokens: ids.length, logit_positions: 1 };
     const { inputs, outputs } = this.engine.graph;
     const feeds = { ...this.tensors };
-    for (const { name, role, dtype, shape } of inputs) {
-      if (role === "cache") continue;
-      const data = ARRAYS[dtype].from(values[role], dtype === "int64" ? BigInt : Number);
-      feeds[name] = new this.engine.ort.Tensor(dtype, data, shape.map((size) => sizes[size] ?? size));
+    for (const port of inputs) {
+      if (port.role === "cache") continue;
+      const data = () => ARRAYS[port.dtype].from(values[port.role], port.dtype === "int64" ? BigInt : Number);
+      feeds[port.name] = this.engine.tensor(port, data, port.shape.map((size) => sizes[size] ?? size));
     }
     // In wasm an output that is given in advance is silently not written: null asks for a new one.
     const fetches = Object.fromEntries(outputs.map(({ name }) => [name, null]));
@@ -155,9 +197,12 @@ class State {
   }
 
   /** Return a cache of zeros, or with the slots of a smaller one. */
-  #tensor({ name, dtype, shape }, room) {
-    const dims = shape.map((size) => ({ batch: 1, context: room })[size] ?? size); // [1, heads, room, width]
-    const [, heads, , width] = dims;
+  #tensor(port, room) {
+    const dims = port.shape.map((size) => ({ batch: 1, context: room })[size] ?? size); // [1, heads, room, width]
+    return this.engine.tensor(port, () => this.#slots(port, dims), dims);
+  }
+
+  #slots({ name, dtype }, [, heads, room, width]) {
     const half = globalThis.Float16Array ?? Uint16Array; // zero is the same in both
     const data = new (ARRAYS[dtype] ?? half)(heads * room * width);
     const old = this.tensors?.[name]?.data;
@@ -167,7 +212,7 @@ class State {
         data.set(old.subarray(head * before, (head + 1) * before), head * room * width);
       }
     }
-    return new this.engine.ort.Tensor(dtype, data, dims);
+    return data;
   }
 
   #grow(room) {

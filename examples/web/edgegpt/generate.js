@@ -117,6 +117,11 @@ export class Stream {
     return this.pieces;
   }
 
+  /** How many tokens there are so far. */
+  get newTokens() {
+    return this.ids.length - this.promptLength;
+  }
+
   async *#write() {
     const begin = performance.now();
     const { context, maxNewTokens } = this.rules;
@@ -142,7 +147,7 @@ export class Stream {
   /** Feed what is not in the cache yet; return the logits of the newest token, or null if told to stop. */
   async #logits(state) {
     const { context } = this.rules;
-    const isFirst = this.ids.length === this.promptLength;
+    const isFirst = this.newTokens === 0;
     let past = isFirst ? 0 : this.ids.length - 1 - this.start;
     if (isFirst || past === context) {
       this.start = windowStart(this.ids.length, context);
@@ -163,7 +168,7 @@ export class Stream {
   /** Choose the next token and add it; return the text that is now certain. */
   #add(logits) {
     const { rules, ids } = this;
-    const step = ids.length - this.promptLength;
+    const step = this.newTokens;
     const id = choose(logits, rules.sampling, ids, { ...this.draw, step }, rules.named);
     ids.push(id);
     if (rules.endIds.has(id)) {

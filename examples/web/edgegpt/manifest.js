@@ -9,6 +9,7 @@ const FORMAT_VERSION = 5;
 const PLAIN_PATH = /^[\w-][\w.-]*(\/[\w-][\w.-]*)*$/; // so that no name leads to another place
 const POSITIONS = ["learned", "sinusoidal", "rope", "relative", "none"];
 const FED = ["ids", "past_len", "logit_positions", "cache", "seqlens_k", "total_sequence_length", "position_ids"];
+const SIZES = ["batch", "new_tokens", "logit_positions", "context"]; // of what is fed, by name
 const DTYPES = ["float32", "float16", "int64", "int32"];
 
 /**
@@ -59,7 +60,7 @@ export function graphFor(manifest, backend, name) {
   const graph = names.map((one) => graphs.find((each) => each.name === one)).find(Boolean);
   const there = graphs.map((each) => each.name).join(", ");
   if (!graph && name !== undefined) {
-    throw new InvalidInputError(`the bundle has no graph ${name}; it has: ${there}`);
+    throw new InvalidInputError(`the bundle has no graph ${JSON.stringify(name)}; it has: ${there}`);
   }
   if (!graph) {
     throw new BundleError(`none of the graphs ${there} runs in a browser: export with --target web`);
@@ -79,7 +80,7 @@ function checkModel(model) {
   for (const key of ["vocab_size", "block_size", "n_layer", "n_kv_head", "head_dim"]) {
     require(Number.isSafeInteger(model[key]) && model[key] > 0, `: model: ${key} is no whole number of 1 or more`);
   }
-  require(POSITIONS.includes(model.position), `: model: position is ${model.position}`);
+  require(POSITIONS.includes(model.position), `: model: position is ${model.position}; there are: ${POSITIONS.join(", ")}`);
 }
 
 function checkFiles({ files, weights_file: weights }) {
@@ -119,10 +120,18 @@ function checkGraph(graph, files) {
   require(Object.hasOwn(files, graph.file), `uses ${graph.file}, which its table of files lacks`);
   for (const ports of [graph.inputs, graph.outputs]) {
     require(Array.isArray(ports), `: ${graph.name} lacks its inputs or outputs`);
-    for (const { name, shape, role } of ports) {
-      require(typeof name === "string" && Array.isArray(shape), `: ${graph.name} has a port without a shape`);
+    for (const port of ports) {
+      const whole = typeof port?.name === "string" && port.name && Array.isArray(port.shape);
+      require(whole, `: ${graph.name} has a port without a name or a shape`);
+      const { name, role } = port;
       require(FED.includes(role) || role === "logits", `: ${graph.name}: ${name} has the role ${role}`);
     }
+  }
+  for (const { name, shape, role, present } of graph.inputs) {
+    const odd = shape.find((size) => !SIZES.includes(size) && !(Number.isSafeInteger(size) && size > 0));
+    require(odd === undefined, `: ${graph.name}: ${name} has the size ${JSON.stringify(odd)}`);
+    const kept = role !== "cache" || graph.outputs.some((port) => port.name === present);
+    require(kept, `: ${graph.name}: ${name} is a cache without an output`);
   }
   const roles = graph.inputs.map((port) => port.role);
   require(roles.includes("ids") && roles.includes("cache"), `: ${graph.name} has no ids or no cache`);

@@ -9,10 +9,14 @@ from pathlib import Path
 
 from ...bundle.bundle import Bundle
 from ...bundle.manifest import Graph
+from ...bundle.sizes import PREFILL_ONLY
+from ...cache import keep_within_limit, touch
 from ...cuda.memory import Cuda, Device, find_device
 from ...cuda.shown import needs_gpu
 from ...errors import EdgeGPTWarning
+from ...files import check_room
 from ...progress import Progress, silent
+from ..stored import engine_folder
 from .build_memory import check_memory
 from .builder import build_plan, graph_for
 from .flavour import Flavour, import_flavour
@@ -20,7 +24,6 @@ from .profiles import Limits, check_attention
 from .store import (
     Identity,
     StoredEngine,
-    engine_folder,
     load_engine,
     newest,
     store_engine,
@@ -145,6 +148,7 @@ def _stored_or_built(
 ) -> Prepared:
     found = load_engine(folder, identity, graph)
     if isinstance(found, StoredEngine):
+        touch(found.path)
         logger.info("found the engine of %s for %s: %s", graph.name, flavour.name, found.path)
         return Prepared(flavour, graph, found, None)
     if found is not None:
@@ -152,11 +156,14 @@ def _stored_or_built(
     bundle.check_hashes()  # an engine of damaged weights would pass as one of intact weights
     check_attention(bundle, identity.limits)
     check_memory(bundle, graph, identity.limits, device)
+    weights = bundle.manifest.weights.items()  # an engine holds them, and a little more
+    check_room(folder, sum(w.size for name, w in weights if not name.endswith(PREFILL_ONLY)))
     logger.info("building %s for %s, which takes a while", graph.name, flavour.name)
     begin = time.perf_counter()
     plan = build_plan(flavour, bundle, graph, identity.limits, target, progress)
     seconds = time.perf_counter() - begin
     engine = store_engine(folder, identity, graph, plan, seconds)
+    keep_within_limit()
     size = len(plan) / 1e6
     logger.info("built %s in %.1f s, %.1f MB: %s", graph.name, seconds, size, engine.path)
     return Prepared(flavour, graph, engine, seconds)

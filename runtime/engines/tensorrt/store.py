@@ -23,14 +23,12 @@ from typing import Any
 from ...bundle.manifest import Graph
 from ...errors import EngineError
 from ...files import write_file
-from ...user_folders import cache_folder
 from .profiles import Limits, profiles
 
 __all__ = [
     "SIDECAR_VERSION",
     "Identity",
     "StoredEngine",
-    "engine_folder",
     "load_engine",
     "newest",
     "store_engine",
@@ -95,11 +93,6 @@ class StoredEngine:
     sha256: str
 
 
-def engine_folder(bundle_id: str) -> Path:
-    """Return the folder for the engines of a bundle; it need not exist."""
-    return cache_folder() / "engines" / bundle_id
-
-
 def store_engine(
     folder: Path, identity: Identity, graph: Graph, plan: bytes | memoryview, seconds: float
 ) -> StoredEngine:
@@ -127,7 +120,7 @@ def store_engine(
         if before is not None and before != path:
             before.unlink(missing_ok=True)
     except OSError as error:
-        raise EngineError(f"cannot keep the engine in {folder}: {error}") from error
+        raise EngineError(f"cannot keep the engine in {folder}: {error.strerror}") from error
     return StoredEngine(identity, path, plan, digest)
 
 

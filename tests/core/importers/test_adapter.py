@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from layernorm_configs import CASES as LAYERNORM
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny_checkpoints import LIMIT, SIZES, error, save_tiny
@@ -33,6 +34,7 @@ from edgegpt.model import GPT
 WEIGHTS = "adapter_model.safetensors"
 LLAMA = LlamaConfig(**SIZES)
 ALL = "all-linear"
+FALCONS = [name for name in LAYERNORM if name.startswith("falcon")]
 
 
 def save_adapter(
@@ -110,6 +112,11 @@ CASES: dict[str, tuple[PretrainedConfig, dict[str, Any]]] = {
     "the embedding": (LLAMA, {"target_modules": ["embed_tokens", "v_proj"], "r": 4}),
     "biases": (Qwen2Config(**SIZES), {"target_modules": ["k_proj", "down_proj"]}),
     "packed": (Phi3Config(**SIZES), {"target_modules": ["qkv_proj", "gate_up_proj"]}),
+    # Queries, keys and values in one matrix, by groups of heads; one of each variant of Falcon.
+    **{
+        name: (LAYERNORM[name], {"r": 4, "target_modules": ["query_key_value", "dense_4h_to_h"]})
+        for name in FALCONS
+    },
     "transposed": (
         GPT2Config(vocab_size=97, n_positions=128, n_embd=32, n_layer=2, n_head=4),
         {"target_modules": ["c_attn", "c_proj"]},

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, models
 from transformers import LlamaConfig
 
 from edgegpt.cli import main
-from edgegpt.errors import CheckpointError, EdgeGPTWarning
+from edgegpt.errors import CheckpointError, EdgeGPTWarning, InvalidInputError
 from edgegpt.importers.hub.download import download as download_model
 from edgegpt.importers.hub.headers import open_headers
 from edgegpt.importers.hub.ids import HubId
@@ -107,6 +107,14 @@ def test_a_text_that_cannot_be_imported_is_told_before_the_weights_are_downloade
     assert not hub.sent.keys() & set(SHARDS)
 
 
+def test_a_context_that_the_model_lacks_is_told_before_the_weights_are_downloaded(
+    hub: StandInHub,
+) -> None:
+    with pytest.raises(InvalidInputError, match="the model can see 1 to 128 tokens"):
+        opened(Named(NAME, context=129))
+    assert not hub.sent.keys() & set(SHARDS)
+
+
 def test_a_second_download_asks_for_no_file_again(hub: StandInHub) -> None:
     download(NAME, None)
     before = dict(hub.sent)
@@ -123,6 +131,17 @@ def test_pickled_weights_are_downloaded_only_if_there_are_no_others(hub: StandIn
     kept["model.safetensors"] = b"weights"
     shutil.rmtree(constants.HF_HUB_CACHE)
     assert not (download(NAME, None) / "pytorch_model.bin").exists()
+
+
+def test_one_file_of_weights_is_downloaded_without_its_parts(
+    hub: StandInHub, files: dict[str, bytes]
+) -> None:
+    tensors = load(files[SHARDS[0]]) | load(files[SHARDS[1]])
+    hub.models[NAME].files["model.safetensors"] = save(tensors)
+    assert look(opened(Named(NAME))).config.n_layer == 3
+    assert look(open_headers(HUB_ID, None)).config.n_layer == 3
+    assert "model.safetensors" in hub.sent
+    assert not hub.sent.keys() & {INDEX, *SHARDS}
 
 
 def test_progress_counts_the_bytes_and_nothing_is_drawn(

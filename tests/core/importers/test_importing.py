@@ -39,15 +39,20 @@ def folder(made: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def said(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Callable[[Path], list[list[str]]]:
-    """Run import and `--check`, neither of which may read a weight; return what both told."""
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make it an error to read a weight."""
 
-    def no_weights(name: str, tensors: object) -> None:
+    def refuse(name: str, tensors: object) -> None:
         raise CheckpointError("a weight was read")
 
-    monkeypatch.setattr(run, "_read", no_weights)
+    monkeypatch.setattr(run, "_read", refuse)
+
+
+@pytest.fixture
+def said(
+    no_weights: None, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[[Path], list[list[str]]]:
+    """Run import and `--check`, neither of which may read a weight; return what both told."""
 
     def both(source: Path) -> list[list[str]]:
         told = []
@@ -104,6 +109,16 @@ def test_a_check_gives_the_notes_that_import_gives_before_it_reads(
     parts = ("has no tokenizer", "guidance_scale, stop_strings", "no usable chat", "LICENSE is not")
     for note, part in zip(check, parts, strict=True):
         assert part in note
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_an_export_for_more_tokens_than_the_model_sees_is_refused_before_weights_are_read(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["export", str(folder), "--out", str(tmp_path / "out"), "--context", "129"])
+    assert "error: context is 129; the model can see 1 to 128 tokens" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 def gguf_file(path: Path, **fields: Any) -> Path:
@@ -179,6 +194,7 @@ def test_what_stands_where_a_file_belongs_is_refused_by_name(
 
 
 def test_parts_of_weights_that_are_pipes_are_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "model.safetensors").unlink()
     os.mkfifo(folder / "part.safetensors")
     index = {"weight_map": {"a": "part.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))

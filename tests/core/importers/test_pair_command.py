@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from pair_configs import CASES, save_pair
+from pair_configs import CASES, VOCABULARY, save_pair
 from tokenizers import Tokenizer, models
 
 from edgegpt.cli import cli
 from edgegpt.errors import CheckpointError
+from edgegpt.importers.check import EXPORT_SECONDS, EXPORT_WORK, EXPORT_WORK_PER_ID, report
+from edgegpt.importers.importing import Named, survey
 from edgegpt.runtime.bundle.usage import Usage
 
 
@@ -52,9 +54,20 @@ def test_a_check_tells_what_to_expect_of_a_pair(folder: Path) -> None:
     found = json.loads(output[output.index("{") :])
     assert code == 0
     assert found["family"] == "t5"
+    assert found["context"] == found["export_context"] == found["source_context"] == 2048
     # keys and values of 3 layers, 3 heads of 8 values, of a target and of a source
-    assert found["cache_bytes"] == 2 * 2 * 3 * 3 * 8 * found["export_context"] * 4
+    assert found["cache_bytes"] == 2 * 2 * 3 * 3 * 8 * 2048 * 4
     assert found["device_bytes"]["int8"] < found["device_bytes"]["float32"] / 2
+    table = " ".join(run("import", folder, "--check")[1].split())
+    assert "exported for 2,048 and sources of 2,048, whose cache takes" in table
+
+
+def test_an_export_of_a_pair_takes_more_than_that_of_a_decoder(folder: Path) -> None:
+    found = report(survey(Named(str(folder))))
+    more = EXPORT_SECONDS["float32"]  # so few parameters add nothing
+    assert found.export_seconds == {bits: time + more for bits, time in EXPORT_SECONDS.items()}
+    work = EXPORT_WORK + EXPORT_WORK_PER_ID * VOCABULARY
+    assert found.export_memory == round(work + 2 * 4 * found.parameters)
 
 
 def test_the_list_has_families_of_pairs_and_those_refused() -> None:

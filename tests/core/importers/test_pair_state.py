@@ -9,6 +9,7 @@ from pair_configs import LENGTHS, imported, texts
 from torch import Tensor, nn
 
 from edgegpt.errors import CheckpointError
+from edgegpt.importers.check import report
 from edgegpt.importers.importing import Named, survey
 from edgegpt.importers.open import open_source
 from edgegpt.importers.run import look
@@ -160,6 +161,15 @@ def test_without_a_toml_file_the_usual_ids_are_taken_and_said(tmp_path: Path) ->
     assert usage.source is not None
     assert (usage.source.prefix_ids, usage.source.suffix_ids) == ((2,), (3,))
     assert "start 2, end 3, pad 1" in found.notes[0]
+
+
+def test_a_check_counts_sources_of_another_length(tmp_path: Path) -> None:
+    pair = LessonPair()
+    pair.encoder.pos_embedding = nn.Embedding(3 * BLOCK, WIDTH)
+    saved(pair, tmp_path / "model.pt")
+    found = report(survey(Named(str(tmp_path / "model.pt"), n_head=HEADS)))
+    assert (found.context, found.export_context, found.source_context) == (BLOCK, BLOCK, 3 * BLOCK)
+    assert found.cache_bytes == 2 * LAYERS * WIDTH * (BLOCK + 3 * BLOCK) * 4
 
 
 @pytest.mark.parametrize(

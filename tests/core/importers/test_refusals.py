@@ -53,6 +53,8 @@ def set_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object
     ("changes", "named"),
     [
         ({"model_type": "mixtral"}, "mixtral"),
+        ({"model_type": "mamba2"}, "mamba2: some of its layers keep a state"),
+        ({"model_type": "granitemoehybrid"}, "dense ones, such as Granite 4.0 Micro, have names"),
         ({"model_type": "made_up"}, "'made_up' is not a known family"),
         ({"model_type": None}, "model_type None"),
         ({"model_type": ["llama"]}, "not a known family"),
@@ -191,23 +193,80 @@ def test_a_damaged_weight_file_is_refused(folder: Path, kind: str) -> None:
     ],
 )
 def test_an_index_that_leads_elsewhere_is_refused(folder: Path, index: object, named: str) -> None:
+    (folder / WEIGHTS).unlink()
     (folder / INDEX).write_text(json.dumps(index))
     assert named in refusal(folder)
 
 
-def test_shards_are_read_as_one_checkpoint(folder: Path, tmp_path: Path) -> None:
-    whole, _ = imported(folder, tmp_path / "whole")
+def split(folder: Path) -> None:
+    """Write the weights of a checkpoint a second time, in two parts with an index."""
     tensors = load_file(folder / WEIGHTS)
     names = sorted(tensors)
     shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
     for shard, own in shards.items():
         save_file({name: tensors[name] for name in own}, folder / shard)
-    (folder / WEIGHTS).unlink()
     weight_map = {name: shard for shard, own in shards.items() for name in own}
     (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+def test_shards_are_read_as_one_checkpoint(folder: Path, tmp_path: Path) -> None:
+    whole, _ = imported(folder, tmp_path / "whole")
+    split(folder)
+    (folder / WEIGHTS).unlink()
     model, _ = imported(folder, tmp_path / "shards")
     for name, value in whole.state_dict().items():
         assert torch.equal(model.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("left", ["all", "one", "none"])
+def test_one_file_is_read_before_its_parts_which_may_be_gone(
+    folder: Path, tmp_path: Path, left: str
+) -> None:
+    whole, _ = imported(folder, tmp_path / "whole")
+    split(folder)
+    for gone in {"all": "", "one": "b", "none": "ab"}[left]:
+        (folder / f"{gone}.safetensors").unlink()
+    model, found = imported(folder, tmp_path / "twice")
+    assert found.notes == []
+    assert {found.source.tensors.place(name) for name in found.source.tensors.shapes} == {
+        str(folder / WEIGHTS)
+    }
+    for name, value in whole.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value)
+
+
+def test_an_index_that_leads_to_the_one_file_is_silent(folder: Path, tmp_path: Path) -> None:
+    names = load_file(folder / WEIGHTS)
+    (folder / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(names, WEIGHTS)}))
+    assert imported(folder, tmp_path / "out")[1].notes == []
+
+
+def test_an_index_beside_weights_of_other_names_is_refused(folder: Path) -> None:
+    split(folder)
+    set_weights(folder, lambda tensors: tensors.pop("lm_head.weight"))
+    assert f"{INDEX} beside it are of different weights: only one of them has lm_head" in (
+        refusal(folder)
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t["model.norm.weight"].add_(1),
+        lambda t: t.update({"model.norm.weight": t["model.norm.weight"].bfloat16()}),
+    ],
+    ids=["values", "type"],
+)
+def test_parts_that_differ_from_the_one_file_are_refused(
+    folder: Path, tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], object]
+) -> None:
+    split(folder)
+    set_weights(folder, change)
+    with pytest.raises(CheckpointError) as caught:
+        imported(folder, tmp_path / "out")
+    assert f"{folder / WEIGHTS} and {folder / 'b.safetensors'} differ in model.norm.weight" in (
+        str(caught.value)
+    )
 
 
 def test_a_pickled_state_dict_is_read(folder: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_measuring_prints_json_and_writes_the_same_and_a_page(
         (2, 4),
         (2, 8),
     ]
-    assert body["threads"] == 1
+    assert (body["threads"], body["model"]) == (1, small_bundle.name)
     assert page.read_text().startswith("<!doctype html>")
     code, printed, _ = run("--compare", out, out, "--json")
     ratios = [cell["ratios"]["p50_ms"]["median"] for cell in _named(json.loads(printed))]

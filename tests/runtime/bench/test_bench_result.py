@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tracemalloc
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -142,9 +143,16 @@ DAMAGE = {
     "empty cells": (lambda body: body.update(cells=[]), "nothing was measured"),
     "no repeats": (lambda body: body["cells"][0].update(repeats=[]), "no repeats"),
     "text for a number": (lambda body: body.update(threads="4"), "threads is '4'"),
-    "a number for a table": (lambda body: body.update(machine=4), "machine lacks"),
+    "a number for a table": (lambda body: body.update(machine=4), "machine is 4"),
+    "a number for a table that may be missing": (lambda body: body.update(power=4), "power is 4"),
     "NaN": (lambda body: body["cells"][0]["repeats"][0].update(first_token_s=float("nan")), "nan"),
     "a step of 0 s": (lambda body: _steps(body, "step_s", [0, 1, 1]), "not above 0"),
+    "a step of no time at all": (lambda body: _steps(body, "step_s", [1e-300, 1, 1]), "1e-300"),
+    "text for a time": (lambda body: body["cells"][0]["repeats"][0].update(first_token_s="1"), "1"),
+    "engines that gain time": (lambda body: _steps(body, "engine_s", [-1.0, 1, 1]), r"is -1\.0"),
+    "memory below 0": (lambda body: body["machine"].update(memory_bytes=-1), "is -1"),
+    "no threads": (lambda body: body.update(threads=0), "a count is not above 0"),
+    "a load of 0 s": (lambda body: body.update(load_s=[0.1, 0]), "a time is not above 0"),
     "missing steps": (lambda body: _steps(body, "engine_s", [1.0]), "do not match"),
     "no steps": (
         lambda body: [_steps(body, f"{n}_s", []) for n in ("step", "engine", "text")],
@@ -189,6 +197,16 @@ def test_a_damaged_file_is_refused_in_one_sentence(tmp_path: Path, name: str) ->
     with pytest.raises(InvalidInputError, match=said) as caught:
         read_result(tmp_path / "r.json")
     assert "r.json" in str(caught.value)
+
+
+def test_a_huge_file_is_refused_before_it_is_in_memory(tmp_path: Path) -> None:
+    with (tmp_path / "r.json").open("wb") as file:
+        file.truncate(1 << 30)  # takes no room on the disk
+    tracemalloc.start()
+    with pytest.raises(InvalidInputError, match=r"r\.json is too large to be a file of"):
+        read_result(tmp_path / "r.json")
+    assert tracemalloc.get_traced_memory()[1] < 1 << 28
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "4", "{", "[" * 100_000, "\x00\xff"])
@@ -271,6 +289,11 @@ def test_the_page_is_self_contained_and_escaped(tmp_path: Path) -> None:
     for chart in charts:
         ElementTree.fromstring(chart)
     assert "<td>15.00<small>10.00-20.00</small></td>" in page  # p50 in ms
+
+
+def test_the_page_names_the_model_or_else_the_bundle() -> None:
+    assert "<h1>Bench of R&amp;D</h1>" in render_page(_result(0.01, model="R&D"))
+    assert f"<h1>Bench of {'b' * 12}</h1>" in render_page(_result(0.01))
 
 
 def test_a_chart_is_to_scale() -> None:

@@ -96,8 +96,9 @@ def test_a_name_that_is_too_long_is_a_bundle_error():
 
 @pytest.mark.parametrize("path", [None, 3, b"bundle"])
 def test_what_is_no_path_is_refused(path):
-    with pytest.raises(InvalidInputError, match="by its path, not by"):
-        Bundle.open(path)
+    for opened in (Bundle.open, edgegpt.load):
+        with pytest.raises(InvalidInputError, match="by its path, not by"):
+            opened(path)
 
 
 def test_a_folder_without_a_manifest_is_no_bundle(tmp_path):

@@ -40,6 +40,11 @@ def test_a_round_trip_gives_a_bundle_that_verifies(packed: Path, small_bundle: P
     assert (bundle.folder / "receipt.json").is_file()
 
 
+def test_an_archive_may_be_read_by_whom_other_files_may(packed: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("")
+    assert packed.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_packing_twice_gives_the_same_bytes(packed: Path, small_bundle: Path) -> None:
     pack(Bundle.open(small_bundle), packed.with_name("second.tar"))
     assert packed.with_name("second.tar").read_bytes() == packed.read_bytes()

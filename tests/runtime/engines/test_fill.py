@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from host_engine import host_engine
+from native_builds import NEEDS_COMPILER, native_engine
 from tensorrt_machine import FLAVOURS, VOCAB, Machine, install, network
 
 from edgegpt.runtime.bundle.bundle import Bundle
@@ -24,7 +25,9 @@ def open_cpu(bundle: Bundle) -> Engine:
     return open_engine(bundle, EngineOptions("cpu", threads=1))
 
 
-@pytest.mark.parametrize("opened", [open_cpu, host_engine])
+@pytest.mark.parametrize(
+    "opened", [open_cpu, host_engine, pytest.param(native_engine, marks=NEEDS_COMPILER)]
+)
 def test_a_filled_row_goes_on_like_the_row_whose_past_it_got(small_bundle: Path, opened) -> None:
     bundle = Bundle.open(small_bundle)
     fed, past_len = open_cpu(bundle).new_state(1, 32), np.array([LENGTH])

@@ -1,11 +1,13 @@
 """Texts that join, fork, slide and leave get the same tokens as each alone, on every engine."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from native_builds import NEEDS_COMPILER, native_engine
 from schedules import compare_up_to_a_near_tie, play, play_alone, schedules
 
 from edgegpt.runtime.engines.moves import SPARE, moves_in_order
@@ -16,6 +18,8 @@ from edgegpt.runtime.generation.rows import Rows, Text, window_start
 from edgegpt.runtime.generation.sampling import Sampling
 
 VOCABULARY, ENDLESS = 7, 10**6
+ORT = ["ort", "standard", "legacy", "cuda"]
+ENGINES = [*ORT, pytest.param("native", marks=NEEDS_COMPILER)]
 GREEDY, WARM = Sampling(), Sampling(temperature=1.0, top_k=5)
 
 
@@ -53,7 +57,7 @@ def test_every_text_is_what_it_is_alone(schedule, capacity, context, sampling):
 
 @pytest.fixture(scope="module")
 def engines(small_bundle: Path):
-    """The CPU engine in all lowerings, and CUDA's on the host's memory."""
+    """The CPU engine in all lowerings, CUDA's on the host's memory, and one that is compiled."""
     from host_engine import host_engine
 
     from edgegpt.runtime.bundle.bundle import Bundle
@@ -65,12 +69,14 @@ def engines(small_bundle: Path):
         name: open_engine(bundle, options, lowering=name) for name in ("ort", "standard", "legacy")
     }
     made["cuda"] = host_engine(bundle)
+    if shutil.which("c++"):
+        made["native"] = native_engine(bundle, threads=2)
     yield made
     for engine in made.values():
         engine.close()
 
 
-@pytest.mark.parametrize("name", ["ort", "standard", "legacy", "cuda"])
+@pytest.mark.parametrize("name", ENGINES)
 @given(schedule=schedules(34, longest=20, steps=12), context=st.sampled_from([6, 32]))
 @settings(deadline=None, max_examples=12)
 def test_every_text_of_a_real_engine_is_what_it_is_alone(engines, name, schedule, context):
@@ -101,7 +107,7 @@ def test_only_rows_in_use_are_fed():
     assert rows.texts == []
 
 
-@pytest.mark.parametrize("name", ["ort", "standard", "legacy", "cuda"])
+@pytest.mark.parametrize("name", ENGINES)
 def test_an_engine_gives_logits_of_the_rows_that_were_decoded_alone(engines, name):
     state = engines[name].new_state(4, 16)
     state.step(np.full((4, 2), 3), np.zeros(4, dtype=np.int64), np.ones((4, 1), dtype=np.int64))
@@ -113,7 +119,7 @@ def test_an_engine_gives_logits_of_the_rows_that_were_decoded_alone(engines, nam
     state.close()
 
 
-@pytest.mark.parametrize("name", ["ort", "standard", "legacy", "cuda"])
+@pytest.mark.parametrize("name", ENGINES)
 def test_feeding_some_rows_leaves_the_others_as_they_are(engines, name):
     engine, rng = engines[name], np.random.default_rng(0)
     ids = rng.integers(0, 34, (4, 5))
@@ -153,7 +159,7 @@ def test_moves_one_by_one_do_what_all_at_once_would(count, data):
 
 
 @pytest.mark.parametrize("parents", [[2, 1], [0, 0, 1, 2], [3, 2, 1, 0], [1, 2, 3, 0], [2, 2, 2]])
-@pytest.mark.parametrize("name", ["ort", "standard", "legacy", "cuda"])
+@pytest.mark.parametrize("name", ENGINES)
 def test_reordered_rows_go_on_as_their_parents(engines, name, parents):
     engine, nothing = engines[name], np.zeros(4, dtype=np.int64)
     ids = np.random.default_rng(1).integers(0, 34, (4, 6))
@@ -170,7 +176,7 @@ def test_reordered_rows_go_on_as_their_parents(engines, name, parents):
         state.close()
 
 
-@pytest.mark.parametrize("name", ["ort", "standard", "legacy", "cuda"])
+@pytest.mark.parametrize("name", ORT)  # a compiled engine copies 16 slots at a time
 def test_slots_that_are_equal_already_are_not_copied(engines, name):
     """Slots 4 and 5 come from the parents; then the rows have others before them, their own."""
     engine, parents = engines[name], [0, 0, 3, 3]

@@ -1,7 +1,10 @@
 """Which engine is used and when one is built, with a fake builder and a fake GPU."""
 
+import errno
 import io
 import logging
+import os
+import shutil
 import sys
 import time
 import warnings
@@ -193,6 +196,31 @@ def test_a_damaged_engine_is_built_again_and_the_user_is_told(setup: Setup, bund
         prepared = build_engine(bundle, Request("tensorrt"))
     assert setup.built == 2
     assert build_engine(bundle, Request("tensorrt")).engine.plan == prepared.engine.plan
+
+
+def test_nothing_is_built_for_a_full_disk(
+    setup: Setup, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = shutil._ntuple_diskusage(1 << 30, 1 << 30, 0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    with pytest.raises(
+        InvalidInputError, match=r"engines/.* needs about 0\.1 MB, and its disk has"
+    ):
+        build_engine(bundle, Request("tensorrt"))
+    assert setup.built == 0
+
+
+def test_a_disk_that_fills_up_during_the_build_is_told(
+    setup: Setup, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", _no_space)
+    with pytest.raises(EngineError, match=f"cannot keep the engine in {tmp_path}: No space left"):
+        build_engine(bundle, Request("tensorrt", folder=tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def _no_space(_: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "decoder.standard.onnx"])

@@ -1,0 +1,134 @@
+"""Build the native engine of a bundle, or find the one that is stored."""
+
+import hashlib
+import logging
+import platform
+import shutil
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...bundle.bundle import Bundle
+from ...cache import keep_within_limit
+from ...errors import EdgeGPTWarning, EngineError
+from ...files import check_room, scratch_folder
+from ...machine import processor_kind
+from ...progress import Progress, silent
+from ..stored import engine_folder
+from .compiler import FLAGS, Compiler, Processor, compile_library, find_compiler
+from .constants import constants_of
+from .layout import Layout
+from .obstacle import obstacle
+from .store import LIBRARY, WEIGHTS, Built, Identity, built_in, write
+from .weights import pack_weights
+
+__all__ = ["Prepared", "build_engine", "stored_engine"]
+
+logger = logging.getLogger(__name__)
+
+SOURCES = Path(__file__).parent / "source"
+CONSTANTS, HEADER = "model.h", "edgegpt.h"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A build that is ready; `seconds` is how long it took, None if it was there already."""
+
+    built: Built
+    seconds: float | None
+
+
+def build_engine(
+    bundle: Bundle,
+    processor: Processor | None = None,
+    folder: Path | None = None,
+    progress: Progress = silent,
+) -> Prepared:
+    """Return the engine for a processor (None: this machine's); build it unless it is stored.
+
+    Raises:
+        BundleError: if a file differs from the exported one.
+        EngineError: if the model has something that the engine lacks, if there is no compiler, or
+            if it fails.
+    """
+    processor = processor or Processor()
+    why = obstacle(bundle.manifest)
+    if why is not None:
+        raise EngineError(f"the native engine cannot run {bundle.folder}: {why}")
+    compiler = find_compiler(processor)
+    constants = constants_of(bundle.manifest)
+    identity = _identity(bundle, compiler, processor, constants)
+    place = (folder or engine_folder(bundle.manifest.id)) / identity.key
+    if place.exists():
+        try:
+            return Prepared(built_in(place), None)
+        except EngineError as error:
+            told = f"{error}; the engine is built again"
+            warnings.warn(told, EdgeGPTWarning, stacklevel=2)
+    check_room(place, Layout(bundle.manifest).size)
+    bundle.check_hashes()  # an engine of damaged weights would pass as one of intact weights
+    begin = time.perf_counter()
+
+    def fill(new: Path) -> None:
+        with scratch_folder(len(constants)) as scratch:
+            (scratch / CONSTANTS).write_bytes(constants.encode())
+            units = sorted(SOURCES.glob("*.cpp"))
+            compile_library(compiler, processor, units, scratch, new / LIBRARY)
+        pack_weights(bundle, new / WEIGHTS, progress)
+        shutil.copyfile(SOURCES / HEADER, new / HEADER)
+
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        built = write(place, identity, fill)
+    except OSError as error:
+        raise EngineError(f"cannot keep the engine in {place.parent}: {error.strerror}") from error
+    keep_within_limit()
+    seconds = time.perf_counter() - begin
+    logger.info("built %s in %.1f s with %s", place, seconds, compiler.version)
+    return Prepared(built, seconds)
+
+
+def stored_engine(bundle: Bundle) -> Built | None:
+    """Return the engine of `bundle` for this processor that was built last; None: there is none.
+
+    One that another machine built is for any processor of its architecture; the library itself
+    refuses a processor that lacks what it uses.
+    """
+    wanted = _hash_of_sources(constants_of(bundle.manifest))
+    here, system = processor_kind(), _system()
+    found = []
+    for folder in sorted(engine_folder(bundle.manifest.id).glob("*/")):
+        try:
+            built = built_in(folder)
+        except EngineError as error:
+            logger.debug("%s is left out: %s", folder, error)
+            continue
+        identity = built.identity
+        fits = identity.target == system and identity.features in ("", here)
+        if fits and identity.sources == wanted:
+            found.append(built)
+    return max(found, key=lambda built: built.date, default=None)
+
+
+def _identity(bundle: Bundle, compiler: Compiler, processor: Processor, constants: str) -> Identity:
+    return Identity(
+        bundle_id=bundle.manifest.id,
+        sources=_hash_of_sources(constants),
+        compiler=compiler.version,
+        flags=" ".join([*FLAGS, *compiler.flags(processor)]),
+        cpu=processor.cpu,
+        target=processor.target or _system(),
+        features=processor_kind() if processor.is_here else "",
+    )
+
+
+def _system() -> str:
+    return f"{platform.machine()}-{platform.system()}".lower()
+
+
+def _hash_of_sources(constants: str) -> str:
+    digest = hashlib.sha256(constants.encode())
+    for path in sorted(SOURCES.iterdir()):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()

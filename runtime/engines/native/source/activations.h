@@ -1,0 +1,66 @@
+// What products read: rows of floats, and the same rounded to int8 by block for integer weights.
+#pragma once
+
+#include "vector.h"
+
+namespace edgegpt {
+
+// Sums of float products are made in blocks of so many inputs, which keeps their error small.
+constexpr int float_block = 128;
+constexpr float largest_byte = 127.0f;
+
+struct Activations {
+    const float *values;  // [rows][stride]
+    std::size_t stride;
+    std::int8_t *bytes;  // [rows][byte_stride]
+    std::size_t byte_stride;
+    float *scales;       // [rows][block_stride], of each block of bytes
+    std::int32_t *sums;  // [rows][block_stride], of the bytes of each block
+    std::size_t block_stride;
+
+    const float *row(int r) const { return values + r * stride; }
+    const std::int8_t *bytes_of(int r) const { return bytes + r * byte_stride; }
+    const float *scales_of(int r) const { return scales + r * block_stride; }
+    const std::int32_t *sums_of(int r) const { return sums + r * block_stride; }
+};
+
+// The lanes of a row that ends after `width` values; zeros behind them.
+inline Floats load_part(const float *row, int i, int width) {
+    return i + lanes <= width ? load(row + i)
+                              : select(between(0, width - i), load(row + i), all(0.0f));
+}
+
+// The first `count` lanes.
+inline void store_part(float *to, Floats x, int count) {
+    if (count >= lanes) return store(to, x);
+    float all_lanes[lanes];
+    store(all_lanes, x);
+    for (int i = 0; i < count; ++i) to[i] = all_lanes[i];
+}
+
+// Round a block, which has `width` values and is filled up with zeros to `block` bytes.
+inline void round_block(const float *x, int width, int block, std::int8_t *bytes, float *scale,
+                        std::int32_t *total) {
+    Floats top = all(0.0f);
+    for (int i = 0; i < block; i += lanes) top = max(top, abs(load_part(x, i, width)));
+    const float most = largest(top);
+    constexpr float smallest = 1e-30f;  // 127 divided by less might be infinite
+    const float factor = most > smallest ? largest_byte / most : 0.0f;
+    *scale = most / largest_byte;
+    Ints sums = all_ints(0);
+    for (int i = 0; i < block; i += lanes)
+        sums = sums + store_bytes(bytes + i, round(load_part(x, i, width) * all(factor)));
+    *total = sum(sums);
+}
+
+// Round a row of activations for a matrix of integers.
+inline void round_row(const Activations &a, int row, const Weights &m) {
+    for (int b = 0; b < m.blocks; ++b) {
+        const int begin = b * m.block, left = m.inputs - begin;
+        round_block(a.row(row) + begin, left < m.block ? left : m.block, m.block,
+                    a.bytes + row * a.byte_stride + begin,
+                    a.scales + row * a.block_stride + b, a.sums + row * a.block_stride + b);
+    }
+}
+
+}  // namespace edgegpt

@@ -1,0 +1,87 @@
+/* An engine that is compiled for one model and one kind of processor.
+ *
+ * Every function checks its arguments, and returns one of the codes below; those that take a
+ * `message` write one sentence there if the code is not EDGEGPT_OK.
+ *
+ * An engine may be used from several threads: one computes, the others wait. A state is used by
+ * one thread at a time.
+ */
+#ifndef EDGEGPT_H
+#define EDGEGPT_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define EDGEGPT_ABI 1
+#define EDGEGPT_MESSAGE 256 /* bytes of a message, its end included */
+
+#if defined(_WIN32)
+#define EDGEGPT_API __declspec(dllexport)
+#else
+#define EDGEGPT_API __attribute__((visibility("default")))
+#endif
+
+typedef struct edgegpt_engine edgegpt_engine;
+typedef struct edgegpt_state edgegpt_state;
+
+enum {
+    EDGEGPT_OK = 0,
+    EDGEGPT_BAD_ARGUMENT = 1,
+    EDGEGPT_BAD_FILE = 2,   /* the weights are not those that the engine was built for */
+    EDGEGPT_NO_MEMORY = 3,
+    EDGEGPT_NO_FEATURE = 4, /* the processor lacks what the engine was built for */
+    EDGEGPT_SYSTEM = 5      /* the operating system refused something else */
+};
+
+enum { EDGEGPT_CACHE_FLOAT32 = 0, EDGEGPT_CACHE_FLOAT16 = 1 };
+
+typedef struct {
+    int32_t abi, vocab, block_size, layers, kv_heads, head_dim;
+    const char *target;   /* which kernels these are: "plain", "avx2", "avx512", "neon" */
+    const char *features; /* what the processor has to have, with spaces between */
+} edgegpt_facts;
+
+/* What the engine was built for; it may be asked on any processor. */
+EDGEGPT_API const edgegpt_facts *edgegpt_about(void);
+
+/* Map the weights into memory and start the threads, of which the caller's is one. */
+EDGEGPT_API int edgegpt_open(const char *weights_path, int threads, edgegpt_engine **out,
+                             char *message);
+
+/* Give back everything. The engine's states must have been freed. */
+EDGEGPT_API void edgegpt_close(edgegpt_engine *engine);
+
+/* A cache of `context` slots for each of `rows` texts. */
+EDGEGPT_API int edgegpt_new_state(edgegpt_engine *engine, int rows, int context, int cache,
+                                  edgegpt_state **out, char *message);
+EDGEGPT_API void edgegpt_free_state(edgegpt_state *state);
+
+/* Feed new tokens of n different rows.
+ *
+ * row[i] gets count[i] tokens, for the slots from past[i] on, which must be filled up to there.
+ * `ids` has the tokens of all rows, one row after the other. `position` has `wanted` indices into
+ * `ids`: of these tokens the logits [wanted, vocab] are computed.
+ */
+EDGEGPT_API int edgegpt_step(edgegpt_state *state, int n, const int32_t *row, const int32_t *count,
+                             const int64_t *past, const int64_t *ids, int wanted,
+                             const int32_t *position, float *logits, char *message);
+
+/* Copy the slots since .. slots - 1 of each source row to its target row, all at once: a row that
+ * is both is copied before it is overwritten. No target occurs twice. Slots before `since` are
+ * equal already. */
+EDGEGPT_API int edgegpt_copy_rows(edgegpt_state *state, int n, const int32_t *source,
+                                  const int32_t *target, int since, int slots, char *message);
+
+/* Write `values` [kv_heads, slots, head_dim] into the first slots of a row. `cache` is 2 * layer
+ * for the keys of a layer, and 2 * layer + 1 for its values. */
+EDGEGPT_API int edgegpt_fill(edgegpt_state *state, int cache, int row, int slots,
+                             const float *values, char *message);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,195 @@
+// Products of activations with weights in tiles.
+//
+// An output is the sum over its blocks of inputs, in order, of the sum over a block, in order. So
+// its bits are the same however many rows and tiles are computed at once. Integer weights take
+// activations rounded to int8 by block, as ONNX Runtime's MatMulNBits does.
+#pragma once
+
+#include "activations.h"
+
+namespace edgegpt {
+
+struct Range {
+    int first, end;
+};
+
+// The part of `count` things that is done by thread `index` of `threads`.
+inline Range share(int count, int index, int threads) {
+    const auto border = [&](int i) {
+        return static_cast<int>(static_cast<std::int64_t>(count) * i / threads);
+    };
+    return {border(index), border(index + 1)};
+}
+
+template <Kind kind>
+inline Floats load_weights(const std::uint8_t *p) {
+    if constexpr (kind == Kind::float32) return load(reinterpret_cast<const float *>(p));
+    const auto *half = reinterpret_cast<const std::uint16_t *>(p);
+    return kind == Kind::float16 ? load_float16(half) : load_bfloat16(half);
+}
+
+// Processors do not look ahead far enough by themselves: a tile has few pages. So the next tiles are
+// called for while these are used.
+template <int tiles>
+inline void call_ahead(const std::uint8_t *weights, std::size_t tile_bytes) {
+#pragma GCC unroll 16
+    for (int t = 0; t < tiles; ++t) __builtin_prefetch(weights + (tiles + t) * tile_bytes);
+}
+
+// Sums over `count` inputs: sums[t][r] += x[r][k] * weights[t][k].
+template <Kind kind, int tiles, int rows>
+inline void add_products(const std::uint8_t *weights, std::size_t tile_bytes, const float *x,
+                         std::size_t stride, int count, Floats (&sums)[tiles][rows]) {
+    constexpr int step = lanes * (kind == Kind::float32 ? 4 : 2);
+    for (int k = 0; k < count; ++k, weights += step) {
+        call_ahead<tiles>(weights, tile_bytes);
+        Floats w[tiles];
+#pragma GCC unroll 16
+        for (int t = 0; t < tiles; ++t) w[t] = load_weights<kind>(weights + t * tile_bytes);
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; ++r) {
+            const Floats value = all(x[r * stride + static_cast<std::size_t>(k)]);
+#pragma GCC unroll 16
+            for (int t = 0; t < tiles; ++t) sums[t][r] = fma(value, w[t], sums[t][r]);
+        }
+    }
+}
+
+template <Kind kind, int tiles, int rows>
+inline void add_byte_products(const std::uint8_t *weights, std::size_t tile_bytes,
+                              const std::int8_t *x, std::size_t stride, int count,
+                              Ints (&sums)[tiles][rows]) {
+    constexpr int inputs = kind == Kind::int8 ? 4 : 8;  // in 64 bytes of weights
+    for (int k = 0; k < count; k += inputs, weights += 4 * lanes) {
+        call_ahead<tiles>(weights, tile_bytes);
+        Bytes w[tiles];
+#pragma GCC unroll 16
+        for (int t = 0; t < tiles; ++t) w[t] = load_bytes(weights + t * tile_bytes);
+        if constexpr (kind == Kind::int8) {
+#pragma GCC unroll 16
+            for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 16
+                for (int t = 0; t < tiles; ++t)
+                    add_dot<128>(sums[t][r], w[t], x + r * stride + k);
+        } else {
+            Bytes low[tiles], high[tiles];
+#pragma GCC unroll 16
+            for (int t = 0; t < tiles; ++t) low[t] = low_halves(w[t]), high[t] = high_halves(w[t]);
+#pragma GCC unroll 16
+            for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 16
+                for (int t = 0; t < tiles; ++t) {
+                    add_dot<8>(sums[t][r], low[t], x + r * stride + k);
+                    add_dot<8>(sums[t][r], high[t], x + r * stride + k + 4);
+                }
+        }
+    }
+}
+
+// The outputs of neighbouring tiles for neighbouring rows of activations, out [rows][tiles * 16].
+template <Kind kind, int tiles, int rows>
+void float_outputs(const Weights &m, const Activations &in, int tile,
+                   int row, float *out) {
+    const std::uint8_t *weights = m.tiles + static_cast<std::size_t>(tile) * m.tile_bytes;
+    const float *x = in.row(row);
+    Floats total[tiles][rows];
+    for (auto &of_tile : total)
+        for (Floats &each_row : of_tile) each_row = all(0.0f);
+    for (int begin = 0; begin < m.inputs; begin += float_block) {
+        const int count = m.inputs - begin < float_block ? m.inputs - begin : float_block;
+        Floats sums[tiles][rows];
+        for (auto &of_tile : sums)
+            for (Floats &each_row : of_tile) each_row = all(0.0f);
+        add_products<kind>(weights, m.tile_bytes, x + begin, in.stride, count, sums);
+        for (int t = 0; t < tiles; ++t)
+            for (int r = 0; r < rows; ++r) total[t][r] = total[t][r] + sums[t][r];
+        weights += static_cast<std::size_t>(count) * lanes * (kind == Kind::float32 ? 4 : 2);
+    }
+    for (int t = 0; t < tiles; ++t)
+        for (int r = 0; r < rows; ++r) store(out + (r * tiles + t) * lanes, total[t][r]);
+}
+
+template <Kind kind, int tiles, int rows>
+void integer_outputs(const Weights &m, const Activations &in, int tile,
+                     int row, float *out) {
+    constexpr int zero = kind == Kind::int8 ? 128 : 8;
+    const std::size_t block_bytes = m.tile_bytes / static_cast<unsigned>(m.blocks);
+    const std::uint8_t *weights = m.tiles + static_cast<std::size_t>(tile) * m.tile_bytes;
+    const float *scales = m.scales + static_cast<std::size_t>(tile) * m.blocks * lanes;
+    Floats total[tiles][rows];
+    for (auto &of_tile : total)
+        for (Floats &each_row : of_tile) each_row = all(0.0f);
+    for (int b = 0; b < m.blocks; ++b, weights += block_bytes) {
+        Ints sums[tiles][rows];
+        for (int t = 0; t < tiles; ++t)
+            for (int r = 0; r < rows; ++r) sums[t][r] = start(zero, in.sums_of(row + r)[b]);
+        add_byte_products<kind>(weights, m.tile_bytes, in.bytes_of(row) + b * m.block,
+                                in.byte_stride, m.block, sums);
+        for (int t = 0; t < tiles; ++t) {
+            const Floats scale = load(scales + (t * m.blocks + b) * lanes);
+            for (int r = 0; r < rows; ++r)
+                total[t][r] = fma(to_floats(sums[t][r]), all(in.scales_of(row + r)[b]) * scale,
+                                  total[t][r]);
+        }
+    }
+    for (int t = 0; t < tiles; ++t)
+        for (int r = 0; r < rows; ++r) store(out + (r * tiles + t) * lanes, total[t][r]);
+}
+
+// The kernel for a kind of weights; a switch, so that only the kinds that a model has are called.
+template <int tiles, int rows>
+inline void outputs(const Weights &m, const Activations &in, int tile,
+                    int row, float *out) {
+    switch (m.kind) {
+        case Kind::float32:
+            return float_outputs<Kind::float32, tiles, rows>(m, in, tile, row, out);
+        case Kind::float16:
+            return float_outputs<Kind::float16, tiles, rows>(m, in, tile, row, out);
+        case Kind::bfloat16:
+            return float_outputs<Kind::bfloat16, tiles, rows>(m, in, tile, row, out);
+        case Kind::int8:
+            return integer_outputs<Kind::int8, tiles, rows>(m, in, tile, row, out);
+        case Kind::int4:
+            return integer_outputs<Kind::int4, tiles, rows>(m, in, tile, row, out);
+    }
+}
+
+// Call use(row, first output, 16 outputs) for all rows and the tiles of a range.
+template <int tiles, int rows, class Use>
+inline void some_outputs(const Weights &m, const Activations &in, int tile,
+                         int row, const Use &use) {
+    alignas(64) float out[rows * tiles * lanes];
+    outputs<tiles, rows>(m, in, tile, row, out);
+    for (int r = 0; r < rows; ++r)
+        for (int t = 0; t < tiles; ++t)
+            use(row + r, (tile + t) * lanes, load(out + (r * tiles + t) * lanes));
+}
+
+// All rows, as many at once as the registers hold, for as many tiles as they hold beside them.
+template <int rows, class Use>
+void for_rows(const Weights &m, const Activations &in, int first, int end,
+              Range tiles, const Use &use) {
+    constexpr int wide = most_sums / rows < most_tiles ? most_sums / rows : most_tiles;
+    static_assert(wide >= 1, "one tile must fit the registers");
+    int tile = tiles.first;
+    for (; tile + wide <= tiles.end; tile += wide)
+        for (int row = first; row < end; row += rows)
+            some_outputs<wide, rows>(m, in, tile, row, use);
+    for (; tile < tiles.end; ++tile)
+        for (int row = first; row < end; row += rows)
+            some_outputs<1, rows>(m, in, tile, row, use);
+}
+
+// Multiply rows first .. end - 1 by a range of tiles.
+template <int rows = most_rows, class Use>
+void multiply(const Weights &m, const Activations &in, int first, int end,
+              Range tiles, const Use &use) {
+    const int whole = (end - first) / rows * rows;
+    if (whole > 0) for_rows<rows>(m, in, first, first + whole, tiles, use);
+    if constexpr (rows > 1) {
+        if (whole < end - first)
+            multiply<(rows + 1) / 2>(m, in, first + whole, end, tiles, use);
+    }
+}
+
+}  // namespace edgegpt

@@ -1,0 +1,26 @@
+// Rotary positions: pairs of a head are turned by angles that grow with the position.
+#pragma once
+
+#include "vector.h"
+
+namespace edgegpt {
+
+// Turn x[i] and x[i + pairs]; `table` has the cosines of the pairs, then their sines. Rows have
+// room for a whole vector behind their end.
+inline void rotate(const float *x, int pairs, const float *table, float *out) {
+    const float *cosines = table, *sines = table + pairs;
+    int i = 0;
+    for (; i + lanes <= pairs; i += lanes) {
+        const Floats c = load(cosines + i), s = load(sines + i);
+        const Floats first = load(x + i), second = load(x + pairs + i);
+        store(out + i, first * c - second * s);
+        store(out + pairs + i, second * c + first * s);
+    }
+    for (; i < pairs; ++i) {
+        const float first = x[i], second = x[pairs + i];
+        out[i] = first * cosines[i] - second * sines[i];
+        out[pairs + i] = second * cosines[i] + first * sines[i];
+    }
+}
+
+}  // namespace edgegpt

@@ -1,0 +1,178 @@
+// The vectors in plain C++: the meaning of every function, and what runs where nothing better does.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "description.h"
+
+namespace edgegpt {
+
+inline constexpr const char *target_name = "plain";
+// What the registers hold: rows of activations in a product, tiles, and sums of both.
+inline constexpr int most_rows = 4, most_tiles = 2, most_sums = 4;
+
+struct Floats {
+    float v[lanes];
+};
+struct Ints {
+    std::int32_t v[lanes];
+};
+struct Mask {
+    bool v[lanes];
+};
+struct Bytes {
+    std::uint8_t v[4 * lanes];
+};
+
+template <class Out, class Function>
+inline Out each(Function function) {
+    Out out;
+    for (int i = 0; i < lanes; ++i) out.v[i] = function(i);
+    return out;
+}
+
+inline Floats load(const float *p) {
+    return each<Floats>([&](int i) { return p[i]; });
+}
+inline void store(float *p, Floats x) { std::memcpy(p, x.v, sizeof x.v); }
+inline Floats all(float x) {
+    return each<Floats>([&](int) { return x; });
+}
+
+inline Floats operator+(Floats a, Floats b) {
+    return each<Floats>([&](int i) { return a.v[i] + b.v[i]; });
+}
+inline Floats operator-(Floats a, Floats b) {
+    return each<Floats>([&](int i) { return a.v[i] - b.v[i]; });
+}
+inline Floats operator*(Floats a, Floats b) {
+    return each<Floats>([&](int i) { return a.v[i] * b.v[i]; });
+}
+inline Floats operator/(Floats a, Floats b) {
+    return each<Floats>([&](int i) { return a.v[i] / b.v[i]; });
+}
+// a * b + c, rounded once.
+inline Floats fma(Floats a, Floats b, Floats c) {
+    return each<Floats>([&](int i) { return std::fma(a.v[i], b.v[i], c.v[i]); });
+}
+// The second one if either is no number.
+inline Floats max(Floats a, Floats b) {
+    return each<Floats>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline Floats min(Floats a, Floats b) {
+    return each<Floats>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline Floats abs(Floats a) {
+    return each<Floats>([&](int i) { return std::fabs(a.v[i]); });
+}
+// The magnitude of a with the sign of b.
+inline Floats with_sign(Floats a, Floats b) {
+    return each<Floats>([&](int i) { return std::copysign(a.v[i], b.v[i]); });
+}
+// To the nearest whole number, halves to the even one.
+inline Floats round(Floats a) {
+    return each<Floats>([&](int i) { return std::nearbyint(a.v[i]); });
+}
+inline Mask less(Floats a, Floats b) {
+    return each<Mask>([&](int i) { return a.v[i] < b.v[i]; });
+}
+inline Floats select(Mask mask, Floats yes, Floats no) {
+    return each<Floats>([&](int i) { return mask.v[i] ? yes.v[i] : no.v[i]; });
+}
+// Lanes first .. end - 1.
+inline Mask between(int first, int end) {
+    return each<Mask>([&](int i) { return first <= i && i < end; });
+}
+// a * 2^n for whole n of -126 to 127.
+inline Floats times_power_of_2(Floats a, Floats n) {
+    return each<Floats>([&](int i) {
+        const std::uint32_t bits = static_cast<std::uint32_t>(static_cast<int>(n.v[i]) + 127) << 23;
+        float power;
+        std::memcpy(&power, &bits, sizeof power);
+        return a.v[i] * power;
+    });
+}
+inline float largest(Floats x) {
+    float found = x.v[0];
+    for (int i = 1; i < lanes; ++i) found = found > x.v[i] ? found : x.v[i];
+    return found;
+}
+
+// A fixed tree: lanes 8 apart, then 4, 2 and 1.
+inline float sum(Floats x) {
+    for (int half = lanes / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) x.v[i] += x.v[i + half];
+    return x.v[0];
+}
+
+inline float from_half(std::uint16_t half) {
+    const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000u) << 16;
+    const std::uint32_t rest = static_cast<std::uint32_t>(half & 0x7fffu) << 13;
+    float scaled;
+    std::memcpy(&scaled, &rest, sizeof scaled);
+    scaled *= 0x1p112f;  // moves the exponent, and makes small ones normal
+    std::uint32_t bits;
+    std::memcpy(&bits, &scaled, sizeof bits);
+    if ((half & 0x7c00u) == 0x7c00u) bits |= 0x7f800000u;  // infinite, or no number
+    bits |= sign;
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+inline Floats load_float16(const std::uint16_t *p) {
+    return each<Floats>([&](int i) { return from_half(p[i]); });
+}
+inline Floats load_bfloat16(const std::uint16_t *p) {
+    return each<Floats>([&](int i) {
+        const std::uint32_t bits = static_cast<std::uint32_t>(p[i]) << 16;
+        float value;
+        std::memcpy(&value, &bits, sizeof value);
+        return value;
+    });
+}
+
+inline Ints all_ints(std::int32_t x) {
+    return each<Ints>([&](int) { return x; });
+}
+inline Ints operator+(Ints a, Ints b) {
+    return each<Ints>([&](int i) { return a.v[i] + b.v[i]; });
+}
+inline std::int32_t sum(Ints x) {
+    std::int32_t total = 0;
+    for (int i = 0; i < lanes; ++i) total += x.v[i];
+    return total;
+}
+inline Floats to_floats(Ints x) {
+    return each<Floats>([&](int i) { return static_cast<float>(x.v[i]); });
+}
+// Whole numbers of -127 to 127: write them as bytes, and return them.
+inline Ints store_bytes(std::int8_t *p, Floats x) {
+    const Ints whole = each<Ints>([&](int i) { return static_cast<std::int32_t>(x.v[i]); });
+    for (int i = 0; i < lanes; ++i) p[i] = static_cast<std::int8_t>(whole.v[i]);
+    return whole;
+}
+inline Bytes load_bytes(const std::uint8_t *p) {
+    Bytes out;
+    std::memcpy(out.v, p, sizeof out.v);
+    return out;
+}
+inline Bytes low_halves(Bytes x) {
+    for (std::uint8_t &byte : x.v) byte = static_cast<std::uint8_t>(byte & 15);
+    return x;
+}
+inline Bytes high_halves(Bytes x) {
+    for (std::uint8_t &byte : x.v) byte = static_cast<std::uint8_t>(byte >> 4);
+    return x;
+}
+// What a sum of products with `zero` as zero point starts from: `total` is the activations' sum.
+inline Ints start(std::int32_t zero, std::int32_t total) { return all_ints(-zero * total); }
+// Add to lane i of c the products of bytes 4i to 4i + 3 with the four activations at p.
+template <int zero>
+inline void add_dot(Ints &c, Bytes weights, const std::int8_t *p) {
+    for (int i = 0; i < lanes; ++i)
+        for (int j = 0; j < 4; ++j) c.v[i] += weights.v[4 * i + j] * p[j];
+}
+
+}  // namespace edgegpt

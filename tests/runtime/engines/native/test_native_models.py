@@ -1,0 +1,66 @@
+"""Every switch of a model, every kind of weights: the compiled engine against PyTorch."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from native_builds import NEEDS_COMPILER
+from native_models import CASES, PLAIN, bundle_of, case, fed, opened, quantised_bundle
+
+from edgegpt.model import GPT
+
+pytestmark = NEEDS_COMPILER
+LENGTH = 290  # more than a block of keys, and no multiple of anything
+CUTS = [1, 130, 17, 1, 1, 140]
+FLOAT32, ROUNDED = 1e-5, 3e-2  # of the largest logit, as the proof has it for float32
+
+
+def text_of(model: GPT) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, model.config.vocab_size, LENGTH)
+
+
+@torch.no_grad()
+def error(model: GPT, ids: np.ndarray, logits: np.ndarray) -> float:
+    """Return the largest difference from PyTorch, of the largest logit."""
+    wanted = model(torch.from_numpy(ids)[None])[0].numpy()
+    return float(np.abs(logits - wanted).max() / np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_logits_are_pytorchs_however_a_text_is_cut(name: str, tmp_path: Path) -> None:
+    model = case(name)
+    ids, bundle = text_of(model), bundle_of(model, tmp_path / "bundle")
+    rows = opened(bundle, threads=2).new_rows(2, LENGTH)
+    whole = fed(rows, 0, ids, [LENGTH])
+    assert error(model, ids, whole) < FLOAT32
+    np.testing.assert_array_equal(fed(rows, 1, ids, CUTS), whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "bits"), [("llama", [8, 4, 4]), ("odd sizes", [8]), ("windows and caps", [4])]
+)
+def test_integers_give_what_rounded_activations_do(
+    name: str, bits: list[int], tmp_path: Path
+) -> None:
+    model = case(name)
+    bundle = quantised_bundle(model, tmp_path / "bundle", bits, 32)
+    ids, engine = text_of(model), opened(bundle, threads=2)
+    rows, plain = engine.new_rows(2, LENGTH), opened(bundle, PLAIN).new_rows(1, LENGTH)
+    whole = fed(rows, 0, ids, [LENGTH])
+    assert error(model, ids, whole) < ROUNDED
+    np.testing.assert_array_equal(fed(rows, 1, ids, CUTS), whole)
+    np.testing.assert_array_equal(fed(plain, 0, ids, [LENGTH]), whole)
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16"])
+def test_weights_of_16_bits_are_read_as_what_they_are(kind: str, tmp_path: Path) -> None:
+    model = case("llama")
+    dtype = {"F16": torch.float16, "BF16": torch.bfloat16}[kind]
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype).float()
+    ids, bundle = text_of(model), bundle_of(model, tmp_path / "bundle", kind=kind)
+    whole = fed(opened(bundle).new_rows(1, LENGTH), 0, ids, [LENGTH])
+    assert error(model, ids, whole) < FLOAT32
+    plain = opened(bundle, PLAIN).new_rows(1, LENGTH)
+    np.testing.assert_array_equal(fed(plain, 0, ids, CUTS), whole)

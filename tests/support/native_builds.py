@@ -1,0 +1,36 @@
+"""Native engines for tests: compiled once for each bundle, where there is a compiler."""
+
+import shutil
+import tempfile
+from functools import cache, lru_cache
+from pathlib import Path
+
+import pytest
+
+from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.engines.native.choice import open_built
+from edgegpt.runtime.engines.native.engine import NativeEngine
+from edgegpt.runtime.engines.native.prepare import build_engine
+from edgegpt.runtime.engines.native.store import Built
+
+__all__ = ["NEEDS_COMPILER", "built", "native_engine"]
+
+NEEDS_COMPILER = pytest.mark.skipif(
+    shutil.which("c++") is None, reason="this machine has no C++ compiler"
+)
+
+
+@cache
+def built(folder: Path) -> Built:
+    """Build the engine of the bundle in `folder`, in a folder of its own."""
+    return build_engine(Bundle.open(folder), folder=Path(_scratch().name)).built
+
+
+def native_engine(bundle: Bundle, threads: int = 1) -> NativeEngine:
+    """Return a new engine of a bundle, on one build."""
+    return open_built(bundle, built(bundle.folder), threads)
+
+
+@lru_cache(maxsize=1)
+def _scratch() -> "tempfile.TemporaryDirectory[str]":
+    return tempfile.TemporaryDirectory(prefix="edgegpt-native-")

@@ -1,0 +1,184 @@
+"""Small models of every switch, packed and compiled for the native engine without an export."""
+
+import subprocess
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from small_models import random_model
+
+from edgegpt.export.quantization.blocks import BlockQuantized, round_to_nearest
+from edgegpt.export.quantization.quality import round_blocks
+from edgegpt.model import GPT, GPTConfig
+from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.bundle.manifest import FileEntry, Manifest, Quality, Quantization, WeightEntry
+from edgegpt.runtime.engines.native.compiler import FLAGS
+from edgegpt.runtime.engines.native.constants import constants_of
+from edgegpt.runtime.engines.native.library import Library, NativeModel, NativeRows
+from edgegpt.runtime.engines.native.weights import pack_weights
+from edgegpt.tensor_file import Layout, write_tensors
+
+__all__ = [
+    "CASES",
+    "PLAIN",
+    "SOURCES",
+    "bundle_of",
+    "case",
+    "compiled",
+    "fed",
+    "opened",
+    "quantised_bundle",
+]
+
+SOURCES = Path(__file__).parents[2] / "runtime" / "engines" / "native" / "source"
+PLAIN = "-DEDGEGPT_PLAIN"
+NO_BIAS = {"proj_bias": False, "ff_bias": False, "norm_bias": False}
+LLAMA = {"norm": "rmsnorm", "position": "rope", "activation": "silu", "gated": True, **NO_BIAS}
+WINDOWS = {
+    "layer_kinds": [
+        {"window": 7, "rotary": [1.0, 0.1, 0.01], "rotary_factor": 1.25},
+        {"window": 0, "rotary": []},
+    ],
+    "layer_kind": [0, 1],
+}
+SIZES = {"vocab_size": 97, "block_size": 300, "n_layer": 2, "n_head": 4, "n_embd": 64}
+# Together, all switches of a model without an encoder, and sizes that fill no vector.
+CASES: dict[str, dict[str, Any]] = {
+    "learned positions": {"head_bias": True, "qkv_bias": True},
+    "llama": {**LLAMA, "n_kv_head": 2, "n_ff": 176},
+    "odd sizes": {
+        **{"vocab_size": 33, "n_embd": 39, "n_head": 3, "n_ff": 50, "activation": "gelu"},
+        **{"position": "sinusoidal", "norm_placement": "post", "embedding_norm": True},
+        **{"norm_bias": False, "residual_scale": 0.5},
+    },
+    "windows and caps": {
+        **{**LLAMA, "activation": "gelu_tanh", "n_kv_head": 1, "head_dim": 24},
+        **{"norm_placement": "sandwich", "attention_softcap": 4.0, "logit_softcap": 3.0},
+        **{"embedding_scale": 8.0, "tie_embeddings": True, "qk_norm": "head", **WINDOWS},
+    },
+    "parallel": {
+        **{"parallel": True, "position": "rope", "activation": "gelu_tanh", "head_bias": True},
+        **{"n_layer": 3, "n_kv_head": 2, "head_dim": 10, "attention_scale": 0.2},
+    },
+    "norms of outputs": {
+        **{**LLAMA, "gated": False, "activation": "relu2", "norm_placement": "output"},
+        **{"qk_norm": "full", "n_kv_head": 2, "position": "none", "final_norm": False},
+    },
+    "one wide head": {**LLAMA, "n_head": 1, "head_dim": 272, "activation": "relu"},
+}
+
+
+def case(name: str) -> GPT:
+    """Return the model of a case, with random weights."""
+    return random_model(GPTConfig.from_dict({**SIZES, **CASES[name]}))
+
+
+def bundle_of(
+    model: GPT, folder: Path, integers: dict[str, BlockQuantized] | None = None, kind: str = "F32"
+) -> Bundle:
+    """Write the weights of a model as an export does, and return a bundle without any graph."""
+    tied = model.tied_names()
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, value in model.state_dict().items():
+        is_matrix = value.dim() == 2 and "embedding" not in name
+        if name in tied or (integers and name in integers):
+            continue
+        arrays[name] = (value.T if is_matrix else value).contiguous().numpy()
+    for name, weight in (integers or {}).items():
+        arrays[name], arrays[f"{name}.scales"] = weight.packed, weight.scales
+    if kind == "F16":
+        arrays = {name: each.astype(np.float16) for name, each in arrays.items()}
+    if kind == "BF16":
+        arrays = {name: each.view(np.uint32) >> 16 for name, each in arrays.items()}
+        arrays = {name: each.astype(np.uint16) for name, each in arrays.items()}
+    folder.mkdir(parents=True)
+    path = folder / "weights.safetensors"
+    kinds = {name: "U8" if each.dtype == np.uint8 else kind for name, each in arrays.items()}
+    layouts = {name: Layout(kinds[name], each.shape) for name, each in arrays.items()}
+    written = write_tensors(path, layouts, lambda name: arrays[name])
+    entries = {
+        name: WeightEntry(each.dtype, list(each.shape), each.offset, each.size, each.sha256)
+        for name, each in written.entries.items()
+    }
+    files = {path.name: FileEntry(path.stat().st_size, "")}
+    manifest = Manifest(
+        *(model.config.to_dict(), "float32", [], path.name, entries, files, {}),
+        quantization=_quantization(integers) if integers else None,
+    )
+    return Bundle(folder, manifest)
+
+
+def _quantization(integers: dict[str, BlockQuantized]) -> Quantization:
+    finer = [name for name, weight in integers.items() if weight.bits == 8]
+    return Quantization("rtn", 4, 32, finer, 16, [], Quality(0.0, 1.0, 1.0, 1), 1.0, 1.0)
+
+
+def quantised_bundle(model: GPT, folder: Path, bits: Sequence[int], block: int) -> Bundle:
+    """Return a bundle of integers, in turn of these numbers of bits, and finer blocks for 8 bits.
+
+    The model becomes the reference: its layers multiply by the same integers, and round what they
+    read as ONNX Runtime's kernels do.
+    """
+    tied, integers = model.tied_names(), {}
+    linears = [(n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
+    for index, (layer, linear) in enumerate(linears):
+        name = tied.get(f"{layer}.weight", f"{layer}.weight")
+        own = bits[index % len(bits)]
+        size = block if own == 4 else max(16, block // 2)
+        integers[name] = round_to_nearest(linear.weight, own, size, symmetric=True)
+        linear.weight.data = torch.from_numpy(integers[name].dequantized())
+        linear.register_forward_pre_hook(partial(_round, size))
+    if model.config.tie_embeddings:
+        model.token_embedding.weight.data = model.head.weight.data
+    return bundle_of(model, folder, integers)
+
+
+def _round(block: int, _: torch.nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
+    return round_blocks(inputs[0], block)
+
+
+def compiled(bundle: Bundle, *flags: str) -> Library:
+    """Compile and pack into the bundle's own folder; quickly, so not as fast as it could be."""
+    place = bundle.folder / f"engine{''.join(flags)}"
+    place.mkdir()
+    (place / "model.h").write_text(constants_of(bundle.manifest))
+    own = [flag for flag in FLAGS if flag != "-O3"]
+    command = ["c++", *own, "-O1", "-march=native", *flags, f"-I{place}", f"-I{SOURCES}"]
+    library = place / "engine.so"
+    done = subprocess.run(
+        [*command, str(SOURCES / "engine.cpp"), "-o", str(library)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[:2000]
+    if not (bundle.folder / "packed").exists():
+        pack_weights(bundle, bundle.folder / "packed")
+    return Library(library)
+
+
+def opened(bundle: Bundle, *flags: str, threads: int = 1) -> NativeModel:
+    """Compile, pack and open a bundle."""
+    return compiled(bundle, *flags).open(bundle.folder / "packed", threads)
+
+
+def fed(rows: NativeRows, row: int, ids: NDArray[np.int64], pieces: Sequence[int]) -> Any:
+    """Feed a text to an empty row in pieces of these lengths; return all logits [T, V]."""
+    found, past = [], 0
+    for length in pieces:
+        logits = np.empty((length, rows.vocab), dtype=np.float32)
+        rows.step(
+            np.array([row], dtype=np.int32),
+            np.array([length], dtype=np.int32),
+            np.array([past]),
+            ids[past : past + length].copy(),
+            np.arange(length, dtype=np.int32),
+            logits,
+        )
+        found.append(logits)
+        past += length
+    return np.concatenate(found)
