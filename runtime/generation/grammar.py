@@ -70,9 +70,12 @@ class Form:
             schema = schema_of(json_schema, self.name)
             self.needs = b'"' if _writes_texts(schema) else b""
             self.rules = f"body: {json_rule(schema)}\n"
-            self.source = matcher.grammar_from_json_schema(
-                json.dumps(schema), overrides={"whitespace_flexible": False}
-            )
+            try:
+                self.source = matcher.grammar_from_json_schema(
+                    json.dumps(schema), overrides={"whitespace_flexible": False}
+                )
+            except ValueError as error:  # half a character, or a number beyond all floats
+                raise self.refused(str(error)) from error
         self._validate()
 
     def after(self, rule: str) -> "Form":
@@ -227,8 +230,7 @@ def schema_of(schema: Any, name: str) -> dict[str, Any]:
                 f"{name} is {schema!r:.60}; it must be an object, or the JSON of one"
             )
         _check_depth(schema, DEEPEST, name)
-        found = json.dumps(schema, ensure_ascii=False)
-        found.encode()  # half of a surrogate pair is no character
+        found = json.dumps(schema)
     except (ValueError, TypeError, RecursionError) as error:
         raise InvalidInputError(f"{name} is no JSON: {error}") from error
     if len(found) > LONGEST_SCHEMA:
