@@ -21,6 +21,8 @@ __all__ = ["Form", "Grammar", "Schema", "Vocabulary", "form_of", "json_rule", "s
 
 Schema = Mapping[str, Any] | str
 LONGEST_COMPLAINT = 300  # characters
+LONGEST_SCHEMA = 100_000  # characters; the time to read one grows with the square
+FUEL = 200_000  # of llguidance, for the lexer of a grammar: about 0.1 s
 SCALARS = ("integer", "number", "boolean", "null")
 DEEPEST = 100  # objects and lists within one another, in a schema
 NO_TOKEN = "NoExtension"  # llguidance's word for a place that nothing can follow
@@ -68,9 +70,12 @@ class Form:
             schema = schema_of(json_schema, self.name)
             self.needs = b'"' if _writes_texts(schema) else b""
             self.rules = f"body: {json_rule(schema)}\n"
-            self.source = matcher.grammar_from_json_schema(
-                json.dumps(schema), overrides={"whitespace_flexible": False}
-            )
+            try:
+                self.source = matcher.grammar_from_json_schema(
+                    json.dumps(schema), overrides={"whitespace_flexible": False}
+                )
+            except ValueError as error:  # half a character, or a number beyond all floats
+                raise self.refused(str(error)) from error
         self._validate()
 
     def after(self, rule: str) -> "Form":
@@ -82,7 +87,7 @@ class Form:
         return found
 
     def _validate(self) -> None:
-        complaint = _library().LLMatcher.validate_grammar(self.source)
+        complaint = _library().LLMatcher.validate_grammar(self.source, limits=_limits())
         if complaint and not complaint.startswith("WARNING"):
             raise self.refused(complaint)
 
@@ -177,7 +182,7 @@ class Grammar(Edit):
 
     def _made(self) -> Any:
         library = _library()
-        matcher = library.LLMatcher(self._tokens, self.form.source, log_level=0)
+        matcher = library.LLMatcher(self._tokens, self.form.source, log_level=0, limits=_limits())
         self._check(matcher)
         return matcher
 
@@ -225,9 +230,14 @@ def schema_of(schema: Any, name: str) -> dict[str, Any]:
                 f"{name} is {schema!r:.60}; it must be an object, or the JSON of one"
             )
         _check_depth(schema, DEEPEST, name)
-        return dict(json.loads(json.dumps(schema)))
+        found = json.dumps(schema)
     except (ValueError, TypeError, RecursionError) as error:
         raise InvalidInputError(f"{name} is no JSON: {error}") from error
+    if len(found) > LONGEST_SCHEMA:
+        raise InvalidInputError(
+            f"{name} has {len(found):,} characters; there may be {LONGEST_SCHEMA:,}"
+        )
+    return dict(json.loads(found))
 
 
 def json_rule(schema: Mapping[str, Any], item: str = ",", key: str = ":") -> str:
@@ -251,6 +261,11 @@ def _writes_texts(schema: Any) -> bool:
     if not isinstance(schema, Mapping) or schema.get("type") not in (*SCALARS, "array"):
         return True
     return schema["type"] == "array" and _writes_texts(schema.get("items"))
+
+
+def _limits() -> Any:
+    """Return what a grammar may cost: a tenth of llguidance's default, where 1 s passes at once."""
+    return _library().LLParserLimits(initial_lexer_fuel=FUEL)
 
 
 def _library() -> Any:

@@ -33,6 +33,7 @@ __all__ = ["Limits", "Service"]
 
 RETRY_SECONDS = "1"
 MOST_PROMPTS = 128
+MOST_READ = 32 * 2**20  # bytes of a body that is refused
 MOST_CHARACTERS = 100_000  # of a text for /tokenize: a library at work holds up all other threads
 
 
@@ -252,15 +253,21 @@ class Service:
             raise Problem("the client left", status=400) from error
 
     async def _read(self, request: Request) -> bytes:
-        found = bytearray()
+        """Return the body. One that is too large is read on for a while, and thrown away.
+
+        Many clients send all before they read, and see the answer only then.
+        """
+        found, size = bytearray(), 0
         async for part in request.stream():
-            found += part
-            if len(found) > self.limits.body:
-                raise Problem(
-                    f"the body is larger than {self.limits.body:,} bytes",
-                    status=413,
-                    headers={"Connection": "close"},
-                )
+            size += len(part)
+            if size <= self.limits.body:
+                found += part
+            elif size > MOST_READ:
+                break
+        if size > self.limits.body:
+            ends = {"Connection": "close"} if size > MOST_READ else None
+            message = f"the body is larger than {self.limits.body:,} bytes"
+            raise Problem(message, status=413, headers=ends)
         return bytes(found)
 
     def _check_name(self, field: str, name: str | None) -> None:

@@ -17,7 +17,7 @@ from edgegpt.runtime.server import run as running
 from edgegpt.runtime.server.app import application
 from edgegpt.runtime.server.service import Limits, Service
 
-__all__ = ["Served", "serving", "until"]
+__all__ = ["SOON", "Served", "serving", "until"]
 
 SOON = 20.0
 
@@ -34,7 +34,7 @@ def until(holds: Callable[[], object]) -> None:
 class Served:
     """A server that runs."""
 
-    service: Service
+    service: Service | None  # None: it runs in another process
     port: int
 
     @property
@@ -67,11 +67,11 @@ class Served:
         found.connect(("127.0.0.1", self.port))
         return found
 
-    def posted(self, body: Any, **how: Any) -> socket.socket:
-        """Return a connection on which a completion was asked for."""
+    def posted(self, body: Any, path: str = "/v1/completions", **how: Any) -> socket.socket:
+        """Return a connection on which a text was asked for."""
         found, data = self.connection(**how), json.dumps(body).encode()
         head = (
-            f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
         )
         found.sendall(head.encode() + data)
