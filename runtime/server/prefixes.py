@@ -86,7 +86,7 @@ def _fed(model: LanguageModel, ids: Sequence[int]) -> list[NDArray[np.float32]]:
         except EngineError as error:
             name = f"{engine.info.name} on {engine.info.device}"
             raise EngineError(
-                f"prefixes cannot be kept with {name}: {error}; use --backend cpu"
+                f"prefixes cannot be kept with {name}: {error}; use --backend cpu or native"
             ) from error
         rows = SharedRows(state)
         rows.admit(Text(list(ids), seed=0, series=0))
