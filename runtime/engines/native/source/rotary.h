@@ -5,12 +5,13 @@
 
 namespace edgegpt {
 
-// Turn x[i] and x[i + pairs]; `table` has the cosines of the pairs, then their sines. Rows have
-// room for a whole vector behind their end.
+// Turn x[i] and x[i + pairs] of a head of `width` numbers, which holds 2 * pairs of them at least;
+// `table` has the cosines of the pairs, then their sines.
+template <int width>
 inline void rotate(const float *x, int pairs, const float *table, float *out) {
     const float *cosines = table, *sines = table + pairs;
     int i = 0;
-    for (; i + lanes <= pairs; i += lanes) {
+    for (; width >= 2 * lanes && i + lanes <= pairs; i += lanes) {
         const Floats c = load(cosines + i), s = load(sines + i);
         const Floats first = load(x + i), second = load(x + pairs + i);
         store(out + i, first * c - second * s);

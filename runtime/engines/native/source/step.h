@@ -249,7 +249,7 @@ private:
         const float *table =
             floats(rotary.table) +
             static_cast<std::ptrdiff_t>(position) * static_cast<std::ptrdiff_t>(2 * rotary.pairs);
-        rotate(out, rotary.pairs, table, out);
+        rotate<head_dim>(out, rotary.pairs, table, out);
     }
 
     // Keys and values of the new tokens. Meets.
