@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -50,20 +51,30 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def tried(bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory):
-    """Return a function that runs the trial with another Python."""
+def ran(tmp_path_factory: pytest.TempPathFactory):
+    """Return a function that runs a file with another Python, and returns the JSON it prints."""
 
-    def run(python: Path, **variables: str) -> Tried:
+    def run(python: Path, *words: object, **variables: str) -> Any:
         own = {"XDG_STATE_HOME": str(tmp_path_factory.mktemp("state")), "COLUMNS": "140"}
         environment = {**os.environ, **own, **variables}
         if python != Path(sys.executable):
             environment.pop("PYTHONPATH", None)  # that of this Python
-        command = [python, TRIAL, *bundles.values()]
+        command = [python, *map(str, words)]
         done = subprocess.run(
             command, capture_output=True, text=True, env=environment, cwd=python.parent, check=False
         )
         assert done.returncode == 0, done.stderr[-2000:]
-        facts = json.loads(done.stdout.splitlines()[-1])
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tried(bundles: dict[str, Path], ran):
+    """Return a function that runs the trial with another Python."""
+
+    def run(python: Path, **variables: str) -> Tried:
+        facts = ran(python, TRIAL, *bundles.values(), **variables)
         found = dict(zip(bundles, facts.pop("bundles").values(), strict=True))
         return Tried(**facts, by_precision=found)
 

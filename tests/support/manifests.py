@@ -9,7 +9,18 @@ import pytest
 from edgegpt.runtime.bundle.manifest import Manifest
 from edgegpt.runtime.errors import BundleError
 
-__all__ = ["put", "refusal", "sealed"]
+__all__ = ["places", "put", "refusal", "sealed"]
+
+
+def places(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """Return the paths of all values inside a JSON document."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value)
+    found = []
+    for key, part in inside:
+        found.append((*path, key))
+        if isinstance(part, dict | list):
+            found += places(part, (*path, key))
+    return found
 
 
 def put(document: Any, path: tuple[str | int, ...], value: object) -> None:

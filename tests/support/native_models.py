@@ -119,6 +119,7 @@ def _quantization(integers: dict[str, BlockQuantized]) -> Quantization:
 
 def quantised_bundle(model: GPT, folder: Path, bits: Sequence[int], block: int) -> Bundle:
     """Return a bundle of integers, in turn of these numbers of bits, and finer blocks for 8 bits.
+    A matrix of 32 bits stays as it is.
 
     The model becomes the reference: its layers multiply by the same integers, and round what they
     read as ONNX Runtime's kernels do.
@@ -128,6 +129,8 @@ def quantised_bundle(model: GPT, folder: Path, bits: Sequence[int], block: int) 
     for index, (layer, linear) in enumerate(linears):
         name = tied.get(f"{layer}.weight", f"{layer}.weight")
         own = bits[index % len(bits)]
+        if own == 32:  # stays as it is
+            continue
         size = block if own == 4 else max(16, block // 2)
         integers[name] = round_to_nearest(linear.weight, own, size, symmetric=True)
         linear.weight.data = torch.from_numpy(integers[name].dequantized())

@@ -6,7 +6,7 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from manifests import put, refusal, sealed
+from manifests import places, put, refusal, sealed
 
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.bundle.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest
@@ -34,17 +34,6 @@ json_values = st.recursive(
 @pytest.fixture(scope="module")
 def text(small_bundle) -> str:
     return (small_bundle / MANIFEST_NAME).read_text()
-
-
-def places(value, path=()):
-    """Return the paths of all values inside a JSON document."""
-    inside = value.items() if isinstance(value, dict) else enumerate(value)
-    found = []
-    for key, part in inside:
-        found.append((*path, key))
-        if isinstance(part, dict | list):
-            found += places(part, (*path, key))
-    return found
 
 
 def parsed(text) -> Manifest | None:

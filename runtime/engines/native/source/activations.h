@@ -24,10 +24,11 @@ struct Activations {
     const std::int32_t *sums_of(int r) const { return sums + r * block_stride; }
 };
 
-// The lanes of a row that ends after `width` values; zeros behind them.
+// The lanes of a row that ends after `width` values; zeros behind them. What lies a whole vector
+// behind the end is not read: it may be a row that another thread writes.
 inline Floats load_part(const float *row, int i, int width) {
-    return i + lanes <= width ? load(row + i)
-                              : select(between(0, width - i), load(row + i), all(0.0f));
+    if (i + lanes <= width) return load(row + i);
+    return i < width ? select(between(0, width - i), load(row + i), all(0.0f)) : all(0.0f);
 }
 
 // The first `count` lanes.
@@ -53,8 +54,23 @@ inline void round_block(const float *x, int width, int block, std::int8_t *bytes
     *total = sum(sums);
 }
 
-// Round a row of activations for a matrix of integers.
+inline bool is_finite(const float *x, int width) {
+    Floats zeros = all(0.0f);
+    for (int i = 0; i < width; i += lanes) zeros = fma(load_part(x, i, width), all(0.0f), zeros);
+    return sum(zeros) == 0.0f;
+}
+
+// Round a row of activations for a matrix of integers. No integer stands for what is infinite or no
+// number; a row that has such gets scales that are none, and so have all its products.
 inline void round_row(const Activations &a, int row, const Weights &m) {
+    if (!is_finite(a.row(row), m.inputs)) {
+        std::memset(a.bytes + row * a.byte_stride, 0, static_cast<std::size_t>(m.blocks * m.block));
+        for (int b = 0; b < m.blocks; ++b) {
+            a.scales[row * a.block_stride + b] = NAN;
+            a.sums[row * a.block_stride + b] = 0;
+        }
+        return;
+    }
     for (int b = 0; b < m.blocks; ++b) {
         const int begin = b * m.block, left = m.inputs - begin;
         round_block(a.row(row) + begin, left < m.block ? left : m.block, m.block,

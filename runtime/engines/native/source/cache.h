@@ -73,6 +73,16 @@ public:
         }
     }
 
+    // Number i of a key and of a value, which the two above have put there.
+    float read_key(int layer, int row, int head, int slot, int i) const {
+        const std::ptrdiff_t tile = static_cast<std::ptrdiff_t>(slot / lanes) * width * lanes;
+        return number(keys(layer, row, head) + (tile + i * lanes + slot % lanes) * item());
+    }
+    float read_value(int layer, int row, int head, int slot, int i) const {
+        const std::ptrdiff_t tile = static_cast<std::ptrdiff_t>(i / lanes) * slots * lanes;
+        return number(values(layer, row, head) + (tile + slot * lanes + i % lanes) * item());
+    }
+
     // Copy the tiles of slots since .. end - 1 to a row of another cache of the same shape.
     void copy(int layer, int row, const Cache &to, int to_layer, int to_row, int since,
               int end) const {
@@ -93,6 +103,17 @@ private:
     struct Items {
         std::uint8_t bytes[lanes * sizeof(float)];
     };
+    float number(const std::uint8_t *from) const {
+        float numbers[lanes] = {};
+        if (kind == Kind::float32) {
+            std::memcpy(numbers, from, sizeof(float));
+        } else {
+            std::uint16_t narrow[lanes] = {};
+            std::memcpy(narrow, from, sizeof(std::uint16_t));
+            store(numbers, load_float16(narrow));
+        }
+        return numbers[0];
+    }
     Items as_items(Floats x) const {
         Items items;
         if (kind == Kind::float32) {

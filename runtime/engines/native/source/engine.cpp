@@ -323,3 +323,18 @@ extern "C" int edgegpt_fill(edgegpt_state *state, int cache, int row, int slots,
         }
     return EDGEGPT_OK;
 }
+
+extern "C" int edgegpt_read(edgegpt_state *state, int cache, int row, int slots, float *values,
+                            char *message) {
+    if (state == nullptr || values == nullptr || is_outside(cache, 0, 2 * model::layers - 1) ||
+        is_outside(row, 0, state->rows - 1) || is_outside(slots, 0, state->context))
+        return fail(message, EDGEGPT_BAD_ARGUMENT, "cannot read %d slots of row %d in cache %d",
+                    slots, row, cache);
+    const Cache &all = state->cache;
+    for (int head = 0; head < model::kv_heads; ++head)
+        for (int slot = 0; slot < slots; ++slot)
+            for (int i = 0; i < model::head_dim; ++i)
+                *values++ = cache % 2 == 0 ? all.read_key(cache / 2, row, head, slot, i)
+                                           : all.read_value(cache / 2, row, head, slot, i);
+    return EDGEGPT_OK;
+}

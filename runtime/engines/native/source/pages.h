@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 
@@ -28,9 +29,10 @@ public:
 
     // Return whether the file could be mapped; errno tells why it could not.
     bool map(const char *path) {
-        const int file = open(path, O_RDONLY | O_CLOEXEC);
+        const int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe would wait
         if (file < 0) return false;
         struct stat about;
+        errno = ENODATA;  // if it is empty
         const bool known = fstat(file, &about) == 0 && about.st_size > 0;
         const auto bytes = known ? static_cast<std::size_t>(about.st_size) : 0;
         const bool mapped =

@@ -5,12 +5,13 @@
 
 namespace edgegpt {
 
-// Turn x[i] and x[i + pairs] of a head of `width` numbers, which holds 2 * pairs of them at least;
-// `table` has the cosines of the pairs, then their sines.
+// Turn x[i] and x[i + pairs] of a head of `width` numbers; `table` has the cosines of the pairs, then
+// their sines.
 template <int width>
 inline void rotate(const float *x, int pairs, const float *table, float *out) {
     const float *cosines = table, *sines = table + pairs;
     int i = 0;
+    // Heads with fewer pairs than lanes have no room for a vector, which compilers would warn of.
     for (; width >= 2 * lanes && i + lanes <= pairs; i += lanes) {
         const Floats c = load(cosines + i), s = load(sines + i);
         const Floats first = load(x + i), second = load(x + pairs + i);
