@@ -20,7 +20,7 @@ FILES = "https://github.com/edgegpt-toolkit/edgegpt-toolkit/blob/main"
 NAVIGATION = {
     "Use": [
         *("docs/commands", "docs/environment", "docs/models", "docs/translation"),
-        *("docs/embedding", "docs/serve", "examples/README", "docs/api"),
+        *("docs/embedding", "docs/serve", "docs/scale", "examples/README", "docs/api"),
     ],
     "Devices": ["docs/speed", "docs/gpu", "docs/jetson", "docs/arm", "docs/windows"],
     "Trust": ["docs/proof", "SECURITY"],

@@ -1,6 +1,6 @@
 """The public face of the runtime: generate text, and stream it."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, overload
 
 from .bundle.search import EarlyStopping, Search
@@ -314,6 +314,7 @@ class LanguageModel(OpenModel):
         messages: Sequence[dict[str, Any]],
         *,
         tools: Sequence[dict[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> Result:
         """Answer a chat. What it has in common with the chat before it is not computed again.
@@ -324,12 +325,18 @@ class LanguageModel(OpenModel):
         Args:
             messages: see `apply_chat_template`. Names of special tokens in them are text.
             tools: likewise.
+            chat_template_kwargs: likewise, such as {"enable_thinking": False}.
             settings: of `stream`, by their names.
 
         Raises:
             InvalidInputError: as `apply_chat_template` and `stream` do.
         """
-        prompt = self.apply_chat_template(messages, tools=tools, special_tokens=False)
+        prompt = self.apply_chat_template(
+            messages,
+            tools=tools,
+            chat_template_kwargs=chat_template_kwargs,
+            special_tokens=False,
+        )
         is_ours = self._chat_lock.acquire(blocking=False)
         try:
             if is_ours and self._chat_row is None:

@@ -1,7 +1,8 @@
 """A bundle opened on an engine: what it knows and computes, short of generating."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -22,6 +23,7 @@ from .generation.speculation import Pace
 from .generation.wanted import ModelFacts, Wanted
 from .processes import Origin
 from .proof.near_ties import tie_tolerance
+from .text.chat_template import ChatPrompt, ChatTemplate
 from .text.tokenizer import Tokenizer
 
 __all__ = ["OpenModel"]
@@ -68,6 +70,8 @@ class OpenModel:
             InvalidInputError: for an impossible prompt or setting; see `LanguageModel.generate`.
         """
         read = self._begin.read(self.engine, given, source_language)
+        if isinstance(given, ChatPrompt):
+            wanted = replace(wanted, shown=wanted.shown | self.shown_after(given))
         rules = wanted.rules(self._facts())
         return Prepared(self._begin.texts(read, seed, rules), rules, read.sources, read.single)
 
@@ -77,17 +81,20 @@ class OpenModel:
         *,
         add_generation_prompt: bool = True,
         tools: Sequence[dict[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         special_tokens: bool = True,
-    ) -> str:
+    ) -> ChatPrompt:
         """Return a chat as a prompt for `generate` or `stream`, by the bundle's own template.
 
         The prompt is whole: nothing is put before it.
 
         Args:
             messages: dicts with a "role" and mostly a "content"; others as the template knows them.
+                What an answer of the model was thought over with is its "reasoning_content".
             add_generation_prompt: end with the beginning of the model's answer.
             tools: JSON schemas of functions that the model may call.
-            special_tokens: whether names of special tokens in the messages become their ids, as in
+            chat_template_kwargs: more that the template knows by name, such as enable_thinking.
+            special_tokens: whether names of special tokens in all of these become their ids, as in
                 every prompt. False: they are text, so that who writes a message cannot end it, or
                 speak for another role.
 
@@ -96,7 +103,25 @@ class OpenModel:
                 messages are malformed or refused by the template.
             BundleError: if the template fails, or uses too much time or memory.
         """
-        return self._prompts.render(messages, add_generation_prompt, tools, special_tokens)
+        return self._prompts.render(
+            messages, add_generation_prompt, tools, special_tokens, chat_template_kwargs
+        )
+
+    @property
+    def chat_template(self) -> ChatTemplate:
+        """The bundle's template for chats.
+
+        Raises:
+            InvalidInputError: if it has none.
+        """
+        return self._prompts.template()
+
+    def shown_after(self, prompt: ChatPrompt) -> frozenset[int]:
+        """Return the special tokens that are text in the answer: marks of thoughts and of calls."""
+        if self.tokenizer is None:
+            return frozenset()
+        ids = (self.tokenizer.added_id(name) for name in prompt.marks)
+        return frozenset(token for token in ids if token is not None)
 
     def encode(
         self, source: Prompt | Sequence[Prompt], *, source_language: str | None = None
@@ -205,12 +230,13 @@ class OpenModel:
             have_text=self.tokenizer is not None,
             has_encoder=self._begin.sources is not None,
             named=self._prompts.named,
-            vocabulary=None if self.tokenizer is None else self._vocabulary,
+            vocabulary=None if self.tokenizer is None else self.vocabulary,
         )
 
-    def _vocabulary(self) -> Vocabulary:
-        """Return the tokens as grammars see them; it is made when it is first needed."""
-        assert self.tokenizer is not None, "only then it is asked for"
+    def vocabulary(self) -> Vocabulary:
+        """Return the tokens as bytes, as grammars see them; it is made when it is first needed."""
+        if self.tokenizer is None:
+            raise InvalidInputError("this bundle has no tokenizer")
         if self._tokens is None:
             self._tokens = Vocabulary(self.tokenizer, self.vocab_size)
         return self._tokens

@@ -50,6 +50,16 @@ def test_the_version_is_printed(run) -> None:
     assert edgegpt.__version__ in run("--version").out
 
 
+@pytest.mark.parametrize("name", ["\udcff", "a\nb", ""])
+def test_a_name_that_no_answer_can_have_is_refused_before_the_bundle_is_opened(
+    run, name: str
+) -> None:
+    outcome = run("serve", "no-bundle", "--name", name)
+    assert outcome.code == 1
+    assert f"the model's name would be {name!a}; give another --name" in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
 @pytest.mark.parametrize("arguments", [["sing"], ["generate"], ["generate", "b", "--loud"]])
 def test_wrong_usage_exits_with_2(run, arguments: list[str]) -> None:
     outcome = run(*arguments)

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.group(help="Show or remove what is kept on the disk and can be made again.")
+@click.group(
+    help="Show or remove what is kept on the disk and can be made again. Both have --json."
+)
 def command() -> None:
     """Group the two."""
 

@@ -1,17 +1,19 @@
 """`edgegpt chat`: talk with a model in a terminal, or through a pipe."""
 
+import io
+import signal
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from edgegpt.errors import EdgeGPTError
+from edgegpt.errors import EdgeGPTError, InvalidInputError
 
-from .chat_lines import Commands, help_text
+from .chat_lines import Commands, help_text, room
 from .console import waiting
 from .engine_options import engine_options
 from .sampling_options import LIVELY, sampling_options
@@ -62,22 +64,41 @@ def command(
             given.setdefault("temperature", LIVELY)
         chat = Conversation(model, system, **given)
         commands = Commands(chat, as_json=as_json)
-        lines = _typed(chat) if sys.stdin.isatty() and sys.stdout.isatty() else _piped()
-        for line in lines:
-            if not line.strip():
-                continue
+        typed = sys.stdin.isatty() and sys.stdout.isatty()
+        if typed:  # where Ctrl-C ends an answer only
+            signal.signal(signal.SIGTERM, _leave)
+        for line in _typed(chat) if typed else _piped():
             try:
-                if line.startswith("/"):
-                    if not commands.run(line):
-                        return
-                else:
-                    _answer(chat, line, commands)
+                if not _go_on(line, chat, commands):
+                    return
             except EdgeGPTError as error:
                 click.echo(f"{error}", err=True)
+            except KeyboardInterrupt:
+                if not typed:
+                    raise
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _go_on(line: str, chat: "Conversation", commands: Commands) -> bool:
+    """Answer a line, or do what it says; return whether the chat goes on."""
+    try:
+        line.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError("this line is not UTF-8, and is left out") from error
+    if line.startswith("/"):
+        return commands.run(line)
+    if line.strip():
+        _answer(chat, line, commands)
+    return True
 
 
 def _piped() -> Iterator[str]:
-    """Yield the lines of stdin."""
+    """Yield the lines of stdin; bytes that are not UTF-8 become surrogates."""
+    if isinstance(sys.stdin, io.TextIOWrapper) and not sys.stdin.isatty():
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
     for line in sys.stdin:
         yield line.rstrip("\r\n")
 
@@ -98,57 +119,64 @@ def _typed(chat: "Conversation") -> Iterator[str]:
     click.echo(help_text(short=True), err=True)
     while True:
         try:
-            yield session.prompt("> ", bottom_toolbar=_left(chat))
+            yield session.prompt("> ", bottom_toolbar=room(chat))
         except KeyboardInterrupt:
             continue
         except EOFError:
             return
 
 
-def _left(chat: "Conversation") -> str:
-    """Return how much room there is; nothing where the template takes no such history."""
-    try:
-        return f"{chat.left} tokens left"
-    except EdgeGPTError:
-        return ""
-
-
 def _answer(chat: "Conversation", line: str, commands: Commands) -> None:
-    """Say something, and show the answer as it comes; Ctrl-C ends the answer."""
+    """Say something, and show the answer as it comes; after an interrupt, too, it is kept so far.
+
+    Raises:
+        KeyboardInterrupt: as it came.
+    """
+    from edgegpt.runtime.text.thoughts import apart
+
     settings = {"max_new_tokens": max(1, chat.model.context)} | chat.settings
-    pieces = chat.stream(line, **settings)
-    if commands.as_json:
-        with suppress(KeyboardInterrupt):
+    pieces, before = chat.stream(line, **settings), chat.result
+    try:
+        if commands.as_json:
             for _ in pieces:
                 pass
-    elif sys.stdout.isatty():
-        _show(pieces)
-    else:
-        for piece in pieces:
-            click.echo(piece, nl=False)
+        elif sys.stdout.isatty():
+            _show(apart(pieces, chat.thoughts))
+        else:
+            for piece in pieces:
+                click.echo(piece, nl=False)
+    finally:
+        pieces.close()
+        if chat.result is not None and chat.result is not before:  # it had begun
+            _tell(chat, chat.result, commands)
+
+
+def _tell(chat: "Conversation", result: "Result", commands: Commands) -> None:
+    """Tell about an answer that has ended."""
+    if commands.as_json:
+        commands.told(result)
+    elif not sys.stdout.isatty():
         click.echo()
-    result = chat.result
-    assert result is not None, "the answer has ended"
-    commands.told(result)
     if sys.stdout.isatty():
         click.echo(click.style(_pace(chat, result), dim=True))
 
 
-def _show(pieces: Iterator[str]) -> None:
-    """Show an answer as Markdown while it grows."""
-    from rich.console import Console
+def _show(pieces: Iterable[tuple[bool, str]]) -> None:
+    """Show an answer as Markdown while it grows, and dimmed before it what the model thinks."""
+    from rich.console import Console, Group
     from rich.live import Live
     from rich.markdown import Markdown
+    from rich.text import Text
 
-    text = ""
+    thought = Text(style="dim")
+    answer = ""
     with Live(console=Console(), refresh_per_second=8, vertical_overflow="visible") as live:
-        try:
-            for piece in pieces:
-                text += piece
-                live.update(Markdown(text))
-        except KeyboardInterrupt:
-            with suppress(RuntimeError):
-                pieces.close()  # type: ignore[attr-defined]
+        for thinks, piece in pieces:
+            if thinks:
+                thought.append(piece)
+            else:
+                answer += piece
+            live.update(Group(thought, Markdown(answer)) if thought else Markdown(answer))
 
 
 def _pace(chat: "Conversation", result: "Result") -> str:
@@ -156,5 +184,5 @@ def _pace(chat: "Conversation", result: "Result") -> str:
     end = "" if result.finish_reason in ("eos", "stop") else f", ended by {result.finish_reason}"
     return (
         f"{timings.tokens_per_second:.1f} tokens/s, the first after {timings.first_token_s:.2f} s, "
-        f"{_left(chat)}{end}"
+        f"{room(chat)}{end}"
     )

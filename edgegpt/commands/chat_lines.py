@@ -1,19 +1,20 @@
 """The lines of a chat that are commands."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from edgegpt.errors import InvalidInputError
+from edgegpt.errors import EdgeGPTError, InvalidInputError
 
 if TYPE_CHECKING:
     from edgegpt import Result
     from edgegpt.runtime.chat import Conversation
 
-__all__ = ["Commands", "help_text"]
+__all__ = ["Commands", "help_text", "room"]
 
 SETTINGS = (
     "temperature",
@@ -78,7 +79,10 @@ class Commands:
         if name == "/exit":
             return False
         if name not in self.known:
-            raise InvalidInputError(f"there is no {name}; /help lists what there is")
+            like = _like(name, [*self.known, "/exit"])
+            raise InvalidInputError(
+                f"there is no {name:.40}; {like or '/help lists what there is'}"
+            )
         self.known[name](rest.strip())
         return True
 
@@ -106,20 +110,24 @@ class Commands:
         self._say(f"read {rest}: {len(self.chat.messages)} messages")
 
     def _drop(self, rest: str) -> None:
-        if rest and not rest.isdecimal():
-            raise InvalidInputError(f"/drop needs a number, not {rest!r:.40}")
-        dropped = self.chat.drop_oldest(int(rest or 1))
-        self._say(f"{dropped} forgotten, {self.chat.left} tokens left")
+        try:
+            turns = int(rest or 1)
+        except ValueError as error:  # also for a number of more than 4300 digits
+            raise InvalidInputError(f"/drop needs a number, not {rest!r:.40}") from error
+        dropped = self.chat.drop_oldest(turns)
+        self._say(f"{dropped} forgotten, {room(self.chat)}")
 
     def _set(self, rest: str) -> None:
         name, _, value = rest.partition(" ")
         if name not in SETTINGS:
-            raise InvalidInputError(f"/set knows {', '.join(SETTINGS)}, not {name!r:.40}")
+            like = _like(name, SETTINGS)
+            told = f"/set knows {', '.join(SETTINGS)}, not {name!r:.40}"
+            raise InvalidInputError(f"{told}; {like}" if like else told)
         settings = {key: old for key, old in self.chat.settings.items() if key != name}
         if value:
             try:
                 settings[name] = json.loads(value)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise InvalidInputError(f"{value!r:.40} is no number") from error
             # A wrong one is told now, not with the next message.
             self.chat.model.stream(PROBE, **settings)
@@ -135,7 +143,24 @@ class Commands:
         click.echo(click.style(text, dim=True), err=True)
 
 
+def room(chat: "Conversation") -> str:
+    """Return how much room there is; nothing where the template takes no such history."""
+    try:
+        return f"{chat.left} tokens left"
+    except EdgeGPTError:
+        return ""
+
+
+def _like(name: str, known: Iterable[str]) -> str:
+    """Return a question with the known names that look like this one; nothing if none does."""
+    close = get_close_matches(name, list(known))
+    return f"did you mean {' or '.join(close)}?" if close else ""
+
+
 def _path(rest: str) -> Path:
     if not rest:
         raise InvalidInputError("this needs the path of a file")
-    return Path(rest).expanduser()
+    try:
+        return Path(rest).expanduser()
+    except RuntimeError as error:
+        raise InvalidInputError(f"there is no user of this name: {rest!r:.40}") from error

@@ -23,8 +23,8 @@ LOG_LINE = "%(asctime)s %(message)s"
 EXAMPLES = """\b
 Examples:
   edgegpt serve build/shakespeare-char
-  edgegpt serve bundle --port 9000 --rows 32 --api-key-file keys.txt
-  edgegpt serve bundle --host 0.0.0.0 --allow-host device.local --cors https://app.example
+  edgegpt serve bundle --port 9000 --rows 32 --cors https://app.example
+  edgegpt serve bundle --host 0.0.0.0 --allow-host device.local --api-key-file keys.txt
 """
 
 
@@ -51,6 +51,19 @@ Examples:
     default=None,
     help="let no text depend on how many others there are; default: in int8 and int4, which then "
     "have at most 15 rows (float32 never does)",
+)
+@click.option(
+    "--prefix",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="a text that chats have as the system's message, or, without a chat template, that texts "
+    "begin with; it is computed before the server listens",
+)
+@click.option(
+    "--prefix-dir",
+    type=click.Path(path_type=Path),
+    help="folder where what was computed of each --prefix is kept, so that a restart is quick",
 )
 @click.option("--api-key", multiple=True, help=f"a key that opens it; also ${KEY_VARIABLE}")
 @click.option("--api-key-file", type=click.Path(path_type=Path), help="file with a key a line")
@@ -82,6 +95,8 @@ def command(
     queue: int,
     context: int | None,
     steady: bool | None,
+    prefix: tuple[Path, ...],
+    prefix_dir: Path | None,
     api_key: tuple[str, ...],
     api_key_file: Path | None,
     allow_host: tuple[str, ...],
@@ -104,8 +119,13 @@ def command(
             raise InvalidInputError(
                 f"--cors {origin} is no origin: it must be like https://app.example, without a path"
             )
+    name = bundle.resolve().name if name is None else name
+    if not name or not name.isprintable():  # bytes that are no UTF-8 are not printable, either
+        raise InvalidInputError(
+            f"the model's name would be {name!a}; give another --name, of printable characters"
+        )
     place = _place(**where)
-    keys = _keys(api_key, api_key_file)
+    keys, prefixes = _keys(api_key, api_key_file), _prefixes(prefix, prefix_dir)
     listening = listen(place)  # a port that is in use is told before the model opens
     with waiting(f"opening {bundle}"):
         model = edgegpt.load(
@@ -124,11 +144,12 @@ def command(
             steady = rounded and not model.engine.uniform
         service = Service(
             model,
-            name or bundle.resolve().name,
+            name,
             rows=rows,
             queue=queue,
             steady=steady,
             limits=Limits(tokens=max_tokens),
+            store=None if prefix_dir is None else _kept(model, prefixes, prefix_dir),
         )
         if not keys and not is_local(place.host):
             click.echo(
@@ -164,6 +185,31 @@ def _keys(given: tuple[str, ...], file: Path | None) -> list[str]:
     if any(not key.strip() for key in given):
         raise InvalidInputError("an --api-key is empty")
     return keys
+
+
+def _prefixes(files: tuple[Path, ...], folder: Path | None) -> dict[Path, str]:
+    """Return the texts of the prefixes, without the line break at their ends."""
+    if files and folder is None:
+        raise InvalidInputError("--prefix needs a --prefix-dir, the folder where it is kept")
+    try:
+        return {file: file.read_text(encoding="utf-8").removesuffix("\n") for file in files}
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read a --prefix: {error}") from error
+
+
+def _kept(model: Any, prefixes: dict[Path, str], folder: Path) -> Any:
+    """Have the prefixes in the folder; say of each what that took. Return the store."""
+    from edgegpt.runtime.generation.prefix_store import PrefixStore
+    from edgegpt.runtime.server.prefixes import keep
+
+    store = PrefixStore(folder, model.bundle.manifest.id, model.engine)
+    for file, text in prefixes.items():
+        with waiting(f"computing the prefix {file}"):
+            kept = keep(model, store, text)
+        how = "computed" if kept.fed else "there already"
+        told = f"{quantity(kept.tokens, 'token')}, {kept.size / 1e6:.1f} MB, {how}"
+        click.echo(f"prefix {file}: {told}, {kept.seconds:.2f} s", err=True)
+    return store
 
 
 def _log_requests(as_json: bool) -> None:

@@ -3,10 +3,13 @@
 Under `torchrun` the environment gives this process's rank; otherwise there is one process.
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -33,6 +36,16 @@ class Processes:
         if self.world > 1:
             dist.all_reduce(values)
         return values
+
+    def first_different(self, facts: Any) -> int | None:
+        """Return the lowest rank whose `facts`, which JSON can have, are not those of rank 0."""
+        if self.world == 1:
+            return None
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()
+        own = torch.tensor(list(digest), dtype=torch.uint8, device=self.device)  # (32,)
+        found = [torch.empty_like(own) for _ in range(self.world)]
+        dist.all_gather(found, own)
+        return next((r for r, other in enumerate(found) if not other.equal(found[0])), None)
 
     def wait(self) -> None:
         """Wait for this process's device, whose work goes on after a call has returned."""

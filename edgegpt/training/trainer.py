@@ -58,7 +58,8 @@ class Trainer:
         """Build the optimizer; `origin`, what the user named, is kept for resuming.
 
         Raises:
-            InvalidInputError: if a step does not fit the memory.
+            InvalidInputError: if a step does not fit the memory, or another process trains
+                something else.
         """
         self.task, self.config, self.out, self.group = task, config, out, group
         self.origin = origin
@@ -71,6 +72,12 @@ class Trainer:
             self.autocast_dtype or torch.float32,
             task.size_option.replace("_", "-"),
         )
+        different = group.first_different([task.sha256, task.model_settings, config.to_dict()])
+        if different is not None:
+            raise InvalidInputError(
+                f"process {different} has another text or other settings than process 0; give each "
+                f"machine the same files and options"
+            )
         self.optimizer = _optimizer(self.model, config)
         self.wrapped: torch.nn.Module = self.model
         if group.world > 1:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.manifest import Graph
-from ..errors import InvalidInputError
+from ..errors import EngineError, InvalidInputError
 from .calls import ENGINE_CALLS
 
 __all__ = ["MANY_ROWS", "PREFILL_CHUNK", "Engine", "EngineInfo", "Sources", "State"]
@@ -215,6 +215,23 @@ class State(ABC):
                 )
             self._fill(cache, row, values)
 
+    def past(self, slots: int, row: int = 0) -> list[NDArray[np.float32]]:
+        """Return the first slots of a row, as `fill` takes them.
+
+        These are copies, float32 [K, slots, D] for each cache of the graph. `fill` puts the same
+        bits back into a cache of the same type.
+
+        Raises:
+            InvalidInputError: if there is no such row, or it has fewer slots.
+            EngineError: if the engine cannot read its caches.
+        """
+        if not (0 <= row < self.rows and 0 <= slots <= self.context):
+            raise InvalidInputError(
+                f"cannot read {slots} slots of row {row}: the state has {self.rows} rows of "
+                f"{self.context}"
+            )
+        return self._past(row, slots)
+
     @abstractmethod
     def logits(self) -> NDArray[np.float32]:
         """Return the last step's logits, float32 [B, P, V]. Valid until the next step."""
@@ -268,6 +285,10 @@ class State(ABC):
         """Write `values` [K, P, D] into the first slots of a row of the graph's cache number
         `cache`.
         """
+
+    def _past(self, row: int, slots: int) -> list[NDArray[np.float32]]:
+        """Return copies of the first slots of a row: [K, slots, D] for each cache."""
+        raise EngineError("it cannot read its caches back")
 
 
 class Engine(ABC):

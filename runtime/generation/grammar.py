@@ -6,6 +6,7 @@ the form could go on, and ends a text that can only end.
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,13 @@ from ..text.token_bytes import token_bytes
 from ..text.tokenizer import Tokenizer
 from .edits import Edit, Scores
 
-__all__ = ["Form", "Grammar", "Schema", "Vocabulary", "form_of"]
+__all__ = ["Form", "Grammar", "Schema", "Vocabulary", "form_of", "json_rule", "schema_of"]
 
 Schema = Mapping[str, Any] | str
 LONGEST_COMPLAINT = 300  # characters
+LONGEST_SCHEMA = 100_000  # characters; the time to read one grows with the square
+FUEL = 200_000  # of llguidance, for the lexer of a grammar: about 0.1 s
+SCALARS = ("integer", "number", "boolean", "null")
 DEEPEST = 100  # objects and lists within one another, in a schema
 NO_TOKEN = "NoExtension"  # llguidance's word for a place that nothing can follow
 SPECIAL = b"\xff"
@@ -32,28 +36,58 @@ class Form:
     Attributes:
         source: the grammar, in llguidance's notation.
         name: the argument that gave it.
+        rules: the rule `body` of llguidance's Lark that describes it, and those that it needs;
+            none for a regular expression.
+        needs: bytes without which no text of it is likely to be written.
     """
 
-    def __init__(self, json_schema: Schema | None = None, regex: str | None = None) -> None:
-        """Read one of the two.
+    def __init__(
+        self,
+        json_schema: Schema | None = None,
+        regex: str | None = None,
+        *,
+        rules: str = "",
+        name: str = "",
+    ) -> None:
+        """Read a schema, a regular expression, or `rules`; `name`: what to call them in errors.
 
         Raises:
-            InvalidInputError: if there are both, or one of them is malformed, or llguidance is not
-                installed.
+            InvalidInputError: if there are two of them, or one of them is malformed, or llguidance
+                is not installed.
         """
         if json_schema is not None and regex is not None:
             raise InvalidInputError("json_schema and regex are two forms; give one of them")
         matcher = _library().LLMatcher
-        if regex is not None:
+        self.name, self.rules, self.needs = name, rules, b""
+        if rules:
+            self.source, self.needs = matcher.grammar_from_lark(f"start: body\n{rules}"), b'"'
+        elif regex is not None:
             if not isinstance(regex, str):
                 raise InvalidInputError(f"regex is {regex!r:.60}; it must be a string")
             self.name, self.source = "regex", matcher.grammar_from_regex(regex)
         else:
-            self.name = "json_schema"
-            self.source = matcher.grammar_from_json_schema(
-                _checked(json_schema), overrides={"whitespace_flexible": False}
-            )
-        complaint = matcher.validate_grammar(self.source)
+            self.name = name or "json_schema"
+            schema = schema_of(json_schema, self.name)
+            self.needs = b'"' if _writes_texts(schema) else b""
+            self.rules = f"body: {json_rule(schema)}\n"
+            try:
+                self.source = matcher.grammar_from_json_schema(
+                    json.dumps(schema), overrides={"whitespace_flexible": False}
+                )
+            except ValueError as error:  # half a character, or a number beyond all floats
+                raise self.refused(str(error)) from error
+        self._validate()
+
+    def after(self, rule: str) -> "Form":
+        """Return the form of texts that begin with what a Lark rule describes, and go on so."""
+        found = copy(self)
+        lark = f"start: before body\nbefore: {rule}\n{self.rules}"
+        found.source = _library().LLMatcher.grammar_from_lark(lark)
+        found._validate()
+        return found
+
+    def _validate(self) -> None:
+        complaint = _library().LLMatcher.validate_grammar(self.source, limits=_limits())
         if complaint and not complaint.startswith("WARNING"):
             raise self.refused(complaint)
 
@@ -120,6 +154,9 @@ class Grammar(Edit):
         self._texts: dict[int, tuple[list[int], Any]] = {}  # by the id of the list of their ids
         self._beginning = self._made()
         self._check_beginning(self._beginning)
+        for byte in form.needs:
+            if not any(byte in token for token in vocabulary.tokens):
+                raise form.refused(f"the vocabulary has no token with {chr(byte)}")
 
     def apply(self, scores: Scores, ids: Sequence[int], step: int) -> None:
         """Forbid what cannot follow."""
@@ -145,7 +182,7 @@ class Grammar(Edit):
 
     def _made(self) -> Any:
         library = _library()
-        matcher = library.LLMatcher(self._tokens, self.form.source, log_level=0)
+        matcher = library.LLMatcher(self._tokens, self.form.source, log_level=0, limits=_limits())
         self._check(matcher)
         return matcher
 
@@ -179,29 +216,56 @@ class Grammar(Edit):
             raise self.form.refused(matcher.get_error())
 
 
-def _checked(schema: Any) -> str:
-    """Return a schema as JSON."""
+def schema_of(schema: Any, name: str) -> dict[str, Any]:
+    """Return a schema, given as an object or as JSON, as plain JSON.
+
+    Raises:
+        InvalidInputError: if it is none; `name` is where it stands.
+    """
     try:
         if isinstance(schema, str):
             schema = json.loads(schema)
         if not isinstance(schema, Mapping):
             raise InvalidInputError(
-                f"json_schema is {schema!r:.60}; it must be an object, or the JSON of one"
+                f"{name} is {schema!r:.60}; it must be an object, or the JSON of one"
             )
-        _check_depth(schema, DEEPEST)
-        return json.dumps(schema)
+        _check_depth(schema, DEEPEST, name)
+        found = json.dumps(schema)
     except (ValueError, TypeError, RecursionError) as error:
-        raise InvalidInputError(f"json_schema is no JSON: {error}") from error
+        raise InvalidInputError(f"{name} is no JSON: {error}") from error
+    if len(found) > LONGEST_SCHEMA:
+        raise InvalidInputError(
+            f"{name} has {len(found):,} characters; there may be {LONGEST_SCHEMA:,}"
+        )
+    return dict(json.loads(found))
 
 
-def _check_depth(value: Any, left: int) -> None:
+def json_rule(schema: Mapping[str, Any], item: str = ",", key: str = ":") -> str:
+    """Return what Lark calls JSON of a schema, with these signs between items, and after keys."""
+    how = {"whitespace_flexible": False, "item_separator": item, "key_separator": key}
+    return "%json " + json.dumps({**schema, "x-guidance": how})
+
+
+def _check_depth(value: Any, left: int, name: str) -> None:
     if left == 0:
-        raise InvalidInputError(f"json_schema nests objects and lists more than {DEEPEST} deep")
+        raise InvalidInputError(f"{name} nests objects and lists more than {DEEPEST} deep")
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):
         for part in value:
-            _check_depth(part, left - 1)
+            _check_depth(part, left - 1, name)
+
+
+def _writes_texts(schema: Any) -> bool:
+    """Return whether JSON of a schema has texts or keys in it, as far as one can see at once."""
+    if not isinstance(schema, Mapping) or schema.get("type") not in (*SCALARS, "array"):
+        return True
+    return schema["type"] == "array" and _writes_texts(schema.get("items"))
+
+
+def _limits() -> Any:
+    """Return what a grammar may cost: a tenth of llguidance's default, where 1 s passes at once."""
+    return _library().LLParserLimits(initial_lexer_fuel=FUEL)
 
 
 def _library() -> Any:

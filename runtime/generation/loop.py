@@ -44,6 +44,7 @@ class Rules:
             ids can.
         logprobs: how many of the most likely tokens are told for each new one; None: nothing is.
         limits: what ends the call before its texts do.
+        shown: special tokens that are part of the text.
     """
 
     context: int
@@ -59,6 +60,7 @@ class Rules:
     named: int | None = None
     logprobs: int | None = None
     limits: Limits = field(default_factory=Limits)
+    shown: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         if type(self.max_new_tokens) is not int or self.max_new_tokens < 0:

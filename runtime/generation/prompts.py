@@ -1,7 +1,7 @@
 """Turn prompts into ids, the way the model's source wants it: text, ids, or a chat."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from ..bundle.bundle import LARGEST_TEMPLATE, TEMPLATE_NAME, TOKENIZER_NAME, Bun
 from ..bundle.usage import Usage
 from ..errors import BundleError, InvalidInputError
 from ..text.chat_template import ChatPrompt, ChatTemplate
+from ..text.thoughts import OPEN as THOUGHTS
 from ..text.tokenizer import Tokenizer
 from .arguments import Prompt
 
@@ -31,6 +32,9 @@ class Prompts:
             file = bundle.file(TOKENIZER_NAME)
             self.tokenizer = Tokenizer(file.read_bytes(), self.vocab_size)
             self.named = self.tokenizer.reach(self.vocab_size)
+        self._thinks = False  # whether the vocabulary has a mark of thoughts
+        if self.tokenizer is not None:
+            self._thinks = self.tokenizer.added_id(THOUGHTS) is not None
         self._lock = threading.Lock()
         self._template: ChatTemplate | None = None
 
@@ -61,15 +65,29 @@ class Prompts:
         add_generation_prompt: bool,
         tools: Sequence[dict[str, Any]] | None,
         special_tokens: bool,
+        variables: Mapping[str, Any] | None,
     ) -> ChatPrompt:
         """Return a chat as a prompt, put together by the bundle's template."""
         names = [] if special_tokens or self.tokenizer is None else self.tokenizer.special_names
+        return self.template().render(
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            tools=tools,
+            variables=variables,
+            names=names,
+            thinks=self._thinks,
+        )
+
+    def template(self) -> ChatTemplate:
+        """Return the bundle's chat template.
+
+        Raises:
+            InvalidInputError: if there is none.
+        """
         with self._lock:
             if self._template is None:
                 self._template = self._read_template()
-        return self._template.render(
-            messages, add_generation_prompt=add_generation_prompt, tools=tools, names=names
-        )
+        return self._template
 
     def check_ids(self, ids: NDArray[np.integer]) -> None:
         """Refuse an id that is not in the vocabulary."""

@@ -23,6 +23,7 @@ from ..quantity import quantity
 from ..text.tokenizer import Tokenizer
 from .logprobs import TokenLogprob
 from .loop import Rules
+from .prefix_store import PrefixStore
 from .rows import FinishReason, Text
 from .shared_rows import SharedRows
 from .writing import Result, Writing
@@ -131,6 +132,7 @@ class Scheduler:
         rows: int = ROWS,
         queue: int = QUEUE,
         steady: bool = False,
+        store: PrefixStore | None = None,
         told: Told = lambda _: None,
     ) -> None:
         """Reserve the memory of `rows` texts, and start.
@@ -142,6 +144,7 @@ class Scheduler:
             rows: how many texts are written side by side.
             queue: how many more may wait when all rows are taken.
             steady: see `SharedRows`; there are fewer than `MANY_ROWS` rows then.
+            store: prefixes on disk that texts may begin with; the thread owns it from now on.
             told: is called from the thread, once a turn, with tickets that have news or have ended.
 
         Raises:
@@ -151,7 +154,7 @@ class Scheduler:
         if engine.encoder is not None:
             raise InvalidInputError("models with an encoder cannot be served side by side yet")
         self.engine, self.tokenizer, self.context = engine, tokenizer, context
-        self.steady, self.queue, self.told = steady, queue, told
+        self.steady, self.store, self.queue, self.told = steady, store, queue, told
         self.rows = min(rows, MANY_ROWS - 1) if steady else rows
         self.broken: EdgeGPTError | None = None
         self._shared = self._new_rows()
@@ -341,4 +344,5 @@ class Scheduler:
 
     def _new_rows(self) -> SharedRows:
         state = self.engine.new_state(self.rows, self.context)
-        return SharedRows(state, steady=self.steady, exact=not self.engine.uniform)
+        exact = not self.engine.uniform
+        return SharedRows(state, steady=self.steady, exact=exact, store=self.store)

@@ -3,7 +3,8 @@
 Rows are in this order: texts that are written (ready), texts whose prompts are being fed (feeding),
 free rows. A step therefore runs rows 0 .. n - 1. A free row keeps the tokens that it was fed last:
 a new text that begins with the same tokens need not be fed these again, and those of a row in use
-are copied to it. There is no other store of prefixes.
+are copied to it. There is no other store of prefixes in memory; on disk there may be one, whose
+prefixes are put into free rows when a text begins with them.
 
 Feeding a prompt, and writing it on, compute the same however many other texts there are, but for
 kernels that depend on the number of rows: see `steady`.
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engines.base import State
+from .prefix_store import PrefixStore
 from .rows import Text, window_start
 
 __all__ = ["PIECE", "SharedRows"]
@@ -54,7 +56,14 @@ class SharedRows:
         busy: how many rows have texts, those whose prompts are fed included.
     """
 
-    def __init__(self, state: State, *, steady: bool = False, exact: bool = True) -> None:
+    def __init__(
+        self,
+        state: State,
+        *,
+        steady: bool = False,
+        exact: bool = True,
+        store: PrefixStore | None = None,
+    ) -> None:
         """Begin with no texts; the contents of the state's rows do not matter.
 
         Args:
@@ -64,8 +73,9 @@ class SharedRows:
                 again, so that a text has the same bits whatever else is there.
             exact: use tokens of prompts again only, and leave two to feed. A step of one token has
                 other last bits than a longer one, also in float32.
+            store: prefixes on disk, fed by the same engine.
         """
-        self.state, self.steady, self.exact = state, steady, exact
+        self.state, self.steady, self.exact, self.store = state, steady, exact, store
         self.ready = self.busy = 0
         self.rows = [_Row() for _ in range(state.rows)]
         self._turn = 0  # of the texts that are fed, which one is next
@@ -89,12 +99,12 @@ class SharedRows:
         assert self.free, "a text needs a row"
         start = window_start(len(text.ids), self.state.context)
         wanted, place = text.ids[start:], self.busy
-        shared = [self._shared(row, wanted) for row in self.rows]
+        self._restore(wanted)
+        shared = [self._shared(row.ids, row.prompted, wanted) for row in self.rows]
         best = int(np.argmax(shared))
         prompted = min(shared[best], self.rows[best].prompted)
         if shared[best] == 0 or best < self.busy:  # a copy takes the place of the oldest content
-            oldest = min(range(place, len(self.rows)), key=lambda one: self.rows[one].used)
-            self._swap(place, oldest)
+            self._swap(place, self._oldest())
         else:
             self._swap(place, best)
         if best < self.busy and shared[best]:
@@ -182,15 +192,35 @@ class SharedRows:
         self.state.next_ids[1, 0], self.state.past_len[1] = 0, len(other.ids)
         return 2
 
-    def _shared(self, row: _Row, wanted: Sequence[int]) -> int:
-        """Return with how many tokens of a row a text may begin; one is always left to feed."""
-        most = min(len(row.ids), len(wanted) - 1)
-        if row.ids[:most] == wanted[:most]:
+    def _restore(self, wanted: Sequence[int]) -> None:
+        """Put a prefix from disk into a free row, if that saves feeding half of it or more."""
+        if self.store is None:
+            return
+        there = max(self._shared(row.ids, row.prompted, wanted) for row in self.rows)
+        for prefix in list(self.store.prefixes):
+            ids = prefix.ids
+            if 2 * (self._shared(ids, len(ids), wanted) - there) < len(ids):
+                continue
+            past = self.store.read(prefix)
+            if past is not None:
+                place = self._oldest()
+                self.state.fill(past, place)
+                self.rows[place] = _Row(list(ids), prompted=len(ids), used=self._now())
+                there = self._shared(ids, len(ids), wanted)
+
+    def _oldest(self) -> int:
+        """Return the free row whose tokens were used longest ago."""
+        return min(range(self.busy, len(self.rows)), key=lambda one: self.rows[one].used)
+
+    def _shared(self, ids: Sequence[int], prompted: int, wanted: Sequence[int]) -> int:
+        """Return with how many of a row's `ids` a text may begin; one is always left to feed."""
+        most = min(len(ids), len(wanted) - 1)
+        if ids[:most] == wanted[:most]:
             same = most
         else:
-            same = next(n for n in range(most) if row.ids[n] != wanted[n])
+            same = next(n for n in range(most) if ids[n] != wanted[n])
         if self.exact:
-            same = min(same, row.prompted, max(0, len(wanted) - 2))
+            same = min(same, prompted, max(0, len(wanted) - 2))
         if self.steady:  # what is left to feed must not be a short piece
             same = min(same, max(0, len(wanted) - SHORT_REST - 1)) // PIECE * PIECE
         return same

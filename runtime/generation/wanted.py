@@ -42,7 +42,7 @@ class Wanted:
     """The arguments of a call; None, also within them, where the bundle or a default decides.
 
     `LanguageModel.generate` tells what they mean. `before` and `after` are edits around the
-    repetition penalty, which only a server is asked for.
+    repetition penalty, which only a server is asked for. `shown` has special tokens that are text.
     """
 
     sampling: Defaults
@@ -58,6 +58,7 @@ class Wanted:
     before: tuple[Edit, ...] = ()
     after: tuple[Edit, ...] = ()
     form: Form | None = None
+    shown: frozenset[int] = frozenset()
 
     def rules(self, model: ModelFacts) -> Rules:
         """Return the settings of the call.
@@ -108,6 +109,7 @@ class Wanted:
             named=named,
             logprobs=self.logprobs,
             limits=self.limits,
+            shown=self.shown,
         )
 
     def _grammar(self, model: ModelFacts, end_ids: frozenset[int]) -> tuple[Edit, ...]:

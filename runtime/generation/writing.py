@@ -77,7 +77,7 @@ class Writing:
         self.text, self.rules, self.written = text, rules, ""
         self.detokenizer: Detokenizer | None = None
         if tokenizer is not None:
-            self.detokenizer = Detokenizer(tokenizer, rules.stop, text.ids)
+            self.detokenizer = Detokenizer(tokenizer, rules.stop, text.ids, rules.shown)
         self.first_s = self.last_s = 0.0
 
     def take(self, token: int, now: float) -> str:

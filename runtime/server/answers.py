@@ -102,7 +102,9 @@ class Answer(Response):
                 continue
             reason = reason_of(ticket) if ended else None
             if reason or any(one.piece or one.logprob for one in news):
-                yield _event(self.form.event(number, news, reason))
+                event = self.form.event(number, news, reason)
+                if event is not None:
+                    yield _event(event)
         if self.asked.usage:
             yield _event(self.form.last(self.tickets))
         yield b"data: [DONE]\n\n"

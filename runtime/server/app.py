@@ -15,7 +15,7 @@ from ..errors import EdgeGPTError
 from .guard import Guard
 from .pages import Pages
 from .problems import Problem, answer
-from .service import Service, on_error
+from .service import Service, on_error, on_failure
 
 __all__ = ["application"]
 
@@ -63,6 +63,7 @@ def application(
             Problem: on_error,
             EdgeGPTError: on_error,
             HTTPException: _of_http,
+            Exception: on_failure,
         },
     )
 

@@ -9,7 +9,7 @@ from ..bundle.usage import Defaults, Usage
 from ..generation.edits import CountPenalty, Edit, LogitBias
 from ..generation.grammar import Form
 from ..generation.wanted import Wanted
-from .fields import Fields, boolean, number, strings, whole, wrong
+from .fields import Fields, boolean, number, strings, table, whole, wrong
 from .problems import Problem
 
 __all__ = ["Asked", "completion", "conversation"]
@@ -52,6 +52,8 @@ def completion(fields: Fields, usage: Usage, vocab_size: int, most: int) -> Aske
     """Read the fields of `/v1/completions`, but for `prompt` and `model`."""
     fields.refuse("suffix", "models that fill in a gap are not served")
     fields.refuse("best_of", "use n", harmless=(1,))
+    for name in ("tools", "tool_choice"):
+        fields.refuse(name, "use /v1/chat/completions", harmless=([], "none", "auto"))
     echo = fields.take("echo", boolean, default=False)
     logprobs = fields.take("logprobs", whole(0, MOST_TOP["completion"]))
     if echo and logprobs is not None:
@@ -67,7 +69,6 @@ def conversation(fields: Fields, usage: Usage, vocab_size: int, most: int) -> As
     fields.refuse("modalities", "there is text only", harmless=(["text"],))
     for name in ("audio", "prediction", "web_search_options", "reasoning_effort", "verbosity"):
         fields.refuse(name, "this server has nothing of the kind")
-    fields.ignore("parallel_tool_calls")
     old = fields.take("max_tokens", whole(1, most))
     max_tokens = fields.take("max_completion_tokens", whole(1, most), old)
     top = fields.take("top_logprobs", whole(0, MOST_TOP["conversation"]))
@@ -89,10 +90,8 @@ def _asked(
     """Read the fields that both have."""
     fields.ignore(*WITHOUT_EFFECT)
     fields.refuse("store", "nothing is kept", harmless=(False,))
-    for name in ("tools", "tool_choice"):
-        fields.refuse(name, "tools are not served yet", harmless=([], "none", "auto"))
     stream = fields.take("stream", boolean, default=False)
-    options = Fields(fields.take("stream_options", _options, {}))
+    options = Fields(fields.take("stream_options", table, {}))
     if options.left and not stream:
         raise Problem("stream_options needs stream: true", field="stream_options")
     includes = options.take("include_usage", boolean, default=False)
@@ -184,9 +183,3 @@ def _stops(name: str, value: Any) -> tuple[str, ...]:
     if len(found) > MOST_STOPS:
         raise Problem(f"{name} has {len(found)} strings; there may be {MOST_STOPS}", field=name)
     return found
-
-
-def _options(name: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise wrong(name, value, "an object")
-    return value

@@ -7,7 +7,17 @@ from typing import Any
 
 from .problems import Problem
 
-__all__ = ["Fields", "boolean", "number", "parse_json", "string", "strings", "whole", "wrong"]
+__all__ = [
+    "Fields",
+    "boolean",
+    "number",
+    "parse_json",
+    "string",
+    "strings",
+    "table",
+    "whole",
+    "wrong",
+]
 
 LARGEST_SHOWN = 60  # characters of a wrong value that are repeated
 
@@ -103,6 +113,13 @@ def string(name: str, value: Any) -> str:
     """Check for a text."""
     if not isinstance(value, str):
         raise wrong(name, value, "a string")
+    return value
+
+
+def table(name: str, value: Any) -> dict[str, Any]:
+    """Check for an object."""
+    if not isinstance(value, dict):
+        raise wrong(name, value, "an object")
     return value
 
 

@@ -1,17 +1,21 @@
 """Answers in OpenAI's form: of `/v1/completions`, and of `/v1/chat/completions`."""
 
+import secrets
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from ..generation.logprobs import TokenLogprob
 from ..generation.rows import FinishReason
 from ..generation.scheduler import News, Ticket
+from ..text.reading import Reader
 from ..text.tokenizer import Tokenizer
+from ..text.tool_calls import ToolCall
 
 __all__ = ["Chat", "Completion", "Form", "usage_of"]
 
+LENGTH_OF_ID = 9  # letters and digits, of a call: some templates insist
 FINISH: dict[FinishReason, str] = {"eos": "stop", "stop": "stop", "time": "length"}
 
 
@@ -24,8 +28,8 @@ class Form(Protocol):
     def opening(self, number: int) -> dict[str, Any] | None:
         """Return the first event of a choice, if there is one before its text."""
 
-    def event(self, number: int, news: Sequence[News], reason: str | None) -> dict[str, Any]:
-        """Return an event with what is new in a choice, and why it has ended."""
+    def event(self, number: int, news: Sequence[News], reason: str | None) -> dict[str, Any] | None:
+        """Return an event with what is new in a choice, and why it has ended, if that is known."""
 
     def last(self, tickets: Sequence[Ticket]) -> dict[str, Any]:
         """Return the event with the numbers of tokens."""
@@ -143,19 +147,28 @@ class Chat(_Form):
 
     prefix, kind, kind_of_events = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
+    def __init__(
+        self,
+        model: str,
+        tokenizer: Tokenizer,
+        choices: int,
+        reader: Callable[[], Reader],
+        token_bytes: Sequence[bytes] = (),
+    ) -> None:
+        """Begin.
+
+        `reader` makes what parts the text of a choice; `token_bytes` has what each id writes, for
+        log-probabilities.
+        """
+        super().__init__(model, tokenizer, choices)
+        self.token_bytes = token_bytes
+        self.readers = [reader() for _ in range(choices)]
+        self.called = [0] * choices
+
     def whole(self, tickets: Sequence[Ticket], news: Sequence[Sequence[News]]) -> dict[str, Any]:
         """Return the answer with all choices."""
         choices = [
-            {
-                "index": number,
-                "message": {
-                    "role": "assistant",
-                    "content": "".join(one.piece for one in own),
-                    "refusal": None,
-                },
-                "logprobs": self._logprobs(own),
-                "finish_reason": reason_of(ticket),
-            }
+            self._whole_choice(number, own, reason_of(ticket))
             for number, (ticket, own) in enumerate(zip(tickets, news, strict=True))
         ]
         return self._object(self.kind, choices, usage=usage_of(tickets, self.choices))
@@ -164,10 +177,56 @@ class Chat(_Form):
         """Return whose text it is."""
         return self._event(number, {"role": "assistant", "content": ""}, None, None)
 
-    def event(self, number: int, news: Sequence[News], reason: str | None) -> dict[str, Any]:
+    def event(self, number: int, news: Sequence[News], reason: str | None) -> dict[str, Any] | None:
         """Return an event with what is new in a choice, and why it has ended."""
-        piece = "".join(one.piece for one in news)
-        return self._event(number, {"content": piece} if piece else {}, news, reason)
+        delta = self._read(number, news, ends=reason is not None)
+        told = any(one.logprob is not None for one in news)
+        if not (delta or told or reason):
+            return None  # it is not certain yet what this text is
+        return self._event(number, delta, news, self._reason(number, reason))
+
+    def _whole_choice(self, number: int, news: Sequence[News], reason: str) -> dict[str, Any]:
+        found = self._read(number, news, ends=True)
+        calls = [
+            {name: value for name, value in call.items() if name != "index"}
+            for call in found.get("tool_calls", ())
+        ]
+        content = None if calls else ""
+        message = {"role": "assistant", "content": content, "refusal": None, **found}
+        if calls:
+            message["tool_calls"] = calls
+        return {
+            "index": number,
+            "message": message,
+            "logprobs": self._logprobs(news),
+            "finish_reason": self._reason(number, reason),
+        }
+
+    def _read(self, number: int, news: Sequence[News], *, ends: bool) -> dict[str, Any]:
+        """Return what is new in a choice, part by part."""
+        reader = self.readers[number]
+        found = [reader.push("".join(one.piece for one in news))]
+        if ends:
+            found.append(reader.finish())
+        calls = [self._call(number, call) for said in found for call in said.calls]
+        parts = {
+            "reasoning_content": "".join(said.thought for said in found),
+            "content": "".join(said.content for said in found),
+            "tool_calls": calls,
+        }
+        return {name: part for name, part in parts.items() if part}
+
+    def _call(self, number: int, call: ToolCall) -> dict[str, Any]:
+        index, self.called[number] = self.called[number], self.called[number] + 1
+        return {
+            "index": index,
+            "id": secrets.token_hex(LENGTH_OF_ID)[:LENGTH_OF_ID],
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments},
+        }
+
+    def _reason(self, number: int, reason: str | None) -> str | None:
+        return "tool_calls" if reason == "stop" and self.called[number] else reason
 
     def _event(
         self, number: int, delta: dict[str, Any], news: Sequence[News] | None, reason: str | None
@@ -191,5 +250,5 @@ class Chat(_Form):
         return self._entry(one.token_id, one.logprob) | {"top_logprobs": tops}
 
     def _entry(self, token: int, value: float) -> dict[str, Any]:
-        name = self._name(token)
-        return {"token": name, "logprob": value, "bytes": list(name.encode())}
+        own = self.token_bytes[token] or self._name(token).encode()  # special tokens have none
+        return {"token": own.decode(errors="replace"), "logprob": value, "bytes": list(own)}

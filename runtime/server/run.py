@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import signal
 import socket
 import ssl
@@ -23,6 +24,9 @@ from .service import Service
 __all__ = ["Place", "listen", "run"]
 
 BACKLOG = 2048
+SEND_BUFFER = (
+    32 * 2**10
+)  # bytes in the system; by itself it takes megabytes before a client is slow
 LOOKS = 0.5  # seconds between two looks at the scheduler
 LAST_WORDS = 2.0  # seconds in which a broken server tells so
 HALF_PATIENCE = 10.0  # a request that is not whole at the second look, after 20 s, is cut
@@ -42,12 +46,16 @@ class Place:
 
 
 class PatientProtocol(H11Protocol):
-    """Cuts connections whose request does not become whole; uvicorn waits for ever."""
+    """Cuts connections whose request does not become whole; uvicorn waits for ever.
+
+    A connection that is being closed has as long as its reader goes on taking what is left.
+    """
 
     def connection_made(self, transport: Any) -> None:
         """Begin to watch."""
         super().connection_made(transport)
         self._last: object = self
+        self._unread = math.inf
         self._timer = self.loop.call_later(HALF_PATIENCE, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -56,15 +64,16 @@ class PatientProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def _look(self) -> None:
-        if self.transport.is_closing():  # somebody does not read what is left
-            self.transport.abort()
+        self._timer = self.loop.call_later(HALF_PATIENCE, self._look)
+        if self.transport.is_closing():
+            before, self._unread = self._unread, self.transport.get_write_buffer_size()
+            if self._unread >= before:
+                self.transport.abort()
             return
         waits = self.cycle is None or self.cycle.response_complete
         if waits and self._last is self.cycle:
             self.transport.close()
-            return
         self._last = self.cycle if waits else self
-        self._timer = self.loop.call_later(HALF_PATIENCE, self._look)
 
 
 class _Server(uvicorn.Server):
@@ -76,7 +85,7 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service, drain: float) -> None:
         super().__init__(config)
         self.service, self.drain = service, drain
-        self.ending: threading.Thread | None = None
+        self.asked = False  # whether a signal has come
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -93,11 +102,9 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End: no new texts, and so many seconds for the others."""
-        if self.ending is None:
-            self.ending = threading.Thread(target=self._end, args=(self.drain,), daemon=True)
-        elif self.ending.is_alive():
-            self.ending = threading.Thread(target=self._end, args=(0.0,), daemon=True)
-        self.ending.start()
+        drain, self.asked = 0.0 if self.asked else self.drain, True
+        # A thread for each: another signal may come while this one's is being started.
+        threading.Thread(target=self._end, args=(drain,), daemon=True).start()
 
     def _end(self, drain: float) -> None:
         self.service.scheduler.close(drain)
@@ -115,6 +122,7 @@ def listen(place: Place) -> socket.socket:
     try:
         if sys.platform != "win32":  # where it lets a second server take the port
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # connections inherit it
         found.bind((place.host, place.port))
         found.listen(BACKLOG)
     except (OSError, OverflowError) as error:

@@ -5,19 +5,19 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from ..errors import EdgeGPTError, EngineError, InvalidInputError
+from ..errors import EngineError, InvalidInputError
 from ..generation.arguments import Prompt
-from ..generation.begin import Given
+from ..generation.prefix_store import PrefixStore
 from ..generation.rows import Text
 from ..generation.scheduler import BusyError, Scheduler, Ticket
 from ..language_model import LanguageModel
 from ..quantity import quantity
+from ..text.chat_template import ChatPrompt
 from ..text.tokenizer import Tokenizer
 from .answers import Answer
 from .asked import Asked, completion, conversation
@@ -27,11 +27,13 @@ from .forms import Chat, Completion, Form
 from .metrics import Metrics
 from .problems import Problem, answer
 from .request_log import report
+from .talk import Talk
 
 __all__ = ["Limits", "Service"]
 
 RETRY_SECONDS = "1"
 MOST_PROMPTS = 128
+MOST_READ = 32 * 2**20  # bytes of a body that is refused
 MOST_CHARACTERS = 100_000  # of a text for /tokenize: a library at work holds up all other threads
 
 
@@ -62,8 +64,9 @@ class Service:
         queue: int,
         steady: bool,
         limits: Limits | None = None,
+        store: PrefixStore | None = None,
     ) -> None:
-        """Start the scheduler.
+        """Start the scheduler; `store` has prefixes on disk.
 
         Raises:
             InvalidInputError: if the bundle has no tokenizer, or an encoder.
@@ -73,8 +76,7 @@ class Service:
             raise InvalidInputError("a bundle without a tokenizer has no texts to serve")
         self.model, self.name, self.limits = model, name, limits or Limits()
         self.tokenizer: Tokenizer = model.tokenizer
-        longest = max(map(len, model.tokenizer.backend.get_vocab()), default=1)
-        self.longest = model.context * max(1, longest)  # characters that can fit the context
+        self.longest = model.context * self.tokenizer.longest  # characters that can fit the context
         self.courier, self.metrics, self.created = Courier(), Metrics(), int(time.time())
         self.scheduler = Scheduler(
             model.engine,
@@ -83,6 +85,7 @@ class Service:
             rows=rows,
             queue=queue,
             steady=steady,
+            store=store,
             told=self.courier.tell,
         )
 
@@ -160,17 +163,14 @@ class Service:
         """`POST /v1/chat/completions`."""
         fields = Fields(parse_json(await self._body(request)))
         self._check_name("model", fields.take("model", string))
-        messages = fields.take("messages", _messages)
-        if messages is None:
-            raise Problem("messages is missing", field="messages")
+        talk = Talk(fields)
         asked = await self._asked(conversation, fields)
-        try:
-            render = partial(self.model.apply_chat_template, special_tokens=False)
-            prompt = await asyncio.to_thread(render, messages)
-        except EdgeGPTError as error:  # none there, or it refuses these messages
-            raise Problem(f"the chat template: {error}", field="messages") from error
+        prompt, asked, reader = await asyncio.to_thread(talk.begin, self.model, asked)
         tickets = await asyncio.to_thread(self._submit, [prompt], asked)
-        form = Chat(self.name, self.tokenizer, asked.choices)
+        tokens: Sequence[bytes] = ()
+        if asked.wanted.logprobs is not None:  # made once; it can take a while
+            tokens = (await asyncio.to_thread(self.model.vocabulary)).tokens
+        form = Chat(self.name, self.tokenizer, asked.choices, reader, tokens)
         return self._answer(request, tickets, asked, form)
 
     async def _asked(self, read: Callable[..., Asked], fields: Fields) -> Asked:
@@ -192,7 +192,7 @@ class Service:
                 raise Problem(
                     f"the prompt has {len(prompt):,} characters, too many for the context of "
                     f"{self.model.context} tokens",
-                    field="prompt",
+                    field=_field_of(prompt),
                     code="context_length_exceeded",
                 )
         seed = secrets.randbits(64) if asked.seed is None else asked.seed
@@ -205,23 +205,22 @@ class Service:
             raise
         return tickets
 
-    def _choices(self, prompt: Given, asked: Asked, seed: int) -> list[Ticket]:
+    def _choices(self, prompt: Prompt, asked: Asked, seed: int) -> list[Ticket]:
         """Have the choices of a prompt written: the first as if it were the only one."""
-        wanted = asked.wanted
-        most = asked.max_tokens
-        call = self.model.prepare(
-            prompt, replace(wanted, search=replace(wanted.search, max_new_tokens=most or 0)), seed
-        )
-        (text,) = call.texts
-        room = self.model.context - len(text.ids)
+        wanted, most = asked.wanted, asked.max_tokens
+        ids = self.model.encode_prompt(prompt)
+        room = self.model.context - len(ids)
         if room < 0:
             raise Problem(
-                f"the prompt has {quantity(len(text.ids), 'token')}, and the context "
+                f"the prompt has {quantity(len(ids), 'token')}, and the context "
                 f"{self.model.context}",
-                field="messages" if most is None else "prompt",
+                field=_field_of(prompt),
                 code="context_length_exceeded",
             )
-        rules = call.rules
+        call = self.model.prepare(
+            ids, replace(wanted, search=replace(wanted.search, max_new_tokens=most or 0)), seed
+        )
+        (text,), rules = call.texts, call.rules
         if most is None:
             rules = replace(rules, max_new_tokens=min(max(1, room), self.limits.tokens))
         texts = [
@@ -254,15 +253,21 @@ class Service:
             raise Problem("the client left", status=400) from error
 
     async def _read(self, request: Request) -> bytes:
-        found = bytearray()
+        """Return the body. One that is too large is read on for a while, and thrown away.
+
+        Many clients send all before they read, and see the answer only then.
+        """
+        found, size = bytearray(), 0
         async for part in request.stream():
-            found += part
-            if len(found) > self.limits.body:
-                raise Problem(
-                    f"the body is larger than {self.limits.body:,} bytes",
-                    status=413,
-                    headers={"Connection": "close"},
-                )
+            size += len(part)
+            if size <= self.limits.body:
+                found += part
+            elif size > MOST_READ:
+                break
+        if size > self.limits.body:
+            ends = {"Connection": "close"} if size > MOST_READ else None
+            message = f"the body is larger than {self.limits.body:,} bytes"
+            raise Problem(message, status=413, headers=ends)
         return bytes(found)
 
     def _check_name(self, field: str, name: str | None) -> None:
@@ -299,6 +304,16 @@ async def on_error(request: Request, error: Exception) -> Response:
     return answer(error if isinstance(error, Problem) else problem_of(error))
 
 
+async def on_failure(request: Request, error: Exception) -> Response:
+    """Answer a request that failed for a reason that nobody foresaw; uvicorn logs the traceback."""
+    return answer(Problem("the server failed; its log tells why", status=500))
+
+
+def _field_of(prompt: Prompt) -> str:
+    """Return the field that a prompt comes from."""
+    return "messages" if isinstance(prompt, ChatPrompt) else "prompt"
+
+
 def _prompts(name: str, value: Any) -> list[Prompt]:
     """Check for a text, texts, ids, or lists of ids."""
     if isinstance(value, str):
@@ -318,10 +333,4 @@ def _prompts(name: str, value: Any) -> list[Prompt]:
 def _ids(name: str, value: Any) -> list[int]:
     if not isinstance(value, list) or not all(type(one) is int for one in value):
         raise wrong(name, value, "a list of token ids")
-    return value
-
-
-def _messages(name: str, value: Any) -> list[dict[str, Any]]:
-    if not isinstance(value, list) or not value or not all(isinstance(m, dict) for m in value):
-        raise wrong(name, value, "a list of messages")
     return value

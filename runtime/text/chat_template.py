@@ -5,11 +5,16 @@ its time and memory. It gives what transformers' `apply_chat_template` gives.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from ..errors import BundleError, InvalidInputError
 from ..packages import pip_install
+from .call_forms import CallForm, form_in
+from .thoughts import CLOSE as END_OF_THOUGHTS
+from .thoughts import OPEN as THOUGHTS
+from .thoughts import Thoughts
 
 __all__ = ["ChatPrompt", "ChatTemplate", "quote"]
 
@@ -17,9 +22,12 @@ LONGEST_MESSAGE = 200  # characters of what a template says against its input
 UNKNOWN = re.compile("No (filter|test) named ")  # as jinja2 says it
 DEEPEST = 60  # lists and tables inside of one another, in messages and tools
 
+RESERVED = ("messages", "tools", "documents", "add_generation_prompt")
+REASONING = "reasoning_content"
 
 # Characters for private use, around names of special tokens while a template runs.
 OPEN, CLOSE = "\ue0f0", "\ue0f1"
+MARKS = re.compile(f"[{OPEN}{CLOSE}]")
 
 
 class ChatPrompt(str):
@@ -27,9 +35,22 @@ class ChatPrompt(str):
 
     Attributes:
         quoted: from where to where names of special tokens are text, and not these tokens.
+        thinks: whether the model may think before it answers.
+        marks: names of tokens that are text in the answer, also where they are special tokens.
     """
 
     quoted: tuple[tuple[int, int], ...] = ()
+    thinks: bool = False
+    marks: tuple[str, ...] = ()
+
+    def thoughts(self) -> Thoughts | None:
+        """Return what parts the answer; None: it has no thoughts."""
+        return Thoughts(begun=self.within_thoughts) if self.thinks else None
+
+    @property
+    def within_thoughts(self) -> bool:
+        """Whether the template has begun the thoughts itself."""
+        return self.rstrip().endswith(THOUGHTS)
 
     @classmethod
     def of(cls, rendered: str) -> "ChatPrompt":
@@ -54,21 +75,45 @@ class ChatPrompt(str):
 
 
 def quote(value: Any, names: Sequence[str]) -> Any:
-    """Return a message's value with marks around the names of special tokens in its texts."""
+    """Return a message's value with marks around the names of special tokens in its texts.
+
+    Also around the beginning of a name at the end of a text: a template may put the next text
+    right after it.
+    """
     if isinstance(value, list):
         return [quote(part, names) for part in value]
     if isinstance(value, dict):
         return {quote(key, names): quote(part, names) for key, part in value.items()}
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not names:
         return value
-    text = re.sub(f"[{OPEN}{CLOSE}]", "", value)
+    pattern, beginnings, longest = _patterns(tuple(names))
+    parts = pattern.split(MARKS.sub("", value))
+    bare = parts[-1].rstrip()
+    for size in range(min(longest, len(bare)), 0, -1):
+        if bare[-size:] in beginnings:
+            parts[-1:] = [bare[:-size], bare[-size:], parts[-1][len(bare) :]]
+            break
+    return "".join(
+        f"{OPEN}{part}{CLOSE}" if number % 2 else part for number, part in enumerate(parts)
+    )
+
+
+@lru_cache(maxsize=8)
+def _patterns(names: tuple[str, ...]) -> tuple[re.Pattern[str], frozenset[str], int]:
+    """Return what finds names, the longest first; their beginnings; and the longest of these."""
     longest_first = sorted(names, key=len, reverse=True)
-    pattern = "|".join(re.escape(name) for name in longest_first)
-    return re.sub(pattern, lambda found: f"{OPEN}{found[0]}{CLOSE}", text) if pattern else text
+    beginnings = frozenset(name[:size] for name in names for size in range(1, len(name)))
+    pattern = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
+    return pattern, beginnings, len(longest_first[0]) - 1
 
 
 class ChatTemplate:
-    """A compiled template. It may be used from several threads."""
+    """A compiled template. It may be used from several threads.
+
+    Attributes:
+        takes_tools: whether it tells the model about tools.
+        calls: the form of calls that it teaches; None: none that is known.
+    """
 
     def __init__(self, text: str, where: str, special_tokens: dict[str, str]) -> None:
         """Compile a template.
@@ -85,15 +130,21 @@ class ChatTemplate:
         try:
             # jinja2 is an extra.
             from .sandbox.environment import Sandbox  # noqa: PLC0415
+            from .sandbox.library import FUNCTIONS  # noqa: PLC0415
             from .sandbox.meter import RaisedError  # noqa: PLC0415
         except ImportError as error:
             raise InvalidInputError(f"chat templates need jinja2: {pip_install('chat')}") from error
         self._where, self._special_tokens = where, special_tokens
         self._raised = RaisedError
         try:
-            self._template = Sandbox().template(text)
+            self._template, names = Sandbox().template(text)
         except Exception as error:  # jinja2 and Python's compiler raise many kinds
             raise BundleError(f"{where} is no usable chat template: {_line(error)}") from error
+        self.takes_tools = "tools" in names
+        self.calls: CallForm | None = form_in(text) if self.takes_tools else None
+        self._thinks, self._takes_reasoning = THOUGHTS in text, REASONING in text
+        self._cuts_thoughts = END_OF_THOUGHTS in text
+        self._reserved = {*RESERVED, *special_tokens, *FUNCTIONS}
 
     def render(
         self,
@@ -101,30 +152,36 @@ class ChatTemplate:
         *,
         add_generation_prompt: bool = True,
         tools: Sequence[dict[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
         names: Sequence[str] = (),
+        thinks: bool = False,
     ) -> ChatPrompt:
         """Return the chat as a prompt.
 
         Args:
             messages: at least one; each has a role, and mostly a content. Values are those of JSON.
+                What an assistant thought is `reasoning_content`.
             add_generation_prompt: end with the beginning of the model's answer.
             tools: JSON schemas of functions that the model may call.
-            names: of special tokens that are text where they stand in messages.
+            variables: more that this template knows, such as enable_thinking.
+            names: of special tokens that are text where they stand in messages, tools or variables.
+            thinks: whether the model may think, also if its template does not say so.
 
         Raises:
-            InvalidInputError: for messages or tools of another form, and where the template itself
-                refuses them.
+            InvalidInputError: for messages, tools or variables of another form, and where the
+                template itself refuses them.
             BundleError: if the template fails, or uses too much time or memory.
         """
-        variables = {
+        given = {
+            **self._variables(variables or {}, names),
             **self._special_tokens,
-            "messages": _messages(messages, names),
-            "tools": None if tools is None else _tables(tools, "tools"),
+            "messages": [self._with_thoughts(one) for one in _messages(messages, names)],
+            "tools": None if tools is None else quote(_tables(tools, "tools"), names),
             "documents": None,
             "add_generation_prompt": bool(add_generation_prompt),
         }
         try:
-            rendered = self._template.render(variables)
+            rendered = self._template.render(given)
         except self._raised as error:
             raise InvalidInputError(
                 f"the chat template refuses the messages: {_line(error)}"
@@ -133,7 +190,34 @@ class ChatTemplate:
             raise BundleError(
                 f"{self._where} cannot be used for these messages: {_line(error)}"
             ) from error
-        return ChatPrompt.of(rendered) if names else ChatPrompt(rendered)
+        prompt = ChatPrompt.of(rendered) if names else ChatPrompt(rendered)
+        prompt.thinks = thinks or self._thinks
+        prompt.marks = (THOUGHTS, END_OF_THOUGHTS) if prompt.thinks else ()
+        if tools and self.calls is not None:
+            prompt.marks += self.calls.marks
+        return prompt
+
+    def _variables(self, given: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+        """Check and copy what the template is told beside messages and tools."""
+        if not isinstance(given, Mapping):
+            raise InvalidInputError(f"chat_template_kwargs is {given!r:.40}; it must be a dict")
+        found = _plain(dict(given), "chat_template_kwargs", DEEPEST)
+        for name in found:
+            if name in self._reserved:
+                raise InvalidInputError(
+                    f"chat_template_kwargs has {name!r:.40}, which is not for the caller to set"
+                )
+        return {name: quote(value, names) for name, value in found.items()}
+
+    def _with_thoughts(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Return a message whose thoughts are where the template looks for them."""
+        if self._takes_reasoning or REASONING not in message:
+            return message
+        rest = {key: value for key, value in message.items() if key != REASONING}
+        thought, content = message[REASONING], rest.get("content", "")
+        if self._cuts_thoughts and isinstance(thought, str) and isinstance(content, str):
+            rest["content"] = f"{THOUGHTS}\n{thought}\n{END_OF_THOUGHTS}\n\n{content}"
+        return rest
 
 
 def _torn() -> InvalidInputError:

@@ -1,6 +1,6 @@
 """Decode ids to text one by one, up to the first stop string."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from copy import copy
 
 from .tokenizer import Tokenizer
@@ -22,15 +22,21 @@ class Detokenizer:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, stop: Sequence[str], before: Sequence[int] = ()
+        self,
+        tokenizer: Tokenizer,
+        stop: Sequence[str],
+        before: Sequence[int] = (),
+        shown: Collection[int] = (),
     ) -> None:
         """Begin after the ids `before`, which decide whether the text begins with a space.
+
+        Special tokens are part of the text if they are among the ids `shown`.
 
         Many tokenizers leave out the space before the first word of a text. Where the text
         continues another, it is shown; after a special token, which ends a turn, it is not.
         """
         self.tokenizer, self.stop = tokenizer, stop
-        hidden = tokenizer.special_ids
+        self.hidden = hidden = tokenizer.special_ids.difference(shown)
         special = (place for place in range(len(before), 0, -1) if before[place - 1] in hidden)
         self.ids = list(before[next(special, 0) :])
         text = tokenizer.decode(self.ids)
@@ -44,7 +50,7 @@ class Detokenizer:
 
     def push(self, token: int) -> str:
         """Take one id and return the text that is now certain; it may be empty."""
-        if token in self.tokenizer.special_ids:
+        if token in self.hidden:
             return ""
         self.pending += self._decoded(token)
         found = [place for place in (self.pending.find(text) for text in self.stop) if place >= 0]

@@ -44,6 +44,7 @@ class Tokenizer:
         self.unknown_id = None if unknown is None else self.backend.token_to_id(unknown)
         added = self.backend.get_added_tokens_decoder()
         self.special_ids = frozenset(number for number, token in added.items() if token.special)
+        self._added = {token.content: number for number, token in added.items()}
         self.rows = rows
         ordinary = int(self.backend.get_vocab_size(with_added_tokens=False))
         if rows is not None and ordinary > rows:
@@ -69,6 +70,15 @@ class Tokenizer:
     def special_names(self) -> list[str]:
         """The texts of the special tokens."""
         return [str(self.backend.id_to_token(number)) for number in sorted(self.special_ids)]
+
+    def added_id(self, name: str) -> int | None:
+        """Return the id of a token that was added to the vocabulary, special or not."""
+        return self._added.get(name)
+
+    @cached_property
+    def longest(self) -> int:
+        """How many characters the longest token has, 1 or more."""
+        return max(1, *map(len, self.backend.get_vocab()))
 
     def encode(self, text: str, quoted: Sequence[tuple[int, int]] = ()) -> list[int]:
         """Return the ids of `text`.

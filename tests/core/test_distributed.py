@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,6 +28,24 @@ def start_torchrun(environment: dict[str, str], *arguments: object) -> subproces
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def start_nodes(environment: dict[str, str], *arguments: list[object]) -> list[subprocess.Popen]:
+    """Start `edgegpt ARGUMENTS...` on as many nodes, all on this machine, of one process each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = ["--master-addr", "127.0.0.1", "--master-port", str(free.getsockname()[1])]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", str(len(arguments))]
+    return [
+        subprocess.Popen(
+            [*launcher, "--node-rank", str(rank), *address, "-m", "edgegpt", *map(str, own)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, own in enumerate(arguments)
+    ]
 
 
 def end(launcher: subprocess.Popen) -> tuple[int, str, str]:
@@ -53,6 +73,24 @@ def metrics_of(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
+def check_alike(one: Path, two: Path, out: str, errors: str) -> None:
+    """Check that two processes trained as one did, and that one of them wrote and printed."""
+    expected, found = metrics_of(one), metrics_of(two)
+    steps = [(line["step"], sorted(line)) for line in expected]
+    assert [(line["step"], sorted(line)) for line in found] == steps  # only one process writes
+    for key, count in (("loss", 8), ("validation_loss", 3)):
+        ours = [line[key] for line in found if key in line]
+        theirs = [line[key] for line in expected if key in line]
+        assert len(ours) == count
+        assert ours == pytest.approx(theirs, rel=0, abs=1e-5)
+    assert len(out.splitlines()) == 1  # only one process prints
+    assert json.loads(out)["finished"] is True
+    assert "2 processes" in errors
+    weights, reference = (load_file(run / "model.safetensors") for run in (two, one))
+    for name, tensor in reference.items():
+        assert weights[name].numpy() == pytest.approx(tensor.numpy(), abs=1e-4), name
+
+
 def test_two_processes_give_the_losses_of_one_with_the_double_batch(
     edgegpt: Callable,
     corpus: Path,
@@ -68,20 +106,49 @@ def test_two_processes_give_the_losses_of_one_with_the_double_batch(
     code, out, errors = end(launcher)
     assert code == 0, errors
 
-    expected, found = metrics_of(one), metrics_of(two)
-    steps = [(line["step"], sorted(line)) for line in expected]
-    assert [(line["step"], sorted(line)) for line in found] == steps  # only one process writes
-    for key, count in (("loss", 8), ("validation_loss", 3)):
-        ours = [line[key] for line in found if key in line]
-        theirs = [line[key] for line in expected if key in line]
-        assert len(ours) == count
-        assert ours == pytest.approx(theirs, rel=0, abs=1e-5)
-    assert len(out.splitlines()) == 1  # only one process prints
-    assert json.loads(out)["finished"] is True
-    assert "2 processes" in errors
-    weights, reference = (load_file(run / "model.safetensors") for run in (two, one))
-    for name, tensor in reference.items():
-        assert weights[name].numpy() == pytest.approx(tensor.numpy(), abs=1e-4), name
+    check_alike(one, two, out, errors)
+
+
+def test_two_nodes_without_a_common_disk_give_the_losses_of_one_process(
+    edgegpt: Callable,
+    corpus: Path,
+    tiny_settings: list[str],
+    one_core_environment: dict,
+    tmp_path: Path,
+):
+    options = "--max-steps 8 --eval-interval 3 --dropout 0 --precision float32 --eval-windows 11"
+    common = ["train", *tiny_settings, *options.split(), "--json"]
+    one, two, disk = tmp_path / "one", tmp_path / "two", tmp_path / "another"
+    assert edgegpt(*common, "--data", corpus, "--out", one, "--batch-size", 6).code == 0
+    disk.mkdir()
+    shutil.copy(corpus, disk / "text.txt")
+    first, second = start_nodes(
+        one_core_environment,
+        [*common, "--data", corpus, "--out", two, "--batch-size", 3],
+        [*common, "--data", disk / "text.txt", "--out", disk / "out", "--batch-size", 3],
+    )
+    code, out, errors = end(first)
+    assert code == 0, errors
+    assert end(second)[:2] == (0, "")
+    check_alike(one, two, out, errors)
+    assert [path.name for path in disk.iterdir()] == ["text.txt"]
+
+
+def test_nodes_with_different_texts_are_refused(
+    corpus: Path, tiny_settings: list[str], one_core_environment: dict, tmp_path: Path
+):
+    old = tmp_path / "old.txt"
+    old.write_text(corpus.read_text().replace("wind", "wing"))
+    common = ["train", *tiny_settings, "--max-steps", 4]
+    launchers = start_nodes(
+        one_core_environment,
+        [*common, "--data", corpus, "--out", tmp_path / "one"],
+        [*common, "--data", old, "--out", tmp_path / "two"],
+    )
+    for code, _, errors in map(end, launchers):
+        assert code != 0
+        assert "process 1 has another text or other settings than process 0" in errors
+    assert not (tmp_path / "one").exists()
 
 
 def test_two_processes_learn_pairs_as_one_that_takes_two_batches_a_step(

@@ -7,11 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from talking import write_byte_bundle
 
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.bundle.manifest import MANIFEST_NAME, FileEntry
 
 Alter = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def byte_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of a model of bytes. Read-only."""
+    return write_byte_bundle(tmp_path_factory.mktemp("bytes"))
 
 
 @pytest.fixture

@@ -12,11 +12,12 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from edgegpt import LanguageModel
+from edgegpt.runtime.generation.prefix_store import PrefixStore
 from edgegpt.runtime.server import run as running
 from edgegpt.runtime.server.app import application
 from edgegpt.runtime.server.service import Limits, Service
 
-__all__ = ["Served", "serving", "until"]
+__all__ = ["SOON", "Served", "serving", "until"]
 
 SOON = 20.0
 
@@ -33,7 +34,7 @@ def until(holds: Callable[[], object]) -> None:
 class Served:
     """A server that runs."""
 
-    service: Service
+    service: Service | None  # None: it runs in another process
     port: int
 
     @property
@@ -66,11 +67,11 @@ class Served:
         found.connect(("127.0.0.1", self.port))
         return found
 
-    def posted(self, body: Any, **how: Any) -> socket.socket:
-        """Return a connection on which a completion was asked for."""
+    def posted(self, body: Any, path: str = "/v1/completions", **how: Any) -> socket.socket:
+        """Return a connection on which a text was asked for."""
         found, data = self.connection(**how), json.dumps(body).encode()
         head = (
-            f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
         )
         found.sendall(head.encode() + data)
@@ -89,10 +90,12 @@ def serving(
     rows: int = 4,
     queue: int = 256,
     limits: Limits | None = None,
+    store: PrefixStore | None = None,
     **guard: Any,
 ) -> Iterator[Served]:
     """Serve a model under the name "tiny" until the block ends."""
-    service = Service(model, "tiny", rows=rows, queue=queue, steady=False, limits=limits)
+    settings = {"steady": False, "limits": limits, "store": store}
+    service = Service(model, "tiny", rows=rows, queue=queue, **settings)
     place = running.Place(port=0, drain=5)
     listening = running.listen(place)
     ready, servers = threading.Event(), []

@@ -119,3 +119,11 @@ class NativeState(State):
 
     def _fill(self, cache: int, row: int, values: NDArray[np.float32]) -> None:
         self.cache.fill(cache, row, values)
+
+    def _past(self, row: int, slots: int) -> list[NDArray[np.float32]]:
+        facts = self.cache.model.library.facts
+        shape = (int(facts.kv_heads), slots, int(facts.head_dim))
+        caches = [np.empty(shape, dtype=np.float32) for _ in range(2 * int(facts.layers))]
+        for number, values in enumerate(caches):
+            self.cache.read(number, row, values)
+        return caches

@@ -155,6 +155,11 @@ class NativeRows:
             "edgegpt_fill", self.handle, cache, row, held.shape[1], _place(held)
         )
 
+    def read(self, cache: int, row: int, values: NDArray[np.float32]) -> None:
+        """Fill `values` [K, P, D] with the first slots of a row; see `fill`."""
+        library = self.model.library
+        library.checked("edgegpt_read", self.handle, cache, row, values.shape[1], _place(values))
+
     def __del__(self) -> None:
         self.model.library.calls.edgegpt_free_state(self.handle)
 
@@ -166,7 +171,8 @@ def _declare(calls: Any) -> None:
     calls.edgegpt_new_state.argtypes = [Pointer, number, number, number, Pointer, text]
     calls.edgegpt_step.argtypes = [Pointer, number, *[Pointer] * 4, number, *[Pointer] * 2, text]
     calls.edgegpt_copy_rows.argtypes = [Pointer, number, *[Pointer] * 2, number, number, text]
-    calls.edgegpt_fill.argtypes = [Pointer, *[number] * 3, Pointer, text]
+    for moving in (calls.edgegpt_fill, calls.edgegpt_read):
+        moving.argtypes = [Pointer, *[number] * 3, Pointer, text]
     for freeing in (calls.edgegpt_close, calls.edgegpt_free_state):
         freeing.argtypes, freeing.restype = [Pointer], None
 

@@ -208,6 +208,9 @@ class OrtState(BoundState):
     def _fill(self, cache: int, row: int, values: NDArray[np.float32]) -> None:
         self.caches[cache][row, :, : values.shape[1]] = values
 
+    def _past(self, row: int, slots: int) -> list[NDArray[np.float32]]:
+        return [cache[row, :, :slots].astype(np.float32) for cache in self.caches]
+
 
 def _new_caches(graph: Graph, sizes: dict[str, int]) -> Caches:
     """Return the caches of a graph, all zero.

@@ -96,6 +96,20 @@ function token(text, logprobs) {
   return found;
 }
 
+// Add to what the model thinks before it answers; returns where that stands.
+function think(item, place, text, logprobs) {
+  if (!place) {
+    place = Object.assign(document.createElement("div"), { className: "thoughts" });
+    place.dataset.text = "";
+    place.setAttribute("role", "note");
+    place.setAttribute("aria-label", "Thoughts");
+    item.append(place);
+  }
+  place.dataset.text += text;
+  place.append(token(text, logprobs));
+  return place;
+}
+
 // The candidates of each token in an event, in the form of either endpoint.
 function candidates(choice) {
   const told = choice.logprobs;
@@ -145,6 +159,7 @@ async function write() {
   let first = 0;
   let count = 0;
   let text = "";
+  let thoughts = null;
   let reason = "stopped";
   try {
     const answer = await fetch(path, {
@@ -158,10 +173,12 @@ async function write() {
       if (event.error) throw new Error(event.error.message);
       const choice = event.choices[0];
       const piece = (model.chat ? choice.delta.content : choice.text) ?? "";
+      const thought = choice.delta?.reasoning_content ?? "";
       const told = candidates(choice);
-      if (told.length || piece) first ||= performance.now() - begin;
+      if (told.length || piece || thought) first ||= performance.now() - begin;
       count += told.length;
       text += piece;
+      if (thought) thoughts = think(item, thoughts, thought, told.at(-1));
       if (piece) item.append(token(piece, told.at(-1)));
       if (choice.finish_reason) reason = choice.finish_reason;
       const seconds = (performance.now() - begin - first) / 1000;
@@ -173,7 +190,7 @@ async function write() {
     if (error.name === "AbortError") tell(`${at("status").textContent}; stopped`);
     else item.append(Object.assign(document.createElement("div"), { className: "error", textContent: error.message }));
   }
-  turns.push({ role: "assistant", content: text });
+  turns.push({ role: "assistant", content: text, ...(thoughts && { reasoning_content: thoughts.dataset.text }) });
   running = null;
   busy(false);
 }

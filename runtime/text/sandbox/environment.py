@@ -6,6 +6,7 @@ from typing import Any
 from jinja2 import Undefined, pass_context
 from jinja2.environment import Template
 from jinja2.ext import LoopControlExtension
+from jinja2.nodes import Name
 from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -47,9 +48,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
         for guard in GUARDS:
             setattr(self, guard.__name__, guard)
 
-    def template(self, text: str) -> Template:
-        """Compile a template; it may raise any exception."""
-        return self.from_string(Guarding().visit(self.parse(text)))
+    def template(self, text: str) -> tuple[Template, set[str]]:
+        """Compile a template; return the names it reads, too. It may raise any exception."""
+        tree = self.parse(text)
+        names = {node.name for node in tree.find_all(Name) if node.ctx == "load"}
+        return self.from_string(Guarding().visit(tree)), names
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         """Call what a template may call, and let it pay."""

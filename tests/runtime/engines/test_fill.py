@@ -47,6 +47,19 @@ def test_a_filled_row_goes_on_like_the_row_whose_past_it_got(small_bundle: Path,
     assert np.abs(state.logits() - fed.logits()).max() > 0.1
 
 
+@pytest.mark.parametrize("opened", [open_cpu, pytest.param(native_engine, marks=NEEDS_COMPILER)])
+def test_a_row_s_past_can_be_read_and_put_back_bit_for_bit(small_bundle: Path, opened) -> None:
+    bundle, nothing = Bundle.open(small_bundle), np.zeros(1, dtype=np.int64)
+    state = opened(bundle).new_state(3, 32)
+    state.step(IDS, nothing, np.array([[0]]), first=1)
+    past = state.past(LENGTH, row=1)
+    assert all(np.abs(values).max() > 0 for values in past)
+    state.fill(past, row=2)
+    for values, again in zip(past, state.past(LENGTH, row=2), strict=True):
+        np.testing.assert_array_equal(again, values)
+    assert not np.array_equal(state.past(LENGTH, row=0)[0], past[0])
+
+
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_rows_of_tensorrt_are_filled_on_the_device(
     flavour: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from http_servers import Served, serving, until
 
 import edgegpt
@@ -131,18 +132,6 @@ def test_requests_that_do_not_become_whole_are_cut(
         assert half.recv(1000).startswith(b"HTTP/1.1 408")
 
 
-def test_a_body_that_is_too_large_is_refused(model: LanguageModel) -> None:
-    with serving(model) as served:
-        body = b'{"prompt": "' + b"a" * (3 * 2**20) + b'"}'
-        try:
-            status, found, _ = served.ask("/v1/completions", body)
-            assert status == 413
-            assert "2,097,152 bytes" in found["error"]["message"]
-        except OSError:  # the rest was still being sent when the connection was closed
-            pass
-        assert served.ask("/v1/completions", {"prompt": PROMPT})[0] == 200
-
-
 def test_only_known_hosts_and_pages_may_ask(model: LanguageModel) -> None:
     with serving(model, hosts=["device.local"], origins=["https://app.example"]) as served:
         for host in ("localhost", "127.0.0.1:1", "[::1]:8000", "192.168.0.7", "DEVICE.local:80"):
@@ -204,33 +193,6 @@ def test_an_engine_that_breaks_down_is_told_and_ends_the_server(
     assert "the engine broke down: the device is gone" in str(raised[0])
 
 
-def test_a_signal_that_comes_twice_ends_texts_that_have_not(small_bundle: Path) -> None:
-    command = [sys.executable, "-m", "edgegpt", "serve", str(small_bundle), "--port", "0", "--json"]
-    process = subprocess.Popen(
-        [*command, "--threads", "1", "--drain", "60"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        port = int(json.loads(process.stdout.readline())["url"].split(":")[2].split("/")[0])
-        served = Served(None, port)
-        client = served.posted(ENDLESS | {"stream": True, "max_tokens": 32000})
-        client.recv(100)
-        process.send_signal(signal.SIGINT)
-        until(lambda: served.ask("/health")[0] == 503)
-        assert served.ask("/health")[1] == {"status": "draining"}
-        assert served.ask("/v1/completions", {"prompt": PROMPT})[0] == 503
-        process.send_signal(signal.SIGINT)
-        answer = b"".join(iter(lambda: client.recv(65536), b""))
-        assert b'"finish_reason":"length"' in answer
-        assert b"data: [DONE]" in answer
-        assert process.wait(SOON) == 0
-        assert "Traceback" not in process.stderr.read()
-    finally:
-        process.kill()
-
-
 def test_certificates_that_are_none_are_named(model: LanguageModel, tmp_path: Path) -> None:
     (tmp_path / "bad.pem").write_text("nonsense")
     place = running.Place(port=0, certificate=tmp_path / "bad.pem", key=tmp_path / "bad.pem")
@@ -273,6 +235,29 @@ def test_a_port_is_never_taken_by_a_second_server(
     monkeypatch.setattr(running.sys, "platform", system)
     with running.listen(running.Place(port=0)) as found:
         assert bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)) == shared
+
+
+def test_signals_that_come_while_others_are_heard_do_no_harm(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a supervisor and its group send them: one interrupts the handler of another."""
+    service = Service(model, "tiny", rows=1, queue=1, steady=False)
+    server = running._Server(uvicorn.Config(lambda: None), service, 5.0)
+    drains: list[float] = []
+    monkeypatch.setattr(server, "_end", drains.append)
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        monkeypatch.setattr(threading.Thread, "start", start)
+        server.handle_exit(signal.SIGTERM, None)
+        thread.start()
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    server.handle_exit(signal.SIGTERM, None)
+    server.handle_exit(signal.SIGTERM, None)
+    until(lambda: len(drains) == 3)
+    assert sorted(drains) == [0.0, 0.0, 5.0]
+    service.scheduler.close()
 
 
 def test_a_signal_lets_texts_end_and_the_process_with_0(small_bundle: Path) -> None:

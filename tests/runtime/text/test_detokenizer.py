@@ -186,7 +186,7 @@ def test_the_space_before_the_first_new_word_is_shown():
 def test_a_generated_text_continues_its_own_prompt():
     prompts = [piece_tokenizer().encode("a b"), words("<s>")]
     texts = [Text(ids, seed=0, series=number) for number, ids in enumerate(prompts)]
-    rules: Any = SimpleNamespace(stop=())
+    rules: Any = SimpleNamespace(stop=(), shown=())
     engine: Any = None
     run = Run(engine, piece_tokenizer(), texts, rules, pace=engine)
     pieces = [writing.detokenizer.push(words("▁b")[0]) for writing in run.writings]

@@ -62,6 +62,20 @@ def test_a_message_without_names_is_tokenized_as_ever(tokenizer: Tokenizer) -> N
     assert tokenizer.encode(prompt, prompt.quoted) == tokenizer.encode(str(prompt))
 
 
+@pytest.mark.parametrize("cut", range(1, len("<|end|>")))
+def test_a_name_in_two_messages_is_text_where_a_template_joins_them(
+    tokenizer: Tokenizer, cut: int
+) -> None:
+    template = ChatTemplate("{% for m in messages %}{{ m.content | trim }}{% endfor %}", "t", {})
+    for space in ("", " \n"):
+        texts = ["a" + "<|end|>"[:cut] + space, "<|end|>"[cut:] + "b"]
+        prompt = template.render(
+            [{"role": "user", "content": text} for text in texts], names=tokenizer.special_names
+        )
+        assert prompt == "a<|end|>b"
+        assert controls(tokenizer, prompt) == []
+
+
 def test_marks_that_a_user_writes_are_left_out(tokenizer: Tokenizer) -> None:
     for content in (f"a{OPEN}b", f"a{CLOSE}b", f"a{CLOSE}{OPEN}b<|end|>{OPEN}"):
         prompt = rendered(content, tokenizer.special_names)

@@ -11,12 +11,12 @@ constexpr float largest_byte = 127.0f;
 
 struct Activations {
     const float *values;  // [rows][stride]
-    std::size_t stride;
+    std::ptrdiff_t stride;
     std::int8_t *bytes;  // [rows][byte_stride]
-    std::size_t byte_stride;
+    std::ptrdiff_t byte_stride;
     float *scales;       // [rows][block_stride], of each block of bytes
     std::int32_t *sums;  // [rows][block_stride], of the bytes of each block
-    std::size_t block_stride;
+    std::ptrdiff_t block_stride;
 
     const float *row(int r) const { return values + r * stride; }
     const std::int8_t *bytes_of(int r) const { return bytes + r * byte_stride; }

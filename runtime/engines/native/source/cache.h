@@ -28,19 +28,15 @@ public:
     int rows = 0, slots = 0;               // slots are whole tiles
     int heads = 0, width = 0, padded = 0;  // width of a head, and the same in whole vectors
 
-    std::size_t item() const { return kind == Kind::float32 ? 4 : 2; }
-    std::size_t key_bytes() const { return item() * static_cast<unsigned>(slots * width); }
-    std::size_t value_bytes() const { return item() * static_cast<unsigned>(slots * padded); }
-    std::size_t row_bytes() const {
-        return static_cast<unsigned>(heads) * (key_bytes() + value_bytes());
-    }
-    std::size_t bytes(int layers) const {
-        return static_cast<unsigned>(layers) * static_cast<unsigned>(rows) * row_bytes();
-    }
+    std::ptrdiff_t item() const { return kind == Kind::float32 ? 4 : 2; }
+    std::ptrdiff_t key_bytes() const { return item() * slots * width; }
+    std::ptrdiff_t value_bytes() const { return item() * slots * padded; }
+    std::ptrdiff_t row_bytes() const { return heads * (key_bytes() + value_bytes()); }
+    std::ptrdiff_t bytes(int layers) const { return layers * rows * row_bytes(); }
 
     // [slots / 16][width][16]
     std::uint8_t *keys(int layer, int row, int head) const {
-        const std::size_t place = static_cast<std::size_t>(layer) * rows + row;
+        const std::ptrdiff_t place = static_cast<std::ptrdiff_t>(layer) * rows + row;
         return memory + place * row_bytes() + head * (key_bytes() + value_bytes());
     }
     // [padded / 16][slots][16]
@@ -53,28 +49,38 @@ public:
     }
     // Of the slots from `first` on, `count` of them.
     Weights values_as_weights(int layer, int row, int head, int first, int count) const {
-        return as_weights(values(layer, row, head) + first * lanes * item(), count, slots);
+        return as_weights(values(layer, row, head) + first * (lanes * item()), count, slots);
     }
     Weights as_weights(const std::uint8_t *tiles, int inputs, int tile_inputs) const {
-        return {kind, inputs, 0, 0, tiles, tile_inputs * lanes * item(), nullptr};
+        return {kind, inputs, 0, 0, tiles, tile_inputs * (lanes * item()), nullptr};
     }
 
     // Vectors are read behind the end of a key or a value.
     void write_key(int layer, int row, int head, int slot, const float *key) const {
-        const std::size_t tile = static_cast<std::size_t>(slot / lanes) * width * lanes;
+        const std::ptrdiff_t tile = static_cast<std::ptrdiff_t>(slot / lanes) * width * lanes;
         std::uint8_t *to = keys(layer, row, head) + (tile + slot % lanes) * item();
         for (int i = 0; i < width; i += lanes) {
             const Items items = as_items(load(key + i));
             for (int k = i; k < width && k < i + lanes; ++k, to += lanes * item())
-                std::memcpy(to, items.bytes + (k - i) * item(), item());
+                std::memcpy(to, items.bytes + (k - i) * item(), as_size(item()));
         }
     }
     void write_value(int layer, int row, int head, int slot, const float *value) const {
-        std::uint8_t *to = values(layer, row, head) + slot * lanes * item();
-        for (int i = 0; i < width; i += lanes, to += slots * lanes * item()) {
+        std::uint8_t *to = values(layer, row, head) + slot * (lanes * item());
+        for (int i = 0; i < width; i += lanes, to += slots * (lanes * item())) {
             const int count = width - i < lanes ? width - i : lanes;
-            std::memcpy(to, as_items(load(value + i)).bytes, count * item());
+            std::memcpy(to, as_items(load(value + i)).bytes, as_size(count * item()));
         }
+    }
+
+    // Number i of a key and of a value, which the two above have put there.
+    float read_key(int layer, int row, int head, int slot, int i) const {
+        const std::ptrdiff_t tile = static_cast<std::ptrdiff_t>(slot / lanes) * width * lanes;
+        return number(keys(layer, row, head) + (tile + i * lanes + slot % lanes) * item());
+    }
+    float read_value(int layer, int row, int head, int slot, int i) const {
+        const std::ptrdiff_t tile = static_cast<std::ptrdiff_t>(i / lanes) * slots * lanes;
+        return number(values(layer, row, head) + (tile + slot * lanes + i % lanes) * item());
     }
 
     // Copy the tiles of slots since .. end - 1 to a row of another cache of the same shape.
@@ -82,13 +88,13 @@ public:
               int end) const {
         const int first = since / lanes * lanes, count = up_to(end, lanes) - first;
         for (int head = 0; head < heads; ++head) {
-            const std::size_t key = first * width * item();
+            const std::ptrdiff_t key = first * width * item();
             std::memcpy(to.keys(to_layer, to_row, head) + key, keys(layer, row, head) + key,
-                        count * width * item());
+                        as_size(count * width * item()));
             for (int i = 0; i < padded; i += lanes) {
-                const std::size_t begin = (i * slots + first * lanes) * item();
+                const std::ptrdiff_t begin = i * item() * slots + first * (lanes * item());
                 std::memcpy(to.values(to_layer, to_row, head) + begin,
-                            values(layer, row, head) + begin, count * lanes * item());
+                            values(layer, row, head) + begin, as_size(count * lanes * item()));
             }
         }
     }
@@ -97,6 +103,17 @@ private:
     struct Items {
         std::uint8_t bytes[lanes * sizeof(float)];
     };
+    float number(const std::uint8_t *from) const {
+        float numbers[lanes] = {};
+        if (kind == Kind::float32) {
+            std::memcpy(numbers, from, sizeof(float));
+        } else {
+            std::uint16_t narrow[lanes] = {};
+            std::memcpy(narrow, from, sizeof(std::uint16_t));
+            store(numbers, load_float16(narrow));
+        }
+        return numbers[0];
+    }
     Items as_items(Floats x) const {
         Items items;
         if (kind == Kind::float32) {
@@ -125,7 +142,7 @@ inline bool copy_rows(const Cache &cache, int layers, int n, const std::int32_t 
     aside.rows = 0;
     for (int i = 0; i < n; ++i) aside.rows += is_target(source[i]);
     Pages pages;
-    if (aside.rows > 0 && !pages.reserve(aside.bytes(1))) return false;
+    if (aside.rows > 0 && !pages.reserve(as_size(aside.bytes(1)))) return false;
     aside.memory = reinterpret_cast<std::uint8_t *>(pages.begin());
     for (int layer = 0; layer < layers; ++layer) {
         for (int i = 0, place = 0; i < n; ++i)

@@ -12,6 +12,9 @@ constexpr int up_to(int count, int multiple) {
     return (count + multiple - 1) / multiple * multiple;
 }
 
+// For functions that take sizes without a sign.
+constexpr std::size_t as_size(std::ptrdiff_t count) { return static_cast<std::size_t>(count); }
+
 enum class Kind { float32, float16, bfloat16, int8, int4 };
 enum class NormKind { layer, rms };
 enum class Activation { relu, relu2, gelu, gelu_tanh, silu };
@@ -35,13 +38,13 @@ struct Matrix {
 
     constexpr int tiles() const { return (outputs + lanes - 1) / lanes; }
     constexpr int blocks() const { return (inputs + block - 1) / block; }
-    constexpr std::size_t tile_bytes() const {
+    constexpr std::ptrdiff_t tile_bytes() const {
         switch (kind) {
-            case Kind::float32: return static_cast<std::size_t>(inputs) * lanes * 4;
+            case Kind::float32: return static_cast<std::ptrdiff_t>(inputs) * lanes * 4;
             case Kind::float16:
-            case Kind::bfloat16: return static_cast<std::size_t>(inputs) * lanes * 2;
-            case Kind::int8: return static_cast<std::size_t>(blocks()) * block * lanes;
-            case Kind::int4: return static_cast<std::size_t>(blocks()) * block * lanes / 2;
+            case Kind::bfloat16: return static_cast<std::ptrdiff_t>(inputs) * lanes * 2;
+            case Kind::int8: return static_cast<std::ptrdiff_t>(blocks()) * block * lanes;
+            case Kind::int4: return static_cast<std::ptrdiff_t>(blocks()) * block * lanes / 2;
         }
         return 0;
     }
@@ -52,7 +55,7 @@ struct Weights {
     Kind kind;
     int inputs, block, blocks;
     const std::uint8_t *tiles;
-    std::size_t tile_bytes;
+    std::ptrdiff_t tile_bytes;
     const float *scales;
 };
 

@@ -80,6 +80,10 @@ EDGEGPT_API int edgegpt_copy_rows(edgegpt_state *state, int n, const int32_t *so
 EDGEGPT_API int edgegpt_fill(edgegpt_state *state, int cache, int row, int slots,
                              const float *values, char *message);
 
+/* Read what edgegpt_fill writes, or what steps have computed. */
+EDGEGPT_API int edgegpt_read(edgegpt_state *state, int cache, int row, int slots, float *values,
+                             char *message);
+
 #ifdef __cplusplus
 }
 #endif

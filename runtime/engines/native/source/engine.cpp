@@ -118,10 +118,10 @@ int check_row(const edgegpt_state &state, const Request &request, int i, std::in
               char *message) {
     const int row = request.row[i], count = request.count[i];
     const std::int64_t past = request.past[i];
-    if (is_outside(row, 0, state.rows - 1) || state.seen[static_cast<std::size_t>(row)])
+    if (is_outside(row, 0, state.rows - 1) || state.seen[as_size(row)])
         return fail(message, EDGEGPT_BAD_ARGUMENT, "row %d is fed twice, or is none of the %d rows",
                     row, state.rows);
-    state.seen[static_cast<std::size_t>(row)] = true;
+    state.seen[as_size(row)] = true;
     if (is_outside(count, 1, state.context) || is_outside(past, 0, state.context - count))
         return fail(message, EDGEGPT_BAD_ARGUMENT,
                     "%d new tokens after %lld do not fit the %d slots of row %d", count,
@@ -144,7 +144,7 @@ int check_request(const edgegpt_state &state, const Request &request, char *mess
         request.ids == nullptr ||
         (request.wanted > 0 && (request.position == nullptr || request.logits == nullptr)))
         return fail(message, EDGEGPT_BAD_ARGUMENT, "an argument of the step is a null pointer");
-    std::memset(state.seen.get(), 0, static_cast<std::size_t>(state.rows) * sizeof(bool));
+    std::memset(state.seen.get(), 0, as_size(state.rows) * sizeof(bool));
     std::int64_t total = 0;
     for (int i = 0; i < request.n; ++i)
         if (const int code = check_row(state, request, i, total, message)) return code;
@@ -177,8 +177,7 @@ public:
             if (place < 0 || place >= chunk.count) continue;
             if (chunk.wanted == edgegpt::chunk) return i;
             chunk.want[chunk.wanted] = static_cast<int>(place);
-            chunk.logits[chunk.wanted++] =
-                request_.logits + static_cast<std::size_t>(i) * model::vocab;
+            chunk.logits[chunk.wanted++] = request_.logits + as_size(i) * model::vocab;
         }
         return -1;
     }
@@ -257,10 +256,10 @@ extern "C" int edgegpt_new_state(edgegpt_engine *engine, int rows, int context, 
     std::unique_ptr<edgegpt_state> state(new (std::nothrow) edgegpt_state);
     if (!state) return no_memory(message, "a state");
     state->engine = engine, state->rows = rows, state->context = context;
-    state->seen.reset(new (std::nothrow) bool[static_cast<std::size_t>(rows)]);
+    state->seen.reset(new (std::nothrow) bool[as_size(rows)]);
     const Kind kind = cache == EDGEGPT_CACHE_FLOAT32 ? Kind::float32 : Kind::float16;
     state->cache = Cache(kind, rows, context, model::kv_heads, model::head_dim);
-    if (!state->seen || !state->memory.reserve(state->cache.bytes(model::layers)))
+    if (!state->seen || !state->memory.reserve(as_size(state->cache.bytes(model::layers))))
         return no_memory(message, "the keys and values of a state");
     state->cache.memory = reinterpret_cast<std::uint8_t *>(state->memory.begin());
     *out = state.release();
@@ -294,14 +293,13 @@ extern "C" int edgegpt_copy_rows(edgegpt_state *state, int n, const int32_t *sou
         is_outside(since, 0, slots))
         return fail(message, EDGEGPT_BAD_ARGUMENT, "cannot copy the slots %d to %d of %d rows",
                     since, slots, n);
-    std::memset(state->seen.get(), 0, static_cast<std::size_t>(state->rows) * sizeof(bool));
+    std::memset(state->seen.get(), 0, as_size(state->rows) * sizeof(bool));
     for (int i = 0; i < n; ++i) {
         if (is_outside(source[i], 0, state->rows - 1) ||
-            is_outside(target[i], 0, state->rows - 1) ||
-            state->seen[static_cast<std::size_t>(target[i])])
+            is_outside(target[i], 0, state->rows - 1) || state->seen[as_size(target[i])])
             return fail(message, EDGEGPT_BAD_ARGUMENT, "cannot copy row %d to row %d of %d",
                         source[i], target[i], state->rows);
-        state->seen[static_cast<std::size_t>(target[i])] = true;
+        state->seen[as_size(target[i])] = true;
     }
     if (!copy_rows(state->cache, model::layers, n, source, target, since, slots))
         return no_memory(message, "a copy of rows");
@@ -323,5 +321,20 @@ extern "C" int edgegpt_fill(edgegpt_state *state, int cache, int row, int slots,
             else
                 state->cache.write_value(cache / 2, row, head, slot, one);
         }
+    return EDGEGPT_OK;
+}
+
+extern "C" int edgegpt_read(edgegpt_state *state, int cache, int row, int slots, float *values,
+                            char *message) {
+    if (state == nullptr || values == nullptr || is_outside(cache, 0, 2 * model::layers - 1) ||
+        is_outside(row, 0, state->rows - 1) || is_outside(slots, 0, state->context))
+        return fail(message, EDGEGPT_BAD_ARGUMENT, "cannot read %d slots of row %d in cache %d",
+                    slots, row, cache);
+    const Cache &all = state->cache;
+    for (int head = 0; head < model::kv_heads; ++head)
+        for (int slot = 0; slot < slots; ++slot)
+            for (int i = 0; i < model::head_dim; ++i)
+                *values++ = cache % 2 == 0 ? all.read_key(cache / 2, row, head, slot, i)
+                                           : all.read_value(cache / 2, row, head, slot, i);
     return EDGEGPT_OK;
 }

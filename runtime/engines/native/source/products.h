@@ -39,15 +39,15 @@ inline Floats load_weights(const std::uint8_t *p) {
 // Processors do not look ahead far enough by themselves: a tile has few pages. So the next tiles
 // are called for while these are used.
 template <int tiles>
-inline void call_ahead(const std::uint8_t *weights, std::size_t tile_bytes) {
+inline void call_ahead(const std::uint8_t *weights, std::ptrdiff_t tile_bytes) {
 #pragma GCC unroll 16
     for (int t = 0; t < tiles; ++t) __builtin_prefetch(weights + (tiles + t) * tile_bytes);
 }
 
 // Sums over `count` inputs: sums[t][r] += x[r][k] * weights[t][k].
 template <Kind kind, int tiles, int rows>
-inline void add_products(const std::uint8_t *weights, std::size_t tile_bytes, const float *x,
-                         std::size_t stride, int count, Floats (&sums)[tiles][rows]) {
+inline void add_products(const std::uint8_t *weights, std::ptrdiff_t tile_bytes, const float *x,
+                         std::ptrdiff_t stride, int count, Floats (&sums)[tiles][rows]) {
     constexpr int step = lanes * (kind == Kind::float32 ? 4 : 2);
     for (int k = 0; k < count; ++k, weights += step) {
         call_ahead<tiles>(weights, tile_bytes);
@@ -56,7 +56,7 @@ inline void add_products(const std::uint8_t *weights, std::size_t tile_bytes, co
         for (int t = 0; t < tiles; ++t) w[t] = load_weights<kind>(weights + t * tile_bytes);
 #pragma GCC unroll 16
         for (int r = 0; r < rows; ++r) {
-            const Floats value = all(x[r * stride + static_cast<std::size_t>(k)]);
+            const Floats value = all(x[r * stride + k]);
 #pragma GCC unroll 16
             for (int t = 0; t < tiles; ++t) sums[t][r] = fma(value, w[t], sums[t][r]);
         }
@@ -64,8 +64,8 @@ inline void add_products(const std::uint8_t *weights, std::size_t tile_bytes, co
 }
 
 template <Kind kind, int tiles, int rows>
-inline void add_byte_products(const std::uint8_t *weights, std::size_t tile_bytes,
-                              const std::int8_t *x, std::size_t stride, int count,
+inline void add_byte_products(const std::uint8_t *weights, std::ptrdiff_t tile_bytes,
+                              const std::int8_t *x, std::ptrdiff_t stride, int count,
                               Ints (&sums)[tiles][rows]) {
     constexpr int inputs = kind == Kind::int8 ? 4 : 8;  // in 64 bytes of weights
     for (int k = 0; k < count; k += inputs, weights += 4 * lanes) {
@@ -97,7 +97,7 @@ inline void add_byte_products(const std::uint8_t *weights, std::size_t tile_byte
 template <Kind kind, int tiles, int rows>
 EDGEGPT_KERNEL void float_outputs(const Weights &m, const Activations &in, int tile, int row,
                                   float *out) {
-    const std::uint8_t *weights = m.tiles + static_cast<std::size_t>(tile) * m.tile_bytes;
+    const std::uint8_t *weights = m.tiles + static_cast<std::ptrdiff_t>(tile) * m.tile_bytes;
     const float *x = in.row(row);
     Floats total[tiles][rows];
     for (auto &of_tile : total)
@@ -110,7 +110,7 @@ EDGEGPT_KERNEL void float_outputs(const Weights &m, const Activations &in, int t
         add_products<kind>(weights, m.tile_bytes, x + begin, in.stride, count, sums);
         for (int t = 0; t < tiles; ++t)
             for (int r = 0; r < rows; ++r) total[t][r] = total[t][r] + sums[t][r];
-        weights += static_cast<std::size_t>(count) * lanes * (kind == Kind::float32 ? 4 : 2);
+        weights += static_cast<std::ptrdiff_t>(count) * lanes * (kind == Kind::float32 ? 4 : 2);
     }
     for (int t = 0; t < tiles; ++t)
         for (int r = 0; r < rows; ++r) store(out + (r * tiles + t) * lanes, total[t][r]);
@@ -120,9 +120,9 @@ template <Kind kind, int tiles, int rows>
 EDGEGPT_KERNEL void integer_outputs(const Weights &m, const Activations &in, int tile, int row,
                                     float *out) {
     constexpr int zero = kind == Kind::int8 ? 128 : 8;
-    const std::size_t block_bytes = m.tile_bytes / static_cast<unsigned>(m.blocks);
-    const std::uint8_t *weights = m.tiles + static_cast<std::size_t>(tile) * m.tile_bytes;
-    const float *scales = m.scales + static_cast<std::size_t>(tile) * m.blocks * lanes;
+    const std::ptrdiff_t block_bytes = m.tile_bytes / m.blocks;
+    const std::uint8_t *weights = m.tiles + static_cast<std::ptrdiff_t>(tile) * m.tile_bytes;
+    const float *scales = m.scales + static_cast<std::ptrdiff_t>(tile) * m.blocks * lanes;
     Floats total[tiles][rows];
     for (auto &of_tile : total)
         for (Floats &each_row : of_tile) each_row = all(0.0f);

@@ -103,7 +103,7 @@ private:
     }
 
     const float *place(int position) const {
-        return floats(model::places.rows) + static_cast<std::size_t>(position) * model::width;
+        return floats(model::places.rows) + static_cast<std::ptrdiff_t>(position) * model::width;
     }
 
     // Meets.
@@ -246,8 +246,9 @@ private:
         std::memcpy(out, x, sizeof(float) * head_dim);
         if constexpr (model::qk_norm == QkNorm::head) norm_in_place<head_dim>(out, n);
         if (rotary.pairs == 0) return;
-        const float *table = floats(rotary.table) + static_cast<std::size_t>(position) *
-                                                        static_cast<std::size_t>(2 * rotary.pairs);
+        const float *table =
+            floats(rotary.table) +
+            static_cast<std::ptrdiff_t>(position) * static_cast<std::ptrdiff_t>(2 * rotary.pairs);
         rotate<head_dim>(out, rotary.pairs, table, out);
     }
 

@@ -52,8 +52,8 @@ struct Prepared {
     std::int8_t *bytes;
 
     Activations of(const float *values, int stride) const {
-        return {values, static_cast<std::size_t>(stride), bytes, byte_stride, scales,
-                sums,   std::size_t{block_stride}};
+        return {values,      static_cast<std::ptrdiff_t>(stride), bytes, byte_stride, scales, sums,
+                block_stride};
     }
 };
 

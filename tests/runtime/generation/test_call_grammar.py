@@ -1,0 +1,159 @@
+"""Texts that have to be calls are calls of the functions, in the model's form, and can be read."""
+
+import json
+
+import numpy as np
+import pytest
+from talking import END, byte_tokenizer
+from tokenizers import Tokenizer as Backend
+from tokenizers import models
+
+from edgegpt.errors import InvalidInputError
+from edgegpt.runtime.generation.call_grammar import calls_of, thoughts_rule
+from edgegpt.runtime.generation.grammar import Form, Grammar, Vocabulary
+from edgegpt.runtime.generation.loop import Rules
+from edgegpt.runtime.generation.rows import Text
+from edgegpt.runtime.generation.sampling import Sampling
+from edgegpt.runtime.text.call_forms import HERMES, LLAMA, MISTRAL, CallForm
+from edgegpt.runtime.text.reading import Reader
+from edgegpt.runtime.text.stops import Detokenizer
+from edgegpt.runtime.text.thoughts import Thoughts
+from edgegpt.runtime.text.tokenizer import Tokenizer
+from edgegpt.runtime.text.tool_calls import Calls, ToolCall
+
+TREE = {"$ref": "#/$defs/tree"}
+FUNCTIONS = {
+    "get_weather": {
+        "type": "object",
+        "properties": {"city": {"enum": ["Köln", "Rom"]}, "days": {"type": "integer"}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+    "plant": {
+        "properties": {"tree": TREE},
+        "required": ["tree"],
+        "additionalProperties": False,
+        "$defs": {
+            "tree": {
+                "type": "object",
+                "properties": {"left": TREE, "right": TREE},
+                "additionalProperties": False,
+            }
+        },
+    },
+}
+
+
+def written(tokenizer: Tokenizer, form: Form, seed: int, before: str = "") -> str:
+    """Write a text of a form from random logits, which begins with `before`."""
+    size, end = tokenizer.vocab_size, tokenizer.added_id(END)
+    grammar = Grammar(form, Vocabulary(tokenizer, size), frozenset([end]))
+    rules = Rules(10**5, 10**4, Sampling(1.0), "stop", 0.0, end_ids={end}, edits=(grammar,))
+    text, rng = Text([0], seed=seed, series=0), np.random.default_rng(seed)
+    leads = tokenizer.encode(before)
+    while text.finish_reason is None:
+        logits = rng.normal(size=size).astype(np.float32)
+        logits[end] += 1  # texts end at some time
+        if len(text.new_ids) < len(leads):
+            logits[leads[len(text.new_ids)]] += 1000
+        rules.write(text, logits)
+    detokenizer = Detokenizer(tokenizer, (), (), tokenizer.special_ids - {end})
+    return "".join(map(detokenizer.push, text.new_ids)) + detokenizer.finish()
+
+
+@pytest.mark.parametrize("special", [True, False], ids=["marks are tokens", "marks are text"])
+@pytest.mark.parametrize("form", [HERMES, MISTRAL, LLAMA], ids=lambda form: form.name)
+@pytest.mark.parametrize("many", [True, False], ids=["many", "one"])
+def test_random_logits_write_calls_that_follow_the_schemas(
+    form: CallForm, special: bool, many: bool
+) -> None:
+    tokenizer = byte_tokenizer(form.marks * special)
+    asked = calls_of(form, FUNCTIONS, tokenizer, many=many)
+    counts, names = set(), set()
+    for seed in range(8):
+        text = written(tokenizer, asked, seed)
+        reader = Calls(form, FUNCTIONS)
+        content, calls = reader.push(text)
+        assert content + reader.finish() == ""
+        assert calls
+        counts.add(len(calls))
+        for call in calls:
+            value = json.loads(call.arguments)
+            names.add(call.name)
+            if call.name == "plant":
+                assert set(value["tree"]) <= {"left", "right"}
+            else:
+                assert value["city"] in ("Köln", "Rom")
+                assert set(value) <= {"city", "days"}
+    assert names == set(FUNCTIONS)
+    assert (max(counts) > 1) == (many and form is not LLAMA)
+
+
+@pytest.mark.parametrize("special", [True, False], ids=["marks are tokens", "marks are text"])
+@pytest.mark.parametrize("begun", [True, False], ids=["begun", "not begun"])
+def test_thoughts_may_come_before_a_form(special: bool, begun: bool) -> None:
+    tokenizer = byte_tokenizer(("<think>", "</think>") * special)
+    form = Form({"enum": ["yes"]}).after(thoughts_rule(tokenizer, begun=begun))
+    lead = "" if begun else "<think>"
+    text = written(tokenizer, form, 1, f"{lead}\nhm <b> </th\n</think>\n\n")
+    thoughts = Thoughts(begun=begun)
+    assert thoughts.push(text) == ("hm <b> </th", '"yes"')
+    if not begun:
+        assert written(tokenizer, form, 1, '"') == '"yes"'
+
+
+@pytest.mark.parametrize("special", [True, False], ids=["marks are tokens", "marks are text"])
+@pytest.mark.parametrize("form", [HERMES, MISTRAL, LLAMA], ids=lambda form: form.name)
+def test_where_calls_are_not_forced_there_is_content_or_calls_that_follow_the_schemas(
+    form: CallForm, special: bool
+) -> None:
+    tokenizer = byte_tokenizer(form.marks * special)
+    asked = calls_of(form, FUNCTIONS, tokenizer, many=False, forced=False)
+    content = "Hi <b [TOOL {}" if form.begin else ""
+    begin = form.begin + {"hermes": "\n", "mistral": " [", "llama": ""}[form.name]
+    for wrong in ('{"name": "other"', '{"name": "plant", "' + form.key + '": {"root"'):
+        text = written(tokenizer, asked, 4, content + begin + wrong)
+        calls = Calls(form, FUNCTIONS)
+        told, found = calls.push(text)
+        assert (told + calls.finish(), len(found)) == (content, 1)
+    plain = "Hello {}"
+    assert written(tokenizer, asked, 4, plain).startswith(plain)
+
+
+def test_thoughts_may_come_before_calls() -> None:
+    tokenizer = byte_tokenizer(("<think>", "</think>", *HERMES.marks))
+    asked = calls_of(HERMES, FUNCTIONS, tokenizer, many=False)
+    form = asked.after(thoughts_rule(tokenizer, begun=False))
+    reader = Reader(Thoughts(), Calls(HERMES, FUNCTIONS))
+    said = reader.push(written(tokenizer, form, 2, "<think>hm</think>\n\n<tool_call>"))
+    assert (said.thought, said.content, len(said.calls)) == ("hm", "", 1)
+    assert Calls(HERMES, FUNCTIONS).push(written(tokenizer, form, 2, "<tool_call>"))[1]
+
+
+def test_a_named_function_is_the_only_one() -> None:
+    tokenizer = byte_tokenizer()
+    form = calls_of(LLAMA, {"now": {}}, tokenizer, many=True)
+    texts = [written(tokenizer, form, seed, '{"name": "now", "parameters": {}}') for seed in (1, 2)]
+    assert Calls(LLAMA, ["now"]).push(texts[0])[1] == [ToolCall("now", "{}")]
+    with pytest.raises(InvalidInputError, match="the parameters of now cannot be followed"):
+        calls_of(LLAMA, {"now": {"type": "object", "properties": {"a": 3}}}, tokenizer, many=True)
+
+
+@pytest.mark.parametrize("schema", [3, "x", None, {"type": "object", "properties": {"a": object}}])
+def test_parameters_that_are_no_schema_are_refused_by_the_function_s_name(schema: object) -> None:
+    with pytest.raises(InvalidInputError, match="the parameters of now "):
+        calls_of(HERMES, {"now": schema}, byte_tokenizer(), many=True)
+
+
+def test_a_vocabulary_without_quotes_is_refused_at_once() -> None:
+    backend = Backend(models.WordLevel({letter: n for n, letter in enumerate("{}[]0123,:")}))
+    tokenizer = Tokenizer(backend.to_str())
+    vocabulary = Vocabulary(tokenizer, tokenizer.vocab_size)
+    for schema in ({"type": "object"}, {}, {"type": "array", "items": {"type": "string"}}):
+        with pytest.raises(
+            InvalidInputError,
+            match='json_schema cannot be followed: the vocabulary has no token with "',
+        ):
+            Grammar(Form(schema), vocabulary, frozenset())
+    numbers = Form({"type": "array", "items": {"type": "integer"}})
+    Grammar(numbers, vocabulary, frozenset())
