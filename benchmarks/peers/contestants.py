@@ -71,7 +71,8 @@ _CPU: _Formats = {
     },
 }
 
-# The second word of edgegpt's formats, as "native" is on a CPU. Ratios are relative to the first of these that is present.
+# The second word of edgegpt's formats, as "native" is on a CPU. Ratios are relative to the first of
+# these that is present.
 BACKENDS = ("cuda", "tensorrt", "tensorrt-rtx")
 _CUDA: _Formats = {
     EDGEGPT: {

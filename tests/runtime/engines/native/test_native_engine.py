@@ -15,7 +15,7 @@ import edgegpt
 from edgegpt.errors import EngineError, InvalidInputError
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines.native import prepare
-from edgegpt.runtime.engines.native.choice import open_built
+from edgegpt.runtime.engines.native.choice import open_built, open_native
 from edgegpt.runtime.engines.native.engine import NativeEngine
 from edgegpt.runtime.engines.native.prepare import build_engine, stored_engine
 from edgegpt.runtime.engines.native.store import DESCRIPTION, LIBRARY, WEIGHTS, built_in
@@ -251,6 +251,18 @@ def test_load_takes_it_by_name_and_auto_once_it_is_proved(
         assert model.generate("The ", max_new_tokens=12, temperature=0.8, seed=1).text == wanted
     with edgegpt.load(bundle.folder, "cpu") as model:
         assert model.generate("The ", max_new_tokens=12, temperature=0.8, seed=1).text == wanted
+
+
+def test_a_bundle_of_integers_in_rows_runs_elsewhere(bundle: Bundle) -> None:
+    """As for browsers: whoever asks for an engine of it gets the reason, and "auto" another one."""
+    weights = bundle.manifest.weights
+    name = next(iter(weights))
+    entries = {name: replace(weights[name], dtype="I8"), f"{name}.scales": weights[name]}
+    rows = replace(bundle, manifest=replace(bundle.manifest, weights=weights | entries))
+    assert stored_engine(rows) is None
+    for call in (build_engine, lambda bundle: open_native(bundle, 1)):
+        with pytest.raises(EngineError, match=f"{name} are not in blocks"):
+            call(rows)
 
 
 def test_an_option_of_another_backend_is_refused(bundle: Bundle) -> None:
