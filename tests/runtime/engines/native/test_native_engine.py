@@ -1,7 +1,9 @@
 """The compiled engine: what it computes, keeps, refuses, and does with several threads."""
 
 import json
+import os
 import shutil
+import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -106,6 +108,33 @@ def test_threads_may_share_an_engine(engine: NativeEngine) -> None:
     for one in found:
         np.testing.assert_array_equal(one, wanted)
     assert len(found) == 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes do not fork here")
+def test_a_process_that_forks_in_the_midst_of_a_step_computes_in_both(
+    bundle: Bundle,
+) -> None:
+    """The child has neither the team nor the thread that had its turn."""
+    engine = native_engine(bundle, threads=2)
+    wanted, ended = logits_of(engine, [8]), threading.Event()
+
+    def compute() -> None:
+        while not ended.is_set():
+            logits_of(engine, [8])
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    children = []
+    for _ in range(20):
+        children.append(os.fork())
+        if children[-1] == 0:
+            signal.alarm(20)
+            os._exit(int(not np.array_equal(logits_of(engine, [8]), wanted)))
+    codes = [os.waitpid(child, 0)[1] for child in children]
+    ended.set()
+    thread.join()
+    engine.close()
+    assert codes == [0] * len(children)
 
 
 @pytest.mark.parametrize("number", [-1, 34, 10**12])
