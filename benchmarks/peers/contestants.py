@@ -27,15 +27,16 @@ class Contestant:
 # peer -> bits -> formats (name, folder), or the reason why the peer has none.
 _Formats = dict[str, dict[int, list[tuple[str, str]] | str]]
 
+NATIVE = " native"  # ends edgegpt's formats that run on an engine compiled for the model
 NO_HALF = "16 bits are for GPUs here"
 WITH_ENCODERS = (EDGEGPT, "transformers", "ctranslate2")
 
 _CPU: _Formats = {
     EDGEGPT: {
-        32: [("float32", "float32")],
+        32: [("float32", "float32"), ("float32 native", "float32")],
         16: NO_HALF,
-        8: [("int8", "int8")],
-        4: [("int4", "int4")],
+        8: [("int8", "int8"), ("int8 native", "int8")],
+        4: [("int4", "int4"), ("int4 native", "int4")],
     },
     "transformers": {
         32: [("float32", "float32")],
@@ -70,7 +71,8 @@ _CPU: _Formats = {
     },
 }
 
-# The second word of edgegpt's formats. Ratios are relative to the first of these that is present.
+# The second word of edgegpt's formats, as "native" is on a CPU. Ratios are relative to the first of
+# these that is present.
 BACKENDS = ("cuda", "tensorrt", "tensorrt-rtx")
 _CUDA: _Formats = {
     EDGEGPT: {
@@ -113,4 +115,8 @@ def contestants(
             absent[peer] = "its model builder does not know the GPT-2 architecture"
         else:
             present += [Contestant(peer, name, folder) for name, folder in formats]
+    if shape.pairs:
+        compiled = [one for one in present if one.format.endswith(NATIVE)]
+        absent |= {one.label: "no encoder-decoder is compiled" for one in compiled}
+        present = [one for one in present if one not in compiled]
     return present, absent

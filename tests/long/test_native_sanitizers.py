@@ -34,7 +34,7 @@ SHAPES = {
 }
 MODELS = {
     "narrow, floats": ("narrow", Flavour()),
-    "narrow, integers": ("narrow", Flavour(bits=(4, 8, 32), block=128)),
+    "narrow, integers": ("narrow", Flavour(bits=(4, 8, 32), block=512)),
     "groups, floats": ("groups", Flavour("F16")),
     "groups, integers": ("groups", Flavour(bits=(4, 8, 32))),
     "parallel, floats": ("parallel", Flavour()),

@@ -37,7 +37,7 @@ FLAVOURS = st.one_of(
         Flavour,
         st.just("F32"),
         st.lists(st.sampled_from([4, 8, 32]), min_size=1, max_size=3).map(tuple),
-        st.sampled_from([16, 32, 64, 128]),
+        st.sampled_from([16, 32, 64, 128, 512]),
     ),
 )
 

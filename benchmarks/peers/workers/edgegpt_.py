@@ -1,5 +1,6 @@
 """Worker: edgegpt through its public interface, sampling and bookkeeping included."""
 
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import edgegpt
 # Backend -> the distribution that it runs on.
 ENGINES = {
     "": "onnxruntime",
+    "native": "edgegpt-toolkit",
     "cuda": "onnxruntime-gpu",
     "tensorrt": "tensorrt",
     "tensorrt-rtx": "tensorrt_rtx",
@@ -20,7 +22,10 @@ ENGINES = {
 class EdgeGPT:
     def __init__(self, folder: Path, format_name: str, threads: int) -> None:
         _, _, backend = format_name.partition(" ")  # "int4", or "float16 tensorrt"
-        on_gpu = bool(backend)
+        on_gpu = backend not in ("", "native")
+        if backend == "native":  # where it was built before, it is there
+            build = ["build", str(folder), "--backend", "native"]
+            subprocess.run([sys.executable, "-m", "edgegpt", *build], check=True)
         self.lm = edgegpt.load(folder, backend or "cpu", threads=None if on_gpu else threads)
 
     def decode(self, prompts: list[list[int]], tokens: int) -> tuple[float, list[int]]:

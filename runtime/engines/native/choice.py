@@ -10,7 +10,7 @@ from ...errors import EngineError
 from ..support import NATIVE, misfit
 from .compiler import Processor, find_compiler
 from .engine import NativeEngine
-from .obstacle import obstacle
+from .obstacle import check_possible, obstacle
 from .prepare import stored_engine
 from .store import Built
 
@@ -23,6 +23,7 @@ def open_native(bundle: Bundle, threads: int | None) -> NativeEngine:
     Raises:
         EngineError: if there is none, or it cannot run here.
     """
+    check_possible(bundle)
     engine = open_stored(bundle, threads)
     if engine is None:
         raise EngineError(

@@ -19,7 +19,7 @@ from ..stored import engine_folder
 from .compiler import FLAGS, Compiler, Processor, compile_library, find_compiler
 from .constants import constants_of
 from .layout import Layout
-from .obstacle import obstacle
+from .obstacle import check_possible, obstacle
 from .store import LIBRARY, WEIGHTS, Built, Identity, built_in, write
 from .weights import pack_weights
 
@@ -53,9 +53,7 @@ def build_engine(
             if it fails.
     """
     processor = processor or Processor()
-    why = obstacle(bundle.manifest)
-    if why is not None:
-        raise EngineError(f"the native engine cannot run {bundle.folder}: {why}")
+    check_possible(bundle)
     compiler = find_compiler(processor)
     constants = constants_of(bundle.manifest)
     identity = _identity(bundle, compiler, processor, constants)
@@ -95,6 +93,8 @@ def stored_engine(bundle: Bundle) -> Built | None:
     One that another machine built is for any processor of its architecture; the library itself
     refuses a processor that lacks what it uses.
     """
+    if obstacle(bundle.manifest) is not None:
+        return None
     wanted = _hash_of_sources(constants_of(bundle.manifest))
     here, system = processor_kind(), _system()
     found = []

@@ -1,6 +1,7 @@
 // The C border: checks of everything that comes from outside, and the life of engines and states.
 #include <pthread.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstdarg>
 #include <cstdio>
@@ -45,9 +46,10 @@ struct edgegpt_engine {
     int threads = 1;
     Team *team = nullptr;
     pthread_mutex_t in_use = PTHREAD_MUTEX_INITIALIZER;
+    std::atomic<pid_t> process{getpid()};
 
     ~edgegpt_engine() {
-        if (team != nullptr && team->is_here()) delete team;
+        if (process == getpid()) delete team;
     }
     const std::uint8_t *weights() const {
         return reinterpret_cast<const std::uint8_t *>(file.begin());
@@ -67,19 +69,29 @@ namespace {
 // One call at a time computes.
 class Turn {
 public:
-    explicit Turn(edgegpt_engine &engine) : engine_(engine) { pthread_mutex_lock(&engine.in_use); }
+    explicit Turn(edgegpt_engine &engine) : engine_(engine) {
+        leave_parent_behind();
+        pthread_mutex_lock(&engine.in_use);
+    }
     ~Turn() { pthread_mutex_unlock(&engine_.in_use); }
     Turn(const Turn &) = delete;
     Turn &operator=(const Turn &) = delete;
 
-    // The threads of this process; null if the system gives none. A fork left its parent's behind.
+    // The threads of this process; null if the system gives none.
     Team *team() {
-        if (engine_.team != nullptr && !engine_.team->is_here()) engine_.team = nullptr;
         if (engine_.team == nullptr) engine_.team = Team::start(engine_.threads);
         return engine_.team;
     }
 
 private:
+    // A process that forked has neither the team nor the thread whose turn it may have been.
+    void leave_parent_behind() {
+        const pid_t here = getpid();
+        if (engine_.process.exchange(here) == here) return;
+        pthread_mutex_init(&engine_.in_use, nullptr);
+        engine_.team = nullptr;
+    }
+
     edgegpt_engine &engine_;
 };
 

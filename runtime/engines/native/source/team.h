@@ -46,9 +46,6 @@ public:
     Team(const Team &) = delete;
     Team &operator=(const Team &) = delete;
 
-    // Whether its threads live in this process: a fork has none of them.
-    bool is_here() const { return process_ == getpid(); }
-
     // Let all threads do the work; the caller is the first of them.
     void run(Work work, void *job) {
         if (threads_ > 1) announce(work, job);
@@ -125,7 +122,6 @@ private:
     }
 
     const int threads_;
-    const pid_t process_ = getpid();
     int hired_ = 1;
     Member *members_ = nullptr;
     Work work_ = nullptr;

@@ -12,14 +12,19 @@ constexpr int most_own = 2;  // rows that every thread prepares for itself, whic
 
 constexpr int larger(int a, int b) { return a > b ? a : b; }
 
-// Of all matrices of the model.
+// Inputs of a matrix with what fills up its last block; a block may be wider than the rows are.
+constexpr int filled_up(const Matrix &m) { return m.blocks() * m.block; }
 constexpr int widest_input() {
-    int found = larger(model::head.inputs, model::width);
-    for (const Layer &layer : model::layer)
-        found = larger(found, larger(layer.attention.proj.inputs, layer.feed_forward.down.inputs));
+    int found = larger(filled_up(model::head), model::width);
+    for (const Layer &layer : model::layer) {
+        const AttentionLayer &attention = layer.attention;
+        const FeedForwardLayer &ff = layer.feed_forward;
+        found = larger(found, larger(filled_up(attention.qkv), filled_up(attention.proj)));
+        found = larger(found, larger(filled_up(ff.gate), filled_up(ff.up)));
+        found = larger(found, filled_up(ff.down));
+    }
     return found;
 }
-// Blocks may fill up the bytes of a row.
 constexpr int byte_stride = up_to(widest_input(), 128) + 64;
 
 constexpr int smaller_block(int block, const Matrix &m) {

@@ -1,7 +1,9 @@
 """The compiled engine: what it computes, keeps, refuses, and does with several threads."""
 
 import json
+import os
 import shutil
+import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +17,7 @@ import edgegpt
 from edgegpt.errors import EngineError, InvalidInputError
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines.native import prepare
-from edgegpt.runtime.engines.native.choice import open_built
+from edgegpt.runtime.engines.native.choice import open_built, open_native
 from edgegpt.runtime.engines.native.engine import NativeEngine
 from edgegpt.runtime.engines.native.prepare import build_engine, stored_engine
 from edgegpt.runtime.engines.native.store import DESCRIPTION, LIBRARY, WEIGHTS, built_in
@@ -106,6 +108,33 @@ def test_threads_may_share_an_engine(engine: NativeEngine) -> None:
     for one in found:
         np.testing.assert_array_equal(one, wanted)
     assert len(found) == 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes do not fork here")
+def test_a_process_that_forks_in_the_midst_of_a_step_computes_in_both(
+    bundle: Bundle,
+) -> None:
+    """The child has neither the team nor the thread that had its turn."""
+    engine = native_engine(bundle, threads=2)
+    wanted, ended = logits_of(engine, [8]), threading.Event()
+
+    def compute() -> None:
+        while not ended.is_set():
+            logits_of(engine, [8])
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    children = []
+    for _ in range(20):
+        children.append(os.fork())
+        if children[-1] == 0:
+            signal.alarm(20)
+            os._exit(int(not np.array_equal(logits_of(engine, [8]), wanted)))
+    codes = [os.waitpid(child, 0)[1] for child in children]
+    ended.set()
+    thread.join()
+    engine.close()
+    assert codes == [0] * len(children)
 
 
 @pytest.mark.parametrize("number", [-1, 34, 10**12])
@@ -251,6 +280,18 @@ def test_load_takes_it_by_name_and_auto_once_it_is_proved(
         assert model.generate("The ", max_new_tokens=12, temperature=0.8, seed=1).text == wanted
     with edgegpt.load(bundle.folder, "cpu") as model:
         assert model.generate("The ", max_new_tokens=12, temperature=0.8, seed=1).text == wanted
+
+
+def test_a_bundle_of_integers_in_rows_runs_elsewhere(bundle: Bundle) -> None:
+    """As for browsers: whoever asks for an engine of it gets the reason, and "auto" another one."""
+    weights = bundle.manifest.weights
+    name = next(iter(weights))
+    entries = {name: replace(weights[name], dtype="I8"), f"{name}.scales": weights[name]}
+    rows = replace(bundle, manifest=replace(bundle.manifest, weights=weights | entries))
+    assert stored_engine(rows) is None
+    for call in (build_engine, lambda bundle: open_native(bundle, 1)):
+        with pytest.raises(EngineError, match=f"{name} are not in blocks"):
+            call(rows)
 
 
 def test_an_option_of_another_backend_is_refused(bundle: Bundle) -> None:
