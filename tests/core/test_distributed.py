@@ -109,6 +109,7 @@ def test_two_processes_give_the_losses_of_one_with_the_double_batch(
     check_alike(one, two, out, errors)
 
 
+@pytest.mark.long  # 10 s; the one with two processes is like it
 def test_two_nodes_without_a_common_disk_give_the_losses_of_one_process(
     edgegpt: Callable,
     corpus: Path,
