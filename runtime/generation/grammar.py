@@ -264,7 +264,7 @@ def _writes_texts(schema: Any) -> bool:
 
 
 def _limits() -> Any:
-    """Return what a grammar may cost: a tenth of llguidance's default, where 1 s passes at once."""
+    """Return what a grammar may cost: a fifth of llguidance's default, where 1 s passes at once."""
     return _library().LLParserLimits(initial_lexer_fuel=FUEL)
 
 

@@ -22,6 +22,8 @@ LARGEST_BIAS, LARGEST_PENALTY = 100.0, 2.0
 MOST_CHOICES = 128
 MOST_TOP = {"completion": 5, "conversation": 20}
 MOST_STOPS = 16
+# Of all choices of a prompt, each with its candidates: what a client does not read waits in memory.
+MOST_NUMBERS = 1 << 19
 WITHOUT_EFFECT = ("user", "metadata", "service_tier", "safety_identifier", "prompt_cache_key")
 
 
@@ -109,6 +111,13 @@ def _asked(
     )
     choices = fields.take("n", whole(1, MOST_CHOICES), 1)
     seed = fields.take("seed", whole(0, LARGEST_SEED))
+    numbers = choices * (max_tokens or 0) * (1 + (logprobs or 0))
+    if numbers > MOST_NUMBERS:
+        raise Problem(
+            f"n times the tokens, with their log-probabilities, are {numbers:,}; there may be "
+            f"{MOST_NUMBERS:,}",
+            field="n" if choices > 1 else "max_tokens",
+        )
     return Asked(wanted, max_tokens, seed, choices, echo, stream, includes)
 
 

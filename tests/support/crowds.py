@@ -12,14 +12,13 @@ __all__ = [
     *("half_requests", "read", "slow_readers", "text_of"),
 ]
 
-CROWD, PROMPT = 200, "The wind"
+CROWD, SOME, PROMPT = 200, 50, "The wind"
 ENDLESS = {"prompt": PROMPT, "max_tokens": 32768, "seed": 1, "stream": True}
 SHORT = {"prompt": PROMPT, "max_tokens": 20, "seed": 1}
 TALK = {
     **{"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 32768, "stream": True},
     "logprobs": True,
 }
-PATIENT = 60.0  # seconds: a sender whose receiver took nothing for long asks again only then
 PLAIN, A_TOKEN, A_TOP = 40e6, 600, 150  # bytes of memory for a crowd, and what waits for it
 HALVES = [
     b"",
@@ -33,7 +32,6 @@ HALVES = [
 def read(client: socket.socket) -> bytes:
     """Return all that comes until the connection ends, whichever way."""
     found = b""
-    client.settimeout(PATIENT)
     try:
         while part := client.recv(65536):
             found += part
@@ -68,8 +66,11 @@ def slow_readers(served: Running, seconds: float = 60.0, tops: int = 20) -> None
     grown, tokens = served.resident - before, served.metric('edgegpt_tokens_total{kind="new"}')
     print(f"{CROWD} slow readers: {grown / 1e6:.1f} MB more for {tokens:,.0f} tokens")
     assert grown < PLAIN + tokens * (A_TOKEN + A_TOP * tops)
+    while served.descriptors > SOME:
+        assert time.monotonic() < end, "not all connections were closed"
+        time.sleep(0.05)
     for client in slow:
-        assert b"[DONE]" not in read(client)
+        client.close()
 
 
 def half_requests(served: Running, seconds: float = 60.0) -> None:

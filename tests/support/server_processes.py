@@ -38,6 +38,11 @@ class Running(Served):
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) * 1024
 
+    @property
+    def descriptors(self) -> int:
+        """How many files and connections the process has open."""
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
     def metric(self, name: str) -> float:
         """Return a number of /metrics, 0 if it is not there."""
         lines = self.ask("/metrics")[1].splitlines()

@@ -183,3 +183,19 @@ def test_hostile_templates_end_their_chats_only(altered_bundle: Any, template: s
             said = refused(served.ask("/v1/chat/completions", BASES["/v1/chat/completions"]))
             assert said.startswith("the chat template: ")
         assert served.ask("/v1/completions", {"prompt": PROMPT})[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"max_tokens": 32768, "n": 17}, "are 557,056; there may be 524,288"),
+        ({"max_tokens": 32768, "n": 3, "logprobs": 5}, "are 589,824; there may be 524,288"),
+    ],
+)
+def test_what_could_wait_for_a_slow_reader_is_bounded(
+    model: LanguageModel, asked: dict[str, int], told: str
+) -> None:
+    with serving(model) as served:
+        answered = served.ask("/v1/completions", {"prompt": PROMPT} | asked)
+        assert told in refused(answered)
+        assert answered[1]["error"]["param"] == "n"

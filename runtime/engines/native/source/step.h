@@ -99,7 +99,7 @@ private:
             }
             if (model::norm_embedding.weight != 0) norm(model::norm_embedding, x, x);
         }
-        team_.meet();
+        team_.meet(w);
     }
 
     const float *place(int position) const {
@@ -122,7 +122,7 @@ private:
             if (bias != nullptr) y = y + load(bias + n);
             store_part(chunk_.logits[i] + n, capped(y, model::logit_cap), model::vocab - n);
         });
-        team_.meet();
+        team_.meet(w);
     }
 
     static void copy_row(const float *x, float *out) {
@@ -143,7 +143,7 @@ private:
             make(i, to.rows + i * stream_stride);
             if (is_integer(m.kind)) round_row(made, i, m);
         }
-        if (!own) team_.meet();
+        if (!own) team_.meet(w);
         return made;
     }
 
@@ -155,7 +155,7 @@ private:
         if (!is_integer(m.kind)) return made;
         const Range mine = own ? Range{0, count} : share(count, w.index, w.threads);
         for (int i = mine.first; i < mine.end; ++i) round_row(made, i, m);
-        if (!own) team_.meet();
+        if (!own) team_.meet(w);
         return made;
     }
 
@@ -180,7 +180,7 @@ private:
             else
                 store(space_.written + place, y);
         });
-        team_.meet();
+        team_.meet(w);
         if (at_once) return;
         const Range mine = share(chunk_.count, w.index, w.threads);
         for (int i = mine.first; i < mine.end; ++i) {
@@ -190,7 +190,7 @@ private:
                 store(out + k, added(load(base + i * stream_stride + k), load(y + k)));
             if (norm_sum.weight != 0) norm(norm_sum, out, out);
         }
-        team_.meet();
+        team_.meet(w);
     }
 
     static Floats added(Floats x, Floats y) {
@@ -212,7 +212,7 @@ private:
         multiply(qkv, in, 0, chunk_.count, tiles, [&](int i, int n, Floats y) {
             store(space_.wide + i * wide_stride + n, bias == nullptr ? y : y + load(bias + n));
         });
-        team_.meet();
+        team_.meet(w);
         if constexpr (model::qk_norm == QkNorm::full) norm_all_heads(w, layer);
         write_cache(w, index, layer);
         attend_all(w, index, layer);
@@ -229,7 +229,7 @@ private:
             norm_in_place<attended_width>(q, layer.q_norm);
             norm_in_place<model::kv_heads * head_dim>(k, layer.k_norm);
         }
-        team_.meet();
+        team_.meet(w);
     }
 
     // Unlike `normalise`, this leaves what follows the row in place.
@@ -265,7 +265,7 @@ private:
             cache_.write_value(index, token.row, head, token.position,
                                k + model::kv_heads * head_dim);
         }
-        team_.meet();
+        team_.meet(w);
     }
 
     // A unit is a head for a run of tokens; heads that share keys and values are neighbours. Meets.
@@ -280,7 +280,7 @@ private:
             attend_run(index, layer, run, head, head * group + unit % group, heads);
             unit += heads;
         }
-        team_.meet();
+        team_.meet(w);
     }
 
     // Queries of `heads` neighbouring heads for the tokens of a run.
@@ -319,12 +319,12 @@ private:
         widen(first, in, tiles, [](Floats, Floats y) { return activated<model::activation>(y); });
         if constexpr (model::gated) {
             if (!rounded_alike(layer.gate, layer.up)) {
-                team_.meet();  // others may still read the rows as rounded for the gate
+                team_.meet(w);  // others may still read the rows as rounded for the gate
                 in = read_stream(w, weights(layer.up), layer.norm_in, stream);
             }
             widen(layer.up, in, tiles, [](Floats gate, Floats y) { return gate * y; });
         }
-        team_.meet();
+        team_.meet(w);
         const Activations wide =
             prepare(w, weights(layer.down), chunk_.count, space_.wide, wide_stride);
         add_to_stream(w, layer.down, wide, layer.norm_out, layer.norm_sum, base, base);

@@ -1,8 +1,13 @@
 // The threads that share a step: they meet at barriers, spin for a short time, and then sleep.
+//
+// A thread for which the system has no processor keeps the others waiting at each barrier. So where
+// waiting takes most of the time, fewer threads take part, until it is time to try again. The bits
+// of a result do not depend on how many there are.
 #pragma once
 
 #include <pthread.h>
 #include <sched.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -17,6 +22,12 @@ inline void rest_a_little() {
 #elif defined(__aarch64__)
     asm volatile("yield");
 #endif
+}
+
+inline std::int64_t nanoseconds() {
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return static_cast<std::int64_t>(now.tv_sec) * 1000000000 + now.tv_nsec;
 }
 
 // A part of the team's work: which thread this is, of how many.
@@ -37,7 +48,7 @@ public:
     }
 
     ~Team() {
-        announce(nullptr, nullptr);
+        announce({nullptr, nullptr, threads_});
         for (int i = 1; i < hired_; ++i) pthread_join(members_[i].thread, nullptr);
         delete[] members_;
         pthread_cond_destroy(&woken_);
@@ -46,24 +57,35 @@ public:
     Team(const Team &) = delete;
     Team &operator=(const Team &) = delete;
 
-    // Let all threads do the work; the caller is the first of them.
+    // Let the threads do the work; the caller is the first of them.
     void run(Work work, void *job) {
-        if (threads_ > 1) announce(work, job);
-        work(job, {0, threads_});
-        if (threads_ > 1) meet();
+        if (active_ == 1) {
+            work(job, {0, 1});
+        } else {
+            const std::int64_t begin = nanoseconds();
+            waited_ = 0;
+            announce({work, job, active_});
+            work(job, {0, active_});
+            meet({0, active_});
+            strikes_ = 2 * waited_ > nanoseconds() - begin ? strikes_ + 1 : 0;
+        }
+        adapt();
     }
 
-    // Wait until all threads are here.
-    void meet() {
-        if (threads_ == 1) return;
+    // Wait until all threads of the job are here.
+    void meet(Worker worker) {
+        if (worker.threads == 1) return;
         const std::uint32_t round = rounds_.load(std::memory_order_relaxed);
-        if (arrived_.fetch_add(1, std::memory_order_acq_rel) == threads_ - 1) {
+        if (arrived_.fetch_add(1, std::memory_order_acq_rel) == worker.threads - 1) {
             arrived_.store(0, std::memory_order_relaxed);
             rounds_.store(round + 1, std::memory_order_release);
             return;
         }
-        for (int turn = 0; rounds_.load(std::memory_order_acquire) == round; ++turn)
-            turn < spins ? rest_a_little() : static_cast<void>(sched_yield());
+        for (int turn = 0; turn < spins; ++turn, rest_a_little())
+            if (rounds_.load(std::memory_order_acquire) != round) return;
+        const std::int64_t begin = worker.index == 0 ? nanoseconds() : 0;
+        while (rounds_.load(std::memory_order_acquire) == round) sched_yield();
+        if (worker.index == 0) waited_ += nanoseconds() - begin;
     }
 
 private:
@@ -71,6 +93,14 @@ private:
     static constexpr int spins = 2000;
     // About 300 us: longer than what a caller does between two steps.
     static constexpr int spins_between_jobs = 20000;
+    // So many jobs in a row that mostly wait are no accident; so many jobs later it is worth a try.
+    static constexpr int most_strikes = 2, jobs_between_trials = 256;
+
+    struct Job {
+        Work work;
+        void *job;
+        int threads;
+    };
 
     struct Member {
         Team *team;
@@ -91,41 +121,55 @@ private:
         return true;
     }
 
-    void announce(Work work, void *job) {
-        work_ = work, job_ = job;
+    void announce(Job job) {
         pthread_mutex_lock(&mutex_);
+        job_ = job;
         jobs_.fetch_add(1, std::memory_order_release);
         pthread_cond_broadcast(&woken_);
         pthread_mutex_unlock(&mutex_);
     }
 
-    // Wait for a job after number `seen`.
-    void await(std::uint32_t seen) {
-        for (int turn = 0; turn < spins_between_jobs; ++turn) {
-            if (jobs_.load(std::memory_order_acquire) != seen) return;
-            rest_a_little();
+    // Choose how many threads the next job has.
+    void adapt() {
+        if (strikes_ == most_strikes) {
+            active_ = active_ / 2, strikes_ = 0, calm_ = 0;
+        } else if (active_ < threads_ && ++calm_ == jobs_between_trials) {
+            active_ = 2 * active_ < threads_ ? 2 * active_ : threads_, calm_ = 0;
+            strikes_ = most_strikes - 1;  // one job shows it
         }
+    }
+
+    // Wait for a job after number `seen`, and return it with its number.
+    Job await(std::uint32_t &seen) {
+        for (int turn = 0; turn < spins_between_jobs; ++turn, rest_a_little())
+            if (jobs_.load(std::memory_order_acquire) != seen) break;
         pthread_mutex_lock(&mutex_);
-        while (jobs_.load(std::memory_order_acquire) == seen) pthread_cond_wait(&woken_, &mutex_);
+        while (jobs_.load(std::memory_order_relaxed) == seen) pthread_cond_wait(&woken_, &mutex_);
+        seen = jobs_.load(std::memory_order_relaxed);
+        const Job job = job_;
         pthread_mutex_unlock(&mutex_);
+        return job;
     }
 
     static void *serve(void *argument) {
         const Member *member = static_cast<Member *>(argument);
         Team *team = member->team;
-        for (std::uint32_t seen = 0;; ++seen) {
-            team->await(seen);
-            if (team->work_ == nullptr) return nullptr;
-            team->work_(team->job_, {member->index, team->threads_});
-            team->meet();
+        for (std::uint32_t seen = 0;;) {
+            const Job job = team->await(seen);
+            if (job.work == nullptr) return nullptr;
+            const Worker worker = {member->index, job.threads};
+            if (worker.index >= worker.threads) continue;  // it takes no part
+            job.work(job.job, worker);
+            team->meet(worker);
         }
     }
 
     const int threads_;
     int hired_ = 1;
     Member *members_ = nullptr;
-    Work work_ = nullptr;
-    void *job_ = nullptr;
+    Job job_ = {nullptr, nullptr, 1};
+    int active_ = threads_, strikes_ = 0, calm_ = 0;
+    std::int64_t waited_ = 0;  // nanoseconds of the caller beyond its spins
     pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
     pthread_cond_t woken_ = PTHREAD_COND_INITIALIZER;
     alignas(64) std::atomic<std::uint32_t> jobs_{0};

@@ -122,3 +122,14 @@ def test_sums_have_one_order_and_halves_are_exact(libraries: dict[str, Library])
             library.between_of(place(x), place(y), first, end)
             kept = (np.arange(16) >= first) & (np.arange(16) < end)
             np.testing.assert_array_equal(y, np.where(kept, x, 0))
+
+
+def test_a_thread_that_comes_late_is_left_out_until_it_is_time_to_try_again(
+    libraries: dict[str, Library],
+) -> None:
+    """A thread that the system does not run would keep the others waiting at each barrier."""
+    late = np.zeros(260, dtype=bool)
+    late[:2] = True
+    took_part = np.zeros(len(late), dtype=np.int32)
+    assert libraries["best"].meetings(2, place(late), place(took_part), len(late)) == 0
+    assert took_part[:259].tolist() == [2, 2, *[1] * 256, 2]

@@ -1,0 +1,111 @@
+"""Measure the native engine beside ONNX Runtime on the CPU, side by side in one process.
+
+    python benchmarks/native.py BUNDLE... [--threads 1 2] [--rounds 5] [--out FILE.json]
+
+Each round decodes 40 tokens after 32 with some numbers of rows, and feeds a prompt of 250, on one
+engine and then on the other. The table has medians of tokens per second over all rows, and of the
+ratios within a round, with the smallest and the largest. Engines are built first if need be.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.engines.base import Engine
+from edgegpt.runtime.engines.choice import open_engine
+from edgegpt.runtime.engines.native.prepare import build_engine
+from edgegpt.runtime.engines.options import EngineOptions
+from edgegpt.runtime.machine import Machine
+
+START, STEPS, WARM, PROMPT = 32, 40, 5, 250  # tokens
+ROWS = (1, 2, 4, 8, 16)
+BACKENDS = ("cpu", "native")
+
+
+def decode(engine: Engine, rows: int) -> float:
+    """Return tokens per second of all rows."""
+    ids = np.random.default_rng(rows).integers(0, engine.graph.vocab_size, (rows, START))
+    with closing(engine.new_state(rows, START + WARM + STEPS)) as state:
+        state.step(ids, np.zeros(rows, dtype=np.int64), np.full((rows, 1), START - 1))
+        state.next_ids[:], state.past_len[:] = 1, START
+        for step in range(WARM + STEPS):
+            if step == WARM:
+                begin = time.perf_counter()
+            state.decode()
+            state.past_len += 1
+        return rows * STEPS / (time.perf_counter() - begin)
+
+
+def prompt(engine: Engine) -> float:
+    """Return tokens per second of one prompt, with the logits of its last token."""
+    ids = np.random.default_rng(0).integers(0, engine.graph.vocab_size, (1, PROMPT))
+    with closing(engine.new_state(1, PROMPT)) as state:
+        begin = time.perf_counter()
+        state.step(ids, np.zeros(1, dtype=np.int64), np.array([[PROMPT - 1]]))
+        state.logits()
+        return PROMPT / (time.perf_counter() - begin)
+
+
+def measure(bundle: Bundle, threads: int, rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Return tokens per second of each cell, for each backend, round by round."""
+    engines = {name: open_engine(bundle, EngineOptions(name, threads)) for name in BACKENDS}
+    cells: dict[str, dict[str, list[float]]] = {}
+    for cell in (*ROWS, "prompt"):
+        found: dict[str, list[float]] = {name: [] for name in BACKENDS}
+        for _ in range(rounds):
+            for name, engine in engines.items():
+                found[name].append(
+                    decode(engine, cell) if isinstance(cell, int) else prompt(engine)
+                )
+        cells[str(cell)] = found
+    for engine in engines.values():
+        engine.close()
+    return cells
+
+
+def told(values: Sequence[float], digits: int) -> str:
+    """Return a median with the smallest and the largest."""
+    middle, least, most = statistics.median(values), min(values), max(values)
+    return f"{middle:,.{digits}f} ({least:,.{digits}f}-{most:,.{digits}f})"
+
+
+def main() -> None:
+    """Measure, print tables, and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("bundles", nargs="+", type=Path, metavar="BUNDLE")
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    results = []
+    for folder in asked.bundles:
+        bundle = Bundle.open(folder)
+        build_engine(bundle)
+        for threads in asked.threads:
+            cells = measure(bundle, threads, asked.rounds)
+            precision = bundle.manifest.precision
+            results.append(
+                {"bundle": folder.name, "precision": precision, "threads": threads, "cells": cells}
+            )
+            print(f"\n{folder.name}, {precision}, {threads} threads\n")
+            print("| rows | cpu, tokens/s | native, tokens/s | native / cpu |\n|---|---|---|---|")
+            for cell, found in cells.items():
+                ratios = [b / a for a, b in zip(found["cpu"], found["native"], strict=True)]
+                speeds = [told(found[name], 0) for name in BACKENDS]
+                print(f"| {cell} | {' | '.join(speeds)} | {told(ratios, 2)} |", flush=True)
+    if asked.out is not None:
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        body = {"date": date, "machine": vars(Machine.here()), "results": results}
+        asked.out.write_text(json.dumps(body, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
