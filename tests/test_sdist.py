@@ -15,7 +15,13 @@ from environments import ROOT, built_wheel
 LINKS = ("export", "models", "runtime")
 MADE_BY_SETUPTOOLS = ("PKG-INFO", "setup.cfg", "edgegpt_toolkit.egg-info/")
 # Kept out: what serves the repository and its continuous integration only.
-OF_THE_REPOSITORY = (".gitattributes", ".ci/", ".gitignore", ".pre-commit-config.yaml")
+OF_THE_REPOSITORY = (
+    ".clang-format",
+    ".gitattributes",
+    ".ci/",
+    ".gitignore",
+    ".pre-commit-config.yaml",
+)
 PAGE_LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
