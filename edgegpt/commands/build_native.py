@@ -1,6 +1,7 @@
 """`edgegpt build --backend native`: compile, pack, prove."""
 
 import json
+import logging
 import shutil
 from contextlib import closing
 from dataclasses import asdict
@@ -14,6 +15,8 @@ from .console import progress, waiting
 from .receipt_table import print_receipt
 
 __all__ = ["build_native"]
+
+logger = logging.getLogger(__name__)
 
 
 def build_native(
@@ -41,7 +44,8 @@ def build_native(
     except EngineError as error:
         if processor.is_here:
             raise
-        why = str(error)  # it is for another processor, and cannot be tried here
+        logger.info("not tried: %s", error)
+        why = f"this machine is no {built.identity.target} with what {built.identity.cpu} has"
     size = sum(path.stat().st_size for path in built.folder.iterdir())
     if as_json:
         facts = {

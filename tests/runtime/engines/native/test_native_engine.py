@@ -6,6 +6,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -237,6 +238,14 @@ def test_a_damaged_build_is_built_again(bundle: Bundle) -> None:
     with pytest.warns(edgegpt.EdgeGPTWarning, match=r"cut off.*built again"):
         assert build_engine(bundle).seconds is not None
     assert built_in(place)
+
+
+def test_two_builds_at_once_leave_one_whole_engine(bundle: Bundle, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        built_twice = list(pool.map(lambda _: build_engine(bundle, folder=tmp_path), range(2)))
+    assert len({one.built.folder for one in built_twice}) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [built_twice[0].built.folder.name]
+    open_built(bundle, built_in(built_twice[0].built.folder)).close()
 
 
 def test_a_full_disk_is_told_before_the_work(
