@@ -23,7 +23,7 @@ MOST_CHOICES = 128
 MOST_TOP = {"completion": 5, "conversation": 20}
 MOST_STOPS = 16
 # Of all choices of a prompt, each with its candidates: what a client does not read waits in memory.
-MOST_NUMBERS = 1 << 19
+MOST_NUMBERS = 1 << 20
 WITHOUT_EFFECT = ("user", "metadata", "service_tier", "safety_identifier", "prompt_cache_key")
 
 

@@ -48,7 +48,7 @@ def text_of(answer: bytes) -> str:
     return "".join(json.loads(event)["choices"][0]["text"] for event in events)
 
 
-def slow_readers(served: Running, seconds: float = 60.0, tops: int = 20) -> None:
+def slow_readers(served: Running, seconds: float = 300.0, tops: int = 20) -> None:
     """Ask for texts that have no end, and read nothing: all are cut, and others served.
 
     Each token has the log-probabilities of `tops` tokens; more fill a buffer sooner.
@@ -73,7 +73,7 @@ def slow_readers(served: Running, seconds: float = 60.0, tops: int = 20) -> None
         client.close()
 
 
-def half_requests(served: Running, seconds: float = 60.0) -> None:
+def half_requests(served: Running, seconds: float = 300.0) -> None:
     """Begin requests, and end none, byte by byte: all are cut, and others served."""
     expected = served.ask("/v1/completions", SHORT)[1]["choices"]
     clients = []

@@ -188,8 +188,8 @@ def test_hostile_templates_end_their_chats_only(altered_bundle: Any, template: s
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        ({"max_tokens": 32768, "n": 17}, "are 557,056; there may be 524,288"),
-        ({"max_tokens": 32768, "n": 3, "logprobs": 5}, "are 589,824; there may be 524,288"),
+        ({"max_tokens": 32768, "n": 33}, "are 1,081,344; there may be 1,048,576"),
+        ({"max_tokens": 32768, "n": 6, "logprobs": 5}, "are 1,179,648; there may be 1,048,576"),
     ],
 )
 def test_what_could_wait_for_a_slow_reader_is_bounded(
