@@ -90,7 +90,11 @@ def missing_proof(bundle: Bundle, graph: str, engine: EngineInfo) -> str | None:
     if any(receipt.outcome == "failed" for receipt in same):
         return f"{bundle.folder} failed its verification on {where}: do not rely on it"
     if not same:
-        return f"{bundle.folder} is not verified on {where} yet: run edgegpt verify {bundle.folder}"
+        backend = " --backend native" if engine.name == "native" else ""
+        return (
+            f"{bundle.folder} is not verified on {where} yet: run edgegpt verify "
+            f"{bundle.folder}{backend}"
+        )
     logger.debug("%s is proved on %s by %d receipts", graph, where, len(same))
     return None
 

@@ -279,7 +279,7 @@ def test_load_takes_it_by_name_and_auto_once_it_is_proved(
     build_engine(bundle)
     with edgegpt.load(bundle.folder, "auto") as model:
         assert model.engine.info.name == "onnxruntime"
-    with pytest.warns(edgegpt.EdgeGPTWarning, match="not verified"):
+    with pytest.warns(edgegpt.EdgeGPTWarning, match="not verified.*--backend native$"):
         model = edgegpt.load(bundle.folder, "native")
     wanted = model.generate("The ", max_new_tokens=12, temperature=0.8, seed=1).text
     keep(verify_engine(bundle, model.engine))
