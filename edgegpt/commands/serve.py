@@ -4,6 +4,8 @@ import json
 import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +139,7 @@ def command(
             cuda_graph=engine.cuda_graph,
             upgrade=False,
         )
-    with model:
-        _log_requests(log_json)
+    with model, _requests_told(log_json):
         if steady is None:
             rounded = model.bundle.manifest.precision in ("int8", "int4")
             steady = rounded and not model.engine.uniform
@@ -212,15 +213,23 @@ def _kept(model: Any, prefixes: dict[Path, str], folder: Path) -> Any:
     return store
 
 
-def _log_requests(as_json: bool) -> None:
-    """Write a line to stderr for each request that has ended."""
+@contextmanager
+def _requests_told(as_json: bool) -> Iterator[None]:
+    """Write a line to stderr for each request that ends, as long as this command runs."""
     from edgegpt.runtime.server.request_log import LOGGER, JsonLines
 
     logger, handler = logging.getLogger(LOGGER), logging.StreamHandler()
     handler.setFormatter(JsonLines() if as_json else logging.Formatter(LOG_LINE))
+    before = logger.level, logger.propagate
     logger.setLevel(logging.INFO)
-    logger.handlers[:] = [handler]
     logger.propagate = False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:  # a program that runs the command inside itself closes its stderr
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
 
 
 def _tell(service: Any, place: Any, listening: Any, as_json: bool) -> None:

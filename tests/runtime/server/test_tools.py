@@ -85,7 +85,7 @@ def server(altered_bundle: Any, form: str) -> Iterator[tuple[Served, openai.Open
 
 
 def ask(client: openai.OpenAI, **settings: Any) -> Any:
-    own = {"model": "tiny", "messages": ASK, "tools": [WEATHER, NOW], "max_tokens": 400}
+    own = {"model": "tiny", "messages": ASK, "tools": [WEATHER, NOW], "max_tokens": 400, "seed": 1}
     return client.chat.completions.create(**(own | settings))
 
 
