@@ -278,7 +278,7 @@ def test_closing_a_model_ends_what_runs_in_another_thread(small_bundle):
     thread = threading.Thread(target=write)
     thread.start()
     opened.close()
-    thread.join(20)
+    thread.join(120)
     assert told == ["the model was closed"]
     with pytest.raises(EngineError, match="the model was closed"):
         list(stream)
