@@ -210,7 +210,8 @@ def served(tmp_path: Path, module: Path, small_bundle: Path) -> Iterator[str]:
     environment = os.environ | {"PORT": "0"}
     command = [str(NODE), str(site / "serve.js")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
-        yield server.stdout.readline().strip()
+        # Node gives each address of a name 250 ms, which may be too short.
+        yield server.stdout.readline().strip().replace("localhost", "127.0.0.1")
         server.kill()
 
 
