@@ -21,7 +21,7 @@ struct Meeting {
 void meet(void *job, Worker worker) {
     auto *meeting = static_cast<Meeting *>(job);
     if (worker.index == 0) meeting->threads = worker.threads;
-    if (worker.index == 1 && meeting->late) usleep(5000);
+    if (worker.index == 1 && meeting->late) usleep(100000);
     meeting->team->meet(worker);
 }
 
@@ -40,6 +40,15 @@ int meetings(int threads, const bool *late, std::int32_t *took_part, int count) 
     }
     delete team;
     return 0;
+}
+
+// Write how many threads take part in each job, if the caller mostly waits in some of them.
+void attendances(int threads, const bool *waited, std::int32_t *took_part, int count) {
+    Attendance attendance(threads);
+    for (int i = 0; i < count; ++i) {
+        took_part[i] = attendance.active();
+        attendance.note(waited[i] && took_part[i] > 1);
+    }
 }
 
 void exponentials(const float *x, float *y, int count) { map(x, y, count, exponential); }

@@ -35,6 +35,38 @@ struct Worker {
     int index, threads;
 };
 
+// How many threads take part in the next job.
+class Attendance {
+public:
+    explicit Attendance(int threads) : threads_(threads), active_(threads) {}
+
+    int active() const { return active_; }
+
+    // Note that a job is done, and whether the caller mostly waited for others.
+    void note(bool waited) {
+        ++jobs_;
+        strikes_ = waited ? strikes_ + 1 : 0;
+        if (strikes_ == most_strikes && active_ > 1) {
+            const bool too_early = jobs_ < until_trial_;
+            until_trial_ = too_early ? 2 * until_trial_ : first_trial;
+            if (until_trial_ > last_trial) until_trial_ = last_trial;
+            active_ = active_ / 2, strikes_ = 0, jobs_ = 0;
+        } else if (active_ < threads_ && jobs_ == until_trial_) {
+            active_ = 2 * active_ < threads_ ? 2 * active_ : threads_;
+            strikes_ = most_strikes - 1, jobs_ = 0;  // one job shows it
+        }
+    }
+
+private:
+    // So many jobs in a row that mostly wait are no accident. It is worth a try soon, for the cause
+    // may have been short, and less and less often while that fails.
+    static constexpr int most_strikes = 2, first_trial = 4, last_trial = 256;
+
+    const int threads_;
+    int active_, strikes_ = 0;
+    int jobs_ = 0, until_trial_ = 0;  // since the number changed, and from there to a trial
+};
+
 class Team {
 public:
     using Work = void (*)(void *job, Worker worker);
@@ -59,17 +91,17 @@ public:
 
     // Let the threads do the work; the caller is the first of them.
     void run(Work work, void *job) {
-        if (active_ == 1) {
+        const int active = attendance_.active();
+        if (active == 1) {
             work(job, {0, 1});
-        } else {
-            const std::int64_t begin = nanoseconds();
-            waited_ = 0;
-            announce({work, job, active_});
-            work(job, {0, active_});
-            meet({0, active_});
-            strikes_ = 2 * waited_ > nanoseconds() - begin ? strikes_ + 1 : 0;
+            return attendance_.note(false);
         }
-        adapt();
+        const std::int64_t begin = nanoseconds();
+        waited_ = 0;
+        announce({work, job, active});
+        work(job, {0, active});
+        meet({0, active});
+        attendance_.note(2 * waited_ > nanoseconds() - begin);
     }
 
     // Wait until all threads of the job are here.
@@ -93,8 +125,6 @@ private:
     static constexpr int spins = 2000;
     // About 300 us: longer than what a caller does between two steps.
     static constexpr int spins_between_jobs = 20000;
-    // So many jobs in a row that mostly wait are no accident; so many jobs later it is worth a try.
-    static constexpr int most_strikes = 2, jobs_between_trials = 256;
 
     struct Job {
         Work work;
@@ -129,16 +159,6 @@ private:
         pthread_mutex_unlock(&mutex_);
     }
 
-    // Choose how many threads the next job has.
-    void adapt() {
-        if (strikes_ == most_strikes) {
-            active_ = active_ / 2, strikes_ = 0, calm_ = 0;
-        } else if (active_ < threads_ && ++calm_ == jobs_between_trials) {
-            active_ = 2 * active_ < threads_ ? 2 * active_ : threads_, calm_ = 0;
-            strikes_ = most_strikes - 1;  // one job shows it
-        }
-    }
-
     // Wait for a job after number `seen`, and return it with its number.
     Job await(std::uint32_t &seen) {
         for (int turn = 0; turn < spins_between_jobs; ++turn, rest_a_little())
@@ -168,7 +188,7 @@ private:
     int hired_ = 1;
     Member *members_ = nullptr;
     Job job_ = {nullptr, nullptr, 1};
-    int active_ = threads_, strikes_ = 0, calm_ = 0;
+    Attendance attendance_{threads_};
     std::int64_t waited_ = 0;  // nanoseconds of the caller beyond its spins
     pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
     pthread_cond_t woken_ = PTHREAD_COND_INITIALIZER;

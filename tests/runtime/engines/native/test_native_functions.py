@@ -124,12 +124,26 @@ def test_sums_have_one_order_and_halves_are_exact(libraries: dict[str, Library])
             np.testing.assert_array_equal(y, np.where(kept, x, 0))
 
 
-def test_a_thread_that_comes_late_is_left_out_until_it_is_time_to_try_again(
-    libraries: dict[str, Library],
-) -> None:
+def test_a_thread_that_comes_late_is_left_out(libraries: dict[str, Library]) -> None:
     """A thread that the system does not run would keep the others waiting at each barrier."""
-    late = np.zeros(260, dtype=bool)
-    late[:2] = True
-    took_part = np.zeros(len(late), dtype=np.int32)
-    assert libraries["best"].meetings(2, place(late), place(took_part), len(late)) == 0
-    assert took_part[:259].tolist() == [2, 2, *[1] * 256, 2]
+    late, took_part = np.array([True, True, False]), np.zeros(3, dtype=np.int32)
+    assert libraries["best"].meetings(2, place(late), place(took_part), 3) == 0
+    assert took_part.tolist() == [2, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("threads", "waits", "took_part"),
+    [
+        (2, 2, [2, 2, *[1] * 4, *[2] * 300]),  # an accident
+        (2, 99, [2, 2, *[1] * 4, 2, *[1] * 8, 2, *[1] * 16, 2, *[1] * 32, 2, *[1] * 64, *[2] * 9]),
+        (6, 4, [6, 6, 3, 3, *[1] * 8, *[2] * 8, *[4] * 8, *[6] * 9]),
+        (4, 0, [4] * 20),
+    ],
+)
+def test_all_are_tried_again_soon_and_then_less_and_less_often(
+    libraries: dict[str, Library], threads: int, waits: int, took_part: list[int]
+) -> None:
+    waited = np.arange(len(took_part)) < waits
+    found = np.zeros(len(took_part), dtype=np.int32)
+    libraries["best"].attendances(threads, place(waited), place(found), len(found))
+    assert found.tolist() == took_part
