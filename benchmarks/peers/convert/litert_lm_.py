@@ -34,7 +34,7 @@ llm_model_type {{ generic_model {{ }} }}
 
 
 def word_tokenizer(checkpoint: Path, path: Path) -> None:
-    """Write the checkpoint's tokenizer of the words t0, t1, ... so that it splits text at spaces."""
+    """Write the checkpoint's tokenizer of the words t0, t1, ... so that it splits at spaces."""
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.save(str(path))
