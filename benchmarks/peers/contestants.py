@@ -33,6 +33,7 @@ NO_GPT2 = {
     "genai": "its model builder does not know the GPT-2 architecture",
     "genai_cuda": "its model builder does not know the GPT-2 architecture",
     "executorch": "its exporter of language models does not know the GPT-2 architecture",
+    "litert_lm": "not tried; the conversion here is for the Llama layout",
 }
 # These take part in the measurements of one row only.
 ONE_ROW = {

@@ -1,6 +1,6 @@
-"""Export a Llama checkpoint for ExecuTorch and XNNPACK: python convert/executorch_.py HF OUT FORMAT.
+"""Export a Llama checkpoint for ExecuTorch: python convert/executorch_.py HF OUT FORMAT.
 
-The program is what `export_llm` makes with its settings for XNNPACK; only the quantisation differs.
+The program is what `export_llm` makes with its settings for XNNPACK, but for the quantisation.
 """
 
 import json

@@ -4,14 +4,14 @@ The quantised formats have int8 activations, and a scale a row or, by "b32", one
 """
 
 import sys
-from types import ModuleType
+from pathlib import Path
 
-from ai_edge_litert import schema_py_generated
+import ai_edge_litert
+import ai_edge_litert.schema_py_generated
+from tokenizers import Tokenizer, pre_tokenizers
 
 # litert-torch takes this one module from TensorFlow, and LiteRT has the same.
-for package in ("tensorflow", "tensorflow.lite", "tensorflow.lite.python"):
-    sys.modules[package] = ModuleType(package)
-sys.modules["tensorflow.lite.python"].schema_py_generated = schema_py_generated
+sys.modules["tensorflow.lite.python"] = ai_edge_litert
 
 from litert_torch.generative.export_hf.export import export  # noqa: E402
 
@@ -32,13 +32,24 @@ max_num_tokens: {LONGEST}
 llm_model_type {{ generic_model {{ }} }}
 """
 
+
+def word_tokenizer(checkpoint: Path, path: Path) -> None:
+    """Write the checkpoint's tokenizer of the words t0, t1, ... so that it splits at spaces."""
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(path))
+
+
 if __name__ == "__main__":
-    checkpoint, out, format_name = sys.argv[1:]
+    checkpoint, out, format_name = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    words = out / "tokenizer.json"
+    word_tokenizer(checkpoint, words)
     export(
-        checkpoint,
-        out,
+        str(checkpoint),
+        str(out),
         prefill_lengths=PROMPTS,
         cache_length=LONGEST,
         quantization_recipe=QUANTIZATION[format_name],
         litert_lm_llm_metadata_override=METADATA,
+        tokenizer_path_override=str(words),
     )

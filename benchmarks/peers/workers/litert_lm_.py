@@ -1,4 +1,4 @@
-"""Worker: LiteRT-LM's engine. Decoding is the difference between a long call and a call of one token.
+"""Worker: LiteRT-LM. Decoding is the difference between a long call and a call of one token.
 
 The engine takes and returns text, in which the word t123 stands for the id 123.
 """
