@@ -23,20 +23,20 @@ class NativeEngine(Engine):
     uniform = True
 
     def __init__(
-        self, built: Built, graph: Graph, threads: int | None = None, cache: str = "float32"
+        self, built: Built, graph: Graph, threads: int | None = None, *, half_cache: bool = False
     ) -> None:
         """Load what was built.
 
         Args:
             built: a checked build.
-            graph: a decoder of the bundle, which has the shapes.
+            graph: a decoder of the bundle, which has the shapes and the type of the caches.
             threads: threads of a step; None: as many as fast cores.
-            cache: type of keys and values, "float32" or "float16".
+            half_cache: whether keys and values are kept in float16, else in float32.
 
         Raises:
             EngineError: if it is damaged, or for another processor.
         """
-        self.built, self.graph, self.cache = built, graph, cache
+        self.built, self.graph, self.half_cache = built, graph, half_cache
         self.threads = threads or fast_cores()
         self.model: NativeModel | None = built.library().open(built.weights, self.threads)
 
@@ -47,9 +47,10 @@ class NativeEngine(Engine):
         return EngineInfo(
             "native",
             self.built.library_sha256[:DIGITS],
-            "cpu" if self.cache == "float32" else f"cpu, cache in {self.cache}",
+            "cpu, cache in float16" if self.half_cache else "cpu",
             self.threads,
             processor=identity.features,
+            half_cache=self.half_cache,
         )
 
     def new_state(self, rows: int, context: int, sources: Sources | None = None) -> NativeState:
@@ -74,7 +75,7 @@ class NativeState(State):
     def __init__(self, engine: NativeEngine, model: NativeModel, rows: int, context: int) -> None:
         super().__init__(rows, context)
         self.engine, self.model = engine, model
-        self.cache = model.new_rows(rows, context, engine.cache)
+        self.cache = model.new_rows(rows, context, "float16" if engine.half_cache else "float32")
         self.result: NDArray[np.float32] = np.empty((0, 1, self.cache.vocab), dtype=np.float32)
         self.singles = np.empty((rows, 1, self.cache.vocab), dtype=np.float32)
         self.row_numbers = np.arange(rows, dtype=np.int32)
