@@ -52,7 +52,7 @@ def with_caches(graph: Graph, dtype: Dtype) -> Graph:
     """Return what the manifest says of a graph, with keys and values of another type."""
 
     def cached(port: Port) -> Port:
-        return replace(port, dtype=dtype) if port.role == "cache" else port
+        return replace(port, dtype=dtype) if port.role in ("cache", "source") else port
 
     return replace(
         graph,

@@ -54,7 +54,7 @@ using Logits = std::vector<float>;
 edgegpt_state *new_state(edgegpt_engine *engine, int count, int cache) {
     edgegpt_state *state = nullptr;
     char message[EDGEGPT_MESSAGE] = "";
-    CHECK(edgegpt_new_state(engine, count, context, cache, &state, message) == EDGEGPT_OK);
+    CHECK(edgegpt_new_state(engine, nullptr, count, context, cache, &state, message) == EDGEGPT_OK);
     return state;
 }
 
@@ -202,11 +202,11 @@ void refuse(edgegpt_engine *engine, const char *weights) {
     refused(edgegpt_open(weights, 1 << 30, &none, message));
     refused(edgegpt_open(weights, 1, nullptr, message));
     CHECK(none == nullptr);
-    refused(edgegpt_new_state(nullptr, 1, 1, 0, &no_state, message));
-    refused(edgegpt_new_state(engine, 0, 1, 0, &no_state, message));
-    refused(edgegpt_new_state(engine, 1, facts.block_size + 1, 0, &no_state, message));
-    refused(edgegpt_new_state(engine, 1, 1, 7, &no_state, message));
-    refused(edgegpt_new_state(engine, 1, 1, 0, nullptr, message));
+    refused(edgegpt_new_state(nullptr, nullptr, 1, 1, 0, &no_state, message));
+    refused(edgegpt_new_state(engine, nullptr, 0, 1, 0, &no_state, message));
+    refused(edgegpt_new_state(engine, nullptr, 1, facts.block_size + 1, 0, &no_state, message));
+    refused(edgegpt_new_state(engine, nullptr, 1, 1, 7, &no_state, message));
+    refused(edgegpt_new_state(engine, nullptr, 1, 1, 0, nullptr, message));
     CHECK(no_state == nullptr);
     refused(edgegpt_step(nullptr, 1, one, one, past, ids, 0, nullptr, nullptr, message));
     const int32_t ones[] = {1, 1};

@@ -17,7 +17,9 @@ from .store import Built
 __all__ = ["local_graph", "missing", "open_built", "open_native", "open_stored", "worth_building"]
 
 
-def open_native(bundle: Bundle, threads: int | None, cache: str | None = None) -> NativeEngine:
+def open_native(
+    bundle: Bundle, threads: int | None, cache: str | None = None
+) -> NativeEngine:
     """Open the engine that was last built for this processor; never build one.
 
     Raises:
@@ -48,7 +50,9 @@ def open_built(
     bundle: Bundle, built: Built, threads: int | None = None, cache: str | None = None
 ) -> NativeEngine:
     """Open what was built of `bundle`; `cache` None: keys and values in float32."""
-    return NativeEngine(built, local_graph(bundle, cache), threads, half_cache=cache == "float16")
+    kind = cache or "float32"
+    graph, encoder = local_graph(bundle, kind), _encoder(bundle)
+    return NativeEngine(built, graph, threads, kind, encoder=encoder)
 
 
 def missing(bundle: Bundle) -> str | None:
@@ -75,8 +79,14 @@ def _command(bundle: Bundle) -> str:
     return f"edgegpt build {shlex.quote(str(bundle.folder))} --backend native"
 
 
-def local_graph(bundle: Bundle, cache: str | None = None) -> Graph:
+def local_graph(bundle: Bundle, cache: str = "float32") -> Graph:
     """Return what describes the decoder; the engine computes in float32, and reads no graph."""
     graphs = bundle.manifest.graphs
     graph = wide_graph(next(graph for graph in graphs if graph.part == "decoder"))
     return with_caches(graph, "float16" if cache == "float16" else "float32")
+
+
+def _encoder(bundle: Bundle) -> Graph | None:
+    """Return what describes the encoder, if the model has one."""
+    graphs = bundle.manifest.graphs
+    return next((wide_graph(graph) for graph in graphs if graph.part == "encoder"), None)
