@@ -17,9 +17,7 @@ from .store import Built
 __all__ = ["local_graph", "missing", "open_built", "open_native", "open_stored", "worth_building"]
 
 
-def open_native(
-    bundle: Bundle, threads: int | None, cache: str | None = None
-) -> NativeEngine:
+def open_native(bundle: Bundle, threads: int | None, cache: str | None = None) -> NativeEngine:
     """Open the engine that was last built for this processor; never build one.
 
     Raises:

@@ -194,9 +194,7 @@ class NativeRows:
     def move_sources(self, parents: Sequence[int]) -> None:
         """Let the rows of source i read what source `parents[i]` was, for all i at once."""
         places = np.array(parents, dtype=np.int32)  # (n,)
-        self.model.library.checked(
-            "edgegpt_move_sources", self.handle, len(places), _place(places)
-        )
+        self.model.library.checked("edgegpt_move_sources", self.handle, len(places), _place(places))
 
     def fill(self, cache: int, row: int, values: NDArray[np.float32]) -> None:
         """Write `values` [K, P, D] into the first slots of a row; keys are even caches."""

@@ -9,6 +9,8 @@
 #define NOMINMAX
 #define WIN32_LEAN_AND_MEAN
 #include <windows.h>
+#undef near  // which it makes nothing of
+#undef far
 #else
 #include <fcntl.h>
 #include <sys/mman.h>

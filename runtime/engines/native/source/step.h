@@ -2,6 +2,7 @@
 #pragma once
 
 #include "layers.h"
+#include "streams.h"
 
 namespace edgegpt {
 
@@ -49,6 +50,7 @@ private:
     void work(Worker w) const {
         float *stream = space_.stream, *sum = space_.sum;
         embed(w, chunk_, stream);
+        if constexpr (keeps_streams) keep(w, 0, stream);
         for (int index = 0; index < Stack::layers; ++index) {
             const Layer &layer = Stack::layer[index];
             float *next = Stack::parallel ? sum : stream;
@@ -56,8 +58,15 @@ private:
             attend_sources<model::has_encoder>(w, index, layer.source, next);
             feed_forward(w, chunk_, layer.feed_forward, stream, next);
             if (Stack::parallel) sum = stream, stream = next;
+            if constexpr (keeps_streams) keep(w, index + 1, stream);
         }
         head(w, stream);
+    }
+
+    // The others do not write the stream before they meet again.
+    void keep(Worker w, int layers, const float *stream) const {
+        for (int i = 0; w.index == 0 && i < chunk_.count; ++i)
+            streams.keep(layers, chunk_.token[i].position, stream + i * stream_stride, width);
     }
 
     // Meets.
