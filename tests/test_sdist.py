@@ -99,6 +99,9 @@ def test_the_wheel_from_it_is_the_wheel_of_the_checkout(
             wheels.append({one.filename: one.CRC for one in wheel.infolist()})
     assert wheels[0] == wheels[1]
     assert "edgegpt/runtime/language_model.py" in wheels[0]
+    sources = {name for name in tracked[1] if name.startswith("runtime/engines/native/source/")}
+    assert len(sources) > 10
+    assert {f"edgegpt/{name}" for name in sources} <= set(wheels[0])
     assert not any("safetensors" in name or "test" in name for name in wheels[0])
 
 

@@ -1,4 +1,4 @@
-"""Bisect of a compiled engine: the first wrong layer, by a library that is compiled for the search."""
+"""Bisect of a compiled engine: the first wrong layer, by a library compiled for the search."""
 
 import json
 import shutil
@@ -56,11 +56,9 @@ def test_a_damaged_weight_is_found_in_its_layer(
     damaged = Path(shutil.copytree(small_bundle, tmp_path / "damaged"))
     change_weight(damaged, "blocks.1.feed_forward.down.weight", negated)
     repacked(small_bundle, damaged, engines)
+    search = ["--bisect", str(small_checkpoint), "--json"]
     with pytest.raises(SystemExit) as ended:
-        main(
-            ["verify", str(small_bundle), "--backend", "native", "--json"]
-            + ["--bisect", str(small_checkpoint)]
-        )
+        main(["verify", str(small_bundle), "--backend", "native", *search])
     assert ended.value.code == 1
     (found,) = json.loads(capsys.readouterr().out).values()
     assert found["first_wrong"] == "blocks.1"

@@ -265,9 +265,7 @@ def test_a_wrong_source_of_a_compiled_engine_is_caught(
     compile_library = prepare.compile_library
 
     def broken(*arguments: Any) -> None:
-        (folder,) = {
-            Path(one) for one in (arguments[3], sources) if Path(one, planted.file).exists()
-        }
+        (folder,) = [one for one in (arguments[3], sources) if (one / planted.file).exists()]
         text = (folder / planted.file).read_text()
         assert planted.old in text
         (folder / planted.file).write_text(text.replace(planted.old, planted.new))
