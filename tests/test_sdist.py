@@ -17,6 +17,7 @@ MADE_BY_SETUPTOOLS = ("PKG-INFO", "setup.cfg", "edgegpt_toolkit.egg-info/")
 # Kept out: what serves the repository and its continuous integration only.
 OF_THE_REPOSITORY = (
     ".clang-format",
+    ".clang-tidy",
     ".gitattributes",
     ".ci/",
     ".gitignore",

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -91,15 +93,15 @@ def test_a_wrong_library_is_told_from_a_wrong_layer(
     assert first_wrong(places) == "logits"
 
 
-def test_quantised_bundles_and_encoders_are_refused(int8_bundle: Path, small_model: GPT) -> None:
+def test_a_quantised_bundle_is_refused(small_bundle: Path, small_model: GPT) -> None:
+    sound = Bundle.open(small_bundle)
+    quantised = replace(sound.manifest, precision="int8", quantization=object())
     with pytest.raises(BundleError, match="cannot bisect a bundle in int8"):
-        bisect_native(Bundle.open(int8_bundle), small_model)
+        bisect_native(replace(sound, manifest=quantised), small_model)
 
 
 def test_streams_that_were_not_computed_are_wrong() -> None:
     """They begin as numbers that are none, so that a layer that was left out cannot pass."""
-    from types import SimpleNamespace
-
     calls = SimpleNamespace(edgegpt_keep_streams=lambda *_: None)
     call = SimpleNamespace(calls=calls)
     streams = module.Streams(call, SimpleNamespace(n_layer=2, n_embd=3)).keep(5, 4)  # type: ignore[arg-type]

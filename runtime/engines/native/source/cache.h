@@ -32,7 +32,7 @@ public:
     std::ptrdiff_t key_bytes() const { return item() * slots * width; }
     std::ptrdiff_t value_bytes() const { return item() * slots * padded; }
     std::ptrdiff_t row_bytes() const { return heads * (key_bytes() + value_bytes()); }
-    std::ptrdiff_t bytes(int layers) const { return layers * rows * row_bytes(); }
+    std::ptrdiff_t bytes(int layers) const { return row_bytes() * layers * rows; }
 
     // [slots / 16][width][16]
     std::uint8_t *keys(int layer, int row, int head) const {
@@ -88,13 +88,13 @@ public:
               int end) const {
         const int first = since / lanes * lanes, count = up_to(end, lanes) - first;
         for (int head = 0; head < heads; ++head) {
-            const std::ptrdiff_t key = first * width * item();
+            const std::ptrdiff_t key = item() * first * width;
             std::memcpy(to.keys(to_layer, to_row, head) + key, keys(layer, row, head) + key,
-                        as_size(count * width * item()));
+                        as_size(item() * count * width));
             for (int i = 0; i < padded; i += lanes) {
                 const std::ptrdiff_t begin = i * item() * slots + first * (lanes * item());
                 std::memcpy(to.values(to_layer, to_row, head) + begin,
-                            values(layer, row, head) + begin, as_size(count * lanes * item()));
+                            values(layer, row, head) + begin, as_size(item() * count * lanes));
             }
         }
     }
