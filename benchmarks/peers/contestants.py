@@ -27,7 +27,6 @@ class Contestant:
 # peer -> bits -> formats (name, folder), or the reason why the peer has none.
 _Formats = dict[str, dict[int, list[tuple[str, str]] | str]]
 
-NATIVE = " native"  # ends edgegpt's formats that run on an engine compiled for the model
 NO_HALF = "16 bits are for GPUs here"
 WITH_ENCODERS = (EDGEGPT, "transformers", "ctranslate2")
 
@@ -115,8 +114,4 @@ def contestants(
             absent[peer] = "its model builder does not know the GPT-2 architecture"
         else:
             present += [Contestant(peer, name, folder) for name, folder in formats]
-    if shape.pairs:
-        compiled = [one for one in present if one.format.endswith(NATIVE)]
-        absent |= {one.label: "no encoder-decoder is compiled" for one in compiled}
-        present = [one for one in present if one not in compiled]
     return present, absent

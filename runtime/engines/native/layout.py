@@ -44,14 +44,17 @@ class AttentionLayer:
 
 @dataclass(frozen=True)
 class SourceLayer:
-    """The attention of a layer to sources, and its norms; empty if there is no encoder."""
+    """The attention of a layer to sources, and its norms."""
 
-    norm_in: Norm = Norm()
-    q: Matrix = Matrix()
-    kv: Matrix = Matrix()
-    proj: Matrix = Matrix()
-    norm_out: Norm = Norm()
-    norm_sum: Norm = Norm()
+    norm_in: Norm
+    q: Matrix
+    kv: Matrix
+    proj: Matrix
+    norm_out: Norm
+    norm_sum: Norm
+
+
+NO_SOURCE = SourceLayer(Norm(), Matrix(), Matrix(), Matrix(), Norm(), Norm())
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class Stack:
 
     def _layer(self, index: int) -> Layer:
         block = f"{self._part}blocks.{index}"
-        source = self._source(block) if self._sourced else SourceLayer()
+        source = self._source(block) if self._sourced else NO_SOURCE
         return Layer(self._attention(block, index), source, self._feed_forward(block))
 
     def _attention(self, block: str, index: int) -> AttentionLayer:
