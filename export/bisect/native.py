@@ -22,7 +22,7 @@ from edgegpt.runtime.engines.native.prepare import debug_library
 from edgegpt.runtime.engines.native.store import LIBRARY
 from edgegpt.runtime.files import scratch_folder
 from edgegpt.runtime.proof.far_past import far_past
-from edgegpt.runtime.proof.tolerances import TOLERANCES
+from edgegpt.runtime.proof.tolerances import tolerance_of
 
 from .compare import Place, check_comparable, compared, first_wrong, in_torch, joined
 from .places import part_of
@@ -33,10 +33,11 @@ __all__ = ["bisect_native"]
 LARGEST_LIBRARY = 1 << 24  # bytes
 
 
-def bisect_native(bundle: Bundle, model: GPT | Seq2Seq) -> list[Place]:
+def bisect_native(bundle: Bundle, model: GPT | Seq2Seq, cache: str | None = None) -> list[Place]:
     """Return the logits of the stored engine if they are right; else the layers of its model, too.
 
     The logits of the stored engine come last: if nothing before them is wrong, it is that library.
+    `cache` is the type of keys and values; None: float32.
 
     Raises:
         CheckpointError: if the settings of `model` differ from those that were exported.
@@ -47,13 +48,13 @@ def bisect_native(bundle: Bundle, model: GPT | Seq2Seq) -> list[Place]:
     check_comparable(bundle, model, "native")
     if isinstance(model, Seq2Seq):
         raise BundleError("layers of an encoder-decoder on the backend native cannot be compared")
-    graph, golden = local_graph(bundle), Golden.load(bundle.file(GOLDEN_NAME))
+    graph, golden = local_graph(bundle, cache or "float32"), Golden.load(bundle.file(GOLDEN_NAME))
     part, runs = part_of(model, graph), DecoderRuns(model, golden)
     blocks = list(dict.fromkeys(layer.block for layer in part.layers[:-1]))
     names = ["embedding", *blocks, *part.results]
     reference = in_torch(model, part, names, runs.in_torch())
-    tolerance = TOLERANCES[bundle.manifest.precision]
-    with closing(open_native(bundle, None)) as engine:
+    with closing(open_native(bundle, None, cache)) as engine:
+        tolerance = tolerance_of(bundle, engine)
         found = joined(part.results, ([one[-1]] for one in _computed(engine, runs)))
         logits = {name: reference[name] for name in part.results}
         places = compared(found, logits, tolerance)
@@ -61,7 +62,7 @@ def bisect_native(bundle: Bundle, model: GPT | Seq2Seq) -> list[Place]:
             return places
         with scratch_folder(LARGEST_LIBRARY) as folder:
             library = debug_library(bundle, folder / LIBRARY)
-            kept = NativeEngine(engine.built, graph, 1, library=library)
+            kept = NativeEngine(engine.built, graph, 1, engine.cache, library=library)
             with closing(kept):
                 found = joined(names, _computed(kept, runs, Streams(library, model.config)))
     layers = {name: reference[name] for name in names[:-1]}

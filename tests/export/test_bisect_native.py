@@ -43,9 +43,11 @@ def test_a_sound_engine_is_not_compiled_again(
 ) -> None:
     shutil.copytree(built(small_bundle).folder, engines / built(small_bundle).folder.name)
     monkeypatch.setattr(module, "debug_library", None)
-    (place,) = bisect_native(Bundle.open(small_bundle), small_model)
-    assert place.name == "logits"
-    assert 0 < place.error < 1e-5
+    for cache, least, most in ((None, 0.0, 1e-5), ("float16", 1e-5, 6e-3)):
+        (place,) = bisect_native(Bundle.open(small_bundle), small_model, cache)
+        assert place.name == "logits"
+        assert least < place.error < most
+        assert place.tolerance == most
 
 
 def test_a_damaged_weight_is_found_in_its_layer(
