@@ -13,6 +13,7 @@
 #include "objects.h"
 #include "processor.h"
 #include "request.h"
+#include "step.h"
 
 using namespace edgegpt;
 using model::Decoder, model::Encoder;
@@ -309,11 +310,24 @@ extern "C" int edgegpt_step(edgegpt_state *state, int n, const int32_t *row, con
     Turn turn(*state->engine);
     Team *team = turn.team();
     if (team == nullptr) return fail(message, EDGEGPT_SYSTEM, "the system starts no threads");
-    Step step(state->engine->weights(), state->cache, state->reading, state->engine->space, *team);
-    for (Chunks chunks(request); chunks.next(step.chunk_);) {
-        int from = chunks.want(step, 0);
-        step.run();
-        for (; from >= 0; step.run_head()) from = chunks.want(step, from);
+    Chunk chunk;
+    Rest last;
+    chunk.attended = last.chunk.attended = state->engine->space.attended;
+    Step step(state->engine->weights(), state->cache, state->reading, state->engine->space, *team,
+              chunk, last);
+    const auto keep = [&](bool all) {
+        last.keep(chunk, all);
+        if (model::has_encoder) last.chunk.find_readers(state->reading.rows_each);
+    };
+    for (Chunks chunks(request); chunks.next(chunk);) {
+        if (model::has_encoder) chunk.find_readers(state->reading.rows_each);
+        int from = chunks.want(chunk, 0);
+        const bool more = from >= 0;
+        keep(more);
+        for (step.run(); from >= 0; step.run_head()) {
+            from = chunks.want(chunk, from);
+            keep(more);
+        }
     }
     return EDGEGPT_OK;
 }

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "attention.h"
+#include "chunk.h"
 #include "norms.h"
 #include "rotary.h"
 #include "rows.h"
@@ -12,24 +13,6 @@
 #include "workspace.h"
 
 namespace edgegpt {
-
-struct Token {
-    int row, position;
-    std::int64_t id;
-};
-
-// Neighbouring tokens of a chunk: `count` from number `first` on.
-struct Run {
-    int first, count;
-};
-
-// Tokens that go through a layer at once, in runs that share keys and values.
-struct Chunk {
-    int count = 0, runs = 0;
-    Token token[most_tokens];
-    Run run[most_tokens];
-    float *attended;  // [count][attended_stride]
-};
 
 // The slots up to one's own in a row of a cache.
 struct Place {

@@ -1,7 +1,7 @@
 // What a step is asked for, and how it is cut into chunks.
 #pragma once
 
-#include "step.h"
+#include "chunk.h"
 
 namespace edgegpt {
 
@@ -22,22 +22,22 @@ public:
 
     // Fill the next chunk; return whether there was anything left.
     bool next(Chunk &chunk) {
-        chunk.count = chunk.runs = 0;
+        chunk.count = chunk.runs = chunk.wanted = 0;
         first_ += taken_, taken_ = 0;
         while (row_ < request_.n && chunk.count < most_tokens) take(chunk);
         taken_ = chunk.count;
         return chunk.count > 0;
     }
 
-    // List wanted tokens of the step's chunk from number `from` on; return where to go on, or -1.
-    int want(Step &step, int from) const {
-        step.wanted_ = 0;
+    // List wanted tokens of the chunk from number `from` on; return where to go on, or -1.
+    int want(Chunk &chunk, int from) const {
+        chunk.wanted = 0;
         for (int i = from; i < request_.wanted; ++i) {
             const std::int64_t place = request_.position[i] - first_;
-            if (place < 0 || place >= step.chunk_.count) continue;
-            if (step.wanted_ == most_tokens) return i;
-            step.want_[step.wanted_] = static_cast<int>(place);
-            step.logits_[step.wanted_++] = request_.logits + as_size(i) * model::Decoder::vocab;
+            if (place < 0 || place >= chunk.count) continue;
+            if (chunk.wanted == most_tokens) return i;
+            chunk.want[chunk.wanted] = static_cast<int>(place);
+            chunk.logits[chunk.wanted++] = request_.logits + as_size(i) * model::Decoder::vocab;
         }
         return -1;
     }

@@ -21,19 +21,15 @@ class Step : Layers<model::Decoder> {
 
 public:
     Step(const std::uint8_t *file, const Cache &cache, const Reading &reading,
-         const Workspace &space, Team &team)
-        : Layers(file, space, team), cache_(cache), reading_(reading) {
-        chunk_.attended = space.attended;
-    }
-
-    Chunk chunk_;
-    int wanted_ = 0;
-    int want_[most_tokens];  // numbers of the tokens whose logits are wanted
-    float *logits_[most_tokens];
+         const Workspace &space, Team &team, const Chunk &tokens, const Rest &last)
+        : Layers(file, space, team),
+          cache_(cache),
+          reading_(reading),
+          tokens_(tokens),
+          last_(last) {}
 
     // Compute the chunk with all threads.
     void run() {
-        if constexpr (model::has_encoder) find_sources();
         team_.run([](void *step, Worker w) { static_cast<const Step *>(step)->work(w); }, this);
     }
 
@@ -48,103 +44,123 @@ private:
     }
 
     void work(Worker w) const {
+        constexpr int final = Stack::layers - 1;
         float *stream = space_.stream, *sum = space_.sum;
-        embed(w, chunk_, stream);
-        if constexpr (keeps_streams) keep(w, 0, stream);
-        for (int index = 0; index < Stack::layers; ++index) {
-            const Layer &layer = Stack::layer[index];
-            float *next = Stack::parallel ? sum : stream;
-            attention(w, index, layer.attention, stream, next);
-            attend_sources<model::has_encoder>(w, index, layer.source, next);
-            feed_forward(w, chunk_, layer.feed_forward, stream, next);
-            if (Stack::parallel) sum = stream, stream = next;
-            if constexpr (keeps_streams) keep(w, index + 1, stream);
+        embed(w, tokens_, stream);
+        keep(w, tokens_, 0, stream);
+        for (int index = 0; index < final; ++index) {
+            write_attention(w, index, stream);
+            change(w, tokens_, index, stream, sum);
+            if (Stack::parallel) {
+                float *next = sum;
+                sum = stream, stream = next;
+            }
+            keep(w, tokens_, index + 1, stream);
         }
-        head(w, stream);
+        write_attention(w, final, stream);
+        if (last_.chunk.count == 0) return;
+        if (last_.chunk.count < tokens_.count) drop_others(w, stream);
+        change(w, last_.chunk, final, stream, sum);
+        keep(w, last_.chunk, Stack::layers, Stack::parallel ? sum : stream);
+        head(w, Stack::parallel ? sum : stream);
     }
 
-    // The others do not write the stream before they meet again.
-    void keep(Worker w, int layers, const float *stream) const {
-        for (int i = 0; w.index == 0 && i < chunk_.count; ++i)
-            streams.keep(layers, chunk_.token[i].position, stream + i * stream_stride, width);
+    // Queries, and keys and values in the cache. Meets.
+    void write_attention(Worker w, int index, const float *stream) const {
+        const AttentionLayer &layer = Stack::layer[index].attention;
+        project_heads(w, tokens_, layer, stream);
+        write_cache(w, tokens_, layer, cache_, index);
+    }
+
+    // What a layer adds to the stream, once the cache has the keys and values. Meets.
+    void change(Worker w, const Chunk &chunk, int index, float *stream, float *sum) const {
+        float *next = Stack::parallel ? sum : stream;
+        read_attention(w, chunk, index, stream, next);
+        read_sources<model::has_encoder>(w, chunk, index, next);
+        feed_forward(w, chunk, Stack::layer[index].feed_forward, stream, next);
+    }
+
+    // Move the queries and the stream of the tokens that go on to the front. Meets.
+    void drop_others(Worker w, float *stream) const {
+        if (w.index == 0)
+            for (int i = 0; i < last_.chunk.count; ++i) {
+                const int from = last_.place[i];  // at least i, so that nothing is lost
+                std::memmove(stream + i * stream_stride, stream + from * stream_stride,
+                             sizeof(float) * stream_stride);
+                std::memmove(space_.wide + i * wide_stride, space_.wide + from * wide_stride,
+                             sizeof(float) * queries_width);
+            }
+        team_.meet(w);
+    }
+
+    // In a debug build, for `streams`. The others do not write the stream before they meet again.
+    void keep(Worker w, const Chunk &chunk, int layers, const float *stream) const {
+        if constexpr (keeps_streams)
+            for (int i = 0; w.index == 0 && i < chunk.count; ++i)
+                streams.keep(layers, chunk.token[i].position, stream + i * stream_stride, width);
     }
 
     // Meets.
     void head(Worker w, const float *stream) const {
+        const Chunk &chunk = last_.chunk;
         const Weights m = weights(Stack::head);
         const Range tiles = share(Stack::head.tiles(), w.index, w.threads);
         const float *bias = floats(Stack::head.bias);
-        const Activations in = prepare(w, m, wanted_, [&](int i, float *out) {
-            const float *x = stream + want_[i] * stream_stride;
+        const Activations in = prepare(w, m, chunk.wanted, [&](int i, float *out) {
+            const float *x = stream + chunk.want[i] * stream_stride;
             if (Stack::norm_final.weight != 0)
                 norm(Stack::norm_final, x, out);
             else
                 copy_row(x, out);
         });
-        multiply(m, in, 0, wanted_, tiles, [&](int i, int n, Floats y) {
+        multiply(m, in, 0, chunk.wanted, tiles, [&](int i, int n, Floats y) {
             if (bias != nullptr) y = y + load(bias + n);
-            store_part(logits_[i] + n, capped(y, Stack::logit_cap), Stack::vocab - n);
+            store_part(chunk.logits[i] + n, capped(y, Stack::logit_cap), Stack::vocab - n);
         });
         team_.meet(w);
     }
 
     // Meets.
-    void attention(Worker w, int index, const AttentionLayer &layer, const float *stream,
-                   float *sum) const {
-        project_heads(w, chunk_, layer, stream);
-        write_cache(w, chunk_, layer, cache_, index);
+    void read_attention(Worker w, const Chunk &chunk, int index, const float *stream,
+                        float *sum) const {
+        const AttentionLayer &layer = Stack::layer[index].attention;
         attend_all<Stack::heads / Stack::kv_heads>(
-            w, chunk_, chunk_.run, chunk_.runs, {cache_, index, layer.window, Stack::attention_cap},
-            [&](int i) { return Place{chunk_.token[i].row, chunk_.token[i].position}; },
+            w, chunk, chunk.run, chunk.runs, {cache_, index, layer.window, Stack::attention_cap},
+            [&](int i) { return Place{chunk.token[i].row, chunk.token[i].position}; },
             [&](int i, int head, float *out) {
-                ready(query(i, head), layer.q_norm, layer.rotary, chunk_.token[i].position, out);
+                ready(query(i, head), layer.q_norm, layer.rotary, chunk.token[i].position, out);
             });
-        join_heads(w, chunk_, layer.proj, layer.norm_out, layer.norm_sum, stream, sum);
+        join_heads(w, chunk, layer.proj, layer.norm_out, layer.norm_sum, stream, sum);
     }
 
     const float *query(int i, int head) const {
         return space_.wide + i * wide_stride + head * head_dim;
     }
 
-    // ---- sources --------------------------------------------------------------------------
-
-    // Join the tokens of a source, which may be of several rows.
-    void find_sources() {
-        int last = -1;
-        sources_ = 0;
-        for (int i = 0; i < chunk_.count; ++i) {
-            const int source = chunk_.token[i].row / reading_.rows_each;
-            if (source == last && source_run_[sources_ - 1].count < most_queries)
-                ++source_run_[sources_ - 1].count;
-            else
-                source_run_[sources_++] = {i, 1};
-            last = source;
-        }
-    }
-
     // Meets. A template, so that models without an encoder have no such function.
     template <bool there>
-    void attend_sources(Worker w, int index, const SourceLayer &layer, float *stream) const {
+    void read_sources(Worker w, const Chunk &chunk, int index, float *stream) const {
         if constexpr (there) {
-            project(w, chunk_, layer.q,
-                    read_stream(w, chunk_, weights(layer.q), layer.norm_in, stream));
+            const SourceLayer &layer = Stack::layer[index].source;
+            project(w, chunk, layer.q,
+                    read_stream(w, chunk, weights(layer.q), layer.norm_in, stream));
             attend_all<1>(
-                w, chunk_, source_run_, sources_, {*reading_.cache, index, 0, 0.0f},
+                w, chunk, chunk.reader, chunk.readers, {*reading_.cache, index, 0, 0.0f},
                 [&](int i) {
-                    const int source = reading_.of(chunk_.token[i].row);
+                    const int source = reading_.of(chunk.token[i].row);
                     return Place{source, reading_.length[source] - 1};
                 },
                 [&](int i, int head, float *out) {
                     std::memcpy(out, query(i, head), sizeof(float) * head_dim);
                 });
-            join_heads(w, chunk_, layer.proj, layer.norm_out, layer.norm_sum, stream, stream);
+            join_heads(w, chunk, layer.proj, layer.norm_out, layer.norm_sum, stream, stream);
         }
     }
 
     const Cache &cache_;
     const Reading &reading_;
-    int sources_ = 0;
-    Run source_run_[most_tokens];
+    const Chunk &tokens_;
+    const Rest &last_;
 };
 
 }  // namespace edgegpt
