@@ -14,7 +14,7 @@ constexpr bool keeps_streams = true;
 constexpr bool keeps_streams = false;
 #endif
 
-// Where the streams of the tokens at `first` .. `first` + `slots` - 1 go: [layers + 1][slots][width].
+// Where the streams of the tokens at the slots from `first` on go: [layers + 1][slots][width].
 struct Streams {
     float *kept = nullptr;
     int first = 0, slots = 0;
