@@ -57,20 +57,20 @@ public:
 
     // Vectors are read behind the end of a key or a value.
     void write_key(int layer, int row, int head, int slot, const float *key) const {
-        const std::ptrdiff_t tile = static_cast<std::ptrdiff_t>(slot / lanes) * width * lanes;
-        std::uint8_t *to = keys(layer, row, head) + (tile + slot % lanes) * item();
-        for (int i = 0; i < width; i += lanes) {
-            const Items items = as_items(load(key + i));
-            for (int k = i; k < width && k < i + lanes; ++k, to += lanes * item())
-                std::memcpy(to, items.bytes + (k - i) * item(), as_size(item()));
-        }
+        const std::ptrdiff_t place =
+            static_cast<std::ptrdiff_t>(slot / lanes) * width * lanes + slot % lanes;
+        std::uint8_t *to = keys(layer, row, head) + place * item();
+        if (kind == Kind::float32)
+            spread(key, reinterpret_cast<float *>(to));
+        else
+            spread(key, reinterpret_cast<std::uint16_t *>(to));
     }
     void write_value(int layer, int row, int head, int slot, const float *value) const {
         std::uint8_t *to = values(layer, row, head) + slot * (lanes * item());
-        for (int i = 0; i < width; i += lanes, to += slots * (lanes * item())) {
-            const int count = width - i < lanes ? width - i : lanes;
-            std::memcpy(to, as_items(load(value + i)).bytes, as_size(count * item()));
-        }
+        if (kind == Kind::float32)
+            put(value, reinterpret_cast<float *>(to));
+        else
+            put(value, reinterpret_cast<std::uint16_t *>(to));
     }
 
     // Number i of a key and of a value, which the two above have put there.
@@ -100,9 +100,32 @@ public:
     }
 
 private:
-    struct Items {
-        std::uint8_t bytes[lanes * sizeof(float)];
-    };
+    static void store_items(float *to, Floats x) { store(to, x); }
+    static void store_items(std::uint16_t *to, Floats x) { store_float16(to, x); }
+
+    // One item into each row of a tile of keys.
+    template <class Item>
+    void spread(const float *key, Item *to) const {
+        for (int i = 0; i < width; i += lanes) {
+            Item items[lanes];
+            store_items(items, load(key + i));
+            for (int k = i; k < width && k < i + lanes; ++k, to += lanes) *to = items[k - i];
+        }
+    }
+
+    // Some items into a row of each tile of values.
+    template <class Item>
+    void put(const float *value, Item *to) const {
+        for (int i = 0; i < width; i += lanes, to += static_cast<std::ptrdiff_t>(slots) * lanes) {
+            Item items[lanes];
+            store_items(items, load(value + i));
+            if (width - i >= lanes)
+                std::memcpy(to, items, sizeof items);
+            else
+                for (int k = 0; k < width - i; ++k) to[k] = items[k];
+        }
+    }
+
     float number(const std::uint8_t *from) const {
         float numbers[lanes] = {};
         if (kind == Kind::float32) {
@@ -113,19 +136,6 @@ private:
             store(numbers, load_float16(narrow));
         }
         return numbers[0];
-    }
-    Items as_items(Floats x) const {
-        Items items;
-        if (kind == Kind::float32) {
-            float wide[lanes];
-            store(wide, x);
-            std::memcpy(items.bytes, wide, sizeof wide);
-        } else {
-            std::uint16_t narrow[lanes];
-            store_float16(narrow, x);
-            std::memcpy(items.bytes, narrow, sizeof narrow);
-        }
-        return items;
     }
 };
 
