@@ -22,6 +22,7 @@ def load(
     threads: int | None = None,
     tf32: bool = False,
     cuda_graph: bool = True,
+    cache: str | None = None,
     upgrade: bool = True,
 ) -> LanguageModel:
     """Open a bundle for generation.
@@ -39,6 +40,9 @@ def load(
         threads: threads inside an operator; None lets the engine choose.
         tf32: let CUDA round float32 products to TF32, which has its own tolerance and receipts.
         cuda_graph: let CUDA replay decode steps as graphs; turn it off only for comparison.
+        cache: the type of keys and values of the backend "native": "float32" (the default), or
+            "float16", which halves their memory, and has its own tolerance and receipts. With it,
+            "auto" is "native" or an error. Other backends have a type of their own.
         upgrade: with "auto", if TensorRT is installed and there is a GPU, use a TensorRT engine
             that was built and verified before. If there is none, build and verify one in a process
             of its own; the first generation after that uses it.
@@ -48,14 +52,14 @@ def load(
         EngineError: if the backend is not installed or cannot run the bundle.
         InvalidInputError: if there is no such backend, or a number is impossible.
     """
+    options = EngineOptions(backend, threads, tf32, cuda_graph, cache)
     opened = Bundle.open(bundle)
-    options = EngineOptions(backend, threads, tf32, cuda_graph)
-    chosen = replace(options, backend=resolve_backend(opened, backend))
-    on_cpu = backend == "auto" and chosen.backend == "cpu"
+    chosen = resolve_backend(opened, backend)
+    on_cpu = backend == "auto" and chosen == "cpu"
     native = proved_native(opened, options) if on_cpu else None
-    engine = first = native or open_engine(opened, chosen)
+    engine = first = native or open_engine(opened, replace(options, backend=chosen))
     try:
-        if backend == "auto" and upgrade and not tf32:
+        if backend == "auto" and upgrade and not tf32 and cache is None:
             engine = with_upgrade(opened, first)
         model = LanguageModel(opened, engine, context)
     except EdgeGPTError:

@@ -44,7 +44,7 @@ def proved_native(bundle: Bundle, options: EngineOptions) -> Engine | None:
     if options.tf32:
         return None
     try:
-        engine = open_stored(bundle, options.threads)
+        engine = open_stored(bundle, options.threads, options.cache)
     except EngineError as error:
         logger.debug("no native engine: %s", error)
         return None

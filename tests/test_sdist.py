@@ -17,6 +17,7 @@ MADE_BY_SETUPTOOLS = ("PKG-INFO", "setup.cfg", "edgegpt_toolkit.egg-info/")
 # Kept out: what serves the repository and its continuous integration only.
 OF_THE_REPOSITORY = (
     ".clang-format",
+    ".clang-tidy",
     ".gitattributes",
     ".ci/",
     ".gitignore",
@@ -99,6 +100,9 @@ def test_the_wheel_from_it_is_the_wheel_of_the_checkout(
             wheels.append({one.filename: one.CRC for one in wheel.infolist()})
     assert wheels[0] == wheels[1]
     assert "edgegpt/runtime/language_model.py" in wheels[0]
+    sources = {name for name in tracked[1] if name.startswith("runtime/engines/native/source/")}
+    assert len(sources) > 10
+    assert {f"edgegpt/{name}" for name in sources} <= set(wheels[0])
     assert not any("safetensors" in name or "test" in name for name in wheels[0])
 
 

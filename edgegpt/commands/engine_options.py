@@ -12,7 +12,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def engine_options(command: Command) -> Command:
-    """Give a command --backend, --threads, --tf32 and --cuda-graph/--no-cuda-graph.
+    """Give a command --backend, --threads, --tf32, --cuda-graph/--no-cuda-graph and --cache.
 
     They reach it as one argument, `engine`, an `EngineOptions`.
     """
@@ -24,11 +24,12 @@ def engine_options(command: Command) -> Command:
         threads: int | None,
         tf32: bool,
         cuda_graph: bool,
+        cache: str | None,
         **others: Any,
     ) -> Any:
         from edgegpt.runtime.engines.options import EngineOptions
 
-        engine = EngineOptions(backend, threads, tf32, cuda_graph)
+        engine = EngineOptions(backend, threads, tf32, cuda_graph, cache)
         return command(*arguments, engine=engine, **others)
 
     options = (
@@ -47,6 +48,11 @@ def engine_options(command: Command) -> Command:
             default=True,
             show_default=True,
             help="let CUDA replay decode steps as graphs",
+        ),
+        click.option(
+            "--cache",
+            type=click.Choice(["float32", "float16"]),
+            help="type of keys and values of the backend native; default: float32",
         ),
     )
     decorated: Any = with_engine

@@ -66,8 +66,10 @@ def command(
         return
     if search:
         raise click.UsageError(f"--{next(iter(search)).replace('_', '-')} is for encoder-decoders")
-    if from_checkpoint and (engine.backend != "auto" or engine.tf32):
-        raise click.UsageError("--backend and --tf32 are for bundles; a checkpoint runs in PyTorch")
+    if from_checkpoint and (engine.backend != "auto" or engine.tf32 or engine.cache):
+        raise click.UsageError(
+            "--backend, --tf32 and --cache are for bundles; a checkpoint runs in PyTorch"
+        )
     raw = _read(data)
     corpus = _Corpus(raw.decode(), split)
     with progress() as report:

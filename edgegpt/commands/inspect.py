@@ -33,11 +33,13 @@ def command(bundle: Path, batch: int, context: int | None, as_json: bool) -> Non
     from edgegpt.runtime.bundle.bundle import TEMPLATE_NAME, Bundle
     from edgegpt.runtime.bundle.sizes import shares
     from edgegpt.runtime.engines.memory import memory_needed
+    from edgegpt.runtime.engines.native.obstacle import obstacle
     from edgegpt.runtime.proof.receipt_store import known
 
     opened = Bundle.open(bundle)
     manifest, memory = opened.manifest, memory_needed(opened, batch, context)
     on_cpu = memory_needed(opened, batch, context, "cpu")
+    halved = memory_needed(opened, batch, context, "native", half_cache=True)
     facts: dict[str, Any] = {
         "id": manifest.id,
         "precision": manifest.precision,
@@ -57,6 +59,7 @@ def command(bundle: Path, batch: int, context: int | None, as_json: bool) -> Non
             **asdict(memory),
             "total": memory.total,
             "total_on_cpu": on_cpu.total,
+            "half_cache": None if obstacle(manifest) else halved.cache,
         },
         "versions": manifest.versions,
         "receipts": [asdict(receipt) for receipt in known(opened)],
@@ -110,7 +113,8 @@ def _print_facts(console: "Console", facts: dict[str, Any]) -> None:
         "memory": (
             f"{memory['total'] / 1e6:.1f} MB for batch {memory['batch']} and context "
             f"{memory['context']}: weights {memory['weights'] / 1e6:.1f}, cache "
-            f"{memory['cache'] / 1e6:.1f}, workspace up to {memory['workspace'] / 1e6:.1f}"
+            f"{memory['cache'] / 1e6:.1f}{_halved(memory)}, workspace up to "
+            f"{memory['workspace'] / 1e6:.1f}"
             + (f", sources {memory['sources'] / 1e6:.1f}" if memory["sources"] else "")
             + (wide if memory["total_on_cpu"] != memory["total"] else "")
         ),
@@ -121,6 +125,14 @@ def _print_facts(console: "Console", facts: dict[str, Any]) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table, markup=False)
+
+
+def _halved(memory: dict[str, Any]) -> str:
+    """Return what `--cache float16` saves, where an engine takes it and it does."""
+    half = memory["half_cache"]
+    if half is None or half >= memory["cache"]:
+        return ""
+    return f" ({half / 1e6:.1f} with --backend native --cache float16)"
 
 
 def _origin(source: dict[str, Any] | None) -> str:

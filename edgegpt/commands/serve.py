@@ -137,6 +137,7 @@ def command(
             context=context,
             tf32=engine.tf32,
             cuda_graph=engine.cuda_graph,
+            cache=engine.cache,
             upgrade=False,
         )
     with model, _requests_told(log_json):

@@ -50,7 +50,7 @@ def command(
     """Verify; exit code 0 if everything passed, 1 if not, or if no engine here runs the bundle."""
     check_writable(report)
     if checkpoint is not None:
-        return _bisect(bundle, checkpoint, as_json)
+        return _bisect(bundle, checkpoint, engine, as_json)
     from edgegpt.runtime.bundle.bundle import Bundle
     from edgegpt.runtime.proof.receipt_page import write_html
     from edgegpt.runtime.proof.receipt_store import keep
@@ -77,11 +77,11 @@ def command(
     return 0 if receipt.passed else 1
 
 
-def _bisect(path: Path, checkpoint: Path, as_json: bool) -> int:
+def _bisect(path: Path, checkpoint: Path, engine: "EngineOptions", as_json: bool) -> int:
     """Print every place with its error; exit code 1 if one is out of tolerance."""
-    with waiting("comparing the graph with PyTorch, place by place"):
+    with waiting("comparing with PyTorch, place by place"):
         from edgegpt.checkpoint import load_checkpoint
-        from edgegpt.export.bisect import bisect, first_wrong
+        from edgegpt.export.bisect import bisect, bisect_native, first_wrong
         from edgegpt.runtime.bundle.bundle import Bundle
 
         bundle = Bundle.open(path)
@@ -89,7 +89,10 @@ def _bisect(path: Path, checkpoint: Path, as_json: bool) -> int:
         info = bundle.manifest.model_info
         longest = max(part.block_size for part in (info, info.encoder) if part is not None)
         model = whole.limited(min(longest, whole.config.block_size)).model
-        results = {graph.name: bisect(bundle, model, graph) for graph in bundle.manifest.graphs}
+        if engine.backend == "native":
+            results = {"native": bisect_native(bundle, model, engine.cache)}
+        else:
+            results = {graph.name: bisect(bundle, model, graph) for graph in bundle.manifest.graphs}
     wrong = {name: first_wrong(places) for name, places in results.items()}
     if as_json:
         body = {

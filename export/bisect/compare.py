@@ -6,7 +6,7 @@ the bundle.
 """
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,15 @@ from edgegpt.runtime.proof.tolerances import TOLERANCES
 from .places import Part, find_places, part_of, place_names
 from .runs import Array, runs_of
 
-__all__ = ["Place", "bisect", "first_wrong"]
+__all__ = [
+    "Place",
+    "bisect",
+    "check_comparable",
+    "compared",
+    "first_wrong",
+    "in_torch",
+    "joined",
+]
 
 
 @dataclass(frozen=True)
@@ -55,16 +63,16 @@ def bisect(bundle: Bundle, model: GPT | Seq2Seq, graph: Graph) -> list[Place]:
         BundleError: if the bundle is quantised, because it then differs from the checkpoint, or in
             bfloat16, which ONNX Runtime does not run on a CPU.
     """
-    _check(bundle, model)
+    check_comparable(bundle, model, "cpu")
     golden = Golden.load(bundle.file(GOLDEN_NAME))
     part, runs = part_of(model, graph), runs_of(model, graph, golden)
-    reference = _in_torch(model, part, runs.in_torch())
+    reference = in_torch(model, part, place_names(part), runs.in_torch())
     size = bundle.manifest.files[bundle.manifest.weights_file].size
     with scratch_folder(size) as folder:
         path, probes = _probed(bundle, graph, part, folder)
-        found = _in_graph(probes, runs.in_graph(graph, _open(path), list(probes.values())))
+        found = joined(probes, runs.in_graph(graph, _open(path), list(probes.values())))
     tolerance = TOLERANCES[bundle.manifest.precision]
-    return [Place(name, _error(found[name], reference[name]), tolerance) for name in reference]
+    return compared(found, reference, tolerance)
 
 
 def first_wrong(places: list[Place]) -> str | None:
@@ -72,12 +80,19 @@ def first_wrong(places: list[Place]) -> str | None:
     return next((place.name for place in places if not place.passed), None)
 
 
-def _check(bundle: Bundle, model: GPT | Seq2Seq) -> None:
+def compared(
+    found: Mapping[str, Array], reference: Mapping[str, Array], tolerance: float
+) -> list[Place]:
+    """Return the places of the reference, each with its error."""
+    return [Place(name, _error(found[name], reference[name]), tolerance) for name in reference]
+
+
+def check_comparable(bundle: Bundle, model: GPT | Seq2Seq, backend: str) -> None:
     """Refuse a bundle that cannot be compared with the model."""
     precision, obstacle = bundle.manifest.precision, None
     if bundle.manifest.quantization is not None:
         obstacle = "its graphs do not compute what the checkpoint does"
-    elif precision == "bfloat16":
+    elif precision == "bfloat16" and backend == "cpu":
         obstacle = "onnxruntime runs no bfloat16 on a CPU"
     if obstacle is not None:
         raise BundleError(
@@ -89,12 +104,14 @@ def _check(bundle: Bundle, model: GPT | Seq2Seq) -> None:
 
 
 @torch.no_grad()
-def _in_torch(model: GPT | Seq2Seq, part: Part, runs: Iterable[list[Tensor]]) -> dict[str, Array]:
+def in_torch(
+    model: GPT | Seq2Seq, part: Part, names: Iterable[str], runs: Iterable[list[Tensor]]
+) -> dict[str, Array]:
     """Return all numbers of each place in PyTorch, in the order of computation.
 
     Each step of `runs` runs the model, and yields the part's results.
     """
-    values: dict[str, list[Array]] = {name: [] for name in place_names(part)}
+    values: dict[str, list[Array]] = {name: [] for name in names}
     embedding = f"{part.prefix}embedding"
     handles = [
         model.get_submodule(name).register_forward_hook(_keeper(values[name]))
@@ -123,11 +140,11 @@ def _keeper(values: list[Array]) -> Callable[..., None]:
     return keep
 
 
-def _in_graph(probes: Mapping[str, str], runs: Iterable[list[Array]]) -> dict[str, Array]:
-    """Return all numbers of each place in the graph; `runs` yields the outputs of the probes."""
-    values: dict[str, list[Array]] = {name: [] for name in probes}
+def joined(names: Collection[str], runs: Iterable[list[Array]]) -> dict[str, Array]:
+    """Return all numbers of each place; `runs` yields a part of those of each."""
+    values: dict[str, list[Array]] = {name: [] for name in names}
     for outputs in runs:
-        for name, output in zip(probes, outputs, strict=True):
+        for name, output in zip(names, outputs, strict=True):
             values[name].append(output.ravel())
     return {name: np.concatenate(parts) for name, parts in values.items()}
 

@@ -20,6 +20,7 @@ from ..doctor.probe import LocalProbe
 from ..engines.base import EngineInfo
 from ..engines.choice import open_engine, resolve_backend
 from ..engines.memory import memory_needed, widening
+from ..engines.support import NATIVE
 from ..errors import InvalidInputError
 from ..generation.begin import Begin
 from ..language_model import LanguageModel
@@ -88,7 +89,7 @@ def measure(path: str | Path, plan: Plan, version: str, progress: Progress) -> B
             sampling=_in_words(plan),
             prompts=prompts.kind,
             weight_bytes=weight_bytes_per_token(model.bundle)
-            * widening(model.bundle, engine.device),
+            * widening(model.bundle, _backend(engine)),
             slot_bytes=cache_bytes_per_slot(graph),
             load_s=load_s,
             gpu=gpu.words if gpu else None,
@@ -183,8 +184,10 @@ def _check_memory(
 ) -> None:
     """Refuse a batch that would make the machine swap, or that does not fit the GPU's memory."""
     batch = max(batch for batch, _ in cells)
-    device = model.engine.info.device
-    needed = memory_needed(model.bundle, batch, model.context, device).total
+    info = model.engine.info
+    needed = memory_needed(
+        model.bundle, batch, model.context, _backend(info), half_cache=info.half_cache
+    ).total
     room, where = machine.memory_bytes, "this machine has"
     if gpu is not None and not gpu.device.shares_memory:
         room, where = gpu.device.free_memory, "the GPU had free"
@@ -223,6 +226,10 @@ def _load(
         model.close()
         if gpu is None and backend not in ON_CPU:
             gpu = Gpu(stack)
+
+
+def _backend(engine: EngineInfo) -> str:
+    return NATIVE if engine.name == NATIVE else engine.device
 
 
 def _engine_in_words(engine: EngineInfo, plan: Plan) -> str:

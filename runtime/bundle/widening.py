@@ -24,8 +24,9 @@ from .onnx_file import (
     edited,
 )
 from .protobuf import Field, bytes_field, number_field, read_fields, text_field
+from .vocabulary import Dtype
 
-__all__ = ["wide_graph", "wide_model"]
+__all__ = ["wide_graph", "wide_model", "with_caches"]
 
 # From the graph to a tensor type, whose first field is the element type.
 ELEMENT_PATH, ELEMENT_TYPE = (VALUES, (2,), (1,)), 1
@@ -44,6 +45,19 @@ def wide_graph(graph: Graph) -> Graph:
         graph,
         inputs=[wide(port) for port in graph.inputs],
         outputs=[wide(port) for port in graph.outputs],
+    )
+
+
+def with_caches(graph: Graph, dtype: Dtype) -> Graph:
+    """Return what the manifest says of a graph, with keys and values of another type."""
+
+    def cached(port: Port) -> Port:
+        return replace(port, dtype=dtype) if port.role in ("cache", "source") else port
+
+    return replace(
+        graph,
+        inputs=[cached(port) for port in graph.inputs],
+        outputs=[cached(port) for port in graph.outputs],
     )
 
 

@@ -32,8 +32,9 @@ class EngineInfo:
     """What a receipt records: which software ran the graph, and on which device.
 
     Engines that compute differently have different `device` names: an engine that may round float32
-    products to TF32 (`tf32`) has another device name than one that may not. An engine whose kernels
-    depend on the processor of the host names its kind (`machine.processor_kind`) as `processor`.
+    products to TF32 (`tf32`), or rounds all keys and values to float16 (`half_cache`), has another
+    device name than one that does not. An engine whose kernels depend on the processor of the host
+    names its kind (`machine.processor_kind`) as `processor`.
     """
 
     name: str
@@ -42,6 +43,7 @@ class EngineInfo:
     threads: int
     tf32: bool = False
     processor: str = ""
+    half_cache: bool = False
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def _open(
     if options.tf32 and backend != "cuda":
         raise InvalidInputError(f"the backend {backend} has no TF32; it is for the backend cuda")
     if backend == NATIVE:
-        return open_native(bundle, options.threads)
+        return open_native(bundle, options.threads, options.cache)
     if backend in TENSORRT:
         return _open_tensorrt(bundle, options, clock)
     graphs = _local_graphs(bundle, backend, "exact" if exact else "decoder")

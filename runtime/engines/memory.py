@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 from ..bundle.bundle import Bundle
 from ..bundle.model_info import ModelInfo
+from ..bundle.widening import with_caches
 from ..errors import InvalidInputError
 from .base import PREFILL_CHUNK
+from .support import NATIVE
 
 __all__ = ["Memory", "memory_needed", "widening"]
 
@@ -39,17 +41,23 @@ class Memory:
 def widening(bundle: Bundle, backend: str) -> int:
     """Return how many times as large weights and cache are in memory as in the bundle's types.
 
-    A CPU computes float16 in float32; see `bundle/widening.py`.
+    ONNX Runtime computes float16 in float32 on a CPU; see `bundle/widening.py`.
     """
     return 2 if backend == "cpu" and bundle.manifest.precision == "float16" else 1
 
 
 def memory_needed(
-    bundle: Bundle, batch: int = 1, context: int | None = None, backend: str = ""
+    bundle: Bundle,
+    batch: int = 1,
+    context: int | None = None,
+    backend: str = "",
+    *,
+    half_cache: bool = False,
 ) -> Memory:
     """Return the memory for `batch` rows of `context` tokens (default: the block size).
 
-    `backend` is the one that runs the bundle; "": any that computes in the bundle's types.
+    `backend` is the one that runs the bundle; "": any that computes in the bundle's types. The
+    backend "native" keeps keys and values in float32, or in float16 by a `half_cache`.
     """
     info = bundle.manifest.model_info
     context = info.block_size if context is None else context
@@ -61,6 +69,8 @@ def memory_needed(
     manifest = bundle.manifest
     sizes = {"batch": batch, "context": context}
     decoder = manifest.graphs[0]
+    if backend == NATIVE:
+        decoder = with_caches(decoder, "float16" if half_cache else "float32")
     cache = sum(port.nbytes(sizes) for port in decoder.caches())
     weights = sum(entry.size for entry in manifest.weights.values())
     logits = batch * info.vocab_size * FLOAT32

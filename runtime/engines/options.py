@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from ..errors import InvalidInputError
 from ..whole import whole
 
-__all__ = ["DEFAULTS", "EngineOptions"]
+__all__ = ["CACHES", "DEFAULTS", "EngineOptions"]
+
+CACHES = ("float32", "float16")
 
 # Threads beyond these are a mistake. Starting some ten thousand takes minutes that nothing can end.
 MANY, MANY_PER_PROCESSOR = 64, 4
@@ -23,14 +25,18 @@ class EngineOptions:
         threads: threads inside an operator; None: the engine's default.
         tf32: let CUDA round float32 products to TF32.
         cuda_graph: let CUDA replay decode steps as graphs; False is for comparison.
+        cache: the type of keys and values on the backend "native", one of `CACHES`; None: float32
+            there, and the type of their own on other backends.
     """
 
     backend: str = "auto"
     threads: int | None = None
     tf32: bool = False
     cuda_graph: bool = True
+    cache: str | None = None
 
     def __post_init__(self) -> None:
+        self._check_cache()
         threads = whole(self.threads)
         if threads is None:
             return
@@ -45,6 +51,17 @@ class EngineOptions:
                 f"than processors only slow each other down"
             )
         object.__setattr__(self, "threads", threads)
+
+    def _check_cache(self) -> None:
+        if self.cache is None:
+            return
+        if self.cache not in CACHES:
+            raise InvalidInputError(f"cache is {self.cache!r}; it must be {' or '.join(CACHES)}")
+        if self.backend not in ("auto", "native"):
+            raise InvalidInputError(
+                f"the backend {self.backend} chooses the type of its keys and values itself; cache "
+                f"is for the backend native, built and verified with it"
+            )
 
 
 DEFAULTS = EngineOptions()

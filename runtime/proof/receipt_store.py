@@ -91,6 +91,7 @@ def missing_proof(bundle: Bundle, graph: str, engine: EngineInfo) -> str | None:
         return f"{bundle.folder} failed its verification on {where}: do not rely on it"
     if not same:
         backend = " --backend native" if engine.name == "native" else ""
+        backend += " --cache float16" if engine.half_cache else ""
         return (
             f"{bundle.folder} is not verified on {where} yet: run edgegpt verify "
             f"{bundle.folder}{backend}"

@@ -64,15 +64,14 @@ def verify(
     """
     if check not in ("hash", "size"):
         raise InvalidInputError(f"check is {check!r}; it must be 'hash' or 'size'")
+    backend = resolve_backend(bundle, options.backend)
+    chosen = replace(options, backend=backend)
     if check == "hash":
         bundle.check_hashes()
     Begin(bundle)  # what a user's first call needs
-    backend = resolve_backend(bundle, options.backend)
     reason = missing_engine(bundle, backend)
     if reason is not None:
         return _pending(bundle, reason)
-
-    chosen = replace(options, backend=backend)
 
     def opened(
         lowering: str | None = None, *, exact: bool = False, as_written: bool = False

@@ -4,6 +4,8 @@ A state runs steps in two ways (`step` and `decode`), and a fault may affect onl
 """
 
 from collections.abc import Callable
+from contextlib import contextmanager
+from itertools import product
 
 import numpy as np
 
@@ -42,6 +44,18 @@ class FaultyState(State):
         super().__init__(inner.rows, inner.context, inner.source_count)
         self.inner = inner
         self.steps, self.in_step = 0, True
+
+    @contextmanager
+    def caches(self):
+        """Give all caches, float32 [R, K, S, D], to be edited; a compiled engine gives copies."""
+        if hasattr(self.inner, "caches"):
+            yield self.inner.caches
+            return
+        rows = [self.inner.past(self.context, row) for row in range(self.rows)]
+        caches = [np.stack(each) for each in zip(*rows, strict=True)]
+        yield caches
+        for row in range(self.rows):
+            self.inner.fill([cache[row] for cache in caches], row)
 
     def logits(self):
         return self.inner.logits()
@@ -155,8 +169,8 @@ class CacheWrittenOneSlotLate(FaultyState):
     """Keys and values for slot p are written to slot p + 1."""
 
     def after(self, past_len, length: int, first: int) -> None:
-        for cache in self.inner.caches:
-            for row, start in enumerate(past_len, start=first):
+        with self.caches() as caches:
+            for cache, (row, start) in product(caches, enumerate(past_len, start=first)):
                 end = min(start + length, self.context - 1)
                 cache[row, :, start + 1 : end + 1] = cache[row, :, start:end].copy()
                 cache[row, :, start] = 0.0
@@ -166,8 +180,9 @@ class CacheRowsMixed(FaultyState):
     """After each step the first two rows of the cache change places."""
 
     def after(self, past_len, length: int, first: int) -> None:
-        for cache in self.inner.caches:
-            cache[:2] = cache[:2][::-1].copy()
+        with self.caches() as caches:
+            for cache in caches:
+                cache[:2] = cache[:2][::-1].copy()
 
 
 class KeysNotWritten(FaultyState):
@@ -175,9 +190,10 @@ class KeysNotWritten(FaultyState):
 
     def after(self, past_len, length: int, first: int) -> None:
         if length == 1:
-            for keys in self.inner.caches[::2]:
-                for row, start in enumerate(past_len, start=first):
-                    keys[row, :, start] = 0.0
+            with self.caches() as caches:
+                for keys in caches[::2]:
+                    for row, start in enumerate(past_len, start=first):
+                        keys[row, :, start] = 0.0
 
 
 RUNTIME_FAULTS: dict[str, Callable[[State], FaultyState]] = {

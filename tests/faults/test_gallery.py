@@ -10,16 +10,20 @@ import copy
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from faults_graph import GRAPH_FAULTS
+from faults_native import NATIVE_FAULTS
 from faults_runtime import DECODING_FAULTS, RUNTIME_FAULTS, FaultyEngine
 from faults_weights import WEIGHT_FAULTS, Weights
+from native_builds import NEEDS_COMPILER, native_engine, repacked
 from reseal import reseal
 from torch_engine import TorchEngine
 
@@ -31,6 +35,8 @@ from edgegpt.model import GPT, GPTConfig
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.bundle.golden import Golden
 from edgegpt.runtime.engines.choice import open_engine
+from edgegpt.runtime.engines.native import compiler, prepare
+from edgegpt.runtime.engines.native.choice import open_built
 from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.proof.receipt import Receipt
 from edgegpt.runtime.proof.tolerances import TOLERANCES
@@ -216,6 +222,67 @@ def test_a_runtime_that_is_wrong_in_decode_alone_is_caught(
     assert movement > 3 * TOLERANCE
     failed = {check.name for check in receipt.checks if not check.passed}
     assert failed - {"far positions"} == {"decode", "continuation"}
+
+
+@NEEDS_COMPILER
+@pytest.mark.parametrize("fault", WEIGHT_FAULTS)
+def test_a_wrong_weight_of_a_compiled_engine_is_caught(
+    specimens: dict[str, Specimen], bundle: Path, tmp_path: Path, fault: str
+) -> None:
+    specimen, weights = specimens["relu"], read_weights(bundle)
+    WEIGHT_FAULTS[fault](weights)
+    damaged = copy.deepcopy(specimen.model)
+    damaged.load_state_dict({name: torch.from_numpy(a.copy()) for name, a in weights.items()})
+    write_weights(bundle, weights)
+    engine = repacked(specimen.bundle, bundle, tmp_path)
+    sound = Bundle.open(specimen.bundle)
+    with closing(open_built(sound, engine, 1)) as opened:
+        receipt = verify_engine(sound, opened)
+    judge(f"native: {fault}", movement_of(specimen.bundle, damaged), receipt)
+
+
+@NEEDS_COMPILER
+@pytest.mark.parametrize("fault", RUNTIME_FAULTS)
+def test_a_wrong_runtime_on_a_compiled_engine_is_caught(
+    specimens: dict[str, Specimen], fault: str
+) -> None:
+    bundle, wrap = Bundle.open(specimens["relu"].bundle), RUNTIME_FAULTS[fault]
+    with closing(native_engine(bundle)) as engine:
+        for in_step in (True, False) if fault in DECODING_FAULTS else (True,):
+            receipt = verify_engine(bundle, FaultyEngine(engine, wrap, in_step=in_step))
+            assert receipt.outcome == "failed"
+
+
+@NEEDS_COMPILER
+@pytest.mark.long
+@pytest.mark.parametrize("fault", NATIVE_FAULTS)
+def test_a_wrong_source_of_a_compiled_engine_is_caught(
+    specimens: dict[str, Specimen], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    planted, alike = NATIVE_FAULTS[fault], GRAPH_FAULTS[fault]
+    specimen, sources = specimens[alike.specimen], tmp_path / "source"
+    shutil.copytree(prepare.SOURCES, sources)
+    compile_library = prepare.compile_library
+
+    def broken(*arguments: Any) -> None:
+        (folder,) = [one for one in (arguments[3], sources) if (one / planted.file).exists()]
+        text = (folder / planted.file).read_text()
+        assert planted.old in text
+        (folder / planted.file).write_text(text.replace(planted.old, planted.new))
+        compile_library(*arguments)
+
+    monkeypatch.setattr(prepare, "SOURCES", sources)
+    monkeypatch.setattr(prepare, "compile_library", broken)
+    monkeypatch.setattr(compiler, "FLAGS", [flag.replace("-O3", "-O1") for flag in compiler.FLAGS])
+    bundle = Bundle.open(specimen.bundle)
+    engine = prepare.build_engine(bundle, folder=tmp_path).built
+    damaged = copy.deepcopy(specimen.model)
+    with monkeypatch.context() as patch:
+        alike.model(damaged, patch)
+        movement = movement_of(specimen.bundle, damaged)
+    with closing(open_built(bundle, engine, 1)) as opened:
+        judge(f"native: {fault}", movement, verify_engine(bundle, opened))
+    assert movement > 3 * TOLERANCE
 
 
 def test_an_honest_torch_engine_passes(specimens: dict[str, Specimen]) -> None:

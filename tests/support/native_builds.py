@@ -11,9 +11,10 @@ from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines.native.choice import open_built
 from edgegpt.runtime.engines.native.engine import NativeEngine
 from edgegpt.runtime.engines.native.prepare import build_engine
-from edgegpt.runtime.engines.native.store import Built
+from edgegpt.runtime.engines.native.store import WEIGHTS, Built, built_in
+from edgegpt.runtime.engines.native.weights import pack_weights
 
-__all__ = ["NEEDS_COMPILER", "built", "native_engine"]
+__all__ = ["NEEDS_COMPILER", "built", "native_engine", "repacked"]
 
 NEEDS_COMPILER = pytest.mark.skipif(
     shutil.which("c++") is None, reason="this machine has no C++ compiler"
@@ -29,6 +30,17 @@ def built(folder: Path) -> Built:
 def native_engine(bundle: Bundle, threads: int = 1) -> NativeEngine:
     """Return a new engine of a bundle, on one build."""
     return open_built(bundle, built(bundle.folder), threads)
+
+
+def repacked(sound: Path, damaged: Path, folder: Path) -> Built:
+    """Return the engine of a bundle in a new `folder`, with the weights of a damaged copy of it.
+
+    The copy has the manifest of the sound one.
+    """
+    place = folder / built(sound).identity.key
+    shutil.copytree(built(sound).folder, place)
+    pack_weights(Bundle.open(damaged), place / WEIGHTS)
+    return built_in(place)
 
 
 @lru_cache(maxsize=1)

@@ -4,7 +4,7 @@ import shlex
 
 from ...bundle.bundle import Bundle
 from ...bundle.manifest import Graph
-from ...bundle.widening import wide_graph
+from ...bundle.widening import wide_graph, with_caches
 from ...cache import touch
 from ...errors import EngineError
 from ..support import NATIVE, misfit
@@ -17,14 +17,14 @@ from .store import Built
 __all__ = ["local_graph", "missing", "open_built", "open_native", "open_stored", "worth_building"]
 
 
-def open_native(bundle: Bundle, threads: int | None) -> NativeEngine:
+def open_native(bundle: Bundle, threads: int | None, cache: str | None = None) -> NativeEngine:
     """Open the engine that was last built for this processor; never build one.
 
     Raises:
         EngineError: if there is none, or it cannot run here.
     """
     check_possible(bundle)
-    engine = open_stored(bundle, threads)
+    engine = open_stored(bundle, threads, cache)
     if engine is None:
         raise EngineError(
             f"no native engine of {bundle.folder} is built for this processor: run "
@@ -33,18 +33,24 @@ def open_native(bundle: Bundle, threads: int | None) -> NativeEngine:
     return engine
 
 
-def open_stored(bundle: Bundle, threads: int | None) -> NativeEngine | None:
+def open_stored(
+    bundle: Bundle, threads: int | None, cache: str | None = None
+) -> NativeEngine | None:
     """Open the engine that was last built for this processor; None: there is none."""
     built = stored_engine(bundle)
     if built is None:
         return None
     touch(built.folder)
-    return open_built(bundle, built, threads)
+    return open_built(bundle, built, threads, cache)
 
 
-def open_built(bundle: Bundle, built: Built, threads: int | None = None) -> NativeEngine:
-    """Open what was built of `bundle`."""
-    return NativeEngine(built, local_graph(bundle), threads, encoder=_encoder(bundle))
+def open_built(
+    bundle: Bundle, built: Built, threads: int | None = None, cache: str | None = None
+) -> NativeEngine:
+    """Open what was built of `bundle`; `cache` None: keys and values in float32."""
+    kind = cache or "float32"
+    graph, encoder = local_graph(bundle, kind), _encoder(bundle)
+    return NativeEngine(built, graph, threads, kind, encoder=encoder)
 
 
 def missing(bundle: Bundle) -> str | None:
@@ -71,10 +77,11 @@ def _command(bundle: Bundle) -> str:
     return f"edgegpt build {shlex.quote(str(bundle.folder))} --backend native"
 
 
-def local_graph(bundle: Bundle) -> Graph:
+def local_graph(bundle: Bundle, cache: str = "float32") -> Graph:
     """Return what describes the decoder; the engine computes in float32, and reads no graph."""
     graphs = bundle.manifest.graphs
-    return wide_graph(next(graph for graph in graphs if graph.part == "decoder"))
+    graph = wide_graph(next(graph for graph in graphs if graph.part == "decoder"))
+    return with_caches(graph, "float16" if cache == "float16" else "float32")
 
 
 def _encoder(bundle: Bundle) -> Graph | None:

@@ -114,17 +114,22 @@ def find_compiler(processor: Processor) -> Compiler:
 
 
 def compile_library(
-    compiler: Compiler, processor: Processor, sources: Sequence[Path], include: Path, out: Path
+    compiler: Compiler,
+    processor: Processor,
+    sources: Sequence[Path],
+    include: Path,
+    out: Path,
+    flags: Sequence[str] = (),
 ) -> None:
     """Write the shared library `out`, from C++ files that find `model.h` in the folder `include`.
 
-    What that one includes lies beside the C++ files.
+    What that one includes lies beside the C++ files. `flags` are added to the usual ones.
 
     Raises:
         EngineError: if the compiler fails; it has the compiler's first error.
     """
     command = [
-        *(*compiler.command, *FLAGS, *compiler.flags(processor)),
+        *(*compiler.command, *FLAGS, *compiler.flags(processor), *flags),
         *(f"-I{include}", f"-I{sources[0].parent}"),
         *(*map(str, sources), "-o", str(out)),
     ]

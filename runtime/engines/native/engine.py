@@ -10,7 +10,7 @@ from ...errors import EngineError
 from ...machine import fast_cores
 from ..base import Engine, EngineInfo, Ids, Sources, State
 from ..calls import ENGINE_CALLS
-from .library import NativeModel, NativeSources
+from .library import Library, NativeModel, NativeSources
 from .store import Built
 
 __all__ = ["NativeEngine"]
@@ -31,22 +31,25 @@ class NativeEngine(Engine):
         cache: str = "float32",
         *,
         encoder: Graph | None = None,
+        library: Library | None = None,
     ) -> None:
         """Load what was built.
 
         Args:
             built: a checked build.
-            graph: a decoder of the bundle, which has the shapes.
+            graph: a decoder of the bundle, which has the shapes and the type of the caches.
             threads: threads of a step; None: as many as fast cores.
             cache: type of keys and values, "float32" or "float16".
             encoder: an encoder of the bundle, if the model has one.
+            library: one for the same weights, in place of what was built.
 
         Raises:
             EngineError: if it is damaged, or for another processor.
         """
         self.built, self.graph, self.encoder, self.cache = built, graph, encoder, cache
         self.threads = threads or fast_cores()
-        self.model: NativeModel | None = built.library().open(built.weights, self.threads)
+        opened = (library or built.library()).open(built.weights, self.threads)
+        self.model: NativeModel | None = opened
 
     @property
     def info(self) -> EngineInfo:
@@ -58,6 +61,7 @@ class NativeEngine(Engine):
             "cpu" if self.cache == "float32" else f"cpu, cache in {self.cache}",
             self.threads,
             processor=identity.features,
+            half_cache=self.cache == "float16",
         )
 
     def new_state(self, rows: int, context: int, sources: Sources | None = None) -> NativeState:

@@ -6,6 +6,7 @@ import platform
 import shutil
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,16 +20,19 @@ from ..stored import engine_folder
 from .compiler import FLAGS, Compiler, Processor, compile_library, find_compiler
 from .constants import constants_of
 from .layout import Layout
+from .library import Library
 from .obstacle import check_possible, obstacle
 from .store import LIBRARY, WEIGHTS, Built, Identity, built_in, write
 from .weights import pack_weights
 
-__all__ = ["Prepared", "build_engine", "stored_engine"]
+__all__ = ["Prepared", "build_engine", "debug_library", "stored_engine"]
 
 logger = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent / "source"
 CONSTANTS, HEADER = "model.h", "edgegpt.h"
+# What Windows and macOS say of themselves -> what compilers say.
+ARCHITECTURES, SYSTEMS = {"amd64": "x86_64", "arm64": "aarch64"}, {"darwin": "macos"}
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,7 @@ def build_engine(
     begin = time.perf_counter()
 
     def fill(new: Path) -> None:
-        with scratch_folder(len(constants)) as scratch:
-            (scratch / CONSTANTS).write_bytes(constants.encode())
-            units = sorted(SOURCES.glob("*.cpp"))
-            compile_library(compiler, processor, units, scratch, new / LIBRARY)
+        _compile(constants, compiler, processor, new / LIBRARY)
         pack_weights(bundle, new / WEIGHTS, progress)
         shutil.copyfile(SOURCES / HEADER, new / HEADER)
 
@@ -85,6 +86,26 @@ def build_engine(
     seconds = time.perf_counter() - begin
     logger.info("built %s in %.1f s with %s", place, seconds, compiler.version)
     return Prepared(built, seconds)
+
+
+def debug_library(bundle: Bundle, out: Path) -> Library:
+    """Compile a library for this machine that also tells of its layers; see `edgegpt.h`.
+
+    Raises:
+        EngineError: if there is no compiler, or if it fails.
+    """
+    compiler, constants = find_compiler(Processor()), constants_of(bundle.manifest)
+    _compile(constants, compiler, Processor(), out, ["-DEDGEGPT_STREAMS"])
+    return Library(out)
+
+
+def _compile(
+    constants: str, compiler: Compiler, processor: Processor, out: Path, flags: Sequence[str] = ()
+) -> None:
+    with scratch_folder(len(constants)) as scratch:
+        (scratch / CONSTANTS).write_bytes(constants.encode())
+        units = sorted(SOURCES.glob("*.cpp"))
+        compile_library(compiler, processor, units, scratch, out, flags)
 
 
 def stored_engine(bundle: Bundle) -> Built | None:
@@ -124,7 +145,9 @@ def _identity(bundle: Bundle, compiler: Compiler, processor: Processor, constant
 
 
 def _system() -> str:
-    return f"{platform.machine()}-{platform.system()}".lower()
+    """Return what compilers call this machine, such as "x86_64-linux"."""
+    machine, system = platform.machine().lower(), platform.system().lower()
+    return f"{ARCHITECTURES.get(machine, machine)}-{SYSTEMS.get(system, system)}"
 
 
 def _hash_of_sources(constants: str) -> str:

@@ -64,7 +64,7 @@ inline bool is_finite(const float *x, int width) {
 // number; a row that has such gets scales that are none, and so have all its products.
 inline void round_row(const Activations &a, int row, const Weights &m) {
     if (!is_finite(a.row(row), m.inputs)) {
-        std::memset(a.bytes + row * a.byte_stride, 0, static_cast<std::size_t>(m.blocks * m.block));
+        std::memset(a.bytes + row * a.byte_stride, 0, as_size(m.blocks) * as_size(m.block));
         for (int b = 0; b < m.blocks; ++b) {
             a.scales[row * a.block_stride + b] = NAN;
             a.sums[row * a.block_stride + b] = 0;

@@ -32,7 +32,7 @@ public:
     std::ptrdiff_t key_bytes() const { return item() * slots * width; }
     std::ptrdiff_t value_bytes() const { return item() * slots * padded; }
     std::ptrdiff_t row_bytes() const { return heads * (key_bytes() + value_bytes()); }
-    std::ptrdiff_t bytes(int layers) const { return layers * rows * row_bytes(); }
+    std::ptrdiff_t bytes(int layers) const { return row_bytes() * layers * rows; }
 
     // [slots / 16][width][16]
     std::uint8_t *keys(int layer, int row, int head) const {
@@ -57,20 +57,20 @@ public:
 
     // Vectors are read behind the end of a key or a value.
     void write_key(int layer, int row, int head, int slot, const float *key) const {
-        const std::ptrdiff_t tile = static_cast<std::ptrdiff_t>(slot / lanes) * width * lanes;
-        std::uint8_t *to = keys(layer, row, head) + (tile + slot % lanes) * item();
-        for (int i = 0; i < width; i += lanes) {
-            const Items items = as_items(load(key + i));
-            for (int k = i; k < width && k < i + lanes; ++k, to += lanes * item())
-                std::memcpy(to, items.bytes + (k - i) * item(), as_size(item()));
-        }
+        const std::ptrdiff_t place =
+            static_cast<std::ptrdiff_t>(slot / lanes) * width * lanes + slot % lanes;
+        std::uint8_t *to = keys(layer, row, head) + place * item();
+        if (kind == Kind::float32)
+            spread(key, reinterpret_cast<float *>(to));
+        else
+            spread(key, reinterpret_cast<std::uint16_t *>(to));
     }
     void write_value(int layer, int row, int head, int slot, const float *value) const {
         std::uint8_t *to = values(layer, row, head) + slot * (lanes * item());
-        for (int i = 0; i < width; i += lanes, to += slots * (lanes * item())) {
-            const int count = width - i < lanes ? width - i : lanes;
-            std::memcpy(to, as_items(load(value + i)).bytes, as_size(count * item()));
-        }
+        if (kind == Kind::float32)
+            put(value, reinterpret_cast<float *>(to));
+        else
+            put(value, reinterpret_cast<std::uint16_t *>(to));
     }
 
     // Number i of a key and of a value, which the two above have put there.
@@ -88,21 +88,44 @@ public:
               int end) const {
         const int first = since / lanes * lanes, count = up_to(end, lanes) - first;
         for (int head = 0; head < heads; ++head) {
-            const std::ptrdiff_t key = first * width * item();
+            const std::ptrdiff_t key = item() * first * width;
             std::memcpy(to.keys(to_layer, to_row, head) + key, keys(layer, row, head) + key,
-                        as_size(count * width * item()));
+                        as_size(item() * count * width));
             for (int i = 0; i < padded; i += lanes) {
                 const std::ptrdiff_t begin = i * item() * slots + first * (lanes * item());
                 std::memcpy(to.values(to_layer, to_row, head) + begin,
-                            values(layer, row, head) + begin, as_size(count * lanes * item()));
+                            values(layer, row, head) + begin, as_size(item() * count * lanes));
             }
         }
     }
 
 private:
-    struct Items {
-        std::uint8_t bytes[lanes * sizeof(float)];
-    };
+    static void store_items(float *to, Floats x) { store(to, x); }
+    static void store_items(std::uint16_t *to, Floats x) { store_float16(to, x); }
+
+    // One item into each row of a tile of keys.
+    template <class Item>
+    void spread(const float *key, Item *to) const {
+        for (int i = 0; i < width; i += lanes) {
+            Item items[lanes];
+            store_items(items, load(key + i));
+            for (int k = i; k < width && k < i + lanes; ++k, to += lanes) *to = items[k - i];
+        }
+    }
+
+    // Some items into a row of each tile of values.
+    template <class Item>
+    void put(const float *value, Item *to) const {
+        for (int i = 0; i < width; i += lanes, to += static_cast<std::ptrdiff_t>(slots) * lanes) {
+            Item items[lanes];
+            store_items(items, load(value + i));
+            if (width - i >= lanes)
+                std::memcpy(to, items, sizeof items);
+            else
+                for (int k = 0; k < width - i; ++k) to[k] = items[k];
+        }
+    }
+
     float number(const std::uint8_t *from) const {
         float numbers[lanes] = {};
         if (kind == Kind::float32) {
@@ -113,19 +136,6 @@ private:
             store(numbers, load_float16(narrow));
         }
         return numbers[0];
-    }
-    Items as_items(Floats x) const {
-        Items items;
-        if (kind == Kind::float32) {
-            float wide[lanes];
-            store(wide, x);
-            std::memcpy(items.bytes, wide, sizeof wide);
-        } else {
-            std::uint16_t narrow[lanes];
-            store_float16(narrow, x);
-            std::memcpy(items.bytes, narrow, sizeof narrow);
-        }
-        return items;
     }
 };
 

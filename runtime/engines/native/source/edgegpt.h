@@ -101,6 +101,13 @@ EDGEGPT_API int edgegpt_fill(edgegpt_state *state, int cache, int row, int slots
 EDGEGPT_API int edgegpt_read(edgegpt_state *state, int cache, int row, int slots, float *values,
                              char *message);
 
+#ifdef EDGEGPT_STREAMS
+/* In a debug build alone, which one thread uses: the residual stream of the tokens at the slots
+ * first .. first + slots - 1, of whatever row, goes to kept [layers + 1, slots, width] from now on:
+ * before the first layer, and after each one. Null ends it. */
+EDGEGPT_API void edgegpt_keep_streams(float *kept, int first, int slots);
+#endif
+
 #ifdef __cplusplus
 }
 #endif

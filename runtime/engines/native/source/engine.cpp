@@ -31,7 +31,7 @@ constexpr std::uint32_t file_format = 1;
     if (message == nullptr) return code;
     va_list arguments;
     va_start(arguments, format);
-    std::vsnprintf(message, EDGEGPT_MESSAGE, format, arguments);
+    static_cast<void>(std::vsnprintf(message, EDGEGPT_MESSAGE, format, arguments));
     va_end(arguments);
     return code;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "layers.h"
+#include "streams.h"
 
 namespace edgegpt {
 
@@ -46,6 +47,7 @@ private:
         constexpr int final = Stack::layers - 1;
         float *stream = space_.stream, *sum = space_.sum;
         embed(w, tokens_, stream);
+        keep(w, tokens_, 0, stream);
         for (int index = 0; index < final; ++index) {
             write_attention(w, index, stream);
             change(w, tokens_, index, stream, sum);
@@ -53,11 +55,13 @@ private:
                 float *next = sum;
                 sum = stream, stream = next;
             }
+            keep(w, tokens_, index + 1, stream);
         }
         write_attention(w, final, stream);
         if (last_.chunk.count == 0) return;
         if (last_.chunk.count < tokens_.count) drop_others(w, stream);
         change(w, last_.chunk, final, stream, sum);
+        keep(w, last_.chunk, Stack::layers, Stack::parallel ? sum : stream);
         head(w, Stack::parallel ? sum : stream);
     }
 
@@ -87,6 +91,13 @@ private:
                              sizeof(float) * queries_width);
             }
         team_.meet(w);
+    }
+
+    // In a debug build, for `streams`. The others do not write the stream before they meet again.
+    void keep(Worker w, const Chunk &chunk, int layers, const float *stream) const {
+        if constexpr (keeps_streams)
+            for (int i = 0; w.index == 0 && i < chunk.count; ++i)
+                streams.keep(layers, chunk.token[i].position, stream + i * stream_stride, width);
     }
 
     // Meets.

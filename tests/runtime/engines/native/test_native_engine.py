@@ -193,6 +193,35 @@ def test_an_engine_for_another_processor_or_of_other_sources_is_not_taken(
     assert stored_engine(bundle) is None
 
 
+@pytest.mark.parametrize(
+    ("machine", "system", "target"),
+    [
+        ("x86_64", "Linux", "x86_64-linux"),
+        ("AMD64", "Windows", "x86_64-windows"),
+        ("arm64", "Darwin", "aarch64-macos"),
+    ],
+)
+def test_what_was_compiled_elsewhere_for_a_system_is_found_there(
+    bundle: Bundle,
+    copy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    machine: str,
+    system: str,
+    target: str,
+) -> None:
+    described = json.loads((copy / DESCRIPTION).read_text())
+    described["identity"] |= {"features": "", "target": target}
+    identity = replace(built_in(copy).identity, features="", target=target)
+    place = engine_folder(bundle.manifest.id) / identity.key
+    shutil.copytree(copy, place)
+    (place / DESCRIPTION).write_text(json.dumps(described))
+    monkeypatch.setattr(prepare.platform, "machine", lambda: machine)
+    monkeypatch.setattr(prepare.platform, "system", lambda: system)
+    found = stored_engine(bundle)
+    assert found is not None
+    assert found.identity == identity
+
+
 def test_an_engine_of_another_machine_of_this_kind_is_taken(bundle: Bundle, copy: Path) -> None:
     described = json.loads((copy / DESCRIPTION).read_text())
     described["identity"]["features"] = ""

@@ -84,6 +84,49 @@ def test_the_optimiser_finds_nothing_to_warn_of(
 
 
 @pytest.mark.long
+@NEEDS_ZIG
+@pytest.mark.parametrize(
+    "processor",
+    [
+        Processor("x86-64-v3", "x86_64-windows"),
+        Processor("cortex-a76", "aarch64-windows"),
+        Processor("x86-64-v3", "x86_64-macos"),
+        Processor("apple-m1", "aarch64-macos"),
+    ],
+    ids=lambda processor: processor.target,
+)
+def test_systems_that_nobody_has_here_compile_without_a_warning(
+    processor: Processor, tmp_path: Path
+) -> None:
+    bundle = quantised_bundle(case("llama"), tmp_path / "bundle", [4, 8], 32)
+    (tmp_path / "model.h").write_text(constants_of(bundle.manifest))
+    words = (sys.executable, "-m", "ziglang", "c++")
+    command = [*words, *FLAGS, *Compiler(words, "", is_zig=True).flags(processor), *WARNINGS]
+    paths = [f"-I{tmp_path}", f"-I{SOURCES}", str(SOURCES / "engine.cpp")]
+    subprocess.run([*command, *paths, "-o", str(tmp_path / "engine")], check=True)
+    assert (tmp_path / "engine").stat().st_size > 100_000
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("clang-tidy") is None, reason="clang-tidy is not installed")
+@pytest.mark.parametrize("flags", [["-march=x86-64-v4"], ["-march=x86-64-v3"], [PLAIN]])
+@pytest.mark.parametrize("name", ["llama", "parallel"])
+def test_clang_tidy_finds_nothing(name: str, flags: list[str], tmp_path: Path) -> None:
+    """`.clang-tidy` says what is looked for."""
+    bundle = quantised_bundle(case(name), tmp_path / "bundle", [4, 8, 32], 32)
+    (tmp_path / "model.h").write_text(constants_of(bundle.manifest))
+    options = ["-std=c++17", "-fno-exceptions", "-fno-rtti", f"-I{tmp_path}", f"-I{SOURCES}"]
+    done = subprocess.run(
+        ["clang-tidy", "--quiet", str(SOURCES / "engine.cpp"), "--", *options, *flags],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[4],  # where its rules are
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.long
 def test_no_content_of_the_weights_leads_out_of_them(tmp_path: Path) -> None:
     bundle = quantised_bundle(case("llama"), tmp_path / "bundle", [4, 8], 32)
     made = program(bundle, *SANITIZERS, "-march=native")
