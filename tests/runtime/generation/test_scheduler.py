@@ -23,7 +23,7 @@ from edgegpt.runtime.generation.sampling import Sampling
 from edgegpt.runtime.generation.scheduler import BusyError, Scheduler, Ticket
 from edgegpt.runtime.generation.shared_rows import SharedRows, piece_of
 
-VOCABULARY, CONTEXT, SOON = 7, 12, 20
+VOCABULARY, CONTEXT, SOON = 7, 12, 120
 WARM = Sampling(temperature=1.0, top_k=5)
 
 

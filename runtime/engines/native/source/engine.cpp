@@ -289,11 +289,17 @@ extern "C" int edgegpt_step(edgegpt_state *state, int n, const int32_t *row, con
     Turn turn(*state->engine);
     Team *team = turn.team();
     if (team == nullptr) return fail(message, EDGEGPT_SYSTEM, "the system starts no threads");
-    Step step(state->engine->weights(), state->cache, state->engine->space, *team);
-    for (Chunks chunks(request); chunks.next(step.chunk_);) {
-        int from = chunks.want(step.chunk_, 0);
-        step.run();
-        for (; from >= 0; step.run_head()) from = chunks.want(step.chunk_, from);
+    Chunk chunk;
+    Rest last;
+    Step step(state->engine->weights(), state->cache, state->engine->space, *team, chunk, last);
+    for (Chunks chunks(request); chunks.next(chunk);) {
+        int from = chunks.want(chunk, 0);
+        const bool more = from >= 0;
+        last.keep(chunk, more);
+        for (step.run(); from >= 0; step.run_head()) {
+            from = chunks.want(chunk, from);
+            last.keep(chunk, more);
+        }
     }
     return EDGEGPT_OK;
 }

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "attention.h"
+#include "chunk.h"
 #include "norms.h"
 #include "rotary.h"
 #include "rows.h"
@@ -13,31 +14,11 @@
 
 namespace edgegpt {
 
-struct Token {
-    int row, position;
-    std::int64_t id;
-};
-
-// Tokens that follow each other in a text: `count` from number `first` of the chunk on.
-struct Run {
-    int first, count;
-};
-
-// A chunk of the new tokens, and those of them whose logits are wanted.
-struct Chunk {
-    int count = 0, runs = 0, wanted = 0;
-    Token token[chunk];
-    Run run[chunk];
-    int want[chunk];  // numbers of tokens
-    float *logits[chunk];
-};
-
 class Step {
 public:
-    Step(const std::uint8_t *file, const Cache &cache, const Workspace &space, Team &team)
-        : file_(file), cache_(cache), space_(space), team_(team) {}
-
-    Chunk chunk_;
+    Step(const std::uint8_t *file, const Cache &cache, const Workspace &space, Team &team,
+         const Chunk &tokens, const Rest &last)
+        : file_(file), cache_(cache), space_(space), team_(team), chunk_(tokens), last_(last) {}
 
     // Compute the chunk with all threads.
     void run() {
@@ -50,22 +31,49 @@ public:
     }
 
 private:
+    Step after_last() const { return Step(file_, cache_, space_, team_, last_.chunk, last_); }
+
     void rest(Worker w) const {
-        head(w, model::parallel && model::layers % 2 == 1 ? space_.sum : space_.stream);
+        const float *stream = model::parallel && model::layers % 2 == 1 ? space_.sum : space_.stream;
+        after_last().head(w, stream);
     }
 
     void work(Worker w) const {
         float *stream = space_.stream, *sum = space_.sum;
         embed(w, stream);
-        for (int layer = 0; layer < model::layers; ++layer) {
-            attention(w, layer, stream, model::parallel ? sum : stream);
-            feed_forward(w, layer, stream, model::parallel ? sum : stream);
+        for (int layer = 0; layer < model::layers - 1; ++layer) {
+            write_attention(w, layer, stream);
+            change(w, layer, stream, sum);
             if (model::parallel) {
                 float *next = sum;
                 sum = stream, stream = next;
             }
         }
-        head(w, stream);
+        write_attention(w, model::layers - 1, stream);
+        if (last_.chunk.count == 0) return;
+        if (last_.chunk.count < chunk_.count) drop_others(w, stream);
+        const Step last = after_last();
+        last.change(w, model::layers - 1, stream, sum);
+        last.head(w, model::parallel ? sum : stream);
+    }
+
+    // What a layer adds to the stream, once the cache has the keys and values. Meets.
+    void change(Worker w, int layer, float *stream, float *sum) const {
+        read_attention(w, layer, stream, model::parallel ? sum : stream);
+        feed_forward(w, layer, stream, model::parallel ? sum : stream);
+    }
+
+    // Move the queries and the stream of the tokens that go on to the front. Meets.
+    void drop_others(Worker w, float *stream) const {
+        if (w.index == 0)
+            for (int i = 0; i < last_.chunk.count; ++i) {
+                const int from = last_.place[i];  // at least i, so that nothing is lost
+                std::memmove(stream + i * stream_stride, stream + from * stream_stride,
+                             sizeof(float) * stream_stride);
+                std::memmove(space_.wide + i * wide_stride, space_.wide + from * wide_stride,
+                             sizeof(float) * attended_width);
+            }
+        team_.meet(w);
     }
 
     const float *floats(Offset offset) const {
@@ -202,8 +210,8 @@ private:
     static constexpr int head_dim = model::head_dim;
     static constexpr int group = model::heads / model::kv_heads;
 
-    // Meets.
-    void attention(Worker w, int index, const float *stream, float *sum) const {
+    // Queries, and keys and values in the cache. Meets.
+    void write_attention(Worker w, int index, const float *stream) const {
         const AttentionLayer &layer = model::layer[index].attention;
         const Weights qkv = weights(layer.qkv);
         const float *bias = floats(layer.qkv.bias);
@@ -215,6 +223,11 @@ private:
         team_.meet(w);
         if constexpr (model::qk_norm == QkNorm::full) norm_all_heads(w, layer);
         write_cache(w, index, layer);
+    }
+
+    // Meets.
+    void read_attention(Worker w, int index, const float *stream, float *sum) const {
+        const AttentionLayer &layer = model::layer[index].attention;
         attend_all(w, index, layer);
         const Activations out =
             prepare(w, weights(layer.proj), chunk_.count, space_.attended, attended_stride);
@@ -344,6 +357,8 @@ private:
     const Cache &cache_;
     const Workspace &space_;
     Team &team_;
+    const Chunk &chunk_;
+    const Rest &last_;
 };
 
 }  // namespace edgegpt
