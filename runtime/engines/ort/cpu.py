@@ -34,8 +34,8 @@ PROVIDER = "CPUExecutionProvider"
 # How long idle threads spin before they sleep. The default, about 40 ms, keeps all cores busy after
 # each call, so that a decode step after a prefill has to share them.
 SPIN_MICROSECONDS = "1000"
-# GroupQueryAttention computes the scores of all tokens of a piece with all tokens up to its end, and
-# then masks those that come later. Short pieces have fewer of these, but read the weights again.
+# GroupQueryAttention computes the scores of a piece with all tokens up to its end, and then masks
+# those that come later. Short pieces have fewer of these, but each reads the weights again.
 PROMPT_PIECE = 384
 Caches = list[NDArray[Any]]
 
