@@ -81,7 +81,7 @@ class State(ABC):
         rows_each: number of rows of each source; 1 without sources.
         next_ids: int64 [R, 1], the tokens that `decode` feeds; the caller writes into it.
         past_len: int64 [R], the slots in which `decode` puts them; the caller writes into it.
-        prompt_piece: how many tokens of each row a prompt is best fed at once.
+        prompt_piece: how many tokens of each row a prompt is best fed at most at once.
     """
 
     prompt_piece = PREFILL_CHUNK

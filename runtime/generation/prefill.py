@@ -47,15 +47,16 @@ def last_logits(
 ) -> Logits:
     """Refill B rows, beginning with row `first`, from `ids` [B, T], of which row b has lengths[b].
 
-    They are fed in pieces of at most `chunk` tokens; None: of as many as suit the state, or fewer
-    where there is no room for so many. `between` is called before each piece.
+    They are fed in pieces of at most `chunk` tokens; None: of as many as suit the state, or of
+    `PREFILL_CHUNK` where there is no room for more. `between` is called before each piece.
     Returns the logits of each row's last token [B, V]; other rows of the state stay as they are.
     """
     if chunk is None and min(state.prompt_piece, ids.shape[1]) > PREFILL_CHUNK:
         with contextlib.suppress(EngineError):
             return last_logits(state, ids, lengths, state.prompt_piece, first, between)
     rows: list[Logits | None] = [None] * len(ids)
-    for start, end in _pieces(even_pieces(ids.shape[1], chunk or PREFILL_CHUNK), ids.shape[1]):
+    size = chunk or min(state.prompt_piece, PREFILL_CHUNK)
+    for start, end in _pieces(even_pieces(ids.shape[1], size), ids.shape[1]):
         between()
         count = int(np.flatnonzero(lengths > start)[-1]) + 1  # all later rows have ended
         last = (lengths[:count] - 1 - start).clip(0, end - start - 1)
@@ -85,8 +86,9 @@ def logit_pieces(state: State, ids: Ids, sizes: Sequence[int]) -> Iterator[tuple
 
 
 def even_pieces(length: int, size: int) -> list[int]:
-    """Return how to cut `length` tokens into pieces of at most `size`."""
-    return [size] * -(-length // size)
+    """Return how to cut `length` tokens into pieces of at most `size`: few, and about as long."""
+    count = -(-length // size)
+    return [-(-length // count)] * count if count else []
 
 
 def pieces_that_fit(rows: int, length: int, vocab_size: int) -> list[int]:

@@ -34,6 +34,9 @@ PROVIDER = "CPUExecutionProvider"
 # How long idle threads spin before they sleep. The default, about 40 ms, keeps all cores busy after
 # each call, so that a decode step after a prefill has to share them.
 SPIN_MICROSECONDS = "1000"
+# GroupQueryAttention computes the scores of a piece with all tokens up to its end, and then masks
+# those that come later. Short pieces have fewer of these, but each reads the weights again.
+PROMPT_PIECE = 384
 Caches = list[NDArray[Any]]
 
 
@@ -146,6 +149,8 @@ class OrtState(BoundState):
         self.singles: dict[int, BoundStep] = {}
         self.single_logits = np.zeros((rows, 1, graph.vocab_size), dtype=np.float32)
         super().__init__(graph, rows, context, None if sources is None else sources.count)
+        if graph.lowering == "ort":
+            self.prompt_piece = PROMPT_PIECE
 
     def _single(self, count: int) -> "BoundStep":
         step = self.singles.get(count)

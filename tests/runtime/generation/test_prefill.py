@@ -65,6 +65,24 @@ def take(sizes: list[int], total: int) -> list[int]:
     return [int(size) for size in np.diff(ends, prepend=0) if size]
 
 
+@pytest.mark.parametrize(
+    ("length", "piece", "fed"),
+    [(8, 8, [8]), (9, 8, [5, 4]), (21, 8, [7, 7, 7]), (22, 8, [8, 8, 6]), (3, 1, [1, 1, 1])],
+)
+def test_a_prompt_is_fed_in_even_pieces_that_suit_the_state(length, piece, fed):
+    state, steps = NullEngine(network, VOCABULARY).new_state(1, length), []
+    run, state.prompt_piece = state._run, piece
+
+    def note_and_run(ids, *rest):
+        steps.append(ids.shape[1])
+        run(ids, *rest)
+
+    state._run = note_and_run
+    ids, lengths = pad([[number % VOCABULARY for number in range(length)]])
+    np.testing.assert_array_equal(last_logits(state, ids, lengths), [network(ids[0])])
+    assert steps == fed
+
+
 def test_rows_are_padded_on_the_right():
     ids, lengths = pad([[1, 2, 3], [4]])
     assert ids.tolist() == [[1, 2, 3], [4, 0, 0]]

@@ -13,6 +13,7 @@ from edgegpt.export import ExportSettings, export_bundle
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.bundle.manifest import Graph
 from edgegpt.runtime.engines import choice
+from edgegpt.runtime.engines.base import PREFILL_CHUNK
 from edgegpt.runtime.engines.ort import cpu, kernels
 from edgegpt.runtime.engines.ort.kernels import NO_OVERFLOW
 from edgegpt.runtime.proof.verify import verify
@@ -124,3 +125,16 @@ def test_onnx_runtime_does_not_join_norms_and_additions(
     nodes = onnx.load(optimised, load_external_data=False).graph.node
     kinds = Counter(node.op_type for node in nodes)
     assert (kinds["SkipLayerNormalization"], kinds["LayerNormalization"]) == (0, 5)
+
+
+def test_pieces_of_a_prompt_are_short_where_attention_computes_what_it_masks(
+    small_bundle: Path,
+) -> None:
+    bundle, pieces = Bundle.open(small_bundle), {}
+    for graph in bundle.manifest.graphs:
+        if graph.lowering in ("ort", "standard"):
+            engine = cpu.OrtEngine(bundle, graph, threads=1)
+            pieces[graph.lowering] = engine.new_state(1, 8).prompt_piece
+            engine.close()
+    assert pieces == {"ort": cpu.PROMPT_PIECE, "standard": PREFILL_CHUNK}
+    assert cpu.PROMPT_PIECE < PREFILL_CHUNK
