@@ -4,7 +4,9 @@
 
 Each round decodes 40 tokens after 32 with some numbers of rows, and feeds a prompt of 250, on one
 engine and then on the other. The table has medians of tokens per second over all rows, and of the
-ratios within a round, with the smallest and the largest. Engines are built first if need be.
+ratios within a round, with the smallest and the largest. For one row, whose step reads all weights,
+it also has their bytes per second, of those at which the machine reads memory in the same round.
+Engines are built first if need be.
 """
 
 import argparse
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgegpt.runtime.bench.bandwidth import read_bandwidth, weight_bytes_per_token
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines.base import Engine
 from edgegpt.runtime.engines.choice import open_engine
@@ -28,6 +31,7 @@ from edgegpt.runtime.machine import Machine
 START, STEPS, WARM, PROMPT = 32, 40, 5, 250  # tokens
 ROWS = (1, 2, 4, 8, 16)
 BACKENDS = ("cpu", "native")
+MEMORY = "bytes per second"
 
 
 def decode(engine: Engine, rows: int) -> float:
@@ -61,6 +65,8 @@ def measure(bundle: Bundle, threads: int, rounds: int) -> dict[str, dict[str, li
     for cell in (*ROWS, "prompt"):
         found: dict[str, list[float]] = {name: [] for name in BACKENDS}
         for _ in range(rounds):
+            if cell == 1:
+                found.setdefault(MEMORY, []).append(read_bandwidth(Machine.here(), threads))
             for name, engine in engines.items():
                 found[name].append(
                     decode(engine, cell) if isinstance(cell, int) else prompt(engine)
@@ -69,6 +75,13 @@ def measure(bundle: Bundle, threads: int, rounds: int) -> dict[str, dict[str, li
     for engine in engines.values():
         engine.close()
     return cells
+
+
+def share_of_memory(bundle: Bundle, found: dict[str, list[float]]) -> str:
+    """Return how much of the memory's speed the native engine's single row reaches."""
+    size = weight_bytes_per_token(bundle)
+    shares = [each * size / most for each, most in zip(found["native"], found[MEMORY], strict=True)]
+    return f"{told(shares, 2)} of {told([each / 1e9 for each in found[MEMORY]], 1)} GB/s"
 
 
 def told(values: Sequence[float], digits: int) -> str:
@@ -101,6 +114,7 @@ def main() -> None:
                 ratios = [b / a for a, b in zip(found["cpu"], found["native"], strict=True)]
                 speeds = [told(found[name], 0) for name in BACKENDS]
                 print(f"| {cell} | {' | '.join(speeds)} | {told(ratios, 2)} |", flush=True)
+            print(f"\nA single row reads {share_of_memory(bundle, cells['1'])}.", flush=True)
     if asked.out is not None:
         date = datetime.now(UTC).isoformat(timespec="seconds")
         body = {"date": date, "machine": vars(Machine.here()), "results": results}

@@ -5,8 +5,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 from small_models import TEXT, random_model, small_config, write_checkpoint
 from torch.onnx._internal._lazy_import import onnxscript_apis
+from torch.onnx._internal.exporter import _decomp, _schemas
 
 from edgegpt.export import export_bundle
 from edgegpt.export.settings import ExportSettings
@@ -24,11 +26,38 @@ def own_user_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 
 @pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """Tiny tensors gain nothing from threads of PyTorch, and another test wants the other core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # of processes that tests start
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
 def one_table_of_translations() -> Iterator[None]:
-    """List the operators that torch.onnx translates once, not anew for each graph (0.5 s each)."""
+    """Let torch.onnx make its own tables once, not anew for each graph, which doubles the time.
+
+    These are the operators that it translates, their signatures, and what it decomposes.
+    """
+
+    @cache
+    def decompositions(translated: frozenset) -> dict:
+        return decomposed(translated)
+
+    decomposed = _decomp.create_onnx_friendly_decomposition_table
     with pytest.MonkeyPatch.context() as patch:
         listed = cache(onnxscript_apis.get_torchlib_ops)
         patch.setattr(onnxscript_apis, "get_torchlib_ops", listed)
+        signature = cache(_schemas.op_signature_from_function)
+        patch.setattr(_schemas, "op_signature_from_function", signature)
+        patch.setattr(
+            _decomp,
+            "create_onnx_friendly_decomposition_table",
+            lambda translated: dict(decompositions(frozenset(translated))),
+        )
         yield
 
 

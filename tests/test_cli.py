@@ -245,7 +245,7 @@ def test_a_reader_that_leaves_ends_the_command_quietly(small_bundle: Path) -> No
     process.stdout.read(10)
     process.stdout.close()
     error = process.stderr.read().decode()
-    assert process.wait(timeout=60) != 0
+    assert process.wait(timeout=120) != 0
     assert "Traceback" not in error
     assert "Exception" not in error
 

@@ -82,7 +82,7 @@ def running(command: list[str], environment: dict[str, str], port: int) -> Itera
     """Run a server until it answers; end it with SIGTERM, as systemd and Docker do."""
     process = subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.PIPE)
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < end:
             with socket.socket() as trial:
                 if trial.connect_ex(("127.0.0.1", port)) == 0:
@@ -91,7 +91,7 @@ def running(command: list[str], environment: dict[str, str], port: int) -> Itera
         yield
     finally:
         process.terminate()
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
     assert process.returncode in (0, -15), errors.decode()
 
 
@@ -102,7 +102,7 @@ def free_port() -> int:
 
 
 def health(port: int) -> dict[str, object]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=30) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=120) as answer:
         return json.load(answer)
 
 

@@ -33,7 +33,7 @@ def run_make(folder: Path) -> str:
         env={"PATH": str(folder / "bin")},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

@@ -1,4 +1,4 @@
-"""Run the command line in the test's own process, with one thread, on the CPU."""
+"""Run the command line in the test's own process, on the CPU."""
 
 import os
 from collections.abc import Callable
@@ -18,15 +18,6 @@ class Outcome:
     code: int
     out: str
     err: str
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    """Tiny tensors gain nothing from threads, and another program may want the other core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

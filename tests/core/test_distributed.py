@@ -1,21 +1,18 @@
-"""Two processes under torchrun train like one process with twice the batch."""
+"""Two processes, as torchrun starts them, train like one process with twice the batch."""
 
 import json
-import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from forked import TIME_LIMIT, Forked
 from safetensors.torch import load_file
-
-TIME_LIMIT = 120  # seconds; each run needs about ten
 
 
 def start_torchrun(environment: dict[str, str], *arguments: object) -> subprocess.Popen:
@@ -30,21 +27,18 @@ def start_torchrun(environment: dict[str, str], *arguments: object) -> subproces
     )
 
 
-def start_nodes(environment: dict[str, str], *arguments: list[object]) -> list[subprocess.Popen]:
-    """Start `edgegpt ARGUMENTS...` on as many nodes, all on this machine, of one process each."""
+def started(folder: Path, environment: dict[str, str], *commands: list[object]) -> list[Forked]:
+    """Start a process for each command, with the variables that torchrun would give it.
+
+    No launcher ends the others when one has failed: they have to end by themselves.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = ["--master-addr", "127.0.0.1", "--master-port", str(free.getsockname()[1])]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", str(len(arguments))]
+        port = free.getsockname()[1]
+    usual = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(len(commands))}
     return [
-        subprocess.Popen(
-            [*launcher, "--node-rank", str(rank), *address, "-m", "edgegpt", *map(str, own)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank, own in enumerate(arguments)
+        Forked(folder / f"process {rank}", environment | usual | {"RANK": str(rank)}, *command)
+        for rank, command in enumerate(commands)
     ]
 
 
@@ -56,17 +50,6 @@ def end(launcher: subprocess.Popen) -> tuple[int, str, str]:
         launcher.terminate()  # this also ends its workers
         pytest.fail(f"the processes hang: {launcher.communicate()[1]}")
     return launcher.returncode, out, errors
-
-
-def last_worker(launcher: subprocess.Popen) -> int:
-    """Return the process id of the worker that was started last, as listed by Linux in /proc."""
-    return int(Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()[-1])
-
-
-def wait_for(file: Path, launcher: subprocess.Popen) -> None:
-    limit = time.monotonic() + TIME_LIMIT
-    while not file.exists() and launcher.poll() is None and time.monotonic() < limit:
-        time.sleep(0.02)
 
 
 def metrics_of(out: Path) -> list[dict]:
@@ -109,7 +92,6 @@ def test_two_processes_give_the_losses_of_one_with_the_double_batch(
     check_alike(one, two, out, errors)
 
 
-@pytest.mark.long  # 10 s; the one with two processes is like it
 def test_two_nodes_without_a_common_disk_give_the_losses_of_one_process(
     edgegpt: Callable,
     corpus: Path,
@@ -123,15 +105,17 @@ def test_two_nodes_without_a_common_disk_give_the_losses_of_one_process(
     assert edgegpt(*common, "--data", corpus, "--out", one, "--batch-size", 6).code == 0
     disk.mkdir()
     shutil.copy(corpus, disk / "text.txt")
-    first, second = start_nodes(
+    first, second = started(
+        tmp_path,
         one_core_environment,
         [*common, "--data", corpus, "--out", two, "--batch-size", 3],
         [*common, "--data", disk / "text.txt", "--out", disk / "out", "--batch-size", 3],
     )
-    code, out, errors = end(first)
-    assert code == 0, errors
-    assert end(second)[:2] == (0, "")
-    check_alike(one, two, out, errors)
+    ended = first.end()
+    assert ended.code == 0, ended.err
+    other = second.end()
+    assert (other.code, other.out) == (0, "")
+    check_alike(one, two, ended.out, ended.err)
     assert [path.name for path in disk.iterdir()] == ["text.txt"]
 
 
@@ -141,14 +125,16 @@ def test_nodes_with_different_texts_are_refused(
     old = tmp_path / "old.txt"
     old.write_text(corpus.read_text().replace("wind", "wing"))
     common = ["train", *tiny_settings, "--max-steps", 4]
-    launchers = start_nodes(
+    nodes = started(
+        tmp_path,
         one_core_environment,
         [*common, "--data", corpus, "--out", tmp_path / "one"],
         [*common, "--data", old, "--out", tmp_path / "two"],
     )
-    for code, _, errors in map(end, launchers):
-        assert code != 0
-        assert "process 1 has another text or other settings than process 0" in errors
+    for node in nodes:
+        ended = node.end()
+        assert ended.code == 1
+        assert "process 1 has another text or other settings than process 0" in ended.err
     assert not (tmp_path / "one").exists()
 
 
@@ -168,9 +154,10 @@ def test_two_processes_learn_pairs_as_one_that_takes_two_batches_a_step(
     common = ["train", "--task", "seq2seq", "--data", pairs, *options.split()]
     one, two = tmp_path / "one", tmp_path / "two"
     assert edgegpt(*common, "--out", one, "--gradient-accumulation-steps", 2).code == 0
-    code, out, errors = end(start_torchrun(one_core_environment, *common, "--out", two))
-    assert code == 0, errors
-    assert json.loads(out)["finished"] is True
+    both = [[*common, "--out", two]] * 2
+    ended, other = (process.end() for process in started(tmp_path, one_core_environment, *both))
+    assert (ended.code, other.code) == (0, 0), ended.err
+    assert json.loads(ended.out)["finished"] is True
     for key, count in (("loss", 4), ("validation_loss", 2), ("exact_match", 2)):
         ours = [line[key] for line in metrics_of(two) if key in line]
         theirs = [line[key] for line in metrics_of(one) if key in line]
@@ -189,24 +176,22 @@ def test_two_processes_that_are_refused_end_instead_of_waiting_for_each_other(
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
     out = tmp_path / "out"
-    launcher = start_torchrun(one_core_environment, "train", "--data", corpus, "--out", out)
-    code, _, errors = end(launcher)
-    assert code != 0
-    assert "is not a checkpoint" in errors
+    both = [["train", "--data", corpus, "--out", out]] * 2
+    for process in started(tmp_path, one_core_environment, *both):
+        ended = process.end()
+        assert ended.code == 1
+        assert "is not a checkpoint" in ended.err
     assert [path.name for path in out.iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="finds the worker in /proc")
 def test_ctrl_c_in_one_process_stops_both_after_the_same_step(
     corpus: Path, tiny_settings: list[str], one_core_environment: dict, tmp_path: Path
 ):
     out, options = tmp_path / "out", ["--max-steps", 100000, "--eval-interval", 100000]
     arguments = ["train", "--data", corpus, "--out", out, *tiny_settings, *options]
-    launcher = start_torchrun(one_core_environment, *arguments)
-    wait_for(out / "metrics.jsonl", launcher)
-    os.kill(last_worker(launcher), signal.SIGINT)
-    code, _, errors = end(launcher)
-    assert code != 0
-    assert "exitcode: 130" in " ".join(errors.split()).replace("exitcode :", "exitcode:")
+    first, second = started(tmp_path, one_core_environment, arguments, arguments)
+    first.wait_for_line(out / "metrics.jsonl")
+    second.send_signal(signal.SIGINT)
+    assert [first.end().code, second.end().code] == [0, 130]  # only one was interrupted
     state = torch.load(out / "train" / "state.pt", weights_only=True)
     assert metrics_of(out)[-1]["step"] == state["step"]

@@ -3,14 +3,12 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from forked import Forked
 
 from edgegpt.training.lock import only_run
 from edgegpt.training.stop import StopRequest
@@ -157,24 +155,6 @@ def test_stopping_where_the_run_has_passed_already_is_no_interruption(
     assert resume("--stop-at 2").code != 130
 
 
-def wait_for_line(file: Path, process: subprocess.Popen) -> None:
-    """Wait until `file` has a line; fail if the process ends before."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end and process.poll() is None:
-        if file.exists() and "\n" in file.read_text():
-            return
-        time.sleep(0.02)
-    process.kill()
-    pytest.fail(f"no metrics; stderr: {process.communicate()[1]}")
-
-
-# The command with SIGHUP as a terminal leaves it; these tests may have been started by nohup.
-LISTENING = (
-    "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); "
-    "from edgegpt.cli import main; main()"
-)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_leaves_a_run_to_resume_and_exit_code_130(
     one_core_environment: dict,
@@ -186,24 +166,16 @@ def test_ctrl_c_leaves_a_run_to_resume_and_exit_code_130(
 ):
     out = tmp_path / "out"
     options = [*tiny_settings, "--max-steps", "1000000", "--eval-interval", "1000000"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", LISTENING, "train", "--data", corpus, "--out", out, *options],
-        env=one_core_environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    wait_for_line(out / "metrics.jsonl", process)
+    arguments = ["train", "--data", corpus, "--out", out, *options]
+    process = Forked(tmp_path / "printed", one_core_environment, *arguments)
+    process.wait_for_line(out / "metrics.jsonl")
     process.send_signal(number)
-    try:
-        told, errors = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 130, errors
-    assert "Traceback" not in errors
-    assert "stopping after this step, then saving" in errors
+    ended = process.end()
+    assert ended.code == 130, ended.err
+    assert "Traceback" not in ended.err
+    assert "stopping after this step, then saving" in ended.err
     step = torch.load(out / "train" / "state.pt", weights_only=True)["step"]
-    assert f"paused at step {step}; go on with: --resume" in told
+    assert f"paused at step {step}; go on with: --resume" in ended.out
     lines = (out / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["step"] == step  # every step is logged; none was interrupted
     assert resume(f"--stop-at {step + 2}").code == 0

@@ -43,7 +43,7 @@ class Program:
         kept = {name: value for name, value in os.environ.items() if name != "CI"}
         command = [str(self.path), *map(str, arguments)]
         return subprocess.run(
-            command, env=kept | environment, capture_output=True, text=True, timeout=100
+            command, env=kept | environment, capture_output=True, text=True, timeout=300
         )
 
 

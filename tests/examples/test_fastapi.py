@@ -45,11 +45,11 @@ def served(bundle: Path) -> Iterator[int]:
         yield port
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
 
 
 def _wait_for(port: int) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while time.monotonic() < end:
         with socket.socket() as trial:
             if trial.connect_ex(("127.0.0.1", port)) == 0:
@@ -59,7 +59,7 @@ def _wait_for(port: int) -> None:
 
 
 def ask(port: int, method: str, path: str, body: object = None) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     given = None if body is None else json.dumps(body)
     connection.request(method, path, given, {"Content-Type": "application/json"})
     answer = connection.getresponse()
@@ -166,7 +166,7 @@ def test_a_server_whose_bundle_is_missing_does_not_start(tmp_path: Path) -> None
         env=os.environ | {"BUNDLE": str(tmp_path / "none")},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode != 0

@@ -36,7 +36,7 @@ def program(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def run(program: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [str(program), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 def test_its_tokens_are_those_of_python(program: Path, small_bundle: Path) -> None:

@@ -175,9 +175,9 @@ def test_a_graph_that_computes_something_else_is_not_shipped(
 
 
 def test_a_failed_export_keeps_the_bundle_that_was_there(
-    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_checkpoint: Path, small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export_bundle(small_checkpoint, tmp_path / "bundle")
+    shutil.copytree(small_bundle, tmp_path / "bundle")
     before = (tmp_path / "bundle" / "edgegpt.json").read_bytes()
     one_wrong(monkeypatch)
     with pytest.raises(VerificationError):
@@ -189,12 +189,12 @@ def test_a_failed_export_keeps_the_bundle_that_was_there(
 def test_an_existing_bundle_is_replaced_only_by_force(
     small_checkpoint: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "bundle"
+    out, settings = tmp_path / "bundle", ExportSettings(lowerings=("ort",))
     out.mkdir()  # an empty folder may be replaced
-    export_bundle(small_checkpoint, out)
+    export_bundle(small_checkpoint, out, settings=settings)
     with pytest.raises(ExportError, match="--force"):
         export_bundle(small_checkpoint, out)
-    export_bundle(small_checkpoint, out, force=True)
+    export_bundle(small_checkpoint, out, force=True, settings=settings)
     assert Bundle.open(out)
 
 

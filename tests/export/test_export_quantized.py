@@ -29,6 +29,8 @@ MODELS = {
     **UNEVEN,
 }
 
+ONE_GRAPH = {"lowerings": ("ort",), "fast_prefill": False}  # where only the weights matter
+
 
 def exported(folder: Path, precision: str, name: str = "char", **settings: object) -> Path:
     model = random_model(small_config(**MODELS[name]))
@@ -83,7 +85,7 @@ def test_every_family_passes_its_proof_exactly_and_as_it_runs(
 def test_int4_takes_half_the_bytes_of_int8(tmp_path: Path) -> None:
     sizes = {}
     for precision in ("int8", "int4"):
-        bundle = Bundle.open(exported(tmp_path / precision, precision))
+        bundle = Bundle.open(exported(tmp_path / precision, precision, **ONE_GRAPH))
         sizes[precision] = bundle.manifest.weights["blocks.0.feed_forward.up.weight"].size
     assert sizes["int4"] * 2 == sizes["int8"] == 32 * 128
 
@@ -95,8 +97,8 @@ def test_past_the_budget_nothing_is_written_and_the_worst_layers_are_named(tmp_p
 
 
 def test_as_many_layers_as_the_budget_needs_get_8_bits(tmp_path: Path) -> None:
-    some = Bundle.open(exported(tmp_path / "a", "int4", max_kl=0.005))
-    fewer = Bundle.open(exported(tmp_path / "b", "int4", max_kl=0.02))
+    some = Bundle.open(exported(tmp_path / "a", "int4", max_kl=0.005, **ONE_GRAPH))
+    fewer = Bundle.open(exported(tmp_path / "b", "int4", max_kl=0.02, **ONE_GRAPH))
     for bundle, limit in ((some, 0.005), (fewer, 0.02)):
         manifest = bundle.manifest
         assert manifest.quantization.quality.kl <= limit
@@ -109,9 +111,7 @@ def test_as_many_layers_as_the_budget_needs_get_8_bits(tmp_path: Path) -> None:
 
 
 def test_auto_also_keeps_layers_in_float32_if_8_bits_are_not_enough(tmp_path: Path) -> None:
-    bundle = Bundle.open(
-        exported(tmp_path, "int4", max_kl=1e-5, keep_fp32="auto", fast_prefill=False)
-    )
+    bundle = Bundle.open(exported(tmp_path, "int4", max_kl=1e-5, keep_fp32="auto", **ONE_GRAPH))
     quantization = bundle.manifest.quantization
     assert quantization.quality.kl <= 1e-5
     assert len(quantization.kept) > 0
@@ -120,10 +120,10 @@ def test_auto_also_keeps_layers_in_float32_if_8_bits_are_not_enough(tmp_path: Pa
 
 
 def test_int8_gets_finer_blocks_where_the_budget_needs_them(tmp_path: Path) -> None:
-    usual = Bundle.open(exported(tmp_path / "a", "int8")).manifest.quantization
+    usual = Bundle.open(exported(tmp_path / "a", "int8", **ONE_GRAPH)).manifest.quantization
     assert (usual.block, usual.finer) == (32, [])
     budget = 0.9 * usual.quality.kl
-    tight = Bundle.open(exported(tmp_path / "b", "int8", max_kl=budget, fast_prefill=False))
+    tight = Bundle.open(exported(tmp_path / "b", "int8", max_kl=budget, **ONE_GRAPH))
     found = tight.manifest.quantization
     assert found.quality.kl <= budget
     assert found.finer_block == 16
@@ -133,7 +133,8 @@ def test_int8_gets_finer_blocks_where_the_budget_needs_them(tmp_path: Path) -> N
 
 
 def test_layers_are_kept_by_name_or_by_its_beginning(tmp_path: Path) -> None:
-    bundle = Bundle.open(exported(tmp_path, "int8", keep_fp32=("head", "blocks.1.attention")))
+    kept = ("head", "blocks.1.attention")
+    bundle = Bundle.open(exported(tmp_path, "int8", keep_fp32=kept, **ONE_GRAPH))
     assert bundle.manifest.quantization.kept == [
         "blocks.1.attention.proj.weight",
         "blocks.1.attention.qkv.weight",

@@ -239,7 +239,7 @@ def test_sigterm_ends_a_chat_that_waits_in_a_terminal(bundle: Path) -> None:
     os.close(theirs)
 
     def read() -> bytes:
-        assert select.select([ours], [], [], 30)[0], "it does not answer"
+        assert select.select([ours], [], [], 120)[0], "it does not answer"
         try:
             return os.read(ours, 65536)
         except OSError:  # as Linux tells that the other end is closed
@@ -251,7 +251,7 @@ def test_sigterm_ends_a_chat_that_waits_in_a_terminal(bundle: Path) -> None:
             assert process.poll() is None, seen
             seen += read()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 128 + signal.SIGTERM
+        assert process.wait(120) == 128 + signal.SIGTERM
         assert b"Traceback" not in seen + read()
     finally:
         process.kill()

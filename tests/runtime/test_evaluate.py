@@ -95,9 +95,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def float_bundle(checkpoint: Path) -> Path:
-    from edgegpt.export import export_bundle
+    from edgegpt.export import ExportSettings, export_bundle
 
-    export_bundle(checkpoint, checkpoint.parent / "bundle")
+    settings = ExportSettings(lowerings=("ort",))
+    export_bundle(checkpoint, checkpoint.parent / "bundle", settings=settings)
     return checkpoint.parent / "bundle"
 
 

@@ -299,7 +299,7 @@ def test_two_threads_at_once_get_what_they_get_alone(model):
     together = threading.Barrier(2)
 
     def run(prompt):
-        together.wait(timeout=30)
+        together.wait(timeout=120)
         return [model.generate(prompt, max_new_tokens=150, **WARM) for _ in range(3)]
 
     with ThreadPoolExecutor(2) as pool:

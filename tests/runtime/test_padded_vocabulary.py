@@ -11,7 +11,7 @@ from small_models import TEXT, random_model, small_config, write_checkpoint
 
 import edgegpt
 from edgegpt.errors import BundleError, EdgeGPTWarning, InvalidInputError
-from edgegpt.export import export_bundle
+from edgegpt.export import ExportSettings, export_bundle
 from edgegpt.model import GPT
 from edgegpt.runtime.bundle.bundle import TOKENIZER_NAME, Bundle
 from edgegpt.runtime.language_model import LanguageModel
@@ -40,7 +40,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, small_model: GPT) -> Pa
 @pytest.fixture(scope="module")
 def padded(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LanguageModel]:
     out = tmp_path_factory.mktemp("padded") / "bundle"
-    export_bundle(checkpoint, out)
+    export_bundle(checkpoint, out, settings=ExportSettings(lowerings=("ort",)))
     with edgegpt.load(out) as model:
         yield model
 

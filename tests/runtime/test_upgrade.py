@@ -15,7 +15,7 @@ from edgegpt.runtime.engines.null import NullEngine
 from edgegpt.runtime.errors import EdgeGPTWarning, EngineError, InvalidInputError
 from edgegpt.runtime.upgrade import Upgrade, UpgradingEngine, proving_command, with_upgrade
 
-SECONDS = 30.0
+SECONDS = 120.0
 
 
 class Closing(NullEngine):

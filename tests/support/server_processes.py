@@ -18,7 +18,7 @@ HURRIED = """
 from functools import partial
 from edgegpt.runtime.server import answers, run, service
 answers.PATIENCE = 1.0
-run.HALF_PATIENCE, run.KEEP_ALIVE, run.LAST_ANSWERS, run.LOOKS, run.LAST_WORDS = 0.5, 1, 1, 0.05, 1
+run.HALF_PATIENCE, run.KEEP_ALIVE, run.LAST_ANSWERS, run.LOOKS, run.LAST_WORDS = 1, 1, 1, 0.05, 1
 run.SEND_BUFFER = 4096
 service.Limits = partial(service.Limits, seconds=1.0)
 """
@@ -42,11 +42,6 @@ class Running(Served):
     def descriptors(self) -> int:
         """How many files and connections the process has open."""
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
-
-    def metric(self, name: str) -> float:
-        """Return a number of /metrics, 0 if it is not there."""
-        lines = self.ask("/metrics")[1].splitlines()
-        return next((float(one.split()[1]) for one in lines if one.startswith(f"{name} ")), 0.0)
 
     @property
     def idle(self) -> bool:

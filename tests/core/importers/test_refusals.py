@@ -293,7 +293,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(folder: Path, tmp_path: Path)
     sprung = tmp_path / "sprung"
     torch.save({"a": Trap(sprung)}, folder / "pytorch_model.bin")
     assert "which could run code" in refusal(folder)
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"a": Trap(sprung)}))
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"a": Trap(sprung)}, protocol=2))
     assert "which could run code" in refusal(folder)
     assert not sprung.exists()
 

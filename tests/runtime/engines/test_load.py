@@ -14,7 +14,7 @@ import torch
 
 import edgegpt
 from edgegpt.checkpoint import save_config, save_weights
-from edgegpt.export import export_bundle
+from edgegpt.export import ExportSettings, export_bundle
 from edgegpt.model import GPT, GPTConfig
 from edgegpt.runtime.bundle.bundle import TOKENIZER_NAME, Bundle
 from edgegpt.runtime.engines.choice import local_lowerings, open_engine
@@ -49,7 +49,8 @@ def textless(tmp_path_factory):
     checkpoint = tmp_path_factory.mktemp("textless")
     save_config(checkpoint, config)
     save_weights(checkpoint, network, torch.float32)
-    export_bundle(checkpoint, checkpoint / "bundle")
+    settings = ExportSettings(lowerings=("ort",))
+    export_bundle(checkpoint, checkpoint / "bundle", settings=settings)
     with edgegpt.load(checkpoint / "bundle") as opened:
         yield opened
 
@@ -278,7 +279,7 @@ def test_closing_a_model_ends_what_runs_in_another_thread(small_bundle):
     thread = threading.Thread(target=write)
     thread.start()
     opened.close()
-    thread.join(20)
+    thread.join(120)
     assert told == ["the model was closed"]
     with pytest.raises(EngineError, match="the model was closed"):
         list(stream)

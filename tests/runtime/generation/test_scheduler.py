@@ -24,7 +24,7 @@ from edgegpt.runtime.generation.scheduler import BusyError, Scheduler
 from edgegpt.runtime.generation.shared_rows import SharedRows, piece_of
 from edgegpt.runtime.generation.tickets import Ticket
 
-VOCABULARY, CONTEXT, SOON = 7, 12, 20
+VOCABULARY, CONTEXT, SOON = 7, 12, 120
 WARM = Sampling(temperature=1.0, top_k=5)
 
 

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from http_servers import Served, serving, until
+from http_servers import SOON, Served, serving, until
 
 import edgegpt
 from edgegpt import LanguageModel
@@ -27,7 +26,6 @@ from edgegpt.runtime.server.app import application
 from edgegpt.runtime.server.service import Limits, Service
 
 PROMPT, ENDLESS = "The wind", {"prompt": "The wind", "max_tokens": 32768, "seed": 1}
-SOON = 20
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +36,7 @@ def model(small_bundle: Path) -> Iterator[LanguageModel]:
 
 def streamed(served: Served, body: dict[str, Any]) -> str:
     """Return the text of a stream."""
-    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=120)
     head = {"Content-Type": "application/json"}
     connection.request("POST", "/v1/completions", json.dumps(body | {"stream": True}), head)
     answer = connection.getresponse()
@@ -117,8 +115,8 @@ def test_a_client_that_does_not_read_is_cut(
 def test_requests_that_do_not_become_whole_are_cut(
     model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "HALF_PATIENCE", 0.2)
-    with serving(model, limits=Limits(seconds=0.4)) as served:
+    monkeypatch.setattr(running, "HALF_PATIENCE", 1.0)
+    with serving(model, limits=Limits(seconds=1.0)) as served:
         begun = [served.connection() for _ in range(50)]
         for client in begun:
             client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n")
@@ -252,7 +250,7 @@ def test_a_signal_lets_texts_end_and_the_process_with_0(small_bundle: Path) -> N
             b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
             b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
         )
-        time.sleep(0.2)
+        until(lambda: Served(None, port).metric("edgegpt_rows_running") == 1)
         process.send_signal(signal.SIGTERM)
         answer = b"".join(iter(lambda: client.recv(65536), b""))
         assert answer.startswith(b"HTTP/1.1 200")

@@ -29,7 +29,7 @@ from edgegpt.runtime.generation.scheduler import Scheduler
 from edgegpt.runtime.generation.tickets import Ticket
 from edgegpt.runtime.server.prefixes import keep, prefix_ids
 
-PREFIX, OTHER, SOON = "the wind and the rain", "a tree or two and a", 20
+PREFIX, OTHER, SOON = "the wind and the rain", "a tree or two and a", 120
 TEMPLATE = "{% for m in messages %}{{ m.role[0] }} {{ m.content }}\n{% endfor %}"
 
 

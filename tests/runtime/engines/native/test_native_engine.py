@@ -317,7 +317,7 @@ def test_an_answer_is_not_fed_again_and_changes_no_bit(
 
     def turn(scheduler: Scheduler, ids: list[int]) -> Ticket:
         ticket = scheduler.submit(Text(list(ids), seed=0, series=0), rules)
-        ticket.wait(20)
+        ticket.wait(120)
         return ticket
 
     logits = []

@@ -38,6 +38,16 @@ def test_logits_are_pytorchs_however_a_text_is_cut(name: str, tmp_path: Path) ->
     whole = fed(rows, 0, ids, [LENGTH])
     assert error(model, ids, whole) < FLOAT32
     np.testing.assert_array_equal(fed(rows, 1, ids, CUTS), whole)
+    for wanted in ([LENGTH - 1], [200, 9, 3, 3], [*[150] * 130, 149, 151]):
+        np.testing.assert_array_equal(only(rows, ids, wanted), whole[wanted])
+
+
+def only(rows: NativeRows, ids: np.ndarray, wanted: list[int]) -> np.ndarray:
+    """Return the logits of some tokens [W, V]: of others, less is computed."""
+    logits = np.empty((len(wanted), rows.vocab), dtype=np.float32)
+    one = np.array([0], dtype=np.int32), np.array([len(ids)], dtype=np.int32)
+    rows.step(*one, np.array([0]), ids, np.array(wanted, dtype=np.int32), logits)
+    return logits
 
 
 @pytest.mark.parametrize(

@@ -333,7 +333,7 @@ def test_ctrl_c_and_termination_end_a_build_and_leave_no_file(
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert errors.strip() == "interrupted"
     assert not (tmp_path / "out").exists()
