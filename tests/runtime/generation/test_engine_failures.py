@@ -16,7 +16,7 @@ from edgegpt.runtime.generation.rows import Text, series_of
 from edgegpt.runtime.generation.sampling import Sampling
 from edgegpt.runtime.generation.scheduler import GoneError, Scheduler
 
-VOCABULARY, CONTEXT, SOON = 7, 12, 20
+VOCABULARY, CONTEXT, SOON = 7, 12, 120
 PROMPTS = [[1, 2], [3, 4, 5, 1, 2, 0, 3, 3], [1, 2, 5, 5, 5], [2] * 11]  # the last ones slide soon
 LONG = 9
 
