@@ -41,7 +41,7 @@ STOP_S = 20.0  # to wait for a child that was asked to end: a build ends between
 
 def proved_native(bundle: Bundle, options: EngineOptions) -> Engine | None:
     """Open the native engine that was built for this processor and proved, if there is one."""
-    if bundle.manifest.model_info.encoder is not None or options.tf32:
+    if options.tf32:
         return None
     try:
         engine = open_stored(bundle, options.threads)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from shapes import Shape
 
-__all__ = ["BITS", "DEVICES", "EDGEGPT", "PEERS", "Contestant", "contestants"]
+__all__ = ["BITS", "DEVICES", "EDGEGPT", "ONE_ROW", "PEERS", "Contestant", "contestants"]
 
 BITS = (32, 16, 8, 4)
 EDGEGPT = "edgegpt"
@@ -27,9 +27,18 @@ class Contestant:
 # peer -> bits -> formats (name, folder), or the reason why the peer has none.
 _Formats = dict[str, dict[int, list[tuple[str, str]] | str]]
 
-NATIVE = " native"  # ends edgegpt's formats that run on an engine compiled for the model
 NO_HALF = "16 bits are for GPUs here"
 WITH_ENCODERS = (EDGEGPT, "transformers", "ctranslate2")
+NO_GPT2 = {
+    "genai": "its model builder does not know the GPT-2 architecture",
+    "genai_cuda": "its model builder does not know the GPT-2 architecture",
+    "executorch": "its exporter of language models does not know the GPT-2 architecture",
+}
+# These take part in the measurements of one row only.
+ONE_ROW = {
+    "executorch": "its exporter makes programs for one row",
+    "litert_lm": "a session of its engine has one row",
+}
 
 _CPU: _Formats = {
     EDGEGPT: {
@@ -68,6 +77,18 @@ _CPU: _Formats = {
         16: NO_HALF,
         8: [("int8", "int8")],
         4: [("int4", "int4")],
+    },
+    "executorch": {
+        32: [("float32", "float32")],
+        16: NO_HALF,
+        8: [("int8", "int8")],
+        4: [("int4", "int4")],
+    },
+    "litert_lm": {
+        32: [("float32", "float32")],
+        16: NO_HALF,
+        8: [("int8", "int8")],
+        4: [("int4 b32", "int4-b32"), ("int4 rows", "int4-rows")],
     },
 }
 
@@ -111,12 +132,8 @@ def contestants(
             absent[peer] = formats
         elif shape.pairs and peer not in WITH_ENCODERS:
             absent[peer] = "it does not run this encoder-decoder"
-        elif peer.startswith("genai") and shape.family == "gpt2":
-            absent[peer] = "its model builder does not know the GPT-2 architecture"
+        elif shape.family == "gpt2" and peer in NO_GPT2:
+            absent[peer] = NO_GPT2[peer]
         else:
             present += [Contestant(peer, name, folder) for name, folder in formats]
-    if shape.pairs:
-        compiled = [one for one in present if one.format.endswith(NATIVE)]
-        absent |= {one.label: "no encoder-decoder is compiled" for one in compiled}
-        present = [one for one in present if one not in compiled]
     return present, absent

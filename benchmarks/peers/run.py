@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from client import Client, WorkerError
-from contestants import BITS, DEVICES, PEERS, Contestant, contestants
+from contestants import BITS, DEVICES, ONE_ROW, PEERS, Contestant, contestants
 from machine import describe
 from make_models import HERE, folder_of, python_of
 from report import markdown
@@ -90,7 +90,8 @@ class Cell:
     def round(self, keep: bool) -> None:
         """Ask every worker for every measurement; `keep` is false for the warm-up."""
         for title, request, _ in self.measurements:
-            for one in list(self.clients):
+            unable = self._unable(request)
+            for one in [one for one in self.clients if one not in unable]:
                 try:
                     at_least = TURN_AT_LEAST_S if keep else 0.0
                     answer = self.clients[one].ask({**request, "at_least_s": at_least})
@@ -125,10 +126,17 @@ class Cell:
                     for one in self.clients
                     if (title, one) in self.seconds
                 ],
-                "absent": self.absent,
+                "absent": self.absent
+                | {one.label: why for one, why in self._unable(request).items()},
             }
             for title, request, tokens in self.measurements
         ]
+
+    def _unable(self, request: dict) -> dict[Contestant, str]:
+        """Return the workers that cannot do one measurement, with the reason."""
+        if request.get("batch", 1) == 1:
+            return {}
+        return {one: ONE_ROW[one.peer] for one in self.clients if one.peer in ONE_ROW}
 
 
 def run_cell(shape: Shape, bits: int, args: argparse.Namespace, results: dict) -> None:

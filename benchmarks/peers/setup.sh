@@ -10,7 +10,7 @@ cmake_args="-DGGML_NATIVE=ON -DMTMD_BUILD=OFF -DLLAVA_BUILD=OFF -DLLAMA_CURL=OFF
 cmake_args="$cmake_args -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF"
 cmake_args="$cmake_args -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF"
 
-for peer in ${*:-transformers genai ctranslate2 openvino llama_cpp}; do
+for peer in ${*:-transformers genai ctranslate2 openvino llama_cpp executorch litert_lm}; do
     environment=../.venvs/$peer
     "${PYTHON:-python3}" -m venv "$environment"
     # shellcheck disable=SC2086

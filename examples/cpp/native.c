@@ -53,7 +53,7 @@ int main(int argc, char **argv) {
     edgegpt_state *state;
     check(edgegpt_open(argv[1], THREADS, &engine, message), message);
     const int slots = given + (int)wanted;
-    check(edgegpt_new_state(engine, 1, slots, EDGEGPT_CACHE_FLOAT32, &state, message), message);
+    check(edgegpt_new_state(engine, NULL, 1, slots, EDGEGPT_CACHE_FLOAT32, &state, message), message);
 
     int64_t *ids = malloc((size_t)slots * sizeof *ids);
     float *logits = malloc((size_t)facts->vocab * sizeof *logits);

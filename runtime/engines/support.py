@@ -39,7 +39,7 @@ Version = tuple[int, ...]
 TENSORRT = ("tensorrt", "tensorrt-rtx")
 NATIVE = "native"  # compiled for the model; it reads no graph, so nothing below is about it
 BACKENDS = ("cpu", "cuda", *TENSORRT)
-WITH_ENCODERS = ("cpu",)  # backends that run encoder-decoders
+WITH_ENCODERS = ("cpu", NATIVE)  # backends that run encoder-decoders
 # Backend -> the package whose version counts.
 ENGINES = {
     "cpu": "onnxruntime",

@@ -51,22 +51,48 @@ const int context = std::min(facts.block_size, 150);
 using Ids = std::vector<int64_t>;
 using Logits = std::vector<float>;
 
-edgegpt_state *new_state(edgegpt_engine *engine, int count, int cache) {
-    edgegpt_state *state = nullptr;
-    char message[EDGEGPT_MESSAGE] = "";
-    CHECK(edgegpt_new_state(engine, count, context, cache, &state, message) == EDGEGPT_OK);
-    return state;
-}
+// A state. Where there is an encoder, all rows read one text, which was encoded beside a longer one.
+class State {
+public:
+    State(edgegpt_engine *engine, int count, int cache) {
+        char message[EDGEGPT_MESSAGE] = "";
+        if (facts.source_block_size > 0) {
+            const int32_t length[] = {facts.source_block_size, std::min(facts.source_block_size, 19)};
+            Ids ids(static_cast<size_t>(length[0] + length[1]));
+            for (size_t i = 0; i < ids.size(); ++i)
+                ids[i] = static_cast<int64_t>(i) * 7 % facts.source_vocab;
+            const int first = count % 2;  // a single row reads the second alone
+            CHECK(edgegpt_encode(engine, 2 - first, length + first, ids.data() + first * length[0],
+                                 cache, &sources_, message) == EDGEGPT_OK);
+        }
+        CHECK(edgegpt_new_state(engine, sources_, count, context, cache, &state_, message) ==
+              EDGEGPT_OK);
+        const int32_t second[] = {1, 1};
+        if (sources_ != nullptr && count % 2 == 0)
+            CHECK(edgegpt_move_sources(state_, 2, second, message) == EDGEGPT_OK);
+    }
+    ~State() {
+        edgegpt_free_state(state_);
+        edgegpt_free_sources(sources_);
+    }
+    State(const State &) = delete;
+    State &operator=(const State &) = delete;
+    operator edgegpt_state *() const { return state_; }
+    const edgegpt_sources *sources() const { return sources_; }
+
+private:
+    edgegpt_sources *sources_ = nullptr;
+    edgegpt_state *state_ = nullptr;
+};
 
 // The logits after a text, which is fed alone and at once.
 Logits alone(edgegpt_engine *engine, const Ids &text, int cache = EDGEGPT_CACHE_FLOAT32) {
-    edgegpt_state *state = new_state(engine, 1, cache);
+    const State state(engine, 1, cache);
     Logits logits(static_cast<size_t>(facts.vocab));
     const int32_t row = 0, count = static_cast<int32_t>(text.size()), last = count - 1;
     const int64_t past = 0;
     CHECK(edgegpt_step(state, 1, &row, &count, &past, text.data(), 1, &last, logits.data(),
                        nullptr) == EDGEGPT_OK);
-    edgegpt_free_state(state);
     return logits;
 }
 
@@ -75,8 +101,7 @@ class Application {
 public:
     Application(edgegpt_engine *engine, unsigned seed)
         : engine_(engine), cache_(seed % 2 ? EDGEGPT_CACHE_FLOAT16 : EDGEGPT_CACHE_FLOAT32),
-          state_(new_state(engine, rows, cache_)), random_(seed), texts_(rows) {}
-    ~Application() { edgegpt_free_state(state_); }
+          state_(engine, rows, cache_), random_(seed), texts_(rows) {}
     Application(const Application &) = delete;
     Application &operator=(const Application &) = delete;
 
@@ -85,6 +110,7 @@ public:
             const int what = below(8);
             if (what == 0) copy();
             else if (what == 1) fill();
+            else if (what == 2) move();
             else step();
         }
     }
@@ -148,6 +174,13 @@ private:
                                 target.data(), 0, longest, nullptr) == EDGEGPT_OK);
     }
 
+    // Between two that are one.
+    void move() {
+        const int32_t parent[] = {below(2), below(2)};
+        const int code = edgegpt_move_sources(state_, 2, parent, nullptr);
+        CHECK(code == (state_.sources() == nullptr ? EDGEGPT_BAD_ARGUMENT : EDGEGPT_OK));
+    }
+
     void fill() {
         const int row = below(rows), slots = below(context + 1);
         const auto count = static_cast<size_t>(facts.kv_heads * slots * facts.head_dim);
@@ -162,7 +195,7 @@ private:
     const float unused = 0.0f;
     edgegpt_engine *engine_;
     int cache_;
-    edgegpt_state *state_;
+    State state_;
     std::mt19937 random_;
     std::vector<Ids> texts_;
 };
@@ -177,11 +210,39 @@ edgegpt_engine *open_engine(const char *weights, int threads) {
     return engine;
 }
 
+// Those of an engine without an encoder are all wrong.
+void refuse_sources(edgegpt_engine *engine, edgegpt_state *state) {
+    edgegpt_sources *none = nullptr;
+    const int32_t one[] = {1}, zero[] = {0}, long_one[] = {facts.source_block_size + 1}, far[] = {2};
+    const int64_t ids[] = {0}, bad[] = {facts.source_vocab};
+    const auto refused = [&](edgegpt_engine *by, int n, const int32_t *length, const int64_t *id,
+                             int cache) {
+        char message[EDGEGPT_MESSAGE] = "";
+        CHECK(edgegpt_encode(by, n, length, id, cache, &none, message) == EDGEGPT_BAD_ARGUMENT);
+        CHECK(std::strlen(message) > 10 && none == nullptr);
+    };
+    refused(nullptr, 1, one, ids, 0);
+    refused(engine, 0, one, ids, 0);
+    refused(engine, 1, nullptr, ids, 0);
+    refused(engine, 1, one, nullptr, 0);
+    refused(engine, 1, zero, ids, 0);
+    refused(engine, 1, long_one, ids, 0);
+    refused(engine, 1, one, bad, 0);
+    refused(engine, 1, one, ids, 9);
+    CHECK(edgegpt_encode(engine, 1, one, ids, 0, nullptr, nullptr) == EDGEGPT_BAD_ARGUMENT);
+    CHECK(edgegpt_move_sources(nullptr, 1, zero, nullptr) == EDGEGPT_BAD_ARGUMENT);
+    CHECK(edgegpt_move_sources(state, 1, far, nullptr) == EDGEGPT_BAD_ARGUMENT);
+    CHECK(edgegpt_move_sources(state, 3, zero, nullptr) == EDGEGPT_BAD_ARGUMENT);
+    CHECK(edgegpt_move_sources(state, 1, nullptr, nullptr) == EDGEGPT_BAD_ARGUMENT);
+}
+
 // Wrong arguments are answered by a code and one sentence.
 void refuse(edgegpt_engine *engine, const char *weights) {
     char message[EDGEGPT_MESSAGE];
     edgegpt_engine *none = nullptr;
-    edgegpt_state *state = new_state(engine, rows, EDGEGPT_CACHE_FLOAT32), *no_state = nullptr;
+    const State state(engine, rows, EDGEGPT_CACHE_FLOAT32);
+    const edgegpt_sources *read = state.sources();
+    edgegpt_state *no_state = nullptr;
     const int32_t two[] = {0, 0}, far[] = {rows}, one[] = {0}, negative[] = {-1}, many[] = {context + 1};
     const int64_t past[] = {0, 0}, ids[] = {0, 0}, late[] = {int64_t{1} << 40}, bad[] = {facts.vocab};
     const float value = 0.0f;
@@ -202,12 +263,15 @@ void refuse(edgegpt_engine *engine, const char *weights) {
     refused(edgegpt_open(weights, 1 << 30, &none, message));
     refused(edgegpt_open(weights, 1, nullptr, message));
     CHECK(none == nullptr);
-    refused(edgegpt_new_state(nullptr, 1, 1, 0, &no_state, message));
-    refused(edgegpt_new_state(engine, 0, 1, 0, &no_state, message));
-    refused(edgegpt_new_state(engine, 1, facts.block_size + 1, 0, &no_state, message));
-    refused(edgegpt_new_state(engine, 1, 1, 7, &no_state, message));
-    refused(edgegpt_new_state(engine, 1, 1, 0, nullptr, message));
+    refused(edgegpt_new_state(nullptr, read, 1, 1, 0, &no_state, message));
+    refused(edgegpt_new_state(engine, read, 0, 1, 0, &no_state, message));
+    refused(edgegpt_new_state(engine, read, 2, facts.block_size + 1, 0, &no_state, message));
+    refused(edgegpt_new_state(engine, read, 2, 1, 7, &no_state, message));
+    refused(edgegpt_new_state(engine, read, 1, 1, 0, nullptr, message));
+    if (read != nullptr) refused(edgegpt_new_state(engine, nullptr, 2, 1, 0, &no_state, message));
+    if (read != nullptr) refused(edgegpt_new_state(engine, read, 3, 1, 0, &no_state, message));
     CHECK(no_state == nullptr);
+    refuse_sources(engine, state);
     refused(edgegpt_step(nullptr, 1, one, one, past, ids, 0, nullptr, nullptr, message));
     const int32_t ones[] = {1, 1};
     step(0, one, ones, past, ids, 0, nullptr, nullptr);
@@ -234,8 +298,8 @@ void refuse(edgegpt_engine *engine, const char *weights) {
     refused(edgegpt_fill(state, 0, rows, 1, &value, message));
     refused(edgegpt_fill(state, 0, 0, context + 1, &value, message));
     refused(edgegpt_fill(state, 0, 0, 1, nullptr, message));
-    edgegpt_free_state(state);
     edgegpt_free_state(nullptr);
+    edgegpt_free_sources(nullptr);
     edgegpt_close(nullptr);
 }
 

@@ -5,9 +5,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from native_models import bundle_of, pair, quantised_bundle
 from native_shapes import Flavour, made
 
 from edgegpt.model import GPTConfig, LayerKind
+from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines.native.constants import constants_of
 from edgegpt.runtime.engines.native.prepare import CONSTANTS, SOURCES
 from edgegpt.runtime.engines.native.weights import pack_weights
@@ -40,14 +42,24 @@ MODELS = {
     "parallel, floats": ("parallel", Flavour()),
     "parallel, integers": ("parallel", Flavour(bits=(8,), block=64)),
 }
+PAIRS = {"pair, floats": "unlike stacks", "pair, integers": "post-norm"}
 
 
-@pytest.fixture(scope="module", params=MODELS)
+def bundle_for(name: str, folder: Path) -> Bundle:
+    if name in MODELS:
+        shape, flavour = MODELS[name]
+        return made(GPTConfig(**{"n_layer": 2} | SHAPES[shape]), flavour, folder)[0]
+    model = pair(PAIRS[name])
+    if "integers" in name:
+        return quantised_bundle(model, folder, (8, 4), 32)
+    return bundle_of(model, folder)
+
+
+@pytest.fixture(scope="module", params=[*MODELS, *PAIRS])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with constants and packed weights."""
-    shape, flavour = MODELS[request.param]
     folder = tmp_path_factory.mktemp("model")
-    bundle, _ = made(GPTConfig(**{"n_layer": 2} | SHAPES[shape]), flavour, folder / "bundle")
+    bundle = bundle_for(request.param, folder / "bundle")
     (folder / CONSTANTS).write_text(constants_of(bundle.manifest))
     pack_weights(bundle, folder / "weights.bin")
     return folder

@@ -140,7 +140,7 @@ class Arguments:
         found = ctypes.c_void_p()
         numbers = (self.small(70000), self.small(self.facts.block_size + 1), self.small(2))
         place = None if self.rng.random() < 0.05 else ctypes.byref(found)
-        self.call("edgegpt_new_state", self.model.handle, *numbers, place)
+        self.call("edgegpt_new_state", self.model.handle, None, *numbers, place)
         self.calls.edgegpt_free_state(found)
 
     def open(self) -> None:

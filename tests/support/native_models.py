@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from small_models import random_model
+from small_models import random_model, with_random_weights
 
 from edgegpt.export.quantization.blocks import BlockQuantized, round_to_nearest
 from edgegpt.export.quantization.quality import round_blocks
-from edgegpt.model import GPT, GPTConfig
+from edgegpt.model import GPT, GPTConfig, Seq2Seq, Seq2SeqConfig
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.bundle.manifest import FileEntry, Manifest, Quality, Quantization, WeightEntry
 from edgegpt.runtime.engines.native.compiler import FLAGS
@@ -24,6 +24,7 @@ from edgegpt.tensor_file import Layout, write_tensors
 
 __all__ = [
     "CASES",
+    "PAIRS",
     "PLAIN",
     "SOURCES",
     "bundle_of",
@@ -31,6 +32,7 @@ __all__ = [
     "compiled",
     "fed",
     "opened",
+    "pair",
     "quantised_bundle",
 ]
 
@@ -72,13 +74,53 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+# Encoder, decoder, and whether they share an embedding; together, all switches of an encoder.
+PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
+    "post-norm": (
+        {"norm_placement": "post", "final_norm": False, "qkv_bias": True, "n_ff": 80},
+        {
+            **{"norm_placement": "post", "final_norm": False, "qkv_bias": True, "n_layer": 3},
+            **{"tie_embeddings": True, "head_bias": True, "embedding_norm": True},
+        },
+        True,
+    ),
+    "pre-norm": (
+        {**LLAMA, "position": "sinusoidal", "embedding_scale": 8.0, "qk_norm": "head"},
+        {**LLAMA, "position": "none", "n_layer": 1, "tie_embeddings": True},
+        True,
+    ),
+    "unlike stacks": (
+        {
+            **{"n_embd": 39, "n_head": 3, "position": "none", "norm_placement": "sandwich"},
+            **{"parallel": True, "vocab_size": 31, "activation": "gelu", "qk_norm": "full"},
+        },
+        {
+            **{"n_embd": 39, "n_head": 4, "n_kv_head": 2, "head_dim": 24, "position": "rope"},
+            **{"parallel": True, "norm_placement": "output", "block_size": 200, "n_ff": 17},
+            **{"attention_softcap": 4.0, "attention_scale": 0.3, "residual_scale": 0.5},
+        },
+        False,
+    ),
+}
+
+
+def pair(name: str) -> Seq2Seq:
+    """Return the encoder-decoder of a case, with random weights."""
+    encoder, decoder, shared = PAIRS[name]
+    stacks = (GPTConfig.from_dict({**SIZES, **each}) for each in (encoder, decoder))
+    return with_random_weights(Seq2Seq(Seq2SeqConfig(*stacks, shared_embedding=shared)))
+
+
 def case(name: str) -> GPT:
     """Return the model of a case, with random weights."""
     return random_model(GPTConfig.from_dict({**SIZES, **CASES[name]}))
 
 
 def bundle_of(
-    model: GPT, folder: Path, integers: dict[str, BlockQuantized] | None = None, kind: str = "F32"
+    model: GPT | Seq2Seq,
+    folder: Path,
+    integers: dict[str, BlockQuantized] | None = None,
+    kind: str = "F32",
 ) -> Bundle:
     """Write the weights of a model as an export does, and return a bundle without any graph."""
     tied = model.tied_names()
@@ -117,7 +159,7 @@ def _quantization(integers: dict[str, BlockQuantized]) -> Quantization:
     return Quantization("rtn", 4, 32, finer, 16, [], Quality(0.0, 1.0, 1.0, 1), 1.0, 1.0)
 
 
-def quantised_bundle(model: GPT, folder: Path, bits: Sequence[int], block: int) -> Bundle:
+def quantised_bundle(model: GPT | Seq2Seq, folder: Path, bits: Sequence[int], block: int) -> Bundle:
     """Return a bundle of integers, in turn of these numbers of bits, and finer blocks for 8 bits.
     A matrix of 32 bits stays as it is.
 
@@ -135,8 +177,9 @@ def quantised_bundle(model: GPT, folder: Path, bits: Sequence[int], block: int) 
         integers[name] = round_to_nearest(linear.weight, own, size, symmetric=True)
         linear.weight.data = torch.from_numpy(integers[name].dequantized())
         linear.register_forward_pre_hook(partial(_round, size))
-    if model.config.tie_embeddings:
-        model.token_embedding.weight.data = model.head.weight.data
+    decoder = model if isinstance(model, GPT) else model.decoder
+    if decoder.config.tie_embeddings:
+        decoder.token_embedding.weight.data = decoder.head.weight.data
     return bundle_of(model, folder, integers)
 
 

@@ -28,7 +28,7 @@ int main(int count, char **words) {
     edgegpt_engine *engine;
     edgegpt_state *state;
     must(edgegpt_open(words[1], atoi(words[3]), &engine, message));
-    must(edgegpt_new_state(engine, 3, ids, atoi(words[4]), &state, message));
+    must(edgegpt_new_state(engine, NULL, 3, ids, atoi(words[4]), &state, message));
     int64_t *text = malloc(2 * sizeof *text * (size_t)ids);
     int32_t *wanted = malloc(2 * sizeof *wanted * (size_t)ids);
     float *both[2] = {malloc(size * sizeof(float)), malloc(size * sizeof(float))};

@@ -1,6 +1,7 @@
 """Make small models and their checkpoints, in the shape that a test needs."""
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -8,6 +9,7 @@ from edgegpt.checkpoint import save_config, save_weights
 from edgegpt.model import GPT, GPTConfig
 from edgegpt.training.char_tokenizer import build_char_tokenizer
 
+Model = TypeVar("Model", bound=torch.nn.Module)
 TEXT = (
     "The wind was up before the sun, and the boats lay hard against the quay.\n"
     "'Who goes?' said Anna; 'friend or stranger, speak!'\n"
@@ -30,8 +32,13 @@ def small_config(**changes: object) -> GPTConfig:
 
 def random_model(config: GPTConfig, seed: int = 0) -> GPT:
     """Return an untrained model in which every weight matters: none is zero, one or tiny."""
+    return with_random_weights(GPT(config), seed)
+
+
+def with_random_weights(model: Model, seed: int = 0) -> Model:
+    """Return the model after new weights, of which none is zero, one or tiny."""
     torch.manual_seed(seed)
-    model = GPT(config).eval()
+    model.eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0

@@ -44,7 +44,7 @@ def open_stored(bundle: Bundle, threads: int | None) -> NativeEngine | None:
 
 def open_built(bundle: Bundle, built: Built, threads: int | None = None) -> NativeEngine:
     """Open what was built of `bundle`."""
-    return NativeEngine(built, local_graph(bundle), threads)
+    return NativeEngine(built, local_graph(bundle), threads, encoder=_encoder(bundle))
 
 
 def missing(bundle: Bundle) -> str | None:
@@ -75,3 +75,9 @@ def local_graph(bundle: Bundle) -> Graph:
     """Return what describes the decoder; the engine computes in float32, and reads no graph."""
     graphs = bundle.manifest.graphs
     return wide_graph(next(graph for graph in graphs if graph.part == "decoder"))
+
+
+def _encoder(bundle: Bundle) -> Graph | None:
+    """Return what describes the encoder, if the model has one."""
+    graphs = bundle.manifest.graphs
+    return next((wide_graph(graph) for graph in graphs if graph.part == "encoder"), None)

@@ -4,7 +4,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from ...bundle.manifest import Manifest
-from .layout import Layout
+from .layout import Layout, Stack
 
 __all__ = ["constants_of"]
 
@@ -15,16 +15,23 @@ HEADER = """// Made from the bundle {id}.
 
 namespace edgegpt::model {{
 
-{constants}
-
+inline constexpr std::uint64_t file_size = {size};
 inline constexpr unsigned char hash[32] = {{{hash}}};
 
-inline constexpr Layer layer[] = {{
-{layers},
-}};
+{stacks}
+inline constexpr bool has_encoder = {has_encoder};
 
 }}  // namespace edgegpt::model
 """
+STACK = """struct {name} {{
+{constants}
+
+    static constexpr Layer layer[] = {{
+{layers},
+    }};
+}};
+"""
+NO_ENCODER = "using Encoder = Decoder;  // which is never asked to encode\n"
 NORMS = {"layernorm": "layer", "rmsnorm": "rms"}
 
 
@@ -35,18 +42,28 @@ def constants_of(manifest: Manifest) -> str:
         BundleError: if a weight is missing or has another shape than the model's.
     """
     layout = Layout(manifest)
-    lines = [f"inline constexpr {kind} {name} = {value};" for kind, name, value in _all(layout)]
+    encoder = NO_ENCODER if layout.encoder is None else _stack("Encoder", layout.encoder)
     return HEADER.format(
-        id=layout.manifest.id,
-        constants="\n".join(lines),
+        id=manifest.id,
+        size=layout.size,
         hash=", ".join(str(byte) for byte in layout.hash),
-        layers=",\n".join(f"    {_text(layer)}" for layer in layout.layers),
+        stacks=f"{_stack('Decoder', layout.decoder)}\n{encoder}",
+        has_encoder=_text(layout.encoder is not None),
     )
 
 
-def _all(layout: Layout) -> list[tuple[str, str, str]]:
-    """Return type, name and value of each constant."""
-    model = layout.model
+def _stack(name: str, stack: Stack) -> str:
+    lines = [f"    static constexpr {kind} {one} = {value};" for kind, one, value in _all(stack)]
+    return STACK.format(
+        name=name,
+        constants="\n".join(lines),
+        layers=",\n".join(f"        {_text(layer)}" for layer in stack.layers),
+    )
+
+
+def _all(stack: Stack) -> list[tuple[str, str, str]]:
+    """Return type, name and value of each constant of a stack."""
+    model = stack.model
     sizes = {
         "vocab": "vocab_size",
         "block_size": "block_size",
@@ -65,21 +82,20 @@ def _all(layout: Layout) -> list[tuple[str, str, str]]:
         "embedding_scale": "embedding_scale",
         "residual_scale": "residual_scale",
     }
-    switches = {"parallel": "parallel", "gated": "gated", "tied": "tie_embeddings"}
+    switches = {"parallel": model["parallel"], "gated": model["gated"], "tied": stack.tied}
     return [
         *(("int", name, str(model[key])) for name, key in sizes.items()),
         *(("float", name, _text(float(model[key]))) for name, key in floats.items()),
-        *(("bool", name, _text(model[key])) for name, key in switches.items()),
+        *(("bool", name, _text(value)) for name, value in switches.items()),
         ("NormKind", "norm", f"NormKind::{NORMS[model['norm']]}"),
         ("Activation", "activation", f"Activation::{model['activation']}"),
         ("QkNorm", "qk_norm", f"QkNorm::{model['qk_norm']}"),
         ("bool", "has_places", _text(model["position"] in ("learned", "sinusoidal"))),
-        ("std::uint64_t", "file_size", str(layout.size)),
-        ("Table", "embedding", _text(layout.embedding)),
-        ("Table", "places", _text(layout.places)),
-        ("Norm", "norm_embedding", _text(layout.norm_embedding)),
-        ("Norm", "norm_final", _text(layout.norm_final)),
-        ("Matrix", "head", _text(layout.head)),
+        ("Table", "embedding", _text(stack.embedding)),
+        ("Table", "places", _text(stack.places)),
+        ("Norm", "norm_embedding", _text(stack.norm_embedding)),
+        ("Norm", "norm_final", _text(stack.norm_final)),
+        ("Matrix", "head", _text(stack.head)),
     ]
 
 

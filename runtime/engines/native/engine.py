@@ -9,7 +9,8 @@ from ...bundle.manifest import Graph
 from ...errors import EngineError
 from ...machine import fast_cores
 from ..base import Engine, EngineInfo, Ids, Sources, State
-from .library import NativeModel
+from ..calls import ENGINE_CALLS
+from .library import NativeModel, NativeSources
 from .store import Built
 
 __all__ = ["NativeEngine"]
@@ -23,7 +24,13 @@ class NativeEngine(Engine):
     uniform = True
 
     def __init__(
-        self, built: Built, graph: Graph, threads: int | None = None, cache: str = "float32"
+        self,
+        built: Built,
+        graph: Graph,
+        threads: int | None = None,
+        cache: str = "float32",
+        *,
+        encoder: Graph | None = None,
     ) -> None:
         """Load what was built.
 
@@ -32,11 +39,12 @@ class NativeEngine(Engine):
             graph: a decoder of the bundle, which has the shapes.
             threads: threads of a step; None: as many as fast cores.
             cache: type of keys and values, "float32" or "float16".
+            encoder: an encoder of the bundle, if the model has one.
 
         Raises:
             EngineError: if it is damaged, or for another processor.
         """
-        self.built, self.graph, self.cache = built, graph, cache
+        self.built, self.graph, self.encoder, self.cache = built, graph, encoder, cache
         self.threads = threads or fast_cores()
         self.model: NativeModel | None = built.library().open(built.weights, self.threads)
 
@@ -54,14 +62,27 @@ class NativeEngine(Engine):
 
     def new_state(self, rows: int, context: int, sources: Sources | None = None) -> NativeState:
         """Return an empty cache for `rows` texts of up to `context` tokens; see `Engine`."""
-        assert sources is None, "no encoder-decoder is built for this engine"
-        if self.model is None:
-            raise EngineError("the model was closed")
-        return NativeState(self, self.model, rows, context)
+        return NativeState(self, self.opened(), rows, context, sources)
+
+    def encode(self, ids: Ids, lengths: Ids) -> Sources:
+        """Encode sources; see `Engine`."""
+        if self.encoder is None:
+            return super().encode(ids, lengths)
+        counts = np.ascontiguousarray(lengths, dtype=np.int32)
+        own = np.arange(ids.shape[1]) < lengths[:, None]  # (G, N)
+        with ENGINE_CALLS:
+            encoded = self.opened().encode(counts, ids[own].astype(np.int64), self.cache)
+        return Sources(lengths, [encoded])
 
     def slots(self, needed: int, context: int) -> int:
         """Return what the call needs: new memory costs time where it is first written."""
         return min(needed, context)
+
+    def opened(self) -> NativeModel:
+        """Return the model; an EngineError if it was closed, perhaps by another thread."""
+        if self.model is None:
+            raise EngineError("the model was closed")
+        return self.model
 
     def close(self) -> None:
         """Drop the model, whose memory goes with the last of its states."""
@@ -71,10 +92,18 @@ class NativeEngine(Engine):
 class NativeState(State):
     """Rows of the library's cache."""
 
-    def __init__(self, engine: NativeEngine, model: NativeModel, rows: int, context: int) -> None:
-        super().__init__(rows, context)
+    def __init__(
+        self,
+        engine: NativeEngine,
+        model: NativeModel,
+        rows: int,
+        context: int,
+        sources: Sources | None = None,
+    ) -> None:
+        super().__init__(rows, context, None if sources is None else sources.count)
         self.engine, self.model = engine, model
-        self.cache = model.new_rows(rows, context, engine.cache)
+        encoded: NativeSources | None = None if sources is None else sources.caches[0]
+        self.cache = model.new_rows(rows, context, engine.cache, encoded)
         self.result: NDArray[np.float32] = np.empty((0, 1, self.cache.vocab), dtype=np.float32)
         self.singles = np.empty((rows, 1, self.cache.vocab), dtype=np.float32)
         self.row_numbers = np.arange(rows, dtype=np.int32)
@@ -102,6 +131,9 @@ class NativeState(State):
         rows, ones = self.row_numbers[:count], self.ones[:count]
         self._step(rows, ones, self.past_len, self.next_ids, rows)
 
+    def _move_sources(self, parents: list[int]) -> None:
+        self.cache.move_sources(parents)
+
     def _step(
         self,
         rows: NDArray[np.int32],
@@ -110,8 +142,7 @@ class NativeState(State):
         ids: Ids,
         places: NDArray[np.int32],
     ) -> None:
-        if self.engine.model is None:  # closed by another thread
-            raise EngineError("the model was closed")
+        self.engine.opened()
         self.cache.step(rows, counts, past, ids, places, self.result)
 
     def _copy_rows(self, sources: list[int], targets: list[int], since: int, slots: int) -> None:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from ...errors import EngineError
 from ...files import library_path
 
-__all__ = ["ABI", "Library", "NativeModel", "NativeRows"]
+__all__ = ["ABI", "Library", "NativeModel", "NativeRows", "NativeSources"]
 
-ABI = 1  # of edgegpt.h
+ABI = 2  # of edgegpt.h
 MESSAGE_BYTES = 256
 Pointer = ctypes.c_void_p
 INTS32 = np.dtype(np.int32)
@@ -34,6 +34,8 @@ class _Facts(ctypes.Structure):
         ("layers", ctypes.c_int32),
         ("kv_heads", ctypes.c_int32),
         ("head_dim", ctypes.c_int32),
+        ("source_vocab", ctypes.c_int32),
+        ("source_block_size", ctypes.c_int32),
         ("target", ctypes.c_char_p),
         ("features", ctypes.c_char_p),
     )
@@ -89,24 +91,65 @@ class NativeModel:
     def __init__(self, library: Library, handle: Any) -> None:
         self.library, self.handle = library, handle
 
-    def new_rows(self, rows: int, context: int, cache: str = "float32") -> "NativeRows":
-        """Return an empty cache for `rows` texts of up to `context` tokens."""
+    def encode(
+        self, lengths: NDArray[np.int32], ids: NDArray[np.int64], cache: str = "float32"
+    ) -> "NativeSources":
+        """Encode sources.
+
+        Args:
+            lengths: int32 [G], the tokens of each.
+            ids: int64 [sum of lengths], the tokens, source after source.
+            cache: type of their keys and values.
+        """
         found = Pointer()
-        kind = CACHE_TYPES[cache]
         self.library.checked(
-            "edgegpt_new_state", self.handle, rows, context, kind, ctypes.byref(found)
+            "edgegpt_encode",
+            self.handle,
+            len(lengths),
+            *(_place(lengths), _place(ids)),
+            *(CACHE_TYPES[cache], ctypes.byref(found)),
         )
-        return NativeRows(self, found)
+        return NativeSources(self, found, len(lengths))
+
+    def new_rows(
+        self,
+        rows: int,
+        context: int,
+        cache: str = "float32",
+        sources: "NativeSources | None" = None,
+    ) -> "NativeRows":
+        """Return an empty cache for `rows` texts of up to `context` tokens.
+
+        A model with an encoder needs the `sources` that they read.
+        """
+        found = Pointer()
+        self.library.checked(
+            "edgegpt_new_state",
+            self.handle,
+            None if sources is None else sources.handle,
+            *(rows, context, CACHE_TYPES[cache], ctypes.byref(found)),
+        )
+        return NativeRows(self, found, sources)
 
     def __del__(self) -> None:
         self.library.calls.edgegpt_close(self.handle)
 
 
-class NativeRows:
-    """A cache. It keeps the model alive, whose memory it uses."""
+class NativeSources:
+    """What an encoder has made of sources. It keeps the model alive, whose memory it uses."""
 
-    def __init__(self, model: NativeModel, handle: Any) -> None:
-        self.model, self.handle = model, handle
+    def __init__(self, model: NativeModel, handle: Any, count: int) -> None:
+        self.model, self.handle, self.count = model, handle, count
+
+    def __del__(self) -> None:
+        self.model.library.calls.edgegpt_free_sources(self.handle)
+
+
+class NativeRows:
+    """A cache. It keeps the model and the sources alive, whose memory it uses."""
+
+    def __init__(self, model: NativeModel, handle: Any, sources: NativeSources | None) -> None:
+        self.model, self.handle, self.sources = model, handle, sources
         self.vocab = int(model.library.facts.vocab)
 
     def step(
@@ -148,6 +191,11 @@ class NativeRows:
             *(since, slots),
         )
 
+    def move_sources(self, parents: Sequence[int]) -> None:
+        """Let the rows of source i read what source `parents[i]` was, for all i at once."""
+        places = np.array(parents, dtype=np.int32)  # (n,)
+        self.model.library.checked("edgegpt_move_sources", self.handle, len(places), _place(places))
+
     def fill(self, cache: int, row: int, values: NDArray[np.float32]) -> None:
         """Write `values` [K, P, D] into the first slots of a row; keys are even caches."""
         held = np.ascontiguousarray(values, dtype=np.float32)
@@ -165,15 +213,18 @@ class NativeRows:
 
 
 def _declare(calls: Any) -> None:
-    """Tell ctypes the types of the arguments; all functions but three return a code."""
+    """Tell ctypes the types of the arguments; all but those that free return a code."""
     number, text = ctypes.c_int, ctypes.c_char_p
     calls.edgegpt_open.argtypes = [text, number, Pointer, text]
-    calls.edgegpt_new_state.argtypes = [Pointer, number, number, number, Pointer, text]
+    calls.edgegpt_encode.argtypes = [Pointer, number, *[Pointer] * 2, number, Pointer, text]
+    calls.edgegpt_new_state.argtypes = [*[Pointer] * 2, *[number] * 3, Pointer, text]
     calls.edgegpt_step.argtypes = [Pointer, number, *[Pointer] * 4, number, *[Pointer] * 2, text]
     calls.edgegpt_copy_rows.argtypes = [Pointer, number, *[Pointer] * 2, number, number, text]
+    calls.edgegpt_move_sources.argtypes = [Pointer, number, Pointer, text]
     for moving in (calls.edgegpt_fill, calls.edgegpt_read):
         moving.argtypes = [Pointer, *[number] * 3, Pointer, text]
-    for freeing in (calls.edgegpt_close, calls.edgegpt_free_state):
+    for name in ("close", "free_state", "free_sources"):
+        freeing = getattr(calls, f"edgegpt_{name}")
         freeing.argtypes, freeing.restype = [Pointer], None
 
 

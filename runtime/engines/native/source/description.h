@@ -93,14 +93,23 @@ struct AttentionLayer {
     Norm norm_out, norm_sum;
 };
 
+// Attention to the source that a text is made from; `kv` multiplies what an encoder returns.
+struct SourceLayer {
+    Norm norm_in;
+    Matrix q, kv, proj;
+    Norm norm_out, norm_sum;
+};
+
 struct FeedForwardLayer {
     Norm norm_in;
     Matrix gate, up, down;
     Norm norm_out, norm_sum;
 };
 
+// Where there is no encoder, `source` is empty.
 struct Layer {
     AttentionLayer attention;
+    SourceLayer source;
     FeedForwardLayer feed_forward;
 };
 

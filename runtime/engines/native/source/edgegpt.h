@@ -15,7 +15,7 @@
 extern "C" {
 #endif
 
-#define EDGEGPT_ABI 1
+#define EDGEGPT_ABI 2
 #define EDGEGPT_MESSAGE 256 /* bytes of a message, its end included */
 
 #if defined(_WIN32)
@@ -25,6 +25,7 @@ extern "C" {
 #endif
 
 typedef struct edgegpt_engine edgegpt_engine;
+typedef struct edgegpt_sources edgegpt_sources;
 typedef struct edgegpt_state edgegpt_state;
 
 enum {
@@ -40,6 +41,7 @@ enum { EDGEGPT_CACHE_FLOAT32 = 0, EDGEGPT_CACHE_FLOAT16 = 1 };
 
 typedef struct {
     int32_t abi, vocab, block_size, layers, kv_heads, head_dim;
+    int32_t source_vocab, source_block_size; /* of the encoder; 0 if the model has none */
     const char *target;   /* which kernels these are: "plain", "avx2", "avx512", "neon" */
     const char *features; /* what the processor has to have, with spaces between */
 } edgegpt_facts;
@@ -51,12 +53,22 @@ EDGEGPT_API const edgegpt_facts *edgegpt_about(void);
 EDGEGPT_API int edgegpt_open(const char *weights_path, int threads, edgegpt_engine **out,
                              char *message);
 
-/* Give back everything. The engine's states must have been freed. */
+/* Give back everything. The engine's states and sources must have been freed. */
 EDGEGPT_API void edgegpt_close(edgegpt_engine *engine);
 
-/* A cache of `context` slots for each of `rows` texts. */
-EDGEGPT_API int edgegpt_new_state(edgegpt_engine *engine, int rows, int context, int cache,
-                                  edgegpt_state **out, char *message);
+/* Encode n sources, for any number of states: source i has length[i] tokens, and `ids` has those of
+ * all, one source after the other. Their keys and values are kept in the type `cache`. */
+EDGEGPT_API int edgegpt_encode(edgegpt_engine *engine, int n, const int32_t *length,
+                               const int64_t *ids, int cache, edgegpt_sources **out, char *message);
+/* The states that read them must have been freed. */
+EDGEGPT_API void edgegpt_free_sources(edgegpt_sources *sources);
+
+/* A cache of `context` slots for each of `rows` texts.
+ *
+ * `sources` are those that a model with an encoder reads, null for other models. As many
+ * neighbouring rows read the first source as any other. */
+EDGEGPT_API int edgegpt_new_state(edgegpt_engine *engine, const edgegpt_sources *sources, int rows,
+                                  int context, int cache, edgegpt_state **out, char *message);
 EDGEGPT_API void edgegpt_free_state(edgegpt_state *state);
 
 /* Feed new tokens of n different rows.
@@ -74,6 +86,11 @@ EDGEGPT_API int edgegpt_step(edgegpt_state *state, int n, const int32_t *row, co
  * equal already. */
 EDGEGPT_API int edgegpt_copy_rows(edgegpt_state *state, int n, const int32_t *source,
                                   const int32_t *target, int since, int slots, char *message);
+
+/* Let the rows that read source i of the state read what was its source parent[i], for i below n,
+ * all at once. The sources themselves stay as they are. */
+EDGEGPT_API int edgegpt_move_sources(edgegpt_state *state, int n, const int32_t *parent,
+                                     char *message);
 
 /* Write `values` [kv_heads, slots, head_dim] into the first slots of a row. `cache` is 2 * layer
  * for the keys of a layer, and 2 * layer + 1 for its values. */

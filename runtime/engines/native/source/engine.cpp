@@ -1,7 +1,5 @@
 // The C border: checks of everything that comes from outside, and the life of engines and states.
-#include <pthread.h>
-
-#include <atomic>
+#include <algorithm>
 #include <cerrno>
 #include <cstdarg>
 #include <cstdio>
@@ -10,11 +8,15 @@
 #include <new>
 
 #include "edgegpt.h"
+#include "encoding.h"
 #include "model.h"
+#include "objects.h"
 #include "processor.h"
+#include "request.h"
 #include "step.h"
 
 using namespace edgegpt;
+using model::Decoder, model::Encoder;
 
 namespace {
 
@@ -38,63 +40,6 @@ int no_memory(char *message, const char *what) {
     return fail(message, EDGEGPT_NO_MEMORY, "there is not enough memory for %s", what);
 }
 
-}  // namespace
-
-struct edgegpt_engine {
-    Pages file;
-    Workspace space;
-    int threads = 1;
-    Team *team = nullptr;
-    pthread_mutex_t in_use = PTHREAD_MUTEX_INITIALIZER;
-    std::atomic<pid_t> process{getpid()};
-
-    ~edgegpt_engine() {
-        if (process == getpid()) delete team;
-    }
-    const std::uint8_t *weights() const {
-        return reinterpret_cast<const std::uint8_t *>(file.begin());
-    }
-};
-
-struct edgegpt_state {
-    edgegpt_engine *engine;
-    int rows, context;
-    Pages memory;
-    Cache cache;
-    std::unique_ptr<bool[]> seen;  // [rows], for checks
-};
-
-namespace {
-
-// One call at a time computes.
-class Turn {
-public:
-    explicit Turn(edgegpt_engine &engine) : engine_(engine) {
-        leave_parent_behind();
-        pthread_mutex_lock(&engine.in_use);
-    }
-    ~Turn() { pthread_mutex_unlock(&engine_.in_use); }
-    Turn(const Turn &) = delete;
-    Turn &operator=(const Turn &) = delete;
-
-    // The threads of this process; null if the system gives none.
-    Team *team() {
-        if (engine_.team == nullptr) engine_.team = Team::start(engine_.threads);
-        return engine_.team;
-    }
-
-private:
-    // A process that forked has neither the team nor the thread whose turn it may have been.
-    void leave_parent_behind() {
-        const pid_t here = getpid();
-        if (engine_.process.exchange(here) == here) return;
-        pthread_mutex_init(&engine_.in_use, nullptr);
-        engine_.team = nullptr;
-    }
-
-    edgegpt_engine &engine_;
-};
-
 int check_file(const edgegpt_engine &engine, char *message) {
     if (engine.file.size() != model::file_size)
         return fail(message, EDGEGPT_BAD_FILE, "the weights have %llu bytes and not %llu",
@@ -112,18 +57,25 @@ int check_file(const edgegpt_engine &engine, char *message) {
     return EDGEGPT_OK;
 }
 
+constexpr int most_rows_of_state = 1 << 16;  // of a state
+
 bool is_outside(std::int64_t value, std::int64_t first, std::int64_t last) {
     return value < first || value > last;
 }
 
-struct Request {
-    int n;
-    const std::int32_t *row, *count;
-    const std::int64_t *past, *ids;
-    int wanted;
-    const std::int32_t *position;
-    float *logits;
-};
+bool is_no_cache(int cache) {
+    return is_outside(cache, EDGEGPT_CACHE_FLOAT32, EDGEGPT_CACHE_FLOAT16);
+}
+Kind kind_of(int cache) {
+    return cache == EDGEGPT_CACHE_FLOAT32 ? Kind::float32 : Kind::float16;
+}
+
+// Give a cache its memory. Returns whether there was room.
+bool reserve(Cache &cache, Pages &memory) {
+    if (!memory.reserve(as_size(cache.bytes(Decoder::layers)))) return false;
+    cache.memory = reinterpret_cast<std::uint8_t *>(memory.begin());
+    return true;
+}
 
 // Check one of the rows that a step feeds; `total` has the number of ids before it.
 int check_row(const edgegpt_state &state, const Request &request, int i, std::int64_t &total,
@@ -139,9 +91,9 @@ int check_row(const edgegpt_state &state, const Request &request, int i, std::in
                     "%d new tokens after %lld do not fit the %d slots of row %d", count,
                     static_cast<long long>(past), state.context, row);
     for (int k = 0; k < count; ++k)
-        if (is_outside(request.ids[total + k], 0, model::vocab - 1))
+        if (is_outside(request.ids[total + k], 0, Decoder::vocab - 1))
             return fail(message, EDGEGPT_BAD_ARGUMENT, "the id %lld is none of the %d ids",
-                        static_cast<long long>(request.ids[total + k]), model::vocab);
+                        static_cast<long long>(request.ids[total + k]), Decoder::vocab);
     total += count;
     return EDGEGPT_OK;
 }
@@ -167,60 +119,21 @@ int check_request(const edgegpt_state &state, const Request &request, char *mess
     return EDGEGPT_OK;
 }
 
-// Cuts the new tokens of all rows into chunks.
-class Chunks {
-public:
-    explicit Chunks(const Request &request) : request_(request) {}
-
-    // Fill the next chunk; return whether there was anything left.
-    bool next(Chunk &chunk) {
-        chunk.count = chunk.runs = chunk.wanted = 0;
-        first_ += taken_, taken_ = 0;
-        while (row_ < request_.n && chunk.count < edgegpt::chunk) take(chunk);
-        taken_ = chunk.count;
-        return chunk.count > 0;
-    }
-
-    // List wanted tokens of the chunk from number `from` on; return where to go on, or -1.
-    int want(Chunk &chunk, int from) const {
-        chunk.wanted = 0;
-        for (int i = from; i < request_.wanted; ++i) {
-            const std::int64_t place = request_.position[i] - first_;
-            if (place < 0 || place >= chunk.count) continue;
-            if (chunk.wanted == edgegpt::chunk) return i;
-            chunk.want[chunk.wanted] = static_cast<int>(place);
-            chunk.logits[chunk.wanted++] = request_.logits + as_size(i) * model::vocab;
-        }
-        return -1;
-    }
-
-private:
-    // A run of tokens of the row whose turn it is.
-    void take(Chunk &chunk) {
-        const int left = request_.count[row_] - done_, room = edgegpt::chunk - chunk.count;
-        int count = left < room ? left : room;
-        count = count < most_queries ? count : most_queries;
-        chunk.run[chunk.runs++] = {chunk.count, count};
-        for (int k = 0; k < count; ++k, ++done_, ++id_)
-            chunk.token[chunk.count++] = {request_.row[row_],
-                                          static_cast<int>(request_.past[row_]) + done_,
-                                          request_.ids[id_]};
-        if (done_ == request_.count[row_]) ++row_, done_ = 0;
-    }
-
-    const Request &request_;
-    int row_ = 0, done_ = 0;
-    std::int64_t id_ = 0, first_ = 0;
-    int taken_ = 0;
-};
-
 }  // namespace
 
 extern "C" EDGEGPT_BASELINE const edgegpt_facts *edgegpt_about(void) {
     static char names[16 * sizeof features / sizeof features[0]];
     static const edgegpt_facts facts = {
-        EDGEGPT_ABI,     model::vocab,    model::block_size, model::layers,
-        model::kv_heads, model::head_dim, target_name,       names};
+        EDGEGPT_ABI,
+        Decoder::vocab,
+        Decoder::block_size,
+        Decoder::layers,
+        Decoder::kv_heads,
+        Decoder::head_dim,
+        model::has_encoder ? Encoder::vocab : 0,
+        model::has_encoder ? Encoder::block_size : 0,
+        target_name,
+        names};
     list_features(names);
     return &facts;
 }
@@ -256,25 +169,133 @@ extern "C" EDGEGPT_BASELINE int edgegpt_open(const char *path, int threads, edge
 
 extern "C" void edgegpt_close(edgegpt_engine *engine) { delete engine; }
 
-extern "C" int edgegpt_new_state(edgegpt_engine *engine, int rows, int context, int cache,
-                                 edgegpt_state **out, char *message) {
-    constexpr int most_rows_of_state = 1 << 16;
-    if (engine == nullptr || out == nullptr || is_outside(rows, 1, most_rows_of_state) ||
-        is_outside(context, 1, model::block_size) ||
-        is_outside(cache, EDGEGPT_CACHE_FLOAT32, EDGEGPT_CACHE_FLOAT16))
+static int check_sources(int n, const int32_t *length,
+                         const int64_t *ids, int cache, char *message) {
+    if (length == nullptr || ids == nullptr || is_outside(n, 1, most_rows_of_state) || is_no_cache(cache))
         return fail(message, EDGEGPT_BAD_ARGUMENT,
-                    "a state has 1 to %d rows of 1 to %d slots, of float32 or float16",
-                    most_rows_of_state, model::block_size);
+                    "1 to %d sources are encoded, with lengths and ids, into float32 or float16",
+                    most_rows_of_state);
+    for (int i = 0; i < n; ++i) {
+        if (is_outside(length[i], 1, Encoder::block_size))
+            return fail(message, EDGEGPT_BAD_ARGUMENT,
+                        "source %d has %d tokens, and the encoder takes 1 to %d", i, length[i],
+                        Encoder::block_size);
+        for (int k = 0; k < length[i]; ++k, ++ids)
+            if (is_outside(*ids, 0, Encoder::vocab - 1))
+                return fail(message, EDGEGPT_BAD_ARGUMENT, "the id %lld is none of the %d ids",
+                            static_cast<long long>(*ids), Encoder::vocab);
+    }
+    return EDGEGPT_OK;
+}
+
+// Room for the keys and values of sources; null if there is none.
+static std::unique_ptr<edgegpt_sources> room_for(int n, const int32_t *length, int cache) {
+    std::unique_ptr<edgegpt_sources> room(new (std::nothrow) edgegpt_sources);
+    if (!room) return room;
+    room->length.reset(new (std::nothrow) std::int32_t[as_size(n)]);
+    if (!room->length) return nullptr;
+    int longest = 0;
+    for (int i = 0; i < n; ++i)
+        room->length[as_size(i)] = length[i], longest = larger(longest, length[i]);
+    room->cache = Cache(kind_of(cache), n, longest, Decoder::heads, Decoder::head_dim);
+    return reserve(room->cache, room->memory) ? std::move(room) : nullptr;
+}
+
+// A template, so that models without an encoder have none.
+template <class Stack>
+static int encode(edgegpt_engine &engine, Texts texts, const Cache &out, char *message) {
+    if constexpr (model::has_encoder) {
+        Turn turn(engine);
+        Team *team = turn.team();
+        if (team == nullptr) return fail(message, EDGEGPT_SYSTEM, "the system starts no threads");
+        for (int row = 0; texts.count > 0;) {
+            Encoding<Stack> encoding(engine.weights(), engine.space, *team, out, row);
+            const int together = encoding.most_together(texts);
+            if (!encoding.run({together, texts.length, texts.ids}))
+                return no_memory(message, "encoding sources");
+            for (int i = 0; i < together; ++i) texts.ids += texts.length[i];
+            texts.length += together, texts.count -= together, row += together;
+        }
+    }
+    return EDGEGPT_OK;
+}
+
+extern "C" int edgegpt_encode(edgegpt_engine *engine, int n, const int32_t *length,
+                              const int64_t *ids, int cache, edgegpt_sources **out, char *message) {
+    if (engine == nullptr || out == nullptr || !model::has_encoder)
+        return fail(message, EDGEGPT_BAD_ARGUMENT,
+                    "sources need an engine of a model with an encoder, and a place for the "
+                    "result");
+    if (const int code = check_sources(n, length, ids, cache, message)) return code;
+    std::unique_ptr<edgegpt_sources> sources = room_for(n, length, cache);
+    if (!sources) return no_memory(message, "the keys and values of sources");
+    sources->engine = engine;
+    const Texts texts = {n, length, ids};
+    if (const int code = encode<Encoder>(*engine, texts, sources->cache, message)) return code;
+    *out = sources.release();
+    return EDGEGPT_OK;
+}
+
+extern "C" void edgegpt_free_sources(edgegpt_sources *sources) { delete sources; }
+
+static int check_state(const edgegpt_engine *engine, const edgegpt_sources *sources, int rows,
+                       int context, int cache, char *message) {
+    if (engine == nullptr || is_outside(rows, 1, most_rows_of_state) ||
+        is_outside(context, 1, Decoder::block_size) || is_no_cache(cache))
+        return fail(message, EDGEGPT_BAD_ARGUMENT,
+                    "a state has 1 to %d rows of 1 to %d slots, of float32 or float16", most_rows_of_state,
+                    Decoder::block_size);
+    if ((sources != nullptr) != model::has_encoder)
+        return fail(message, EDGEGPT_BAD_ARGUMENT,
+                    model::has_encoder ? "the model has an encoder, so a state needs sources"
+                                       : "the model has no encoder, so a state takes no sources");
+    if (sources != nullptr && (sources->engine != engine || rows % sources->cache.rows != 0))
+        return fail(message, EDGEGPT_BAD_ARGUMENT,
+                    "%d rows cannot share %d sources evenly, or another engine encoded these", rows,
+                    sources->cache.rows);
+    return EDGEGPT_OK;
+}
+
+// Let the rows of a state read sources in their order. Returns whether there was memory for that.
+static bool read_sources(edgegpt_state &state, const edgegpt_sources &sources) {
+    const int count = sources.cache.rows;
+    state.source.reset(new (std::nothrow) std::int32_t[as_size(count)]);
+    if (!state.source) return false;
+    for (int i = 0; i < count; ++i) state.source[as_size(i)] = i;
+    state.reading = {&sources.cache, sources.length.get(), state.source.get(), state.rows / count};
+    return true;
+}
+
+extern "C" int edgegpt_new_state(edgegpt_engine *engine, const edgegpt_sources *sources, int rows,
+                                 int context, int cache, edgegpt_state **out, char *message) {
+    if (out == nullptr)
+        return fail(message, EDGEGPT_BAD_ARGUMENT, "a state needs a place for the result");
+    if (const int code = check_state(engine, sources, rows, context, cache, message)) return code;
     std::unique_ptr<edgegpt_state> state(new (std::nothrow) edgegpt_state);
     if (!state) return no_memory(message, "a state");
     state->engine = engine, state->rows = rows, state->context = context;
     state->seen.reset(new (std::nothrow) bool[as_size(rows)]);
-    const Kind kind = cache == EDGEGPT_CACHE_FLOAT32 ? Kind::float32 : Kind::float16;
-    state->cache = Cache(kind, rows, context, model::kv_heads, model::head_dim);
-    if (!state->seen || !state->memory.reserve(as_size(state->cache.bytes(model::layers))))
+    state->cache = Cache(kind_of(cache), rows, context, Decoder::kv_heads, Decoder::head_dim);
+    if (!state->seen || !reserve(state->cache, state->memory) ||
+        (sources != nullptr && !read_sources(*state, *sources)))
         return no_memory(message, "the keys and values of a state");
-    state->cache.memory = reinterpret_cast<std::uint8_t *>(state->memory.begin());
     *out = state.release();
+    return EDGEGPT_OK;
+}
+
+extern "C" int edgegpt_move_sources(edgegpt_state *state, int n, const int32_t *parent,
+                                    char *message) {
+    const int count = state == nullptr || !state->source ? 0 : state->rows / state->reading.rows_each;
+    if (parent == nullptr || is_outside(n, 1, count))
+        return fail(message, EDGEGPT_BAD_ARGUMENT, "cannot move %d sources of %d", n, count);
+    for (int i = 0; i < n; ++i)
+        if (is_outside(parent[i], 0, count - 1))
+            return fail(message, EDGEGPT_BAD_ARGUMENT, "there is no source %d of %d to move",
+                        parent[i], count);
+    std::unique_ptr<std::int32_t[]> before(new (std::nothrow) std::int32_t[as_size(count)]);
+    if (!before) return no_memory(message, "moving sources");
+    std::copy_n(state->source.get(), count, before.get());
+    for (int i = 0; i < n; ++i) state->source[as_size(i)] = before[as_size(parent[i])];
     return EDGEGPT_OK;
 }
 
@@ -289,11 +310,24 @@ extern "C" int edgegpt_step(edgegpt_state *state, int n, const int32_t *row, con
     Turn turn(*state->engine);
     Team *team = turn.team();
     if (team == nullptr) return fail(message, EDGEGPT_SYSTEM, "the system starts no threads");
-    Step step(state->engine->weights(), state->cache, state->engine->space, *team);
-    for (Chunks chunks(request); chunks.next(step.chunk_);) {
-        int from = chunks.want(step.chunk_, 0);
-        step.run();
-        for (; from >= 0; step.run_head()) from = chunks.want(step.chunk_, from);
+    Chunk chunk;
+    Rest last;
+    chunk.attended = last.chunk.attended = state->engine->space.attended;
+    Step step(state->engine->weights(), state->cache, state->reading, state->engine->space, *team,
+              chunk, last);
+    const auto keep = [&](bool all) {
+        last.keep(chunk, all);
+        if (model::has_encoder) last.chunk.find_readers(state->reading.rows_each);
+    };
+    for (Chunks chunks(request); chunks.next(chunk);) {
+        if (model::has_encoder) chunk.find_readers(state->reading.rows_each);
+        int from = chunks.want(chunk, 0);
+        const bool more = from >= 0;
+        keep(more);
+        for (step.run(); from >= 0; step.run_head()) {
+            from = chunks.want(chunk, from);
+            keep(more);
+        }
     }
     return EDGEGPT_OK;
 }
@@ -313,21 +347,21 @@ extern "C" int edgegpt_copy_rows(edgegpt_state *state, int n, const int32_t *sou
                         source[i], target[i], state->rows);
         state->seen[as_size(target[i])] = true;
     }
-    if (!copy_rows(state->cache, model::layers, n, source, target, since, slots))
+    if (!copy_rows(state->cache, Decoder::layers, n, source, target, since, slots))
         return no_memory(message, "a copy of rows");
     return EDGEGPT_OK;
 }
 
 extern "C" int edgegpt_fill(edgegpt_state *state, int cache, int row, int slots,
                             const float *values, char *message) {
-    if (state == nullptr || values == nullptr || is_outside(cache, 0, 2 * model::layers - 1) ||
+    if (state == nullptr || values == nullptr || is_outside(cache, 0, 2 * Decoder::layers - 1) ||
         is_outside(row, 0, state->rows - 1) || is_outside(slots, 0, state->context))
         return fail(message, EDGEGPT_BAD_ARGUMENT, "cannot fill %d slots of row %d in cache %d",
                     slots, row, cache);
-    float one[up_to(model::head_dim, lanes)] = {};
-    for (int head = 0; head < model::kv_heads; ++head)
-        for (int slot = 0; slot < slots; ++slot, values += model::head_dim) {
-            std::memcpy(one, values, sizeof(float) * model::head_dim);
+    float one[up_to(Decoder::head_dim, lanes)] = {};
+    for (int head = 0; head < Decoder::kv_heads; ++head)
+        for (int slot = 0; slot < slots; ++slot, values += Decoder::head_dim) {
+            std::memcpy(one, values, sizeof(float) * Decoder::head_dim);
             if (cache % 2 == 0)
                 state->cache.write_key(cache / 2, row, head, slot, one);
             else
@@ -338,14 +372,14 @@ extern "C" int edgegpt_fill(edgegpt_state *state, int cache, int row, int slots,
 
 extern "C" int edgegpt_read(edgegpt_state *state, int cache, int row, int slots, float *values,
                             char *message) {
-    if (state == nullptr || values == nullptr || is_outside(cache, 0, 2 * model::layers - 1) ||
+    if (state == nullptr || values == nullptr || is_outside(cache, 0, 2 * Decoder::layers - 1) ||
         is_outside(row, 0, state->rows - 1) || is_outside(slots, 0, state->context))
         return fail(message, EDGEGPT_BAD_ARGUMENT, "cannot read %d slots of row %d in cache %d",
                     slots, row, cache);
     const Cache &all = state->cache;
-    for (int head = 0; head < model::kv_heads; ++head)
+    for (int head = 0; head < Decoder::kv_heads; ++head)
         for (int slot = 0; slot < slots; ++slot)
-            for (int i = 0; i < model::head_dim; ++i)
+            for (int i = 0; i < Decoder::head_dim; ++i)
                 *values++ = cache % 2 == 0 ? all.read_key(cache / 2, row, head, slot, i)
                                            : all.read_value(cache / 2, row, head, slot, i);
     return EDGEGPT_OK;

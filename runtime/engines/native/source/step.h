@@ -1,43 +1,31 @@
-// A step: new tokens of some rows go through the layers, a chunk at a time.
-//
-// All threads run the same functions, each on its share, and meet where one reads what another
-// wrote. A part that meets says so.
+// A step: new tokens of some rows go through the decoder, a chunk at a time.
 #pragma once
 
-#include "attention.h"
-#include "norms.h"
-#include "rotary.h"
-#include "rows.h"
-#include "team.h"
-#include "workspace.h"
+#include "layers.h"
 
 namespace edgegpt {
 
-struct Token {
-    int row, position;
-    std::int64_t id;
+// Which sources the rows of a state attend to: `rows_each` neighbouring rows to each.
+struct Reading {
+    const Cache *cache = nullptr;  // a row has the keys and values of a source
+    const std::int32_t *length = nullptr;  // of each row of the cache
+    const std::int32_t *source = nullptr;  // which of these rows the neighbours read
+    int rows_each = 1;
+
+    int of(int row) const { return source[row / rows_each]; }
 };
 
-// Tokens that follow each other in a text: `count` from number `first` of the chunk on.
-struct Run {
-    int first, count;
-};
+class Step : Layers<model::Decoder> {
+    using Stack = model::Decoder;
 
-// A chunk of the new tokens, and those of them whose logits are wanted.
-struct Chunk {
-    int count = 0, runs = 0, wanted = 0;
-    Token token[chunk];
-    Run run[chunk];
-    int want[chunk];  // numbers of tokens
-    float *logits[chunk];
-};
-
-class Step {
 public:
-    Step(const std::uint8_t *file, const Cache &cache, const Workspace &space, Team &team)
-        : file_(file), cache_(cache), space_(space), team_(team) {}
-
-    Chunk chunk_;
+    Step(const std::uint8_t *file, const Cache &cache, const Reading &reading,
+         const Workspace &space, Team &team, const Chunk &tokens, const Rest &last)
+        : Layers(file, space, team),
+          cache_(cache),
+          reading_(reading),
+          tokens_(tokens),
+          last_(last) {}
 
     // Compute the chunk with all threads.
     void run() {
@@ -51,299 +39,117 @@ public:
 
 private:
     void rest(Worker w) const {
-        head(w, model::parallel && model::layers % 2 == 1 ? space_.sum : space_.stream);
+        head(w, Stack::parallel && Stack::layers % 2 == 1 ? space_.sum : space_.stream);
     }
 
     void work(Worker w) const {
+        constexpr int final = Stack::layers - 1;
         float *stream = space_.stream, *sum = space_.sum;
-        embed(w, stream);
-        for (int layer = 0; layer < model::layers; ++layer) {
-            attention(w, layer, stream, model::parallel ? sum : stream);
-            feed_forward(w, layer, stream, model::parallel ? sum : stream);
-            if (model::parallel) {
+        embed(w, tokens_, stream);
+        for (int index = 0; index < final; ++index) {
+            write_attention(w, index, stream);
+            change(w, tokens_, index, stream, sum);
+            if (Stack::parallel) {
                 float *next = sum;
                 sum = stream, stream = next;
             }
         }
-        head(w, stream);
+        write_attention(w, final, stream);
+        if (last_.chunk.count == 0) return;
+        if (last_.chunk.count < tokens_.count) drop_others(w, stream);
+        change(w, last_.chunk, final, stream, sum);
+        head(w, Stack::parallel ? sum : stream);
     }
 
-    const float *floats(Offset offset) const {
-        return offset == 0 ? nullptr : reinterpret_cast<const float *>(file_ + offset);
-    }
-    Weights weights(const Matrix &m) const { return in_memory(m, file_); }
-
-    void norm(const Norm &n, const float *x, float *out) const {
-        normalise<model::norm>(x, model::width, model::epsilon, floats(n.weight), floats(n.bias),
-                               out);
+    // Queries, and keys and values in the cache. Meets.
+    void write_attention(Worker w, int index, const float *stream) const {
+        const AttentionLayer &layer = Stack::layer[index].attention;
+        project_heads(w, tokens_, layer, stream);
+        write_cache(w, tokens_, layer, cache_, index);
     }
 
-    // ---- the begin and the end ------------------------------------------------------------
+    // What a layer adds to the stream, once the cache has the keys and values. Meets.
+    void change(Worker w, const Chunk &chunk, int index, float *stream, float *sum) const {
+        float *next = Stack::parallel ? sum : stream;
+        read_attention(w, chunk, index, stream, next);
+        read_sources<model::has_encoder>(w, chunk, index, next);
+        feed_forward(w, chunk, Stack::layer[index].feed_forward, stream, next);
+    }
 
-    // Meets.
-    void embed(Worker w, float *stream) const {
-        const Range mine = share(chunk_.count, w.index, w.threads);
-        for (int i = mine.first; i < mine.end; ++i) {
-            const Token &token = chunk_.token[i];
-            float *x = stream + i * stream_stride;
-            if constexpr (model::tied) {
-                read_row(weights(model::head), token.id, x);
-            } else {
-                read_row(model::embedding, file_, token.id, model::width, x);
+    // Move the queries and the stream of the tokens that go on to the front. Meets.
+    void drop_others(Worker w, float *stream) const {
+        if (w.index == 0)
+            for (int i = 0; i < last_.chunk.count; ++i) {
+                const int from = last_.place[i];  // at least i, so that nothing is lost
+                std::memmove(stream + i * stream_stride, stream + from * stream_stride,
+                             sizeof(float) * stream_stride);
+                std::memmove(space_.wide + i * wide_stride, space_.wide + from * wide_stride,
+                             sizeof(float) * queries_width);
             }
-            for (int k = 0; k < model::width; k += lanes) {
-                Floats value = load_part(x, k, model::width) * all(model::embedding_scale);
-                if constexpr (model::has_places)
-                    value = value + load_part(place(token.position), k, model::width);
-                store(x + k, value);
-            }
-            if (model::norm_embedding.weight != 0) norm(model::norm_embedding, x, x);
-        }
         team_.meet(w);
-    }
-
-    const float *place(int position) const {
-        return floats(model::places.rows) + static_cast<std::ptrdiff_t>(position) * model::width;
     }
 
     // Meets.
     void head(Worker w, const float *stream) const {
-        const Weights m = weights(model::head);
-        const Range tiles = share(model::head.tiles(), w.index, w.threads);
-        const float *bias = floats(model::head.bias);
-        const Activations in = prepare(w, m, chunk_.wanted, [&](int i, float *out) {
-            const float *x = stream + chunk_.want[i] * stream_stride;
-            if (model::norm_final.weight != 0)
-                norm(model::norm_final, x, out);
+        const Chunk &chunk = last_.chunk;
+        const Weights m = weights(Stack::head);
+        const Range tiles = share(Stack::head.tiles(), w.index, w.threads);
+        const float *bias = floats(Stack::head.bias);
+        const Activations in = prepare(w, m, chunk.wanted, [&](int i, float *out) {
+            const float *x = stream + chunk.want[i] * stream_stride;
+            if (Stack::norm_final.weight != 0)
+                norm(Stack::norm_final, x, out);
             else
                 copy_row(x, out);
         });
-        multiply(m, in, 0, chunk_.wanted, tiles, [&](int i, int n, Floats y) {
+        multiply(m, in, 0, chunk.wanted, tiles, [&](int i, int n, Floats y) {
             if (bias != nullptr) y = y + load(bias + n);
-            store_part(chunk_.logits[i] + n, capped(y, model::logit_cap), model::vocab - n);
+            store_part(chunk.logits[i] + n, capped(y, Stack::logit_cap), Stack::vocab - n);
         });
         team_.meet(w);
-    }
-
-    static void copy_row(const float *x, float *out) {
-        for (int k = 0; k < model::width; k += lanes) store(out + k, load_part(x, k, model::width));
-    }
-
-    // ---- what products read ---------------------------------------------------------------
-
-    // Make rows of the width of the stream by make(i, out), and round them if `m` is of integers.
-    // Few rows are made by each thread for itself; of many, each makes its share, and they meet.
-    template <class Make>
-    Activations prepare(Worker w, const Weights &m, int count, const Make &make) const {
-        const bool own = count <= most_own;
-        const Prepared to = own ? space_.own(w.index) : space_.shared;
-        const Activations made = to.of(to.rows, stream_stride);
-        const Range mine = own ? Range{0, count} : share(count, w.index, w.threads);
-        for (int i = mine.first; i < mine.end; ++i) {
-            make(i, to.rows + i * stream_stride);
-            if (is_integer(m.kind)) round_row(made, i, m);
-        }
-        if (!own) team_.meet(w);
-        return made;
-    }
-
-    // The same for rows that are there already.
-    Activations prepare(Worker w, const Weights &m, int count, const float *rows,
-                        int stride) const {
-        const bool own = count <= most_own;
-        const Activations made = (own ? space_.own(w.index) : space_.shared).of(rows, stride);
-        if (!is_integer(m.kind)) return made;
-        const Range mine = own ? Range{0, count} : share(count, w.index, w.threads);
-        for (int i = mine.first; i < mine.end; ++i) round_row(made, i, m);
-        if (!own) team_.meet(w);
-        return made;
-    }
-
-    // What a part of a layer reads: the stream, or its norm.
-    Activations read_stream(Worker w, const Weights &m, const Norm &n, const float *stream) const {
-        if (n.weight == 0) return prepare(w, m, chunk_.count, stream, stream_stride);
-        return prepare(w, m, chunk_.count,
-                       [&](int i, float *out) { norm(n, stream + i * stream_stride, out); });
-    }
-
-    // sum = norm_sum(stream + scale * norm_out(m * in + bias)). Meets.
-    void add_to_stream(Worker w, const Matrix &matrix, const Activations &in, const Norm &norm_out,
-                       const Norm &norm_sum, const float *base, float *sum) const {
-        const Range tiles = share(matrix.tiles(), w.index, w.threads);
-        const float *bias = floats(matrix.bias);
-        const bool at_once = norm_out.weight == 0 && norm_sum.weight == 0;
-        multiply(weights(matrix), in, 0, chunk_.count, tiles, [&](int i, int n, Floats y) {
-            const int place = i * stream_stride + n;
-            if (bias != nullptr) y = y + load(bias + n);
-            if (at_once)
-                store(sum + place, added(load(base + place), y));
-            else
-                store(space_.written + place, y);
-        });
-        team_.meet(w);
-        if (at_once) return;
-        const Range mine = share(chunk_.count, w.index, w.threads);
-        for (int i = mine.first; i < mine.end; ++i) {
-            float *y = space_.written + i * stream_stride, *out = sum + i * stream_stride;
-            if (norm_out.weight != 0) norm(norm_out, y, y);
-            for (int k = 0; k < model::width; k += lanes)
-                store(out + k, added(load(base + i * stream_stride + k), load(y + k)));
-            if (norm_sum.weight != 0) norm(norm_sum, out, out);
-        }
-        team_.meet(w);
-    }
-
-    static Floats added(Floats x, Floats y) {
-        return x + (model::residual_scale == 1.0f ? y : y * all(model::residual_scale));
-    }
-
-    // ---- attention ------------------------------------------------------------------------
-
-    static constexpr int head_dim = model::head_dim;
-    static constexpr int group = model::heads / model::kv_heads;
-
-    // Meets.
-    void attention(Worker w, int index, const float *stream, float *sum) const {
-        const AttentionLayer &layer = model::layer[index].attention;
-        const Weights qkv = weights(layer.qkv);
-        const float *bias = floats(layer.qkv.bias);
-        const Activations in = read_stream(w, qkv, layer.norm_in, stream);
-        const Range tiles = share(layer.qkv.tiles(), w.index, w.threads);
-        multiply(qkv, in, 0, chunk_.count, tiles, [&](int i, int n, Floats y) {
-            store(space_.wide + i * wide_stride + n, bias == nullptr ? y : y + load(bias + n));
-        });
-        team_.meet(w);
-        if constexpr (model::qk_norm == QkNorm::full) norm_all_heads(w, layer);
-        write_cache(w, index, layer);
-        attend_all(w, index, layer);
-        const Activations out =
-            prepare(w, weights(layer.proj), chunk_.count, space_.attended, attended_stride);
-        add_to_stream(w, layer.proj, out, layer.norm_out, layer.norm_sum, stream, sum);
     }
 
     // Meets.
-    void norm_all_heads(Worker w, const AttentionLayer &layer) const {
-        const Range mine = share(chunk_.count, w.index, w.threads);
-        for (int i = mine.first; i < mine.end; ++i) {
-            float *q = space_.wide + i * wide_stride, *k = q + attended_width;
-            norm_in_place<attended_width>(q, layer.q_norm);
-            norm_in_place<model::kv_heads * head_dim>(k, layer.k_norm);
-        }
-        team_.meet(w);
+    void read_attention(Worker w, const Chunk &chunk, int index, const float *stream,
+                        float *sum) const {
+        const AttentionLayer &layer = Stack::layer[index].attention;
+        attend_all<Stack::heads / Stack::kv_heads>(
+            w, chunk, chunk.run, chunk.runs, {cache_, index, layer.window, Stack::attention_cap},
+            [&](int i) { return Place{chunk.token[i].row, chunk.token[i].position}; },
+            [&](int i, int head, float *out) {
+                ready(query(i, head), layer.q_norm, layer.rotary, chunk.token[i].position, out);
+            });
+        join_heads(w, chunk, layer.proj, layer.norm_out, layer.norm_sum, stream, sum);
     }
 
-    // Unlike `normalise`, this leaves what follows the row in place.
-    template <int count>
-    void norm_in_place(float *x, const Norm &n) const {
-        float out[up_to(count, lanes)];
-        normalise<NormKind::rms>(x, count, model::epsilon, floats(n.weight), nullptr, out);
-        std::memcpy(x, out, sizeof(float) * count);
+    const float *query(int i, int head) const {
+        return space_.wide + i * wide_stride + head * head_dim;
     }
 
-    // A query or a key, ready for the scores.
-    void ready(const float *x, const Norm &n, const Rotary &rotary, int position,
-               float *out) const {
-        std::memcpy(out, x, sizeof(float) * head_dim);
-        if constexpr (model::qk_norm == QkNorm::head) norm_in_place<head_dim>(out, n);
-        if (rotary.pairs == 0) return;
-        const float *table =
-            floats(rotary.table) +
-            static_cast<std::ptrdiff_t>(position) * static_cast<std::ptrdiff_t>(2 * rotary.pairs);
-        rotate<head_dim>(out, rotary.pairs, table, out);
-    }
-
-    // Keys and values of the new tokens. Meets.
-    void write_cache(Worker w, int index, const AttentionLayer &layer) const {
-        const Range mine = share(chunk_.count * model::kv_heads, w.index, w.threads);
-        for (int unit = mine.first; unit < mine.end; ++unit) {
-            const int i = unit / model::kv_heads, head = unit % model::kv_heads;
-            const Token &token = chunk_.token[i];
-            const float *k = space_.wide + i * wide_stride + attended_width + head * head_dim;
-            float key[up_to(head_dim, lanes)];
-            ready(k, layer.k_norm, layer.rotary, token.position, key);
-            cache_.write_key(index, token.row, head, token.position, key);
-            cache_.write_value(index, token.row, head, token.position,
-                               k + model::kv_heads * head_dim);
-        }
-        team_.meet(w);
-    }
-
-    // A unit is a head for a run of tokens; heads that share keys and values are neighbours. Meets.
-    void attend_all(Worker w, int index, const AttentionLayer &layer) const {
-        const Range mine = share(model::heads * chunk_.runs, w.index, w.threads);
-        for (int unit = mine.first; unit < mine.end;) {
-            const int place = unit / group, head = place / chunk_.runs;
-            const Run &run = chunk_.run[place % chunk_.runs];
-            const int left = group - unit % group, fit = most_queries / run.count;
-            int heads = mine.end - unit < left ? mine.end - unit : left;
-            heads = heads < fit ? heads : fit;
-            attend_run(index, layer, run, head, head * group + unit % group, heads);
-            unit += heads;
-        }
-        team_.meet(w);
-    }
-
-    // Queries of `heads` neighbouring heads for the tokens of a run.
-    void attend_run(int index, const AttentionLayer &layer, const Run &run, int kv_head, int first,
-                    int heads) const {
-        Queries<head_dim> q;
-        q.count = run.count * heads, q.window = layer.window, q.cap = model::attention_cap;
-        for (int i = 0; i < q.count; ++i) {
-            const int number = run.first + i / heads, head = first + i % heads;
-            q.position[i] = chunk_.token[number].position;
-            float *query = q.query[i];
-            ready(space_.wide + number * wide_stride + head * head_dim, layer.q_norm, layer.rotary,
-                  q.position[i], query);
-            for (int k = 0; k < head_dim; ++k) query[k] *= model::attention_scale;
-        }
-        attend(q, cache_, index, chunk_.token[run.first].row, kv_head);
-        for (int i = 0; i < q.count; ++i) {
-            const int number = run.first + i / heads, head = first + i % heads;
-            std::memcpy(space_.attended + number * attended_stride + head * head_dim, q.result[i],
-                        sizeof(float) * head_dim);
+    // Meets. A template, so that models without an encoder have no such function.
+    template <bool there>
+    void read_sources(Worker w, const Chunk &chunk, int index, float *stream) const {
+        if constexpr (there) {
+            const SourceLayer &layer = Stack::layer[index].source;
+            project(w, chunk, layer.q,
+                    read_stream(w, chunk, weights(layer.q), layer.norm_in, stream));
+            attend_all<1>(
+                w, chunk, chunk.reader, chunk.readers, {*reading_.cache, index, 0, 0.0f},
+                [&](int i) {
+                    const int source = reading_.of(chunk.token[i].row);
+                    return Place{source, reading_.length[source] - 1};
+                },
+                [&](int i, int head, float *out) {
+                    std::memcpy(out, query(i, head), sizeof(float) * head_dim);
+                });
+            join_heads(w, chunk, layer.proj, layer.norm_out, layer.norm_sum, stream, stream);
         }
     }
 
-    // ---- feed-forward ---------------------------------------------------------------------
-
-    static bool rounded_alike(const Matrix &a, const Matrix &b) {
-        return is_integer(a.kind) == is_integer(b.kind) && a.block == b.block;
-    }
-
-    // Meets. `base` is what the attention made of the stream.
-    void feed_forward(Worker w, int index, const float *stream, float *base) const {
-        const FeedForwardLayer &layer = model::layer[index].feed_forward;
-        const Matrix &first = model::gated ? layer.gate : layer.up;
-        Activations in = read_stream(w, weights(first), layer.norm_in, stream);
-        const Range tiles = share(first.tiles(), w.index, w.threads);
-        widen(first, in, tiles, [](Floats, Floats y) { return activated<model::activation>(y); });
-        if constexpr (model::gated) {
-            if (!rounded_alike(layer.gate, layer.up)) {
-                team_.meet(w);  // others may still read the rows as rounded for the gate
-                in = read_stream(w, weights(layer.up), layer.norm_in, stream);
-            }
-            widen(layer.up, in, tiles, [](Floats gate, Floats y) { return gate * y; });
-        }
-        team_.meet(w);
-        const Activations wide =
-            prepare(w, weights(layer.down), chunk_.count, space_.wide, wide_stride);
-        add_to_stream(w, layer.down, wide, layer.norm_out, layer.norm_sum, base, base);
-    }
-
-    // wide = change(wide, m * in + bias)
-    template <class Change>
-    void widen(const Matrix &m, const Activations &in, Range tiles, const Change &change) const {
-        const float *bias = floats(m.bias);
-        multiply(weights(m), in, 0, chunk_.count, tiles, [&](int i, int n, Floats y) {
-            float *place = space_.wide + i * wide_stride + n;
-            store(place, change(load(place), bias == nullptr ? y : y + load(bias + n)));
-        });
-    }
-
-    const std::uint8_t *file_;
     const Cache &cache_;
-    const Workspace &space_;
-    Team &team_;
+    const Reading &reading_;
+    const Chunk &tokens_;
+    const Rest &last_;
 };
 
 }  // namespace edgegpt

@@ -7,47 +7,49 @@
 
 namespace edgegpt {
 
-constexpr int chunk = 128;   // tokens: their rows fit the second-level cache
+constexpr int most_tokens = 128;  // of a chunk: their rows fit the second-level cache
 constexpr int most_own = 2;  // rows that every thread prepares for itself, which saves a barrier
 
 constexpr int larger(int a, int b) { return a > b ? a : b; }
 
+// The largest number that `of` tells of the matrices in the layers of a stack.
+template <class Stack, class Of>
+constexpr int largest_in(const Of &of) {
+    int found = 0;
+    for (const Layer &layer : Stack::layer) {
+        const AttentionLayer &own = layer.attention;
+        const SourceLayer &source = layer.source;
+        const FeedForwardLayer &ff = layer.feed_forward;
+        for (const Matrix *m : {&own.qkv, &own.proj, &source.q, &source.kv, &source.proj, &ff.gate,
+                                &ff.up, &ff.down})
+            found = larger(found, of(*m));
+    }
+    return found;
+}
+template <class Of>
+constexpr int largest_in_layers(const Of &of) {
+    return larger(largest_in<model::Decoder>(of), largest_in<model::Encoder>(of));
+}
+template <class Of>
+constexpr int largest_of_all(const Of &of) {
+    return larger(of(model::Decoder::head), largest_in_layers(of));
+}
+
 // Inputs of a matrix with what fills up its last block; a block may be wider than the rows are.
 constexpr int filled_up(const Matrix &m) { return m.blocks() * m.block; }
-constexpr int widest_input() {
-    int found = larger(filled_up(model::head), model::width);
-    for (const Layer &layer : model::layer) {
-        const AttentionLayer &attention = layer.attention;
-        const FeedForwardLayer &ff = layer.feed_forward;
-        found = larger(found, larger(filled_up(attention.qkv), filled_up(attention.proj)));
-        found = larger(found, larger(filled_up(ff.gate), filled_up(ff.up)));
-        found = larger(found, filled_up(ff.down));
-    }
-    return found;
-}
-constexpr int byte_stride = up_to(widest_input(), 128) + 64;
-
-constexpr int smaller_block(int block, const Matrix &m) {
-    return is_integer(m.kind) && m.block < block ? m.block : block;
-}
-constexpr int smallest_block() {
-    int found = smaller_block(byte_stride, model::head);
-    for (const Layer &layer : model::layer) {
-        found = smaller_block(smaller_block(found, layer.attention.qkv), layer.attention.proj);
-        found = smaller_block(smaller_block(found, layer.feed_forward.gate), layer.feed_forward.up);
-        found = smaller_block(found, layer.feed_forward.down);
-    }
-    return found;
-}
+constexpr int blocks_of_integers(const Matrix &m) { return is_integer(m.kind) ? m.blocks() : 0; }
+constexpr int outputs_of(const Matrix &m) { return m.outputs; }
+constexpr int byte_stride = up_to(largest_of_all(filled_up), 128) + 64;
+constexpr int block_stride = up_to(largest_of_all(blocks_of_integers) + 1, lanes);
 
 // Vectors may be read behind the end of a row; an odd number of lines keeps rows apart in caches.
 constexpr int stride_of(int width) { return up_to(width, 2 * lanes) + lanes; }
-constexpr int qkv_width = (model::heads + 2 * model::kv_heads) * model::head_dim;
-constexpr int attended_width = model::heads * model::head_dim;
-constexpr int stream_stride = stride_of(model::width);
-constexpr int wide_stride = stride_of(larger(qkv_width, model::inner));
-constexpr int attended_stride = stride_of(attended_width);
-constexpr int block_stride = up_to(byte_stride / smallest_block() + 1, lanes);
+template <class Stack>
+constexpr int attended_width = Stack::heads * Stack::head_dim;
+constexpr int stream_stride = stride_of(model::Decoder::width);  // the encoder is as wide
+constexpr int attended_stride =
+    stride_of(larger(attended_width<model::Decoder>, attended_width<model::Encoder>));
+constexpr int wide_stride = stride_of(largest_in_layers(outputs_of));
 
 // Normalised rows, and bytes of these or other rows.
 struct Prepared {
@@ -65,10 +67,10 @@ struct Prepared {
 // Everything that the threads share in a step, and what each prepares for itself.
 class Workspace {
 public:
-    float *stream, *sum;  // [chunk][stream_stride]: the residual stream before and after a part
-    float *wide;          // [chunk][wide_stride]: queries, keys, values; or the widened stream
-    float *attended;      // [chunk][attended_stride]
-    float *written;       // [chunk][stream_stride]: what a part writes, where norms follow
+    float *stream, *sum;  // [tokens][stream_stride]: the residual stream before and after a part
+    float *wide;          // [tokens][wide_stride]: queries, keys, values; or the widened stream
+    float *attended;      // [tokens][attended_stride]: what heads have found
+    float *written;       // [tokens][stream_stride]: what a part writes, where norms follow
     Prepared shared;
 
     // Return whether there was room.
@@ -107,12 +109,12 @@ private:
     }
 
     void lay_out(Cursor &cursor, int threads) {
-        stream = cursor.take<float>(chunk, stream_stride);
-        sum = cursor.take<float>(chunk, stream_stride);
-        wide = cursor.take<float>(chunk, wide_stride);
-        attended = cursor.take<float>(chunk, attended_stride);
-        written = cursor.take<float>(chunk, stream_stride);
-        shared = prepared(cursor, chunk);
+        stream = cursor.take<float>(most_tokens, stream_stride);
+        sum = cursor.take<float>(most_tokens, stream_stride);
+        wide = cursor.take<float>(most_tokens, wide_stride);
+        attended = cursor.take<float>(most_tokens, attended_stride);
+        written = cursor.take<float>(most_tokens, stream_stride);
+        shared = prepared(cursor, most_tokens);
         own_ = cursor.memory + cursor.used;
         const std::size_t before = cursor.used;
         prepared(cursor, most_own);
