@@ -5,7 +5,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..text.call_forms import CallForm
+from ..errors import InvalidInputError
+from ..text.argument_types import types_of
+from ..text.call_forms import MARK, CallForm
 from ..text.thoughts import CLOSE, OPEN
 from ..text.tokenizer import Tokenizer
 from .grammar import Form, json_rule, schema_of
@@ -16,6 +18,9 @@ ANY_OBJECT = {"type": "object"}
 ANYTHING = r"/(?s:.*)/"
 NO_OBJECT = r"/(?s:\s*[^\s{].*)?/"
 SHORT_SPACE = r"/[ \n]{0,2}/"
+ID = "/[a-zA-Z0-9]{9}/"
+DEFINITIONS = ("$defs", "definitions")
+ELSEWHERE = ("$ref", "anyOf", "oneOf", "allOf")  # where properties may be that are not in sight
 
 
 def calls_of(
@@ -25,6 +30,7 @@ def calls_of(
     *,
     many: bool,
     forced: bool = True,
+    otherwise: Form | None = None,
 ) -> Form:
     """Return the form of texts that are a call of one of the functions, or of `many`.
 
@@ -34,49 +40,119 @@ def calls_of(
         tokenizer: its tokens for marks are used where it has some.
         many: allow several calls, but not where a call has no mark.
         forced: False: a text may also have no call, or begin with other things.
+        otherwise: of JSON, the form of a text without calls, which has nothing else; where a call
+            has a mark, so that one can be told from the other.
 
     Raises:
         InvalidInputError: if a schema cannot be followed.
     """
+    rules = _Rules(form, tokenizer)
     names = " | ".join(f"call_{number}" for number in range(len(functions)))
-    lines = [_body(form, tokenizer, forced=forced), _opened(form, tokenizer, many=many)]
-    lines.append(f"call: {names}")
+    lines = [*rules.body(otherwise, forced=forced), *rules.opened(many=many), f"call: {names}"]
     for number, (name, schema) in enumerate(functions.items()):
-        lead = '{"name": ' + json.dumps(name) + f', "{form.key}": '
         where = f"the parameters of {name}"
         own = ANY_OBJECT | schema_of(schema, where)
         Form(own, name=where)  # or the complaint would be about the whole grammar
-        arguments = json_rule(own, ", ", ": ")
-        lines += [
-            f'call_{number}: {json.dumps(lead)} arguments_{number} "}}"',
-            f"arguments_{number}: {arguments}",
-        ]
+        lines += rules.call(number, name, own, where)
     return Form(rules="\n".join(lines) + "\n", name="tools")
 
 
-def _opened(form: CallForm, tokenizer: Tokenizer, *, many: bool) -> str:
-    """Return the Lark rule of calls after the first `begin`."""
-    begin, between = _mark(form.begin, tokenizer), json.dumps(form.between)
-    if form.listed:
-        return f'opened: " "? "[" call {f"({between} call)*" if many else ""} "]"'
-    if not form.begin:
-        return "opened: call"
-    more = f"({between} {begin} marked)*" if many else ""
-    return f'opened: marked {more}\nmarked: "\\n" call "\\n" {_mark(form.end, tokenizer)}'
+class _Rules:
+    """The Lark rules of a form of calls."""
 
+    def __init__(self, form: CallForm, tokenizer: Tokenizer) -> None:
+        self.form, self.tokenizer = form, tokenizer
 
-def _body(form: CallForm, tokenizer: Tokenizer, *, forced: bool) -> str:
-    """Return the Lark rule of the whole text; if calls are not `forced`, content may be there."""
-    begin = _mark(form.begin, tokenizer)
-    if forced:
-        return f"body: {begin} opened" if form.begin else "body: opened"
-    if not form.begin:
-        before = f"{_mark(form.optional, tokenizer)}?"
-        return f"body: {before} opened | PLAIN\nPLAIN: {NO_OBJECT}"
-    plain = f"PLAIN: {ANYTHING} & ~/(?s:.*){re.escape(form.begin)}(?s:.*)/"
-    if begin.startswith('"'):
-        return f"body: until_call opened | PLAIN\nuntil_call[suffix={begin}]: {ANYTHING}\n{plain}"
-    return f"body: PLAIN {begin} opened | PLAIN\n{plain}"
+    def body(self, otherwise: Form | None, *, forced: bool) -> list[str]:
+        """Return the rules of the whole text."""
+        form, begin = self.form, self._spelled(self.form.begin)
+        if forced:
+            return [f"body: {begin} opened"]
+        if otherwise is not None:
+            content = otherwise.rules.replace("body:", "content:", 1)
+            return [f"body: {begin} opened | content", content]
+        if not form.begin:
+            before = f"{self._spelled(form.optional)}?"
+            return [f"body: {before} opened | PLAIN", f"PLAIN: {NO_OBJECT}"]
+        plain = f"PLAIN: {ANYTHING} & ~/(?s:.*){re.escape(form.begin)}(?s:.*)/"
+        if not begin.startswith('"'):
+            return [f"body: PLAIN {begin} opened | PLAIN", plain]
+        until = f"until_call[suffix={begin}]: {ANYTHING}"
+        return ["body: until_call opened | PLAIN", until, plain]
+
+    def opened(self, *, many: bool) -> list[str]:
+        """Return the rules of calls after the first `begin`."""
+        form, between = self.form, self._spelled(self.form.between)
+        if form.listed:
+            return [f'opened: " "? "[" call {f"({between} call)*" if many else ""} "]"']
+        if not form.begin:
+            return ["opened: call"]
+        first = self._spelled(form.each or form.begin)
+        more = f"({between} {first} marked)*" if many else ""
+        each, final = self._spelled(form.each), self._spelled(form.final)
+        marked = f"marked: call {self._spelled(form.end)}"
+        return [f"opened: {each} marked {more} {final}", marked]
+
+    def call(self, number: int, name: str, schema: dict[str, Any], where: str) -> list[str]:
+        """Return the rules of a call of one function."""
+        form, own = self.form, f"arguments_{number}"
+        begin, end = self._spelled(form.lead), self._spelled(form.tail)
+        if form.key:
+            lead = json.dumps('{"name": ' + json.dumps(name) + f', "{form.key}": ')
+            begin, end = f"{begin} {lead}", f'"}}" {end}'
+        else:
+            called = f"{self._spelled(form.identified)} {ID}" if form.identified else ""
+            begin = f"{begin} {json.dumps(name)} {called} {self._spelled(form.after)}"
+        rules = [f"call_{number}: {begin} {own} {end}"]
+        if form.parameter is not None:
+            return rules + self._parameters(own, schema, where)
+        return [*rules, f"{own}: {json_rule(schema, ', ', ': ')}"]
+
+    def _parameters(self, own: str, schema: dict[str, Any], where: str) -> list[str]:
+        """Return the rules of arguments that are no JSON, in the order of their properties."""
+        how, elsewhere = self.form.parameter, [one for one in ELSEWHERE if one in schema]
+        assert how is not None, "others have JSON"
+        if elsewhere:
+            raise InvalidInputError(
+                f"{where} cannot be followed: the model writes arguments one by one, and "
+                f"{elsewhere[0]} does not tell their names"
+            )
+        shared = {key: schema[key] for key in DEFINITIONS if key in schema}
+        properties, needed = schema.get("properties", {}), schema.get("required", [])
+        properties = {key: {} for key in needed if key not in properties} | properties
+        items, rules = [], []
+        for place, (key, value) in enumerate(properties.items()):
+            rule = f"{own}_{place}"
+            items.append(rule if key in needed else f"{rule}?")
+            lead = self._spelled(f"{how.open}{key}{how.key_end}{how.value_begin}")
+            rules += [f"{rule}: {lead} {rule}_value"]
+            rules += self._value(f"{rule}_value", value, schema, shared)
+        return [f"{own}: {' '.join(items)}" if items else f'{own}: ""', *rules]
+
+    def _value(
+        self, rule: str, value: Any, schema: dict[str, Any], shared: dict[str, Any]
+    ) -> list[str]:
+        """Return the rules of a value and what stands after it."""
+        assert self.form.parameter is not None, "others have JSON"
+        close, types = self.form.parameter.close, types_of(value, schema)
+        value = value if isinstance(value, dict) else {}
+        choices = value.get("enum", [value["const"]] if "const" in value else [])
+        if choices and all(isinstance(one, str) for one in choices):
+            texts = " | ".join(json.dumps(one) for one in choices)
+            return [f"{rule}: ({texts}) {self._spelled(close)}"]
+        if types and "string" not in types:
+            json_value = json_rule(value | shared, ", ", ": ")
+            return [f"{rule}: {rule}_json {self._spelled(close)}", f"{rule}_json: {json_value}"]
+        mark, rest = self._spelled(close.strip()), close[len(close.rstrip()) :]
+        text, after = f"{rule}_text", self._spelled(rest)
+        if mark.startswith('"'):
+            return [f"{rule}: {text} {after}", f"{text}[suffix={mark}]: {ANYTHING}"]
+        return [f"{rule}: {text} {mark} {after}", f"{text}: {ANYTHING}"]
+
+    def _spelled(self, text: str) -> str:
+        """Return a text as Lark has it, with the marks in it that are tokens."""
+        parts = [part for part in re.split(f"({MARK.pattern})", text) if part]
+        return " ".join(_mark(part, self.tokenizer) for part in parts)
 
 
 def thoughts_rule(tokenizer: Tokenizer, *, begun: bool) -> str:

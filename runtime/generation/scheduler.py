@@ -5,14 +5,17 @@ first come first served, feeds one piece of one prompt, and runs one step of all
 being written. A long prompt therefore delays the others by one piece at a time. The thread never
 waits for a reader: what is new lies with each ticket until it is taken, and `told` is called once a
 turn with the tickets that have news.
+
+When a call to the engine fails, the state is made anew and tried. If it works, a text that the call
+was for alone ends with the error. Of several each is tried by itself up to its next token, and ends
+if the engine fails again. All others go on then, with the bits they would have had.
 """
 
 import logging
 import threading
-import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,99 +24,27 @@ from ..engines.base import MANY_ROWS, Engine
 from ..errors import EdgeGPTError, EngineError, InvalidInputError
 from ..quantity import quantity
 from ..text.tokenizer import Tokenizer
-from .logprobs import TokenLogprob
 from .loop import Rules
 from .prefix_store import PrefixStore
 from .rows import FinishReason, Text
 from .shared_rows import SharedRows
-from .writing import Result, Writing
+from .tickets import Ticket
 
-__all__ = ["ROWS", "BusyError", "News", "Scheduler", "Ticket"]
+__all__ = ["ROWS", "BusyError", "GoneError", "Scheduler"]
 
 logger = logging.getLogger(__name__)
 
 ROWS, QUEUE = 16, 256
-MOST_FAILURES = 2  # turns in a row that the engine may fail
 
-Told = Callable[[Sequence["Ticket"]], None]
+Told = Callable[[Sequence[Ticket]], None]
 
 
 class BusyError(EdgeGPTError):
     """Too many texts wait already; later there may be room."""
 
 
-class News(NamedTuple):
-    """A new token, the text that it makes certain, and its log-probability, if that is wanted."""
-
-    token: int | None  # None: the rest of the text, after the last token
-    piece: str
-    logprob: TokenLogprob | None
-
-
-class Ticket:
-    """A text that a scheduler writes. What is new can be taken at any time, from one thread.
-
-    Attributes:
-        submitted: when it was submitted, in seconds of `time.perf_counter`.
-        reused: how many tokens of the prompt were there already and were not fed.
-        error: what ended it, if it was an error.
-    """
-
-    def __init__(self, text: Text, rules: Rules, tokenizer: Tokenizer | None) -> None:
-        self.text, self.rules = text, rules
-        self.writing = Writing(text, rules, tokenizer)
-        self.submitted, self.reused = time.perf_counter(), 0
-        self.error: EdgeGPTError | None = None
-        self._news: deque[News] = deque()
-        self._cancelled, self._ended = threading.Event(), threading.Event()
-
-    def take(self) -> list[News]:
-        """Return what is new, in order."""
-        return [self._news.popleft() for _ in range(len(self._news))]
-
-    def cancel(self) -> None:
-        """Let the text end: its reader has left, or has enough."""
-        self._cancelled.set()
-
-    @property
-    def ended(self) -> bool:
-        """Whether there will be no more news."""
-        return self._ended.is_set()
-
-    def wait(self, timeout: float | None = None) -> Result:
-        """Wait for the end of the text, at most `timeout` seconds; return its result.
-
-        Raises:
-            EdgeGPTError: if it ended by an error.
-            TimeoutError: if it has not ended by then.
-        """
-        if not self._ended.wait(timeout):
-            raise TimeoutError(f"the text did not end within {timeout:g} s")
-        return self.result
-
-    @property
-    def result(self) -> Result:
-        """What there is of the text."""
-        if self.error is not None:
-            raise self.error
-        return self.writing.result("length")
-
-    def reached(self) -> FinishReason | None:
-        """Return why it has to end now, of reasons that lie outside of the text."""
-        return "cancelled" if self._cancelled.is_set() else self.rules.limits.reached()
-
-    def note(self, token: int) -> None:
-        """Note a new token."""
-        piece = self.writing.take(token, time.perf_counter() - self.submitted)
-        logprob = self.text.logprobs[-1] if self.text.logprobs else None
-        self._news.append(News(token, piece, logprob))
-
-    def end(self, error: EdgeGPTError | None = None) -> None:
-        """Note the end."""
-        rest, self.error = self.writing.finish(), error
-        if rest:
-            self._news.append(News(None, rest, None))
-        self._ended.set()
+class GoneError(EngineError):
+    """Nobody writes texts any more; another server may."""
 
 
 class Scheduler:
@@ -156,13 +87,16 @@ class Scheduler:
         self.engine, self.tokenizer, self.context = engine, tokenizer, context
         self.steady, self.store, self.queue, self.told = steady, store, queue, told
         self.rows = min(rows, MANY_ROWS - 1) if steady else rows
-        self.broken: EdgeGPTError | None = None
+        self.broken: EngineError | None = None
         self._shared = self._new_rows()
         self._waiting: deque[Ticket] = deque()
-        self._written: dict[int, Ticket] = {}  # by the id of their text
+        self._written: dict[Text, Ticket] = {}
+        self._parked: deque[Ticket] = deque()  # of these, who come back to a row after a failure
+        self._suspects: deque[Ticket] = deque()  # and who before that are tried one by one
+        self._trial: Ticket | None = None
         self._news: list[Ticket] = []
         self._change = threading.Condition()
-        self._open, self._stopping, self._failures = True, False, 0
+        self._open, self._stopping = True, False
         self._thread = threading.Thread(target=self._serve, name="edgegpt-scheduler", daemon=True)
         self._thread.start()
 
@@ -172,7 +106,7 @@ class Scheduler:
         Raises:
             BusyError: if too many texts wait.
             InvalidInputError: if the rules ask for a search or for drafts.
-            EngineError: if the scheduler was closed, or is broken.
+            GoneError: if the scheduler was closed, or is broken.
         """
         if rules.beams is not None or rules.speculate:
             name = "speculate" if rules.speculate else "num_beams"
@@ -183,9 +117,9 @@ class Scheduler:
             return ticket
         with self._change:
             if self.broken is not None:
-                raise EngineError(f"the engine failed: {self.broken}") from self.broken
+                raise GoneError(f"the engine broke down: {self.broken}")
             if not self._open:
-                raise EngineError("the model is being closed and takes no new texts")
+                raise GoneError("the model is being closed and takes no new texts")
             if len(self._waiting) + len(self._written) >= self.queue + self.rows:
                 waiting = quantity(len(self._waiting), "text waits", "texts wait")
                 raise BusyError(f"{waiting} already; try again later")
@@ -230,7 +164,6 @@ class Scheduler:
             while self._has_work():
                 try:
                     self._turn()
-                    self._failures = 0
                 except BaseException as error:  # panics of libraries, too: nobody waits for ever
                     self._fail(error)
                 self._tell()
@@ -250,6 +183,7 @@ class Scheduler:
 
     def _turn(self) -> None:
         """Do a little for everyone."""
+        self._shared.called = []
         self._drop()
         self._admit()
         fed = self._shared.feed()
@@ -275,61 +209,86 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Give rows to those who wait."""
+        if self._trial is None and self._suspects:
+            self._trial = self._suspects.popleft()
+            self._shared.admit(self._trial.text, self._trial.window)
+        if self._trial is not None:
+            return
+        while self._parked:
+            ticket = self._parked.popleft()
+            self._shared.admit(ticket.text, ticket.window)
         while self._shared.free:
             with self._change:
                 if not self._waiting:
                     return
                 ticket = self._waiting.popleft()
-                self._written[id(ticket.text)] = ticket
+                self._written[ticket.text] = ticket
             ticket.reused = self._shared.admit(ticket.text)
 
     def _write(self, text: Text, logits: NDArray[np.float32]) -> None:
         """Add the next token of a text."""
-        ticket = self._written[id(text)]
+        ticket = self._written[text]
         try:
             token = ticket.rules.write(text, logits)
+            ticket.note(token)
         except InvalidInputError as error:  # its own settings forbid every token
             self._end(ticket, error)
             return
-        ticket.note(token)
+        except BaseException as error:  # such as a panic in a grammar; not the engine's fault
+            logger.error("a text could not be written: %s", error, exc_info=error)
+            self._end(ticket, EngineError(f"the text could not be written: {error}"))
+            return
         self._news.append(ticket)
         if text.finish_reason is not None:
             self._end(ticket)
+        elif self._trial is ticket:
+            ticket.window, self._trial = self._shared.windows[text], None
+            self._shared.release(text)
+            self._parked.append(ticket)
 
     def _end(self, ticket: Ticket, error: EdgeGPTError | None = None) -> None:
         """Free the row of a text, if it has one, and note its end."""
-        has_row = self._written.pop(id(ticket.text), None) is not None
+        self._written.pop(ticket.text, None)
         ticket.end(error)
         self._news.append(ticket)
-        if has_row:
+        self._trial = None if self._trial is ticket else self._trial
+        for line in (self._suspects, self._parked):
+            if ticket in line:
+                line.remove(ticket)
+        if ticket.text in self._shared.windows:
             self._shared.release(ticket.text)
 
     def _fail(self, error: BaseException) -> None:
-        """End all texts that have rows, and begin anew; give up after `MOST_FAILURES` in a row."""
+        """Begin anew without the text that the engine failed with; give up if it fails again."""
         logger.error("the engine failed while texts were written: %s", error, exc_info=error)
-        own = (
-            error if isinstance(error, EdgeGPTError) else EngineError(f"the engine failed: {error}")
-        )
-        self._failures += 1
+        said, windows = _said(error), self._shared.windows
+        blamed = [self._written[text] for text in self._shared.called if text in self._written]
+        _forget_frames(error)
         for ticket in self._written.values():
-            ticket.end(own)
-            self._news.append(ticket)
-        self._written.clear()
-        if self._failures < MOST_FAILURES:
-            try:
-                del self._shared  # two caches may not fit
-                self._shared = self._new_rows()
-                return
-            except Exception as again:
-                own = EngineError(f"{own}; and then: {again}")
-        self._give_up(own)
+            ticket.window = windows.get(ticket.text, ticket.window)
+        try:
+            del self._shared  # two caches may not fit
+            self._shared = self._new_rows()
+            self._shared.try_out()
+        except BaseException as again:
+            both = f"{said}; and then: {_said(again)}"
+            self._give_up(EngineError(said if _said(again) == said else both))
+            return
+        if not blamed:  # the fault is ours
+            self._give_up(EngineError(said))
+        elif len(blamed) == 1:
+            self._end(blamed[0], EngineError(said))
+        else:
+            self._suspects += blamed
+        self._parked = deque(one for one in self._written.values() if one not in self._suspects)
 
-    def _give_up(self, error: EdgeGPTError) -> None:
+    def _give_up(self, error: EngineError) -> None:
         """End everything."""
         with self._change:
             self.broken, waiting, self._waiting = error, self._waiting, deque()
+        gone = GoneError(f"the engine broke down: {error}")
         for ticket in (*waiting, *self._written.values()):
-            ticket.end(error)
+            ticket.end(gone)
             self._news.append(ticket)
         self._written.clear()
 
@@ -346,3 +305,15 @@ class Scheduler:
         state = self.engine.new_state(self.rows, self.context)
         exact = not self.engine.uniform
         return SharedRows(state, steady=self.steady, exact=exact, store=self.store)
+
+
+def _said(error: BaseException) -> str:
+    """Return what an error says of the engine."""
+    return str(error) if isinstance(error, EdgeGPTError) else f"the engine failed: {error!r:.300}"
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Let go of what an error and those before it hold: the state that failed, among others."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

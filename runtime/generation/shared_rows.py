@@ -20,32 +20,35 @@ from ..engines.base import State
 from .prefix_store import PrefixStore
 from .rows import Text, window_start
 
-__all__ = ["PIECE", "SharedRows"]
+__all__ = ["PIECE", "SharedRows", "Window"]
 
 PIECE = 128  # tokens of a prompt that are fed at once
 SHORT_REST = 16  # a piece of so many tokens or fewer joins the one before it: see `piece_of`
 
 Logits = NDArray[np.float32]
+Window = tuple[int, int]  # the first token of a text that the model sees, and the end of its prompt
 
 
 @dataclass(eq=False)
 class _Row:
     """What a row holds: `ids` are the tokens in its slots, of `text` from its token `start` on.
 
-    The first `prompted` of them were fed as pieces of a prompt.
+    The first `prompted` of them were fed as pieces of a prompt, as are all tokens of the text
+    before its token `end`.
     """
 
     ids: list[int] = field(default_factory=list)
     text: Text | None = None
     start: int = 0
+    end: int = 0
     prompted: int = 0
     used: int = 0  # when a text was last in it
 
     @property
     def wanted(self) -> list[int]:
-        """Return the tokens that the model is to see of the text."""
+        """Return the tokens of the text that are fed as pieces of a prompt."""
         assert self.text is not None, "a free row wants nothing"
-        return self.text.ids[self.start :]
+        return self.text.ids[self.start : self.end]
 
 
 class SharedRows:
@@ -54,6 +57,7 @@ class SharedRows:
     Attributes:
         ready: how many rows, from row 0 on, have texts that are written.
         busy: how many rows have texts, those whose prompts are fed included.
+        called: the texts that the engine was last called for.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class SharedRows:
         """
         self.state, self.steady, self.exact, self.store = state, steady, exact, store
         self.ready = self.busy = 0
+        self.called: list[Text] = []
         self.rows = [_Row() for _ in range(state.rows)]
         self._turn = 0  # of the texts that are fed, which one is next
         self._clock = 0
@@ -91,14 +96,22 @@ class SharedRows:
         """How many more texts there is room for."""
         return len(self.rows) - self.busy
 
-    def admit(self, text: Text) -> int:
+    @property
+    def windows(self) -> dict[Text, Window]:
+        """Which tokens of each text were fed as pieces; with them `admit` repeats what it did."""
+        rows = self.rows[: self.busy]
+        return {row.text: (row.start, row.end) for row in rows if row.text is not None}
+
+    def admit(self, text: Text, window: Window | None = None) -> int:
         """Give a text a row; return how many of its tokens need not be fed, because they are there.
 
-        There must be a free row.
+        There must be a free row. With a `window` of other rows, the text was written there for a
+        while: the tokens after the window are fed one by one, as they were there, for equal bits.
         """
         assert self.free, "a text needs a row"
-        start = window_start(len(text.ids), self.state.context)
-        wanted, place = text.ids[start:], self.busy
+        self.called = [text]
+        start, end = window or (window_start(len(text.ids), self.state.context), len(text.ids))
+        wanted, place = text.ids[start:end], self.busy
         self._restore(wanted)
         shared = [self._shared(row.ids, row.prompted, wanted) for row in self.rows]
         best = int(np.argmax(shared))
@@ -112,7 +125,7 @@ class SharedRows:
             order[place] = best
             self.state.reorder(order, shared[best])
         count = shared[best]
-        self.rows[place] = _Row(wanted[:count], text, start, prompted, self._now())
+        self.rows[place] = _Row(wanted[:count], text, start, end, prompted, self._now())
         self.busy += 1
         return count
 
@@ -127,6 +140,8 @@ class SharedRows:
         self._turn = (self._turn + 1) % feeding
         place = self.ready + self._turn
         row = self.rows[place]
+        assert row.text is not None, "it is being fed"
+        self.called = [row.text]
         fed, wanted = len(row.ids), row.wanted
         piece = wanted[fed : fed + piece_of(len(wanted) - fed)]
         ids, past_len = np.array([piece]), np.array([fed])  # (1, T), (1,)
@@ -140,14 +155,13 @@ class SharedRows:
         logits = logits.copy()
         self._swap(self.ready, place)
         self.ready += 1
-        assert row.text is not None, "it was being fed"
-        return row.text, logits
+        return (row.text, logits) if row.end == len(row.text.ids) else None
 
     def advance(self) -> tuple[list[Text], Logits]:
-        """Feed the newest token of every ready text; return these texts, and their logits [N, V].
+        """Feed the next token of every ready text; return these texts, and their logits [N, V].
 
         A text that has outgrown the context is fed anew from where its window begins, and is not
-        among them. The logits are valid until the next step.
+        among them, nor is one whose next token is known. The logits are valid until the next step.
         """
         for place in reversed(range(self.ready)):
             if len(self.rows[place].ids) == self.state.context:
@@ -155,15 +169,36 @@ class SharedRows:
         texts = self.texts
         if not texts:
             return [], np.zeros((0, 0), dtype=np.float32)
+        self.called, newest = texts, []
         for place, (row, text) in enumerate(zip(self.rows, texts, strict=False)):
-            self.state.next_ids[place, 0], self.state.past_len[place] = text.ids[-1], len(row.ids)
-            row.ids.append(text.ids[-1])
+            token = text.ids[row.start + len(row.ids)]
+            self.state.next_ids[place, 0], self.state.past_len[place] = token, len(row.ids)
+            row.ids.append(token)
             row.used = self._now()
+            if row.start + len(row.ids) == len(text.ids):
+                newest.append(place)
         count = len(texts)
         if self.steady and count == 1 and len(self.rows) > 1:
             count = self._accompanied()
         self.state.decode(count)
-        return texts, self.state.logits()[: len(texts), 0]  # (N, V)
+        logits: Logits = self.state.logits()[: len(texts), 0]  # (N, V)
+        if len(newest) == len(texts):
+            return texts, logits
+        return [texts[place] for place in newest], logits[newest]
+
+    def try_out(self) -> None:
+        """Have the engine feed and write a text of no meaning, as it does with others.
+
+        Raises:
+            Exception: what the engine raises, if it cannot.
+        """
+        text = Text([0] * min(PIECE, self.state.context - 1), seed=0, series=0)
+        self.admit(text)
+        while self.feed() is None:
+            pass
+        text.ids.append(0)
+        self.advance()
+        self.release(text)
 
     def release(self, text: Text) -> None:
         """Free the row of a text, whether it is being written or fed; its tokens stay there."""
@@ -180,8 +215,8 @@ class SharedRows:
         """Let a text whose row is full be fed again, from where its new window begins."""
         row = self.rows[place]
         assert row.text is not None, "it is ready"
-        row.start, row.ids = window_start(len(row.text.ids), self.state.context), []
-        row.prompted = 0
+        row.end, row.ids, row.prompted = len(row.text.ids), [], 0
+        row.start = window_start(row.end, self.state.context)
         self.ready -= 1
         self._swap(place, self.ready)
 

@@ -12,12 +12,11 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from ..errors import EdgeGPTError, InvalidInputError
-from ..generation.scheduler import News, Ticket
+from ..generation.tickets import News, Ticket
 from .asked import Asked
 from .courier import Courier
 from .forms import Form, reason_of
-from .problems import Problem, answer, body_of
+from .problems import answer, body_of, problem_of
 
 __all__ = ["Answer"]
 
@@ -66,12 +65,14 @@ class Answer(Response):
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         found: list[list[News]] = [[] for _ in self.tickets]
+        response: Response | None = None
         async for number, news, _ in self.courier.news(self.tickets):
             found[number] += news
-        try:
-            response = JSONResponse(self.form.whole(self.tickets, found))
-        except EdgeGPTError as error:
-            response = answer(_problem(error))
+            error = self.tickets[number].error
+            if error is not None:  # the other choices end with it
+                response = answer(problem_of(error))
+                break
+        response = response or JSONResponse(self.form.whole(self.tickets, found))
         await response(scope, receive, send)
 
     async def _stream(self, send: Send) -> None:
@@ -97,22 +98,18 @@ class Answer(Response):
                 yield _event(opening)
         async for number, news, ended in self.courier.news(self.tickets):
             ticket = self.tickets[number]
-            if ticket.error is not None:
-                yield _event(body_of(_problem(ticket.error)))
-                continue
-            reason = reason_of(ticket) if ended else None
+            error = ticket.error if ended else None
+            reason = reason_of(ticket) if ended and error is None else None
             if reason or any(one.piece or one.logprob for one in news):
                 event = self.form.event(number, news, reason)
                 if event is not None:
                     yield _event(event)
+            if error is not None:  # the end: clients take [DONE] for success
+                yield _event(body_of(problem_of(error)))
+                return
         if self.asked.usage:
             yield _event(self.form.last(self.tickets))
         yield b"data: [DONE]\n\n"
-
-
-def _problem(error: EdgeGPTError) -> Problem:
-    """Return what ended a text as the problem of its request."""
-    return Problem(str(error), status=400 if isinstance(error, InvalidInputError) else 500)
 
 
 def _event(content: dict[str, Any]) -> bytes:

@@ -42,7 +42,7 @@ def application(
         yield
 
     pages = Pages(service.model, service.name)
-    return Starlette(
+    found = Starlette(
         lifespan=lifespan,
         routes=[
             Route("/", pages.page),
@@ -66,6 +66,8 @@ def application(
             Exception: on_failure,
         },
     )
+    found.router.redirect_slashes = False  # a path with one more is another path
+    return found
 
 
 async def _of_http(request: Request, error: Exception) -> Response:

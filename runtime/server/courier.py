@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
-from ..generation.scheduler import News, Ticket
+from ..generation.tickets import News, Ticket
 
 __all__ = ["Courier"]
 

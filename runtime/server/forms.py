@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from ..generation.logprobs import TokenLogprob
 from ..generation.rows import FinishReason
-from ..generation.scheduler import News, Ticket
+from ..generation.tickets import News, Ticket
 from ..text.reading import Reader
 from ..text.tokenizer import Tokenizer
 from ..text.tool_calls import ToolCall

@@ -5,7 +5,8 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 
-from ..generation.scheduler import Scheduler, Ticket
+from ..generation.scheduler import Scheduler
+from ..generation.tickets import Ticket
 
 __all__ = ["Metrics"]
 
@@ -45,9 +46,7 @@ class Metrics:
             for ticket in tickets:
                 text, writing = ticket.text, ticket.writing
                 new = len(text.new_ids)
-                error = ticket.error is not None
-                reason = "error" if error else text.finish_reason or "length"
-                self.ends["cancelled" if left else reason] += 1
+                self.ends["cancelled" if left else ticket.ending] += 1
                 self.tokens["prompt"] += text.prompt_length - ticket.reused
                 self.tokens["reused"] += ticket.reused
                 self.tokens["new"] += new

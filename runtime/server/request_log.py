@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Sequence
 
-from ..generation.scheduler import Ticket
+from ..generation.tickets import Ticket
 
 __all__ = ["LOGGER", "JsonLines", "report"]
 
@@ -22,7 +22,7 @@ def report(number: str, tickets: Sequence[Ticket], *, left: bool) -> None:
         "new_tokens": sum(len(one.text.new_ids) for one in tickets),
         "first_token_s": round(min((one.writing.first_s for one in tickets), default=0.0), 4),
         "total_s": round(max((one.writing.last_s for one in tickets), default=0.0), 4),
-        "end": "left" if left else ", ".join(sorted({_end(one) for one in tickets})),
+        "end": "left" if left else ", ".join(sorted({one.ending for one in tickets})),
     }
     line = (
         "%(request)s: %(prompt_tokens)d + %(new_tokens)d tokens, the first after "
@@ -38,7 +38,3 @@ class JsonLines(logging.Formatter):
         """Return one line."""
         facts = record.args if isinstance(record.args, dict) else {"message": record.getMessage()}
         return json.dumps({"time": round(record.created, 3), **facts})
-
-
-def _end(ticket: Ticket) -> str:
-    return "error" if ticket.error is not None else ticket.text.finish_reason or "length"

@@ -14,11 +14,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..errors import EngineError, InvalidInputError
+from .problems import Problem, answer
 from .service import Service
 
 __all__ = ["Place", "listen", "run"]
@@ -48,7 +50,8 @@ class Place:
 class PatientProtocol(H11Protocol):
     """Cuts connections whose request does not become whole; uvicorn waits for ever.
 
-    A connection that is being closed has as long as its reader goes on taking what is left.
+    A connection that is being closed has as long as its reader goes on taking what is left. What
+    is no HTTP is told in OpenAI's form.
     """
 
     def connection_made(self, transport: Any) -> None:
@@ -62,6 +65,18 @@ class PatientProtocol(H11Protocol):
         """Stop watching."""
         self._timer.cancel()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, unless the answer to what came before is under way."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            told = answer(Problem("the request is not valid HTTP/1.1, or lacks its Host"))
+            headers = [*told.raw_headers, (b"connection", b"close")]
+            head = h11.Response(
+                status_code=told.status_code, headers=headers, reason=b"Bad Request"
+            )
+            for event in (head, h11.Data(data=bytes(told.body)), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def _look(self) -> None:
         self._timer = self.loop.call_later(HALF_PATIENCE, self._look)

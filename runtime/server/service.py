@@ -10,11 +10,12 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from ..errors import EngineError, InvalidInputError
+from ..errors import EdgeGPTError, InvalidInputError
 from ..generation.arguments import Prompt
 from ..generation.prefix_store import PrefixStore
 from ..generation.rows import Text
-from ..generation.scheduler import BusyError, Scheduler, Ticket
+from ..generation.scheduler import Scheduler
+from ..generation.tickets import Ticket
 from ..language_model import LanguageModel
 from ..quantity import quantity
 from ..text.chat_template import ChatPrompt
@@ -25,13 +26,12 @@ from .courier import Courier
 from .fields import Fields, boolean, parse_json, string, wrong
 from .forms import Chat, Completion, Form
 from .metrics import Metrics
-from .problems import Problem, answer
+from .problems import Problem, answer, problem_of
 from .request_log import report
 from .talk import Talk
 
 __all__ = ["Limits", "Service"]
 
-RETRY_SECONDS = "1"
 MOST_PROMPTS = 128
 MOST_READ = 32 * 2**20  # bytes of a body that is refused
 MOST_CHARACTERS = 100_000  # of a text for /tokenize: a library at work holds up all other threads
@@ -290,18 +290,9 @@ class Service:
         }
 
 
-def problem_of(error: Exception) -> Problem:
-    """Return an error of the library as the problem of a request."""
-    if isinstance(error, BusyError):
-        return Problem(str(error), status=429, headers={"Retry-After": RETRY_SECONDS})
-    if isinstance(error, EngineError):
-        return Problem(str(error), status=503)
-    return Problem(str(error), status=400 if isinstance(error, InvalidInputError) else 500)
-
-
-async def on_error(request: Request, error: Exception) -> Response:
+async def on_error(request: Request, error: Any) -> Response:
     """Answer a request that ended with an error."""
-    return answer(error if isinstance(error, Problem) else problem_of(error))
+    return answer(problem_of(error) if isinstance(error, EdgeGPTError) else error)
 
 
 async def on_failure(request: Request, error: Exception) -> Response:

@@ -93,19 +93,24 @@ def _form_of_calls(model: LanguageModel) -> CallForm:
 def _form_of_text(
     model: LanguageModel, offered: Tools, calls: CallForm, form: Form | None
 ) -> Form | None:
-    """Return the form of texts whose calls have to follow schemas, if they have to."""
-    if form is not None:
-        raise Problem(
-            "response_format does not go with tools; leave one of them out, or give "
-            'tool_choice "none"',
-            field="response_format",
-        )
-    if not (offered.forced or offered.strict):
+    """Return the form of texts whose calls have to follow schemas, if they have to.
+
+    `form` is that of answers which call nothing.
+    """
+    if not (offered.forced or offered.strict or form is not None):
         return None
     assert model.tokenizer is not None, "others are not served"
     schemas = {name: offered.schemas[name] for name in offered.forced or offered.schemas}
-    how = {"many": offered.many, "forced": bool(offered.forced)}
+    forced = bool(offered.forced)
+    if form is not None and not (forced or calls.begin):
+        raise Problem(
+            "response_format does not go with tools here: this model writes calls as JSON, without "
+            'a mark; leave one of them out, or give tool_choice "none" or "required"',
+            field="response_format",
+        )
     try:
-        return calls_of(calls, schemas, model.tokenizer, **how)
+        return calls_of(
+            calls, schemas, model.tokenizer, many=offered.many, forced=forced, otherwise=form
+        )
     except InvalidInputError as error:
         raise Problem(str(error), field="tools") from error

@@ -4,6 +4,7 @@ A template is a program by someone else. It runs in `sandbox`, which bounds what
 its time and memory. It gives what transformers' `apply_chat_template` gives.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -21,6 +22,9 @@ __all__ = ["ChatPrompt", "ChatTemplate", "quote"]
 LONGEST_MESSAGE = 200  # characters of what a template says against its input
 UNKNOWN = re.compile("No (filter|test) named ")  # as jinja2 says it
 DEEPEST = 60  # lists and tables inside of one another, in messages and tools
+
+# A template that puts texts and arguments together wants these as text.
+JOINED_ARGUMENTS = re.compile(r"""arguments['"]?\]?\s*[+~]""")
 
 RESERVED = ("messages", "tools", "documents", "add_generation_prompt")
 REASONING = "reasoning_content"
@@ -143,6 +147,7 @@ class ChatTemplate:
         self.takes_tools = "tools" in names
         self.calls: CallForm | None = form_in(text) if self.takes_tools else None
         self._thinks, self._takes_reasoning = THOUGHTS in text, REASONING in text
+        self._joins_arguments = JOINED_ARGUMENTS.search(text) is not None
         self._cuts_thoughts = END_OF_THOUGHTS in text
         self._reserved = {*RESERVED, *special_tokens, *FUNCTIONS}
 
@@ -175,7 +180,7 @@ class ChatTemplate:
         given = {
             **self._variables(variables or {}, names),
             **self._special_tokens,
-            "messages": [self._with_thoughts(one) for one in _messages(messages, names)],
+            "messages": [self._as_wanted(one) for one in _messages(messages, names)],
             "tools": None if tools is None else quote(_tables(tools, "tools"), names),
             "documents": None,
             "add_generation_prompt": bool(add_generation_prompt),
@@ -208,6 +213,15 @@ class ChatTemplate:
                     f"chat_template_kwargs has {name!r:.40}, which is not for the caller to set"
                 )
         return {name: quote(value, names) for name, value in found.items()}
+
+    def _as_wanted(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Return a message with its parts where the template looks for them."""
+        calls = message.get("tool_calls") if self._joins_arguments else None
+        for call in calls if isinstance(calls, list) else ():
+            function = call.get("function") if isinstance(call, dict) else None
+            if isinstance(function, dict) and isinstance(function.get("arguments"), dict):
+                function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
+        return self._with_thoughts(message)
 
     def _with_thoughts(self, message: dict[str, Any]) -> dict[str, Any]:
         """Return a message whose thoughts are where the template looks for them."""

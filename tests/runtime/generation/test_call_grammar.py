@@ -14,7 +14,7 @@ from edgegpt.runtime.generation.grammar import Form, Grammar, Vocabulary
 from edgegpt.runtime.generation.loop import Rules
 from edgegpt.runtime.generation.rows import Text
 from edgegpt.runtime.generation.sampling import Sampling
-from edgegpt.runtime.text.call_forms import HERMES, LLAMA, MISTRAL, CallForm
+from edgegpt.runtime.text.call_forms import FORMS, GLM, HERMES, LLAMA, QWEN3_CODER, CallForm
 from edgegpt.runtime.text.reading import Reader
 from edgegpt.runtime.text.stops import Detokenizer
 from edgegpt.runtime.text.thoughts import Thoughts
@@ -62,7 +62,7 @@ def written(tokenizer: Tokenizer, form: Form, seed: int, before: str = "") -> st
 
 
 @pytest.mark.parametrize("special", [True, False], ids=["marks are tokens", "marks are text"])
-@pytest.mark.parametrize("form", [HERMES, MISTRAL, LLAMA], ids=lambda form: form.name)
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 @pytest.mark.parametrize("many", [True, False], ids=["many", "one"])
 def test_random_logits_write_calls_that_follow_the_schemas(
     form: CallForm, special: bool, many: bool
@@ -103,21 +103,67 @@ def test_thoughts_may_come_before_a_form(special: bool, begun: bool) -> None:
 
 
 @pytest.mark.parametrize("special", [True, False], ids=["marks are tokens", "marks are text"])
-@pytest.mark.parametrize("form", [HERMES, MISTRAL, LLAMA], ids=lambda form: form.name)
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 def test_where_calls_are_not_forced_there_is_content_or_calls_that_follow_the_schemas(
     form: CallForm, special: bool
 ) -> None:
     tokenizer = byte_tokenizer(form.marks * special)
     asked = calls_of(form, FUNCTIONS, tokenizer, many=False, forced=False)
     content = "Hi <b [TOOL {}" if form.begin else ""
-    begin = form.begin + {"hermes": "\n", "mistral": " [", "llama": ""}[form.name]
-    for wrong in ('{"name": "other"', '{"name": "plant", "' + form.key + '": {"root"'):
-        text = written(tokenizer, asked, 4, content + begin + wrong)
+    begin = content + form.begin + form.each + form.lead + " [" * form.listed
+    if form.key:
+        wrong = ['{"name": "other"', '{"name": "plant", "' + form.key + '": {"root"']
+    else:
+        wrong = ["other", "plant " + form.after]
+    for start in wrong:
+        text = written(tokenizer, asked, 4, begin + start)
         calls = Calls(form, FUNCTIONS)
         told, found = calls.push(text)
         assert (told + calls.finish(), len(found)) == (content, 1)
     plain = "Hello {}"
     assert written(tokenizer, asked, 4, plain).startswith(plain)
+
+
+@pytest.mark.parametrize("form", FORMS[:-1], ids=lambda form: form.name)  # with marks
+def test_a_text_has_the_form_that_is_asked_for_or_calls(form: CallForm) -> None:
+    tokenizer = byte_tokenizer(form.marks)
+    answer = Form({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]})
+    asked = calls_of(form, FUNCTIONS, tokenizer, many=True, forced=False, otherwise=answer)
+    reader = Calls(form, FUNCTIONS)
+    content, calls = reader.push(written(tokenizer, asked, 1, '{"n":12}'))
+    assert isinstance(json.loads(content + reader.finish())["n"], int)
+    assert calls == []
+    for seed in (1, 2):
+        reader = Calls(form, FUNCTIONS)
+        content, calls = reader.push(written(tokenizer, asked, seed, form.begin))
+        assert content + reader.finish() == ""
+        assert calls
+
+
+@pytest.mark.parametrize("form", [QWEN3_CODER, GLM], ids=lambda form: form.name)
+def test_arguments_that_are_text_are_written_and_read_by_their_types(form: CallForm) -> None:
+    types = {"text": "string", "count": "integer", "list": "array", "sure": "boolean"}
+    choices = {"enum": ["a b", "<c>"]}
+    schema = {
+        "properties": {key: {"type": one} for key, one in types.items()} | {"choice": choices},
+        "required": [*types, "choice", "untold"],
+    }
+    schema["properties"]["list"]["items"] = {"type": "integer"}
+    tokenizer = byte_tokenizer()
+    asked = calls_of(form, {"f": schema}, tokenizer, many=False)
+    lead, how = f"{form.begin}{form.lead}f{form.after}", form.parameter
+    for key, value in (("untold", "12"), ("text", "3\n<b>")):
+        lead += f"{how.open}{key}{how.key_end}{how.value_begin}{value}{how.close}"
+    for seed in range(3):
+        reader = Calls(form, {"f": schema})
+        ((_, arguments),) = reader.push(written(tokenizer, asked, seed, lead))[1]
+        found = json.loads(arguments)
+        assert set(found) == {*types, "choice", "untold"}
+        assert [type(found[key]) for key in types] == [str, int, list, bool]
+        assert found["choice"] in choices["enum"]
+        assert (found["untold"], found["text"]) == (12, "3\n<b>")
+    with pytest.raises(InvalidInputError, match=r"the parameters of f cannot .* anyOf does not"):
+        calls_of(form, {"f": {"anyOf": [schema]}}, tokenizer, many=True)
 
 
 def test_thoughts_may_come_before_calls() -> None:
@@ -134,7 +180,7 @@ def test_a_named_function_is_the_only_one() -> None:
     tokenizer = byte_tokenizer()
     form = calls_of(LLAMA, {"now": {}}, tokenizer, many=True)
     texts = [written(tokenizer, form, seed, '{"name": "now", "parameters": {}}') for seed in (1, 2)]
-    assert Calls(LLAMA, ["now"]).push(texts[0])[1] == [ToolCall("now", "{}")]
+    assert Calls(LLAMA, {"now": {}}).push(texts[0])[1] == [ToolCall("now", "{}")]
     with pytest.raises(InvalidInputError, match="the parameters of now cannot be followed"):
         calls_of(LLAMA, {"now": {"type": "object", "properties": {"a": 3}}}, tokenizer, many=True)
 

@@ -20,8 +20,9 @@ from edgegpt.runtime.generation.limits import Limits
 from edgegpt.runtime.generation.loop import Rules, generate_tokens
 from edgegpt.runtime.generation.rows import Text, series_of
 from edgegpt.runtime.generation.sampling import Sampling
-from edgegpt.runtime.generation.scheduler import BusyError, Scheduler, Ticket
+from edgegpt.runtime.generation.scheduler import BusyError, Scheduler
 from edgegpt.runtime.generation.shared_rows import SharedRows, piece_of
+from edgegpt.runtime.generation.tickets import Ticket
 
 VOCABULARY, CONTEXT, SOON = 7, 12, 120
 WARM = Sampling(temperature=1.0, top_k=5)
@@ -257,67 +258,6 @@ def test_a_deadline_holds_while_a_text_waits(gate: Gate, gated: Scheduler) -> No
     late = gated.submit(text([3]), rules(10**5, limits=Limits(0.0)))
     gate.may.release(100)
     assert late.wait(SOON).finish_reason == "time"
-
-
-def test_an_engine_that_fails_once_ends_the_texts_in_rows_and_goes_on(
-    gate: Gate, gated: Scheduler
-) -> None:
-    gate.fail = 1
-    tickets = [gated.submit(text([one]), rules(5)) for one in range(3)]
-    gate.may.release(10**4)
-    ended = []
-    for ticket in tickets:
-        try:
-            ended.append(ticket.wait(SOON).finish_reason)
-        except EngineError as error:
-            ended.append(str(error))
-    assert "the device is gone" in ended
-    assert ended[2] == "length"
-    assert gated.submit(text([4]), rules(5)).wait(SOON).token_ids == alone([4], rules(5))
-    assert gated.broken is None
-
-
-def test_an_engine_that_fails_twice_in_a_row_ends_everything(gate: Gate, gated: Scheduler) -> None:
-    gate.fail = 10**6
-    tickets = [gated.submit(text([one]), rules(5)) for one in range(3)]
-    gate.may.release(10**4)
-    for ticket in tickets:
-        with pytest.raises(EngineError):
-            ticket.wait(SOON)
-    until(lambda: not gated.alive)
-    assert "the device is gone" in str(gated.broken)
-    with pytest.raises(EngineError, match="the engine failed: the device is gone"):
-        gated.submit(text([1]), rules())
-
-
-def test_a_panic_of_a_library_ends_texts_too(gate: Gate, gated: Scheduler) -> None:
-    class Panic(BaseException):
-        """As Rust's, which is no Exception."""
-
-    def panic(visible: Sequence[int]) -> np.ndarray:
-        raise Panic("index out of range")
-
-    gate.network, original = panic, gate.network
-    with pytest.raises(EngineError, match="index out of range"):
-        gated.submit(text([1]), rules(5)).wait(SOON)
-    gate.network = original
-    gate.may.release(10**4)
-    assert gated.submit(text([4]), rules(5)).wait(SOON).token_ids == alone([4], rules(5))
-
-
-def test_no_memory_for_a_new_state_ends_everything(
-    gate: Gate, gated: Scheduler, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_memory(*_: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(gate, "new_state", no_memory)
-    gate.fail = 1
-    gate.may.release(10**4)
-    with pytest.raises(EngineError):
-        gated.submit(text([1]), rules(5)).wait(SOON)
-    until(lambda: not gated.alive)
-    assert "and then" in str(gated.broken)
 
 
 def test_settings_that_forbid_every_token_end_one_text_only(gate: Gate, gated: Scheduler) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from crowds import read
 from http_servers import serving
 
 import edgegpt
@@ -92,6 +93,41 @@ def test_a_body_of_10_mb_is_refused_and_its_sender_sees_it(model: LanguageModel)
         with pytest.raises(OSError, match=r"reset|[Bb]roken pipe"):
             client.sendall(endless)
         assert served.ask("/v1/completions", {"prompt": PROMPT})[0] == 200
+
+
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+GARBAGE = {
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"a" * 100,
+    "another protocol": b"EHLO x\r\n\r\n",
+    "empty lines": b"\r\n" * 10,
+    "no host": b"GET /health HTTP/1.1\r\n\r\n",
+    "two hosts": b"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: evil\r\n\r\n",
+    "an endless path": b"GET /" + b"a" * 70_000,
+    "a header with a zero": b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: a\0\r\n\r\n",
+    "two lengths": HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+    "a length below 0": HEAD + b"Content-Length: -1\r\n\r\n{}",
+    "an encoding": HEAD + b"Transfer-Encoding: gzip\r\n\r\n{}",
+    "a chunk without a size": HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n",
+}
+
+
+def test_what_is_no_http_is_told_in_openais_form(
+    model: LanguageModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(model) as served:
+        for name, sent in GARBAGE.items():
+            client = served.connection()
+            client.sendall(sent)
+            head, _, body = read(client).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 400"), name
+            assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}, name
+        client = served.connection()  # the answer has gone when garbage comes
+        client.sendall(HEAD.replace(b"/json", b"/x") + b"Transfer-Encoding: chunked\r\n\r\n")
+        assert client.recv(10_000).startswith(b"HTTP/1.1 415")
+        client.sendall(b"zz\r\n")
+        assert b"400" not in read(client)
+        assert served.ask("/v1/completions", {"prompt": PROMPT})[0] == 200
+    assert [one for one in caplog.records if one.exc_info] == []
 
 
 def nested(levels: int) -> dict[str, Any]:

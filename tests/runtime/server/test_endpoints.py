@@ -278,6 +278,7 @@ def test_other_paths_methods_and_types_have_openais_form(served: Served) -> None
     for path, body, status in (
         ("/v2", None, 404),
         ("/v1/completions", None, 405),
+        ("/v1/completions/", {"prompt": "a"}, 404),
         ("/v1/embeddings", {"input": "a"}, 400),
     ):
         found = served.ask(path, body)

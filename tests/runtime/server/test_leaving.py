@@ -13,7 +13,8 @@ from http_servers import SOON, serving, until
 import edgegpt
 from edgegpt import LanguageModel
 from edgegpt.runtime.generation import shared_rows
-from edgegpt.runtime.generation.scheduler import Scheduler, Ticket
+from edgegpt.runtime.generation.scheduler import Scheduler
+from edgegpt.runtime.generation.tickets import Ticket
 
 PROMPT = "The wind was up before the sun,"  # 31 of the context's 32 tokens
 ENOUGH = 5  # clients that left in each stage

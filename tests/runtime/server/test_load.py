@@ -19,7 +19,7 @@ from http_servers import SOON, Served, serving, until
 
 import edgegpt
 from edgegpt import LanguageModel
-from edgegpt.errors import EngineError, InvalidInputError
+from edgegpt.errors import InvalidInputError
 from edgegpt.runtime.server import answers
 from edgegpt.runtime.server import run as running
 from edgegpt.runtime.server.app import application
@@ -162,33 +162,6 @@ def test_a_key_guards_everything_but_health(model: LanguageModel) -> None:
                 assert found["error"]["code"] == "invalid_api_key"
             for key in ("secret", "other"):
                 assert served.ask(path, body, {"Authorization": f"Bearer {key}"})[0] == 200
-
-
-def test_an_engine_that_breaks_down_is_told_and_ends_the_server(
-    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(running, "LOOKS", 0.05)
-    monkeypatch.setattr(running, "LAST_WORDS", 0.5)
-    service_of: list[Served] = []
-    raised: list[BaseException] = []
-    monkeypatch.setattr(threading, "excepthook", lambda found: raised.append(found.exc_value))
-    with serving(model) as served:
-        service_of.append(served)
-        shared = served.service.scheduler
-
-        def broken(*_: object) -> None:
-            raise EngineError("the device is gone")
-
-        monkeypatch.setattr(type(shared._shared), "feed", broken)
-        for _ in range(2):
-            status, found, _ = served.ask("/v1/completions", {"prompt": PROMPT})
-            assert status == 500
-            assert "the device is gone" in found["error"]["message"]
-        status, found, _ = served.ask("/health")
-        assert (status, found["status"]) == (503, "broken")
-        assert served.ask("/v1/completions", {"prompt": PROMPT})[0] == 503
-    until(lambda: raised)
-    assert "the engine broke down: the device is gone" in str(raised[0])
 
 
 def test_certificates_that_are_none_are_named(model: LanguageModel, tmp_path: Path) -> None:

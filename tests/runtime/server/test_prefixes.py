@@ -25,7 +25,8 @@ from edgegpt.runtime.generation.loop import Rules
 from edgegpt.runtime.generation.prefix_store import Prefix, PrefixStore
 from edgegpt.runtime.generation.rows import Text
 from edgegpt.runtime.generation.sampling import Sampling
-from edgegpt.runtime.generation.scheduler import Scheduler, Ticket
+from edgegpt.runtime.generation.scheduler import Scheduler
+from edgegpt.runtime.generation.tickets import Ticket
 from edgegpt.runtime.server.prefixes import keep, prefix_ids
 
 PREFIX, OTHER, SOON = "the wind and the rain", "a tree or two and a", 120

@@ -14,6 +14,7 @@ from talking import END, byte_tokenizer, say
 import edgegpt
 from edgegpt.runtime.bundle.usage import Usage
 from edgegpt.runtime.generation.loop import Rules
+from edgegpt.runtime.text.call_forms import DEEPSEEK
 
 pytestmark = pytest.mark.filterwarnings("ignore::edgegpt.errors.EdgeGPTWarning")
 
@@ -21,6 +22,9 @@ SHOWS = {
     "hermes": '<tool_call>\n{"name": <name>, "arguments": <object>}\n</tool_call>',
     "mistral": '[TOOL_CALLS] [{"name": <name>, "arguments": <object>}]',
     "llama": '{"name": function name, "parameters": dictionary of arguments}',
+    "qwen3-coder": "<tool_call>\n<function=name>\n<parameter=key>\nvalue\n</parameter>",
+    "mistral-args": "[TOOL_CALLS]name[ARGS]{}",
+    "deepseek": f"{DEEPSEEK.begin}{DEEPSEEK.each}{DEEPSEEK.lead}name{DEEPSEEK.after}",
 }
 TEMPLATE = (
     "{% if tools %}FORM{% for tool in tools %}{{ tool.function | tojson }}\n{% endfor %}{% endif %}"
@@ -28,7 +32,7 @@ TEMPLATE = (
     "{% for call in m.tool_calls or [] %}{{ call.id }} {{ call.function | tojson }}{% endfor %}"
     "{{ m.tool_call_id }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
 )
-MARKS = ("[TOOL_CALLS]", "<|python_tag|>")  # as the models of these forms have them
+MARKS = ("[TOOL_CALLS]", "<|python_tag|>", "[ARGS]", *DEEPSEEK.marks)  # as these models have them
 WEATHER = {
     "type": "function",
     "function": {
@@ -43,12 +47,19 @@ WEATHER = {
     },
 }
 NOW = {"type": "function", "function": {"name": "now"}}
+NOTHING = {"type": "object", "additionalProperties": False}
+CLOSED = {"type": "function", "function": {"name": "now", "parameters": NOTHING}}
 ASK = [{"role": "user", "content": "Weather in Köln?"}]
 CALL = '{"name": "get_weather", "ARGUMENTS": {"city": "Köln"}}'
 WRITTEN = {
     "hermes": "<tool_call>\n" + CALL.replace("ARGUMENTS", "arguments") + "\n</tool_call>",
     "mistral": "[TOOL_CALLS] [" + CALL.replace("ARGUMENTS", "arguments") + "]",
     "llama": "<|python_tag|>" + CALL.replace("ARGUMENTS", "parameters"),
+    "qwen3-coder": "<tool_call>\n<function=get_weather>\n<parameter=city>\nKöln\n</parameter>\n"
+    "</function>\n</tool_call>",
+    "mistral-args": '[TOOL_CALLS]get_weather[ARGS]{"city": "Köln"}',
+    "deepseek": f"{DEEPSEEK.begin}{DEEPSEEK.each}{DEEPSEEK.lead}get_weather{DEEPSEEK.after}"
+    f'{{"city": "Köln"}}{DEEPSEEK.tail}{DEEPSEEK.end}{DEEPSEEK.final}',
 }
 
 
@@ -148,6 +159,7 @@ def test_a_model_that_has_to_call_a_function_does(
     for seed in (1, 2):
         found = ask(
             client,
+            tools=[WEATHER, CLOSED],
             tool_choice="required" if choice == "required" else named,
             parallel_tool_calls=False,
             temperature=1.5,
@@ -167,7 +179,7 @@ def test_strict_functions_are_called_as_their_schemas_say_or_not_at_all(
     """The official helper for streams takes strict functions only."""
     _, client = server
     strict = {**WEATHER, "function": {**WEATHER["function"], "strict": True}}
-    start = WRITTEN[form].partition('"Köln"')[0]
+    start = WRITTEN[form].partition("Köln")[0].removesuffix('"')
     tokenizer = byte_tokenizer(MARKS, plain=["<tool_call>", "</tool_call>"])
     leads = tokenizer.encode(start)
     with pytest.MonkeyPatch.context() as patch:
@@ -247,7 +259,7 @@ def test_what_is_no_call_is_content_and_none_means_none(
             "does not mention them",
         ),
         ("{# tools #}{{ messages[0].content }} <tool_call>", "does not mention them"),
-        ("{{ tools }} <tool_call>\n<function=f>{{ messages[0].content }}", "a form of calls that"),
+        ("{{ tools }} <function=f>{{ messages[0].content }}", "a form of calls that"),
         ("{{ tools }} {{ messages[0].content }}", "a form of calls that"),
     ],
 )
@@ -299,7 +311,6 @@ def test_what_is_wrong_with_tools_is_named(altered_bundle: Any) -> None:
             "that tools do not have",
         ),
         ({"parallel_tool_calls": 1}, "parallel_tool_calls", "true or false"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "does not go with tools"),
         ({"messages": [*ASK, {"role": "tool", "content": "x"}]}, "messages[1]", "tool_call_id"),
         (
             {"messages": [*ASK, {"role": "assistant", "tool_calls": [call]}]},
@@ -320,6 +331,38 @@ def test_what_is_wrong_with_tools_is_named(altered_bundle: Any) -> None:
             assert complaint in found["error"]["message"]
             assert found["error"]["param"] == field, found
             assert served.idle
+
+
+def test_an_answer_has_its_form_where_a_model_may_also_call_functions(
+    server: tuple[Served, openai.OpenAI], form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with OpenAI: the form is that of the content, and a call has none."""
+    served, client = server
+    schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"]}
+    schema["additionalProperties"] = False
+    own = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    asked = {"tools": [WEATHER, CLOSED], "response_format": own, "parallel_tool_calls": False}
+    for choice in ("required", {"type": "function", "function": {"name": "get_weather"}}):
+        found = ask(client, **asked, tool_choice=choice).choices[0]
+        assert found.message.content is None
+        assert found.message.tool_calls
+    found = ask(client, **asked, tool_choice="none").choices[0]
+    assert json.loads(found.message.content)["n"] in (1, 2)
+    if form == "llama":
+        with pytest.raises(openai.BadRequestError, match="writes calls as JSON, without a mark"):
+            ask(client, **asked)
+        return
+    first = WRITTEN[form]  # a mark may be a token, or letters
+    brace, mark, letter = (
+        served.service.tokenizer.encode(one)[0] for one in ("{", first, first[0])
+    )
+    for seed in range(3):
+        found = ask(client, **asked, seed=seed, logit_bias={mark: -100, letter: -100}).choices[0]
+        assert json.loads(found.message.content)["n"] in (1, 2)
+        assert (found.finish_reason, found.message.tool_calls) == ("stop", None)
+    found = ask(client, **asked, logit_bias={brace: -100}).choices[0]
+    assert (found.finish_reason, found.message.content) == ("tool_calls", None)
+    assert {call.function.name for call in found.message.tool_calls} <= {"get_weather", "now"}
 
 
 def function(**parts: Any) -> dict[str, Any]:

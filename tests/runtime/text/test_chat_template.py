@@ -107,6 +107,20 @@ def test_messages_of_another_form_are_refused(messages, words):
         render("{{ messages }}", messages)
 
 
+def test_arguments_of_calls_are_text_where_a_template_joins_them_to_texts():
+    """As DeepSeek's does, while others write them as JSON themselves."""
+    call = {"type": "function", "function": {"name": "f", "arguments": {"a": "é"}}}
+    messages = [{"role": "assistant", "content": None, "tool_calls": [call]}]
+    each = "{% for c in messages[0].tool_calls %}{{ EXPRESSION }}{% endfor %}"
+    joined = each.replace("EXPRESSION", "c['function']['name'] + c['function']['arguments'] + '.'")
+    written = each.replace("EXPRESSION", "c.function.name + c.function.arguments | tojson + '.'")
+    assert render(joined, messages) == render(written, messages) == 'f{"a": "é"}.'
+    assert call["function"]["arguments"] == {"a": "é"}
+    for strange in ("x", ["x"], [{"function": 3}], [{"arguments": {}}]):
+        with pytest.raises(BundleError):
+            render(joined, [{"role": "assistant", "tool_calls": strange}])
+
+
 def test_messages_that_hold_themselves_are_refused():
     messages = [{"role": "user", "content": []}]
     messages[0]["content"].append(messages)

@@ -5,10 +5,24 @@ import random
 
 import pytest
 
-from edgegpt.runtime.text.call_forms import HERMES, LLAMA, MISTRAL, form_in
+from edgegpt.runtime.text.argument_types import converted
+from edgegpt.runtime.text.call_forms import (
+    DEEPSEEK,
+    DEEPSEEK_31,
+    FORMS,
+    GLM,
+    GLM_DENSE,
+    HERMES,
+    LLAMA,
+    MISTRAL,
+    MISTRAL_ARGS,
+    MISTRAL_IDS,
+    QWEN3_CODER,
+    form_in,
+)
 from edgegpt.runtime.text.tool_calls import Calls, ToolCall
 
-NAMES = ["f", "g_1"]
+NAMES = {"f": {"properties": {"a": {"type": "string"}}}, "g_1": {}}
 F = '{"name": "f", "arguments": {"a": "}\\\\\\"]</tool_call>", "b": [1, {}]}}'
 G = '{"arguments": {}, "name": "g_1"}'
 CALLED = ToolCall("f", json.dumps({"a": '}\\"]</tool_call>', "b": [1, {}]}))
@@ -25,7 +39,59 @@ CASES = [
     (LLAMA, f" {TAG}\n{G}; {F} ", "", [OTHER, CALLED]),
     (LLAMA, f"{G} and then", "and then", [OTHER]),
 ]
+QWEN = '<tool_call>\n<function=f>\n<parameter=a>\n}\\"]</tool_call>\n</parameter>\n'
+QWEN += "<parameter=b>\n[1, {}]\n</parameter>\n</function>\n</tool_call>"
+KEYS = '<arg_key>a</arg_key>\n<arg_value>}\\"]</tool_call></arg_value>\n'
+KEYS += "<arg_key>b</arg_key>\n<arg_value>[1, {}]</arg_value>\n"
+ARGUMENTS = F.partition('"arguments": ')[2][:-1]
+CALLS, CALL, ENDS, END = DEEPSEEK.begin, DEEPSEEK.each, DEEPSEEK.final, DEEPSEEK.end
+SEPARATOR = DEEPSEEK_31.after
+V3 = CALL + "function" + SEPARATOR + "{}\n```json\n{}\n```" + END
+CASES += [
+    (
+        QWEN3_CODER,
+        f"Well.\n{QWEN}\n<tool_call>\n<function=g_1>\n</function>\n</tool_call>",
+        "Well.",
+        [CALLED, OTHER],
+    ),
+    (QWEN3_CODER, QWEN.replace("\n<", "<").replace(">\n", ">"), "", [CALLED]),
+    (GLM, f"<tool_call>f\n{KEYS}</tool_call>\n<tool_call>g_1\n</tool_call>", "", [CALLED, OTHER]),
+    (
+        GLM_DENSE,
+        f"a<tool_call>f{KEYS.replace(chr(10), '')}</tool_call><tool_call>g_1</tool_call>",
+        "a",
+        [CALLED, OTHER],
+    ),
+    (MISTRAL_ARGS, f"[TOOL_CALLS]f[ARGS]{ARGUMENTS}[TOOL_CALLS]g_1[ARGS]{{}}", "", [CALLED, OTHER]),
+    (MISTRAL_IDS, f"a [TOOL_CALLS]f[CALL_ID]a1B2c3D4e[ARGS]{ARGUMENTS}", "a", [CALLED]),
+    (MISTRAL_IDS, "[TOOL_CALLS]g_1[ARGS]{}", "", [OTHER]),
+    (
+        DEEPSEEK,
+        f"So.{CALLS}{V3.format('f', ARGUMENTS)}\n{V3.format('g_1', '{}')}{ENDS}",
+        "So.",
+        [CALLED, OTHER],
+    ),
+    (DEEPSEEK, f"{CALLS}{V3.format('g_1', '{}')}\n", "", [OTHER]),
+    (
+        DEEPSEEK_31,
+        f"{CALLS}{CALL}f{SEPARATOR}{ARGUMENTS}{END}{CALL}g_1{SEPARATOR}{{}}{END}{ENDS}",
+        "",
+        [CALLED, OTHER],
+    ),
+]
 PLAIN = [
+    (QWEN3_CODER, QWEN.partition("</function>")[0]),
+    (QWEN3_CODER, QWEN.replace("=f>", "=h>")),
+    (QWEN3_CODER, QWEN.replace("<parameter=a>", "so: <parameter=a>")),
+    (QWEN3_CODER, "<tool_call>\n<function=f{}</function></tool_call>"),
+    (GLM, "<tool_call>f g</tool_call> <tool_call>h\n</tool_call> <tool_call>"),
+    (GLM, "<tool_call>f\n<arg_key>a</arg_key>\n<arg_valu></tool_call>"),
+    (
+        MISTRAL_ARGS,
+        "[TOOL_CALLS]f{} [TOOL_CALLS]h[ARGS]{} [TOOL_CALLS]f[ARGS][1] [TOOL_CALLS]f[ARGS]",
+    ),
+    (DEEPSEEK, f"{CALLS}{CALL}f{SEPARATOR}{{}}{END}{ENDS}"),
+    (DEEPSEEK_31, f"{CALLS}{ENDS} {CALLS}{CALL}h{SEPARATOR}{{}}{END}{ENDS}"),
     (HERMES, "no call <tool_cal> <tool_call"),
     (HERMES, f"<tool_call>\n{F[:-1]}\n</tool_call>"),
     (HERMES, "<tool_call>\n{'name': 'f', 'arguments': {}}\n</tool_call> <tool_call>x"),
@@ -79,7 +145,7 @@ def test_content_before_a_call_comes_at_once():
     assert calls.push("s>")[0] == " <tools>"
 
 
-@pytest.mark.parametrize("form", [HERMES, MISTRAL, LLAMA], ids=lambda form: form.name)
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 @pytest.mark.parametrize("called", [True, False])
 def test_endless_white_space_is_not_held_back(form, called):
     calls = Calls(form, NAMES)
@@ -114,10 +180,15 @@ def test_json_nested_deep_is_content():
     ("text", "form"),
     [
         ('<tool_call>\\n{"name": <function-name>, "arguments": <args>}\\n</tool_call>', HERMES),
-        ("<tool_call>\n<function=name>\n<parameter=a>", None),
-        ("<tool_call>{name}\n<arg_key>a</arg_key>", None),
+        ("<tool_call>\n<function=name>\n<parameter=a>", QWEN3_CODER),
+        ("<tool_call>{name}\n<arg_key>a</arg_key>\n<arg_value>", GLM),
+        ("<tool_call>{name}<arg_key>a</arg_key><arg_value>", GLM_DENSE),
+        ("<function=name>{}</function>", None),
         ("{{ '[TOOL_CALLS] [' }}", MISTRAL),
-        ("{{ '[TOOL_CALLS]' + name + '[ARGS]' }}", None),
+        ("{{ '[TOOL_CALLS]' + name + '[ARGS]' }}", MISTRAL_ARGS),
+        ("{{ '[TOOL_CALLS]' + name + '[CALL_ID]' + id + '[ARGS]' }}", MISTRAL_IDS),
+        (CALLS + CALL + V3, DEEPSEEK),
+        (CALLS + CALL + "name" + SEPARATOR, DEEPSEEK_31),
         ('respond in the format {"name": function name, "parameters": dictionary}', LLAMA),
         (r"{{- '{\"name\": \"' + call.name + '\", \"parameters\": ' }}", LLAMA),
         ("<|tool_call|>", None),
@@ -125,3 +196,49 @@ def test_json_nested_deep_is_content():
 )
 def test_a_form_is_known_by_what_a_template_says(text, form):
     assert form_in(text) == form
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "value"),
+    [
+        ({"type": "string"}, "12", "12"),
+        ({"type": "string"}, "null", "null"),
+        ({"type": ["string", "null"]}, "None", None),
+        ({"type": "integer"}, " 12\n", 12),
+        ({"type": "integer"}, "12.0", 12),
+        ({"type": "integer"}, "twelve", "twelve"),
+        ({"type": "integer"}, "1.5", "1.5"),
+        ({"type": "number"}, "-1.5e3", -1500.0),
+        ({"type": "number"}, "1e999", "1e999"),
+        ({"type": "number"}, "NaN", "NaN"),
+        ({"type": "boolean"}, "True", True),
+        ({"type": "boolean"}, "false", False),
+        ({"type": "boolean"}, "1", "1"),
+        ({"type": "object"}, '{"a": [1, null]}', {"a": [1, None]}),
+        ({"type": "object"}, "[1]", "[1]"),
+        ({"type": "array"}, "[" * 100_000, "[" * 100_000),
+        ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, "3", 3),
+        ({"anyOf": [{"type": "integer"}, {"type": "string"}]}, "3", "3"),
+        ({"enum": [1, 2]}, "2", 2),
+        ({"enum": ["1", "2"]}, "2", "2"),
+        ({"$ref": "#/$defs/n"}, "2", 2),
+        ({"$ref": "#/$defs/loop"}, "2", 2),
+        ({"$ref": 3}, "2", 2),
+        ({}, "2", 2),
+        (None, "two", "two"),
+        ({"type": 3}, "x", "x"),
+    ],
+)
+def test_an_argument_has_the_type_that_its_schema_tells(schema, text, value):
+    root = {"$defs": {"n": {"type": "integer"}, "loop": {"$ref": "#/$defs/loop"}}}
+    found = converted(text, schema, root)
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_a_long_argument_is_read_in_a_time_that_grows_with_its_length():
+    calls, piece = Calls(GLM, NAMES), "</tool_call> </arg_valu"
+    calls.push("<tool_call>f\n<arg_key>a</arg_key>\n<arg_value>")
+    for _ in range(3_000):
+        assert calls.push(piece) == ("", [])
+    ((_, arguments),) = calls.push("</arg_value></tool_call>")[1]
+    assert json.loads(arguments) == {"a": piece * 3_000}

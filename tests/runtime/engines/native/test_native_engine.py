@@ -26,7 +26,8 @@ from edgegpt.runtime.engines.stored import engine_folder
 from edgegpt.runtime.generation.loop import Rules
 from edgegpt.runtime.generation.rows import Text
 from edgegpt.runtime.generation.sampling import Sampling
-from edgegpt.runtime.generation.scheduler import Scheduler, Ticket
+from edgegpt.runtime.generation.scheduler import Scheduler
+from edgegpt.runtime.generation.tickets import Ticket
 from edgegpt.runtime.proof.verify import verify_engine
 
 pytestmark = NEEDS_COMPILER
