@@ -27,7 +27,7 @@ class Contestant:
 # peer -> bits -> formats (name, folder), or the reason why the peer has none.
 _Formats = dict[str, dict[int, list[tuple[str, str]] | str]]
 
-NO_HALF = "16 bits are for GPUs here"
+NO_HALF = "16 bits are measured on GPUs alone"
 WITH_ENCODERS = (EDGEGPT, "transformers", "ctranslate2")
 NO_GPT2 = {
     "genai": "its model builder does not know the GPT-2 architecture",
@@ -44,7 +44,7 @@ ONE_ROW = {
 _CPU: _Formats = {
     EDGEGPT: {
         32: [("float32", "float32"), ("float32 native", "float32")],
-        16: NO_HALF,
+        16: [("bfloat16 native", "bfloat16")],
         8: [("int8", "int8"), ("int8 native", "int8")],
         4: [("int4", "int4"), ("int4 native", "int4")],
     },
@@ -74,8 +74,8 @@ _CPU: _Formats = {
     },
     # OpenVINO computes in bf16 by default on a CPU that has it, whatever the type of the weights.
     "openvino": {
-        32: [("float32", "float32"), ("bf16", "float32")],
-        16: NO_HALF,
+        32: [("float32", "float32")],
+        16: [("bf16", "float32")],
         8: [("int8", "int8")],
         4: [("int4", "int4")],
     },

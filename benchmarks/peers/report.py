@@ -17,7 +17,7 @@ def tokens_per_second(cell: dict, contestant: dict) -> list[float]:
 
 
 def markdown(results: dict) -> str:
-    """Return the whole report; ratios are edgegpt / peer, taken within each round."""
+    """Return the whole report; ratios are taken within each round."""
     machine = results["machine"]
     gpus = "".join(f"{gpu}; " for gpu in machine.get("gpus", ()))
     processor = f"{machine['cpu']}, {machine['cores']} cores"
@@ -26,7 +26,7 @@ def markdown(results: dict) -> str:
         f"# edgegpt and its peers, {results['date']}",
         "",
         f"{gpus}{with_sets}; {results['threads']} threads, {results['repeats']} interleaved "
-        "rounds, random weights. tokens/s: median (smallest-largest). Ratio: edgegpt / peer, "
+        "rounds, random weights. tokens/s: median (smallest-largest). Ratios to a peer: "
         "median (smallest-largest) of the ratios within each round; above 1 edgegpt is faster.",
     ]
     for cell in results["cells"]:
@@ -39,22 +39,24 @@ def markdown(results: dict) -> str:
 def _cell(cell: dict) -> Iterator[str]:
     yield f"## {cell['model']}, {cell['bits']} bits: {cell['title']}"
     yield ""
-    yield "| peer | tokens/s | edgegpt / peer | same ids |"
-    yield "|---|---|---|---|"
-    ours = next((one for one in cell["contestants"] if one["peer"] == EDGEGPT), None)
-    own_speed = tokens_per_second(cell, ours) if ours else []
+    own = [one for one in cell["contestants"] if one["peer"] == EDGEGPT]
+    titles = [f"{one['label']} / peer" for one in own]
+    yield f"| {' | '.join(['peer', 'tokens/s', *titles, 'same ids'])} |"
+    yield "|---" * (3 + len(own)) + "|"
     ranked = sorted(cell["contestants"], key=lambda one: statistics.median(one["seconds"]))
     for one in ranked:
         speed = tokens_per_second(cell, one)
-        if own_speed and one is not ours:
-            # A cell that was broken off may have one round less of some.
-            ratios = [mine / theirs for mine, theirs in zip(own_speed, speed, strict=False)]
-            ratio, same = _spread(ratios, "{:.2f}"), _agreement(ours["ids"], one["ids"])
-        else:
-            ratio = same = "-"
-        yield f"| {one['label']} | {_spread(speed, '{:.0f}')} | {ratio} | {same} |"
+        ratios = ["-" if mine is one else _ratio(cell, mine, one) for mine in own]
+        same = _agreement(own[0]["ids"], one["ids"]) if own and one is not own[0] else "-"
+        yield f"| {' | '.join([one['label'], _spread(speed, '{:.0f}'), *ratios, same])} |"
     for name, reason in cell["absent"].items():
-        yield f"| {name} | absent: {reason} | - | - |"
+        yield f"| {name} | absent: {reason} |{' - |' * (1 + len(own))}"
+
+
+def _ratio(cell: dict, ours: dict, theirs: dict) -> str:
+    speeds = tokens_per_second(cell, ours), tokens_per_second(cell, theirs)
+    # A cell that was broken off may have one round less of some.
+    return _spread([mine / other for mine, other in zip(*speeds, strict=False)], "{:.2f}")
 
 
 def _agreement(ours: list[int], theirs: list[int]) -> str:

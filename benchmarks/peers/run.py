@@ -162,7 +162,7 @@ def arguments() -> argparse.Namespace:
     today = datetime.date.today().isoformat()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=SHAPES, default=USUAL)
-    parser.add_argument("--bits", nargs="+", type=int, choices=BITS)
+    parser.add_argument("--bits", nargs="+", type=int, choices=BITS, default=list(BITS))
     parser.add_argument("--device", choices=DEVICES, default="cpu")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--repeats", type=int, default=5, help="rounds after the warm-up")
@@ -170,7 +170,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--python-edgegpt", default=sys.executable, metavar="PATH")
     parser.add_argument("--out", type=Path, help="default: in results, named by device and day")
     args = parser.parse_args()
-    args.bits = args.bits or [bits for bits in BITS if bits != 16 or args.device != "cpu"]
     args.out = args.out or RESULTS / f"peers-{args.device}-{today}.json"
     if args.repeats < 1 or args.threads < 1:
         parser.error("--repeats and --threads are at least 1")

@@ -14,8 +14,21 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 __all__ = [
-    *("DEEPSEEK", "DEEPSEEK_31", "FORMS", "GLM", "GLM_DENSE", "HERMES", "LLAMA", "MARK", "MISTRAL"),
-    *("MISTRAL_ARGS", "MISTRAL_IDS", "QWEN3_CODER", "CallForm", "Parameter", "form_in"),
+    "DEEPSEEK",
+    "DEEPSEEK_31",
+    "FORMS",
+    "GLM",
+    "GLM_DENSE",
+    "HERMES",
+    "LLAMA",
+    "MARK",
+    "MISTRAL",
+    "MISTRAL_ARGS",
+    "MISTRAL_IDS",
+    "QWEN3_CODER",
+    "CallForm",
+    "Parameter",
+    "form_in",
 ]
 
 MARK = re.compile(r"<\uff5c[^\uff5c\s]+\uff5c>|<\|\w+\|>|</?\w+>|\[/?[A-Z_]+\]")

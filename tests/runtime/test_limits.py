@@ -9,7 +9,7 @@ import pytest
 import edgegpt
 from edgegpt import LanguageModel
 from edgegpt.errors import InvalidInputError
-from edgegpt.runtime.engines.base import State
+from edgegpt.runtime.engines.ort import cpu
 from edgegpt.runtime.generation import limits, prefill
 
 PROMPT = "The wind"
@@ -77,7 +77,7 @@ def test_a_long_prompt_is_left_between_two_pieces(
     model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prefill, "PREFILL_CHUNK", 2)
-    monkeypatch.setattr(State, "prompt_piece", 2)
+    monkeypatch.setattr(cpu, "PROMPT_PIECE", 2)
     wish = After(2)
     result = model.generate(PROMPT, max_new_tokens=5, cancel=wish)
     assert (result.token_ids, result.finish_reason) == ([], "cancelled")

@@ -32,12 +32,12 @@ def small_config(**changes: object) -> GPTConfig:
 
 def random_model(config: GPTConfig, seed: int = 0) -> GPT:
     """Return an untrained model in which every weight matters: none is zero, one or tiny."""
-    return with_random_weights(GPT(config), seed)
-
-
-def with_random_weights(model: Model, seed: int = 0) -> Model:
-    """Return the model after new weights, of which none is zero, one or tiny."""
     torch.manual_seed(seed)
+    return with_random_weights(GPT(config))
+
+
+def with_random_weights(model: Model) -> Model:
+    """Return the model after new weights of PyTorch's generator: none is zero, one or tiny."""
     model.eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -14,7 +14,7 @@ import torch
 
 import edgegpt
 from edgegpt.checkpoint import save_config, save_weights
-from edgegpt.export import ExportSettings, export_bundle
+from edgegpt.export import export_bundle
 from edgegpt.model import GPT, GPTConfig
 from edgegpt.runtime.bundle.bundle import TOKENIZER_NAME, Bundle
 from edgegpt.runtime.engines.choice import local_lowerings, open_engine
@@ -49,8 +49,7 @@ def textless(tmp_path_factory):
     checkpoint = tmp_path_factory.mktemp("textless")
     save_config(checkpoint, config)
     save_weights(checkpoint, network, torch.float32)
-    settings = ExportSettings(lowerings=("ort",))
-    export_bundle(checkpoint, checkpoint / "bundle", settings=settings)
+    export_bundle(checkpoint, checkpoint / "bundle")
     with edgegpt.load(checkpoint / "bundle") as opened:
         yield opened
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from native_builds import NEEDS_COMPILER
@@ -94,8 +95,9 @@ def test_an_engine_for_another_processor_is_written_and_not_proved(
 ) -> None:
     """A stand-in for a cross compiler, whose library this machine cannot load."""
 
-    def cross(*arguments: object) -> None:
-        Path(arguments[-1]).write_bytes(b"\x7fELF of another processor")
+    def cross(*arguments: Any) -> None:
+        _compiler, _processor, _sources, _include, out, *_flags = arguments
+        out.write_bytes(b"\x7fELF of another processor")
 
     monkeypatch.setattr(prepare, "find_compiler", lambda _: prepare.Compiler(("c++",), "cross 1"))
     monkeypatch.setattr(prepare, "compile_library", cross)
