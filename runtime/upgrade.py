@@ -28,7 +28,7 @@ from .engines.tensorrt.builder import graph_for
 from .engines.tensorrt.engine import TensorRTEngine
 from .engines.tensorrt.flavour import import_flavour
 from .engines.tensorrt.prepare import stored_for_this_gpu
-from .errors import EdgeGPTWarning, EngineError, InvalidInputError
+from .errors import EdgeGPTError, EdgeGPTWarning, EngineError, InvalidInputError
 from .processes import python_program
 from .proof.receipt_store import missing_proof
 
@@ -45,7 +45,7 @@ def proved_native(bundle: Bundle, options: EngineOptions) -> Engine | None:
         return None
     try:
         engine = open_stored(bundle, options.threads, options.cache)
-    except EngineError as error:
+    except EdgeGPTError as error:  # another engine may still run the bundle, or say what is wrong
         logger.debug("no native engine: %s", error)
         return None
     if engine is None or missing_proof(bundle, engine.graph.name, engine.info) is None:

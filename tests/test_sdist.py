@@ -55,7 +55,8 @@ def unpacked(tracked: tuple[Path, set[str]], tmp_path_factory: pytest.TempPathFa
     (archive,) = folder.glob("*.tar.gz")
     with tarfile.open(archive) as packed:
         assert all(member.isfile() or member.isdir() for member in packed.getmembers())
-        packed.extractall(folder, filter="data")
+        packed.extraction_filter = getattr(tarfile, "data_filter", None)  # from 3.11.4 on
+        packed.extractall(folder)
     return archive.with_name(archive.name.removesuffix(".tar.gz"))
 
 

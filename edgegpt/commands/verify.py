@@ -79,6 +79,8 @@ def command(
 
 def _bisect(path: Path, checkpoint: Path, engine: "EngineOptions", as_json: bool) -> int:
     """Print every place with its error; exit code 1 if one is out of tolerance."""
+    if engine.cache is not None and engine.backend != "native":
+        raise click.UsageError("--cache is for --backend native")
     with waiting("comparing with PyTorch, place by place"):
         from edgegpt.checkpoint import load_checkpoint
         from edgegpt.export.bisect import bisect, bisect_native, first_wrong

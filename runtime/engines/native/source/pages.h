@@ -32,15 +32,20 @@ inline void *mapped_file(const char *path, std::size_t &bytes) {
     wchar_t wide[4096];
     errno = ENOENT;
     if (MultiByteToWideChar(CP_UTF8, 0, path, -1, wide, 4096) == 0) return nullptr;
-    const HANDLE file = CreateFileW(wide, GENERIC_READ, FILE_SHARE_READ, nullptr, OPEN_EXISTING,
+    const DWORD sharing = FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE;
+    const HANDLE file = CreateFileW(wide, GENERIC_READ, sharing, nullptr, OPEN_EXISTING,
                                     FILE_ATTRIBUTE_NORMAL, nullptr);
-    if (file == INVALID_HANDLE_VALUE) return nullptr;
+    if (file == INVALID_HANDLE_VALUE) {
+        if (GetLastError() == ERROR_ACCESS_DENIED) errno = EACCES;
+        return nullptr;
+    }
     LARGE_INTEGER size = {};
     errno = EINVAL;  // if it is empty
     HANDLE mapping = nullptr;
     if (GetFileType(file) == FILE_TYPE_DISK && GetFileSizeEx(file, &size) != 0)
         mapping = CreateFileMappingW(file, nullptr, PAGE_READONLY, 0, 0, nullptr);
     CloseHandle(file);
+    if (size.QuadPart > 0) errno = ENOMEM;
     if (mapping == nullptr) return nullptr;
     void *memory = MapViewOfFile(mapping, FILE_MAP_READ, 0, 0, 0);
     CloseHandle(mapping);  // the view holds on to it

@@ -44,7 +44,7 @@ public:
 
     // Note that a job is done, and whether the caller mostly waited for others.
     void note(bool waited) {
-        ++jobs_;
+        if (jobs_ < last_trial) ++jobs_;
         strikes_ = waited ? strikes_ + 1 : 0;
         if (strikes_ == most_strikes && active_ > 1) {
             const bool too_early = jobs_ < until_trial_;

@@ -13,9 +13,10 @@ from torch import Tensor
 
 import edgegpt
 from edgegpt.cli import main
-from edgegpt.errors import InvalidInputError
+from edgegpt.errors import EngineError, InvalidInputError
 from edgegpt.model import GPT
 from edgegpt.model.attention import Attention
+from edgegpt.runtime import loading
 from edgegpt.runtime.bench.bandwidth import cache_bytes_per_slot
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines.memory import memory_needed
@@ -101,18 +102,22 @@ def test_the_estimate_counts_the_type_of_the_cache_and_packed_weights(bundle: Bu
 
 
 @NEEDS_COMPILER
-def test_load_and_verify_take_it_and_auto_once_it_is_proved(bundle: Bundle) -> None:
+def test_load_and_verify_take_it_and_auto_once_it_is_proved(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     build_engine(bundle)
     half = EngineOptions("native", threads=1, cache="float16")
     with pytest.warns(edgegpt.EdgeGPTWarning, match="not verified on .* cache in float16"):
         edgegpt.load(bundle.folder, "native", cache="float16").close()
-    with pytest.raises(InvalidInputError, match="cpu chooses the type of its keys and values"):
-        edgegpt.load(bundle.folder, cache="float16")
-    keep(verify(bundle, half))
-    with closing(edgegpt.load(bundle.folder, cache="float16")) as model:
-        assert model.engine.info.half_cache
-        assert TOLERANCES["float32"] < model.tolerance < TOLERANCES["half cache"]
-        found = model.generate("The ", max_new_tokens=20)
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, "resolve_backend", lambda *_: "cuda")  # which has its own type
+        with pytest.raises(EngineError, match=r"run edgegpt build .* --cache float16$"):
+            edgegpt.load(bundle.folder, cache="float16")
+        keep(verify(bundle, half))
+        with closing(edgegpt.load(bundle.folder, cache="float16")) as model:
+            assert model.engine.info.half_cache
+            assert TOLERANCES["float32"] < model.tolerance < TOLERANCES["half cache"]
+            found = model.generate("The ", max_new_tokens=20)
     with closing(edgegpt.load(bundle.folder, "cpu")) as model:
         wanted = model.generate("The ", max_new_tokens=20)
     same = len(wanted.token_ids) if found.first_near_tie is None else found.first_near_tie
@@ -154,6 +159,8 @@ def test_commands_take_it(small_bundle: Path, capsys: pytest.CaptureFixture[str]
     assert code != 0
     assert "the backend cpu chooses the type of its keys and values itself" in told
     assert "Traceback" not in told
+    code, told = run("verify", small_bundle, "--bisect", small_bundle, "--cache", "float16")
+    assert (code, "--cache is for --backend native" in told) == (2, True)
     told = " ".join(run("inspect", small_bundle)[1].split())
     assert "with --backend native --cache float16" in told
 

@@ -260,6 +260,9 @@ def test_auto_takes_it_once_proved_and_its_texts_are_those_of_onnx_runtime(
 def test_a_model_is_closed_for_sources_too(bundle: Bundle) -> None:
     engine = native_engine(bundle)
     sources = engine.encode(np.array([[4]]), np.array([1]))
+    for lengths in ([2], [0], [1, 1]):
+        with pytest.raises(InvalidInputError, match="not in 1 rows of 1"):
+            engine.encode(np.array([[4]]), np.array(lengths))
     engine.close()
     with pytest.raises(EngineError, match="closed"):
         engine.encode(np.array([[4]]), np.array([1]))
