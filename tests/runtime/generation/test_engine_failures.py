@@ -213,10 +213,31 @@ def test_an_engine_that_bears_no_two_texts_has_broken_down(schedulers: list[Sche
 
 
 def test_an_engine_may_fail_now_and_then_for_ever(schedulers: list[Scheduler]) -> None:
-    schedulers.append(Scheduler(Fragile(range(0, 10**6, 61)), None, CONTEXT, rows=3))
-    for _ in range(12):
+    schedulers.append(Scheduler(Fragile(range(0, 10**6, 37)), None, CONTEXT, rows=3))
+    for _ in range(20):
         written(schedulers[0], PROMPTS)
     assert schedulers[0].broken is None
+
+
+def test_a_crowd_that_no_engine_bears_does_not_break_it(schedulers: list[Scheduler]) -> None:
+    schedulers.append(Scheduler(Fragile(poison=[6, 6], bearable=4), None, CONTEXT, rows=2))
+    found = written(schedulers[0], [[6, 6]] * 12)
+    assert {str(one) for one in found} == {"a poisoned text"}
+    assert schedulers[0].broken is None
+
+
+def test_rows_know_their_texts_when_one_could_not_be_freed() -> None:
+    engine = Fragile()
+    rows = SharedRows(engine.new_state(3, CONTEXT))
+    texts = [Text([one] * 8, seed=1, series=1) for one in range(3)]
+    for text in texts:
+        rows.admit(text)
+    assert rows.feed() is None
+    engine.moving, engine.unmoved = True, 1
+    with pytest.raises(EngineError, match="rows cannot be moved"):
+        rows.release(texts[0])
+    assert set(rows.windows) == {*texts[1:]}
+    assert rows.called == texts
 
 
 def test_several_that_no_engine_bears_are_ended_one_by_one(schedulers: list[Scheduler]) -> None:
