@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import InvalidInputError
-from ..text.argument_types import types_of
+from ..text.argument_types import choices_of, types_of
 from ..text.call_forms import MARK, CallForm
 from ..text.thoughts import CLOSE, OPEN
 from ..text.tokenizer import Tokenizer
@@ -21,6 +21,7 @@ SHORT_SPACE = r"/[ \n]{0,2}/"
 ID = "/[a-zA-Z0-9]{9}/"
 DEFINITIONS = ("$defs", "definitions")
 ELSEWHERE = ("$ref", "anyOf", "oneOf", "allOf")  # where properties may be that are not in sight
+FREE = ("patternProperties", "additionalProperties")  # which may have any name
 
 
 def calls_of(
@@ -110,12 +111,13 @@ class _Rules:
 
     def _parameters(self, own: str, schema: dict[str, Any], where: str) -> list[str]:
         """Return the rules of arguments that are no JSON, in the order of their properties."""
-        how, elsewhere = self.form.parameter, [one for one in ELSEWHERE if one in schema]
+        how, unnamed = self.form.parameter, [one for one in ELSEWHERE if one in schema]
         assert how is not None, "others have JSON"
-        if elsewhere:
+        unnamed += [one for one in FREE if schema.get(one)]
+        if unnamed:
             raise InvalidInputError(
                 f"{where} cannot be followed: the model writes arguments one by one, and "
-                f"{elsewhere[0]} does not tell their names"
+                f"{unnamed[0]} does not tell their names"
             )
         shared = {key: schema[key] for key in DEFINITIONS if key in schema}
         properties, needed = schema.get("properties", {}), schema.get("required", [])
@@ -136,9 +138,9 @@ class _Rules:
         assert self.form.parameter is not None, "others have JSON"
         close, types = self.form.parameter.close, types_of(value, schema)
         value = value if isinstance(value, dict) else {}
-        choices = value.get("enum", [value["const"]] if "const" in value else [])
-        if choices and all(isinstance(one, str) for one in choices):
-            texts = " | ".join(json.dumps(one) for one in choices)
+        choices = [one for one in choices_of(value, schema) if one is not None or "null" in types]
+        if choices and all(one is None or isinstance(one, str) for one in choices):
+            texts = " | ".join(json.dumps("null" if one is None else one) for one in choices)
             return [f"{rule}: ({texts}) {self._spelled(close)}"]
         if types and "string" not in types:
             json_value = json_rule(value | shared, ", ", ": ")

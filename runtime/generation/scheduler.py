@@ -8,7 +8,8 @@ turn with the tickets that have news.
 
 When a call to the engine fails, the state is made anew and tried. If it works, a text that the call
 was for alone ends with the error. Of several each is tried by itself up to its next token, and ends
-if the engine fails again. All others go on then, with the bits they would have had.
+if the engine fails again. All others go on then, with the bits they would have had. Where an engine
+fails with several texts again and again, and with none of them alone, it has broken down.
 """
 
 import logging
@@ -35,6 +36,7 @@ __all__ = ["ROWS", "BusyError", "GoneError", "Scheduler"]
 logger = logging.getLogger(__name__)
 
 ROWS, QUEUE = 16, 256
+MOST_UNEXPLAINED = 3
 
 Told = Callable[[Sequence[Ticket]], None]
 
@@ -94,6 +96,8 @@ class Scheduler:
         self._parked: deque[Ticket] = deque()  # of these, who come back to a row after a failure
         self._suspects: deque[Ticket] = deque()  # and who before that are tried one by one
         self._trial: Ticket | None = None
+        self._unexplained = 0  # failures in a row with several texts, of whom none failed its trial
+        self._failed_with = 0  # and how many texts there were in the last one
         self._news: list[Ticket] = []
         self._change = threading.Condition()
         self._open, self._stopping = True, False
@@ -190,6 +194,8 @@ class Scheduler:
         if fed is not None:
             self._write(*fed)
         texts, logits = self._shared.advance()
+        if self._shared.ready >= self._failed_with:
+            self._unexplained = 0
         for text, own in zip(texts, logits, strict=True):
             self._write(text, own)
 
@@ -262,7 +268,8 @@ class Scheduler:
         """Begin anew without the text that the engine failed with; give up if it fails again."""
         logger.error("the engine failed while texts were written: %s", error, exc_info=error)
         said, windows = _said(error), self._shared.windows
-        blamed = [self._written[text] for text in self._shared.called if text in self._written]
+        called = self._shared.called
+        blamed = [self._written[text] for text in called if text in self._written]
         _forget_frames(error)
         for ticket in self._written.values():
             ticket.window = windows.get(ticket.text, ticket.window)
@@ -274,13 +281,22 @@ class Scheduler:
             both = f"{said}; and then: {_said(again)}"
             self._give_up(EngineError(said if _said(again) == said else both))
             return
-        if not blamed:  # the fault is ours
+        if not called:  # the fault is ours
             self._give_up(EngineError(said))
-        elif len(blamed) == 1:
+        elif self._unexplained == MOST_UNEXPLAINED and len(blamed) > 1:
+            self._give_up(EngineError(f"{said} (again and again, but with no text alone)"))
+        elif len(called) > 1:
+            self._suspect(blamed)
+        elif blamed:
+            self._unexplained = 0 if self._trial is blamed[0] else self._unexplained
             self._end(blamed[0], EngineError(said))
-        else:
-            self._suspects += blamed
         self._parked = deque(one for one in self._written.values() if one not in self._suspects)
+
+    def _suspect(self, tickets: list[Ticket]) -> None:
+        """Have texts tried one by one with which, and perhaps with one that left, a call failed."""
+        self._suspects += tickets
+        if len(tickets) > 1:
+            self._unexplained, self._failed_with = self._unexplained + 1, len(tickets)
 
     def _give_up(self, error: EngineError) -> None:
         """End everything."""

@@ -163,6 +163,7 @@ class SharedRows:
         A text that has outgrown the context is fed anew from where its window begins, and is not
         among them, nor is one whose next token is known. The logits are valid until the next step.
         """
+        self.called = list(self.windows)
         for place in reversed(range(self.ready)):
             if len(self.rows[place].ids) == self.state.context:
                 self._slide(place)
@@ -202,14 +203,15 @@ class SharedRows:
 
     def release(self, text: Text) -> None:
         """Free the row of a text, whether it is being written or fed; its tokens stay there."""
+        self.called = list(self.windows)
         place = next(n for n, row in enumerate(self.rows[: self.busy]) if row.text is text)
         self.rows[place].text = None
         if place < self.ready:
             self.ready -= 1
             self._swap(place, self.ready)
             place = self.ready
-        self.busy -= 1
-        self._swap(place, self.busy)
+        self._swap(place, self.busy - 1)
+        self.busy -= 1  # now, for `windows` has to know all texts if the engine fails
 
     def _slide(self, place: int) -> None:
         """Let a text whose row is full be fed again, from where its new window begins."""

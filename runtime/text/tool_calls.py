@@ -41,6 +41,7 @@ class Calls:
         """
         self.form, self.functions, self.most, self.count = form, functions, most, 0
         self._held = ""
+        self._inside = False  # of the marks around all calls, where these have marks of their own
         # Of the call that is being written: its name, its JSON, or what there is of its arguments.
         self._name = ""
         self._value: _Value | None = None
@@ -72,13 +73,18 @@ class Calls:
 
     def _before(self) -> "_Said":
         """Before a call that begins with a mark."""
-        content, mark, _ = self._held.partition(self.form.begin)
-        kept = len(content.rstrip()) if mark else certain(content, self.form.begin)
-        content, self._held = self._held[:kept], self._held[kept:]
-        if mark:
+        form = self.form
+        marks = (form.begin, form.each, form.final) if self._inside else (form.begin,)
+        found = re.search("|".join(map(re.escape, marks)), self._held)
+        if found is None:
+            kept = min(certain(self._held, mark) for mark in marks)
+        elif self._inside and found[0] == form.final:
+            kept, self._inside = found.end(), False
+        else:
+            kept, self._inside = len(self._held[: found.start()].rstrip()), bool(form.each)
             self._state = self._called
-            return content
-        return content or None
+        content, self._held = self._held[:kept], self._held[kept:]
+        return (content or None) if found is None else content
 
     def _opening(self) -> "_Said":
         """At the beginning of a text that is a call as a whole, or content."""
@@ -228,6 +234,7 @@ class Calls:
             self._held, self._state = bare, self._called
         elif bare.startswith(self.form.final):
             self._held, self._state = bare[len(self.form.final) :], self._before
+            self._inside = False
         elif any(mark.startswith(bare) for mark in (self.form.each, self.form.final)):
             return None
         else:

@@ -166,6 +166,53 @@ def test_arguments_that_are_text_are_written_and_read_by_their_types(form: CallF
         calls_of(form, {"f": {"anyOf": [schema]}}, tokenizer, many=True)
 
 
+@pytest.mark.parametrize("form", [QWEN3_CODER, GLM], ids=lambda form: form.name)
+@pytest.mark.parametrize(
+    "free",
+    [
+        {"additionalProperties": {"type": "string"}},
+        {"additionalProperties": True},
+        {"patternProperties": {"^a": {"type": "integer"}}, "properties": {"b": {}}},
+    ],
+)
+def test_arguments_of_any_name_are_refused_where_each_is_written_by_itself(
+    form: CallForm, free: dict[str, object]
+) -> None:
+    with pytest.raises(InvalidInputError, match=rf"the parameters of f .* {next(iter(free))} does"):
+        calls_of(form, {"f": free}, byte_tokenizer(), many=True)
+    calls_of(HERMES, {"f": free}, byte_tokenizer(), many=True)
+    bare = calls_of(form, {"f": {"type": "object"}}, byte_tokenizer(), many=False)
+    calls = Calls(form, {"f": {}})
+    assert calls.push(written(byte_tokenizer(), bare, 1))[1] == [ToolCall("f", "{}")]
+
+
+@pytest.mark.parametrize("form", [QWEN3_CODER, GLM], ids=lambda form: form.name)
+@pytest.mark.parametrize(
+    ("value", "choices"),
+    [
+        ({"type": ["string", "null"], "enum": ["a b", "c", None]}, {"a b", "c", None}),
+        ({"enum": ["c", None]}, {"c", None}),
+        ({"$ref": "#/$defs/by_way"}, {"red", "blue"}),
+        ({"allOf": [{"$ref": "#/$defs/color"}], "default": "red"}, {"red", "blue"}),
+        ({"anyOf": [{"$ref": "#/$defs/color"}, {"type": "null"}]}, {"red", "blue", None}),
+        ({"$ref": "#/$defs/one"}, {"x"}),
+        ({"type": "string", "enum": ["a", None]}, {"a"}),
+    ],
+)
+def test_texts_are_those_of_an_enum_wherever_it_stands(
+    form: CallForm, value: dict[str, object], choices: set[str | None]
+) -> None:
+    color = {"type": "string", "enum": ["red", "blue"]}
+    known = {"color": color, "by_way": {"$ref": "#/$defs/color"}, "one": {"const": "x"}}
+    schema = {"properties": {"a": value}, "required": ["a"], "$defs": known}
+    tokenizer = byte_tokenizer()
+    asked, found = calls_of(form, {"f": schema}, tokenizer, many=False), set()
+    for seed in range(12):
+        ((_, arguments),) = Calls(form, {"f": schema}).push(written(tokenizer, asked, seed))[1]
+        found.add(json.loads(arguments)["a"])
+    assert found == choices
+
+
 def test_thoughts_may_come_before_calls() -> None:
     tokenizer = byte_tokenizer(("<think>", "</think>", *HERMES.marks))
     asked = calls_of(HERMES, FUNCTIONS, tokenizer, many=False)

@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Iterator, Sequence
 from itertools import count
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from edgegpt.runtime.generation.loop import Rules
 from edgegpt.runtime.generation.rows import Text, series_of
 from edgegpt.runtime.generation.sampling import Sampling
 from edgegpt.runtime.generation.scheduler import GoneError, Scheduler
+from edgegpt.runtime.generation.shared_rows import SharedRows
+from edgegpt.runtime.generation.tickets import Ticket
 
 VOCABULARY, CONTEXT, SOON = 7, 12, 120
 PROMPTS = [[1, 2], [3, 4, 5, 1, 2, 0, 3, 3], [1, 2, 5, 5, 5], [2] * 11]  # the last ones slide soon
@@ -28,6 +31,8 @@ class Fragile(NullEngine):
         calls: how many steps there were.
         fails: in which of them it fails.
         poison: it also fails with texts that begin so, once they have `bearable` ids.
+        most: and with steps of more rows.
+        moving, moves, unmoved: whether moves count, how many there were, which of them fails.
         states: those that are still there.
     """
 
@@ -36,6 +41,7 @@ class Fragile(NullEngine):
     ) -> None:
         super().__init__(self.mixed, VOCABULARY)
         self.calls, self.fails, self.poison, self.bearable = 0, fails, poison, bearable
+        self.most, self.moving, self.moves, self.unmoved = 10**6, False, 0, 0
         self.states: weakref.WeakSet[NullState] = weakref.WeakSet()
         self.most_states = 0
 
@@ -60,10 +66,17 @@ class FragileState(NullState):
 
     def _run(self, ids: np.ndarray, past_len: np.ndarray, places: np.ndarray, first: int) -> None:
         self.engine.calls += 1
-        if self.engine.calls in self.engine.fails:
+        if self.engine.calls in self.engine.fails or len(ids) > self.engine.most:
             self.slots[:] = -1
             raise EngineError("the device is gone")
         super()._run(ids + VOCABULARY * (ids.shape[1] == 1), past_len, places, first)
+
+    def _copy_rows(self, *moved: Any) -> None:
+        self.engine.moves += self.engine.moving
+        if self.engine.moving and self.engine.moves == self.engine.unmoved:
+            self.slots[:] = -1
+            raise EngineError("rows cannot be moved")
+        super()._copy_rows(*moved)
 
 
 @pytest.fixture(autouse=True)
@@ -86,10 +99,11 @@ def written(
 ) -> list[object]:
     """Return the new ids of texts, or what ended them."""
     own = Rules(CONTEXT, new, Sampling(1.0, top_k=5), "slide", 0.0)
-    tickets = [
-        scheduler.submit(Text(list(ids), seed=1, series=series_of(list(ids))), own)
-        for ids in prompts
-    ]
+    with scheduler._change:  # all at once, so that each run is the same
+        tickets = [
+            scheduler.submit(Text(list(ids), seed=1, series=series_of(list(ids))), own)
+            for ids in prompts
+        ]
     found: list[object] = []
     for ticket in tickets:
         try:
@@ -99,12 +113,12 @@ def written(
     return found
 
 
-def alone() -> list[object]:
+def alone(new: int = LONG) -> list[object]:
     """Return what the texts are one by one on an engine that does not fail."""
     found = []
     for ids in PROMPTS:
         scheduler = Scheduler(Fragile(), None, CONTEXT, rows=1)
-        found += written(scheduler, [ids])
+        found += written(scheduler, [ids], new)
         scheduler.close()
     return found
 
@@ -147,6 +161,90 @@ def test_a_text_that_no_engine_bears_is_ended_alone(
         assert str(bad) == "a poisoned text"
         assert [first, second, *others] == alone()
         assert schedulers[0].broken is None
+
+
+@pytest.mark.parametrize("where", ["release", "_slide"])
+def test_an_engine_that_cannot_make_room_hurts_nobody(
+    monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Not those beside whom a text ends, is cancelled or slides, nor those who begin anew."""
+
+    def leave(tickets: Sequence[Ticket]) -> None:
+        for one in tickets:
+            if one.text.ids[:2] == [5, 1] and len(one.text.new_ids) == 7:
+                one.cancel()
+
+    expected, run = alone(20), getattr(SharedRows, where)
+    for unmoved in count(1):
+        engine = Fragile()
+        engine.unmoved = unmoved
+
+        def moving(rows: SharedRows, what: Any, engine: Fragile = engine) -> None:
+            engine.moving = True
+            try:
+                run(rows, what)
+            finally:
+                engine.moving = False
+
+        monkeypatch.setattr(SharedRows, where, moving)
+        scheduler = Scheduler(engine, None, CONTEXT, rows=4, told=leave)
+        found = written(scheduler, [[5, 1], *PROMPTS], 20)
+        assert scheduler.broken is None
+        scheduler.close()
+        assert found[1:] == expected
+        assert isinstance(found[0], list)
+        assert len(found[0]) < 20
+        if engine.moves < unmoved:
+            break
+    assert unmoved > 3
+
+
+def test_an_engine_that_bears_no_two_texts_has_broken_down(schedulers: list[Scheduler]) -> None:
+    engine = Fragile()
+    engine.most = 2
+    schedulers.append(Scheduler(engine, None, CONTEXT, rows=4))
+    assert written(schedulers[0], PROMPTS[:2]) == alone()[:2]
+    found = written(schedulers[0], PROMPTS, 10**5)
+    assert all(isinstance(one, GoneError) for one in found)
+    assert {str(one) for one in found} == {
+        "the engine broke down: the device is gone (again and again, but with no text alone)"
+    }
+    assert engine.calls < 1000
+
+
+def test_an_engine_may_fail_now_and_then_for_ever(schedulers: list[Scheduler]) -> None:
+    engine, turns, failures = Fragile(), count(1), []
+
+    def told(_: Sequence[Ticket]) -> None:
+        engine.most = 1 if next(turns) % 40 == 0 else 10**6
+
+    schedulers.append(Scheduler(engine, None, CONTEXT, rows=3, told=told))
+    fail = schedulers[0]._fail
+    schedulers[0]._fail = lambda error: (failures.append(error), fail(error))  # type: ignore
+    found = written(schedulers[0], PROMPTS, 300)
+    assert found == alone(300)
+    assert len(failures) > 5
+
+
+def test_a_crowd_that_no_engine_bears_does_not_break_it(schedulers: list[Scheduler]) -> None:
+    schedulers.append(Scheduler(Fragile(poison=[6, 6], bearable=4), None, CONTEXT, rows=2))
+    found = written(schedulers[0], [[6, 6]] * 12)
+    assert {str(one) for one in found} == {"a poisoned text"}
+    assert schedulers[0].broken is None
+
+
+def test_rows_know_their_texts_when_one_could_not_be_freed() -> None:
+    engine = Fragile()
+    rows = SharedRows(engine.new_state(3, CONTEXT))
+    texts = [Text([one] * 8, seed=1, series=1) for one in range(3)]
+    for text in texts:
+        rows.admit(text)
+    assert [rows.feed() for _ in texts] == [None] * 3
+    engine.moving, engine.unmoved = True, 1
+    with pytest.raises(EngineError, match="rows cannot be moved"):
+        rows.release(texts[0])
+    assert set(rows.windows) == {*texts[1:]}
+    assert rows.called == texts
 
 
 def test_several_that_no_engine_bears_are_ended_one_by_one(schedulers: list[Scheduler]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 
 import pytest
 
@@ -78,6 +79,14 @@ CASES += [
         "",
         [CALLED, OTHER],
     ),
+]
+BAD = f"{CALL}h{SEPARATOR}{{}}{END}"
+GOOD = f"{CALL}g_1{SEPARATOR}{{}}{END}"
+CASES += [
+    (DEEPSEEK_31, f"a{CALLS}{BAD}{GOOD}{GOOD}{ENDS}", f"a{CALLS}{BAD}", [OTHER, OTHER]),
+    (DEEPSEEK_31, f"{CALLS}{GOOD}{BAD}\n{GOOD}{BAD}{ENDS}", f"{BAD}{BAD}{ENDS}", [OTHER, OTHER]),
+    (DEEPSEEK_31, f"{CALLS}{BAD}{ENDS}{GOOD}", f"{CALLS}{BAD}{ENDS}{GOOD}", []),
+    (DEEPSEEK_31, f"{CALLS}{GOOD}{ENDS}{GOOD}", GOOD, [OTHER]),
 ]
 PLAIN = [
     (QWEN3_CODER, QWEN.partition("</function>")[0]),
@@ -227,12 +236,31 @@ def test_a_form_is_known_by_what_a_template_says(text, form):
         ({}, "2", 2),
         (None, "two", "two"),
         ({"type": 3}, "x", "x"),
+        ({"anyOf": [{}, {"type": "null"}]}, "12", 12),
+        ({"anyOf": [{}, {"type": "null"}]}, "two", "two"),
+        ({"anyOf": [{"type": "null"}, {"title": "any"}]}, '{"a": 1}', {"a": 1}),
+        ({"anyOf": [{"$ref": "#/$defs/loop"}, {"type": "integer"}]}, "[2]", "[2]"),
+        ({"$ref": "#/$defs/tree"}, "2", 2),
+        ({"$ref": "#/$defs/tree"}, "[2]", "[2]"),
+        ({"allOf": [{"description": "a number"}, {"type": "integer"}]}, "[2]", "[2]"),
+        ({"type": "integer"}, '"twelve"', "twelve"),
     ],
 )
 def test_an_argument_has_the_type_that_its_schema_tells(schema, text, value):
-    root = {"$defs": {"n": {"type": "integer"}, "loop": {"$ref": "#/$defs/loop"}}}
+    root = {"$defs": {"n": {"type": "integer"}, "loop": {"anyOf": [{"$ref": "#/$defs/loop"}]}}}
+    root["$defs"]["tree"] = {"oneOf": [{"$ref": "#/$defs/tree"}, {"$ref": "#/$defs/n"}]}
     found = converted(text, schema, root)
     assert (found, type(found)) == (value, type(value))
+
+
+def test_a_schema_that_has_itself_in_it_a_hundred_times_is_read_at_once():
+    again = {"$ref": "#/$defs/a"}
+    root = {"$defs": {"a": {"anyOf": [dict(again) for _ in range(100)]}}}
+    chain = {f"b{n}": {"anyOf": [{"$ref": f"#/$defs/b{n + 1}"}] * 9} for n in range(5_000)}
+    begun = time.perf_counter()
+    assert converted("2", again, root) == 2
+    assert converted("2", {"$ref": "#/$defs/b0"}, {"$defs": chain}) == 2
+    assert time.perf_counter() - begun < 1
 
 
 def test_a_long_argument_is_read_in_a_time_that_grows_with_its_length():
