@@ -38,6 +38,8 @@ from edgegpt.runtime.bundle.manifest import (
     WeightEntry,
 )
 from edgegpt.runtime.bundle.vocabulary import Precision
+from edgegpt.runtime.engines.choice import onnxruntime_backend
+from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.files import check_room, library_path, new_folder
 from edgegpt.runtime.progress import Progress, silent
 from edgegpt.runtime.proof.receipt import Receipt
@@ -96,7 +98,9 @@ def export_bundle(
         source.release()  # an engine needs the memory
         _write(folder, source, known, content, progress)
         progress("proving: replaying the golden vectors without PyTorch", 0, 0)
-        receipt = verify(Bundle.open(folder), check="size")
+        bundle = Bundle.open(folder)
+        # What was exported is proved, never an engine that was built of the same model before.
+        receipt = verify(bundle, EngineOptions(onnxruntime_backend(bundle)), check="size")
         if receipt.outcome == "failed":
             raise VerificationError(_failure(receipt))
         # The bundle may be shared, so its receipt has the kind of machine, not the machine's name.

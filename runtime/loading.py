@@ -1,15 +1,15 @@
 """Open a bundle for generation."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from .bundle.bundle import Bundle
-from .engines.choice import open_engine, resolve_backend
+from .engines.choice import open_engine
 from .engines.options import EngineOptions
-from .errors import EdgeGPTError, EngineError
+from .errors import EdgeGPTError
 from .language_model import LanguageModel
+from .proof.auto import settle
 from .proof.receipt_store import warn_if_unproved
-from .upgrade import proved_native, with_upgrade
+from .upgrade import with_upgrade
 
 __all__ = ["load"]
 
@@ -54,16 +54,7 @@ def load(
     """
     options = EngineOptions(backend, threads, tf32, cuda_graph, cache)
     opened = Bundle.open(bundle)
-    chosen = resolve_backend(opened, backend)
-    may_be_native = backend == "auto" and (chosen == "cpu" or cache is not None)
-    native = proved_native(opened, options) if may_be_native else None
-    if native is None and backend == "auto" and cache is not None:
-        raise EngineError(
-            f"no engine with keys and values in {cache} is built and proved here: run edgegpt "
-            f"build {opened.folder} --backend native, then edgegpt verify {opened.folder} "
-            f"--backend native --cache {cache}"
-        )
-    engine = first = native or open_engine(opened, replace(options, backend=chosen))
+    engine = first = open_engine(opened, settle(opened, options).options)
     try:
         if backend == "auto" and upgrade and not tf32 and cache is None:
             engine = with_upgrade(opened, first)

@@ -22,36 +22,19 @@ from .bundle.bundle import Bundle
 from .cuda.memory import Cuda, find_device
 from .engines.base import Engine, EngineInfo, Sources, State
 from .engines.choice import TENSORRT
-from .engines.native.choice import open_stored
-from .engines.options import EngineOptions
 from .engines.tensorrt.builder import graph_for
 from .engines.tensorrt.engine import TensorRTEngine
 from .engines.tensorrt.flavour import import_flavour
 from .engines.tensorrt.prepare import stored_for_this_gpu
-from .errors import EdgeGPTError, EdgeGPTWarning, EngineError, InvalidInputError
+from .errors import EdgeGPTWarning, EngineError, InvalidInputError
 from .processes import python_program
 from .proof.receipt_store import missing_proof
 
-__all__ = ["Upgrade", "UpgradingEngine", "proved_native", "proving_command", "with_upgrade"]
+__all__ = ["Upgrade", "UpgradingEngine", "proving_command", "with_upgrade"]
 
 logger = logging.getLogger(__name__)
 
 STOP_S = 20.0  # to wait for a child that was asked to end: a build ends between two of its steps
-
-
-def proved_native(bundle: Bundle, options: EngineOptions) -> Engine | None:
-    """Open the native engine that was built for this processor and proved, if there is one."""
-    if options.tf32:
-        return None
-    try:
-        engine = open_stored(bundle, options.threads, options.cache)
-    except EdgeGPTError as error:  # another engine may still run the bundle, or say what is wrong
-        logger.debug("no native engine: %s", error)
-        return None
-    if engine is None or missing_proof(bundle, engine.graph.name, engine.info) is None:
-        return engine
-    engine.close()
-    return None
 
 
 def with_upgrade(bundle: Bundle, first: Engine) -> Engine:

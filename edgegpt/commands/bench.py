@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from edgegpt import __version__
 
-from .console import facts_table, progress, stdout, titled_table
+from .console import facts_table, progress, stdout, tell_choice, titled_table
 from .engine_options import engine_options
 from .fitting import print_table
 from .outputs import check_writable, tell_written
@@ -131,17 +131,20 @@ def _measure(
         click.echo(to_json(result), nl=False)
     else:
         _print_result(result)
-        _tell_of_native(bundle, result)
+        _tell_of_native(bundle, plan.engine, result)
     tell_written(out, html)
 
 
-def _tell_of_native(bundle: Path, result: "BenchResult") -> None:
-    """After ONNX Runtime on a CPU, name the command that may make it faster."""
+def _tell_of_native(path: Path, engine: "EngineOptions", result: "BenchResult") -> None:
+    """Tell what "auto" was; after ONNX Runtime on a CPU, what command may make it faster."""
     from edgegpt.runtime.bundle.bundle import Bundle
     from edgegpt.runtime.engines.native.choice import worth_building
+    from edgegpt.runtime.proof.auto import settle
 
+    bundle = Bundle.open(path)
+    tell_choice(settle(bundle, engine))
     if result.gpu is None and result.engine.startswith("onnxruntime"):
-        command = worth_building(Bundle.open(bundle))
+        command = worth_building(bundle)
         if command is not None:
             stdout().print(f"build an engine for this processor: {command}")
 

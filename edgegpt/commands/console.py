@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["facts_table", "progress", "stdout", "titled_table", "waiting"]
+    from edgegpt.runtime.proof.auto import Settled
+
+__all__ = ["facts_table", "progress", "stdout", "tell_choice", "titled_table", "waiting"]
 
 SILENT = 1.0  # seconds before the first line
 PAUSE = 30  # seconds between two lines about one stage
@@ -57,6 +59,12 @@ def facts_table() -> "Table":
     from rich.table import Table
 
     return Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+
+
+def tell_choice(settled: "Settled") -> None:
+    """Print which engine "auto" was and why, if that is not plain to see."""
+    if settled.note is not None:
+        stdout().print(settled.note, markup=False)
 
 
 @contextmanager

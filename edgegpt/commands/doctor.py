@@ -46,6 +46,7 @@ def command(bundle: Path | None, backend: str, as_json: bool) -> int:
     from edgegpt.runtime.doctor.report import examine
     from edgegpt.runtime.engines.native.choice import missing
     from edgegpt.runtime.processes import python_program
+    from edgegpt.runtime.proof.auto import proved_native
 
     if python_program() is None:
         raise EngineError(
@@ -58,9 +59,12 @@ def command(bundle: Path | None, backend: str, as_json: bool) -> int:
     with waiting("looking at this machine"):
         report = examine(LocalProbe())
     diagnosis = diagnose(report)
-    bundle_fit = None if opened is None else fit(opened, report, diagnosis)
+    bundle_fit = native = unused = None
+    if opened is not None:
+        native = missing(opened)
+        is_proved, unused = proved_native(opened)
+        bundle_fit = fit(opened, report, diagnosis, native=is_proved)
     works = (bundle_fit or diagnosis).works(backend)
-    native = None if opened is None else missing(opened)
     if backend == NATIVE:
         works = native is None
     if as_json:
@@ -85,7 +89,8 @@ def command(bundle: Path | None, backend: str, as_json: bool) -> int:
         _print_backends(console, diagnosis)
     else:
         _print_bundle(console, bundle_fit)
-        console.print(f"native engine: {native or 'built'}", markup=False)
+        state = "built and proved" if unused is None else f"built, and not used: {unused}"
+        console.print(f"native engine: {native or state}", markup=False)
     _print_verdict(console, backend, works, (bundle_fit or diagnosis).choice)
     return 0 if works else 1
 

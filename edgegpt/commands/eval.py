@@ -13,7 +13,7 @@ import edgegpt
 from edgegpt.errors import CheckpointError, DataError, InvalidInputError
 from edgegpt.runtime.quantity import quantity
 
-from .console import progress
+from .console import progress, tell_choice
 from .engine_options import engine_options
 from .search_options import search_options
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edgegpt.runtime.engines.options import EngineOptions
     from edgegpt.runtime.evaluate import Evaluation
     from edgegpt.runtime.progress import Progress
+    from edgegpt.runtime.proof.auto import Settled
 
 __all__ = ["command"]
 
@@ -70,14 +71,16 @@ def command(
         raise click.UsageError(
             "--backend, --tf32 and --cache are for bundles; a checkpoint runs in PyTorch"
         )
+    settled = None if from_checkpoint else _settled(model, engine)
     raw = _read(data)
     corpus = _Corpus(raw.decode(), split)
     with progress() as report:
         report(f"opening {model}", 0, 0)
-        if from_checkpoint:
+        if settled is None:
             ran, result = _evaluate_checkpoint(model, corpus, context, engine.threads, report)
         else:
-            opened = edgegpt.load(model, context=context, upgrade=False, **asdict(engine))
+            chosen = asdict(settled.options)
+            opened = edgegpt.load(model, context=context, upgrade=False, **chosen)
             with opened:
                 ran, result = _evaluate_bundle(opened, corpus, report)
     if as_json:
@@ -92,6 +95,16 @@ def command(
         f"{quantity(result.tokens, 'token')} of {data} ({split}) in windows of {result.context}; "
         f"{ran['precision']} on {ran['engine']}"
     )
+    if settled is not None:
+        tell_choice(settled)
+
+
+def _settled(path: Path, engine: "EngineOptions") -> "Settled":
+    """Return which engine evaluates a bundle."""
+    from edgegpt.runtime.bundle.bundle import Bundle
+    from edgegpt.runtime.proof.auto import settle
+
+    return settle(Bundle.open(path), engine)
 
 
 def _has_encoder(model: Path) -> bool:
@@ -125,10 +138,11 @@ def _evaluate_pairs(
         raise click.UsageError("--split is for texts; pairs are evaluated whole")
     if _is_checkpoint(path):
         raise InvalidInputError(f"{path} is a checkpoint; pairs need a bundle: edgegpt export it")
-    file = load_pairs(data)
+    settled, file = _settled(path, engine), load_pairs(data)
     with progress() as report:
         report(f"opening {path}", 0, 0)
-        opened = edgegpt.load(path, context=context, upgrade=False, **asdict(engine))
+        chosen = asdict(settled.options)
+        opened = edgegpt.load(path, context=context, upgrade=False, **chosen)
         with opened as model:
             result = evaluate_pairs(model, file.pairs, search, report)
             info = model.engine.info
@@ -148,6 +162,7 @@ def _evaluate_pairs(
         f"{quantity(result.pairs, 'pair')} of {data}, {quantity(result.tokens, 'token')}; "
         f"{ran['precision']} on {ran['engine']}"
     )
+    tell_choice(settled)
 
 
 @dataclass(frozen=True)

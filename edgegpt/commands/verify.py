@@ -9,7 +9,7 @@ import click
 
 from edgegpt.errors import BundleError
 
-from .console import waiting
+from .console import tell_choice, waiting
 from .engine_options import engine_options
 from .outputs import check_writable, tell_written
 from .receipt_table import print_places, print_receipt
@@ -52,6 +52,7 @@ def command(
     if checkpoint is not None:
         return _bisect(bundle, checkpoint, engine, as_json)
     from edgegpt.runtime.bundle.bundle import Bundle
+    from edgegpt.runtime.proof.auto import settle
     from edgegpt.runtime.proof.receipt_page import write_html
     from edgegpt.runtime.proof.receipt_store import keep
     from edgegpt.runtime.proof.verify import verify
@@ -59,7 +60,8 @@ def command(
     try:
         with waiting(f"verifying {bundle}"):
             opened = Bundle.open(bundle)
-            receipt = verify(opened, engine, check)
+            settled = settle(opened, engine)
+            receipt = verify(opened, settled.options, check)
     except BundleError as error:
         if as_json:
             click.echo(json.dumps({"passed": False, "error": str(error)}))
@@ -68,6 +70,7 @@ def command(
         click.echo(receipt.to_json(), nl=False)
     else:
         print_receipt(receipt)
+        tell_choice(settled)
     if report is not None:
         write_html(receipt, opened.name, report)
         tell_written(report)
@@ -79,19 +82,20 @@ def command(
 
 def _bisect(path: Path, checkpoint: Path, engine: "EngineOptions", as_json: bool) -> int:
     """Print every place with its error; exit code 1 if one is out of tolerance."""
-    if engine.cache is not None and engine.backend != "native":
-        raise click.UsageError("--cache is for --backend native")
     with waiting("comparing with PyTorch, place by place"):
         from edgegpt.checkpoint import load_checkpoint
         from edgegpt.export.bisect import bisect, bisect_native, first_wrong
         from edgegpt.runtime.bundle.bundle import Bundle
+        from edgegpt.runtime.engines.support import NATIVE
+        from edgegpt.runtime.proof.auto import settle
 
         bundle = Bundle.open(path)
+        settled = settle(bundle, engine)
         whole = load_checkpoint(checkpoint)
         info = bundle.manifest.model_info
         longest = max(part.block_size for part in (info, info.encoder) if part is not None)
         model = whole.limited(min(longest, whole.config.block_size)).model
-        if engine.backend == "native":
+        if settled.options.backend == NATIVE:
             results = {"native": bisect_native(bundle, model, engine.cache)}
         else:
             results = {graph.name: bisect(bundle, model, graph) for graph in bundle.manifest.graphs}
@@ -105,4 +109,5 @@ def _bisect(path: Path, checkpoint: Path, engine: "EngineOptions", as_json: bool
     else:
         for name, places in results.items():
             print_places(name, places)
+        tell_choice(settled)
     return 1 if any(wrong.values()) else 0

@@ -18,7 +18,7 @@ from ..bundle.bundle import Bundle
 from ..cuda.shown import ON_CPU
 from ..doctor.probe import LocalProbe
 from ..engines.base import EngineInfo
-from ..engines.choice import open_engine, resolve_backend
+from ..engines.choice import open_engine
 from ..engines.memory import memory_needed, widening
 from ..engines.support import NATIVE
 from ..errors import InvalidInputError
@@ -26,6 +26,7 @@ from ..generation.begin import Begin
 from ..language_model import LanguageModel
 from ..machine import Machine, fast_cores, peak_memory
 from ..progress import Progress
+from ..proof.auto import settle
 from ..proof.receipt_store import warn_if_unproved
 from .bandwidth import (
     cache_bytes_per_slot,
@@ -213,9 +214,8 @@ def _load(
     while True:
         begin = time.perf_counter()
         bundle = Bundle.open(path)
-        backend = resolve_backend(bundle, plan.engine.backend)
-        options = replace(plan.engine, backend=backend)
-        if backend in ON_CPU:
+        options = settle(bundle, plan.engine).options
+        if options.backend in ON_CPU:
             options = replace(options, threads=threads)
         engine = open_engine(bundle, options, clock=gpu.clock if gpu else None)
         model = LanguageModel(bundle, engine, plan.context)
@@ -224,7 +224,7 @@ def _load(
             warn_if_unproved(bundle, engine)
             return model, seconds, gpu
         model.close()
-        if gpu is None and backend not in ON_CPU:
+        if gpu is None and options.backend not in ON_CPU:
             gpu = Gpu(stack)
 
 

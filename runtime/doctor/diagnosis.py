@@ -6,7 +6,7 @@ Everything here is computed from a `MachineReport` alone.
 from dataclasses import dataclass
 from typing import Literal
 
-from ..engines.support import SUPPORT, lowerings_of, numbers, oldest
+from ..engines.support import NATIVE, SUPPORT, lowerings_of, numbers, oldest
 from ..packages import pip_install
 from .needs import (
     AUTO,
@@ -14,6 +14,7 @@ from .needs import (
     CUDA_BACKENDS,
     FLAVOUR_BACKENDS,
     LATER,
+    ONNX_RUNTIME,
     ORT_CUDA,
     RTX_CAPABILITIES,
     RUNTIMES,
@@ -33,6 +34,11 @@ NAMES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
 ALL_LOWERINGS = f">={dotted(max(SUPPORT['cpu', name].since for name in lowerings_of('cpu')))}"
 OLD_DRIVER = f">={dotted(oldest('cuda'))},<{dotted(max(ORT_CUDA))}"
 OLD_DRIVER_RUNTIME = f'pip install "onnxruntime-gpu[cuda,cudnn]{OLD_DRIVER}"'
+WHY = {
+    "cuda": "a GPU and its provider work",
+    NATIVE: "built and proved for this processor",
+    "cpu": "no GPU backend works here",
+}
 JETPACK_TENSORRT = "sudo apt install python3-libnvinfer"
 
 
@@ -95,7 +101,7 @@ def choose(working: list[str]) -> Choice:
         return Choice(None, None, "no backend works here")
     if first is None:
         return Choice(later, None, f"only {later} works here, and no ONNX Runtime")
-    why = "a GPU and its provider work" if first == "cuda" else "no GPU backend works here"
+    why = WHY[first]
     if later is not None:
         why = f"it runs at once, and {later} takes over when its engine is built"
     return Choice(first, later, why)
@@ -157,22 +163,22 @@ def _runtimes(report: MachineReport) -> list[Finding]:
     subject, runtime, installed = "ONNX Runtime", report.onnxruntime, _installed(report)
     if len(installed) > 1:
         text = f"{' and '.join(installed)} overwrite each other's files"
-        return [Finding("broken", subject, text, _reinstall(report), AUTO)]
+        return [Finding("broken", subject, text, _reinstall(report), ONNX_RUNTIME)]
     name = installed[0] if installed else "onnxruntime"
     if not runtime.version:
         if not installed and "No module named 'onnxruntime'" in runtime.error:
-            return [Finding("missing", subject, "not installed", _reinstall(report), AUTO)]
+            return [Finding("missing", subject, "not installed", _reinstall(report), ONNX_RUNTIME)]
         text = f"{name} cannot be imported: {first_sentence(runtime.error)}"
-        return [Finding("broken", subject, text, _reinstall(report), AUTO)]
+        return [Finding("broken", subject, text, _reinstall(report), ONNX_RUNTIME)]
     cpu = runtime.provider(CPU)
     if cpu is None or not cpu.works:
         said = session_trouble(cpu.error if cpu else runtime.error)
         text = f"{name} {runtime.version} cannot compute: {said}"
-        return [Finding("broken", subject, text, _reinstall(report), AUTO)]
+        return [Finding("broken", subject, text, _reinstall(report), ONNX_RUNTIME)]
     loads = ", ".join(found.name for found in runtime.providers if found.works)
     text, runs = f"{name} {runtime.version}, loads {loads}", lowerings_of("cpu", runtime.version)
     if not runs:
-        return [Finding("broken", subject, f"{text}; too old", _newer(report), AUTO)]
+        return [Finding("broken", subject, f"{text}; too old", _newer(report), ONNX_RUNTIME)]
     if len(runs) < len(lowerings_of("cpu")):
         text = f"{text}; runs only the lowering {' and '.join(runs)}"
         return [Finding("limited", subject, text, _newer(report))]

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from ..bundle.bundle import Bundle
 from ..bundle.manifest import Graph
 from ..engines.memory import memory_needed
-from ..engines.support import ENGINES, SUPPORT, fitting, lowerings_of
+from ..engines.support import ENGINES, NATIVE, SUPPORT, fitting, lowerings_of
 from ..engines.tensorrt.build_memory import running_memory
 from ..engines.tensorrt.builder import REQUANTISE
 from .diagnosis import Choice, Diagnosis, choose
-from .needs import AUTO, BACKENDS, CUDA_BACKENDS, LATER
+from .needs import BACKENDS, CUDA_BACKENDS, LATER, ONNX_RUNTIME
 from .report import MachineReport
 from .words import dotted, gigabytes
 
@@ -66,10 +66,15 @@ class BundleFit:
         return any(fit.backend == backend and not fit.obstacle for fit in self.backends)
 
 
-def fit(bundle: Bundle, report: MachineReport, diagnosis: Diagnosis) -> BundleFit:
-    """Judge a bundle on a machine."""
+def fit(
+    bundle: Bundle, report: MachineReport, diagnosis: Diagnosis, *, native: bool = False
+) -> BundleFit:
+    """Judge a bundle on a machine; `native`: whether its native engine there is proved."""
     fits = [_fit(bundle, backend, report, diagnosis) for backend in BACKENDS]
-    choice = choose([found.backend for found in fits if not found.obstacle])
+    working = [found.backend for found in fits if not found.obstacle]
+    if native and _has_room(bundle, report):
+        working.append(NATIVE)
+    choice = choose(working)
     manifest, least = bundle.manifest, memory_needed(bundle, 1, 1)
     return BundleFit(
         id=manifest.id,
@@ -81,6 +86,12 @@ def fit(bundle: Bundle, report: MachineReport, diagnosis: Diagnosis) -> BundleFi
         backends=fits,
         choice=choice,
     )
+
+
+def _has_room(bundle: Bundle, report: MachineReport) -> bool:
+    """Return whether a native engine would have the memory for a token; True if it is unknown."""
+    memory = _memory(NATIVE, report)
+    return not memory or memory_needed(bundle, 1, 1, NATIVE).total + RESERVE["cpu"] <= memory
 
 
 def _fit(bundle: Bundle, backend: str, report: MachineReport, diagnosis: Diagnosis) -> Fit:
@@ -132,7 +143,7 @@ def _graph(bundle: Bundle, backend: str, report: MachineReport) -> tuple[Graph |
 
 
 def _engine_version(backend: str, report: MachineReport) -> str:
-    if backend in AUTO:
+    if backend in ONNX_RUNTIME:
         return report.onnxruntime.version
     versions = {found.module: found.version for found in report.tensorrt}
     return versions.get(ENGINES[backend], "")

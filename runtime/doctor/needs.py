@@ -1,7 +1,7 @@
 """The needs of each backend: versions, compute capabilities, and names of packages."""
 
 from ..engines.ort.session import DISTRIBUTIONS
-from ..engines.support import BACKENDS, ENGINES, TENSORRT, oldest
+from ..engines.support import BACKENDS, ENGINES, NATIVE, TENSORRT, oldest
 
 __all__ = [
     "AUTO",
@@ -9,6 +9,7 @@ __all__ = [
     "CUDA_BACKENDS",
     "FLAVOUR_BACKENDS",
     "LATER",
+    "ONNX_RUNTIME",
     "ORT_CUDA",
     "PACKAGES",
     "RTX_CAPABILITIES",
@@ -17,9 +18,10 @@ __all__ = [
     "wheel_of",
 ]
 
-# The backends that `auto` begins with, the best first, and those that may replace them once their
-# engines are built.
-AUTO = ("cuda", "cpu")
+ONNX_RUNTIME = ("cuda", "cpu")
+# The backends that `auto` begins with, the best first (a native engine is of one bundle), and those
+# that may replace them once their engines are built.
+AUTO = ("cuda", NATIVE, "cpu")
 LATER = TENSORRT
 CUDA_BACKENDS = ("cuda", *TENSORRT)
 FLAVOUR_BACKENDS = {ENGINES[backend]: backend for backend in TENSORRT}  # module -> backend

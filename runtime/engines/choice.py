@@ -1,6 +1,5 @@
 """Choose and open the inference engine for a bundle. Each engine imports its vendor's package."""
 
-import logging
 import warnings
 from dataclasses import replace
 
@@ -22,20 +21,15 @@ from .ort.session import import_onnxruntime, installed_distributions
 from .support import NATIVE, TENSORRT
 
 __all__ = [
-    "BACKENDS",
     "TENSORRT",
     "Engine",
     "EngineInfo",
     "State",
     "local_lowerings",
     "missing_engine",
+    "onnxruntime_backend",
     "open_engine",
-    "resolve_backend",
 ]
-
-logger = logging.getLogger(__name__)
-
-BACKENDS = ("auto", *support.BACKENDS, NATIVE)
 
 
 def local_lowerings(bundle: Bundle, backend: str = "cpu", part: Part = "decoder") -> list[str]:
@@ -61,28 +55,22 @@ def missing_engine(bundle: Bundle, backend: str = "cpu") -> str | None:
     return next(iter(_obstacles(bundle, backend)), None)
 
 
-def resolve_backend(bundle: Bundle, backend: str) -> str:
-    """Return the backend to use: for "auto", the best one that is ready at once.
+def onnxruntime_backend(bundle: Bundle) -> str:
+    """Return the best backend of ONNX Runtime that is ready at once, "cuda" or "cpu".
 
-    "auto" is "cuda" if onnxruntime-gpu is the installed distribution, its CUDA provider loads, and
-    the bundle has a graph for it. Otherwise it is "cpu", with a warning if CUDA is installed but
-    does not load.
+    It is "cuda" if onnxruntime-gpu is the installed distribution, its CUDA provider loads, and the
+    bundle has a graph for it. Otherwise it is "cpu", with a warning if CUDA is installed but does
+    not load. Whether "auto" is another engine, `proof.auto` decides.
     """
-    if backend not in BACKENDS:
-        raise InvalidInputError(f"no backend {backend!r}; there are: {', '.join(BACKENDS)}")
-    if backend != "auto":
-        return backend
     if bundle.manifest.model_info.encoder is not None:
         return "cpu"
     if installed_distributions() == ["onnxruntime-gpu"] and local_lowerings(bundle, "cuda"):
         try:
             try_provider(import_onnxruntime("cuda"))
         except EngineError as error:
-            warnings.warn(f"the CPU is used: {error}", EdgeGPTWarning, stacklevel=2)
+            warnings.warn(f"the CPU is used: {error}", EdgeGPTWarning, stacklevel=3)
         else:
-            logger.info("auto is cuda: its provider is installed and loads")
             return "cuda"
-    logger.info("auto is cpu; installed: %s", ", ".join(installed_distributions()) or "no engine")
     return "cpu"
 
 
@@ -99,7 +87,7 @@ def open_engine(
 
     Args:
         bundle: an opened bundle.
-        options: what the user chose.
+        options: what the user chose; "auto" is the best backend of ONNX Runtime here.
         lowering: one of `local_lowerings(bundle, backend)`; None: the best.
         exact: multiply quantised weights by float32 activations. This is slow, and is the
             definition of the quantised model; by default engines may also round activations.
@@ -107,10 +95,10 @@ def open_engine(
         clock: times the GPU's work in every step; not for the backend "cpu".
 
     Raises:
-        InvalidInputError: if there is no such backend, or it does not take an option.
+        InvalidInputError: if the backend does not take an option.
         EngineError: if it is not installed or cannot run this bundle. It never falls back silently.
     """
-    backend = resolve_backend(bundle, options.backend)
+    backend = options.backend if options.backend != "auto" else onnxruntime_backend(bundle)
     why = support.misfit(bundle.manifest, backend)
     if why is not None:
         raise EngineError(why)

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 from ..errors import InvalidInputError
 from ..whole import whole
+from . import support
+from .support import NATIVE
 
-__all__ = ["CACHES", "DEFAULTS", "EngineOptions"]
+__all__ = ["BACKENDS", "CACHES", "DEFAULTS", "EngineOptions"]
 
+BACKENDS = ("auto", *support.BACKENDS, NATIVE)
 CACHES = ("float32", "float16")
 
 # Threads beyond these are a mistake. Starting some ten thousand takes minutes that nothing can end.
@@ -21,7 +24,7 @@ class EngineOptions:
     Attributes:
         backend: "cpu" and "cuda" are ONNX Runtime's providers. "tensorrt" and "tensorrt-rtx" build
             their engine first if none is stored, which takes a while. "auto" is the best one that
-            is ready at once, see `choice.resolve_backend`.
+            is ready at once, see `proof.auto.settle`.
         threads: threads inside an operator; None: the engine's default.
         tf32: let CUDA round float32 products to TF32.
         cuda_graph: let CUDA replay decode steps as graphs; False is for comparison.
@@ -36,6 +39,10 @@ class EngineOptions:
     cache: str | None = None
 
     def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise InvalidInputError(
+                f"no backend {self.backend!r}; there are: {', '.join(BACKENDS)}"
+            )
         self._check_cache()
         threads = whole(self.threads)
         if threads is None:
@@ -57,7 +64,7 @@ class EngineOptions:
             return
         if self.cache not in CACHES:
             raise InvalidInputError(f"cache is {self.cache!r}; it must be {' or '.join(CACHES)}")
-        if self.backend not in ("auto", "native"):
+        if self.backend not in ("auto", NATIVE):
             raise InvalidInputError(
                 f"the backend {self.backend} chooses the type of its keys and values itself; cache "
                 f"is for the backend native, built and verified with it"

@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 from ..bundle.bundle import RECEIPT_NAME, Bundle
 from ..engines.base import Engine, EngineInfo
+from ..engines.support import ENGINES
 from ..errors import EdgeGPTWarning
 from ..files import write_file
 from ..user_folders import state_folder
@@ -90,11 +91,9 @@ def missing_proof(bundle: Bundle, graph: str, engine: EngineInfo) -> str | None:
     if any(receipt.outcome == "failed" for receipt in same):
         return f"{bundle.folder} failed its verification on {where}: do not rely on it"
     if not same:
-        backend = " --backend native" if engine.name == "native" else ""
-        backend += " --cache float16" if engine.half_cache else ""
         return (
-            f"{bundle.folder} is not verified on {where} yet: run edgegpt verify "
-            f"{bundle.folder}{backend}"
+            f"{bundle.folder} is not verified on {where} yet: run edgegpt verify {bundle.folder} "
+            f"{_chosen_by(engine)}"
         )
     logger.debug("%s is proved on %s by %d receipts", graph, where, len(same))
     return None
@@ -108,6 +107,15 @@ def warn_if_unproved(bundle: Bundle, engine: Engine) -> None:
     reason = missing_proof(bundle, engine.graph.name, engine.info)
     if reason is not None:
         warnings.warn(reason, EdgeGPTWarning, stacklevel=3)
+
+
+def _chosen_by(engine: EngineInfo) -> str:
+    """Return the options of commands that mean this engine, whichever "auto" is."""
+    options = f"--backend {engine.name.replace('_', '-')}"
+    if engine.name == ENGINES["cpu"]:
+        options = "--backend cpu" if engine.device == "cpu" else "--backend cuda"
+    options += " --tf32" if engine.tf32 else ""
+    return f"{options} --cache float16" if engine.half_cache else options
 
 
 def _folder(bundle_id: str) -> Path:

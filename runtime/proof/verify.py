@@ -28,17 +28,13 @@ from ..bundle.bundle import GOLDEN_NAME, SOURCE_TOKENIZER_NAME, TOKENIZER_NAME, 
 from ..bundle.golden import Golden, TokenizerSample
 from ..bundle.manifest import Graph
 from ..engines.base import Engine, EngineInfo
-from ..engines.choice import (
-    local_lowerings,
-    missing_engine,
-    open_engine,
-    resolve_backend,
-)
+from ..engines.choice import local_lowerings, missing_engine, open_engine
 from ..engines.options import DEFAULTS, EngineOptions
 from ..engines.ort.kernels import sums_in_float32
 from ..errors import InvalidInputError
 from ..generation.begin import Begin
 from ..text.tokenizer import Tokenizer
+from .auto import settle
 from .receipt import Check, Receipt
 from .replay import Replay, counted
 from .tolerances import TOLERANCES, tolerance_key, tolerance_of
@@ -57,6 +53,8 @@ def verify(
 
     The receipt is pending if the backend is the CPU and it can run none of the graphs.
 
+    "auto" is the engine that `edgegpt.load` would take.
+
     Raises:
         BundleError: if a file is not the one that was exported, or the bundle cannot be used, as
             with the tokenizer of another model.
@@ -64,8 +62,8 @@ def verify(
     """
     if check not in ("hash", "size"):
         raise InvalidInputError(f"check is {check!r}; it must be 'hash' or 'size'")
-    backend = resolve_backend(bundle, options.backend)
-    chosen = replace(options, backend=backend)
+    chosen = settle(bundle, options).options
+    backend = chosen.backend
     if check == "hash":
         bundle.check_hashes()
     Begin(bundle)  # what a user's first call needs

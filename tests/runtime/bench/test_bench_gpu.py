@@ -22,6 +22,7 @@ from edgegpt.runtime.bench.words import explanation, facts
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.cuda.event_clock import EventClock
 from edgegpt.runtime.cuda.memory import Cuda
+from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.engines.ort.cuda_provider import provider
 from edgegpt.runtime.engines.tensorrt.engine import TensorRTEngine
 from edgegpt.runtime.engines.tensorrt.flavour import Flavour
@@ -29,6 +30,7 @@ from edgegpt.runtime.engines.tensorrt.prepare import Prepared
 from edgegpt.runtime.engines.tensorrt.profiles import Limits
 from edgegpt.runtime.engines.tensorrt.store import Identity, StoredEngine
 from edgegpt.runtime.errors import EngineError, InvalidInputError
+from edgegpt.runtime.proof.auto import Settled
 
 VOCAB, LIMITS = 34, Limits(max_batch=4, max_context=32)
 MEASURE = sys.modules[measure.__module__]  # the package's `measure` is the function
@@ -58,7 +60,8 @@ def gpu_bundle(
     identity = Identity("b", graph.name, "tensorrt", "1", "8.9", "", "", 4, 32)
     stored = StoredEngine(identity, tmp_path / "plan.engine", fake_plan(graph, LIMITS), "ab" * 32)
     prepared = Prepared(Flavour("tensorrt", module), graph, stored, None)
-    monkeypatch.setattr(MEASURE, "resolve_backend", lambda *_: "tensorrt")
+    chosen = Settled(EngineOptions("tensorrt"))
+    monkeypatch.setattr(MEASURE, "settle", lambda *_: chosen)
     monkeypatch.setattr(
         MEASURE, "open_engine", lambda *_, clock, **__: TensorRTEngine(prepared, clock=clock)
     )

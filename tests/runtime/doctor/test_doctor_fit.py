@@ -12,7 +12,7 @@ from edgegpt.runtime.doctor.diagnosis import diagnose
 from edgegpt.runtime.doctor.fit import MOST_ROWS, RESERVE, BundleFit, Fit, fit
 from edgegpt.runtime.doctor.needs import BACKENDS
 from edgegpt.runtime.doctor.report import examine
-from edgegpt.runtime.engines import choice
+from edgegpt.runtime.engines import options
 from edgegpt.runtime.engines.memory import memory_needed
 from edgegpt.runtime.engines.tensorrt.build_memory import running_memory
 
@@ -164,4 +164,4 @@ def test_a_backend_that_the_machine_lacks_points_at_the_finding(bundle: Bundle) 
 
 def test_the_tables_agree_with_the_engines() -> None:
     # A native engine is of one bundle; the command asks for it apart from the machine.
-    assert set(choice.BACKENDS) <= {"auto", "native", *BACKENDS}
+    assert set(options.BACKENDS) <= {"auto", "native", *BACKENDS}

@@ -53,6 +53,28 @@ def test_another_version_is_not_proved_until_it_is_verified(small_bundle: Path) 
     assert missing_proof(bundle, "decoder.other", engine("9.99")) is not None
 
 
+@pytest.mark.parametrize(
+    ("info", "options"),
+    [
+        (EngineInfo("onnxruntime", "9", "cpu", 1), "--backend cpu"),
+        (EngineInfo("onnxruntime", "9", "NVIDIA-H100", 1), "--backend cuda"),
+        (EngineInfo("onnxruntime", "9", "NVIDIA-H100-tf32", 1, tf32=True), "--backend cuda --tf32"),
+        (EngineInfo("tensorrt_rtx", "9", "NVIDIA-H100 plan 1", 1), "--backend tensorrt-rtx"),
+        (EngineInfo("native", "9", "cpu", 1), "--backend native"),
+        (
+            EngineInfo("native", "9", "cpu, cache in float16", 1, half_cache=True),
+            "--backend native --cache float16",
+        ),
+    ],
+)
+def test_what_would_prove_an_engine_names_it(
+    small_bundle: Path, info: EngineInfo, options: str
+) -> None:
+    """Whichever engine "auto" is."""
+    message = missing_proof(Bundle.open(small_bundle), GRAPH, info)
+    assert str(message).endswith(f" yet: run edgegpt verify {small_bundle} {options}")
+
+
 @pytest.mark.parametrize("processor", ["aarch64 asimddp", f"{processor_kind()} amx_int9", ""])
 def test_a_receipt_of_another_kind_of_processor_does_not_count(
     small_bundle: Path, processor: str

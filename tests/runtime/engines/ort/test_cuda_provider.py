@@ -10,7 +10,7 @@ import pytest
 from edgegpt.cli import main
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.bundle.manifest import Graph
-from edgegpt.runtime.engines.choice import local_lowerings, open_engine, resolve_backend
+from edgegpt.runtime.engines.choice import local_lowerings, open_engine
 from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.engines.ort import cuda_provider
 from edgegpt.runtime.engines.ort.cuda_provider import (
@@ -20,6 +20,7 @@ from edgegpt.runtime.engines.ort.cuda_provider import (
 )
 from edgegpt.runtime.engines.support import obstacle
 from edgegpt.runtime.errors import EdgeGPTWarning, EngineError, InvalidInputError
+from edgegpt.runtime.proof.auto import settle
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 INSTALL = r'pip install "edgegpt-toolkit\[cuda\]"'
@@ -217,12 +218,12 @@ def test_older_versions_replay_what_they_should_not(small_bundle, lowering, righ
 
 def test_auto_is_cuda_only_where_its_package_is_installed_and_works(small_bundle, gpu_wheel):
     bundle = Bundle.open(small_bundle)
-    assert resolve_backend(bundle, "auto") == "cpu"
+    assert settle(bundle).options.backend == "cpu"
     gpu_wheel(Runtime())
-    assert resolve_backend(bundle, "auto") == "cuda"
+    assert settle(bundle).options.backend == "cuda"
     gpu_wheel(Runtime(loaded=[CPU], printed="libcufft.so.12: cannot open shared object file"))
     with pytest.warns(EdgeGPTWarning, match=r"the CPU is used: .*libcufft\.so\.12 is missing"):
-        assert resolve_backend(bundle, "auto") == "cpu"
+        assert settle(bundle).options.backend == "cpu"
 
 
 def test_tf32_is_refused_where_there_is_none(small_bundle):
