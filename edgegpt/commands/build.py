@@ -21,7 +21,7 @@ __all__ = ["command"]
 @click.command(
     help="Build an engine for a bundle, unless it is there already: TensorRT's for a GPU, or one "
     "for this processor, which is compiled and proved. `generate`, `verify` and `bench` with the "
-    "same --backend use the one built last; `auto` uses a native one that is proved."
+    "same --backend use the one built last; `auto` is a native one that is proved."
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
