@@ -2,22 +2,26 @@
 
 An engine has no graph to which outputs could be added. So where its logits are wrong, the library
 is compiled once more, in a temporary folder and for the same weights, so that it keeps the residual
-stream before the first layer and after each one.
+stream before the first layer and after each one; of an encoder-decoder those of both stacks, and
+what a last norm of the encoder gives. The decoder attends to what the library made of its source,
+so its places mean something only if the encoder's are right.
 """
 
 import ctypes
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from edgegpt.errors import BundleError
-from edgegpt.model import GPT, GPTConfig, Seq2Seq
+from edgegpt.model import GPT, Seq2Seq
 from edgegpt.runtime.bundle.bundle import GOLDEN_NAME, Bundle
 from edgegpt.runtime.bundle.golden import Golden
 from edgegpt.runtime.engines.native.choice import local_graph, open_native
 from edgegpt.runtime.engines.native.engine import NativeEngine
-from edgegpt.runtime.engines.native.library import Library
 from edgegpt.runtime.engines.native.prepare import debug_library
 from edgegpt.runtime.engines.native.store import LIBRARY
 from edgegpt.runtime.files import scratch_folder
@@ -25,8 +29,8 @@ from edgegpt.runtime.proof.far_past import far_past
 from edgegpt.runtime.proof.tolerances import tolerance_of
 
 from .compare import Place, check_comparable, compared, first_wrong, in_torch, joined
-from .places import part_of
-from .runs import Array, DecoderRuns
+from .places import Part, part_of
+from .runs import Array, DecoderRuns, source_of
 
 __all__ = ["bisect_native"]
 
@@ -41,43 +45,80 @@ def bisect_native(bundle: Bundle, model: GPT | Seq2Seq, cache: str | None = None
 
     Raises:
         CheckpointError: if the settings of `model` differ from those that were exported.
-        BundleError: if the bundle is quantised, because it then differs from the checkpoint, or has
-            an encoder.
+        BundleError: if the bundle is quantised, because it then differs from the checkpoint.
         EngineError: if no engine is built, or the compiler fails.
     """
     check_comparable(bundle, model, "native")
-    if isinstance(model, Seq2Seq):
-        raise BundleError("layers of an encoder-decoder on the backend native cannot be compared")
     graph, golden = local_graph(bundle, cache or "float32"), Golden.load(bundle.file(GOLDEN_NAME))
     part, runs = part_of(model, graph), DecoderRuns(model, golden)
-    blocks = list(dict.fromkeys(layer.block for layer in part.layers[:-1]))
-    names = ["embedding", *blocks, *part.results]
-    reference = in_torch(model, part, names, runs.in_torch())
+    reference = in_torch(model, part, [*_streams(part), *part.results], runs.in_torch())
+    logits = {name: reference.pop(name) for name in part.results}
     with closing(open_native(bundle, None, cache)) as engine:
         tolerance = tolerance_of(bundle, engine)
-        found = joined(part.results, ([one[-1]] for one in _computed(engine, runs)))
-        logits = {name: reference[name] for name in part.results}
+        found = joined(logits, ([one[-1]] for one in _computed(engine, runs)))
         places = compared(found, logits, tolerance)
         if first_wrong(places) is None:
             return places
+        sources = _sources_in_torch(model, engine, runs)
         with scratch_folder(LARGEST_LIBRARY) as folder:
             library = debug_library(bundle, folder / LIBRARY)
-            kept = NativeEngine(engine.built, graph, 1, engine.cache, library=library)
+            kept = NativeEngine(
+                *(engine.built, graph, 1, engine.cache), encoder=engine.encoder, library=library
+            )
+            width = part.config.n_embd
+            of_sources = Streams(library.calls, "edgegpt_keep_source_streams", len(sources), width)
+            of_texts = Streams(library.calls, "edgegpt_keep_streams", len(reference), width)
             with closing(kept):
-                found = joined(names, _computed(kept, runs, Streams(library, model.config)))
-    layers = {name: reference[name] for name in names[:-1]}
-    return [*compared(found, layers, tolerance), *places]
+                names = [*sources, *reference, *logits]
+                found = joined(names, _computed(kept, runs, of_sources, of_texts))
+    return [*compared(found, sources | reference, tolerance), *places]
+
+
+def _streams(part: Part) -> list[str]:
+    """Return the names of the streams that a library keeps of a part, in their order."""
+    blocks = dict.fromkeys(layer.block for layer in part.layers[:-1])
+    return [f"{part.prefix}embedding", *blocks]
+
+
+@torch.no_grad()
+def _sources_in_torch(
+    model: GPT | Seq2Seq, engine: NativeEngine, runs: DecoderRuns
+) -> dict[str, Array]:
+    """Return the streams of the sources, each encoded alone; nothing for a GPT."""
+    if isinstance(model, GPT) or engine.encoder is None:
+        return {}
+    part = replace(part_of(model, engine.encoder), results=[])
+    final = part.layers[-1].norm
+
+    def encoded() -> Iterator[list[Tensor]]:
+        for prompt in runs.prompts:
+            ids = torch.from_numpy(source_of(prompt))[None]  # (1, N)
+            lengths = torch.tensor([ids.shape[1]])
+            model.sources(model.encoder(ids, lengths), lengths)
+            yield []
+
+    return in_torch(model, part, [*_streams(part), *([final] if final else [])], encoded())
 
 
 def _computed(
-    engine: NativeEngine, runs: DecoderRuns, streams: "Streams | None" = None
+    engine: NativeEngine,
+    runs: DecoderRuns,
+    of_sources: "Streams | None" = None,
+    of_texts: "Streams | None" = None,
 ) -> Iterator[list[Array]]:
-    """Yield the streams [T, C], if they are wanted, and the logits [T, V] of each prompt."""
+    """Yield the streams of the source [N, C] and of the text [T, C], those that are wanted, and
+    the logits [T, V], prompt by prompt.
+    """
     for prompt, sizes in zip(runs.prompts, runs.pieces, strict=True):
-        past, count = prompt.past_len, len(prompt.ids)
-        kept = [] if streams is None else streams.keep(past, count)
+        kept: list[Array] = []
+        past, count, sources = prompt.past_len, len(prompt.ids), None
+        if prompt.source is not None:
+            length = len(prompt.source)
+            kept += of_sources.keep(0, length) if of_sources else []
+            sources = engine.encode(prompt.source[None], np.array([length]))  # of ids [1, N]
+        kept += of_texts.keep(past, count) if of_texts else []
         logits, start = [], 0
-        with engine.new_state(1, past + count) as state:
+        with engine.new_state(1, past + count, sources) as state:
             if past:
                 state.fill(far_past(runs.golden.past, past))
             for size in sizes:
@@ -89,15 +130,15 @@ def _computed(
 
 
 class Streams:
-    """What a library compiled for it tells of its layers."""
+    """What a library compiled for it tells of the layers of a stack."""
 
-    def __init__(self, library: Library, config: GPTConfig) -> None:
-        self.config, self.call = config, library.calls.edgegpt_keep_streams
+    def __init__(self, calls: Any, name: str, count: int, width: int) -> None:
+        """Prepare for `count` streams of rows [C] of `width`, by the library's function `name`."""
+        self.count, self.width, self.call = count, width, getattr(calls, name)
         self.call.argtypes, self.call.restype = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int], None
 
-    def keep(self, past: int, count: int) -> list[Array]:
-        """Return where the next steps put the streams [count, C] of tokens from `past` on."""
-        shape = (self.config.n_layer + 1, count, self.config.n_embd)
-        streams = np.full(shape, np.nan, dtype=np.float32)
-        self.call(streams.ctypes.data, past, count)
+    def keep(self, first: int, slots: int) -> list[Array]:
+        """Return where the next steps put the streams [slots, C] of tokens from `first` on."""
+        streams = np.full((self.count, slots, self.width), np.nan, dtype=np.float32)
+        self.call(streams.ctypes.data, first, slots)
         return list(streams)

@@ -25,7 +25,7 @@ from edgegpt.runtime.proof.far_past import far_past
 from ..past import cut_past, torch_past
 from ..reader import Attending, Reader
 
-__all__ = ["Array", "DecoderRuns", "EncoderRuns", "runs_of"]
+__all__ = ["Array", "DecoderRuns", "EncoderRuns", "runs_of", "source_of"]
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -39,8 +39,8 @@ class EncoderRuns:
 
     def __init__(self, model: Seq2Seq, golden: Golden) -> None:
         self.model = model
-        longest = max(golden.prefill, key=lambda prompt: len(_source(prompt)))
-        self.batches = [pad(list(map(_source, batch))) for batch in (golden.ragged, [longest])]
+        longest = max(golden.prefill, key=lambda prompt: len(source_of(prompt)))
+        self.batches = [pad(list(map(source_of, batch))) for batch in (golden.ragged, [longest])]
 
     def in_torch(self) -> Iterator[list[Tensor]]:
         """Yield keys and values [G, H, N, D] for each layer of the decoder, batch by batch."""
@@ -66,7 +66,7 @@ class DecoderRuns:
         self.prompts = [golden.chunked, *golden.far]
         self.pieces = [golden.chunk_sizes, *([len(prompt.ids)] for prompt in golden.far)]
         self.readers: list[Reader] = [
-            model if isinstance(model, GPT) else Attending(model, [_source(prompt).tolist()])
+            model if isinstance(model, GPT) else Attending(model, [source_of(prompt).tolist()])
             for prompt in self.prompts
         ]
 
@@ -112,7 +112,7 @@ def runs_of(model: GPT | Seq2Seq, graph: Graph, golden: Golden) -> EncoderRuns |
     return DecoderRuns(model, golden)
 
 
-def _source(prompt: Prompt) -> NDArray[np.int64]:
+def source_of(prompt: Prompt) -> NDArray[np.int64]:
     """Return the ids of a prompt's source."""
     if prompt.source is None:
         raise BundleError(f"{GOLDEN_NAME} is damaged: one of its prompts has no source")

@@ -105,7 +105,6 @@ def test_a_quantised_bundle_is_refused(small_bundle: Path, small_model: GPT) -> 
 def test_streams_that_were_not_computed_are_wrong() -> None:
     """They begin as numbers that are none, so that a layer that was left out cannot pass."""
     calls = SimpleNamespace(edgegpt_keep_streams=lambda *_: None)
-    call = SimpleNamespace(calls=calls)
-    streams = module.Streams(call, SimpleNamespace(n_layer=2, n_embd=3)).keep(5, 4)  # type: ignore[arg-type]
+    streams = module.Streams(calls, "edgegpt_keep_streams", 3, 3).keep(5, 4)
     assert [each.shape for each in streams] == [(4, 3)] * 3
     assert np.isnan(streams).all()

@@ -106,6 +106,10 @@ EDGEGPT_API int edgegpt_read(edgegpt_state *state, int cache, int row, int slots
  * first .. first + slots - 1, of whatever row, goes to kept [layers + 1, slots, width] from now on:
  * before the first layer, and after each one. Null ends it. */
 EDGEGPT_API void edgegpt_keep_streams(float *kept, int first, int slots);
+
+/* The same of the encoder, for sources that are encoded one at a time. If it has a norm after its
+ * last layer, kept is [layers + 2, slots, width], and what that norm gives comes last. */
+EDGEGPT_API void edgegpt_keep_source_streams(float *kept, int first, int slots);
 #endif
 
 #ifdef __cplusplus

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "layers.h"
+#include "streams.h"
 
 namespace edgegpt {
 
@@ -98,7 +99,9 @@ private:
 
     void work(Worker w) const {
         each([&](const Chunk &chunk, float *stream) { this->embed(w, chunk, stream); });
-        for (const Layer &layer : Stack::layer) {
+        keep(w, 0);
+        for (int number = 0; number < Stack::layers; ++number) {
+            const Layer &layer = Stack::layer[number];
             each([&](const Chunk &chunk, const float *stream) {
                 this->project_heads(w, chunk, layer.attention, stream);
                 keep_queries(w, chunk, layer.attention);
@@ -110,10 +113,32 @@ private:
                 this->feed_forward(w, chunk, layer.feed_forward, stream, next);
                 if (Stack::parallel) copy_rows(w, chunk, next, stream);
             });
+            keep(w, number + 1);
         }
+        keep_normed(w);
         for (int index = 0; index < model::Decoder::layers; ++index)
             each([&](const Chunk &chunk, const float *stream) {
                 write_source(w, chunk, index, model::Decoder::layer[index].source.kv, stream);
+            });
+    }
+
+    // In a debug build, for `source_streams`. The others do not write streams before they meet again.
+    void keep(Worker w, int layers) const {
+        if constexpr (keeps_streams)
+            each([&](const Chunk &chunk, const float *stream) {
+                if (w.index == 0) source_streams.keep(layers, chunk, stream, Stack::width);
+            });
+    }
+
+    // The same of what the layers of the decoder read.
+    void keep_normed(Worker w) const {
+        if constexpr (keeps_streams && Stack::norm_final.weight != 0)
+            each([&](const Chunk &chunk, const float *stream) {
+                if (w.index != 0) return;
+                for (int i = 0; i < chunk.count; ++i)
+                    this->norm(Stack::norm_final, stream + i * stream_stride,
+                               space_.written + i * stream_stride);
+                source_streams.keep(Stack::layers + 1, chunk, space_.written, Stack::width);
             });
     }
 

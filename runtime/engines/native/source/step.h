@@ -96,8 +96,7 @@ private:
     // In a debug build, for `streams`. The others do not write the stream before they meet again.
     void keep(Worker w, const Chunk &chunk, int layers, const float *stream) const {
         if constexpr (keeps_streams)
-            for (int i = 0; w.index == 0 && i < chunk.count; ++i)
-                streams.keep(layers, chunk.token[i].position, stream + i * stream_stride, width);
+            if (w.index == 0) streams.keep(layers, chunk, stream, width);
     }
 
     // Meets.
