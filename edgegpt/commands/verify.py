@@ -70,7 +70,8 @@ def command(
         click.echo(receipt.to_json(), nl=False)
     else:
         print_receipt(receipt)
-        tell_choice(settled)
+        if receipt.passed:  # "proved" below a FAIL would be of an earlier proof
+            tell_choice(settled)
     if report is not None:
         write_html(receipt, opened.name, report)
         tell_written(report)
