@@ -71,13 +71,13 @@ inline void attend_block(Queries<width> &q, const Cache &cache, int layer, int r
     constexpr int padded = Queries<width>::padded;
     const Weights keys = cache.keys_as_weights(layer, row, head);
     const Activations queries = {q.query[0], padded, nullptr, 0, nullptr, nullptr, 0};
-    multiply(keys, queries, 0, q.count, {(block + first) / lanes, (block + tiles_end) / lanes},
+    multiply_near(keys, queries, 0, q.count, {(block + first) / lanes, (block + tiles_end) / lanes},
              [&](int i, int slot, Floats s) { store(q.score[i] + slot - block, s); });
     float factor[most_queries];
     for (int i = 0; i < q.count; ++i) factor[i] = weigh(q, i, block, first, tiles_end);
     const Weights values = cache.values_as_weights(layer, row, head, block + first, end - first);
     const Activations weights = {q.score[0] + first, key_block, nullptr, 0, nullptr, nullptr, 0};
-    multiply(values, weights, 0, q.count, {0, padded / lanes}, [&](int i, int place, Floats x) {
+    multiply_near(values, weights, 0, q.count, {0, padded / lanes}, [&](int i, int place, Floats x) {
         float *result = q.result[i] + place;
         store(result, fma(load(result), all(factor[i]), x));
     });

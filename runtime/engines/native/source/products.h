@@ -187,32 +187,46 @@ inline void some_outputs(const Weights &m, const Activations &in, int tile, int 
             use(row + r, (tile + t) * lanes, load(out + (r * tiles + t) * lanes));
 }
 
-// All rows, as many at once as the registers hold, for as many tiles as they hold beside them. A
-// single row waits for the memory, which is fastest when it is read in order.
-template <int rows, class Use>
-void for_rows(const Weights &m, const Activations &in, int first, int end, Range tiles,
-              const Use &use) {
-    constexpr int wide = rows == 1                       ? 1
-                         : most_sums / rows < most_tiles ? most_sums / rows
-                                                         : most_tiles;
-    static_assert(wide >= 1, "one tile must fit the registers");
-    int tile = tiles.first;
-    for (; tile + wide <= tiles.end; tile += wide)
-        for (int row = first; row < end; row += rows)
-            some_outputs<wide, rows>(m, in, tile, row, use);
-    for (; tile < tiles.end; ++tile)
-        for (int row = first; row < end; row += rows) some_outputs<1, rows>(m, in, tile, row, use);
+constexpr int fewer(int rows) { return rows > 4 ? 4 : rows - 1; }
+
+// All rows for some tiles, as many at once as the registers hold.
+template <int tiles, int rows, class Use>
+inline void for_rows(const Weights &m, const Activations &in, int first, int end, int tile,
+                     const Use &use) {
+    for (; first + rows <= end; first += rows) some_outputs<tiles, rows>(m, in, tile, first, use);
+    if constexpr (rows > 1)
+        if (first < end) for_rows<tiles, fewer(rows)>(m, in, first, end, tile, use);
 }
 
-// Multiply rows first .. end - 1 by a range of tiles.
-template <int rows = most_rows, class Use>
+// So many tiles of a range at a time, then half as many. Each is used for all rows before the next.
+template <int tiles, class Use>
+void for_tiles(const Weights &m, const Activations &in, int first, int end, Range range,
+               const Use &use) {
+    constexpr int rows = most_sums / tiles < most_rows ? most_sums / tiles : most_rows;
+    for (; range.first + tiles <= range.end; range.first += tiles)
+        for_rows<tiles, rows>(m, in, first, end, range.first, use);
+    if constexpr (tiles > 1) for_tiles<tiles / 2>(m, in, first, end, range, use);
+}
+
+// Multiply rows first .. end - 1 by a range of tiles. A single row waits for the memory, which is
+// fastest when it is read in order.
+template <class Use>
 void multiply(const Weights &m, const Activations &in, int first, int end, Range tiles,
               const Use &use) {
-    const int whole = (end - first) / rows * rows;
-    if (whole > 0) for_rows<rows>(m, in, first, first + whole, tiles, use);
-    if constexpr (rows > 1) {
-        if (whole < end - first) multiply<(rows + 1) / 2>(m, in, first + whole, end, tiles, use);
-    }
+    if (end - first == 1) return for_tiles<1>(m, in, first, end, tiles, use);
+    for_tiles<most_tiles>(m, in, first, end, tiles, use);
+}
+
+// The same for a few rows, and weights that are not far: sums that wait for the one before them
+// are what takes time, so more tiles are taken at once.
+template <class Use>
+void multiply_near(const Weights &m, const Activations &in, int first, int end, Range tiles,
+                   const Use &use) {
+    constexpr int many = 4, some = 2;
+    const int rows = end - first;
+    if (rows * many <= most_sums) return for_tiles<many>(m, in, first, end, tiles, use);
+    if (rows * some <= most_sums) return for_tiles<some>(m, in, first, end, tiles, use);
+    for_tiles<most_tiles>(m, in, first, end, tiles, use);
 }
 
 }  // namespace edgegpt
