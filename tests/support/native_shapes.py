@@ -10,6 +10,7 @@ from small_models import random_model
 
 from edgegpt.model import GPT, GPTConfig
 from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.bundle.vocabulary import Precision
 
 __all__ = ["FLAVOURS", "Flavour", "made"]
 
@@ -30,6 +31,13 @@ class Flavour:
     bits: tuple[int, ...] = ()
     block: int = 32
 
+    @property
+    def precision(self) -> Precision:
+        """What the products compute in, as a bundle names it."""
+        if self.bits:
+            return "int4"
+        return "bfloat16" if self.kind == "BF16" else "float32"
+
 
 FLAVOURS = st.one_of(
     st.builds(Flavour, st.sampled_from(list(TYPES))),
@@ -40,6 +48,11 @@ FLAVOURS = st.one_of(
         st.sampled_from([16, 32, 64, 128, 512]),
     ),
 )
+
+
+def rounded(_: torch.nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
+    """Return what a product reads, rounded to bfloat16 in its own type."""
+    return inputs[0].bfloat16().to(inputs[0].dtype)
 
 
 def made(config: GPTConfig, flavour: Flavour, folder: Path, seed: int = 0) -> tuple[Bundle, GPT]:
@@ -53,5 +66,9 @@ def made(config: GPTConfig, flavour: Flavour, folder: Path, seed: int = 0) -> tu
     else:
         for parameter in model.parameters():
             parameter.data = parameter.data.to(TYPES[flavour.kind]).float()
+        if flavour.kind == "BF16":
+            for module in model.modules():
+                if isinstance(module, torch.nn.Linear):
+                    module.register_forward_pre_hook(rounded)
         bundle = bundle_of(model, folder, kind=flavour.kind)
     return bundle, model.double()

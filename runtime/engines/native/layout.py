@@ -15,7 +15,7 @@ from .tensors import Rotations, Sines, Tensor
 
 __all__ = ["FORMAT", "Layer", "Layout", "Rotary", "Stack"]
 
-FORMAT = 1
+FORMAT = 2
 SLACK = 64  # bytes behind the last tensor: vectors may be read behind the end of a row
 
 

@@ -88,7 +88,10 @@ class Rows:
 
 @dataclass(frozen=True)
 class Tiles:
-    """A weight of floats [tile][input][16]; the bundle has it by inputs or by outputs."""
+    """A weight of floats [tile][input][16], of bfloat16 [tile][input / 2][16][2].
+
+    The bundle has it by inputs or by outputs.
+    """
 
     name: str
     kind: Kind
@@ -99,7 +102,16 @@ class Tiles:
     @property
     def size(self) -> int:
         """Bytes in the file."""
-        return rounded_up(self.outputs, LANES) * self.inputs * WIDTH[self.kind]
+        return rounded_up(self.outputs, LANES) * self._filled * WIDTH[self.kind]
+
+    @property
+    def _together(self) -> int:
+        """Inputs of an output that are neighbours in memory."""
+        return 2 if self.kind == "bfloat16" else 1
+
+    @property
+    def _filled(self) -> int:
+        return rounded_up(self.inputs, self._together)
 
     def pieces(self, read: Read) -> Iterator[NDArray[Any]]:
         """Yield some tiles at a time."""
@@ -107,9 +119,9 @@ class Tiles:
         weight = stored.T if self.by_inputs else stored  # (N, K)
         for begin in range(0, self.outputs, PIECE * LANES):
             part = weight[begin : begin + PIECE * LANES]
-            part = np.pad(part, ((0, -len(part) % LANES), (0, 0)))
-            tiles = part.reshape(-1, LANES, self.inputs)  # (tiles, 16, K)
-            yield np.ascontiguousarray(tiles.transpose(0, 2, 1))
+            part = np.pad(part, ((0, -len(part) % LANES), (0, self._filled - self.inputs)))
+            tiles = part.reshape(-1, LANES, self._filled // self._together, self._together)
+            yield np.ascontiguousarray(tiles.transpose(0, 2, 1, 3))  # (tiles, K / n, 16, n)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-// What products read: rows of floats, and the same rounded to int8 by block for integer weights.
+// What products read: rows of floats, and the same rounded: to int8 by block for integer weights, to
+// bfloat16 for weights of that type.
 #pragma once
 
 #include "vector.h"
@@ -12,7 +13,7 @@ constexpr float largest_byte = 127.0f;
 struct Activations {
     const float *values;  // [rows][stride]
     std::ptrdiff_t stride;
-    std::int8_t *bytes;  // [rows][byte_stride]
+    std::int8_t *bytes;  // [rows][byte_stride], or numbers of two bytes
     std::ptrdiff_t byte_stride;
     float *scales;       // [rows][block_stride], of each block of bytes
     std::int32_t *sums;  // [rows][block_stride], of the bytes of each block
@@ -20,6 +21,9 @@ struct Activations {
 
     const float *row(int r) const { return values + r * stride; }
     const std::int8_t *bytes_of(int r) const { return bytes + r * byte_stride; }
+    std::uint16_t *halves_of(int r) const {
+        return reinterpret_cast<std::uint16_t *>(bytes + r * byte_stride);
+    }
     const float *scales_of(int r) const { return scales + r * block_stride; }
     const std::int32_t *sums_of(int r) const { return sums + r * block_stride; }
 };
@@ -62,7 +66,7 @@ inline bool is_finite(const float *x, int width) {
 
 // Round a row of activations for a matrix of integers. No integer stands for what is infinite or no
 // number; a row that has such gets scales that are none, and so have all its products.
-inline void round_row(const Activations &a, int row, const Weights &m) {
+inline void round_to_bytes(const Activations &a, int row, const Weights &m) {
     if (!is_finite(a.row(row), m.inputs)) {
         std::memset(a.bytes + row * a.byte_stride, 0, as_size(m.blocks) * as_size(m.block));
         for (int b = 0; b < m.blocks; ++b) {
@@ -76,6 +80,21 @@ inline void round_row(const Activations &a, int row, const Weights &m) {
         round_block(a.row(row) + begin, left < m.block ? left : m.block, m.block,
                     a.bytes + row * a.byte_stride + begin, a.scales + row * a.block_stride + b,
                     a.sums + row * a.block_stride + b);
+    }
+}
+
+// Round a row to bfloat16; zeros fill it up to whole vectors.
+inline void round_to_bfloat16(const Activations &a, int row, int width) {
+    for (int i = 0; i < width; i += lanes)
+        store_bfloat16(a.halves_of(row) + i, load_part(a.row(row), i, width));
+}
+
+// Round a row of activations for the products with a matrix.
+inline void round_row(const Activations &a, int row, const Weights &m) {
+    switch (rounding_for(m.kind)) {
+        case Rounding::none: return;
+        case Rounding::bfloat16: return round_to_bfloat16(a, row, m.inputs);
+        case Rounding::bytes: return round_to_bytes(a, row, m);
     }
 }
 

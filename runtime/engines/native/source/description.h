@@ -24,9 +24,17 @@ using Offset = std::uint64_t;  // bytes from the begin of the weight file; 0: no
 
 constexpr bool is_integer(Kind kind) { return kind == Kind::int8 || kind == Kind::int4; }
 
+// What the activations of a product are rounded to.
+enum class Rounding { none, bfloat16, bytes };
+constexpr Rounding rounding_for(Kind kind) {
+    if (is_integer(kind)) return Rounding::bytes;
+    return kind == Kind::bfloat16 ? Rounding::bfloat16 : Rounding::none;
+}
+
 // A weight [outputs, inputs] in tiles of 16 outputs. Integers lie in blocks of `block` inputs, the
 // last of which is filled up, with a scale [tile][block][16] each:
-//   float32, float16, bfloat16  [tile][input][16]
+//   float32, float16            [tile][input][16]
+//   bfloat16                    [tile][input / 2][16][2], the last pair filled up
 //   int8                        [tile][block][input / 4][16][4], zero point 128
 //   int4                        [tile][block][input / 8][16][4] bytes, zero point 8; the low halves
 //                               of four bytes are inputs 0 to 3, the high halves 4 to 7
@@ -41,8 +49,9 @@ struct Matrix {
     constexpr std::ptrdiff_t tile_bytes() const {
         switch (kind) {
             case Kind::float32: return static_cast<std::ptrdiff_t>(inputs) * lanes * 4;
-            case Kind::float16:
-            case Kind::bfloat16: return static_cast<std::ptrdiff_t>(inputs) * lanes * 2;
+            case Kind::float16: return static_cast<std::ptrdiff_t>(inputs) * lanes * 2;
+            case Kind::bfloat16:
+                return static_cast<std::ptrdiff_t>(up_to(inputs, 2)) * lanes * 2;
             case Kind::int8: return static_cast<std::ptrdiff_t>(blocks()) * block * lanes;
             case Kind::int4: return static_cast<std::ptrdiff_t>(blocks()) * block * lanes / 2;
         }

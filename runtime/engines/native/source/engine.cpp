@@ -23,7 +23,7 @@ namespace {
 constexpr int most_threads = 1024;
 constexpr std::size_t header_bytes = 64;
 constexpr char magic[8] = {'E', 'D', 'G', 'E', 'G', 'P', 'T', 'W'};
-constexpr std::uint32_t file_format = 1;
+constexpr std::uint32_t file_format = 2;
 
 // Tells of a missing feature, too, so it is as careful as those functions are.
 [[gnu::format(printf, 3, 4)]] EDGEGPT_BASELINE int fail(char *message, int code, const char *format,

@@ -77,7 +77,7 @@ protected:
 
     // ---- what products read ---------------------------------------------------------------
 
-    // Make rows of the width of the stream by make(i, out), and round them if `m` is of integers.
+    // Make rows of the width of the stream by make(i, out), rounded as the products with `m` ask.
     // Few rows are made by each thread for itself; of many, each makes its share, and they meet.
     template <class Make>
     Activations prepare(Worker w, const Weights &m, int count, const Make &make) const {
@@ -87,7 +87,7 @@ protected:
         const Range mine = own ? Range{0, count} : share(count, w.index, w.threads);
         for (int i = mine.first; i < mine.end; ++i) {
             make(i, to.rows + i * stream_stride);
-            if (is_integer(m.kind)) round_row(made, i, m);
+            round_row(made, i, m);
         }
         if (!own) team_.meet(w);
         return made;
@@ -98,7 +98,7 @@ protected:
                         int stride) const {
         const bool own = count <= most_own;
         const Activations made = (own ? space_.own(w.index) : space_.shared).of(rows, stride);
-        if (!is_integer(m.kind)) return made;
+        if (rounding_for(m.kind) == Rounding::none) return made;
         const Range mine = own ? Range{0, count} : share(count, w.index, w.threads);
         for (int i = mine.first; i < mine.end; ++i) round_row(made, i, m);
         if (!own) team_.meet(w);
@@ -265,7 +265,7 @@ protected:
     // ---- feed-forward ---------------------------------------------------------------------
 
     static bool rounded_alike(const Matrix &a, const Matrix &b) {
-        return is_integer(a.kind) == is_integer(b.kind) && a.block == b.block;
+        return rounding_for(a.kind) == rounding_for(b.kind) && a.block == b.block;
     }
 
     // Meets. `base` is what the attention made of the stream.

@@ -64,6 +64,9 @@ inline constexpr Feature features[] = {
 #ifdef __AVX512VNNI__
     {"avx512_vnni", Told::leaf_7_ecx, 11},
 #endif
+#ifdef __AVX512BF16__
+    {"avx512_bf16", Told::leaf_7_1_eax, 5},
+#endif
 #ifdef __ARM_FEATURE_ATOMICS
     {"atomics", Told::hwcap, 8},
 #endif

@@ -2,7 +2,8 @@
 //
 // An output is the sum over its blocks of inputs, in order, of the sum over a block, in order. So
 // its bits are the same however many rows and tiles are computed at once. Integer weights take
-// activations rounded to int8 by block, as ONNX Runtime's MatMulNBits does.
+// activations rounded to int8 by block, as ONNX Runtime's MatMulNBits does; those of bfloat16 take
+// them rounded to bfloat16, as this type computes everywhere, and add in float32.
 #pragma once
 
 #include "activations.h"
@@ -32,8 +33,7 @@ inline Range share(int count, int index, int threads) {
 template <Kind kind>
 inline Floats load_weights(const std::uint8_t *p) {
     if constexpr (kind == Kind::float32) return load(reinterpret_cast<const float *>(p));
-    const auto *half = reinterpret_cast<const std::uint16_t *>(p);
-    return kind == Kind::float16 ? load_float16(half) : load_bfloat16(half);
+    return load_float16(reinterpret_cast<const std::uint16_t *>(p));
 }
 
 // Processors do not look ahead far enough by themselves: a tile has few pages. So the next tiles
@@ -60,6 +60,23 @@ inline void add_products(const std::uint8_t *weights, std::ptrdiff_t tile_bytes,
 #pragma GCC unroll 16
             for (int t = 0; t < tiles; ++t) sums[t][r] = fma(value, w[t], sums[t][r]);
         }
+    }
+}
+
+// The same for bfloat16: of each pair of products, the second one is added first.
+template <int tiles, int rows>
+inline void add_pair_products(const std::uint8_t *weights, std::ptrdiff_t tile_bytes,
+                              const std::uint16_t *x, std::ptrdiff_t stride, int count,
+                              Floats (&sums)[tiles][rows]) {
+    for (int k = 0; k < count; k += 2, weights += 4 * lanes) {
+        call_ahead<tiles>(weights, tile_bytes);
+        Bytes w[tiles];
+#pragma GCC unroll 16
+        for (int t = 0; t < tiles; ++t) w[t] = load_bytes(weights + t * tile_bytes);
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 16
+            for (int t = 0; t < tiles; ++t) add_pairs(sums[t][r], w[t], x + r * stride + k);
     }
 }
 
@@ -130,7 +147,6 @@ template <Kind kind, int tiles, int rows>
 EDGEGPT_KERNEL void float_outputs(const Weights &m, const Activations &in, int tile, int row,
                                   float *out) {
     const std::uint8_t *weights = m.tiles + static_cast<std::ptrdiff_t>(tile) * m.tile_bytes;
-    const float *x = in.row(row);
     Floats total[tiles][rows];
     for (auto &of_tile : total)
         for (Floats &each_row : of_tile) each_row = all(0.0f);
@@ -139,7 +155,11 @@ EDGEGPT_KERNEL void float_outputs(const Weights &m, const Activations &in, int t
         Floats sums[tiles][rows];
         for (auto &of_tile : sums)
             for (Floats &each_row : of_tile) each_row = all(0.0f);
-        add_products<kind>(weights, m.tile_bytes, x + begin, in.stride, count, sums);
+        if constexpr (kind == Kind::bfloat16)
+            add_pair_products(weights, m.tile_bytes, in.halves_of(row) + begin, in.byte_stride / 2,
+                              count, sums);
+        else
+            add_products<kind>(weights, m.tile_bytes, in.row(row) + begin, in.stride, count, sums);
         for (int t = 0; t < tiles; ++t)
             for (int r = 0; r < rows; ++r) total[t][r] = total[t][r] + sums[t][r];
         weights += static_cast<std::ptrdiff_t>(count) * lanes * (kind == Kind::float32 ? 4 : 2);

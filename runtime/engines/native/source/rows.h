@@ -35,7 +35,10 @@ inline void read_row(const Weights &m, std::int64_t id, float *out) {
     for (int k = 0; k < m.inputs; ++k) {
         const auto input = static_cast<std::ptrdiff_t>(k);
         if (!is_integer(m.kind)) {
-            out[k] = one_float(m.kind, begin, input * lanes + lane);
+            const std::ptrdiff_t place = m.kind == Kind::bfloat16
+                                             ? (input / 2 * lanes + lane) * 2 + input % 2
+                                             : input * lanes + lane;
+            out[k] = one_float(m.kind, begin, place);
             continue;
         }
         const int zero = m.kind == Kind::int8 ? 128 : 8;

@@ -129,6 +129,21 @@ inline Floats load_bfloat16(const std::uint16_t *p) {
     return {eight_bfloat16(p), eight_bfloat16(p + 8)};
 }
 
+inline __m256i eight_to_bfloat16(__m256 x) {
+    const __m256i bits = _mm256_castps_si256(x), one = _mm256_set1_epi32(1);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), one);
+    const __m256i nearest =
+        _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    const __m256i none = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    return _mm256_srli_epi32(_mm256_blendv_epi8(nearest, quiet, none), 16);
+}
+inline void store_bfloat16(std::uint16_t *p, Floats x) {
+    // Within each half, four of the low ones and four of the high ones; then in order.
+    const __m256i both = _mm256_packus_epi32(eight_to_bfloat16(x.low), eight_to_bfloat16(x.high));
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm256_permute4x64_epi64(both, 0xd8));
+}
+
 inline Ints all_ints(std::int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 inline Ints operator+(Ints a, Ints b) {
     return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)};
@@ -198,6 +213,21 @@ inline void add_dot(Ints &c, Bytes weights, const std::int8_t *p) {
     const __m256i activations = _mm256_set1_epi32(four);
     c.low = eight_dots<zero>(c.low, weights.low, activations);
     c.high = eight_dots<zero>(c.high, weights.high, activations);
+}
+
+inline __m256 first_of_pairs(__m256i x) { return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)); }
+inline __m256 second_of_pairs(__m256i x) {
+    return _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(-0x10000)));
+}
+inline void add_pairs(Floats &c, Bytes weights, const std::uint16_t *p) {
+    std::int32_t two;
+    std::memcpy(&two, p, sizeof two);
+    const __m256i activations = _mm256_set1_epi32(two);
+    const __m256 first = first_of_pairs(activations), second = second_of_pairs(activations);
+    c.low = _mm256_fmadd_ps(second_of_pairs(weights.low), second, c.low);
+    c.high = _mm256_fmadd_ps(second_of_pairs(weights.high), second, c.high);
+    c.low = _mm256_fmadd_ps(first_of_pairs(weights.low), first, c.low);
+    c.high = _mm256_fmadd_ps(first_of_pairs(weights.high), first, c.high);
 }
 
 }  // namespace edgegpt

@@ -97,6 +97,22 @@ inline Floats load_bfloat16(const std::uint16_t *p) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
 }
 
+inline void store_bfloat16(std::uint16_t *p, Floats x) {
+#ifdef __AVX512BF16__
+    const auto half = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x.v));
+#else
+    const __m512i bits = _mm512_castps_si512(x.v);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i nearest =
+        _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __mmask16 none = _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q);
+    const __m512i kept =
+        _mm512_mask_or_epi32(nearest, none, bits, _mm512_set1_epi32(0x400000));
+    const __m256i half = _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16));
+#endif
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), half);
+}
+
 inline Ints all_ints(std::int32_t x) { return {_mm512_set1_epi32(x)}; }
 inline Ints operator+(Ints a, Ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
 inline std::int32_t sum(Ints x) {
@@ -122,6 +138,23 @@ inline void add_dot(Ints &c, Bytes weights, const std::int8_t *p) {
     std::int32_t four;
     std::memcpy(&four, p, sizeof four);
     c.v = _mm512_dpbusd_epi32(c.v, weights.v, _mm512_set1_epi32(four));
+}
+
+inline void add_pairs(Floats &c, Bytes weights, const std::uint16_t *p) {
+    std::int32_t two;
+    std::memcpy(&two, p, sizeof two);
+    const __m512i activations = _mm512_set1_epi32(two);
+#ifdef __AVX512BF16__
+    c.v = _mm512_dpbf16_ps(c.v, reinterpret_cast<__m512bh>(weights.v),
+                           reinterpret_cast<__m512bh>(activations));
+#else
+    const auto second = [](__m512i x) {
+        return _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(-0x10000)));
+    };
+    const auto first = [](__m512i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16)); };
+    c.v = _mm512_fmadd_ps(second(weights.v), second(activations), c.v);
+    c.v = _mm512_fmadd_ps(first(weights.v), first(activations), c.v);
+#endif
 }
 
 }  // namespace edgegpt

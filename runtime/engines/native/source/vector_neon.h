@@ -125,6 +125,18 @@ inline Floats load_bfloat16(const std::uint16_t *p) {
     });
 }
 
+inline void store_bfloat16(std::uint16_t *p, Floats x) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+        const uint32x4_t bits = vreinterpretq_u32_f32(x.v[i]);
+        const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+        const uint32x4_t nearest = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff)));
+        const uint32x4_t quiet = vorrq_u32(bits, vdupq_n_u32(0x400000));
+        const uint32x4_t number = vceqq_f32(x.v[i], x.v[i]);
+        vst1_u16(p + 4 * i, vshrn_n_u32(vbslq_u32(number, nearest, quiet), 16));
+    }
+}
+
 inline Ints all_ints(std::int32_t x) {
     return each<Ints>([&](int) { return vdupq_n_s32(x); });
 }
@@ -217,5 +229,23 @@ inline void add_row_pair(Ints &first, Ints &second, Bytes four, Bytes next, cons
 #else
 inline constexpr bool pairs_rows = false;
 #endif
+
+// Not BFDOT, which rounds in a way of its own.
+inline float32x4_t first_of_pairs(uint32x4_t x) { return vreinterpretq_f32_u32(vshlq_n_u32(x, 16)); }
+inline float32x4_t second_of_pairs(uint32x4_t x) {
+    return vreinterpretq_f32_u32(vandq_u32(x, vdupq_n_u32(0xffff0000u)));
+}
+inline void add_pairs(Floats &c, Bytes weights, const std::uint16_t *p) {
+    std::uint32_t two;
+    std::memcpy(&two, p, sizeof two);
+    const uint32x4_t activations = vdupq_n_u32(two);
+    const float32x4_t first = first_of_pairs(activations), second = second_of_pairs(activations);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+        const uint32x4_t pairs = vreinterpretq_u32_u8(weights.v[i]);
+        c.v[i] = vfmaq_f32(c.v[i], second_of_pairs(pairs), second);
+        c.v[i] = vfmaq_f32(c.v[i], first_of_pairs(pairs), first);
+    }
+}
 
 }  // namespace edgegpt

@@ -161,6 +161,17 @@ inline Floats load_bfloat16(const std::uint16_t *p) {
     });
 }
 
+// To the nearest one, ties to the even one.
+inline std::uint16_t to_bfloat16(float value) {
+    std::uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    if (std::isnan(value)) return static_cast<std::uint16_t>(bits >> 16 | 0x40u);
+    return static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+inline void store_bfloat16(std::uint16_t *p, Floats x) {
+    for (int i = 0; i < lanes; ++i) p[i] = to_bfloat16(x.v[i]);
+}
+
 inline Ints all_ints(std::int32_t x) {
     return each<Ints>([&](int) { return x; });
 }
@@ -205,6 +216,18 @@ template <int zero>
 inline void add_dot(Ints &c, Bytes weights, const std::int8_t *p) {
     for (int i = 0; i < lanes; ++i)
         for (int j = 0; j < 4; ++j) c.v[i] += weights.v[4 * i + j] * p[j];
+}
+
+// Add to lane i of c the products of the numbers 2i + 1 and then 2i, all of them bfloat16, with the
+// second and the first of the two activations at p. Where the processor has an instruction for
+// this, numbers below 2^-126 count as zeros.
+inline void add_pairs(Floats &c, Bytes weights, const std::uint16_t *p) {
+    std::uint16_t half[2 * lanes], first[lanes], second[lanes], two[lanes] = {p[0], p[1]};
+    std::memcpy(half, weights.v, sizeof half);
+    for (int i = 0; i < lanes; ++i) first[i] = half[2 * i], second[i] = half[2 * i + 1];
+    const Floats activations = load_bfloat16(two);
+    c = fma(load_bfloat16(second), all(activations.v[1]), c);
+    c = fma(load_bfloat16(first), all(activations.v[0]), c);
 }
 
 }  // namespace edgegpt

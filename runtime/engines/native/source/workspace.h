@@ -35,11 +35,13 @@ constexpr int largest_of_all(const Of &of) {
     return larger(of(model::Decoder::head), largest_in_layers(of));
 }
 
-// Inputs of a matrix with what fills up its last block; a block may be wider than the rows are.
-constexpr int filled_up(const Matrix &m) { return m.blocks() * m.block; }
+// Of a row of activations, with what fills up the last block; a block may be wider than the rows are.
+constexpr int rounded_bytes(const Matrix &m) {
+    return m.blocks() * m.block * (m.kind == Kind::bfloat16 ? 2 : 1);
+}
 constexpr int blocks_of_integers(const Matrix &m) { return is_integer(m.kind) ? m.blocks() : 0; }
 constexpr int outputs_of(const Matrix &m) { return m.outputs; }
-constexpr int byte_stride = up_to(largest_of_all(filled_up), 128) + 64;
+constexpr int byte_stride = up_to(largest_of_all(rounded_bytes), 128) + 64;
 constexpr int block_stride = up_to(largest_of_all(blocks_of_integers) + 1, lanes);
 
 // Vectors may be read behind the end of a row; an odd number of lines keeps rows apart in caches.
