@@ -24,6 +24,7 @@ from edgegpt.tensor_file import Layout, write_tensors
 
 __all__ = [
     "CASES",
+    "KINDS",
     "PAIRS",
     "PLAIN",
     "SOURCES",
@@ -31,6 +32,7 @@ __all__ = [
     "case",
     "compiled",
     "fed",
+    "narrow",
     "opened",
     "pair",
     "quantised_bundle",
@@ -38,6 +40,8 @@ __all__ = [
 
 SOURCES = Path(__file__).parents[2] / "runtime" / "engines" / "native" / "source"
 PLAIN = "-DEDGEGPT_PLAIN"
+KINDS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+TABLES = ("embedding", "relative")  # which a bundle has as they are
 NO_BIAS = {"proj_bias": False, "ff_bias": False, "norm_bias": False}
 LLAMA = {"norm": "rmsnorm", "position": "rope", "activation": "silu", "gated": True, **NO_BIAS}
 WINDOWS = {
@@ -70,6 +74,10 @@ CASES: dict[str, dict[str, Any]] = {
         **{**LLAMA, "gated": False, "activation": "relu2", "norm_placement": "output"},
         **{"qk_norm": "full", "n_kv_head": 2, "position": "none", "final_norm": False},
     },
+    "biases by distance": {
+        **{"position": "relative", "relative_shared": False, "n_kv_head": 2, "block_size": 301},
+        **{"activation": "relu", "attention_scale": 1.0, "norm": "rmsnorm", **NO_BIAS},
+    },
     "one wide head": {**LLAMA, "n_head": 1, "head_dim": 272, "activation": "relu"},
 }
 
@@ -87,6 +95,14 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
     "pre-norm": (
         {**LLAMA, "position": "sinusoidal", "embedding_scale": 8.0, "qk_norm": "head"},
         {**LLAMA, "position": "none", "n_layer": 1, "tie_embeddings": True},
+        True,
+    ),
+    "biases by distance": (
+        {**LLAMA, "position": "relative", "n_layer": 3},
+        {
+            **{**LLAMA, "position": "relative", "tie_embeddings": True},
+            **{"relative_buckets": 8, "relative_distance": 140, "block_size": 200},
+        },
         True,
     ),
     "unlike stacks": (
@@ -116,6 +132,19 @@ def case(name: str) -> GPT:
     return random_model(GPTConfig.from_dict({**SIZES, **CASES[name]}))
 
 
+def narrow(model: GPT | Seq2Seq, kind: str) -> None:
+    """Round the weights to a kind, and if it is bfloat16, what they are multiplied by."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(KINDS[kind]).float()
+    for module in model.modules():
+        if kind == "BF16" and isinstance(module, torch.nn.Linear):
+            module.register_forward_pre_hook(_to_bfloat16)
+
+
+def _to_bfloat16(_: torch.nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
+    return inputs[0].bfloat16().to(inputs[0].dtype)
+
+
 def bundle_of(
     model: GPT | Seq2Seq,
     folder: Path,
@@ -126,7 +155,7 @@ def bundle_of(
     tied = model.tied_names()
     arrays: dict[str, NDArray[Any]] = {}
     for name, value in model.state_dict().items():
-        is_matrix = value.dim() == 2 and "embedding" not in name
+        is_matrix = value.dim() == 2 and not any(table in name for table in TABLES)
         if name in tied or (integers and name in integers):
             continue
         arrays[name] = (value.T if is_matrix else value).contiguous().numpy()

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from hypothesis import strategies as st
-from native_models import bundle_of, quantised_bundle
+from native_models import KINDS, bundle_of, narrow, quantised_bundle
 from small_models import random_model
 
 from edgegpt.model import GPT, GPTConfig
@@ -13,8 +12,6 @@ from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.bundle.vocabulary import Precision
 
 __all__ = ["FLAVOURS", "Flavour", "made"]
-
-TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class Flavour:
 
 
 FLAVOURS = st.one_of(
-    st.builds(Flavour, st.sampled_from(list(TYPES))),
+    st.builds(Flavour, st.sampled_from(list(KINDS))),
     st.builds(
         Flavour,
         st.just("F32"),
@@ -48,11 +45,6 @@ FLAVOURS = st.one_of(
         st.sampled_from([16, 32, 64, 128, 512]),
     ),
 )
-
-
-def rounded(_: torch.nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
-    """Return what a product reads, rounded to bfloat16 in its own type."""
-    return inputs[0].bfloat16().to(inputs[0].dtype)
 
 
 def made(config: GPTConfig, flavour: Flavour, folder: Path, seed: int = 0) -> tuple[Bundle, GPT]:
@@ -64,11 +56,6 @@ def made(config: GPTConfig, flavour: Flavour, folder: Path, seed: int = 0) -> tu
     if flavour.bits:
         bundle = quantised_bundle(model, folder, flavour.bits, flavour.block)
     else:
-        for parameter in model.parameters():
-            parameter.data = parameter.data.to(TYPES[flavour.kind]).float()
-        if flavour.kind == "BF16":
-            for module in model.modules():
-                if isinstance(module, torch.nn.Linear):
-                    module.register_forward_pre_hook(rounded)
+        narrow(model, flavour.kind)
         bundle = bundle_of(model, folder, kind=flavour.kind)
     return bundle, model.double()

@@ -9,7 +9,7 @@ from edgegpt.model import GPTConfig, LayerKind
 
 __all__ = ["configs"]
 
-POSITIONS = ["learned", "sinusoidal", "rope", "none"]
+POSITIONS = ["learned", "sinusoidal", "rope", "relative", "none"]
 SWITCHES = [
     *("norm_bias", "final_norm", "embedding_norm", "gated", "tie_embeddings"),
     *("qkv_bias", "proj_bias", "ff_bias", "head_bias"),
@@ -46,7 +46,10 @@ def configs(draw: st.DrawFn) -> GPTConfig:
         activation=draw(st.sampled_from(["relu", "relu2", "gelu", "gelu_tanh", "silu"])),
         qk_norm=draw(st.sampled_from(["none", "head", "full"])),
         attention_scale=draw(st.sampled_from([None, 0.3])),
-        attention_softcap=draw(st.sampled_from([0.0, 2.0])),
+        attention_softcap=0.0 if position == "relative" else draw(st.sampled_from([0.0, 2.0])),
+        relative_buckets=draw(st.sampled_from([4, 32])),
+        relative_distance=draw(st.sampled_from([33, 128])),
+        relative_shared=draw(st.booleans()),
         logit_softcap=draw(st.sampled_from([0.0, 3.0])),
         embedding_scale=draw(st.sampled_from([1.0, 2.5])),
         residual_scale=draw(st.sampled_from([1.0, 0.4])),

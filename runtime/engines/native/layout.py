@@ -11,7 +11,8 @@ import numpy as np
 
 from ...bundle.manifest import Manifest
 from .packer import Matrix, Norm, Packer, Table
-from .tensors import Rotations, Sines, Tensor
+from .positions import Biases, Buckets, Rotations, Sines
+from .tensors import Tensor
 
 __all__ = ["FORMAT", "Layer", "Layout", "Rotary", "Stack"]
 
@@ -33,6 +34,7 @@ class AttentionLayer:
 
     window: int
     rotary: Rotary
+    biases: int
     norm_in: Norm
     qkv: Matrix
     q_norm: Norm
@@ -88,11 +90,18 @@ class Stack:
     """
 
     def __init__(
-        self, packer: Packer, model: dict[str, Any], part: str, *, sourced: bool = False
+        self,
+        packer: Packer,
+        model: dict[str, Any],
+        part: str,
+        *,
+        sourced: bool = False,
+        causal: bool = True,
     ) -> None:
         """Lay out everything but embedding and head; `part` begins the names of the weights."""
-        self.model, self._packer, self._part, self._sourced = model, packer, part, sourced
-        self._rotations = dict[Any, Rotary]()
+        self.model, self._packer, self._part = model, packer, part
+        self._sourced, self._causal = sourced, causal
+        self._rotations, self._distances = dict[Any, Rotary](), dict[str, int]()
         self.embedding, self.tied, self.head = Table(), False, Matrix()
         width, positions = model["n_embd"], model["block_size"]
         self.places = Table()
@@ -119,6 +128,7 @@ class Stack:
         return AttentionLayer(
             window=window,
             rotary=rotary,
+            biases=self._biases(f"{block}.attention"),
             norm_in=packer.norm(f"{block}.norm_1", width),
             qkv=packer.matrix(f"{block}.attention.qkv", queries + 2 * keys, width),
             q_norm=packer.norm(f"{block}.attention.q_norm", q_norm),
@@ -127,6 +137,24 @@ class Stack:
             norm_out=packer.norm(f"{block}.norm_1_out", width),
             norm_sum=packer.norm(f"{block}.norm_1_sum", width),
         )
+
+    def _biases(self, part: str) -> int:
+        """Return where the biases by distance of a layer are; layers may share the first one's."""
+        model = self.model
+        if model["position"] != "relative":
+            return 0
+        if model["relative_shared"]:
+            part = f"{self._part}blocks.0.attention"
+        if part not in self._distances:
+            name, heads = f"{part}.relative.weight", model["n_head"]
+            buckets = Buckets(
+                model["relative_buckets"], model["relative_distance"], causal=self._causal
+            )
+            self._packer.entry(name, [buckets.count, heads])
+            self._distances[part] = self._packer.add(
+                Biases(name, heads, model["block_size"], buckets)
+            )
+        return self._distances[part]
 
     def _source(self, block: str) -> SourceLayer:
         model, packer, part = self.model, self._packer, f"{block}.source_attention"
@@ -186,21 +214,19 @@ class Layout:
         """
         self.manifest, self._packer = manifest, Packer(manifest)
         if "encoder" not in manifest.model:
-            self.decoder, self.encoder = self._stack(manifest.model, ""), None
+            self.decoder, self.encoder = Stack(self._packer, manifest.model, ""), None
             self._add_head("", "")
             return
         shared = manifest.model.get("shared_embedding", True)
-        self.decoder = self._stack(manifest.model["decoder"], "decoder.", sourced=True)
-        self.encoder = self._stack(manifest.model["encoder"], "encoder.")
+        encoder, decoder = manifest.model["encoder"], manifest.model["decoder"]
+        self.decoder = Stack(self._packer, decoder, "decoder.", sourced=True)
+        self.encoder = Stack(self._packer, encoder, "encoder.", causal=False)
         self._add_head("decoder.", "encoder." if shared else "decoder.")
         if shared:
             self.encoder.embedding, self.encoder.tied = self.decoder.embedding, self.decoder.tied
             self.encoder.head = self.decoder.head
         else:
             self.encoder.embedding = self._embedding(self.encoder, "encoder.")
-
-    def _stack(self, model: dict[str, Any], part: str, *, sourced: bool = False) -> Stack:
-        return Stack(self._packer, model, part, sourced=sourced)
 
     def _add_head(self, part: str, owner: str) -> None:
         """Add the head, and the embedding if it is another; `owner` has the embedding's weight."""

@@ -19,9 +19,6 @@ def obstacle(manifest: Manifest) -> str | None:
 
     ONNX Runtime runs all bundles.
     """
-    stacks = [manifest.model[part] for part in ("encoder", "decoder") if part in manifest.model]
-    if any(stack["position"] == "relative" for stack in stacks or [manifest.model]):
-        return "its positions are biases by distance"
     shifted = next((name for name in manifest.weights if name.endswith(".zero_points")), None)
     if shifted is not None:
         return f"the integers of {shifted.rpartition('.')[0]} have zero points"

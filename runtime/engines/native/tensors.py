@@ -3,7 +3,7 @@
 source/description.h tells how a matrix lies in memory.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -16,12 +16,12 @@ __all__ = [
     "IntegerTiles",
     "Kind",
     "Read",
-    "Rotations",
     "Rows",
     "Scales",
-    "Sines",
     "Tensor",
     "Tiles",
+    "as_float32",
+    "rounded_up",
 ]
 
 LANES = 16  # outputs of a tile
@@ -176,49 +176,3 @@ class Scales:
         scales = np.pad(read(self.name), ((0, -self.outputs % LANES), (0, 0)))
         tiles = scales.reshape(-1, LANES, self.blocks)  # (tiles, 16, G)
         yield np.ascontiguousarray(tiles.transpose(0, 2, 1))
-
-
-@dataclass(frozen=True)
-class Rotations:
-    """Cosines and sines of each position, float32 [positions, 2 * R], times a factor.
-
-    The angles, position times `angles` [R], are rounded to float32, as in `edgegpt.model.rotary`.
-    """
-
-    positions: int
-    angles: Sequence[float]
-    factor: float
-
-    @property
-    def size(self) -> int:
-        """Bytes in the file."""
-        return self.positions * 2 * len(self.angles) * 4
-
-    def pieces(self, read: Read) -> Iterator[NDArray[Any]]:
-        """Yield the table."""
-        position = np.arange(self.positions, dtype=np.float32)[:, None]  # (positions, 1)
-        angle = (position * np.array(self.angles, dtype=np.float32)).astype(np.float64)
-        both = np.concatenate([np.cos(angle), np.sin(angle)], axis=1)  # (positions, 2R)
-        yield both.astype(np.float32) * np.float32(self.factor)
-
-
-@dataclass(frozen=True)
-class Sines:
-    """The encodings float32 [positions, width] of `edgegpt.model.positions.sinusoidal_table`."""
-
-    positions: int
-    width: int
-
-    @property
-    def size(self) -> int:
-        """Bytes in the file."""
-        return self.positions * self.width * 4
-
-    def pieces(self, read: Read) -> Iterator[NDArray[Any]]:
-        """Yield the table."""
-        pairs = np.arange(0, self.width, 2, dtype=np.float64)
-        position = np.arange(self.positions, dtype=np.float64)[:, None]  # (positions, 1)
-        angle = position * 10000.0 ** (-pairs / self.width)  # (positions, pairs)
-        both = np.stack([np.sin(angle), np.cos(angle)], axis=2)  # (positions, pairs, 2)
-        table = both.reshape(self.positions, -1)[:, : self.width]
-        yield np.ascontiguousarray(table.astype(np.float32))

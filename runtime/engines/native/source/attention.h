@@ -24,6 +24,7 @@ struct Queries {
     int position[most_queries];
     int window;  // how many slots each sees; 0: all up to its own
     float cap;   // of the scores; 0: none
+    const float *bias[most_queries];  // of each slot, added to its score; null: none
     alignas(64) float query[most_queries][padded];
     alignas(64) float result[most_queries][padded];
     float top[most_queries], total[most_queries];
@@ -43,6 +44,7 @@ inline float weigh(Queries<width> &q, int i, int block, int first, int end) {
     Floats top = all(nothing);
     for (int k = first; k < end; k += lanes) {
         Floats s = capped(load(score + k), q.cap);
+        if (q.bias[i] != nullptr) s = s + load(q.bias[i] + block + k);
         s = select(between(begin - k, behind - k), s, all(-INFINITY));
         store(score + k, s);
         top = max(s, top);

@@ -31,6 +31,10 @@ constexpr Rounding rounding_for(Kind kind) {
     return kind == Kind::bfloat16 ? Rounding::bfloat16 : Rounding::none;
 }
 
+// Biases of a head for texts of up to so many tokens: entry i is that of the distance i - (span - 1),
+// key minus query. Whole vectors are read behind the last one.
+constexpr int bias_stride(int span) { return up_to(2 * span - 1 + lanes, lanes); }
+
 // A weight [outputs, inputs] in tiles of 16 outputs. Integers lie in blocks of `block` inputs, the
 // last of which is filled up, with a scale [tile][block][16] each:
 //   float32, float16            [tile][input][16]
@@ -91,10 +95,12 @@ struct Rotary {
     int pairs;
 };
 
-// How much of the text before it a token sees, itself included; 0: all of it.
+// How much of the text before it a token sees, itself included; 0: all of it. `biases` are what the
+// distance from a query to a key adds to a score: float32 [heads][bias_stride], see `Biases`.
 struct AttentionLayer {
     int window;
     Rotary rotary;
+    Offset biases;
     Norm norm_in;
     Matrix qkv;
     Norm q_norm, k_norm;

@@ -133,7 +133,7 @@ private:
     void attention(Worker w, const Chunk &chunk, const AttentionLayer &layer, const float *stream,
                    float *sum) const {
         this->template attend_all<1>(
-            w, chunk, chunk.run, chunk.runs, {own_, 0, layer.window, Stack::attention_cap},
+            w, chunk, chunk.run, chunk.runs, {own_, 0, layer.window, Stack::attention_cap, this->floats(layer.biases)},
             [&](int i) {
                 const int row = chunk.token[i].row;
                 return Place{row, length_[row] - 1};

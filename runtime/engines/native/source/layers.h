@@ -19,12 +19,13 @@ struct Place {
     int row, position;
 };
 
-// Keys and values of a layer, how many slots a query sees of them (0: all up to its own), and what
-// the scores are capped by.
+// Keys and values of a layer, how many slots a query sees of them (0: all up to its own), what the
+// scores are capped by, and the biases by distance, if there are any.
 struct View {
     const Cache &cache;
     int layer, window;
     float cap;
+    const float *biases;
 };
 
 template <class Stack>
@@ -234,6 +235,13 @@ protected:
         team_.meet(w);
     }
 
+    // The biases of each slot for a query of a head; null if the layer has none.
+    static const float *bias(const View &view, int head, int position) {
+        if (view.biases == nullptr) return nullptr;
+        const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(head) * bias_stride(Stack::block_size);
+        return view.biases + row + (Stack::block_size - 1 - position);
+    }
+
     // Queries of `heads` neighbouring heads for the tokens of a run.
     template <class PlaceOf, class QueryOf>
     void attend_run(const Chunk &chunk, const Run &run, int first, int heads, int kv_head,
@@ -243,6 +251,7 @@ protected:
         for (int i = 0; i < q.count; ++i) {
             const int number = run.first + i / heads;
             q.position[i] = place_of(number).position;
+            q.bias[i] = bias(view, first + i % heads, chunk.token[number].position);
             query_of(number, first + i % heads, q.query[i]);
             for (int k = 0; k < head_dim; ++k) q.query[i][k] *= Stack::attention_scale;
         }

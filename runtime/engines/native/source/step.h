@@ -125,7 +125,7 @@ private:
                         float *sum) const {
         const AttentionLayer &layer = Stack::layer[index].attention;
         attend_all<Stack::heads / Stack::kv_heads>(
-            w, chunk, chunk.run, chunk.runs, {cache_, index, layer.window, Stack::attention_cap},
+            w, chunk, chunk.run, chunk.runs, {cache_, index, layer.window, Stack::attention_cap, floats(layer.biases)},
             [&](int i) { return Place{chunk.token[i].row, chunk.token[i].position}; },
             [&](int i, int head, float *out) {
                 ready(query(i, head), layer.q_norm, layer.rotary, chunk.token[i].position, out);
@@ -145,7 +145,7 @@ private:
             project(w, chunk, layer.q,
                     read_stream(w, chunk, weights(layer.q), layer.norm_in, stream));
             attend_all<1>(
-                w, chunk, chunk.reader, chunk.readers, {*reading_.cache, index, 0, 0.0f},
+                w, chunk, chunk.reader, chunk.readers, {*reading_.cache, index, 0, 0.0f, nullptr},
                 [&](int i) {
                     const int source = reading_.of(chunk.token[i].row);
                     return Place{source, reading_.length[source] - 1};

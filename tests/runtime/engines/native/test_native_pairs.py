@@ -24,7 +24,6 @@ from edgegpt.runtime.engines.base import Engine, Sources
 from edgegpt.runtime.engines.choice import open_engine
 from edgegpt.runtime.engines.native import choice
 from edgegpt.runtime.engines.native.library import NativeModel, NativeRows
-from edgegpt.runtime.engines.native.prepare import build_engine
 from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.proof.receipt_store import keep
 from edgegpt.runtime.proof.verify import verify_engine
@@ -94,6 +93,11 @@ def test_stacks_may_differ_in_everything(tmp_path: Path) -> None:
     for parameter in model.parameters():
         parameter.data = parameter.data.half().float()
     check_all(model, opened(bundle_of(model, tmp_path / "bundle", kind="F16")), FLOAT32)
+
+
+def test_distances_count_on_both_sides_in_sources_and_backwards_in_texts(tmp_path: Path) -> None:
+    model = pair("biases by distance")
+    check_all(model, opened(bundle_of(model, tmp_path / "bundle"), threads=2), FLOAT32)
 
 
 def test_integers_give_what_rounded_activations_do_and_other_kernels_the_same_bits(
@@ -277,8 +281,3 @@ def test_a_model_without_an_encoder_takes_no_source(small_bundle: Path) -> None:
     assert engine.model is not None
     with pytest.raises(EngineError, match="encoder"):
         engine.model.encode(np.array([1], dtype=np.int32), np.array([4]))
-
-
-def test_biases_by_distance_are_an_obstacle(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="biases by distance"):
-        build_engine(bundle_of(seq2seq(VARIANTS["t5"]), tmp_path / "bundle"))
