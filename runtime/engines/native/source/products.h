@@ -80,10 +80,42 @@ inline void add_pair_products(const std::uint8_t *weights, std::ptrdiff_t tile_b
     }
 }
 
+// Sums of an even number of rows, where the target multiplies eight inputs of two rows at once.
+template <Kind kind, int tiles, int rows>
+inline void add_row_pairs(const std::uint8_t *weights, std::ptrdiff_t tile_bytes,
+                          const std::int8_t *x, std::ptrdiff_t stride, int count,
+                          Ints (&sums)[tiles][rows]) {
+    constexpr int half = 4 * lanes, step = kind == Kind::int8 ? 2 * half : half;  // bytes
+    for (auto &of_tile : sums)
+        for (int r = 0; r < rows; r += 2) trade(of_tile[r], of_tile[r + 1]);
+    for (int k = 0; k < count; k += 8, weights += step) {
+        call_ahead<tiles>(weights, tile_bytes);
+        if constexpr (kind == Kind::int8) call_ahead<tiles>(weights + half, tile_bytes);
+#pragma GCC unroll 16
+        for (int t = 0; t < tiles; ++t) {
+            const std::uint8_t *own = weights + t * tile_bytes;
+            Bytes four = load_bytes(own), next;
+            if constexpr (kind == Kind::int8)
+                next = load_bytes(own + half);
+            else
+                next = high_halves(four), four = low_halves(four);
+#pragma GCC unroll 16
+            for (int r = 0; r < rows; r += 2) {
+                const std::int8_t *p = x + r * stride + k;
+                add_row_pair(sums[t][r], sums[t][r + 1], four, next, p, p + stride);
+            }
+        }
+    }
+    for (auto &of_tile : sums)
+        for (int r = 0; r < rows; r += 2) trade(of_tile[r], of_tile[r + 1]);
+}
+
 template <Kind kind, int tiles, int rows>
 inline void add_byte_products(const std::uint8_t *weights, std::ptrdiff_t tile_bytes,
                               const std::int8_t *x, std::ptrdiff_t stride, int count,
                               Ints (&sums)[tiles][rows]) {
+    if constexpr (pairs_rows && rows % 2 == 0)
+        return add_row_pairs<kind>(weights, tile_bytes, x, stride, count, sums);
     constexpr int inputs = kind == Kind::int8 ? 4 : 8;  // in 64 bytes of weights
     for (int k = 0; k < count; k += inputs, weights += 4 * lanes) {
         call_ahead<tiles>(weights, tile_bytes);

@@ -14,6 +14,7 @@ namespace edgegpt {
 inline constexpr const char *target_name = "avx2";
 // 4 sums of two registers each leave half of the 16 registers for what is multiplied.
 inline constexpr int most_rows = 4, most_tiles = 1, most_sums = 4;
+inline constexpr bool pairs_rows = false;
 
 struct Floats {
     __m256 low, high;

@@ -22,6 +22,7 @@ namespace edgegpt {
 inline constexpr const char *target_name = "avx512";
 // 16 sums, twice the weights of two tiles, and what they are multiplied by fit the 32 registers.
 inline constexpr int most_rows = 8, most_tiles = 2, most_sums = 16;
+inline constexpr bool pairs_rows = false;
 
 struct Floats {
     __m512 v;

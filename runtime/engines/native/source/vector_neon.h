@@ -166,12 +166,23 @@ inline Bytes high_halves(Bytes x) {
     return each<Bytes>([&](int i) { return vshrq_n_u8(x.v[i], 4); });
 }
 
+#ifdef __ARM_FEATURE_MATMUL_INT8
+// Bytes without a sign are multiplied by bytes with one.
+inline Ints start(std::int32_t zero, std::int32_t total) { return all_ints(-zero * total); }
+template <int>
+inline int32x4_t four_dots(int32x4_t c, uint8x16_t weights, int8x16_t activations) {
+    return vusdotq_s32(c, weights, activations);
+}
+#else
 // Weights are made signed, -128 to 127, where they are not below 128 anyway.
 inline Ints start(std::int32_t zero, std::int32_t total) {
     return all_ints(zero == 128 ? 0 : -zero * total);
 }
 // Four products in each of four lanes.
-inline int32x4_t four_dots(int32x4_t c, int8x16_t a, int8x16_t b) {
+template <int zero>
+inline int32x4_t four_dots(int32x4_t c, uint8x16_t weights, int8x16_t b) {
+    const int8x16_t a =
+        vreinterpretq_s8_u8(zero == 128 ? veorq_u8(weights, vdupq_n_u8(128)) : weights);
 #ifdef __ARM_FEATURE_DOTPROD
     return vdotq_s32(c, a, b);
 #else
@@ -180,18 +191,44 @@ inline int32x4_t four_dots(int32x4_t c, int8x16_t a, int8x16_t b) {
     return vaddq_s32(c, vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high)));
 #endif
 }
+#endif
 template <int zero>
 inline void add_dot(Ints &c, Bytes weights, const std::int8_t *p) {
     std::int32_t four;
     std::memcpy(&four, p, sizeof four);
     const int8x16_t activations = vreinterpretq_s8_s32(vdupq_n_s32(four));
 #pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) c.v[i] = four_dots<zero>(c.v[i], weights.v[i], activations);
+}
+
+#ifdef __ARM_FEATURE_MATMUL_INT8
+inline constexpr bool pairs_rows = true;
+// Let each odd lane of the first trade places with the even one before it of the second.
+inline void trade(Ints &first, Ints &second) {
+#pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-        const uint8x16_t moved =
-            zero == 128 ? veorq_u8(weights.v[i], vdupq_n_u8(128)) : weights.v[i];
-        c.v[i] = four_dots(c.v[i], vreinterpretq_s8_u8(moved), activations);
+        const int32x4_t even = vtrn1q_s32(first.v[i], second.v[i]);
+        second.v[i] = vtrn2q_s32(first.v[i], second.v[i]);
+        first.v[i] = even;
     }
 }
+// Add to the sums of two rows, which have traded lanes, what `add_dot` adds to each of them for
+// the weights of four inputs and of the next four: p and q have eight activations of both rows.
+inline void add_row_pair(Ints &first, Ints &second, Bytes four, Bytes next, const std::int8_t *p,
+                         const std::int8_t *q) {
+    const int8x16_t activations = vcombine_s8(vld1_s8(p), vld1_s8(q));
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+        const uint32x4_t a = vreinterpretq_u32_u8(four.v[i]), b = vreinterpretq_u32_u8(next.v[i]);
+        const uint8x16_t even = vreinterpretq_u8_u32(vtrn1q_u32(a, b));
+        const uint8x16_t odd = vreinterpretq_u8_u32(vtrn2q_u32(a, b));
+        first.v[i] = vusmmlaq_s32(first.v[i], even, activations);
+        second.v[i] = vusmmlaq_s32(second.v[i], odd, activations);
+    }
+}
+#else
+inline constexpr bool pairs_rows = false;
+#endif
 
 // Not BFDOT, which rounds in a way of its own.
 inline float32x4_t first_of_pairs(uint32x4_t x) { return vreinterpretq_f32_u32(vshlq_n_u32(x, 16)); }

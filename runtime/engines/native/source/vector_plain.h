@@ -12,6 +12,8 @@ namespace edgegpt {
 inline constexpr const char *target_name = "plain";
 // What the registers hold: rows of activations in a product, tiles, and sums of both.
 inline constexpr int most_rows = 4, most_tiles = 2, most_sums = 4;
+// Whether there are `trade` and `add_row_pair`, which vector_neon.h has.
+inline constexpr bool pairs_rows = false;
 
 struct Floats {
     float v[lanes];

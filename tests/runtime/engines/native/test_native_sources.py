@@ -17,7 +17,9 @@ from edgegpt.runtime.engines.native.constants import constants_of
 from edgegpt.runtime.engines.native.weights import pack_weights
 
 pytestmark = NEEDS_COMPILER
-PROGRAM = Path(__file__).parents[3] / "support" / "native_program.c"
+SUPPORT = Path(__file__).parents[3] / "support"
+PROGRAM = SUPPORT / "native_program.c"
+PRODUCTS = SUPPORT / "native_products.cpp"
 # Signs are a part of -Wconversion for Clang alone.
 WARNINGS = [
     *("-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wno-sign-conversion", "-Werror"),
@@ -27,6 +29,11 @@ NEEDS_ZIG = pytest.mark.skipif(
     importlib.util.find_spec("ziglang") is None, reason="the package ziglang is not installed"
 )
 ARM = "aarch64-linux-gnu-g++"
+NEEDS_ARM = pytest.mark.skipif(
+    shutil.which(ARM) is None or shutil.which("qemu-aarch64-static") is None,
+    reason="this machine compiles nothing for ARM, or cannot run it",
+)
+ARM_CPUS = ["cortex-a72", "cortex-a76", "neoverse-v1"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
@@ -141,18 +148,43 @@ def test_no_content_of_the_weights_leads_out_of_them(tmp_path: Path) -> None:
         assert not done.stderr
 
 
+def emulator(cpu: str) -> list[str]:
+    known = {"neoverse-v1": "max"}  # of older emulators
+    return ["qemu-aarch64-static", "-cpu", known.get(cpu, cpu)]
+
+
 @pytest.mark.long
-@pytest.mark.skipif(
-    shutil.which(ARM) is None or shutil.which("qemu-aarch64-static") is None,
-    reason="this machine compiles nothing for ARM, or cannot run it",
-)
-@pytest.mark.parametrize("cpu", ["cortex-a72", "cortex-a76", "neoverse-v1"])
+@NEEDS_ARM
+@pytest.mark.parametrize("cpu", ARM_CPUS)
 @pytest.mark.parametrize("name", ["llama", "odd sizes", "windows and caps"])
 def test_arm_has_the_same_bits(name: str, cpu: str, tmp_path: Path) -> None:
     bundle = quantised_bundle(case(name), tmp_path / "bundle", [4, 8], 32)
     made = program(bundle, f"-mcpu={cpu}", "-static", *WARNINGS, compiler=ARM)
     ids = np.arange(IDS) * 7 % bundle.manifest.model["vocab_size"]
     wanted = fed(opened(bundle).new_rows(1, IDS), 0, ids, [IDS])
-    known = {"neoverse-v1": "max"}  # of older emulators
-    emulator = ["qemu-aarch64-static", "-cpu", known.get(cpu, cpu)]
-    np.testing.assert_array_equal(run(*emulator, made), wanted.reshape(-1))
+    np.testing.assert_array_equal(run(*emulator(cpu), made), wanted.reshape(-1))
+
+
+@pytest.mark.long
+@NEEDS_ARM
+@pytest.mark.parametrize("cpu", ARM_CPUS)
+def test_integers_have_the_same_products_on_arm_for_any_number_of_rows(
+    cpu: str, tmp_path: Path
+) -> None:
+    def made(name: str, compiler: str, *flags: str) -> Path:
+        path = tmp_path / name
+        own = [flag for flag in FLAGS if flag not in ("-shared", "-s")]
+        command = [compiler, *own, *WARNINGS, *flags, f"-I{SOURCES}", str(PRODUCTS), "-o", path]
+        subprocess.run(command, check=True)
+        return path
+
+    on_arm = made("arm", ARM, f"-mcpu={cpu}", "-static")
+    for words in ([made("plain", "c++", PLAIN)], [*emulator(cpu), on_arm]):
+        subprocess.run([*words, tmp_path / f"{words[-1].name}.out"], check=True)
+    wanted, found = (np.fromfile(tmp_path / f"{n}.out", np.float32) for n in ("plain", "arm"))
+    assert len(wanted) == 2 * 4 * (1 + 3 + 4) * 16 * sum(range(10))
+    assert np.count_nonzero(wanted) > 0.9 * len(wanted)
+    np.testing.assert_array_equal(found, wanted)
+    command = ["aarch64-linux-gnu-objdump", "-d", on_arm]
+    code = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert ("usmmla" in code) is (cpu == "neoverse-v1")  # which multiplies matrices of bytes
