@@ -36,12 +36,12 @@ extern "C" int __wrap_munmap(void *memory, size_t) {
 
 namespace {
 
-#define CHECK(condition)                                                                  \
-    do {                                                                                  \
-        if (!(condition)) {                                                               \
+#define CHECK(condition)                                                                 \
+    do {                                                                                 \
+        if (!(condition)) {                                                              \
             std::fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition); \
-            std::exit(1);                                                                 \
-        }                                                                                 \
+            std::exit(1);                                                                \
+        }                                                                                \
     } while (false)
 
 constexpr int rows = 4, rounds = 40;
@@ -51,13 +51,15 @@ const int context = std::min(facts.block_size, 150);
 using Ids = std::vector<int64_t>;
 using Logits = std::vector<float>;
 
-// A state. Where there is an encoder, all rows read one text, which was encoded beside a longer one.
+// A state. Where there is an encoder, all rows read one text, which was encoded beside a longer
+// one.
 class State {
 public:
     State(edgegpt_engine *engine, int count, int cache) {
         char message[EDGEGPT_MESSAGE] = "";
         if (facts.source_block_size > 0) {
-            const int32_t length[] = {facts.source_block_size, std::min(facts.source_block_size, 19)};
+            const int32_t length[] = {facts.source_block_size,
+                                      std::min(facts.source_block_size, 19)};
             Ids ids(static_cast<size_t>(length[0] + length[1]));
             for (size_t i = 0; i < ids.size(); ++i)
                 ids[i] = static_cast<int64_t>(i) * 7 % facts.source_vocab;
@@ -100,18 +102,25 @@ Logits alone(edgegpt_engine *engine, const Ids &text, int cache = EDGEGPT_CACHE_
 class Application {
 public:
     Application(edgegpt_engine *engine, unsigned seed)
-        : engine_(engine), cache_(seed % 2 ? EDGEGPT_CACHE_FLOAT16 : EDGEGPT_CACHE_FLOAT32),
-          state_(engine, rows, cache_), random_(seed), texts_(rows) {}
+        : engine_(engine),
+          cache_(seed % 2 ? EDGEGPT_CACHE_FLOAT16 : EDGEGPT_CACHE_FLOAT32),
+          state_(engine, rows, cache_),
+          random_(seed),
+          texts_(rows) {}
     Application(const Application &) = delete;
     Application &operator=(const Application &) = delete;
 
     void run() {
         for (int round = 0; round < rounds; ++round) {
             const int what = below(8);
-            if (what == 0) copy();
-            else if (what == 1) fill();
-            else if (what == 2) move();
-            else step();
+            if (what == 0)
+                copy();
+            else if (what == 1)
+                fill();
+            else if (what == 2)
+                move();
+            else
+                step();
         }
     }
 
@@ -213,7 +222,8 @@ edgegpt_engine *open_engine(const char *weights, int threads) {
 // Those of an engine without an encoder are all wrong.
 void refuse_sources(edgegpt_engine *engine, edgegpt_state *state) {
     edgegpt_sources *none = nullptr;
-    const int32_t one[] = {1}, zero[] = {0}, long_one[] = {facts.source_block_size + 1}, far[] = {2};
+    const int32_t one[] = {1}, zero[] = {0}, long_one[] = {facts.source_block_size + 1},
+                  far[] = {2};
     const int64_t ids[] = {0}, bad[] = {facts.source_vocab};
     const auto refused = [&](edgegpt_engine *by, int n, const int32_t *length, const int64_t *id,
                              int cache) {
@@ -243,8 +253,10 @@ void refuse(edgegpt_engine *engine, const char *weights) {
     const State state(engine, rows, EDGEGPT_CACHE_FLOAT32);
     const edgegpt_sources *read = state.sources();
     edgegpt_state *no_state = nullptr;
-    const int32_t two[] = {0, 0}, far[] = {rows}, one[] = {0}, negative[] = {-1}, many[] = {context + 1};
-    const int64_t past[] = {0, 0}, ids[] = {0, 0}, late[] = {int64_t{1} << 40}, bad[] = {facts.vocab};
+    const int32_t two[] = {0, 0}, far[] = {rows}, one[] = {0}, negative[] = {-1},
+                  many[] = {context + 1};
+    const int64_t past[] = {0, 0}, ids[] = {0, 0}, late[] = {int64_t{1} << 40},
+                  bad[] = {facts.vocab};
     const float value = 0.0f;
     Logits logits(2 * static_cast<size_t>(facts.vocab));
     const auto refused = [&](int code, int wanted = EDGEGPT_BAD_ARGUMENT) {

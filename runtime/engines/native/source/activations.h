@@ -1,5 +1,5 @@
-// What products read: rows of floats, and the same rounded: to int8 by block for integer weights, to
-// bfloat16 for weights of that type.
+// What products read: rows of floats, and the same rounded: to int8 by block for integer weights,
+// to bfloat16 for weights of that type.
 #pragma once
 
 #include "vector.h"

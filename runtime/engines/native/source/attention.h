@@ -22,8 +22,8 @@ struct Queries {
     static constexpr int padded = up_to(width, lanes);
     int count;
     int position[most_queries];
-    int window;  // how many slots each sees; 0: all up to its own
-    float cap;   // of the scores; 0: none
+    int window;                       // how many slots each sees; 0: all up to its own
+    float cap;                        // of the scores; 0: none
     const float *bias[most_queries];  // of each slot, added to its score; null: none
     alignas(64) float query[most_queries][padded];
     alignas(64) float result[most_queries][padded];
@@ -72,15 +72,16 @@ inline void attend_block(Queries<width> &q, const Cache &cache, int layer, int r
     const Weights keys = cache.keys_as_weights(layer, row, head);
     const Activations queries = {q.query[0], padded, nullptr, 0, nullptr, nullptr, 0};
     multiply_near(keys, queries, 0, q.count, {(block + first) / lanes, (block + tiles_end) / lanes},
-             [&](int i, int slot, Floats s) { store(q.score[i] + slot - block, s); });
+                  [&](int i, int slot, Floats s) { store(q.score[i] + slot - block, s); });
     float factor[most_queries];
     for (int i = 0; i < q.count; ++i) factor[i] = weigh(q, i, block, first, tiles_end);
     const Weights values = cache.values_as_weights(layer, row, head, block + first, end - first);
     const Activations weights = {q.score[0] + first, key_block, nullptr, 0, nullptr, nullptr, 0};
-    multiply_near(values, weights, 0, q.count, {0, padded / lanes}, [&](int i, int place, Floats x) {
-        float *result = q.result[i] + place;
-        store(result, fma(load(result), all(factor[i]), x));
-    });
+    multiply_near(values, weights, 0, q.count, {0, padded / lanes},
+                  [&](int i, int place, Floats x) {
+                      float *result = q.result[i] + place;
+                      store(result, fma(load(result), all(factor[i]), x));
+                  });
 }
 
 // Replace `result` by what each query finds; the positions ascend.

@@ -31,8 +31,8 @@ constexpr Rounding rounding_for(Kind kind) {
     return kind == Kind::bfloat16 ? Rounding::bfloat16 : Rounding::none;
 }
 
-// Biases of a head for texts of up to so many tokens: entry i is that of the distance i - (span - 1),
-// key minus query. Whole vectors are read behind the last one.
+// Biases of a head for texts of up to so many tokens: entry i is that of the distance i - (span -
+// 1), key minus query. Whole vectors are read behind the last one.
 constexpr int bias_stride(int span) { return up_to(2 * span - 1 + lanes, lanes); }
 
 // A weight [outputs, inputs] in tiles of 16 outputs. Integers lie in blocks of `block` inputs, the
@@ -54,8 +54,7 @@ struct Matrix {
         switch (kind) {
             case Kind::float32: return static_cast<std::ptrdiff_t>(inputs) * lanes * 4;
             case Kind::float16: return static_cast<std::ptrdiff_t>(inputs) * lanes * 2;
-            case Kind::bfloat16:
-                return static_cast<std::ptrdiff_t>(up_to(inputs, 2)) * lanes * 2;
+            case Kind::bfloat16: return static_cast<std::ptrdiff_t>(up_to(inputs, 2)) * lanes * 2;
             case Kind::int8: return static_cast<std::ptrdiff_t>(blocks()) * block * lanes;
             case Kind::int4: return static_cast<std::ptrdiff_t>(blocks()) * block * lanes / 2;
         }

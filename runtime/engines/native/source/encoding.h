@@ -122,7 +122,8 @@ private:
             });
     }
 
-    // In a debug build, for `source_streams`. The others do not write streams before they meet again.
+    // In a debug build, for `source_streams`. The others do not write streams before they meet
+    // again.
     void keep(Worker w, int layers) const {
         if constexpr (keeps_streams)
             each([&](const Chunk &chunk, const float *stream) {
@@ -158,7 +159,8 @@ private:
     void attention(Worker w, const Chunk &chunk, const AttentionLayer &layer, const float *stream,
                    float *sum) const {
         this->template attend_all<1>(
-            w, chunk, chunk.run, chunk.runs, {own_, 0, layer.window, Stack::attention_cap, this->floats(layer.biases)},
+            w, chunk, chunk.run, chunk.runs,
+            {own_, 0, layer.window, Stack::attention_cap, this->floats(layer.biases)},
             [&](int i) {
                 const int row = chunk.token[i].row;
                 return Place{row, length_[row] - 1};

@@ -66,9 +66,7 @@ bool is_outside(std::int64_t value, std::int64_t first, std::int64_t last) {
 bool is_no_cache(int cache) {
     return is_outside(cache, EDGEGPT_CACHE_FLOAT32, EDGEGPT_CACHE_FLOAT16);
 }
-Kind kind_of(int cache) {
-    return cache == EDGEGPT_CACHE_FLOAT32 ? Kind::float32 : Kind::float16;
-}
+Kind kind_of(int cache) { return cache == EDGEGPT_CACHE_FLOAT32 ? Kind::float32 : Kind::float16; }
 
 // Give a cache its memory. Returns whether there was room.
 bool reserve(Cache &cache, Pages &memory) {
@@ -123,17 +121,16 @@ int check_request(const edgegpt_state &state, const Request &request, char *mess
 
 extern "C" EDGEGPT_BASELINE const edgegpt_facts *edgegpt_about(void) {
     static char names[16 * sizeof features / sizeof features[0]];
-    static const edgegpt_facts facts = {
-        EDGEGPT_ABI,
-        Decoder::vocab,
-        Decoder::block_size,
-        Decoder::layers,
-        Decoder::kv_heads,
-        Decoder::head_dim,
-        model::has_encoder ? Encoder::vocab : 0,
-        model::has_encoder ? Encoder::block_size : 0,
-        target_name,
-        names};
+    static const edgegpt_facts facts = {EDGEGPT_ABI,
+                                        Decoder::vocab,
+                                        Decoder::block_size,
+                                        Decoder::layers,
+                                        Decoder::kv_heads,
+                                        Decoder::head_dim,
+                                        model::has_encoder ? Encoder::vocab : 0,
+                                        model::has_encoder ? Encoder::block_size : 0,
+                                        target_name,
+                                        names};
     list_features(names);
     return &facts;
 }
@@ -169,9 +166,10 @@ extern "C" EDGEGPT_BASELINE int edgegpt_open(const char *path, int threads, edge
 
 extern "C" void edgegpt_close(edgegpt_engine *engine) { delete engine; }
 
-static int check_sources(int n, const int32_t *length,
-                         const int64_t *ids, int cache, char *message) {
-    if (length == nullptr || ids == nullptr || is_outside(n, 1, most_rows_of_state) || is_no_cache(cache))
+static int check_sources(int n, const int32_t *length, const int64_t *ids, int cache,
+                         char *message) {
+    if (length == nullptr || ids == nullptr || is_outside(n, 1, most_rows_of_state) ||
+        is_no_cache(cache))
         return fail(message, EDGEGPT_BAD_ARGUMENT,
                     "1 to %d sources are encoded, with lengths and ids, into float32 or float16",
                     most_rows_of_state);
@@ -243,8 +241,8 @@ static int check_state(const edgegpt_engine *engine, const edgegpt_sources *sour
     if (engine == nullptr || is_outside(rows, 1, most_rows_of_state) ||
         is_outside(context, 1, Decoder::block_size) || is_no_cache(cache))
         return fail(message, EDGEGPT_BAD_ARGUMENT,
-                    "a state has 1 to %d rows of 1 to %d slots, of float32 or float16", most_rows_of_state,
-                    Decoder::block_size);
+                    "a state has 1 to %d rows of 1 to %d slots, of float32 or float16",
+                    most_rows_of_state, Decoder::block_size);
     if ((sources != nullptr) != model::has_encoder)
         return fail(message, EDGEGPT_BAD_ARGUMENT,
                     model::has_encoder ? "the model has an encoder, so a state needs sources"
@@ -285,7 +283,8 @@ extern "C" int edgegpt_new_state(edgegpt_engine *engine, const edgegpt_sources *
 
 extern "C" int edgegpt_move_sources(edgegpt_state *state, int n, const int32_t *parent,
                                     char *message) {
-    const int count = state == nullptr || !state->source ? 0 : state->rows / state->reading.rows_each;
+    const int count =
+        state == nullptr || !state->source ? 0 : state->rows / state->reading.rows_each;
     if (parent == nullptr || is_outside(n, 1, count))
         return fail(message, EDGEGPT_BAD_ARGUMENT, "cannot move %d sources of %d", n, count);
     for (int i = 0; i < n; ++i)

@@ -217,7 +217,8 @@ protected:
     }
 
     // Fill `attended`. A unit is a head for a run of tokens; `group` heads that are neighbours
-    // share keys and values. Token i sees place_of(i), by what query_of(i, head, out) writes. Meets.
+    // share keys and values. Token i sees place_of(i), by what query_of(i, head, out) writes.
+    // Meets.
     template <int group, class PlaceOf, class QueryOf>
     void attend_all(Worker w, const Chunk &chunk, const Run *runs, int count, const View &view,
                     const PlaceOf &place_of, const QueryOf &query_of) const {
@@ -238,7 +239,8 @@ protected:
     // The biases of each slot for a query of a head; null if the layer has none.
     static const float *bias(const View &view, int head, int position) {
         if (view.biases == nullptr) return nullptr;
-        const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(head) * bias_stride(Stack::block_size);
+        const std::ptrdiff_t row =
+            static_cast<std::ptrdiff_t>(head) * bias_stride(Stack::block_size);
         return view.biases + row + (Stack::block_size - 1 - position);
     }
 

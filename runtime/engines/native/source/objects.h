@@ -40,7 +40,7 @@ struct edgegpt_state {
     edgegpt::Cache cache;
     edgegpt::Reading reading;
     std::unique_ptr<std::int32_t[]> source;  // [rows / reading.rows_each], rows of the sources
-    std::unique_ptr<bool[]> seen;  // [rows], for checks
+    std::unique_ptr<bool[]> seen;            // [rows], for checks
 };
 
 namespace edgegpt {

@@ -5,8 +5,8 @@
 
 namespace edgegpt {
 
-// Turn x[i] and x[i + pairs] of a head of `width` numbers; `table` has the cosines of the pairs, then
-// their sines.
+// Turn x[i] and x[i + pairs] of a head of `width` numbers; `table` has the cosines of the pairs,
+// then their sines.
 template <int width>
 inline void rotate(const float *x, int pairs, const float *table, float *out) {
     const float *cosines = table, *sines = table + pairs;

@@ -8,7 +8,7 @@ namespace edgegpt {
 
 // Which sources the rows of a state attend to: `rows_each` neighbouring rows to each.
 struct Reading {
-    const Cache *cache = nullptr;  // a row has the keys and values of a source
+    const Cache *cache = nullptr;          // a row has the keys and values of a source
     const std::int32_t *length = nullptr;  // of each row of the cache
     const std::int32_t *source = nullptr;  // which of these rows the neighbours read
     int rows_each = 1;
@@ -124,8 +124,11 @@ private:
                         float *sum) const {
         const AttentionLayer &layer = Stack::layer[index].attention;
         attend_all<Stack::heads / Stack::kv_heads>(
-            w, chunk, chunk.run, chunk.runs, {cache_, index, layer.window, Stack::attention_cap, floats(layer.biases)},
-            [&](int i) { return Place{chunk.token[i].row, chunk.token[i].position}; },
+            w, chunk, chunk.run, chunk.runs,
+            {cache_, index, layer.window, Stack::attention_cap, floats(layer.biases)},
+            [&](int i) {
+                return Place{chunk.token[i].row, chunk.token[i].position};
+            },
             [&](int i, int head, float *out) {
                 ready(query(i, head), layer.q_norm, layer.rotary, chunk.token[i].position, out);
             });

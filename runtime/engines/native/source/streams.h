@@ -1,5 +1,5 @@
-// In a debug build: the residual streams of both stacks before their first layers and after each, for
-// whoever searches the layer that is wrong.
+// In a debug build: the residual streams of both stacks before their first layers and after each,
+// for whoever searches the layer that is wrong.
 #pragma once
 
 #include <cstring>

@@ -106,8 +106,7 @@ inline void store_bfloat16(std::uint16_t *p, Floats x) {
     const __m512i nearest =
         _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
     const __mmask16 none = _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q);
-    const __m512i kept =
-        _mm512_mask_or_epi32(nearest, none, bits, _mm512_set1_epi32(0x400000));
+    const __m512i kept = _mm512_mask_or_epi32(nearest, none, bits, _mm512_set1_epi32(0x400000));
     const __m256i half = _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16));
 #endif
     _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), half);

@@ -231,7 +231,9 @@ inline constexpr bool pairs_rows = false;
 #endif
 
 // Not BFDOT, which rounds in a way of its own.
-inline float32x4_t first_of_pairs(uint32x4_t x) { return vreinterpretq_f32_u32(vshlq_n_u32(x, 16)); }
+inline float32x4_t first_of_pairs(uint32x4_t x) {
+    return vreinterpretq_f32_u32(vshlq_n_u32(x, 16));
+}
 inline float32x4_t second_of_pairs(uint32x4_t x) {
     return vreinterpretq_f32_u32(vandq_u32(x, vdupq_n_u32(0xffff0000u)));
 }

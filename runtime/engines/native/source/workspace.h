@@ -20,8 +20,8 @@ constexpr int largest_in(const Of &of) {
         const AttentionLayer &own = layer.attention;
         const SourceLayer &source = layer.source;
         const FeedForwardLayer &ff = layer.feed_forward;
-        for (const Matrix *m : {&own.qkv, &own.proj, &source.q, &source.kv, &source.proj, &ff.gate,
-                                &ff.up, &ff.down})
+        for (const Matrix *m :
+             {&own.qkv, &own.proj, &source.q, &source.kv, &source.proj, &ff.gate, &ff.up, &ff.down})
             found = larger(found, of(*m));
     }
     return found;
@@ -35,7 +35,8 @@ constexpr int largest_of_all(const Of &of) {
     return larger(of(model::Decoder::head), largest_in_layers(of));
 }
 
-// Of a row of activations, with what fills up the last block; a block may be wider than the rows are.
+// Of a row of activations, with what fills up the last block; a block may be wider than the rows
+// are.
 constexpr int rounded_bytes(const Matrix &m) {
     return m.blocks() * m.block * (m.kind == Kind::bfloat16 ? 2 : 1);
 }
@@ -47,7 +48,7 @@ constexpr int block_stride = up_to(largest_of_all(blocks_of_integers) + 1, lanes
 // Vectors may be read behind the end of a row; an odd number of lines keeps rows apart in caches.
 constexpr int stride_of(int width) { return up_to(width, 2 * lanes) + lanes; }
 template <class Stack>
-constexpr int attended_width = Stack::heads * Stack::head_dim;
+constexpr int attended_width = Stack::heads *Stack::head_dim;
 constexpr int stream_stride = stride_of(model::Decoder::width);  // the encoder is as wide
 constexpr int attended_stride =
     stride_of(larger(attended_width<model::Decoder>, attended_width<model::Encoder>));
