@@ -240,12 +240,12 @@ void for_tiles(const Weights &m, const Activations &in, int first, int end, Rang
     if constexpr (tiles > 1) for_tiles<tiles / 2>(m, in, first, end, range, use);
 }
 
-// Multiply rows first .. end - 1 by a range of tiles. A single row waits for the memory, which is
+// Multiply rows first .. end - 1 by a range of tiles. A few rows wait for the memory, which is
 // fastest when it is read in order.
 template <class Use>
 void multiply(const Weights &m, const Activations &in, int first, int end, Range tiles,
               const Use &use) {
-    if (end - first == 1) return for_tiles<1>(m, in, first, end, tiles, use);
+    if (end - first <= most_rows) return for_tiles<1>(m, in, first, end, tiles, use);
     for_tiles<most_tiles>(m, in, first, end, tiles, use);
 }
 

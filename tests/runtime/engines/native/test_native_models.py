@@ -9,7 +9,7 @@ from native_builds import NEEDS_COMPILER
 from native_models import CASES, PLAIN, bundle_of, case, fed, narrow, opened, quantised_bundle
 
 from edgegpt.model import GPT
-from edgegpt.runtime.engines.native.library import NativeRows
+from edgegpt.runtime.engines.native.library import NativeModel, NativeRows
 
 pytestmark = NEEDS_COMPILER
 LENGTH = 290  # more than a block of keys, and no multiple of anything
@@ -65,6 +65,28 @@ def test_integers_give_what_rounded_activations_do(
     assert error(model, ids, whole) < ROUNDED
     np.testing.assert_array_equal(fed(rows, 1, ids, CUTS), whole)
     np.testing.assert_array_equal(fed(plain, 0, ids, [LENGTH]), whole)
+
+
+@pytest.mark.parametrize("count", range(2, 10))
+def test_bits_are_the_same_in_a_batch_of_any_size(integer_engine: NativeModel, count: int) -> None:
+    rng = np.random.default_rng(count)
+    texts = [rng.integers(0, 97, 3 + 2 * row) for row in range(count)]
+    rows, alone = integer_engine.new_rows(count, 40), []
+    for row, text in enumerate(texts):
+        fed(rows, row, text[:-1], [len(text) - 1])
+        alone.append(fed(integer_engine.new_rows(1, 40), 0, text, [len(text)])[-1])
+    number, ones = np.arange(count, dtype=np.int32), np.ones(count, dtype=np.int32)
+    past, last = np.array([len(text) - 1 for text in texts]), np.array([t[-1] for t in texts])
+    found = np.empty((count, 97), dtype=np.float32)
+    rows.step(number, ones, past, last, number, found)
+    np.testing.assert_array_equal(found, alone)
+
+
+@pytest.fixture(scope="module")
+def integer_engine(tmp_path_factory: pytest.TempPathFactory) -> NativeModel:
+    """Return an engine with integers of both kinds, and matrices of floats."""
+    folder = tmp_path_factory.mktemp("integers") / "bundle"
+    return opened(quantised_bundle(case("llama"), folder, [8, 4, 32], 32), threads=2)
 
 
 @pytest.mark.parametrize(
