@@ -37,12 +37,18 @@ SHAPES = {
 MODELS = {
     "narrow, floats": ("narrow", Flavour()),
     "narrow, integers": ("narrow", Flavour(bits=(4, 8, 32), block=512)),
+    "narrow, bfloat16": ("narrow", Flavour("BF16")),
     "groups, floats": ("groups", Flavour("F16")),
     "groups, integers": ("groups", Flavour(bits=(4, 8, 32))),
     "parallel, floats": ("parallel", Flavour()),
+    "parallel, bfloat16": ("parallel", Flavour("BF16")),
     "parallel, integers": ("parallel", Flavour(bits=(8,), block=64)),
 }
-PAIRS = {"pair, floats": "unlike stacks", "pair, integers": "post-norm"}
+PAIRS = {
+    "pair, floats": "unlike stacks",
+    "pair, distances": "biases by distance",
+    "pair, integers": "post-norm",
+}
 
 
 def bundle_for(name: str, folder: Path) -> Bundle:
