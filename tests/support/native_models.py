@@ -76,7 +76,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "biases by distance": {
         **{"position": "relative", "relative_shared": False, "n_kv_head": 2, "block_size": 301},
-        **{"activation": "relu", "attention_scale": 1.0, "norm": "rmsnorm", **NO_BIAS},
+        **{"activation": "relu", "norm": "rmsnorm", **NO_BIAS},
     },
     "one wide head": {**LLAMA, "n_head": 1, "head_dim": 272, "activation": "relu"},
 }
