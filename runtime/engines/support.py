@@ -76,7 +76,8 @@ def _on_cpu(since: Version) -> Support:
     return Support(
         since,
         precisions=tuple(one for one in PRECISIONS if one != "bfloat16"),
-        lacks="onnxruntime runs no {precision} on a CPU, and {graph} is in {precision}: use a GPU",
+        lacks="onnxruntime runs no {precision} on a CPU, and {graph} is in {precision}: use a GPU, "
+        "or compile an engine for this processor (edgegpt build --backend native)",
     )
 
 
