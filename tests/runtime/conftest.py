@@ -1,4 +1,4 @@
-"""Bundles with a known defect, for several of the runtime's test modules."""
+"""Bundles with a known defect, and folders for what a test keeps, for several modules."""
 
 import dataclasses
 import hashlib
@@ -13,6 +13,13 @@ from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.bundle.manifest import MANIFEST_NAME, FileEntry
 
 Alter = Callable[..., Path]
+
+
+@pytest.fixture
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what is built and proved here from other tests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 @pytest.fixture(scope="session")

@@ -23,17 +23,10 @@ from edgegpt.runtime.proof.receipt import Receipt
 from edgegpt.runtime.proof.receipt_store import keep
 from edgegpt.runtime.proof.verify import verify, verify_engine
 
-pytestmark = NEEDS_COMPILER
+pytestmark = [NEEDS_COMPILER, pytest.mark.usefixtures("own_folders")]
 BENCH = ("--repeats", "1", "--tokens", "1", "--batches", "1", "--depths", "4")
 NOTE = "auto: native, built and proved for this processor; --backend cpu for ONNX Runtime"
 Run = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture(autouse=True)
-def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep what is built and proved here from other tests."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 @pytest.fixture

@@ -11,14 +11,8 @@ from native_builds import NEEDS_COMPILER
 from edgegpt.cli import main
 from edgegpt.runtime.engines.native import prepare
 
+pytestmark = pytest.mark.usefixtures("own_folders")
 Run = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture(autouse=True)
-def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep what is built and proved here from other tests."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 @pytest.fixture

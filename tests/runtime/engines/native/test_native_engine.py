@@ -30,15 +30,8 @@ from edgegpt.runtime.generation.scheduler import Scheduler
 from edgegpt.runtime.generation.tickets import Ticket
 from edgegpt.runtime.proof.verify import verify_engine
 
-pytestmark = NEEDS_COMPILER
+pytestmark = [NEEDS_COMPILER, pytest.mark.usefixtures("own_folders")]
 IDS = np.array([[3, 1, 4, 1, 5, 9, 2, 6]])
-
-
-@pytest.fixture(autouse=True)
-def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep what is built and proved here from other tests."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 @pytest.fixture

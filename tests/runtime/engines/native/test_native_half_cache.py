@@ -28,15 +28,9 @@ from edgegpt.runtime.proof.receipt_store import keep, missing_proof
 from edgegpt.runtime.proof.tolerances import TOLERANCES
 from edgegpt.runtime.proof.verify import verify, verify_engine
 
+pytestmark = pytest.mark.usefixtures("own_folders")
 STATM = Path("/proc/self/statm")
 OTHERS = ["cpu", "cuda", "tensorrt", "tensorrt-rtx"]
-
-
-@pytest.fixture(autouse=True)
-def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep what is built and proved here from other tests."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 @pytest.fixture
