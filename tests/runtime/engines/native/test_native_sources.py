@@ -9,7 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from native_builds import NEEDS_COMPILER
-from native_models import CASES, PLAIN, SOURCES, bundle_of, case, fed, opened, quantised_bundle
+from native_models import (
+    CASES,
+    PLAIN,
+    SOURCES,
+    bundle_of,
+    case,
+    fed,
+    narrow,
+    opened,
+    quantised_bundle,
+)
 
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines.native.compiler import FLAGS, Compiler, Processor
@@ -156,9 +166,20 @@ def emulator(cpu: str) -> list[str]:
 @pytest.mark.long
 @NEEDS_ARM
 @pytest.mark.parametrize("cpu", ARM_CPUS)
-@pytest.mark.parametrize("name", ["llama", "odd sizes", "windows and caps"])
-def test_arm_has_the_same_bits(name: str, cpu: str, tmp_path: Path) -> None:
-    bundle = quantised_bundle(case(name), tmp_path / "bundle", [4, 8], 32)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *(("llama", "integers"), ("odd sizes", "integers"), ("windows and caps", "integers")),
+        *(("odd sizes", "BF16"), ("biases by distance", "F16")),
+    ],
+)
+def test_arm_has_the_same_bits(name: str, kind: str, cpu: str, tmp_path: Path) -> None:
+    model, folder = case(name), tmp_path / "bundle"
+    if kind == "integers":
+        bundle = quantised_bundle(model, folder, [4, 8], 32)
+    else:
+        narrow(model, kind)
+        bundle = bundle_of(model, folder, kind=kind)
     made = program(bundle, f"-mcpu={cpu}", "-static", *WARNINGS, compiler=ARM)
     ids = np.arange(IDS) * 7 % bundle.manifest.model["vocab_size"]
     wanted = fed(opened(bundle).new_rows(1, IDS), 0, ids, [IDS])
