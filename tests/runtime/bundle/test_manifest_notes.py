@@ -108,6 +108,11 @@ def test_use_or_origin_of_another_kind_is_refused(manifest, key, value):
         (("sampling", "repetition_penalty"), 0.0, "repetition_penalty is 0.0; it must be a number"),
         (("sampling", "top_k"), -1, "usage: sampling: top_k has -1 where a whole number from 0"),
         (("sampling", "top_k"), 5.0, "usage: sampling: top_k has 5.0 where a whole number from 0"),
+        (
+            ("source",),
+            {"prefix_ids": [], "suffix_ids": [], "languages": {}},
+            "usage tells of sources; the model has no encoder",
+        ),
         (("sampling", "beams"), 4, "usage: sampling has the unknown key 'beams'"),
         (("special_tokens",), [], "usage: special_tokens is a list, not a table"),
         (("special_tokens", "messages"), "x", "has the name 'messages', which is not like bos_tok"),
