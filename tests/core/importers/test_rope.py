@@ -42,6 +42,8 @@ PARAMETERS = {
     "yarn, one mscale": YARN | {"mscale": 0.7},
     "yarn, betas": YARN | {"beta_fast": 24.0, "beta_slow": 2.0},
     "yarn, no truncation": YARN | {"truncate": False},
+    "yarn, equal betas": YARN | {"beta_fast": 2.0, "beta_slow": 2.0, "truncate": False},
+    "yarn, slow beyond the last pair": YARN | {"beta_slow": 1e-10},
     "yarn, own factor": YARN | {"attention_factor": 1.2079441541679836},
 }
 SHARE = 0.75

@@ -175,6 +175,7 @@ def test_a_missing_or_wrongly_typed_part_is_named(text, key):
         (("model", "n_kv_head"), 3, "model: n_head is 2, which is no multiple of n_kv_head, 3"),
         (("graphs", 0, "opset"), 0, "graphs[0]: opset is 0"),
         (("graphs", 0, "name"), "../x", "graphs[0]: name is '../x'; it must be"),
+        (("graphs", 0, "name"), "x" * 81, "it must be up to 80 letters, digits, dots"),
         (("graphs", 0, "name"), "decoder.legacy", "lists two graphs of one name"),
         (("graphs", 0, "inputs", 0, "name"), "[/b]", "graphs[0]: inputs: name is '[/b]'"),
         (("graphs", 0, "inputs", 0, "shape"), [-2], "graphs[0]: inputs has -2"),

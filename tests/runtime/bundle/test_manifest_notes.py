@@ -113,6 +113,8 @@ def test_use_or_origin_of_another_kind_is_refused(manifest, key, value):
             {"prefix_ids": [], "suffix_ids": [], "languages": {}},
             "usage tells of sources; the model has no encoder",
         ),
+        (("search", "forced_bos"), 34, "usage names the id 34, which is not in the vocabulary"),
+        (("search", "bad_words"), [[1, 34]], "usage names the id 34, which is not in the vocabul"),
         (("sampling", "beams"), 4, "usage: sampling has the unknown key 'beams'"),
         (("special_tokens",), [], "usage: special_tokens is a list, not a table"),
         (("special_tokens", "messages"), "x", "has the name 'messages', which is not like bos_tok"),
