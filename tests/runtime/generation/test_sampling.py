@@ -326,3 +326,14 @@ def test_a_penalty_is_computed_in_float64():
     choice = choose(row(first, second), sampling, [0, 1], step=0, **PLACE)
     assert choice.token == 1
     assert choice.gap == pytest.approx((float(second) - float(first)) / 1.9)
+
+
+@pytest.mark.parametrize(
+    ("penalty", "logits"), [(3.0, (-1.0, -1.0001, -9.0)), (1 / 3, (1.0, 0.9999, -9.0))]
+)
+def test_a_penalty_that_stretches_a_gap_stretches_what_counts_as_a_tie(penalty, logits):
+    """The gap is 3e-4 then, and two logits of up to 9 may come closer by 1.8e-4, three times."""
+    sampling = Sampling(repetition_penalty=penalty)
+    choice = choose(row(*logits), sampling, [0, 1], step=0, tolerance=1e-5, **PLACE)
+    assert choice.gap == pytest.approx(3e-4, rel=0.01)
+    assert choice.near_tie
