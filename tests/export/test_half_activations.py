@@ -1,6 +1,7 @@
 """The graph of a quantised bundle with activations in float16, which is for GPUs."""
 
 import dataclasses
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from host_engine import host_engine
 from small_models import random_model, small_config, write_checkpoint
 from uneven_shapes import UNEVEN
 
+from edgegpt.errors import EdgeGPTWarning
 from edgegpt.export import ExportSettings, export_bundle
-from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.bundle.bundle import RECEIPT_NAME, Bundle
 from edgegpt.runtime.bundle.manifest import Graph
 from edgegpt.runtime.engines.choice import open_engine
 from edgegpt.runtime.engines.memory import memory_needed
@@ -138,6 +140,20 @@ def test_a_wrong_cast_fails_the_proof_and_names_the_graph(bundle: Bundle, tmp_pa
     failed = {check.name for check in receipt.checks if not check.passed}
     assert failed
     assert all(name.startswith("half ") for name in failed)
+
+
+def test_where_float16_is_too_coarse_the_graph_is_left_out_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TOLERANCES, "float16", 1e-5)
+    with pytest.warns(EdgeGPTWarning, match=r"float16 activations is left out.* half .* is off by"):
+        bundle = exported(tmp_path, "int8", random_model(small_config()))
+    assert all(graph.part != "half" for graph in bundle.manifest.graphs)
+    assert not list(bundle.folder.glob("half*"))
+    receipt = json.loads((bundle.folder / RECEIPT_NAME).read_bytes())
+    assert receipt["bundle_id"] == bundle.manifest.id
+    assert not [one["name"] for one in receipt["checks"] if one["name"].startswith("half ")]
+    assert verify(bundle).passed  # hashes, too
 
 
 @pytest.mark.parametrize("sums", [True, False])
