@@ -14,6 +14,7 @@ from host_engine import host_engine
 from small_models import random_model, small_config, write_checkpoint
 from uneven_shapes import UNEVEN
 
+from edgegpt.cli import main
 from edgegpt.errors import EdgeGPTWarning
 from edgegpt.export import ExportSettings, export_bundle
 from edgegpt.runtime.bundle.bundle import RECEIPT_NAME, Bundle
@@ -111,7 +112,9 @@ def test_onnxruntime_casts_the_weights_when_it_opens_the_graph(
     assert Counter(node.op_type for node in written.node)["Cast"] > 10
 
 
-def test_a_layer_that_float16_cannot_hold_stays_in_float32(tmp_path: Path) -> None:
+def test_a_layer_that_float16_cannot_hold_stays_in_float32(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = random_model(small_config())
     with torch.no_grad():
         model.blocks[1].feed_forward.up.weight.mul_(3e5)
@@ -121,6 +124,9 @@ def test_a_layer_that_float16_cannot_hold_stays_in_float32(tmp_path: Path) -> No
     exact, half = on_the_cpu(bundle, "exact"), on_the_cpu(bundle, "half")
     assert np.abs(half - exact).max() < TOLERANCES["float16"] * np.abs(exact).max()
     assert {port.dtype for port in half_of(bundle).caches()} == {"float16"}
+    with pytest.raises(SystemExit, match="0"):
+        main(["inspect", str(bundle.folder)])
+    assert "int8, blocks.1.feed_forward kept in float32 for CUDA" in capsys.readouterr().out
 
 
 def test_a_wrong_cast_fails_the_proof_and_names_the_graph(bundle: Bundle, tmp_path: Path) -> None:
