@@ -18,12 +18,11 @@ INTEGERS = {4: ir.DataType.INT4, 8: ir.DataType.INT8}
 class DequantizeWeights(ir.passes.InPlacePass):
     """Replace MatMul(x, weight) by MatMul(x, Transpose(DequantizeLinear(...))) and a correction.
 
-    TensorRT needs signed integers v, zero points of 0 and positive scales m. Let u be the stored
-    integer of b bits, s the scale and z the zero point. Then the weight (u - z) s of a block is
-    v m + c:
+    TensorRT needs signed integers v and positive scales m. Let u be the stored integer of b bits
+    and s the scale. Then the weight (u - 2^(b-1)) s of a block is v m + c:
 
-        s > 0:  v = u - 2^(b-1)          m = s     c = s (2^(b-1) - z)
-        s < 0:  v = 2^(b-1) - 1 - u      m = -s    c = -s (z - 2^(b-1) + 1)
+        s > 0:  v = u - 2^(b-1)          m = s     c = 0
+        s < 0:  v = 2^(b-1) - 1 - u      m = -s    c = -s
 
     so that x W = x (v m) + (sums of x over the blocks) c. Lookups read a float32 table.
 
@@ -75,7 +74,7 @@ class DequantizeWeights(ir.passes.InPlacePass):
         product = ir.node("MatMul", [x, turned.outputs[0]], name=old.name)  # (B, T, N)
         value, new = product.outputs[0], [whole, turned, product]
         value.name, value.type, value.shape = out.name, out.type, out.shape
-        if weight.zero_points is not None or not (weight.scales > 0).all():
+        if not (weight.scales > 0).all():
             new += self._correction(graph, x, value, name, weight)
             value.name = f"{out.name}.uncorrected"
         graph.insert_before(old, new)

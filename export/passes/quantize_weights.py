@@ -55,21 +55,19 @@ class QuantizeWeights(ir.passes.InPlacePass):
 
 def _initializers(
     graph: ir.Graph, name: str, weight: BlockQuantized, dtype: ir.DataType
-) -> tuple[ir.Value, ir.Value, ir.Value | None]:
-    """Return values, scales in the type `dtype`, and zero points."""
-    zero_points = weight.packed_zero_points()
+) -> tuple[ir.Value, ir.Value]:
+    """Return values, and scales in the type `dtype`."""
     scales = add_initializer(graph, f"{name}.scales", weight.scales)
     return (
         add_initializer(graph, name, weight.packed),
         scales if dtype == ir.DataType.FLOAT else cast(graph, scales, dtype),
-        None if zero_points is None else add_initializer(graph, f"{name}.zero_points", zero_points),
     )
 
 
 def _replace_product(
     graph: ir.Graph,
     node: ir.Node,
-    inputs: tuple[ir.Value, ir.Value, ir.Value | None],
+    inputs: tuple[ir.Value, ir.Value],
     weight: BlockQuantized,
     dtype: ir.DataType,
 ) -> None:
@@ -77,7 +75,7 @@ def _replace_product(
     old, bias, users = [node], [], node.outputs[0].consumers()
     if len(users) == 1 and users[0].op_type == "Add" and operand(users[0], 1).is_initializer():
         old.append(users[0])
-        bias = [None, users[0].inputs[1]]  # None: the unused input `g_idx` before the bias
+        bias = [None, None, users[0].inputs[1]]  # None: the unused `zero_points` and `g_idx`
     rows, width = weight.shape
     attributes = {
         "K": width,
@@ -97,11 +95,11 @@ def _replace_lookup(
     graph: ir.Graph,
     node: ir.Node,
     name: str,
-    inputs: tuple[ir.Value, ir.Value, ir.Value | None],
+    inputs: tuple[ir.Value, ir.Value],
     weight: BlockQuantized,
 ) -> None:
     """Replace Gather(table, ids) by GatherBlockQuantized, which takes the bytes as [N, ...]."""
-    _, scales, zero_points = inputs
+    _, scales = inputs
     values = add_initializer(graph, name + ROWS_SUFFIX, weight.packed.reshape(weight.shape[0], -1))
     attributes = {
         "bits": weight.bits,
@@ -111,7 +109,7 @@ def _replace_lookup(
     }
     lookup = ir.node(
         "GatherBlockQuantized",
-        [values, node.inputs[1], scales, *([] if zero_points is None else [zero_points])],
+        [values, node.inputs[1], scales],
         attributes,
         domain=MICROSOFT,
     )

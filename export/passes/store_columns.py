@@ -46,8 +46,8 @@ class StoreColumns(ir.passes.InPlacePass):
         """Require all weights of `quantized`, the users that `readers` allows, and whole rows."""
         require_weights(model.graph, self.quantized)
         for name, weight in self.quantized.items():
-            whole = weight.bits == 8 and weight.scales.shape[1] == 1 and weight.zero_points is None
-            require(whole, f"the rows of {name} are one symmetric block of 8 bits each")
+            whole = weight.bits == 8 and weight.scales.shape[1] == 1
+            require(whole, f"the rows of {name} are one block of 8 bits each")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Edit `model` in place."""

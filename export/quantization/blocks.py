@@ -2,7 +2,7 @@
 
 The layout is that of ONNX Runtime's `com.microsoft::MatMulNBits`. The weight [N, K] (outputs,
 inputs) is cut along K into blocks; the last block is padded with zeros. Each block has a float32
-scale and, if the grid is not symmetric, a zero point: weight = (value - zero point) * scale.
+scale: weight = (value - 2^(bits - 1)) * scale.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ SCALE_FACTORS = {
     4: torch.linspace(0.8, 1.15, 15).tolist(),
     8: torch.linspace(0.95, 1.05, 5).tolist(),
 }
-LARGEST = 127  # of a symmetric int8, so that a row's both ends fit
+LARGEST = 127  # of an int8, so that a row's both ends fit
 SMALLEST_ROW = np.float32(1e-30)  # divides a row of zeros in place of 0
 ROWS = 512  # rows to search at once, so that the temporaries stay in the processor's cache
 
@@ -40,7 +40,7 @@ class BlockQuantized:
     """A quantised weight [N, K] in G = ceil(K / block) blocks per row.
 
     `packed` is MatMulNBits' input B: uint8 [N, G, block * bits / 8], the low nibble first. `scales`
-    is float32 [N, G]. `zero_points` is uint8 [N, G], or None if all zero points are 2^(bits - 1).
+    is float32 [N, G].
     """
 
     bits: int
@@ -48,7 +48,6 @@ class BlockQuantized:
     shape: tuple[int, int]
     packed: NDArray[np.uint8]
     scales: NDArray[np.float32]
-    zero_points: NDArray[np.uint8] | None
 
     @classmethod
     def of_values(
@@ -57,11 +56,10 @@ class BlockQuantized:
         shape: tuple[int, int],
         values: NDArray[np.uint8],
         scales: NDArray[np.float32],
-        zero_points: NDArray[np.uint8] | None,
     ) -> "BlockQuantized":
         """Pack `values` uint8 [N, G, block], one value per byte for any `bits`."""
         packed = values if bits == 8 else _nibbles(values)
-        return cls(bits, values.shape[2], shape, packed, scales, zero_points)
+        return cls(bits, values.shape[2], shape, packed, scales)
 
     @property
     def values(self) -> NDArray[np.uint8]:
@@ -73,30 +71,19 @@ class BlockQuantized:
 
     @property
     def size(self) -> int:
-        """Bytes that values, scales and zero points take in a file."""
-        zero_points = self.packed_zero_points()
-        rest = 0 if zero_points is None else zero_points.nbytes
-        return self.packed.nbytes + self.scales.nbytes + rest
+        """Bytes that values and scales take in a file."""
+        return self.packed.nbytes + self.scales.nbytes
 
     def dequantized(self) -> NDArray[np.float32]:
         """Return the weight [N, K] that the integers stand for."""
-        zero: NDArray[np.float32] | np.float32 = np.float32(2 ** (self.bits - 1))
-        if self.zero_points is not None:
-            zero = self.zero_points[:, :, None].astype(np.float32)
         if self.bits == 8:
             weight = self.packed.astype(np.float32)  # (N, G, block)
         else:  # both values of a byte by one lookup, which is faster than to unpack and to convert
             pairs = np.take(PAIRS, self.packed).view(np.float32)
             weight = pairs.reshape(*self.scales.shape, self.block)  # (N, G, block)
-        weight -= zero
+        weight -= np.float32(2 ** (self.bits - 1))
         weight *= self.scales[:, :, None]
         return np.ascontiguousarray(weight.reshape(self.shape[0], -1)[:, : self.shape[1]])
-
-    def packed_zero_points(self) -> NDArray[np.uint8] | None:
-        """Return MatMulNBits' zero points: uint8 [N, ceil(G * bits / 8)], or None."""
-        if self.zero_points is None or self.bits == 8:
-            return self.zero_points
-        return _nibbles(np.pad(self.zero_points, ((0, 0), (0, self.zero_points.shape[1] % 2))))
 
 
 def whole_rows(weight: BlockQuantized) -> BlockQuantized:
@@ -105,7 +92,7 @@ def whole_rows(weight: BlockQuantized) -> BlockQuantized:
     scales = np.maximum(np.abs(values).max(axis=1, keepdims=True), SMALLEST_ROW) / LARGEST  # (N, 1)
     values /= scales
     integers = np.rint(values, out=values).astype(np.int8).view(np.uint8) ^ np.uint8(0x80)
-    return BlockQuantized.of_values(8, weight.shape, integers[:, None], scales, None)
+    return BlockQuantized.of_values(8, weight.shape, integers[:, None], scales)
 
 
 def _nibbles(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -113,7 +100,7 @@ def _nibbles(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return values[..., 0::2] | (values[..., 1::2] << np.uint8(4))
 
 
-def round_to_nearest(weight: Tensor, bits: int, block: int, *, symmetric: bool) -> BlockQuantized:
+def round_to_nearest(weight: Tensor, bits: int, block: int) -> BlockQuantized:
     """Round each value of `weight` float [N, K] independently, on the best grid of its block."""
     rows, width = weight.shape
     blocks = pad(weight.detach().float(), (0, -width % block)).view(
@@ -121,59 +108,46 @@ def round_to_nearest(weight: Tensor, bits: int, block: int, *, symmetric: bool) 
     )  # (N, G, block)
     pieces = []
     for piece in blocks.split(ROWS):
-        scale, zero = fit_grid(piece, bits, symmetric=symmetric)
-        values = round_on_grid(piece, scale, zero, bits).to(torch.uint8)
-        pieces.append((values, scale[..., 0], zero[..., 0]))
-    values, scale, zero = (torch.cat(part) for part in zip(*pieces, strict=True))
-    return from_grid(bits, (rows, width), values, scale, None if symmetric else zero)
+        scale = fit_grid(piece, bits)
+        values = round_on_grid(piece, scale, bits).to(torch.uint8)
+        pieces.append((values, scale[..., 0]))
+    values, scale = (torch.cat(part) for part in zip(*pieces, strict=True))
+    return from_grid(bits, (rows, width), values, scale)
 
 
-def from_grid(
-    bits: int, shape: tuple[int, int], values: Tensor, scale: Tensor, zero: Tensor | None
-) -> BlockQuantized:
-    """Return a `BlockQuantized` of uint8 `values` [N, G, block], float `scale`, `zero` [N, G]."""
-    return BlockQuantized.of_values(
-        bits,
-        shape,
-        values.numpy(),
-        scale.contiguous().numpy(),
-        None if zero is None else zero.to(torch.uint8).contiguous().numpy(),
-    )
+def from_grid(bits: int, shape: tuple[int, int], values: Tensor, scale: Tensor) -> BlockQuantized:
+    """Return a `BlockQuantized` of uint8 `values` [N, G, block] and float32 `scale` [N, G]."""
+    return BlockQuantized.of_values(bits, shape, values.numpy(), scale.contiguous().numpy())
 
 
-def round_on_grid(weight: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
+def round_on_grid(weight: Tensor, scale: Tensor, bits: int) -> Tensor:
     """Return the nearest values 0 ... 2^bits - 1, as floats, for float32 `weight` [..., block]."""
-    return (weight / scale).round().add(zero).clamp(0, 2**bits - 1)
+    return (weight / scale).round().add(2 ** (bits - 1)).clamp(0, 2**bits - 1)
 
 
-def fit_grid(weight: Tensor, bits: int, *, symmetric: bool) -> tuple[Tensor, Tensor]:
-    """Return scale and zero point, float32 [..., 1], for blocks `weight` float32 [..., block].
+def fit_grid(weight: Tensor, bits: int) -> Tensor:
+    """Return the scales, float32 [..., 1], for blocks `weight` float32 [..., block].
 
     Several scales are tried. Each one gives integers d. The best scale for these integers has the
     closed form sum(w d) / sum(d d), with the squared error sum(w w) - sum(w d)^2 / sum(d d). The
     scale with the least error wins. This is the search of llama.cpp's `make_qx_quants`, without
     its weights.
 
-    A symmetric grid runs from -2^(bits - 1) to 2^(bits - 1) - 1. Its longer side always holds the
+    The grid runs from -2^(bits - 1) to 2^(bits - 1) - 1. Its longer side always holds the
     block's extreme value, so a scale may be negative (as in llama.cpp's Q4_0).
     """
     lowest, highest = weight.amin(-1, keepdim=True), weight.amax(-1, keepdim=True)
-    if symmetric:
-        zero = torch.full_like(lowest, 2 ** (bits - 1))
-        extreme = torch.where(-lowest > highest, lowest, highest)
-        base = -extreme / 2 ** (bits - 1)
-    else:
-        lowest, highest = lowest.clamp(max=0.0), highest.clamp(min=0.0)
-        base = (highest - lowest) / (2**bits - 1)
-        zero = (-lowest / torch.where(base == 0, 1.0, base)).round()
+    extreme = torch.where(-lowest > highest, lowest, highest)
+    base = -extreme / 2 ** (bits - 1)
     base = torch.where(base == 0, 1.0, base)  # a block of zeros
-    return _best_scale(weight, base, zero, bits), zero
+    return _best_scale(weight, base, bits)
 
 
-def _best_scale(weight: Tensor, base: Tensor, zero: Tensor, bits: int) -> Tensor:
+def _best_scale(weight: Tensor, base: Tensor, bits: int) -> Tensor:
     best_scale, best_gain = base, torch.zeros_like(base)
     for factor in SCALE_FACTORS[bits]:
-        steps = round_on_grid(weight, base * factor, zero, bits).sub_(zero)  # (..., block)
+        steps = round_on_grid(weight, base * factor, bits)  # (..., block)
+        steps -= 2 ** (bits - 1)
         product = (weight * steps).sum(-1, keepdim=True)
         square = steps.square_().sum(-1, keepdim=True).clamp_(min=1.0)
         gain = product.square() / square  # sum(w w) minus the squared error

@@ -16,9 +16,7 @@ __all__ = ["gptq", "inverse_factor"]
 DAMPING = 0.01  # share of the mean diagonal that is added to the diagonal; the paper's value
 
 
-def gptq(
-    weight: Tensor, factor: Tensor, bits: int, block: int, *, symmetric: bool
-) -> BlockQuantized:
+def gptq(weight: Tensor, factor: Tensor, bits: int, block: int) -> BlockQuantized:
     """Quantise `weight` [N, K] so that its products with the calibration inputs change little.
 
     Args:
@@ -27,29 +25,28 @@ def gptq(
             x [K].
         bits: 4 or 8.
         block: width of a block along K.
-        symmetric: whether all zero points are 2^(bits - 1).
     """
     rows, width = weight.shape
     n_blocks = -(-width // block)
     left = weight.detach().float().clone()  # (N, K), not rounded yet, corrected so far
     values = torch.empty(rows, n_blocks * block, dtype=torch.uint8)
-    scales, zeros = torch.empty(rows, n_blocks), torch.empty(rows, n_blocks)
+    scales, middle = torch.empty(rows, n_blocks), 2 ** (bits - 1)
     for index in range(n_blocks):
         start, end = index * block, min((index + 1) * block, width)
-        scale, zero = fit_grid(left[:, start:end], bits, symmetric=symmetric)
-        values[:, start : start + block] = zero  # the padding stands for 0
+        scale = fit_grid(left[:, start:end], bits)
+        values[:, start : start + block] = middle  # the padding stands for 0
         rounded, errors = _round_columns(
-            left[:, start:end], factor[start:end, start:end], scale, zero, bits
+            left[:, start:end], factor[start:end, start:end], scale, bits
         )
         values[:, start:end] = rounded
-        scales[:, index], zeros[:, index] = scale[:, 0], zero[:, 0]
+        scales[:, index] = scale[:, 0]
         left[:, end:] -= errors @ factor[start:end, end:]
     blocks = values.view(rows, n_blocks, block)
-    return from_grid(bits, (rows, width), blocks, scales, None if symmetric else zeros)
+    return from_grid(bits, (rows, width), blocks, scales)
 
 
 def _round_columns(
-    weight: Tensor, factor: Tensor, scale: Tensor, zero: Tensor, bits: int
+    weight: Tensor, factor: Tensor, scale: Tensor, bits: int
 ) -> tuple[Tensor, Tensor]:
     """Return the values [N, B] of one block's columns, and each column's error [N, B].
 
@@ -57,10 +54,10 @@ def _round_columns(
     """
     columns = weight.T.contiguous()  # (B, N), so that each column is contiguous
     values, errors = torch.empty_like(columns), torch.empty_like(columns)
-    scale, zero = scale[:, 0].contiguous(), zero[:, 0].contiguous()
+    scale = scale[:, 0].contiguous()
     for index, column in enumerate(columns):
-        values[index] = round_on_grid(column, scale, zero, bits)
-        rounded = (values[index] - zero) * scale
+        values[index] = round_on_grid(column, scale, bits)
+        rounded = (values[index] - 2 ** (bits - 1)) * scale
         errors[index] = (column - rounded) / factor[index, index]
         columns[index + 1 :] -= torch.outer(factor[index, index + 1 :], errors[index])
     return values.T, errors.T

@@ -41,7 +41,6 @@ def quantize(
     bits: int,
     *,
     block: int | None,
-    symmetric: bool,
     method: Literal["rtn", "gptq"],
     calibration: Any = None,
     keep: frozenset[str] = frozenset(),
@@ -54,7 +53,6 @@ def quantize(
         bits: 4 or 8.
         block: width of a block, a power of two and at least 16, as MatMulNBits requires; None:
             each row is one block.
-        symmetric: whether all zero points are 2^(bits - 1).
         method: "rtn" rounds to nearest; "gptq" needs a calibration text.
         calibration: token windows int64 [N, T], or pairs, which "gptq" needs.
         keep: names of weights to leave in float32.
@@ -73,7 +71,7 @@ def quantize(
             f"it has {', '.join(names)}"
         )
     _check(bits, block, method)
-    wanted, grid = [name for name in names if name not in keep], _Grid(bits, block, symmetric)
+    wanted, grid = [name for name in names if name not in keep], _Grid(bits, block)
     if method == "gptq":
         if calibration is None:
             raise InvalidInputError("gptq needs a calibration text")
@@ -153,17 +151,16 @@ class _Grid:
 
     bits: int
     block: int | None  # None: a whole row
-    symmetric: bool
 
     def nearest(self, weight: Tensor) -> BlockQuantized:
         """Return the integers of a weight [N, K], rounded to nearest."""
         block = self.block or weight.shape[1]
-        return round_to_nearest(weight, self.bits, block, symmetric=self.symmetric)
+        return round_to_nearest(weight, self.bits, block)
 
     def gptq(self, weight: Tensor, factor: Tensor) -> BlockQuantized:
         """Return the integers of a weight [N, K] by GPTQ."""
         block = self.block or weight.shape[1]
-        return gptq(weight, factor, self.bits, block, symmetric=self.symmetric)
+        return gptq(weight, factor, self.bits, block)
 
     def corrected(self, name: str, layer: nn.Linear, factor: Tensor) -> BlockQuantized:
         """Return a layer's integers by GPTQ; the layer gets what they stand for."""

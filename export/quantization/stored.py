@@ -20,9 +20,7 @@ class StoredIntegers(Mapping[str, BlockQuantized]):
         for index, (name, weight) in enumerate(weights.items()):
             parts = {field.name: getattr(weight, field.name) for field in fields(weight)}
             self.paths[name] = folder / f"{index}.npz"
-            np.savez(
-                self.paths[name], **{key: part for key, part in parts.items() if part is not None}
-            )
+            np.savez(self.paths[name], **parts)
 
     def __getitem__(self, name: str) -> BlockQuantized:
         """Return the weight `name`."""
@@ -34,7 +32,6 @@ class StoredIntegers(Mapping[str, BlockQuantized]):
                 shape=(rows, width),
                 packed=parts["packed"],
                 scales=parts["scales"],
-                zero_points=parts.get("zero_points"),
             )
 
     def __iter__(self) -> Iterator[str]:

@@ -127,7 +127,6 @@ class _Plan:
             source,
             self.bits,
             block=self.block,
-            symmetric=True,
             method=self.method,
             calibration=calibration,
             keep=self.kept,
@@ -227,7 +226,7 @@ def _widest(model: GPT | Seq2Seq) -> int:
 
 
 def _finer(weight: Tensor, block: int) -> BlockQuantized:
-    return round_to_nearest(weight, FINER_BITS, block, symmetric=True)
+    return round_to_nearest(weight, FINER_BITS, block)
 
 
 def _grid(model: GPT | Seq2Seq) -> tuple[int, frozenset[str]]:

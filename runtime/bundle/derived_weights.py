@@ -115,21 +115,12 @@ class _Stored:
     """A weight [N, K] of `bits`-bit integers in G blocks per row, in the layout of MatMulNBits.
 
     `values` is uint8 [N, G, block * bits / 8]; of two nibbles, the first is the low one. `scales`
-    is float32 [N, G]. `packed_zero_points` is uint8 [N, ceil(G * bits / 8)], or None if all zero
-    points are 2^(bits - 1).
+    is float32 [N, G].
     """
 
     values: NDArray[np.uint8]
     scales: NDArray[np.float32]
-    packed_zero_points: NDArray[np.uint8] | None
     bits: int
-
-    def zero_points(self) -> NDArray[np.float32]:
-        """Return the zero points, float32 [N, G]."""
-        if self.packed_zero_points is None:
-            return np.full(self.scales.shape, 2.0 ** (self.bits - 1), dtype=np.float32)
-        numbers = _unpacked(self.packed_zero_points, self.bits)
-        return numbers[:, : self.scales.shape[1]].astype(np.float32)
 
 
 def _stored(source: BinaryIO, weights: dict[str, WeightEntry], name: str, bits: int) -> _Stored:
@@ -147,13 +138,10 @@ def _stored(source: BinaryIO, weights: dict[str, WeightEntry], name: str, bits: 
         return np.frombuffer(raw, DTYPES[dtype]).reshape(entry.shape)
 
     values, scales = read(name, "U8"), read(f"{name}.scales", "F32")
-    zero = f"{name}.zero_points"
-    packed = read(zero, "U8") if zero in weights else None
     rows, blocks = scales.shape if scales.ndim == 2 else (-1, -1)
-    fits = packed is None or packed.shape == (rows, -(-blocks * bits // 8))
-    if values.ndim != 3 or values.shape[:2] != (rows, blocks) or not fits:
+    if values.ndim != 3 or values.shape[:2] != (rows, blocks):
         raise BundleError(f"the weight {name} is damaged: its parts do not fit each other")
-    return _Stored(values, scales, packed, bits)
+    return _Stored(values, scales, bits)
 
 
 def _signed(weight: _Stored) -> NDArray[np.uint8]:
@@ -171,15 +159,13 @@ def _magnitudes(weight: _Stored) -> NDArray[np.float32]:
 
 def _corrections(weight: _Stored) -> NDArray[np.float32]:
     """Return c, float32 [G, N]."""
-    zero, half, scales = weight.zero_points(), np.float32(2 ** (weight.bits - 1)), weight.scales
-    found = np.where(scales < 0, -scales * (zero - half + 1), scales * (half - zero))
-    return np.ascontiguousarray(found.T)
+    return np.ascontiguousarray(np.maximum(-weight.scales, np.float32(0)).T)
 
 
 def _table(weight: _Stored) -> NDArray[np.float32]:
     """Return the dequantised weight, float32 [N, G, block]."""
     numbers = _unpacked(weight.values, weight.bits).astype(np.float32)
-    return (numbers - weight.zero_points()[:, :, None]) * weight.scales[:, :, None]
+    return (numbers - np.float32(2 ** (weight.bits - 1))) * weight.scales[:, :, None]
 
 
 # What derives an initializer, by the last part of its name.

@@ -93,9 +93,8 @@ def correlated_inputs(count: int, width: int) -> Tensor:
     )
 
 
-@pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("width", [64, 56])
-def test_gptq_keeps_the_products_better_than_rounding(width: int, symmetric: bool) -> None:
+def test_gptq_keeps_the_products_better_than_rounding(width: int) -> None:
     inputs = correlated_inputs(600, width)
     calibration, unseen = inputs[:500], inputs[500:]
     weight = torch.randn(30, width)
@@ -104,17 +103,15 @@ def test_gptq_keeps_the_products_better_than_rounding(width: int, symmetric: boo
         change = unseen @ (torch.from_numpy(quantised.dequantized()) - weight).T
         return change.square().mean().item()
 
-    rounded = error(round_to_nearest(weight, 4, 16, symmetric=symmetric))
-    repaired = error(gptq(weight, inverse_factor(gram(calibration)), 4, 16, symmetric=symmetric))
+    rounded = error(round_to_nearest(weight, 4, 16))
+    repaired = error(gptq(weight, inverse_factor(gram(calibration)), 4, 16))
     assert repaired < 0.5 * rounded
 
 
 def test_gptq_on_uncorrelated_inputs_is_rounding() -> None:
     weight = torch.randn(20, 64)
-    quantised = gptq(
-        weight, inverse_factor(torch.eye(64, dtype=torch.float64)), 4, 16, symmetric=True
-    )
-    expected = round_to_nearest(weight, 4, 16, symmetric=True)
+    quantised = gptq(weight, inverse_factor(torch.eye(64, dtype=torch.float64)), 4, 16)
+    expected = round_to_nearest(weight, 4, 16)
     np.testing.assert_array_equal(quantised.values, expected.values)
     np.testing.assert_array_equal(quantised.scales, expected.scales)
 
@@ -126,7 +123,7 @@ def test_gptq_follows_the_paper_s_plain_recurrence() -> None:
     """
     hessian = gram(correlated_inputs(300, 32))
     weight = torch.randn(6, 32)
-    quantised = gptq(weight, inverse_factor(hessian), 4, 32, symmetric=True)
+    quantised = gptq(weight, inverse_factor(hessian), 4, 32)
     scale = torch.from_numpy(quantised.scales).double()[:, 0]
     left = weight.double()
     damping = 0.01 * hessian.diagonal().mean() * torch.eye(32, dtype=torch.float64)
@@ -146,7 +143,7 @@ def test_inputs_that_are_always_zero_do_no_harm() -> None:
     inputs = correlated_inputs(100, 32)
     inputs[:, 5] = 0.0
     for hessian in (gram(inputs), torch.zeros(32, 32, dtype=torch.float64)):
-        quantised = gptq(torch.randn(4, 32), inverse_factor(hessian), 4, 16, symmetric=True)
+        quantised = gptq(torch.randn(4, 32), inverse_factor(hessian), 4, 16)
         assert np.isfinite(quantised.dequantized()).all()
 
 
@@ -159,7 +156,7 @@ def test_all_weights_are_covered_by_name_and_shape(changes: dict) -> None:
         matrices -= {"token_embedding.weight", "position_embedding.weight"}
     assert set(names) == matrices
     for method in ("rtn", "gptq"):
-        weights = quantize(model, 4, block=16, symmetric=True, method=method)
+        weights = quantize(model, 4, block=16, method=method)
         assert set(weights) == matrices
         for name, weight in weights.items():
             assert weight.shape == tuple(model.get_parameter(name).shape)
@@ -188,7 +185,7 @@ def test_the_stream_that_gptq_sees_is_the_model_s(
     monkeypatch.setattr(module, "gptq", spy)
     monkeypatch.setattr(module, "inverse_factor", lambda hessian: hessian)
     ids = own_windows(model, 12)
-    quantize(model, 4, block=16, symmetric=True, method="gptq", calibration=ids)
+    quantize(model, 4, block=16, method="gptq", calibration=ids)
     linears = {name: part for name, part in model.named_modules() if isinstance(part, nn.Linear)}
     with torch.no_grad(), summed_inputs(linears, gram) as expected:
         model(ids)
@@ -199,7 +196,7 @@ def test_the_stream_that_gptq_sees_is_the_model_s(
 
 def test_later_parts_see_what_earlier_ones_became(model: GPT, windows: Tensor) -> None:
     """Keeping the first block changes how the head is quantised, because its inputs change."""
-    settings = {"block": 16, "symmetric": True, "method": "gptq", "calibration": windows}
+    settings = {"block": 16, "method": "gptq", "calibration": windows}
     first = frozenset(name for name in weight_names(model) if name.startswith("blocks.0."))
     everything = quantize(model, 4, **settings)["head.weight"]
     without_first = quantize(model, 4, **settings, keep=first)["head.weight"]
@@ -209,8 +206,8 @@ def test_later_parts_see_what_earlier_ones_became(model: GPT, windows: Tensor) -
 def test_the_model_itself_is_left_alone(windows: Tensor) -> None:
     model = small_gpt()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    quantize(model, 4, block=16, symmetric=True, method="gptq", calibration=windows)
-    kl_of(model, quantize(model, 4, block=16, symmetric=True, method="rtn"), windows)
+    quantize(model, 4, block=16, method="gptq", calibration=windows)
+    kl_of(model, quantize(model, 4, block=16, method="rtn"), windows)
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])
 
@@ -218,7 +215,7 @@ def test_the_model_itself_is_left_alone(windows: Tensor) -> None:
 def test_kept_weights_are_not_quantised(model: GPT) -> None:
     kept = frozenset({"head.weight", "blocks.1.attention.proj.weight"})
     for method in ("rtn", "gptq"):
-        weights = quantize(model, 4, block=16, symmetric=True, method=method, keep=kept)
+        weights = quantize(model, 4, block=16, method=method, keep=kept)
         assert set(weights) == set(weight_names(model)) - kept
 
 
@@ -236,7 +233,7 @@ def test_kept_weights_are_not_quantised(model: GPT) -> None:
     ],
 )
 def test_what_cannot_be_is_refused(model: GPT, change: dict, reason: str) -> None:
-    settings = {"bits": 4, "block": 16, "symmetric": True, "method": "gptq"} | change
+    settings = {"bits": 4, "block": 16, "method": "gptq"} | change
     with pytest.raises(InvalidInputError, match=reason):
         quantize_layered(LayeredModel.of(model), **settings)
 
@@ -246,7 +243,7 @@ def test_a_weight_that_is_not_finite_is_named() -> None:
     model.get_parameter("blocks.1.feed_forward.up.weight").data[3, 4] = math.nan
     for method in ("rtn", "gptq"):
         with pytest.raises(NumericalError, match=r"blocks\.1\.feed_forward\.up\.weight"):
-            quantize(model, 4, block=16, symmetric=True, method=method)
+            quantize(model, 4, block=16, method=method)
 
 
 def test_quality_of_a_model_beside_itself_is_perfect(model: GPT, held_out: Tensor) -> None:
@@ -277,7 +274,7 @@ def test_quality_needs_a_target_for_every_token(model: GPT) -> None:
 
 
 def test_a_damaged_weight_costs_most_and_is_kept_first(model: GPT, held_out: Tensor) -> None:
-    weights = quantize(model, 8, block=16, symmetric=True, method="rtn")
+    weights = quantize(model, 8, block=16, method="rtn")
     victim = "blocks.0.feed_forward.up.weight"
     weights[victim].scales[:] *= 1.5
     costs = layer_costs(LayeredModel.of(model), weights, held_out)
@@ -296,7 +293,7 @@ def test_a_weight_costs_about_what_quantising_it_alone_costs(
 ) -> None:
     model = small_gpt(**changes)
     text = own_windows(model, 60)
-    weights = quantize(model, 8, block=16, symmetric=True, method="rtn")
+    weights = quantize(model, 8, block=16, method="rtn")
     for name, cost in layer_costs(LayeredModel.of(model), weights, text).items():
         assert cost == pytest.approx(kl_of(model, {name: weights[name]}, text), rel=0.3)
 
@@ -314,7 +311,7 @@ def kept(
 
 
 def test_what_is_kept_passes_and_hardly_more_than_needed(model: GPT, held_out: Tensor) -> None:
-    weights = quantize(model, 4, block=16, symmetric=True, method="rtn")
+    weights = quantize(model, 4, block=16, method="rtn")
     reference = LayeredModel.of(model)
     costs, yardstick = layer_costs(reference, weights, held_out), Yardstick(reference, held_out)
     kl = kl_of(model, weights, held_out)
@@ -332,8 +329,8 @@ def test_what_is_kept_passes_and_hardly_more_than_needed(model: GPT, held_out: T
 
 
 def test_weights_are_replaced_by_better_ones_as_far_as_needed(model: GPT, held_out: Tensor) -> None:
-    weights = quantize(model, 4, block=16, symmetric=True, method="rtn")
-    finer = quantize(model, 8, block=16, symmetric=True, method="rtn")
+    weights = quantize(model, 4, block=16, method="rtn")
+    finer = quantize(model, 8, block=16, method="rtn")
     reference = LayeredModel.of(model)
     costs, yardstick = layer_costs(reference, weights, held_out), Yardstick(reference, held_out)
     ranking = Ranking(yardstick, reference, weights, finer.get, costs)
@@ -349,7 +346,7 @@ def test_weights_are_replaced_by_better_ones_as_far_as_needed(model: GPT, held_o
 
 def test_a_tied_table_changes_the_embedding_and_the_head() -> None:
     model = small_gpt(**LLAMA)
-    weights = quantize(model, 4, block=16, symmetric=True, method="rtn")
+    weights = quantize(model, 4, block=16, method="rtn")
     table = {"token_embedding.weight": weights["token_embedding.weight"]}
     layered = quantised(LayeredModel.of(model), table)
     changed = load_model(model.config, layered.weights)

@@ -14,12 +14,12 @@ from edgegpt.export.quantization import BlockQuantized, StoredIntegers, round_to
 from edgegpt.export.quantization.gptq import gptq
 from edgegpt.export.quantization.quality import round_blocks
 
-GRIDS = [(bits, block, symmetric) for bits in (4, 8) for block in (16, 64) for symmetric in (0, 1)]
+GRIDS = [(bits, block) for bits in (4, 8) for block in (16, 64)]
 
 
-def quantized(bits: int, block: int, symmetric: bool, width: int = 96) -> BlockQuantized:
+def quantized(bits: int, block: int, width: int = 96) -> BlockQuantized:
     torch.manual_seed(0)
-    return round_to_nearest(torch.randn(40, width) + 0.3, bits, block, symmetric=symmetric)
+    return round_to_nearest(torch.randn(40, width) + 0.3, bits, block)
 
 
 def run(node: onnx.NodeProto, weights: dict[str, NDArray], **feeds: NDArray) -> NDArray:
@@ -39,9 +39,7 @@ def run(node: onnx.NodeProto, weights: dict[str, NDArray], **feeds: NDArray) -> 
 
 
 def constants(weight: BlockQuantized, data: NDArray[np.uint8]) -> dict[str, NDArray]:
-    zero_points = weight.packed_zero_points()
-    arrays = {"data": data, "scales": weight.scales}
-    return arrays if zero_points is None else arrays | {"zeros": zero_points}
+    return {"data": data, "scales": weight.scales}
 
 
 FLOAT32, INT8 = 1, 4  # accuracy levels of MatMulNBits: how it reads x
@@ -87,30 +85,26 @@ def test_what_fills_up_the_last_block_stands_for_zero() -> None:
     torch.manual_seed(0)
     weight = torch.randn(6, 20)
     for found in (
-        gptq(weight, torch.eye(20), 4, 16, symmetric=True),
-        round_to_nearest(weight, 4, 16, symmetric=True),
+        gptq(weight, torch.eye(20), 4, 16),
+        round_to_nearest(weight, 4, 16),
     ):
         assert (found.values[:, 1, 4:] == 8).all()
 
 
-@pytest.mark.parametrize(("bits", "block", "symmetric"), GRIDS)
+@pytest.mark.parametrize(("bits", "block"), GRIDS)
 @pytest.mark.parametrize("width", [128, 96, 90])
-def test_mat_mul_n_bits_reads_the_packed_weight(
-    bits: int, block: int, symmetric: bool, width: int
-) -> None:
-    weight = quantized(bits, block, symmetric, width)
+def test_mat_mul_n_bits_reads_the_packed_weight(bits: int, block: int, width: int) -> None:
+    weight = quantized(bits, block, width)
     for rows in (1, 5):
         x = np.random.default_rng(1).standard_normal((rows, width), dtype=np.float32)
         expected = x @ weight.dequantized().T
         np.testing.assert_allclose(mat_mul(weight, x), expected, atol=1e-5 * abs(expected).max())
 
 
-@pytest.mark.parametrize(("bits", "block", "symmetric"), GRIDS)
-def test_activations_are_rounded_as_the_int8_kernels_round_them(
-    bits: int, block: int, symmetric: bool
-) -> None:
+@pytest.mark.parametrize(("bits", "block"), GRIDS)
+def test_activations_are_rounded_as_the_int8_kernels_round_them(bits: int, block: int) -> None:
     """The rounding moves the products by a thousand times more than the two results differ."""
-    weight = quantized(bits, block, symmetric, 90)
+    weight = quantized(bits, block, 90)
     x = np.random.default_rng(1).standard_normal((5, 90), dtype=np.float32)
     x[:, 7] *= 30
     x[2, 16:32] = 0
@@ -121,25 +115,23 @@ def test_activations_are_rounded_as_the_int8_kernels_round_them(
     assert abs(mat_mul(weight, x) - kernel).max() > 3e-3 * largest
 
 
-@pytest.mark.parametrize(("bits", "block", "symmetric"), GRIDS)
+@pytest.mark.parametrize(("bits", "block"), GRIDS)
 @pytest.mark.parametrize("width", [128, 96])
-def test_gather_block_quantized_reads_the_same_bytes(
-    bits: int, block: int, symmetric: bool, width: int
-) -> None:
-    weight = quantized(bits, block, symmetric, width)
+def test_gather_block_quantized_reads_the_same_bytes(bits: int, block: int, width: int) -> None:
+    weight = quantized(bits, block, width)
     ids = np.array([[3, 0], [39, 3]])
     # The operator returns the padding of the last block, too, so the rows are cut here.
     rows = gather(weight, ids)[..., :width]
     np.testing.assert_array_equal(rows, weight.dequantized()[ids])
 
 
-@pytest.mark.parametrize(("bits", "block", "symmetric"), GRIDS)
+@pytest.mark.parametrize(("bits", "block"), GRIDS)
 def test_a_weight_moves_by_at_most_half_a_step_or_is_cut_at_the_end_of_the_grid(
-    bits: int, block: int, symmetric: bool
+    bits: int, block: int
 ) -> None:
     torch.manual_seed(0)
     original = torch.randn(40, 96) + 0.3
-    weight = round_to_nearest(original, bits, block, symmetric=symmetric)
+    weight = round_to_nearest(original, bits, block)
     step = np.repeat(abs(weight.scales), block, axis=1)[:, :96]
     error = abs(weight.dequantized() - original.numpy()) / step
     values = weight.values.reshape(40, -1)[:, :96]
@@ -151,9 +143,9 @@ def test_a_weight_moves_by_at_most_half_a_step_or_is_cut_at_the_end_of_the_grid(
 def test_every_row_is_quantised_by_itself() -> None:
     """Weights with many rows are quantised in pieces; the result must not depend on the pieces."""
     original = torch.randn(1030, 32)
-    weight = round_to_nearest(original, 4, 16, symmetric=False)
+    weight = round_to_nearest(original, 4, 16)
     for row in (0, 511, 512, 1029):
-        alone = round_to_nearest(original[row : row + 1], 4, 16, symmetric=False)
+        alone = round_to_nearest(original[row : row + 1], 4, 16)
         np.testing.assert_array_equal(weight.dequantized()[row], alone.dequantized()[0])
 
 
@@ -165,7 +157,7 @@ def squared_error(original: torch.Tensor, scales: torch.Tensor) -> float:
 def test_the_searched_scale_beats_both_common_formulas() -> None:
     torch.manual_seed(0)
     original = torch.randn(500, 32)
-    weight = round_to_nearest(original, 4, 32, symmetric=True)
+    weight = round_to_nearest(original, 4, 32)
     error = (original - torch.from_numpy(weight.dequantized())).square().sum().item()
     largest = original.abs().amax(1, keepdim=True)
     extreme = original.gather(1, original.abs().argmax(1, keepdim=True))
@@ -173,45 +165,32 @@ def test_the_searched_scale_beats_both_common_formulas() -> None:
     assert error < 0.9 * squared_error(original, extreme / -8)
 
 
-@pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_values_on_the_grid_come_back_unchanged(bits: int, symmetric: bool) -> None:
-    low = -(2 ** (bits - 1)) if symmetric else -3
+def test_values_on_the_grid_come_back_unchanged(bits: int) -> None:
+    low = -(2 ** (bits - 1))
     original = 0.25 * (low + torch.arange(2**bits, dtype=torch.float32)).view(1, -1)
-    weight = round_to_nearest(original, bits, 2**bits, symmetric=symmetric)
+    weight = round_to_nearest(original, bits, 2**bits)
     np.testing.assert_allclose(weight.dequantized(), original.numpy(), rtol=1e-6)
 
 
 def test_a_block_of_zeros_stays_zero() -> None:
-    for symmetric in (False, True):
-        weight = round_to_nearest(torch.zeros(2, 40), 4, 32, symmetric=symmetric)
-        assert np.isfinite(weight.scales).all()
-        assert not weight.dequantized().any()
+    weight = round_to_nearest(torch.zeros(2, 40), 4, 32)
+    assert np.isfinite(weight.scales).all()
+    assert not weight.dequantized().any()
 
 
-@pytest.mark.parametrize(
-    ("bits", "symmetric", "expected"),
-    [(4, True, 5.0), (4, False, 5.25), (8, True, 9.0), (8, False, 9.25)],
-)
-def test_size_counts_values_scales_and_zero_points(
-    bits: int, symmetric: bool, expected: float
-) -> None:
-    weight = quantized(bits, 32, symmetric)
-    stored = [weight.packed, weight.scales, weight.packed_zero_points()]
-    assert weight.size == sum(array.nbytes for array in stored if array is not None)
-    # Three blocks of 4 bits need two bytes of zero points, not one and a half.
-    assert weight.size * 8 / (40 * 96) == pytest.approx(expected, abs=0.1)
+@pytest.mark.parametrize(("bits", "expected"), [(4, 5.0), (8, 9.0)])
+def test_size_counts_values_and_scales(bits: int, expected: float) -> None:
+    weight = quantized(bits, 32)
+    assert weight.size * 8 / (40 * 96) == expected
 
 
-@pytest.mark.parametrize(("bits", "block", "symmetric"), GRIDS)
-def test_weights_in_files_come_back_as_they_were(
-    tmp_path: Path, bits: int, block: int, symmetric: bool
-) -> None:
-    weight = quantized(bits, block, symmetric, 90)
+@pytest.mark.parametrize(("bits", "block"), GRIDS)
+def test_weights_in_files_come_back_as_they_were(tmp_path: Path, bits: int, block: int) -> None:
+    weight = quantized(bits, block, 90)
     stored = StoredIntegers({"a.weight": weight, "b.weight": weight}, tmp_path)
     assert list(stored) == ["a.weight", "b.weight"]
     found = stored["b.weight"]
     assert (found.bits, found.block, found.shape) == (bits, block, weight.shape)
     np.testing.assert_array_equal(found.dequantized(), weight.dequantized())
     assert found.packed.dtype == np.uint8
-    assert (found.zero_points is None) == (weight.zero_points is None)

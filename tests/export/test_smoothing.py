@@ -102,7 +102,7 @@ def test_rounding_then_costs_less() -> None:
     yardstick = Yardstick(reference, windows)
 
     def loss(source: LayeredModel) -> float:
-        weights = quantize(source, 8, block=32, symmetric=True, method="rtn")
+        weights = quantize(source, 8, block=32, method="rtn")
         return yardstick.measure(quantised(source, weights)).kl
 
     evened = LayeredModel(model.config, smoothed(reference, windows))

@@ -52,7 +52,7 @@ def dequantised(bundle: Path, model: GPT) -> GPT:
         found = array_of(bundle, raw, name)
         if f"{name}.scales" in manifest.weights:
             scales = array_of(bundle, raw, f"{name}.scales")
-            weight = BlockQuantized(bits, block, tuple(parameter.shape), found, scales, None)
+            weight = BlockQuantized(bits, block, tuple(parameter.shape), found, scales)
             found = weight.dequantized()
         with torch.no_grad():
             parameter.copy_(torch.from_numpy(found.copy()))
@@ -126,7 +126,7 @@ def test_a_zero_point_where_there_is_none_fails_the_exact_checks(specimen, tmp_p
     def add(graph: onnx.GraphProto) -> None:
         graph.initializer.append(onnx.numpy_helper.from_array(one_more, "zero_points"))
         (node,) = [node for node in graph.node if WEIGHT in node.input]
-        node.input[3] = "zero_points"
+        node.input[:] = [*node.input[:3], "zero_points", *node.input[4:]]
 
     for part in ("decoder", "exact"):
         edit_graph(bundle, part, add)

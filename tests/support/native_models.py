@@ -203,7 +203,7 @@ def quantised_bundle(model: GPT | Seq2Seq, folder: Path, bits: Sequence[int], bl
         if own == 32:  # stays as it is
             continue
         size = block if own == 4 else max(16, block // 2)
-        integers[name] = round_to_nearest(linear.weight, own, size, symmetric=True)
+        integers[name] = round_to_nearest(linear.weight, own, size)
         linear.weight.data = torch.from_numpy(integers[name].dequantized())
         linear.register_forward_pre_hook(partial(_round, size))
     decoder = model if isinstance(model, GPT) else model.decoder
