@@ -190,9 +190,8 @@ class Scheduler:
         self._shared.called = []
         self._drop()
         self._admit()
-        fed = self._shared.feed()
-        if fed is not None:
-            self._write(*fed)
+        for text, own in self._shared.feed():
+            self._write(text, own)
         texts, logits = self._shared.advance()
         if self._shared.ready >= self._failed_with:
             self._unexplained = 0

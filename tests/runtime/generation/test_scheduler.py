@@ -109,9 +109,7 @@ def test_every_text_on_shared_rows_is_what_it_is_alone(
                 lives[own] = (settings, count // 2 if leaves else count)
                 rows.admit(own)
             pause = max(0, pause - 1)
-            fed = rows.feed()
-            chosen = [] if fed is None else [fed]
-            for one, logits in chosen:
+            for one, logits in rows.feed():
                 lives[one][0].write(one, logits)
             for one, logits in zip(*rows.advance(), strict=True):
                 if one.finish_reason is None and len(one.new_ids) < lives[one][1]:
@@ -129,13 +127,12 @@ def test_tokens_that_are_there_already_are_not_fed_again(small_pieces: None) -> 
     rows = SharedRows(NullEngine(network, VOCABULARY).new_state(3, CONTEXT))
     first, longer, other = text([1, 2, 3, 4]), text([1, 2, 3, 4, 5, 6]), text([1, 2, 6])
     assert rows.admit(first) == 0
-    while rows.feed() is None:
+    while not rows.feed():
         pass
     rows.release(first)
     assert rows.admit(longer) == 4  # in the row that was left
     assert rows.admit(other) == 1  # a copy of a row in use; two tokens are left to feed
-    fed = [rows.feed() for _ in range(2)]
-    for one, logits in filter(None, fed):
+    for one, logits in [*rows.feed(), *rows.feed()]:
         np.testing.assert_array_equal(logits, network(one.ids))
 
 
@@ -145,7 +142,7 @@ def test_where_kernels_differ_only_whole_pieces_are_used_again(
     rows, steps = SharedRows(NullEngine(network, VOCABULARY).new_state(2, CONTEXT), steady=True), []
     first = text([1, 2, 3, 4])
     rows.admit(first)
-    while rows.feed() is None:
+    while not rows.feed():
         pass
     for token in (5, 6, 0, 1):
         first.ids.append(token)
@@ -155,7 +152,7 @@ def test_where_kernels_differ_only_whole_pieces_are_used_again(
     rows.state.decode = lambda count: (steps.append(count), decode(count))  # type: ignore[method-assign]
     again = text([1, 2, 3, 4, 5, 6, 0, 1, 2])
     assert rows.admit(again) == 3
-    while rows.feed() is None:
+    while not rows.feed():
         pass
     again.ids.append(2)
     rows.advance()
@@ -171,7 +168,7 @@ def test_where_kernels_differ_no_short_piece_is_left_to_feed(
         state = NullEngine(network, VOCABULARY).new_state(2, CONTEXT)
         rows, first = SharedRows(state, steady=True), text([1, 2, 3, 4, 5, 6, 0])
         rows.admit(first)
-        while rows.feed() is None:
+        while not rows.feed():
             pass
         rows.release(first)
         assert rows.admit(text([1, 2, 3, 4, 5, 6, *end])) == expected
