@@ -24,6 +24,7 @@ from .rows import Text, window_start
 __all__ = ["PIECE", "SharedRows", "Window"]
 
 PIECE = 128  # tokens of a prompt that are fed at once
+FEW = 8  # tokens that an engine feeds at hardly any cost
 SHORT_REST = 16  # a piece of so many tokens or fewer joins the one before it: see `piece_of`
 
 Logits = NDArray[np.float32]
@@ -90,6 +91,9 @@ class SharedRows:
         self.called: list[Text] = []
         self.rows = [_Row() for _ in range(state.rows)]
         self._clock = 0
+        # Rows that begin empty can be fed together on any engine: see `State.is_one_step`.
+        apart = state.rows > 1 and not state.is_one_step(np.ones(1, dtype=np.int64), 0)
+        self._least = FEW if apart else 1  # so many tokens at least are used again
 
     @property
     def texts(self) -> list[Text]:
@@ -284,7 +288,7 @@ class SharedRows:
             same = min(same, prompted, max(0, len(wanted) - 2))
         if self.steady:  # what is left to feed must not be a short piece
             same = min(same, max(0, len(wanted) - SHORT_REST - 1)) // PIECE * PIECE
-        return same
+        return same if same >= self._least else 0
 
     def _swap(self, one: int, other: int) -> None:
         """Let two rows change places."""

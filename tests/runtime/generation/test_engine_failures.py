@@ -216,7 +216,7 @@ def test_an_engine_may_fail_now_and_then_for_ever(schedulers: list[Scheduler]) -
     engine, turns, failures = Fragile(), count(1), []
 
     def told(_: Sequence[Ticket]) -> None:
-        engine.most = 1 if next(turns) % 40 == 0 else 10**6
+        engine.most = 1 if next(turns) % 37 == 0 else 10**6
 
     schedulers.append(Scheduler(engine, None, CONTEXT, rows=3, told=told))
     fail = schedulers[0]._fail
