@@ -104,7 +104,7 @@ Prompts = st.lists(
     apart=st.booleans(),
     piece=st.sampled_from([3, 8, 16]),
 )
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 def test_every_text_on_shared_rows_is_what_it_is_alone(
     prompts: list[tuple[list[int], int, int, bool]],
     capacity: int,
@@ -244,6 +244,17 @@ def test_neighbours_are_fed_at_once_if_no_step_is_longer_than_a_piece(
     assert steps_of(SharedRows(engine.new_state(4, CONTEXT)), prompts) == expected
     steady = SharedRows(engine.new_state(4, CONTEXT), steady=True)
     assert all(count == 1 for _, count in steps_of(steady, prompts))
+
+
+def test_padding_takes_no_slots_behind_the_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that is nearly full, with two tokens to feed, is not fed with one that has four."""
+    monkeypatch.setattr(shared_rows, "PIECE", 8)
+    full = [1, 2] * (CONTEXT // 2)
+    for prompts in ([full, [3] * 4], [[3] * 4, full]):
+        rows = SharedRows(NullEngine(network, VOCABULARY).new_state(2, CONTEXT))
+        assert steps_of(rows, [full]) == [(0, 1)]
+        rows.release(rows.texts[0])
+        assert steps_of(rows, prompts) == [(0, 1), (1, 1)]
 
 
 def test_who_waits_longest_is_fed_next() -> None:
