@@ -234,6 +234,13 @@ class State(ABC):
             )
         return self._past(row, slots)
 
+    def is_one_step(self, past_len: Ids, first: int) -> bool:
+        """Return whether a step of several tokens runs these rows together, or one by one.
+
+        Both compute the same; one by one takes the time of as many steps.
+        """
+        return True
+
     @abstractmethod
     def logits(self) -> NDArray[np.float32]:
         """Return the last step's logits, float32 [B, P, V]. Valid until the next step."""

@@ -63,8 +63,8 @@ class KeptRow:
         while text.finish_reason is None:
             rules.limits.check()
             fed = self._rows.feed()
-            if fed is not None:
-                yield 0, rules.write(*fed)
+            if fed:
+                yield 0, rules.write(*fed[0])
                 continue
             texts, logits = self._rows.advance()
             if texts and text.finish_reason is None:

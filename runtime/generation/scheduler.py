@@ -1,10 +1,10 @@
 """Many texts on one engine, each as if it were alone: they come, are written side by side, and go.
 
 One thread owns the engine's state. Again and again it drops who left, gives waiting texts rows,
-first come first served, feeds one piece of one prompt, and runs one step of all texts that are
-being written. A long prompt therefore delays the others by one piece at a time. The thread never
-waits for a reader: what is new lies with each ticket until it is taken, and `told` is called once a
-turn with the tickets that have news.
+first come first served, feeds one piece of one prompt, or short ones together, and runs one step of
+all texts that are being written. A long prompt therefore delays the others by one piece at a time.
+The thread never waits for a reader: what is new lies with each ticket until it is taken, and `told`
+is called once a turn with the tickets that have news.
 
 When a call to the engine fails, the state is made anew and tried. If it works, a text that the call
 was for alone ends with the error. Of several each is tried by itself up to its next token, and ends
@@ -190,9 +190,8 @@ class Scheduler:
         self._shared.called = []
         self._drop()
         self._admit()
-        fed = self._shared.feed()
-        if fed is not None:
-            self._write(*fed)
+        for text, own in self._shared.feed():
+            self._write(text, own)
         texts, logits = self._shared.advance()
         if self._shared.ready >= self._failed_with:
             self._unexplained = 0

@@ -17,12 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engines.base import State
+from .prefill import pad
 from .prefix_store import PrefixStore
 from .rows import Text, window_start
 
 __all__ = ["PIECE", "SharedRows", "Window"]
 
 PIECE = 128  # tokens of a prompt that are fed at once
+FEW = 8  # tokens that an engine feeds at hardly any cost
 SHORT_REST = 16  # a piece of so many tokens or fewer joins the one before it: see `piece_of`
 
 Logits = NDArray[np.float32]
@@ -49,6 +51,11 @@ class _Row:
         """Return the tokens of the text that are fed as pieces of a prompt."""
         assert self.text is not None, "a free row wants nothing"
         return self.text.ids[self.start : self.end]
+
+    @property
+    def left(self) -> int:
+        """How many of them are still to be fed."""
+        return self.end - self.start - len(self.ids)
 
 
 class SharedRows:
@@ -83,8 +90,10 @@ class SharedRows:
         self.ready = self.busy = 0
         self.called: list[Text] = []
         self.rows = [_Row() for _ in range(state.rows)]
-        self._turn = 0  # of the texts that are fed, which one is next
         self._clock = 0
+        # Rows that begin empty can be fed together on any engine: see `State.is_one_step`.
+        apart = state.rows > 1 and not state.is_one_step(np.ones(1, dtype=np.int64), 0)
+        self._least = FEW if apart else 1  # so many tokens at least are used again
 
     @property
     def texts(self) -> list[Text]:
@@ -129,33 +138,34 @@ class SharedRows:
         self.busy += 1
         return count
 
-    def feed(self) -> tuple[Text, Logits] | None:
-        """Feed a piece of one prompt, of each in turn; return a text that is ready, and its logits.
+    def feed(self) -> list[tuple[Text, Logits]]:
+        """Feed a piece of one prompt, of each in turn, or neighbours' short prompts at once.
 
-        Its next token can be written then; the logits [V] are valid until the next step.
+        Returns the texts that are ready, whose next token can be written, and their logits [V].
         """
-        feeding = self.busy - self.ready
-        if not feeding:
-            return None
-        self._turn = (self._turn + 1) % feeding
-        place = self.ready + self._turn
-        row = self.rows[place]
-        assert row.text is not None, "it is being fed"
-        self.called = [row.text]
-        fed, wanted = len(row.ids), row.wanted
-        piece = wanted[fed : fed + piece_of(len(wanted) - fed)]
-        ids, past_len = np.array([piece]), np.array([fed])  # (1, T), (1,)
-        self.state.step(ids, past_len, np.array([[len(piece) - 1]]), place)
-        row.ids = wanted[: fed + len(piece)]
-        if row.prompted == fed:
-            row.prompted = len(row.ids)
-        if len(row.ids) < len(wanted):
-            return None
-        logits: Logits = self.state.logits()[0, 0]  # (V,)
-        logits = logits.copy()
-        self._swap(self.ready, place)
-        self.ready += 1
-        return (row.text, logits) if row.end == len(row.text.ids) else None
+        if self.busy == self.ready:
+            return []
+        first = min(range(self.ready, self.busy), key=lambda one: self.rows[one].used)
+        rows = self.rows[first : self._fed_with(first)]
+        self.called = [row.text for row in rows if row.text is not None]
+        past_len = np.array([len(row.ids) for row in rows], dtype=np.int64)  # (B,)
+        pieces = [row.wanted[len(row.ids) :][: piece_of(row.left)] for row in rows]
+        ids, lengths = pad(pieces)
+        self.state.step(ids, past_len, lengths[:, None] - 1, first)
+        logits = self.state.logits()[:, 0].copy()  # (B, V)
+        found = []
+        for place, (row, piece, own) in enumerate(zip(rows, pieces, logits, strict=True), first):
+            if row.prompted == len(row.ids):
+                row.prompted += len(piece)
+            row.ids += piece
+            row.used = self._now()
+            if row.left:
+                continue
+            self._swap(self.ready, place)
+            self.ready += 1
+            if row.text is not None and row.end == len(row.text.ids):
+                found.append((row.text, own))
+        return found
 
     def advance(self) -> tuple[list[Text], Logits]:
         """Feed the next token of every ready text; return these texts, and their logits [N, V].
@@ -195,7 +205,7 @@ class SharedRows:
         """
         text = Text([0] * min(PIECE, self.state.context - 1), seed=0, series=0)
         self.admit(text)
-        while self.feed() is None:
+        while not self.feed():
             pass
         text.ids.append(0)
         self.advance()
@@ -212,6 +222,24 @@ class SharedRows:
             place = self.ready
         self._swap(place, self.busy - 1)
         self.busy -= 1  # now, for `windows` has to know all texts if the engine fails
+
+    def _fed_with(self, first: int) -> int:
+        """Return the end of the rows, from `first` on, that are fed in one step."""
+        end, most = first + 1, first + 1 if self.steady else self.busy
+        while end < most and self._fits_a_step(first, end + 1):
+            end += 1
+        return end
+
+    def _fits_a_step(self, first: int, end: int) -> bool:
+        """Return whether all these rows' prompts can end with one step no longer than a piece."""
+        rows = self.rows[first:end]
+        past_len = np.array([len(row.ids) for row in rows], dtype=np.int64)  # (B,)
+        longest = max(row.left for row in rows)  # shorter ones are padded, which takes slots, too
+        return (
+            len(rows) * longest <= PIECE
+            and int(past_len.max()) + longest <= self.state.context
+            and self.state.is_one_step(past_len, first)
+        )
 
     def _slide(self, place: int) -> None:
         """Let a text whose row is full be fed again, from where its new window begins."""
@@ -260,7 +288,7 @@ class SharedRows:
             same = min(same, prompted, max(0, len(wanted) - 2))
         if self.steady:  # what is left to feed must not be a short piece
             same = min(same, max(0, len(wanted) - SHORT_REST - 1)) // PIECE * PIECE
-        return same
+        return same if same >= self._least else 0
 
     def _swap(self, one: int, other: int) -> None:
         """Let two rows change places."""

@@ -90,6 +90,6 @@ def _fed(model: LanguageModel, ids: Sequence[int]) -> list[NDArray[np.float32]]:
             ) from error
         rows = SharedRows(state)
         rows.admit(Text(list(ids), seed=0, series=0))
-        while rows.feed() is None:
+        while not rows.feed():
             pass
         return state.past(len(ids))

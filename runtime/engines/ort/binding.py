@@ -218,6 +218,10 @@ class BoundState(State):
         """Return the last step's logits, float32 [B, P, V]. Valid until the next step."""
         return self.last.logits()
 
+    def is_one_step(self, past_len: Ids, first: int) -> bool:
+        """Return whether the rows are run together; see `State`."""
+        return not (self.takes_rows_apart and past_len.any())
+
     def _decode(self, count: int, longest: int) -> None:
         if count != self.decoded:
             self.single, self.decoded = self._single(count), count
@@ -226,7 +230,7 @@ class BoundState(State):
 
     def _run(self, ids: Ids, past_len: Ids, logit_positions: Ids, first: int) -> None:
         count, length = ids.shape
-        if self.takes_rows_apart and count > 1 and length > 1 and past_len.any():
+        if count > 1 and length > 1 and not self.is_one_step(past_len, first):
             self.last = self._run_rows(ids, past_len, logit_positions, first)
             return
         shape = StepShape(first, count, length, logit_positions.shape[1])

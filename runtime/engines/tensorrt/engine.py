@@ -178,6 +178,10 @@ class TensorRTState(State):
         """Return the last step's logits, float32 [B, P, V]. Valid until the next step."""
         return self.session.logits() if self.gathered is None else self.gathered
 
+    def is_one_step(self, past_len: Ids, first: int) -> bool:
+        """Return whether the rows are run together; see `State`."""
+        return self.session.caches.takes(first)
+
     def close(self) -> None:
         """Give the session back to the engine; the state must not be used afterwards."""
         if self.drop.detach() is not None:
@@ -186,7 +190,7 @@ class TensorRTState(State):
     def _run(self, ids: Ids, past_len: Ids, logit_positions: Ids, first: int) -> None:
         self._check_open()
         self.gathered = None
-        if len(ids) == 1 or self.session.caches.takes(first):
+        if len(ids) == 1 or self.is_one_step(past_len, first):
             self.session.step(ids, past_len, logit_positions, first)
             return
         parts = []

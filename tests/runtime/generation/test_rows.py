@@ -14,8 +14,10 @@ from edgegpt.runtime.engines.moves import SPARE, moves_in_order
 from edgegpt.runtime.engines.null import NullEngine
 from edgegpt.runtime.errors import InvalidInputError
 from edgegpt.runtime.generation.loop import Rules
+from edgegpt.runtime.generation.prefill import last_logits, pad
 from edgegpt.runtime.generation.rows import Rows, Text, window_start
 from edgegpt.runtime.generation.sampling import Sampling
+from edgegpt.runtime.generation.shared_rows import SharedRows
 
 VOCABULARY, ENDLESS = 7, 10**6
 ORT = ["ort", "standard", "legacy", "cuda"]
@@ -88,6 +90,42 @@ def test_every_text_of_a_real_engine_is_what_it_is_alone(engines, name, schedule
             if life.logits:
                 alone = play_alone(single, life, rules)
                 compare_up_to_a_near_tie(life, alone, 1e-5)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@given(
+    turns=st.lists(
+        st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=30), min_size=1, max_size=5),
+        min_size=1,
+        max_size=4,
+    )
+)
+@settings(deadline=None, max_examples=15)
+def test_prompts_that_arrive_together_are_what_each_is_alone(engines, name, turns):
+    """They are fed in steps of several rows, some of which hold their first tokens already."""
+    engine = engines[name]
+    exact = name in ("ort", "native")  # the same bits, also of what was fed, hence of the next one
+    tolerance = 0 if exact else 1e-5
+    with engine.new_state(5, 32) as state, engine.new_state(2, 32) as single:
+        rows = SharedRows(state, exact=not engine.uniform)
+        for prompts in turns:
+            for ids in prompts:
+                rows.admit(text(*ids))
+            found = {}
+            while rows.ready < rows.busy:
+                found |= {one: [logits] for one, logits in rows.feed()}
+            for one in found:
+                one.ids.append(7)
+            for one, logits in zip(*rows.advance(), strict=True):
+                found[one].append(logits.copy())
+            assert len(found) == len(prompts)
+            for one, (fed, written) in found.items():
+                rows.release(one)
+                begin = last_logits(single, *pad([one.ids[:-1]] * 2))[0]
+                single.next_ids[:], single.past_len[:] = 7, len(one.ids) - 1
+                single.decode()
+                for ours, alone in ((fed, begin), (written, single.logits()[0, 0])):
+                    assert np.abs(ours - alone).max() <= tolerance * np.abs(alone).max()
 
 
 def test_only_rows_in_use_are_fed():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import edgegpt
 from edgegpt.errors import EngineError, InvalidInputError
-from edgegpt.runtime.engines.null import NullEngine
+from edgegpt.runtime.engines.null import NullEngine, NullState
 from edgegpt.runtime.generation import shared_rows
 from edgegpt.runtime.generation.beams import BeamRules
 from edgegpt.runtime.generation.edits import BadWords
@@ -70,6 +70,13 @@ class Gate(NullEngine):
         return network(visible)
 
 
+class Apart(NullState):
+    """As of an engine that runs rows one by one if one of them holds tokens already."""
+
+    def is_one_step(self, past_len: np.ndarray, first: int) -> bool:
+        return not past_len.any()
+
+
 def until(holds: object) -> None:
     end = time.monotonic() + SOON
     while not holds():
@@ -89,16 +96,28 @@ Prompts = st.lists(
 )
 
 
-@given(prompts=Prompts, capacity=st.integers(1, 4), steady=st.booleans(), twice=st.booleans())
+@given(
+    prompts=Prompts,
+    capacity=st.integers(1, 4),
+    steady=st.booleans(),
+    twice=st.booleans(),
+    apart=st.booleans(),
+    piece=st.sampled_from([3, 8, 16]),
+)
 @settings(deadline=None, max_examples=200)
 def test_every_text_on_shared_rows_is_what_it_is_alone(
-    prompts: list[tuple[list[int], int, int, bool]], capacity: int, steady: bool, twice: bool
+    prompts: list[tuple[list[int], int, int, bool]],
+    capacity: int,
+    steady: bool,
+    twice: bool,
+    apart: bool,
+    piece: int,
 ) -> None:
-    """Whatever else comes, goes, slides, is fed, or has left its tokens in a row."""
+    """Whatever else comes, goes, slides, is fed alone or with others, or has left its tokens."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shared_rows, "PIECE", 3)
+        patch.setattr(shared_rows, "PIECE", piece)
         patch.setattr(shared_rows, "SHORT_REST", 1)
-        state = NullEngine(network, VOCABULARY).new_state(capacity, CONTEXT)
+        state = (Apart if apart else NullState)(NullEngine(network, VOCABULARY), capacity, CONTEXT)
         rows, lives = SharedRows(state, steady=steady), {}
         coming = [*prompts, *prompts] if twice else list(prompts)
         pause = 0
@@ -109,9 +128,7 @@ def test_every_text_on_shared_rows_is_what_it_is_alone(
                 lives[own] = (settings, count // 2 if leaves else count)
                 rows.admit(own)
             pause = max(0, pause - 1)
-            fed = rows.feed()
-            chosen = [] if fed is None else [fed]
-            for one, logits in chosen:
+            for one, logits in rows.feed():
                 lives[one][0].write(one, logits)
             for one, logits in zip(*rows.advance(), strict=True):
                 if one.finish_reason is None and len(one.new_ids) < lives[one][1]:
@@ -129,13 +146,12 @@ def test_tokens_that_are_there_already_are_not_fed_again(small_pieces: None) -> 
     rows = SharedRows(NullEngine(network, VOCABULARY).new_state(3, CONTEXT))
     first, longer, other = text([1, 2, 3, 4]), text([1, 2, 3, 4, 5, 6]), text([1, 2, 6])
     assert rows.admit(first) == 0
-    while rows.feed() is None:
+    while not rows.feed():
         pass
     rows.release(first)
     assert rows.admit(longer) == 4  # in the row that was left
     assert rows.admit(other) == 1  # a copy of a row in use; two tokens are left to feed
-    fed = [rows.feed() for _ in range(2)]
-    for one, logits in filter(None, fed):
+    for one, logits in [*rows.feed(), *rows.feed()]:
         np.testing.assert_array_equal(logits, network(one.ids))
 
 
@@ -145,7 +161,7 @@ def test_where_kernels_differ_only_whole_pieces_are_used_again(
     rows, steps = SharedRows(NullEngine(network, VOCABULARY).new_state(2, CONTEXT), steady=True), []
     first = text([1, 2, 3, 4])
     rows.admit(first)
-    while rows.feed() is None:
+    while not rows.feed():
         pass
     for token in (5, 6, 0, 1):
         first.ids.append(token)
@@ -155,7 +171,7 @@ def test_where_kernels_differ_only_whole_pieces_are_used_again(
     rows.state.decode = lambda count: (steps.append(count), decode(count))  # type: ignore[method-assign]
     again = text([1, 2, 3, 4, 5, 6, 0, 1, 2])
     assert rows.admit(again) == 3
-    while rows.feed() is None:
+    while not rows.feed():
         pass
     again.ids.append(2)
     rows.advance()
@@ -171,7 +187,7 @@ def test_where_kernels_differ_no_short_piece_is_left_to_feed(
         state = NullEngine(network, VOCABULARY).new_state(2, CONTEXT)
         rows, first = SharedRows(state, steady=True), text([1, 2, 3, 4, 5, 6, 0])
         rows.admit(first)
-        while rows.feed() is None:
+        while not rows.feed():
             pass
         rows.release(first)
         assert rows.admit(text([1, 2, 3, 4, 5, 6, *end])) == expected
@@ -189,6 +205,90 @@ def test_what_was_written_is_fed_again_as_a_prompt(small_pieces: None) -> None:
             rows.advance()
         rows.release(first)
         assert rows.admit(text([1, 2, 3, 4, 5, 6, 0])) == expected
+
+
+def steps_of(rows: SharedRows, prompts: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+    """Return the first row and the number of rows of each step that feeds texts of one turn."""
+    found: list[tuple[int, int]] = []
+    run = rows.state._run
+
+    def noted(ids: np.ndarray, *others: object) -> None:
+        found.append((int(others[-1]), len(ids)))  # type: ignore[call-overload]
+        run(ids, *others)
+
+    rows.state._run = noted  # type: ignore[method-assign]
+    for ids in prompts:
+        rows.admit(text(ids))
+    while rows.ready < rows.busy:
+        for one, logits in rows.feed():
+            np.testing.assert_array_equal(logits, network(one.ids))
+    rows.state._run = run  # type: ignore[method-assign]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("prompts", "expected"),
+    [
+        ([[1, 2], [2], [3, 4], [4]], [(0, 4)]),  # together no longer than a piece of 8, padded
+        ([[1, 2, 3], [2], [3], [4]], [(0, 2), (2, 2)]),
+        ([[1], [2] * 5, [3], [4]], [(0, 1), (1, 1), (2, 2)]),
+        ([[1] * 10, [2], [3]], [(0, 1), (1, 2), (2, 1)]),  # the long one comes when it is its turn
+    ],
+)
+def test_neighbours_are_fed_at_once_if_no_step_is_longer_than_a_piece(
+    monkeypatch: pytest.MonkeyPatch, prompts: list[list[int]], expected: list[tuple[int, int]]
+) -> None:
+    monkeypatch.setattr(shared_rows, "PIECE", 8)
+    monkeypatch.setattr(shared_rows, "SHORT_REST", 1)
+    engine = NullEngine(network, VOCABULARY)
+    assert steps_of(SharedRows(engine.new_state(4, CONTEXT)), prompts) == expected
+    steady = SharedRows(engine.new_state(4, CONTEXT), steady=True)
+    assert all(count == 1 for _, count in steps_of(steady, prompts))
+
+
+def test_padding_takes_no_slots_behind_the_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that is nearly full, with two tokens to feed, is not fed with one that has four."""
+    monkeypatch.setattr(shared_rows, "PIECE", 8)
+    full = [1, 2] * (CONTEXT // 2)
+    for prompts in ([full, [3] * 4], [[3] * 4, full]):
+        rows = SharedRows(NullEngine(network, VOCABULARY).new_state(2, CONTEXT))
+        assert steps_of(rows, [full]) == [(0, 1)]
+        rows.release(rows.texts[0])
+        assert steps_of(rows, prompts) == [(0, 1), (1, 1)]
+
+
+def test_who_waits_longest_is_fed_next() -> None:
+    rows = SharedRows(NullEngine(network, VOCABULARY).new_state(3, 700))
+    texts = [text([one] * 600) for one in range(3)]
+    for one in texts:
+        rows.admit(one)
+    fed: list[Text] = []
+    for _ in range(6):
+        rows.feed()
+        fed += rows.called
+    assert fed == [*texts, *texts]
+
+
+@pytest.mark.parametrize("kind", [Apart, NullState])
+def test_a_few_equal_tokens_keep_no_row_from_being_fed_with_others(kind: type[NullState]) -> None:
+    """Such as a start id: an engine that runs filled rows one by one feeds it again."""
+    begin, reused = [1, 2, 3], 0 if kind is Apart else 3
+    rows = SharedRows(kind(NullEngine(network, VOCABULARY), 3, 40))
+    first = text([*begin, 4, 4])
+    rows.admit(first)
+    rows.feed()
+    rows.release(first)
+    assert rows.admit(text([*begin, 5, 6])) == reused
+    assert rows.admit(text([*begin, 6, 6])) == reused
+    assert len(rows.feed()) == 2
+    for one in rows.texts:
+        rows.release(one)
+    longer = [*begin, *begin, *begin]
+    shared = [text([*longer, one, 0]) for one in range(3)]
+    rows.admit(shared[0])
+    rows.feed()
+    assert [rows.admit(one) for one in shared[1:]] == [9, 9]
+    assert len(rows.feed()) == (1 if kind is Apart else 2)
 
 
 def test_a_short_rest_joins_the_piece_before_it() -> None:
