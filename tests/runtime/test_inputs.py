@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,13 +21,14 @@ READERS: list[Callable[[Path], object]] = [load_pairs, lambda path: load_corpus(
 @pytest.fixture
 def endless(monkeypatch: pytest.MonkeyPatch) -> Path:
     """Fail, in place of filling the memory, where the whole of a device is read."""
-    read = Path.read_bytes
+    for name in ("read_bytes", "read_text"):
+        read = getattr(Path, name)
 
-    def checked(path: Path) -> bytes:
-        assert path != ENDLESS, "this would never end"
-        return read(path)
+        def checked(path: Path, *options: object, read: Any = read, **more: object) -> object:
+            assert path != ENDLESS, "this would never end"
+            return read(path, *options, **more)
 
-    monkeypatch.setattr(Path, "read_bytes", checked)
+        monkeypatch.setattr(Path, name, checked)
     return ENDLESS
 
 
