@@ -42,7 +42,7 @@ from edgegpt.runtime.engines.choice import onnxruntime_backend
 from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.files import check_room, library_path, new_folder
 from edgegpt.runtime.progress import Progress, silent
-from edgegpt.runtime.proof.receipt import Receipt
+from edgegpt.runtime.proof.receipt import Check, Receipt
 from edgegpt.runtime.proof.verify import verify
 
 from .recipes import Content, recipe_for
@@ -102,6 +102,7 @@ def export_bundle(
         bundle = Bundle.open(folder)
         # What was exported is proved, never an engine that was built of the same model before.
         receipt = verify(bundle, EngineOptions(onnxruntime_backend(bundle)), check="size")
+        receipt = _without_half(folder, bundle.manifest, receipt)
         if receipt.outcome == "failed":
             raise VerificationError(_failure(receipt))
         # The bundle may be shared, so its receipt has the kind of machine, not the machine's name.
@@ -114,6 +115,36 @@ def export_bundle(
             stacklevel=2,
         )
     return receipt
+
+
+def _without_half(folder: Path, manifest: Manifest, receipt: Receipt) -> Receipt:
+    """Leave out the graph with float16 activations if it fails its checks; warn, and say how far.
+
+    It is for GPUs, which have another one: no bundle for CPUs fails because of it.
+    """
+    wrong = [check for check in receipt.checks if _is_half(check) and not check.passed]
+    if not wrong:
+        return receipt
+    worst = max(wrong, key=lambda check: check.difference.relative)
+    warnings.warn(
+        f"the graph with float16 activations is left out, so CUDA will compute in float32: "
+        f"{worst.name} is off by {worst.difference.relative:.1e} of the largest logit "
+        f"(allowed: {worst.tolerance:.0e})",
+        EdgeGPTWarning,
+        stacklevel=3,
+    )
+    (half,) = [graph for graph in manifest.graphs if graph.part == "half"]
+    (folder / half.file).unlink()
+    files = {name: entry for name, entry in manifest.files.items() if name != half.file}
+    graphs = [graph for graph in manifest.graphs if graph is not half]
+    rest = replace(manifest, graphs=graphs, files=files, kept=[])
+    (folder / MANIFEST_NAME).write_bytes(rest.to_json().encode())
+    checks = [check for check in receipt.checks if not _is_half(check)]
+    return replace(receipt, checks=checks, bundle_id=rest.id)
+
+
+def _is_half(check: Check) -> bool:
+    return check.name.startswith("half ")
 
 
 def _failure(receipt: Receipt) -> str:

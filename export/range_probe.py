@@ -5,7 +5,8 @@ bounds the products of queries and keys by their lengths (Cauchy and Schwarz).
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from edgegpt.model.attention import Attention, SourceAttention
 
 from .half_precision import RESIDUAL
 
-__all__ = ["SAFE", "largest_values", "too_large"]
+__all__ = ["SAFE", "largest_values", "too_large", "unsafe", "watched"]
 
 Note = Callable[[str, Tensor], None]
 Text = tuple[Tensor, ...]  # the arguments of a model's plain path
@@ -29,7 +30,11 @@ SAFE = LARGEST_FLOAT16 / HEADROOM
 
 def too_large(model: GPT | Seq2Seq, texts: Iterable[Text]) -> dict[str, float]:
     """Return the parts of `model` that float16 cannot safely hold, and their largest values."""
-    largest = largest_values(model, texts)
+    return unsafe(largest_values(model, texts))
+
+
+def unsafe(largest: Mapping[str, float]) -> dict[str, float]:
+    """Return those of the parts with values that float16 cannot safely hold."""
     return {name: value for name, value in largest.items() if not value <= SAFE}
 
 
@@ -42,6 +47,15 @@ def largest_values(model: GPT | Seq2Seq, texts: Iterable[Text]) -> dict[str, flo
         texts: what the model is called with: ids int64 [1, T], or those of a source, its length,
             and the ids of a target.
     """
+    with watched(model) as largest:
+        for text in texts:
+            model(*text)
+    return largest
+
+
+@contextmanager
+def watched(model: GPT | Seq2Seq) -> Iterator[dict[str, float]]:
+    """Yield max |value| as `largest_values` returns it, of all that runs in the context."""
     largest = dict.fromkeys([*(layer.name for layer in model.sub_layers()), RESIDUAL], 0.0)
 
     def note(name: str, tensor: Tensor) -> None:
@@ -51,12 +65,10 @@ def largest_values(model: GPT | Seq2Seq, texts: Iterable[Text]) -> dict[str, flo
 
     handles = list(_watch(model, note))
     try:
-        for text in texts:
-            model(*text)
+        yield largest
     finally:
         for handle in handles:
             handle.remove()
-    return largest
 
 
 def _watch(model: GPT | Seq2Seq, note: Note) -> Iterator[RemovableHandle]:

@@ -218,16 +218,23 @@ def bench(session: Session) -> None:
 
 
 def parts(session: Session) -> None:
-    """Where a decode step's time goes."""
+    """Where a decode step's time goes; of int4 also by ONNX Runtime's other kernels."""
     if not session.has_gpu:
         session.skip("parts", "no GPU")
         return
     script = str(ROOT / "benchmarks" / "gpu" / "parts.py")
     for name, path in (
         ("float16", session.bundle("float16")),
+        ("int4", session.bundle("int4")),
         *((f"1B {path.name}", path) for path in sorted(LARGE.glob("*"))),
     ):
-        session.run(Job(f"parts {name}", 60, [sys.executable, script, str(path)]))
+        command = [sys.executable, script, str(path)]
+        session.run(Job(f"parts {name}", 60, command))
+        if name.endswith("int4"):
+            session.run(Job(f"parts {name}, 4 rows", 60, [*command, "4"]))
+            for rows in ("1", "4"):
+                job = f"parts {name}, {rows} rows, fpA_intB"
+                session.run(Job(job, 90, [*command, rows], {"ORT_FPA_INTB_GEMM": "1"}))
 
 
 def peers(session: Session) -> None:

@@ -108,10 +108,8 @@ _CUDA: _Formats = {
         4: "PyTorch has no int4 weights on a GPU without an add-on",
     },
     "genai_cuda": {
-        32: [("float32", "float32")],
-        16: [("float16", "float16")],
-        8: [("int8", "int8")],
-        4: [("int4", "int4")],
+        bits: [(name, name), (f"{name} graphs", name)]
+        for bits, name in {32: "float32", 16: "float16", 8: "int8", 4: "int4"}.items()
     },
 }
 

@@ -102,7 +102,7 @@ def _print_facts(console: "Console", facts: dict[str, Any]) -> None:
     settings = ", ".join(f"{name} {_brief(value)}" for name, value in facts["model"].items())
     rows = {
         "id": facts["id"],
-        "precision": facts["precision"] + _kept(facts["kept"]),
+        "precision": facts["precision"] + _kept(facts),
         "parameters": f"{facts['parameters']:,}",
         "source": _origin(facts["source"]),
         "prompts": _prompts(facts["usage"], facts["chat_template"]),
@@ -192,8 +192,9 @@ def _brief(value: Any) -> str:
     return str(value)
 
 
-def _kept(names: list[str]) -> str:
-    return f", {', '.join(names)} kept in float32" if names else ""
+def _kept(facts: dict[str, Any]) -> str:
+    where = " for CUDA" if facts["quantization"] else ""
+    return f", {', '.join(facts['kept'])} kept in float32{where}" if facts["kept"] else ""
 
 
 def _loss(quantization: dict[str, Any] | None) -> str:

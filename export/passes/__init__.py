@@ -3,6 +3,7 @@
 A pass checks its input graph in `requires` and its result in `ensures`.
 """
 
+from .cast_weights import CastWeights
 from .dequantize_weights import DequantizeWeights
 from .feed_positions import FeedPositions
 from .fold_weight_transposes import FoldWeightTransposes
@@ -15,6 +16,7 @@ from .use_float_activations import UseFloatActivations
 
 __all__ = [
     "ROWS_SUFFIX",
+    "CastWeights",
     "DequantizeWeights",
     "FeedPositions",
     "FoldWeightTransposes",

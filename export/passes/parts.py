@@ -11,6 +11,7 @@ from ..quantization import BlockQuantized
 __all__ = [
     "MICROSOFT",
     "add_initializer",
+    "cast",
     "constant",
     "ensure",
     "operand",
@@ -49,6 +50,15 @@ def add_initializer(
     value = ir.val(name, const_value=tensor)
     graph.register_initializer(value)
     return value
+
+
+def cast(graph: ir.Graph, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+    """Return an initializer in another type, cast by a node at the beginning of the graph."""
+    node = ir.node("Cast", [value], {"to": int(dtype)})
+    (result,) = node.outputs
+    result.dtype, result.shape = dtype, value.shape
+    graph.insert_before(graph[0], node)
+    return result
 
 
 def constant(graph: ir.Graph, name: str, data: NDArray[np.generic]) -> ir.Value:

@@ -112,7 +112,7 @@ class _Emitter:
         weight = self.quantized[name]
         stored, shape = f"{name}.columns", weight.shape[::-1]
         tensor = LazyWeight(
-            lambda: int8_columns(whole_rows(weight)),
+            lambda _: int8_columns(whole_rows(weight)),
             ir.DataType.INT8,
             shape,
             name=stored,

@@ -1,11 +1,14 @@
-"""Replace float32 weights by quantised ones, in ONNX Runtime's operators."""
+"""Replace weights by quantised ones, in ONNX Runtime's operators.
+
+A product computes in the type that the weight had; its scales are stored in float32 and cast to it.
+"""
 
 from collections.abc import Mapping
 
 import onnx_ir as ir
 
 from ..quantization import BlockQuantized
-from .parts import MICROSOFT, add_initializer, ensure, operand, readers, require_weights
+from .parts import MICROSOFT, add_initializer, cast, ensure, operand, readers, require_weights
 
 __all__ = ["ROWS_SUFFIX", "QuantizeWeights"]
 
@@ -31,12 +34,13 @@ class QuantizeWeights(ir.passes.InPlacePass):
         graph = model.graph
         for name, weight in self.quantized.items():
             old = graph.initializers.pop(name)
-            inputs = _initializers(graph, name, weight)
+            dtype = old.dtype or ir.DataType.FLOAT
+            inputs = _initializers(graph, name, weight, dtype)
             lookups, products = readers(old)
             for node in lookups:
                 _replace_lookup(graph, node, name, inputs, weight)
             for node in products:
-                _replace_product(graph, node, inputs, weight)
+                _replace_product(graph, node, inputs, weight, dtype)
             graph.remove(old.consumers(), safe=True)  # the Transpose nodes
         if self.quantized:
             model.opset_imports[MICROSOFT] = 1
@@ -50,13 +54,14 @@ class QuantizeWeights(ir.passes.InPlacePass):
 
 
 def _initializers(
-    graph: ir.Graph, name: str, weight: BlockQuantized
+    graph: ir.Graph, name: str, weight: BlockQuantized, dtype: ir.DataType
 ) -> tuple[ir.Value, ir.Value, ir.Value | None]:
-    """Return the initializers for values, scales and zero points."""
+    """Return values, scales in the type `dtype`, and zero points."""
     zero_points = weight.packed_zero_points()
+    scales = add_initializer(graph, f"{name}.scales", weight.scales)
     return (
         add_initializer(graph, name, weight.packed),
-        add_initializer(graph, f"{name}.scales", weight.scales),
+        scales if dtype == ir.DataType.FLOAT else cast(graph, scales, dtype),
         None if zero_points is None else add_initializer(graph, f"{name}.zero_points", zero_points),
     )
 
@@ -66,6 +71,7 @@ def _replace_product(
     node: ir.Node,
     inputs: tuple[ir.Value, ir.Value, ir.Value | None],
     weight: BlockQuantized,
+    dtype: ir.DataType,
 ) -> None:
     """Replace `node`, and the addition of a bias after it, by one MatMulNBits."""
     old, bias, users = [node], [], node.outputs[0].consumers()
@@ -81,7 +87,7 @@ def _replace_product(
         "accuracy_level": INT8_ACTIVATIONS,
     }
     product = ir.node("MatMulNBits", [node.inputs[0], *inputs, *bias], attributes, domain=MICROSOFT)
-    product.outputs[0].dtype = ir.DataType.FLOAT  # torch.onnx leaves some MatMuls untyped
+    product.outputs[0].dtype = dtype  # torch.onnx leaves some MatMuls untyped
     ir.convenience.replace_nodes_and_values(
         graph, old[-1], old, [product], old[-1].outputs, product.outputs
     )

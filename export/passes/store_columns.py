@@ -76,7 +76,7 @@ def _stored(graph: ir.Graph, name: str, weight: BlockQuantized) -> tuple[ir.Valu
     """Return the initializers of a weight's columns and of their scales."""
     shape = weight.shape[::-1]  # (K, N)
     tensor = LazyWeight(
-        lambda: int8_columns(weight), ir.DataType.INT8, shape, name=name, key=("columns",)
+        lambda _: int8_columns(weight), ir.DataType.INT8, shape, name=name, key=("columns",)
     )
     columns = add_initializer(graph, name, tensor)
     return columns, add_initializer(graph, f"{name}.scales", weight.scales[:, 0])

@@ -21,7 +21,7 @@ class Content:
     """The content of a bundle that does not follow from the checkpoint alone.
 
     `graphs` starts with the graphs that generate. `kept` names the parts of a float16 or bfloat16
-    model that compute in float32.
+    model, or of a graph "half", that compute in float32.
     """
 
     golden: Golden

@@ -4,7 +4,8 @@ For ONNX Runtime there is a graph that generates. Unless the settings leave it o
 with a second copy of the weights, feeds long prompts. Further graphs have float32 activations; they
 serve as the exact reference, and engines that do not round activations run them. One uses ONNX
 Runtime's own operators and one is in the `standard` lowering. If whole blocks make up the weights'
-rows, TensorRT gets one, too. An encoder-decoder has an encoder to each of these.
+rows, TensorRT gets one, too. An encoder-decoder has an encoder to each of these. A GPT has one with
+activations in float16 besides, for GPUs: the float32 ones there have no fused attention.
 
 A browser's kernels are fast only for int8 with one scale a row. For it, the weights are rounded in
 whole rows, and there is one graph that generates, with its exact reference.
@@ -31,11 +32,13 @@ from edgegpt.runtime.files import scratch_folder
 
 from ..golden import quality_pairs, quality_windows
 from ..graph import build_graph
+from ..half_precision import in_half_precision
 from ..layered import LayeredModel
 from ..lowerings import ORT, STANDARD, STANDARD_QDQ, Lowering
 from ..pair_texts import held_out_pairs
 from ..paired import PairedModel
 from ..passes import (
+    CastWeights,
     DequantizeWeights,
     QuantizeActivations,
     QuantizeWeights,
@@ -52,9 +55,10 @@ from ..quantization import (
     own_windows,
     quantize_within_budget,
 )
+from ..range_probe import unsafe, watched
 from ..settings import ExportSettings
 from ..texts import calibration_ids, is_large, tokenizer_of, window_length
-from ..tracing import Traced
+from ..tracing import Traced, trace
 from .base import Content, Progress, Recipe
 from .parts import (
     golden_vectors,
@@ -99,11 +103,15 @@ def _make(
             yardstick, texts.selection, precision, texts.calibration, settings, progress
         )
         found = replace(found, integers=StoredIntegers(found.integers, folder))
-        dequantized = Dequantized(found.weights, found.integers)
         give_back_memory()
-        golden = golden_vectors(source, load_model(source.config, dequantized), progress)
+        model = load_model(source.config, Dequantized(found.weights, found.integers))
+        with watched(model) as largest:  # no text of its own: a large model takes minutes for it
+            golden = golden_vectors(source, model, progress)
+        del model
         graphs = _graphs(source.config, found, settings, progress)
-    return Content(replace(golden, quality=quality), graphs, found.entry)
+        half = _half(source.config, found, settings, frozenset(unsafe(largest)))
+    kept = sorted(unsafe(largest)) if half else ()
+    return Content(replace(golden, quality=quality), graphs + half, found.entry, tuple(kept))
 
 
 @dataclass(frozen=True)
@@ -232,6 +240,25 @@ def _lowered(
         parts["prefill"] = graph.clone()
         QuantizeActivations(weights, head=many)(parts["prefill"])
     return [named(own, lowering, part) for part, own in parts.items()]
+
+
+def _half(
+    config: GPTConfig | Seq2SeqConfig,
+    found: Quantised,
+    settings: ExportSettings,
+    kept: frozenset[str],
+) -> list[tuple[Graph, ir.Model]]:
+    """Return the graph with activations in float16, but for the layers `kept`."""
+    lowerings = lowerings_for(config, LOWERINGS_OF_QUANTISED, settings)
+    if ORT not in lowerings or settings.target is not None or isinstance(config, Seq2SeqConfig):
+        return []
+    wide = skeleton(config)
+    traced = trace(in_half_precision(wide, "float16", kept), found.weights)
+    graph = build_graph(replace(traced, tables=dict(wide.named_buffers())), ORT)
+    for edit in (QuantizeWeights(_within(graph, found.integers)), UseFloatActivations()):
+        edit(graph)
+    CastWeights()(graph)
+    return [named(graph, ORT, "half")]
 
 
 def _for_web(traced: Traced, lowering: Lowering, weights: Weights) -> list[tuple[Graph, ir.Model]]:

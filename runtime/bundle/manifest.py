@@ -120,9 +120,9 @@ class Quantization:
 class Manifest:
     """The parsed table of contents. `model` is the whole config, as the exporter wrote it.
 
-    `kept` names the parts that a float16 or bfloat16 bundle computes in float32: sub-layers, and
-    "residual" for the residual stream to which they add. `usage` and `source` tell what is known
-    about the use and the origin of an imported model.
+    `kept` names the parts that a float16 or bfloat16 bundle computes in float32, or the graph
+    "half" of a quantised one: sub-layers, and "residual" for the residual stream to which they add.
+    `usage` and `source` tell what is known about the use and the origin of an imported model.
     """
 
     model: dict[str, Any]

@@ -44,8 +44,9 @@ QUANTISED: Final = "standard-qdq"
 # What a graph is for. "decoder" can do everything. A quantised bundle also has two graphs with the
 # same inputs and outputs: "prefill" is faster for long steps, and "exact" does not round
 # activations. "exact" serves as the reference, and for engines that never round activations.
+# A third, "half", has activations and cache in float16, for GPUs.
 # Of an encoder-decoder there are also the encoder, and one that does not round.
-Part = Literal["decoder", "prefill", "exact", "encoder", "exact-encoder"]
+Part = Literal["decoder", "prefill", "exact", "half", "encoder", "exact-encoder"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 # How positions enter a model; "none": only by the order that the causal mask gives.

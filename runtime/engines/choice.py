@@ -79,7 +79,7 @@ def open_engine(
     options: EngineOptions = DEFAULTS,
     *,
     lowering: str | None = None,
-    exact: bool = False,
+    part: Part = "decoder",
     as_written: bool = False,
     clock: EventClock | None = None,
 ) -> Engine:
@@ -89,9 +89,11 @@ def open_engine(
         bundle: an opened bundle.
         options: what the user chose; "auto" is the best backend of ONNX Runtime here.
         lowering: one of `local_lowerings(bundle, backend)`; None: the best.
-        exact: multiply quantised weights by float32 activations. This is slow, and is the
-            definition of the quantised model; by default engines may also round activations.
-        as_written: let a CPU compute a float16 bundle in float16, where it takes float32 otherwise.
+        part: "decoder" is the best graph that generates. Of a quantised bundle there are two more.
+            "exact" multiplies weights by float32 activations; it is slow, and is the definition of
+            the quantised model, whose activations other graphs may round. "half" has float16
+            activations.
+        as_written: let a CPU compute in float16 what is in float16; it takes float32 otherwise.
         clock: times the GPU's work in every step; not for the backend "cpu".
 
     Raises:
@@ -104,16 +106,16 @@ def open_engine(
         raise EngineError(why)
     with needs_gpu(backend):
         settings = replace(options, backend=backend)
-        return _open(bundle, settings, lowering, clock, exact=exact, as_written=as_written)
+        return _open(bundle, settings, lowering, part, clock, as_written=as_written)
 
 
 def _open(
     bundle: Bundle,
     options: EngineOptions,
     lowering: str | None,
+    part: Part,
     clock: EventClock | None,
     *,
-    exact: bool,
     as_written: bool,
 ) -> Engine:
     backend = options.backend
@@ -123,7 +125,7 @@ def _open(
         return open_native(bundle, options.threads, options.cache)
     if backend in TENSORRT:
         return _open_tensorrt(bundle, options, clock)
-    graphs = _local_graphs(bundle, backend, "exact" if exact else "decoder")
+    graphs = _local_graphs(bundle, backend, part)
     decoder = next((graph for graph in graphs if lowering in (None, graph.lowering)), None)
     if decoder is None:
         why = missing_engine(bundle, backend) or _no_graph(bundle, backend)
@@ -131,12 +133,12 @@ def _open(
     if backend == "cuda":
         return CudaEngine(bundle, decoder, options, clock=clock)
     prefills = [graph for graph in bundle.manifest.graphs if graph.part == "prefill"]
-    same = [graph for graph in prefills if graph.lowering == decoder.lowering and not exact]
-    rounds = multiplies_int8(import_onnxruntime(backend).__version__)
+    same = [graph for graph in prefills if graph.lowering == decoder.lowering]
+    rounds = multiplies_int8(import_onnxruntime(backend).__version__) and part == "decoder"
     prefill = same[0] if same and rounds else None
     if prefill is not None and not multiplies_blocks():
         decoder, prefill = prefill, None
-    encoder = _encoder_of(bundle, decoder, exact=exact or not rounds)
+    encoder = _encoder_of(bundle, decoder, exact=not rounds)
     return OrtEngine(
         bundle, decoder, prefill, options.threads, encoder=encoder, as_written=as_written
     )

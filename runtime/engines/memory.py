@@ -7,7 +7,7 @@ from ..bundle.model_info import ModelInfo
 from ..bundle.widening import with_caches
 from ..errors import InvalidInputError
 from .base import PREFILL_CHUNK
-from .support import NATIVE
+from .support import BACKENDS, NATIVE, fitting
 
 __all__ = ["Memory", "memory_needed", "widening"]
 
@@ -68,7 +68,8 @@ def memory_needed(
         )
     manifest = bundle.manifest
     sizes = {"batch": batch, "context": context}
-    decoder = manifest.graphs[0]
+    own = fitting(manifest, backend, None) if backend in BACKENDS else []
+    decoder = (own or manifest.graphs)[0]
     if backend == NATIVE:
         decoder = with_caches(decoder, "float16" if half_cache else "float32")
     cache = sum(port.nbytes(sizes) for port in decoder.caches())

@@ -83,7 +83,7 @@ def _on_cpu(since: Version) -> Support:
 
 FLOAT_ONLY: tuple[Precision, ...] = ("float32", "float16", "bfloat16")
 INTEGERS: tuple[Precision, ...] = ("int8", "int4")
-# CUDA and TensorRT never round activations, so they can also generate with an "exact" graph.
+# CUDA never rounds activations to integers, so it can also generate with an "exact" graph.
 ALSO_EXACT: tuple[Part, ...] = ("decoder", "exact")
 
 # (backend, lowering) -> its support; the best lowering of a backend first. Versions before `since`
@@ -97,7 +97,7 @@ SUPPORT: dict[tuple[str, Lowering], Support] = {
     # and 32121).
     ("cuda", "ort"): Support(
         (1, 25),
-        parts=ALSO_EXACT,
+        parts=("half", *ALSO_EXACT),
         # GroupQueryAttention has no float32 kernel on CUDA (up to onnxruntime 1.31).
         caches=("float16", "bfloat16"),
         lacks="CUDA has no kernel for the fused attention of {graph} in this precision",

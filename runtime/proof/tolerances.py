@@ -49,6 +49,8 @@ def tolerance_key(precision: Precision, *, tf32: bool, half_cache: bool = False)
 def tolerance_of(bundle: Bundle, engine: Engine) -> float:
     """Return the largest error, relative to max |logit|, of the bundle's precision on `engine`."""
     precision, info = bundle.manifest.precision, engine.info
+    if engine.graph.part == "half":  # the reference has the same integers
+        precision = "float16"
     return TOLERANCES[tolerance_key(precision, tf32=info.tf32, half_cache=info.half_cache)]
 
 

@@ -12,7 +12,8 @@ runs what it generates with, in float32, and then each graph as it is written, a
 does so only if it adds up the products in float32 there, too. A quantised bundle is checked twice.
 With float32 activations it must compute what its integers stand for as exactly as a float32 bundle
 does. As it runs, it must stay within the tolerance of its precision. This separates the error of a
-kernel from the loss of the quantiser, which is measured against the float32 model.
+kernel from the loss of the quantiser, which is measured against the float32 model. Its graph with
+float16 activations is held to the tolerance of float16; a CPU checks it as it is written, likewise.
 """
 
 import logging
@@ -27,6 +28,7 @@ from typing import Literal
 from ..bundle.bundle import GOLDEN_NAME, SOURCE_TOKENIZER_NAME, TOKENIZER_NAME, Bundle
 from ..bundle.golden import Golden, TokenizerSample
 from ..bundle.manifest import Graph
+from ..bundle.vocabulary import Part
 from ..engines.base import Engine, EngineInfo
 from ..engines.choice import local_lowerings, missing_engine, open_engine
 from ..engines.options import DEFAULTS, EngineOptions
@@ -72,9 +74,9 @@ def verify(
         return _pending(bundle, reason)
 
     def opened(
-        lowering: str | None = None, *, exact: bool = False, as_written: bool = False
+        lowering: str | None = None, part: Part = "decoder", *, as_written: bool = False
     ) -> closing[Engine]:
-        engine = open_engine(bundle, chosen, lowering=lowering, exact=exact, as_written=as_written)
+        engine = open_engine(bundle, chosen, lowering=lowering, part=part, as_written=as_written)
         logger.info("replaying the golden vectors on %s", engine.graph.name)
         return closing(engine)
 
@@ -82,11 +84,18 @@ def verify(
     exact = local_lowerings(bundle, backend, "exact") if bundle.manifest.quantization else []
     for place, lowering in enumerate(exact):
         label = f"exact {lowering} " if place else "exact "
-        with opened(lowering, exact=True) as engine:
+        with opened(lowering, "exact") as engine:
             tolerance = TOLERANCES[tolerance_key("float32", tf32=options.tf32)]
             others += Replay(bundle, engine, tolerance, label).checks()
-    written = bundle.manifest.precision == "float16" and backend == "cpu" and sums_in_float32()
+    as_gpu = backend == "cpu" and sums_in_float32()
+    if exact and as_gpu:
+        for lowering in local_lowerings(bundle, backend, "half"):
+            with opened(lowering, "half", as_written=True) as engine:
+                others += Replay(bundle, engine, tolerance_of(bundle, engine), "half ").checks()
+    written = bundle.manifest.precision == "float16" and as_gpu
     for lowering in local_lowerings(bundle, backend)[0 if written else 1 :]:
+        if lowering in exact:
+            continue  # it generates with the graph that was just checked
         with opened(lowering, as_written=written) as engine:
             others += Replay(bundle, engine, tolerance_of(bundle, engine), f"{lowering} ").checks()
     with opened() as engine:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,8 @@ from edgegpt.runtime.engines.native.prepare import debug_library
 from edgegpt.runtime.engines.stored import engine_folder
 
 pytestmark = NEEDS_COMPILER
+# The decoder and the encoder of each. T5's layers share biases by distance, umT5's have their own.
+PAIRS = {"bart": ("bart", "pre-norm, no positions"), "t5": ("umt5", "t5")}
 PLACES = [
     *(f"encoder.{name}" for name in ("embedding", "blocks.0", "blocks.1", "norm_final")),
     *(f"decoder.{name}" for name in ("embedding", "blocks.0", "blocks.1", "blocks.2")),
@@ -36,19 +40,36 @@ def quick_compiler() -> "object":
 
 
 @pytest.fixture(scope="module")
-def pair_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle with its checkpoint beside it. Its encoder ends with a norm. Read-only."""
-    folder = tmp_path_factory.mktemp("pairs")
-    model = seq2seq(VARIANTS["bart"], encoder=VARIANTS["pre-norm, no positions"])
-    checkpoint = write_pair_checkpoint(folder / "checkpoint", model)
-    export_bundle(checkpoint, folder / "bundle", settings=ExportSettings(lowerings=("ort",)))
-    return folder / "bundle"
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a model's bundle, with its checkpoint beside it. Its encoder ends with a norm."""
+
+    @cache
+    def export(name: str) -> Path:
+        folder = tmp_path_factory.mktemp("pairs")
+        decoder, encoder = (VARIANTS[each] for each in PAIRS[name])
+        model = seq2seq(decoder, encoder=encoder)
+        checkpoint = write_pair_checkpoint(folder / "checkpoint", model)
+        export_bundle(checkpoint, folder / "bundle", settings=ExportSettings(lowerings=("ort",)))
+        return folder / "bundle"
+
+    return export
+
+
+@pytest.fixture
+def pair_bundle(request: pytest.FixtureRequest, exported: Callable[[str], Path]) -> Path:
+    """A bundle that tests share. Read-only."""
+    return exported(request.param)
 
 
 @pytest.fixture(scope="module")
-def debug(pair_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Library:
-    """The library that is compiled for the search; each search would compile the same one."""
-    return debug_library(Bundle.open(pair_bundle), tmp_path_factory.mktemp("debug") / "debug.so")
+def debug(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Library]:
+    """Return the library that is compiled for a search; each search would compile the same one."""
+
+    @cache
+    def build(bundle: Path) -> Library:
+        return debug_library(Bundle.open(bundle), tmp_path_factory.mktemp("debug") / "debug.so")
+
+    return build
 
 
 @pytest.fixture
@@ -66,6 +87,7 @@ def search(bundle: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict]
     return int(ended.value.code or 0), found
 
 
+@pytest.mark.parametrize("pair_bundle", PAIRS, indirect=True)
 def test_a_sound_engine_is_not_compiled_again(
     pair_bundle: Path,
     engines: Path,
@@ -82,19 +104,24 @@ def test_a_sound_engine_is_not_compiled_again(
 
 
 @pytest.mark.parametrize(
-    ("weight", "wrong"),
+    ("pair_bundle", "weight", "wrong"),
     [
-        ("encoder.blocks.0.norm_1.weight", "encoder.blocks.0"),
-        ("encoder.blocks.1.feed_forward.down.weight", "encoder.blocks.1"),
-        ("encoder.norm_final.weight", "encoder.norm_final"),
-        ("decoder.position_embedding.weight", "decoder.embedding"),
-        ("decoder.blocks.1.source_attention.kv.weight", "decoder.blocks.1"),
-        ("decoder.blocks.2.feed_forward.up.weight", "decoder.blocks.2"),
+        ("bart", "encoder.blocks.0.norm_1.weight", "encoder.blocks.0"),
+        ("bart", "encoder.blocks.1.feed_forward.down.weight", "encoder.blocks.1"),
+        ("bart", "encoder.norm_final.weight", "encoder.norm_final"),
+        ("bart", "decoder.position_embedding.weight", "decoder.embedding"),
+        ("bart", "decoder.blocks.1.source_attention.kv.weight", "decoder.blocks.1"),
+        ("bart", "decoder.blocks.2.feed_forward.up.weight", "decoder.blocks.2"),
+        ("t5", "encoder.blocks.0.attention.relative.weight", "encoder.blocks.0"),
+        ("t5", "encoder.blocks.1.attention.qkv.bias", "encoder.blocks.1"),
+        ("t5", "decoder.blocks.1.attention.relative.weight", "decoder.blocks.1"),
+        ("t5", "decoder.blocks.2.source_attention.q.weight", "decoder.blocks.2"),
     ],
+    indirect=["pair_bundle"],
 )
 def test_a_damaged_weight_is_found_in_its_layer(
     pair_bundle: Path,
-    debug: Library,
+    debug: Callable[[Path], Library],
     engines: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -102,7 +129,7 @@ def test_a_damaged_weight_is_found_in_its_layer(
     weight: str,
     wrong: str,
 ) -> None:
-    monkeypatch.setattr(module, "debug_library", lambda *_: debug)
+    monkeypatch.setattr(module, "debug_library", lambda *_: debug(pair_bundle))
     damaged = Path(shutil.copytree(pair_bundle, tmp_path / "damaged"))
     change_weight(damaged, weight, negated)
     repacked(pair_bundle, damaged, engines)

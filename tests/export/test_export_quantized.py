@@ -165,7 +165,7 @@ def test_a_row_of_a_long_prompt_does_not_depend_on_its_neighbours(int8_bundle: P
 def test_long_prompts_run_on_the_graph_that_is_made_for_them(int8_bundle: Path) -> None:
     bundle = Bundle.open(int8_bundle)
     quick, exact = (
-        open_engine(bundle, EngineOptions(threads=1), exact=exact) for exact in (False, True)
+        open_engine(bundle, EngineOptions(threads=1), part=part) for part in ("decoder", "exact")
     )
     assert exact.prefill is None
     ids = np.random.default_rng(0).integers(0, 30, (1, SHORT_STEP + 4))
@@ -267,7 +267,8 @@ def test_bad_settings_are_one_sentence(
 
 def test_the_copy_for_prompts_can_be_left_out(tmp_path: Path, int8_bundle: Path) -> None:
     small = Bundle.open(exported(tmp_path, "int8", fast_prefill=False))
-    assert [graph.part for graph in small.manifest.graphs] == ["decoder", "exact", "exact", "exact"]
+    parts = ["decoder", "exact", "exact", "exact", "half"]
+    assert [graph.part for graph in small.manifest.graphs] == parts
     assert not any(name.endswith(".columns") for name in small.manifest.weights)
     assert open_engine(small, EngineOptions(threads=1)).prefill is None
     whole = Bundle.open(int8_bundle).manifest.weights
@@ -293,4 +294,4 @@ def test_a_prefill_graph_that_loses_too_much_is_left_out(tmp_path: Path) -> None
     with pytest.warns(EdgeGPTWarning, match="the graph that feeds prompts faster is left out"):
         assert export("chosen", max_kl=(plain + quick) / 2) == plain
     parts = {graph.part for graph in Bundle.open(tmp_path / "chosen").manifest.graphs}
-    assert parts == {"decoder", "exact"}
+    assert parts == {"decoder", "exact", "half"}

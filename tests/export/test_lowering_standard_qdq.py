@@ -110,7 +110,7 @@ def test_the_graph_computes_what_the_exact_one_does(
     bundle = exported(tmp_path, precision, keep, **shape)
     ids = np.random.default_rng(0).integers(0, 34, (2, 20))
     expected = all_logits(
-        open_engine(bundle, EngineOptions("cpu", 1), exact=True).new_state(2, 32), ids
+        open_engine(bundle, EngineOptions("cpu", 1), part="exact").new_state(2, 32), ids
     )
     with on_the_cpu(bundle, monkeypatch) as engine:
         found = all_logits(engine.new_state(2, 32), ids)
@@ -136,7 +136,7 @@ def test_the_graphs_of_an_encoder_decoder_compute_what_the_exact_ones_do(
         return all_logits(engine.new_state(4, 24, engine.encode(source, lengths)), ids)
 
     encoder = graph_of(bundle, "exact-encoder")
-    expected = logits(open_engine(bundle, EngineOptions("cpu", 1), exact=True))
+    expected = logits(open_engine(bundle, EngineOptions("cpu", 1), part="exact"))
     with on_the_cpu(bundle, monkeypatch, encoder) as engine:
         found = logits(engine)
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()

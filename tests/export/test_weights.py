@@ -114,15 +114,18 @@ def test_a_weight_in_two_layouts_under_one_name_is_refused(tmp_path: Path) -> No
 def test_a_transposed_tensor_is_read_when_it_is_wanted() -> None:
     array, reads = np.arange(6, dtype=np.float32).reshape(2, 3), []
 
-    def read() -> np.ndarray:
+    def read(dtype: ir.DataType) -> np.ndarray:
         reads.append(1)
-        return array
+        return array.astype(dtype.numpy())
 
     lazy = LazyWeight(read, ir.DataType.FLOAT, (2, 3), name="weight", key=())
     turned = transposed(lazy, (1, 0))
     assert (reads, turned.shape.numpy(), turned.name) == ([], (3, 2), "weight")
     np.testing.assert_array_equal(turned.numpy(), array.T)
     assert turned.key != lazy.key
+    narrow = turned.as_type(ir.DataType.FLOAT16)
+    assert (narrow.key, narrow.numpy().dtype) == (turned.key, np.float16)
+    np.testing.assert_array_equal(narrow.numpy(), array.T)
 
 
 @pytest.mark.long

@@ -146,7 +146,7 @@ def test_the_fused_graph_is_preferred_and_every_lowering_can_be_asked_for(small_
         engine.close()
 
 
-@pytest.mark.parametrize("wanted", [{"exact": True}, {"lowering": "abacus"}])
+@pytest.mark.parametrize("wanted", [{"part": "exact"}, {"lowering": "abacus"}])
 def test_a_graph_that_the_bundle_does_not_have_is_refused(small_bundle, wanted):
     with pytest.raises(EngineError, match=r"it has: decoder\.ort, decoder\.standard"):
         open_engine(Bundle.open(small_bundle), **wanted)

@@ -10,6 +10,7 @@ from recorded_machine import RecordedMachine
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.bundle.manifest import Graph, Quality, Quantization
 from edgegpt.runtime.bundle.vocabulary import LOWERINGS, PARTS, PRECISIONS
+from edgegpt.runtime.bundle.widening import with_caches
 from edgegpt.runtime.doctor.diagnosis import diagnose
 from edgegpt.runtime.doctor.fit import fit
 from edgegpt.runtime.doctor.report import examine
@@ -40,7 +41,7 @@ RUNS = {
     ("cpu", "ort"): ((1, 25), None, ("float32", "float16", *INTEGER)),
     ("cpu", "standard"): ((1, 25), None, ("float32", "float16", *INTEGER)),
     ("cpu", "legacy"): ((1, 14), None, ("float32", "float16", *INTEGER)),
-    ("cuda", "ort"): ((1, 25), None, ("float16", "bfloat16")),  # int8, int4 have float32 caches
+    ("cuda", "ort"): ((1, 25), None, ("float16", "bfloat16", *INTEGER)),  # int8, int4: "half"
     ("cuda", "standard"): ((1, 28), None, (*FLOAT, *INTEGER)),
     ("tensorrt", "standard"): ((10, 15), None, FLOAT),
     ("tensorrt", "standard-qdq"): ((10, 15), None, INTEGER),
@@ -57,7 +58,7 @@ VERSIONS = {
 }
 QUANTIZATION = Quantization("rtn", 4, 32, [], 32, [], Quality(1e-3, 0.5, 2.0, 7), 1.5, 0.1)
 # The part that generates with a quantised bundle, where it is not "decoder".
-GENERATES = {("cuda", "standard"): "exact", "standard-qdq": "exact"}
+GENERATES = {("cuda", "ort"): "half", ("cuda", "standard"): "exact", "standard-qdq": "exact"}
 
 
 @pytest.fixture(scope="module")
@@ -69,19 +70,18 @@ def in_precision(bundle: Bundle, precision: str, lowerings: tuple[str, ...] = LO
     """Return a bundle with the graphs that the exporter writes for this precision."""
     decoder = bundle.manifest.graphs[0]
     caches = precision if precision in FLOAT else "float32"
-    inputs = [
-        dataclasses.replace(port, dtype=caches) if port.role == "cache" else port
-        for port in decoder.inputs
-    ]
     parts = {
-        "ort": ("decoder",) if precision in FLOAT else ("decoder", "exact", "prefill"),
+        "ort": ("decoder",) if precision in FLOAT else ("decoder", "exact", "prefill", "half"),
         "standard": ("decoder",) if precision in FLOAT else ("exact",),
         "legacy": ("decoder",) if precision in FLOAT else (),
         "standard-qdq": () if precision in FLOAT else ("exact",),
     }
     graphs = [
         dataclasses.replace(
-            decoder, name=f"{part}.{lowering}", lowering=lowering, part=part, inputs=inputs
+            with_caches(decoder, "float16" if part == "half" else caches),
+            name=f"{part}.{lowering}",
+            lowering=lowering,
+            part=part,
         )
         for lowering in lowerings
         for part in parts[lowering]
@@ -95,7 +95,8 @@ def in_precision(bundle: Bundle, precision: str, lowerings: tuple[str, ...] = LO
 
 def graph_of(bundle: Bundle, lowering: str, part: str) -> Graph:
     """Return a graph of this lowering and part, with the bundle's caches."""
-    graph = bundle.manifest.graphs[0]
+    own = [graph for graph in bundle.manifest.graphs if graph.part == part]
+    graph = (own or bundle.manifest.graphs)[0]
     return dataclasses.replace(graph, name=f"{part}.{lowering}", lowering=lowering, part=part)
 
 
@@ -146,7 +147,8 @@ def test_the_table_has_these_rows_and_no_others() -> None:
 @pytest.mark.parametrize(("backend", "version", "precision"), CELLS)
 def test_a_cell_is_run_or_refused_with_a_reason(small, backend, version, precision, lowering):
     bundle = in_precision(small, precision)
-    graph = graph_of(bundle, lowering, "decoder")
+    usual = "decoder" if precision in FLOAT else GENERATES.get((backend, lowering), "decoder")
+    graph = graph_of(bundle, lowering, usual)
     reason = obstacle(backend, version, graph, precision)
     assert (reason is None) is runs(backend, version, lowering, precision)
     if reason is None:
@@ -227,6 +229,26 @@ def test_exact_graphs_are_compared_with_on_every_lowering(small, installed, prec
     for flavour in TENSORRT:
         (graph,) = fitting(bundle.manifest, flavour, None, "exact")
         assert (graph.lowering, graph.part) == ("standard-qdq", "exact")
+
+
+@pytest.mark.parametrize("precision", INTEGER)
+def test_float16_activations_are_for_cuda_and_are_proved_on_cpus_too(small, installed, precision):
+    installed("1.31.1")
+    bundle = in_precision(small, precision)
+    assert local_lowerings(bundle, "cpu", "half") == ["ort"]
+    assert "half" not in {graph.part for graph in serving(bundle.manifest, "cpu")}
+    assert [graph.part for graph in fitting(bundle.manifest, "cuda", "1.31.1")] == ["half", "exact"]
+
+
+def test_a_layer_whose_cache_stays_in_float32_leaves_cuda_the_exact_graph(small):
+    """float16 could not hold its values, and the fused attention has no float32 kernel there."""
+    bundle = in_precision(small, "int8")
+    graphs = [
+        with_caches(graph, "float32") if graph.part == "half" else graph
+        for graph in bundle.manifest.graphs
+    ]
+    manifest = dataclasses.replace(bundle.manifest, graphs=graphs)
+    assert [graph.name for graph in fitting(manifest, "cuda", "1.31.1")] == ["exact.standard"]
 
 
 def test_a_prefill_graph_generates_nowhere(small):

@@ -357,6 +357,8 @@ extern "C" int edgegpt_fill(edgegpt_state *state, int cache, int row, int slots,
         is_outside(row, 0, state->rows - 1) || is_outside(slots, 0, state->context))
         return fail(message, EDGEGPT_BAD_ARGUMENT, "cannot fill %d slots of row %d in cache %d",
                     slots, row, cache);
+    // clang-tidy takes it for possible, and then for a read behind `one`.
+    if (state->cache.width != Decoder::head_dim) __builtin_unreachable();
     float one[up_to(Decoder::head_dim, lanes)] = {};
     for (int head = 0; head < Decoder::kv_heads; ++head)
         for (int slot = 0; slot < slots; ++slot, values += Decoder::head_dim) {
