@@ -231,7 +231,7 @@ def layer_types(
     if listed is None:
         return [usual(layer) for layer in range(config.n_layer)]
     known = {"sliding_attention": True, "full_attention": False}
-    unknown = [kind for kind in listed if kind not in known]
+    unknown = [kind for kind in listed if kind not in [*known]]  # it may be no text, but a list
     if unknown or len(listed) != config.n_layer:
         raise source.error(
             f"layer_types has {unknown[0]!r:.80}, which is not a known type of attention"

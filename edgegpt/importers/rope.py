@@ -77,6 +77,7 @@ def rotations_of(
             That dialect's `rope_scaling` is for layers with full attention only.
     """
     given = source.table("rope_parameters")
+    own = _Table(source, given)
     unknown = sorted(set(given) - set(bases))
     if unknown:
         raise source.error(f"rope_parameters has the unknown type of layer {unknown[0]!r:.80}")
@@ -87,7 +88,7 @@ def rotations_of(
             {
                 "rope_theta": source.number(name, default=theta),
                 **scaling.get(kind, {}),
-                **(given.get(kind) or {}),
+                **own.table(kind),
             },
             width,
             whole=True,
@@ -172,6 +173,8 @@ def _yarn(table: _Table, periods: Tensor, theta: float) -> Rotation:
 
     def place(turns: float) -> float:
         """Return the pair that makes `turns` turns within the original length."""
+        if not 0 < original / (turns * 2 * math.pi) < math.inf:
+            raise table.error(f"no pair makes {turns:g} turns, which beta_fast or beta_slow asks")
         return width * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
     first = place(table.positive("beta_fast", default=32.0))

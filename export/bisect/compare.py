@@ -18,8 +18,8 @@ from torch import Tensor
 
 from edgegpt.errors import BundleError, CheckpointError
 from edgegpt.model import GPT, Seq2Seq
-from edgegpt.runtime.bundle.bundle import GOLDEN_NAME, Bundle
-from edgegpt.runtime.bundle.golden import Golden
+from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.bundle.golden_fit import golden_of
 from edgegpt.runtime.bundle.manifest import Graph
 from edgegpt.runtime.files import scratch_folder
 from edgegpt.runtime.proof.tolerances import TOLERANCES
@@ -64,7 +64,7 @@ def bisect(bundle: Bundle, model: GPT | Seq2Seq, graph: Graph) -> list[Place]:
             bfloat16, which ONNX Runtime does not run on a CPU.
     """
     check_comparable(bundle, model, "cpu")
-    golden = Golden.load(bundle.file(GOLDEN_NAME))
+    golden = golden_of(bundle)
     part, runs = part_of(model, graph), runs_of(model, graph, golden)
     reference = in_torch(model, part, place_names(part), runs.in_torch())
     size = bundle.manifest.files[bundle.manifest.weights_file].size

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from edgegpt.model import GPT, Seq2Seq
-from edgegpt.runtime.bundle.bundle import GOLDEN_NAME, Bundle
-from edgegpt.runtime.bundle.golden import Golden
+from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.bundle.golden_fit import golden_of
 from edgegpt.runtime.engines.native.choice import local_graph, open_native
 from edgegpt.runtime.engines.native.engine import NativeEngine
 from edgegpt.runtime.engines.native.prepare import debug_library
@@ -49,7 +49,7 @@ def bisect_native(bundle: Bundle, model: GPT | Seq2Seq, cache: str | None = None
         EngineError: if no engine is built, or the compiler fails.
     """
     check_comparable(bundle, model, "native")
-    graph, golden = local_graph(bundle, cache or "float32"), Golden.load(bundle.file(GOLDEN_NAME))
+    graph, golden = local_graph(bundle, cache or "float32"), golden_of(bundle)
     part, runs = part_of(model, graph), DecoderRuns(model, golden)
     reference = in_torch(model, part, [*_streams(part), *part.results], runs.in_torch())
     logits = {name: reference.pop(name) for name in part.results}

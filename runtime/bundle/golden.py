@@ -207,7 +207,7 @@ class Golden:
                     _beams(tensors, f"beams.{index}") for index in range(_count(tensors, "beams"))
                 ],
             )
-        except (SafetensorError, OSError, KeyError, UnicodeDecodeError) as error:
+        except (SafetensorError, OSError, KeyError, IndexError, TypeError, ValueError) as error:
             raise BundleError(f"{path} is damaged: {error}") from error
 
 

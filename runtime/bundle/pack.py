@@ -49,7 +49,7 @@ def unpack(archive_path: Path, out: Path) -> Bundle:
     try:
         with tarfile.open(archive_path, mode="r:") as archive, new_folder(out) as folder:
             _extract(archive, folder, out)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, OverflowError) as error:  # the latter by sizes that none could have
         raise BundleError(f"{archive_path} is not a whole tar file: {error}") from error
     return Bundle.open(out)
 
@@ -71,21 +71,22 @@ def _extract(archive: tarfile.TarFile, folder: Path, out: Path) -> None:
     manifest = Manifest.parse(text)
     check_room(out, sum(entry.size for entry in manifest.files.values()))
     (folder / MANIFEST_NAME).write_bytes(text)
-    missing = set(manifest.files)
+    missing = {*manifest.files, RECEIPT_NAME}
     while entry := archive.next():
-        if entry.name == RECEIPT_NAME:
-            (folder / RECEIPT_NAME).write_bytes(_read_text(archive, entry))
-        elif entry.name not in missing:
+        if entry.name not in missing:  # or comes again, as by a negative size, which leads back
             raise BundleError(f"the archive holds {entry.name!r}, which its manifest does not list")
+        missing.remove(entry.name)
+        expected = manifest.files.get(entry.name)
+        if expected is None:
+            (folder / RECEIPT_NAME).write_bytes(_read_text(archive, entry))
+        elif entry.size != expected.size:
+            raise BundleError(f"{entry.name} in the archive has the wrong size")
         else:
-            missing.remove(entry.name)
-            expected = manifest.files[entry.name]
-            if entry.size != expected.size:
-                raise BundleError(f"{entry.name} in the archive has the wrong size")
             (folder / entry.name).parent.mkdir(parents=True, exist_ok=True)
             with (folder / entry.name).open("wb") as file:
                 if _copy(_open(archive, entry), file) != expected.sha256:
                     raise BundleError(f"{entry.name} in the archive is damaged")
+    missing.discard(RECEIPT_NAME)  # a bundle may have none
     if missing:
         raise BundleError(f"the archive lacks {', '.join(sorted(missing))}")
 

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from ..errors import BundleError
-from .fields import finite, kind_of, only, take, whole
+from .fields import kind_of, only, take, whole
 
 __all__ = ["LARGEST_LENGTH_PENALTY", "MOST_BEAMS", "EarlyStopping", "Search"]
 
@@ -87,8 +87,12 @@ def _penalty(value: Any, where: str) -> float | None:
     if value is None:
         return None
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not finite(value):
-        raise BundleError(f"{where}: length_penalty is {kind_of(value)}; it must be a number")
+    if not number or not abs(value) <= LARGEST_LENGTH_PENALTY:  # false for NaN
+        shown = f"{value!r:.30}" if number else kind_of(value)
+        raise BundleError(
+            f"{where}: length_penalty is {shown}; it must be a number from "
+            f"-{LARGEST_LENGTH_PENALTY:g} to {LARGEST_LENGTH_PENALTY:g}"
+        )
     return float(value)
 
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.bundle import GOLDEN_NAME, Bundle
-from ..bundle.golden import Continuation, Golden, Prompt
+from ..bundle.bundle import Bundle
+from ..bundle.golden import Continuation, Prompt
+from ..bundle.golden_fit import golden_of
 from ..bundle.manifest import Quantization
 from ..bundle.usage import Usage
 from ..engines.base import MANY_ROWS, Engine, State
@@ -56,7 +57,7 @@ class Replay:
     def __init__(self, bundle: Bundle, engine: Engine, tolerance: float, label: str = "") -> None:
         """Read the vectors; the names of all checks begin with `label`."""
         self.label = label
-        self.golden = Golden.load(bundle.file(GOLDEN_NAME))
+        self.golden = golden_of(bundle)
         self.engine, self.tolerance = engine, tolerance
         self.usage = bundle.manifest.usage or Usage()
         self.info, self.vocab_size = (

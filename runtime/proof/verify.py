@@ -25,8 +25,9 @@ from datetime import datetime, timezone
 from itertools import zip_longest
 from typing import Literal
 
-from ..bundle.bundle import GOLDEN_NAME, SOURCE_TOKENIZER_NAME, TOKENIZER_NAME, Bundle
+from ..bundle.bundle import SOURCE_TOKENIZER_NAME, TOKENIZER_NAME, Bundle
 from ..bundle.golden import Golden, TokenizerSample
+from ..bundle.golden_fit import golden_of
 from ..bundle.manifest import Graph
 from ..bundle.vocabulary import Part
 from ..engines.base import Engine, EngineInfo
@@ -116,7 +117,7 @@ def verify_engine(bundle: Bundle, engine: Engine) -> Receipt:
 
 def _pending(bundle: Bundle, reason: str) -> Receipt:
     """Return the receipt of a bundle that cannot run here, with the checks that need no engine."""
-    checks = _tokenizer_checks(bundle, Golden.load(bundle.file(GOLDEN_NAME)))
+    checks = _tokenizer_checks(bundle, golden_of(bundle))
     nothing = EngineInfo("", "", "", 0)
     return replace(_receipt(bundle, bundle.manifest.graphs[0], nothing, checks), pending=reason)
 

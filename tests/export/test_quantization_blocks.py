@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from edgegpt.export.quantization import BlockQuantized, StoredIntegers, round_to_nearest
+from edgegpt.export.quantization.gptq import gptq
 from edgegpt.export.quantization.quality import round_blocks
 
 GRIDS = [(bits, block, symmetric) for bits in (4, 8) for block in (16, 64) for symmetric in (0, 1)]
@@ -80,6 +81,16 @@ def gather(weight: BlockQuantized, ids: NDArray[np.int64]) -> NDArray[np.float32
         block_size=weight.block,
     )
     return run(node, arrays, ids=ids)
+
+
+def test_what_fills_up_the_last_block_stands_for_zero() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(6, 20)
+    for found in (
+        gptq(weight, torch.eye(20), 4, 16, symmetric=True),
+        round_to_nearest(weight, 4, 16, symmetric=True),
+    ):
+        assert (found.values[:, 1, 4:] == 8).all()
 
 
 @pytest.mark.parametrize(("bits", "block", "symmetric"), GRIDS)

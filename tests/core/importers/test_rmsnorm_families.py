@@ -90,6 +90,11 @@ def test_a_window_as_wide_as_the_block_is_left_out() -> None:
         ("mistral", {"layer_types": [FULL] * 3}, "setting layer_types is not known"),
         ("mistral", {"sliding_window": 0}, "sliding_window is 0"),
         ("ministral", {"layer_types": [FULL, "chunked_attention", FULL]}, "'chunked_attention'"),
+        (
+            "ministral",
+            {"layer_types": [[FULL]] * 3},
+            r"layer_types has \['full_attention'\], which",
+        ),
         ("ministral", {"layer_types": [FULL] * 2}, "2 entries for 3 layers"),
         ("ministral", {"layer_types": [SLIDING] * 3, "sliding_window": None}, "gives no width"),
         ("ministral3", {}, "rope_parameters is missing"),

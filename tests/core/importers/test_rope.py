@@ -42,6 +42,8 @@ PARAMETERS = {
     "yarn, one mscale": YARN | {"mscale": 0.7},
     "yarn, betas": YARN | {"beta_fast": 24.0, "beta_slow": 2.0},
     "yarn, no truncation": YARN | {"truncate": False},
+    "yarn, equal betas": YARN | {"beta_fast": 2.0, "beta_slow": 2.0, "truncate": False},
+    "yarn, slow beyond the last pair": YARN | {"beta_slow": 1e-10},
     "yarn, own factor": YARN | {"attention_factor": 1.2079441541679836},
 }
 SHARE = 0.75
@@ -147,6 +149,8 @@ def test_what_changes_with_the_length_limits_it() -> None:
         ({"rope_parameters": LLAMA_3 | {"high_freq_factor": 0}}, "high_freq_factor is 0, which"),
         ({"rope_parameters": YARN | {"factor": -1.0}}, "factor is -1.0, which is not a number gr"),
         ({"rope_parameters": YARN | {"rope_theta": 1}}, "rope_theta is 1; yarn needs"),
+        ({"rope_parameters": YARN | {"beta_fast": 1e308}}, "no pair makes 1e\\+308 turns"),
+        ({"rope_parameters": YARN | {"beta_slow": 1e-308}}, "no pair makes 1e-308 turns"),
         ({"rope_parameters": {"mrope_section": [1]}}, "setting mrope_section is not known"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, but this family rotates"),
         ({"rope_scaling": {"type": "su", "short_factor": [1.0]}}, "short_factor must have 64"),
@@ -181,7 +185,15 @@ def test_a_longrope_that_cannot_be_is_refused(changes: dict[str, Any], message: 
         rotation_of(settings(rope_parameters=given), WIDTH, partial=1.0)
 
 
-def test_a_type_of_layer_that_is_not_known_is_refused() -> None:
-    source = settings(rope_parameters={"chunked_attention": {"rope_theta": 1.0}})
-    with pytest.raises(CheckpointError, match="unknown type of layer 'chunked_attention'"):
-        rotations_of(source, WIDTH, {"full_attention": ("rope_theta", 1.0)})
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"chunked_attention": {"rope_theta": 1.0}}, "unknown type of layer 'chunked_attention'"),
+        ({"full_attention": 5}, "full_attention is 5, which is not a table"),
+    ],
+)
+def test_a_type_of_layer_that_is_not_understood_is_refused(given: Any, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        rotations_of(
+            settings(rope_parameters=given), WIDTH, {"full_attention": ("rope_theta", 1.0)}
+        )

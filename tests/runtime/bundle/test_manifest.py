@@ -24,6 +24,21 @@ from edgegpt.runtime.errors import BundleError
 FUZZ = settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+# Ports that a model without an encoder has no use for.
+SOURCE_IDS = {
+    "name": "source_ids",
+    "role": "source_ids",
+    "dtype": "int64",
+    "shape": ["sources", "source"],
+    "present": None,
+}
+SOURCE = {
+    "name": "source_k.0",
+    "role": "source",
+    "dtype": "float32",
+    "shape": ["sources", 2, "source", 16],
+    "present": None,
+}
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
@@ -160,11 +175,13 @@ def test_a_missing_or_wrongly_typed_part_is_named(text, key):
         (("model", "n_kv_head"), 3, "model: n_head is 2, which is no multiple of n_kv_head, 3"),
         (("graphs", 0, "opset"), 0, "graphs[0]: opset is 0"),
         (("graphs", 0, "name"), "../x", "graphs[0]: name is '../x'; it must be"),
+        (("graphs", 0, "name"), "x" * 81, "it must be up to 80 letters, digits, dots"),
         (("graphs", 0, "name"), "decoder.legacy", "lists two graphs of one name"),
         (("graphs", 0, "inputs", 0, "name"), "[/b]", "graphs[0]: inputs: name is '[/b]'"),
         (("graphs", 0, "inputs", 0, "shape"), [-2], "graphs[0]: inputs has -2"),
         (("weights", "head.weight", "size"), 7, "head.weight: size is 7, which its dtype and"),
         (("weights", "head.weight", "offset"), 10**6, "weights: head.weight reaches beyond the"),
+        (("graphs", 0, "part"), "encoder", "graphs[0] is an encoder; the model has none"),
         (("versions", "torch"), "\ud800", "is not JSON: 'utf-8' codec can't encode"),
     ],
 )
@@ -172,6 +189,13 @@ def test_a_wrong_value_is_refused_with_its_place(text, path, value, named):
     document = json.loads(text)
     put(document, path, value)
     assert named in refusal(sealed(document))
+
+
+def test_a_weight_that_only_ends_beyond_its_file_is_refused(text):
+    document = json.loads(text)
+    end = document["files"][document["weights_file"]]["size"]
+    put(document, ("weights", "head.weight", "offset"), end - 1)
+    assert "weights: head.weight reaches beyond the" in refusal(sealed(document))
 
 
 @pytest.mark.parametrize(
@@ -257,6 +281,8 @@ def test_a_port_that_is_not_what_its_role_says_is_refused(text, port, change, na
         ("inputs", lambda ports: ports[1:], "its inputs are, besides caches, seqlens_k, total_"),
         ("inputs", lambda ports: ports[:4] + ports[5:], "there must be one each of ids, logit_"),
         ("inputs", lambda ports: ports[:1] + ports, "its inputs are, besides caches, ids, ids"),
+        ("inputs", lambda ports: [SOURCE_IDS, *ports], "caches, source_ids, ids, seqlens_k"),
+        ("outputs", lambda ports: [*ports, SOURCE], "has 0 ports for sources; as a graph of this"),
         ("inputs", lambda ports: ports[:-1], "has 3 caches; a model of n_layer 2 has 4, keys and"),
         ("inputs", lambda ports: ports[:5], "has 0 caches"),
     ],

@@ -144,6 +144,28 @@ def test_an_archive_that_was_cut_off_is_refused(packed: Path, size: int) -> None
     assert not (packed.parent / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("kind", "size", "message"),
+    [
+        (tarfile.REGTYPE, -512, "'receipt.json', which its manifest does not list"),  # leads back
+        (tarfile.XHDTYPE, 1 << 70, "not a whole tar file"),
+    ],
+)
+def test_an_archive_with_an_impossible_size_is_refused(
+    packed: Path, kind: bytes, size: int, message: str
+) -> None:
+    header = tarfile.TarInfo("receipt.json")
+    header.type, header.size = kind, size
+    archive = packed.with_name("strange.tar")
+    raw = packed.read_bytes()
+    with tarfile.open(packed) as whole:
+        receipt = whole.getmember("receipt.json").offset
+    archive.write_bytes(raw[:receipt] + header.tobuf(tarfile.GNU_FORMAT) + raw[receipt:])
+    with pytest.raises(BundleError, match=message):
+        unpack(archive, packed.parent / "out")
+    assert not (packed.parent / "out").exists()
+
+
 def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "letter.tar").write_text("dear")
     with pytest.raises(BundleError, match="not a whole tar file"):

@@ -194,6 +194,38 @@ def test_a_near_tie_is_a_choice_that_the_tolerance_could_change(lead, tolerance,
     assert search.near_tie == is_close
 
 
+def searched(number: int, noise: int | None = None) -> BeamSearch:
+    """Search a random table; by `noise`, each logit is off by a little less than the tolerance."""
+    drawn, tolerance = np.random.default_rng(number), 1e-3
+    count, ends = int(drawn.integers(2, 4)), frozenset([3, 5][: drawn.integers(3)])
+    stopping = [False, True, "never"][drawn.integers(3)]
+    penalty, returned = float(drawn.choice([0, 1, -1, 2])), int(drawn.integers(1, count + 1))
+    rules, steps = BeamRules(count, returned, penalty, stopping), int(drawn.integers(2, 6))
+    search = BeamSearch([1], rules, steps=steps, end_ids=ends, tolerance=tolerance)
+    signs = np.random.default_rng(noise)
+    while not search.done:
+        # Rounding makes ties common.
+        tables = [np.random.default_rng([number, *text]).normal(size=8) for text in search.texts]
+        logits = np.round(tables, 1)  # (beams, 8)
+        if noise is not None:
+            error = 0.9 * tolerance * np.abs(logits).max(axis=1, keepdims=True)
+            logits += error * signs.choice([-1, 1], logits.shape)
+        search.advance(logits.astype(np.float32))
+    return search
+
+
+def test_logits_within_the_tolerance_give_the_same_texts_or_it_was_called_a_near_tie():
+    changed = 0
+    for number in range(400):
+        search = searched(number)
+        texts = [one.ids for one in search.best()]
+        for noise in range(3):
+            differs = [one.ids for one in searched(number, noise).best()] != texts
+            assert search.near_tie or not differs
+            changed += differs
+    assert changed > 30
+
+
 @pytest.mark.parametrize(("lead", "is_close"), [(1.0, False), (1e-6, True)])
 def test_where_stop_strings_leave_too_few_beams_the_last_candidates_may_be_tied(lead, is_close):
     """The three likeliest of the four candidates end; the fourth and the fifth differ by `lead`."""

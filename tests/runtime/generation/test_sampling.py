@@ -294,3 +294,46 @@ def test_logits_within_the_tolerance_choose_the_same_token_or_it_was_called_a_ne
         error = rng.choice([-1, 1, 0.5], size=12) * tolerance * largest * 0.999
         other = choose((logits + error).astype(np.float32), sampling, history, step=0, **PLACE)
         assert other.token == choice.token or choice.near_tie
+
+
+@pytest.mark.parametrize(
+    ("logits", "top_k"), [((1.0, 1.0 - 1e-5, -3.0), 1), ((2.0, 0.0, -1e-5, -3.0), 2)]
+)
+def test_where_logits_are_tied_across_the_end_of_top_k_what_may_come_in_counts(logits, top_k):
+    """Another engine has the two in the other order, so that top-k keeps the other one."""
+    here = np.float32(logits)
+    there = here.copy()
+    there[[top_k - 1, top_k]] = here[[top_k, top_k - 1]]
+    changed, sampling = 0, Sampling(1.0, top_k=top_k)
+    for step in range(200):
+        found = choose(here, sampling, [], step=step, tolerance=1e-4, **PLACE)
+        moved = choose(there, sampling, [], step=step, **PLACE)
+        assert found.token == moved.token or found.near_tie
+        changed += found.token != moved.token
+    assert changed > 10
+
+
+def test_the_likeliest_token_alone_is_no_near_tie_where_min_p_can_only_keep_it():
+    sampling = Sampling(1.0, min_p=0.9)
+    assert not choose(row(1.0, -5.0), sampling, [], step=0, tolerance=0.06, **PLACE).near_tie
+
+
+def test_a_penalty_is_computed_in_float64():
+    """In float32 both logits, divided by 1.9, would be the same score, and the first one win."""
+    second = np.nextafter(np.float32(2.0), np.float32(0.0))
+    first = np.nextafter(second, np.float32(0.0))
+    sampling = Sampling(repetition_penalty=1.9)
+    choice = choose(row(first, second), sampling, [0, 1], step=0, **PLACE)
+    assert choice.token == 1
+    assert choice.gap == pytest.approx((float(second) - float(first)) / 1.9)
+
+
+@pytest.mark.parametrize(
+    ("penalty", "logits"), [(3.0, (-1.0, -1.0001, -9.0)), (1 / 3, (1.0, 0.9999, -9.0))]
+)
+def test_a_penalty_that_stretches_a_gap_stretches_what_counts_as_a_tie(penalty, logits):
+    """The gap is 3e-4 then, and two logits of up to 9 may come closer by 1.8e-4, three times."""
+    sampling = Sampling(repetition_penalty=penalty)
+    choice = choose(row(*logits), sampling, [0, 1], step=0, tolerance=1e-5, **PLACE)
+    assert choice.gap == pytest.approx(3e-4, rel=0.01)
+    assert choice.near_tie

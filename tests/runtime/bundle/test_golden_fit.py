@@ -1,0 +1,85 @@
+"""Golden vectors that do not fit their model, though hashes match, are refused by name."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save
+
+from edgegpt.runtime.bundle.bundle import GOLDEN_NAME, Bundle
+from edgegpt.runtime.bundle.golden_fit import golden_of
+from edgegpt.runtime.errors import BundleError
+from edgegpt.runtime.proof.verify import verify
+
+Array = NDArray[np.generic]
+
+
+def cut(array: Array) -> Array:
+    return array[:-1]
+
+
+def bare(array: Array) -> Array:
+    return array.reshape(-1)[:1].reshape(())
+
+
+def turned(array: Array) -> Array:
+    return np.ascontiguousarray(array.T)
+
+
+def negative(array: Array) -> Array:
+    return np.full_like(array, -1)
+
+
+def huge(array: Array) -> Array:
+    return np.full_like(array, 34)  # the vocabulary has 34 ids, the block 32 tokens
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("prefill.4.ids", negative),
+        ("prefill.4.ids", huge),
+        ("prefill.4.ids", bare),
+        ("prefill.5.ids", np.float64),
+        ("prefill.5.logits", cut),
+        ("prefill.5.logits", turned),
+        ("prefill.5.logits", bare),
+        ("chunked.sizes", cut),
+        ("chunked.sizes", np.zeros_like),
+        ("chunked.sizes", bare),
+        ("ragged.1.ids", cut),
+        ("far.1.past_len", negative),
+        ("far.1.past_len", huge),
+        ("far.1.past_len", bare),
+        ("continuation.2.ids", cut),
+        ("continuation.2.logits", cut),
+        ("continuation.2.margins", cut),
+        ("tokenizer.ids", bare),
+        ("past.0", turned),
+        ("past.3", cut),
+        ("past.3", bare),
+    ],
+)
+def test_an_array_that_does_not_fit_is_named(
+    altered_bundle, small_bundle, name: str, change: Callable[[Array], Array]
+) -> None:
+    arrays = load_file(small_bundle / GOLDEN_NAME)
+    bundle = altered_bundle({GOLDEN_NAME: save({**arrays, name: change(arrays[name])})})
+    group = name.rpartition(".")[0]
+    with pytest.raises(
+        BundleError, match=rf"golden\.safetensors is damaged: .*({group}|\d-d|axis)"
+    ):
+        verify(Bundle.open(bundle))
+
+
+@pytest.mark.parametrize("name", ["continuation.3", "past.3"])
+def test_a_row_or_a_cache_too_few_is_named(altered_bundle, small_bundle, name: str) -> None:
+    arrays = load_file(small_bundle / GOLDEN_NAME)
+    left = {key: array for key, array in arrays.items() if not key.startswith(name)}
+    with pytest.raises(BundleError, match=rf"is damaged: {name.partition('.')[0]} is not"):
+        golden_of(Bundle.open(altered_bundle({GOLDEN_NAME: save(left)})))
+
+
+def test_the_export_s_own_vectors_fit(small_bundle) -> None:
+    assert len(golden_of(Bundle.open(small_bundle)).past) == 4

@@ -1,0 +1,77 @@
+"""What replaying asks of an engine beyond whole batches: rows that move, rows alone, and ties."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.bundle.golden import Continuation
+from edgegpt.runtime.engines.base import Engine, State
+from edgegpt.runtime.engines.choice import open_engine
+from edgegpt.runtime.engines.options import EngineOptions
+from edgegpt.runtime.proof.receipt import Check
+from edgegpt.runtime.proof.replay import Replay, Tokens
+from edgegpt.runtime.proof.tolerances import TOLERANCES
+
+
+@pytest.fixture
+def engine(small_bundle: Path) -> Iterator[Engine]:
+    engine = open_engine(Bundle.open(small_bundle), EngineOptions("cpu"))
+    yield engine
+    engine.close()
+
+
+def decoded(small_bundle: Path, engine: Engine) -> Check:
+    return Replay(Bundle.open(small_bundle), engine, TOLERANCES["float32"]).decode()
+
+
+def test_a_sound_engine_passes(small_bundle: Path, engine: Engine) -> None:
+    assert decoded(small_bundle, engine).passed
+
+
+def test_rows_that_do_not_move_when_told_to_are_found(
+    small_bundle: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(State, "reorder", lambda *_, **__: None)
+    assert not decoded(small_bundle, engine).passed
+
+
+def test_a_step_over_the_first_row_alone_that_is_wrong_is_found(
+    small_bundle: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its cache stays right, and so do the steps over all rows."""
+    decode = State.decode
+
+    def wrong(state: State, count: int | None = None) -> None:
+        decode(state, count)
+        if count == 1:
+            logits = state.logits()
+            logits[:] = np.roll(logits, 1, axis=-1)
+
+    monkeypatch.setattr(State, "decode", wrong)
+    assert not decoded(small_bundle, engine).passed
+
+
+def row(*margins: float) -> Continuation:
+    """Return greedy tokens 0, 0, ... of two, with logits of 1 at most."""
+    logits = np.array([[1.0, 1.0 - margin] for margin in margins], dtype=np.float32)
+    return Continuation(np.zeros(len(margins), dtype=np.int64), logits, np.float32(margins))
+
+
+def test_one_other_token_at_a_clear_lead_counts_whatever_ties_come_later() -> None:
+    tokens, golden = Tokens(1e-3), row(0.5, 1e-4)
+    assert tokens.add(golden, 0, 0)
+    assert not tokens.add(golden, 0, 1)
+    assert not tokens.add(golden, 1, 1)
+    assert not tokens.agree
+
+
+def test_the_first_step_with_another_token_is_told_in_whatever_order_rows_come() -> None:
+    tokens = Tokens(1e-3)
+    tokens.add(row(1e-4, 2e-4, 3e-4), 2, 1)
+    tokens.add(row(1e-4, 2e-4, 3e-4), 1, 1)
+    tokens.add(row(1e-4, 2e-4, 3e-4), 2, 1)
+    assert tokens.agree
+    assert (tokens.first, tokens.margin) == (1, pytest.approx(2e-4))
