@@ -149,6 +149,8 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output is gone, so there is nobody to report to
         sys.exit(EXIT_FAILURE)
+    except MemoryError:
+        _fail("the memory is used up: give the command less, or more memory")
     except OSError as error:
         where = error.filename or _printing(error)
         _fail(f"{where}{': ' if where else ''}{error.strerror or error}")

@@ -53,6 +53,7 @@ from .weights import move_weights
 __all__ = ["check_destination", "export_bundle"]
 
 WEIGHTS_NAME = "weights.safetensors"
+CHECKS_TOLD = 3  # of those that failed
 
 
 def export_bundle(
@@ -147,13 +148,15 @@ def _is_half(check: Check) -> bool:
 
 
 def _failure(receipt: Receipt) -> str:
-    """Return the error message: all failed checks in one sentence."""
+    """Return the error message: the first checks that failed, and how many others did."""
+    failed = [check for check in receipt.checks if not check.passed]
     wrong = [
         f"{check.name} is off by {check.difference.relative:.1e} of the largest logit "
         f"(allowed: {check.tolerance:.0e})"
-        for check in receipt.checks
-        if not check.passed
+        for check in failed[:CHECKS_TOLD]
     ]
+    if len(failed) > CHECKS_TOLD:
+        wrong.append(f"so are {len(failed) - CHECKS_TOLD} more of {len(receipt.checks)} checks")
     if receipt.quality is not None and not receipt.quality.passed:
         wrong.append(receipt.quality.sentence())
     return (

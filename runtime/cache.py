@@ -96,7 +96,7 @@ def keep_within_limit() -> None:
     told = os.environ.get(LIMIT)
     engines = [one for one in kept() if one.kind == "engine"]
     if told and engines:
-        unwanted = beyond(engines[1:], parse_size(told) - engines[0].size)
+        unwanted = beyond(engines[1:], parse_size(told, LIMIT) - engines[0].size)
         for one in unwanted:
             logger.info("removing the engine %s: %s is %s", one.name, LIMIT, told)
         remove(unwanted)
@@ -116,11 +116,11 @@ def beyond(found: Sequence[Kept], limit: int) -> list[Kept]:
     return unwanted
 
 
-def parse_size(text: str) -> int:
-    """Return the bytes that a text such as "2GB" or "500 MB" means."""
+def parse_size(text: str, name: str) -> int:
+    """Return the bytes that a text such as "2GB" or "500 MB" means; `name`: of what, for errors."""
     match = SIZE.fullmatch(text.strip())
     if match is None:
-        raise InvalidInputError(f"{text!r:.40} is no size; write it as 500MB or 2GB")
+        raise InvalidInputError(f"{name}: {text!r:.40} is no size; write it as 500MB or 2GB")
     return int(float(match[1]) * UNITS[match[2].upper()])
 
 

@@ -54,7 +54,7 @@ def with_upgrade(bundle: Bundle, first: Engine) -> Engine:
             if python_program() is None:
                 warnings.warn(
                     f"no faster engine: this application is no Python that could build one beside "
-                    f"it; run edgegpt verify {bundle.folder} --backend {backend}",
+                    f"it; run edgegpt verify {shlex.quote(str(bundle.folder))} --backend {backend}",
                     EdgeGPTWarning,
                     stacklevel=3,
                 )

@@ -167,6 +167,18 @@ def test_a_place_that_cannot_be_written_ends_in_one_sentence(
     assert "File name too long" in outcome.err
 
 
+def test_too_little_memory_ends_in_one_sentence(
+    run, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def used_up(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(edgegpt, "load", used_up)
+    outcome = run("generate", small_bundle, "--prompt", "a")
+    assert (outcome.code, outcome.err.count("\n")) == (1, 1)
+    assert outcome.err.startswith("error: the memory is used up")
+
+
 def test_a_closed_stderr_is_no_error(small_bundle: Path) -> None:
     command = [sys.executable, "-m", "edgegpt", "generate", str(small_bundle), "--prompt", "The"]
     done = subprocess.run(

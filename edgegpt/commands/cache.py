@@ -65,7 +65,7 @@ def clear(bundle: Path | None, down_to: str | None, as_json: bool) -> None:
         folder = cache_folder() / ENGINES / Bundle.open(bundle).manifest.id
         unwanted = [one for one in unwanted if folder in one.paths[0].parents]
     if down_to is not None:
-        unwanted = beyond(unwanted, parse_size(down_to))
+        unwanted = beyond(unwanted, parse_size(down_to, "--down-to"))
     remove(unwanted)
     if as_json:
         click.echo(json.dumps([_facts(one) for one in unwanted], indent=1))

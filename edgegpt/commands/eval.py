@@ -11,6 +11,7 @@ import click
 
 import edgegpt
 from edgegpt.errors import CheckpointError, DataError, InvalidInputError
+from edgegpt.runtime.inputs import read_input
 from edgegpt.runtime.quantity import quantity
 
 from .console import progress, tell_choice
@@ -182,7 +183,7 @@ class _Corpus:
 
 def _read(path: Path) -> bytes:
     try:
-        raw = path.read_bytes()
+        raw = read_input(path)
         raw.decode()
     except OSError as error:
         raise DataError(f"cannot read the text {path}: {error.strerror}") from error

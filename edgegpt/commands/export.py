@@ -7,6 +7,7 @@ import click
 
 from edgegpt.errors import InvalidInputError
 from edgegpt.runtime.bundle.vocabulary import LOWERINGS, Lowering
+from edgegpt.runtime.inputs import read_input
 
 from .console import progress
 from .number import Number
@@ -174,6 +175,7 @@ def _layers(keep_fp32: str | None) -> Literal["auto"] | tuple[str, ...] | None:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8")  # Path.read_text would change the line ends
+        return read_input(path).decode("utf-8")  # Path.read_text would change the line ends
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"cannot read the calibration text {path}: {error}") from error
+        reason = getattr(error, "strerror", error)
+        raise InvalidInputError(f"cannot read the calibration text {path}: {reason}") from error

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgegpt.errors import DataError, InvalidInputError
+from edgegpt.runtime.inputs import read_input
 from edgegpt.runtime.quantity import quantity
 
 from .console import waiting
@@ -202,7 +203,7 @@ def _ids(name: str, value: str) -> list[int]:
 
 def _read(path: Path) -> str:
     try:
-        return _decoded(path.read_bytes(), str(path))
+        return _decoded(read_input(path), str(path))
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
 

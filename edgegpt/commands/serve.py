@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from edgegpt.errors import DataError, InvalidInputError
+from edgegpt.runtime.inputs import read_input
 from edgegpt.runtime.quantity import quantity
 
 from .console import waiting
@@ -179,9 +180,12 @@ def _keys(given: tuple[str, ...], file: Path | None) -> list[str]:
     keys = [*given, *filter(None, [os.environ.get(KEY_VARIABLE)])]
     if file is not None:
         try:
-            keys += [line.strip() for line in file.read_text().splitlines() if line.strip()]
+            keys += [
+                line.strip() for line in read_input(file).decode().splitlines() if line.strip()
+            ]
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot read {file}: {error}") from error
+            reason = getattr(error, "strerror", error)
+            raise DataError(f"cannot read {file}: {reason}") from error
         if not keys:
             raise DataError(f"{file} has no key")
     if any(not key.strip() for key in given):
@@ -194,7 +198,7 @@ def _prefixes(files: tuple[Path, ...], folder: Path | None) -> dict[Path, str]:
     if files and folder is None:
         raise InvalidInputError("--prefix needs a --prefix-dir, the folder where it is kept")
     try:
-        return {file: file.read_text(encoding="utf-8").removesuffix("\n") for file in files}
+        return {file: read_input(file).decode().removesuffix("\n") for file in files}
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read a --prefix: {error}") from error
 

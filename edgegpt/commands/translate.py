@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgegpt.errors import DataError, InvalidInputError
+from edgegpt.runtime.inputs import open_input
 
 from .console import progress
 from .engine_options import engine_options
@@ -127,7 +128,7 @@ def _lines(file: Path | None) -> Iterator[str]:
     r"""Yield the lines of a file, or of stdin, without \n or \r\n, and without a mark of UTF-8."""
     done = 0
     try:
-        for raw in sys.stdin.buffer if file is None else file.open("rb"):
+        for raw in sys.stdin.buffer if file is None else open_input(file):
             text = raw.decode("utf-8" if done else "utf-8-sig")
             yield text.removesuffix("\n").removesuffix("\r")
             done += 1

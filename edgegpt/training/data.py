@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgegpt.runtime.files import write_file
+from edgegpt.runtime.inputs import read_input
 from edgegpt.runtime.text.split import TRAIN_FRACTION
 from edgegpt.runtime.user_folders import cache_folder
 
@@ -53,7 +54,7 @@ def load_corpus(source: str | None) -> Corpus:
     if path.is_dir():
         raise DataError(f"{path} is a folder; --data takes one file of UTF-8 text")
     try:
-        return _decode(path.name, path.read_bytes())
+        return _decode(path.name, read_input(path))
     except FileNotFoundError:
         raise DataError(f"no corpus at {path}; --data takes a file, or 'tinyshakespeare'") from None
     except OSError as error:

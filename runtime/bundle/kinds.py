@@ -1,5 +1,6 @@
 """What a file or a folder is that was named in the place of a bundle or a checkpoint."""
 
+import shlex
 from pathlib import Path
 
 from .manifest import MANIFEST_NAME
@@ -68,14 +69,15 @@ def instead_of_bundle(path: Path) -> str:
         kind = kind_of(path)
     except OSError as error:
         return f"{path} cannot be read: {error.strerror}"
+    named = shlex.quote(str(path))
     if kind == "a packed bundle":
-        return f"{path} is {kind}: name the folder that `edgegpt unpack {path} --out FOLDER` makes"
+        return f"{path} is {kind}: name the folder that `edgegpt unpack {named} --out FOLDER` makes"
     if (path.parent / MANIFEST_NAME).is_file() and path.is_file():
         return f"{path} is a file of the bundle {path.parent}: name that folder"
     if kind == "a safetensors file":
         return f"{path} is {kind}, not a bundle; `edgegpt export` takes its folder"
     if kind in READABLE:
-        return f"{path} is {kind}, not a bundle: `edgegpt export {path} --out FOLDER` makes one"
+        return f"{path} is {kind}, not a bundle: `edgegpt export {named} --out FOLDER` makes one"
     if kind is not None:
         return f"{path} is {kind}, not a bundle; `edgegpt export` makes one of what it was made of"
     return (

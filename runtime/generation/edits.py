@@ -173,8 +173,8 @@ def edits_of(search: Search, end_ids: frozenset[int], max_new_tokens: int) -> tu
 def forbidden(step: int) -> InvalidInputError:
     """Return the error that tells that no id is allowed as new token number `step`."""
     return InvalidInputError(
-        f"no_repeat_ngram_size, bad_words and min_new_tokens forbid every id as new token {step}; "
-        f"loosen them, or lower max_new_tokens"
+        f"no_repeat_ngram_size, bad_words, min_new_tokens and the form (json_schema, regex) forbid "
+        f"every id as new token {step}; loosen them, or lower max_new_tokens"
     )
 
 

@@ -5,6 +5,7 @@ of their proofs.
 """
 
 import logging
+import shlex
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -69,9 +70,10 @@ def settle(bundle: Bundle, options: EngineOptions = DEFAULTS) -> Settled:
             logger.info("auto is native: %s", PROVED)
             return Settled(replace(options, backend=NATIVE), is_native=True)
     if options.cache is not None:
+        folder = shlex.quote(str(bundle.folder))
         raise EngineError(
             f"no engine with keys and values in {options.cache} is built and proved here: run "
-            f"edgegpt build {bundle.folder} --backend native, then edgegpt verify {bundle.folder} "
+            f"edgegpt build {folder} --backend native, then edgegpt verify {folder} "
             f"--backend native --cache {options.cache}"
         )
     installed = ", ".join(installed_distributions()) or "no engine"

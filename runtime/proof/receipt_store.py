@@ -7,6 +7,7 @@ and kind of processor: with other instruction sets, an engine runs other kernels
 
 import json
 import logging
+import shlex
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,8 +93,8 @@ def missing_proof(bundle: Bundle, graph: str, engine: EngineInfo) -> str | None:
         return f"{bundle.folder} failed its verification on {where}: do not rely on it"
     if not same:
         return (
-            f"{bundle.folder} is not verified on {where} yet: run edgegpt verify {bundle.folder} "
-            f"{_chosen_by(engine)}"
+            f"{bundle.folder} is not verified on {where} yet: run edgegpt verify "
+            f"{shlex.quote(str(bundle.folder))} {_chosen_by(engine)}"
         )
     logger.debug("%s is proved on %s by %d receipts", graph, where, len(same))
     return None
@@ -123,6 +124,8 @@ def _folder(bundle_id: str) -> Path:
 
 
 def _read(path: Path, bundle_id: str) -> KnownReceipt | None:
+    if not path.is_file():  # a pipe in its place would never end
+        return None
     try:
         body: Any = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError
+from ..inputs import read_input
 
 __all__ = ["Pair", "PairFile", "load_pairs", "parse_pairs"]
 
@@ -33,7 +34,7 @@ def load_pairs(path: Path) -> PairFile:
         DataError: if there is no such file, or one of its lines is no pair.
     """
     try:
-        raw = path.read_bytes()
+        raw = read_input(path)
     except FileNotFoundError:
         raise DataError(f"no file of pairs at {path}") from None
     except IsADirectoryError:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -169,8 +170,12 @@ def test_a_graph_that_computes_something_else_is_not_shipped(
     small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one_wrong(monkeypatch)
-    with pytest.raises(VerificationError, match="PyTorch computes: standard prefill is off by"):
+    with pytest.raises(
+        VerificationError, match="PyTorch computes: standard prefill is off by"
+    ) as e:
         export_bundle(small_checkpoint, tmp_path / "bundle")
+    assert str(e.value).count("is off by") == 3
+    assert re.search(r"; so are \d+ more of \d+ checks. Nothing was written.$", str(e.value))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -95,6 +95,9 @@ def test_a_build_keeps_engines_within_the_limit_but_always_itself(
     monkeypatch.setenv(LIMIT, "2 KB")
     keep_within_limit()
     assert [one.paths[0] for one in kept()] == [places[0], places[2]]
+    monkeypatch.setenv(LIMIT, "x")
+    with pytest.raises(InvalidInputError, match=f"^{LIMIT}: 'x'"):
+        keep_within_limit()
     monkeypatch.setenv(LIMIT, "1")
     keep_within_limit()
     assert [one.paths[0] for one in kept()] == [places[0]]
@@ -112,10 +115,10 @@ def test_what_is_gone_already_is_no_error(folder: Path) -> None:
     [("0", 0), ("17", 17), ("2GB", 2 * 10**9), ("1.5 mb", 1_500_000), (" 3k ", 3000)],
 )
 def test_sizes_are_read_as_they_are_written(text: str, size: int) -> None:
-    assert parse_size(text) == size
+    assert parse_size(text, "it") == size
 
 
 @pytest.mark.parametrize("text", ["", "GB", "-1GB", "1e9", "2 PB", "nan", "1" * 400])
 def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(InvalidInputError, match="is no size; write it as 500MB or 2GB"):
-        parse_size(text)
+    with pytest.raises(InvalidInputError, match=r"^it: .* is no size; write it as 500MB or 2GB"):
+        parse_size(text, "it")

@@ -54,6 +54,13 @@ def test_what_is_no_bundle_is_told_by_its_kind(tmp_path: Path, name: str) -> Non
     assert f"{path} {told.format(path)}" in str(caught.value)
 
 
+def test_a_command_to_copy_has_a_name_with_spaces_quoted(tmp_path: Path) -> None:
+    path = tmp_path / "my model.gguf"
+    path.write_bytes(b"GGUF")
+    with pytest.raises(BundleError, match=f"`edgegpt export '{path}' --out"):
+        edgegpt.load(path)
+
+
 def test_a_packed_bundle_is_to_be_unpacked(small_bundle: Path, tmp_path: Path) -> None:
     packed = tmp_path / "any name"
     pack(Bundle.open(small_bundle), packed)

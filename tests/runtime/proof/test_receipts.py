@@ -1,7 +1,10 @@
 """Receipts: which are kept and where, which count, and the warning of `load`."""
 
 import json
+import os
 import re
+import shutil
+import threading
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +14,7 @@ import pytest
 
 import edgegpt
 from edgegpt.cli import main
-from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.bundle.bundle import RECEIPT_NAME, Bundle
 from edgegpt.runtime.engines.base import EngineInfo
 from edgegpt.runtime.engines.ort.cpu import OrtEngine
 from edgegpt.runtime.engines.stored import engine_folder
@@ -33,6 +36,19 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def engine(version: str) -> EngineInfo:
     return EngineInfo("onnxruntime", version, "cpu", 1, processor=processor_kind())
+
+
+def test_a_pipe_in_the_place_of_the_receipt_is_not_waited_for(
+    small_bundle: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(small_bundle, tmp_path / "bundle")
+    (copy / RECEIPT_NAME).unlink()
+    os.mkfifo(copy / RECEIPT_NAME)
+    found: list[object] = []
+    reader = threading.Thread(target=lambda: found.append(known(Bundle.open(copy))), daemon=True)
+    reader.start()
+    reader.join(timeout=10)
+    assert found == [[]]
 
 
 def test_the_receipt_of_the_export_counts(small_bundle: Path) -> None:
