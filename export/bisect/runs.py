@@ -14,9 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgegpt.errors import BundleError
 from edgegpt.model import GPT, Seq2Seq
-from edgegpt.runtime.bundle.bundle import GOLDEN_NAME
 from edgegpt.runtime.bundle.golden import Golden, Prompt
 from edgegpt.runtime.bundle.manifest import Graph
 from edgegpt.runtime.generation.prefill import pad
@@ -114,8 +112,7 @@ def runs_of(model: GPT | Seq2Seq, graph: Graph, golden: Golden) -> EncoderRuns |
 
 def source_of(prompt: Prompt) -> NDArray[np.int64]:
     """Return the ids of a prompt's source."""
-    if prompt.source is None:
-        raise BundleError(f"{GOLDEN_NAME} is damaged: one of its prompts has no source")
+    assert prompt.source is not None, "golden vectors that do not fit their model are refused"
     return prompt.source
 
 

@@ -27,7 +27,9 @@ def golden_of(bundle: Bundle) -> Golden:
     golden = Golden.load(path)
     strange = next(_strange(golden, bundle.manifest.model_info), None)
     if strange is not None:
-        raise BundleError(f"{path} is damaged: {strange} is not of this model's shape or range")
+        raise BundleError(
+            f"{path} is damaged: {strange} is missing, or not of this model's shape or range"
+        )
     return golden
 
 
