@@ -22,6 +22,7 @@ __all__ = [
     "beyond",
     "keep_within_limit",
     "kept",
+    "limit",
     "parse_size",
     "remove",
     "touch",
@@ -88,17 +89,26 @@ def touch(path: Path) -> None:
         os.utime(path)
 
 
+def limit() -> int | None:
+    """Return the most bytes that all engines may take by the user's word; None: there is none.
+
+    Raises:
+        InvalidInputError: if the environment variable is no size.
+    """
+    told = os.environ.get(LIMIT)
+    return parse_size(told, LIMIT) if told else None
+
+
 def keep_within_limit() -> None:
     """Remove the engines that were not used for longest, if all of them pass the user's limit.
 
     The one that was used last stays in any case.
     """
-    told = os.environ.get(LIMIT)
-    engines = [one for one in kept() if one.kind == "engine"]
-    if told and engines:
-        unwanted = beyond(engines[1:], parse_size(told, LIMIT) - engines[0].size)
+    most, engines = limit(), [one for one in kept() if one.kind == "engine"]
+    if most is not None and engines:
+        unwanted = beyond(engines[1:], most - engines[0].size)
         for one in unwanted:
-            logger.info("removing the engine %s: %s is %s", one.name, LIMIT, told)
+            logger.info("removing the engine %s: %s is %s", one.name, LIMIT, most)
         remove(unwanted)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...bundle.bundle import Bundle
-from ...cache import keep_within_limit
+from ...cache import keep_within_limit, limit
 from ...errors import EdgeGPTWarning, EngineError
 from ...files import check_room, scratch_folder
 from ...machine import processor_kind
@@ -68,6 +68,7 @@ def build_engine(
         except EngineError as error:
             told = f"{error}; the engine is built again"
             warnings.warn(told, EdgeGPTWarning, stacklevel=2)
+    limit()  # refused before the work
     check_room(place, Layout(bundle.manifest).size)
     bundle.check_hashes()  # an engine of damaged weights would pass as one of intact weights
     begin = time.perf_counter()

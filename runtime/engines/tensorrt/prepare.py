@@ -10,7 +10,7 @@ from pathlib import Path
 from ...bundle.bundle import Bundle
 from ...bundle.manifest import Graph
 from ...bundle.sizes import PREFILL_ONLY
-from ...cache import keep_within_limit, touch
+from ...cache import keep_within_limit, limit, touch
 from ...cuda.memory import Cuda, Device, find_device
 from ...cuda.shown import needs_gpu
 from ...errors import EdgeGPTWarning
@@ -153,6 +153,7 @@ def _stored_or_built(
         return Prepared(flavour, graph, found, None)
     if found is not None:
         warnings.warn(f"{found}; the engine is built again", EdgeGPTWarning, stacklevel=2)
+    limit()  # refused before the work
     bundle.check_hashes()  # an engine of damaged weights would pass as one of intact weights
     check_attention(bundle, identity.limits)
     check_memory(bundle, graph, identity.limits, device)

@@ -42,6 +42,18 @@ def test_it_compiles_proves_and_tells(run: Run, small_bundle: Path, tmp_path: Pa
 
 
 @NEEDS_COMPILER
+def test_a_limit_that_is_no_size_is_told_before_anything_is_compiled(
+    run: Run, small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "_compile", lambda *_: pytest.fail("it was compiled"))
+    monkeypatch.setenv("EDGEGPT_CACHE_LIMIT", "abc")
+    code, told = run("build", small_bundle, "--backend", "native", "--out", tmp_path / "out")
+    assert code != 0
+    assert "EDGEGPT_CACHE_LIMIT: 'abc'" in told
+    assert not list(tmp_path.rglob("*.so"))
+
+
+@NEEDS_COMPILER
 def test_a_wrong_engine_is_not_kept(
     run: Run, small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
