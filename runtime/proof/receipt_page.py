@@ -17,11 +17,12 @@ __all__ = ["render_html", "write_html"]
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 860, 360, 70, 40, 16, 16
 SMALLEST = 1e-9  # smallest error of the plot; smaller errors are drawn here
-DASHES = {"": "", "standard": "7 3", "legacy": "2 3", "exact": "9 3 2 3"}  # of a check's graph
+# Of the graph that a check begins with.
+DASHES = {"": "", "standard": "7 3", "legacy": "2 3", "exact": "9 3 2 3", "half": "5 2"}
 PLOTTED = (
     "<h2>Error by position</h2>"
     "<p>Largest difference between the engine's logits and PyTorch's at each position of the "
-    "text, relative to the largest logit. The dashed black line is what is allowed.</p>"
+    "text, relative to the largest logit. Dashed black lines are what is allowed.</p>"
 )
 
 
