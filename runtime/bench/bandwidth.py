@@ -20,7 +20,6 @@ from ..machine import Machine
 __all__ = ["cache_bytes_per_slot", "read_bandwidth", "weight_bytes_per_token"]
 
 Words = NDArray[np.int64]
-# Copies of weights that only prompts are fed with.
 # Tables of which a step gathers only one row per token.
 GATHERED = ("position_embedding.", "rotary_cos", "rotary_sin", "sinusoids")
 EMBEDDING, HEAD, HEAD_BIAS = "token_embedding.", "head.", "head.bias"
@@ -70,20 +69,22 @@ def _seconds(pool: ThreadPoolExecutor, blocks: list[Words]) -> float:
     return time.perf_counter() - begin
 
 
-def weight_bytes_per_token(bundle: Bundle) -> int:
-    """Return the bytes of all weights that one decoding step reads, at any batch size.
+def weight_bytes_per_token(bundle: Bundle, graph: Graph) -> int:
+    """Return the bytes of all weights that a decoding step of `graph` reads, at any batch size.
 
     Embedding tables do not count, because a step gathers only one row of them per token. The token
     embedding does count if the output head is tied to it, because the head reads all of it. Copies
-    of weights that only prompts are fed with do not count.
+    of weights that only prompts are fed with do not count. A graph with float16 activations reads
+    scales, norms and biases as float16.
     """
     weights = bundle.manifest.weights
     if bundle.manifest.model_info.encoder is not None:
         return _of_decoder(weights)
     own_head = any(name.startswith(HEAD) and name != HEAD_BIAS for name in weights)
     gathered = (*GATHERED, EMBEDDING) if own_head else GATHERED
+    wide = 2 if graph.part == "half" else 1  # float32 in the file -> float16 in memory
     return sum(
-        entry.size
+        entry.size // (wide if entry.dtype == "F32" else 1)
         for name, entry in weights.items()
         if not name.startswith(gathered) and not name.endswith(PREFILL_ONLY)
     )

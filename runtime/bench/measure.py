@@ -89,7 +89,7 @@ def measure(path: str | Path, plan: Plan, version: str, progress: Progress) -> B
             tokens=plan.steps(context),
             sampling=_in_words(plan),
             prompts=prompts.kind,
-            weight_bytes=weight_bytes_per_token(model.bundle)
+            weight_bytes=weight_bytes_per_token(model.bundle, graph)
             * widening(model.bundle, _backend(engine)),
             slot_bytes=cache_bytes_per_slot(graph),
             load_s=load_s,

@@ -23,6 +23,15 @@ def test_the_proof_passes_with_tf32_too(bundles, backend, name):
     assert receipt.passed
 
 
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_integers_have_float16_activations_and_the_graph_is_captured(load, name):
+    model = load(name)
+    model.generate("ROMEO:", max_new_tokens=20)
+    assert model.engine.graph.name == "half.ort"
+    (buffers,) = model.engine.kept
+    assert buffers.singles[1].recording is not None
+
+
 def test_a_closed_stream_lends_its_buffers_to_the_next(load):
     model = load("float32")
     for _ in range(3):

@@ -19,7 +19,7 @@ from edgegpt.runtime.bench.prompts import RandomPrompts, Row, TextPrompts, promp
 from edgegpt.runtime.bench.repeat import Runner
 from edgegpt.runtime.bench.timed import TimedEngine
 from edgegpt.runtime.bundle.bundle import GOLDEN_NAME, TOKENIZER_NAME, Bundle
-from edgegpt.runtime.bundle.manifest import WeightEntry
+from edgegpt.runtime.bundle.manifest import Graph, WeightEntry
 from edgegpt.runtime.engines.null import NullEngine
 from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.errors import BundleError, InvalidInputError
@@ -263,6 +263,9 @@ def test_a_damaged_golden_file_is_named(altered_bundle) -> None:
         measure(bundle, Plan(repeats=1), "9.9", lambda *_: None)
 
 
+DECODER = Graph("decoder.ort", "", "decoder", "ort", 23, [], [])
+
+
 def _weighing(sizes: dict[str, int]) -> Bundle:
     weights = {name: WeightEntry("F32", [size], 0, size, "") for name, size in sizes.items()}
     manifest = SimpleNamespace(weights=weights, model_info=SimpleNamespace(encoder=None))
@@ -278,9 +281,17 @@ def test_tables_of_which_one_row_is_gathered_are_not_read_whole() -> None:
         "head.weight": 10_000,
         "head.bias": 100_000,
     }
-    assert weight_bytes_per_token(_weighing(sizes)) == 111_000
+    assert weight_bytes_per_token(_weighing(sizes), DECODER) == 111_000
     del sizes["head.weight"]  # tied: the head multiplies by the whole embedding
-    assert weight_bytes_per_token(_weighing(sizes)) == 101_001
+    assert weight_bytes_per_token(_weighing(sizes), DECODER) == 101_001
+
+
+def test_a_graph_with_float16_activations_reads_scales_as_float16() -> None:
+    bundle = _weighing({"head.weight": 1000, "head.weight.scales": 100})
+    bundle.manifest.weights["head.weight"] = WeightEntry("U8", [1000], 0, 1000, "")
+    assert weight_bytes_per_token(bundle, DECODER) == 1100
+    half = dataclasses.replace(DECODER, part="half")
+    assert weight_bytes_per_token(bundle, half) == 1050
 
 
 def test_bytes_of_a_real_bundle_fit_its_config(small_bundle: Path) -> None:
@@ -289,7 +300,7 @@ def test_bytes_of_a_real_bundle_fit_its_config(small_bundle: Path) -> None:
     vocab_size, width = config["vocab_size"], config["n_embd"]
     tables = (vocab_size + config["block_size"]) * width * floats
     stored = sum(entry.size for entry in bundle.manifest.weights.values())
-    assert weight_bytes_per_token(bundle) == stored - tables
+    assert weight_bytes_per_token(bundle, bundle.manifest.graphs[0]) == stored - tables
     keys_and_values = 2 * config["n_layer"] * width * floats
     assert cache_bytes_per_slot(bundle.manifest.graphs[0]) == keys_and_values
 
