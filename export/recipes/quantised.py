@@ -108,10 +108,10 @@ def _make(
         with watched(model) as largest:  # no text of its own: a large model takes minutes for it
             golden = golden_vectors(source, model, progress)
         del model
-        graphs = _graphs(source.config, found, settings, progress)
-        half = _half(source.config, found, settings, frozenset(unsafe(largest)))
-    kept = sorted(unsafe(largest)) if half else ()
-    return Content(replace(golden, quality=quality), graphs + half, found.entry, tuple(kept))
+        kept = tuple(sorted(unsafe(largest)))
+        graphs = _graphs(source.config, found, kept, settings, progress)
+    has_half = any(graph.part == "half" for graph, _ in graphs)
+    return Content(replace(golden, quality=quality), graphs, found.entry, kept if has_half else ())
 
 
 @dataclass(frozen=True)
@@ -195,10 +195,11 @@ def _calibration(source: Checkpoint, text: str | None) -> Tensor:
 def _graphs(
     config: GPTConfig | Seq2SeqConfig,
     found: Quantised,
+    kept: tuple[str, ...],
     settings: ExportSettings,
     progress: Progress,
 ) -> list[tuple[Graph, ir.Model]]:
-    """Return all graphs, the one that generates first."""
+    """Return all graphs, the one that generates first; float16 cannot hold the layers `kept`."""
     fast_prefill = settings.target is None and _fast_prefill(found, settings)
     progress("tracing and lowering the graphs", 0, 0)
     model, weights = skeleton(config), found.integers
@@ -215,7 +216,11 @@ def _graphs(
         for traced in (decoder, *encoders):
             exact = _exact(build_graph(traced, STANDARD), weights)
             graphs.append(named(exact, STANDARD, EXACT[traced.path]))
-    return graphs + (_for_tensorrt([decoder, *encoders], weights) if STANDARD_QDQ in others else [])
+    if STANDARD_QDQ in others:
+        graphs += _for_tensorrt([decoder, *encoders], weights)
+    if main is ORT and isinstance(config, GPTConfig):
+        graphs.append(_half(config, found, kept))
+    return graphs
 
 
 EXACT: dict[str, Part] = {"decoder": "exact", "encoder": "exact-encoder"}
@@ -242,23 +247,15 @@ def _lowered(
     return [named(own, lowering, part) for part, own in parts.items()]
 
 
-def _half(
-    config: GPTConfig | Seq2SeqConfig,
-    found: Quantised,
-    settings: ExportSettings,
-    kept: frozenset[str],
-) -> list[tuple[Graph, ir.Model]]:
+def _half(config: GPTConfig, found: Quantised, kept: tuple[str, ...]) -> tuple[Graph, ir.Model]:
     """Return the graph with activations in float16, but for the layers `kept`."""
-    lowerings = lowerings_for(config, LOWERINGS_OF_QUANTISED, settings)
-    if ORT not in lowerings or settings.target is not None or isinstance(config, Seq2SeqConfig):
-        return []
     wide = skeleton(config)
     traced = trace(in_half_precision(wide, "float16", kept), found.weights)
     graph = build_graph(replace(traced, tables=dict(wide.named_buffers())), ORT)
-    for edit in (QuantizeWeights(_within(graph, found.integers)), UseFloatActivations()):
+    weights = _within(graph, found.integers)
+    for edit in (QuantizeWeights(weights), UseFloatActivations(), CastWeights()):
         edit(graph)
-    CastWeights()(graph)
-    return [named(graph, ORT, "half")]
+    return named(graph, ORT, "half")
 
 
 def _for_web(traced: Traced, lowering: Lowering, weights: Weights) -> list[tuple[Graph, ir.Model]]:

@@ -17,6 +17,7 @@ from uneven_shapes import UNEVEN
 from edgegpt.cli import main
 from edgegpt.errors import EdgeGPTWarning
 from edgegpt.export import ExportSettings, export_bundle
+from edgegpt.export import bundle as exporting
 from edgegpt.runtime.bundle.bundle import RECEIPT_NAME, Bundle
 from edgegpt.runtime.bundle.manifest import Graph
 from edgegpt.runtime.engines.choice import open_engine
@@ -24,6 +25,7 @@ from edgegpt.runtime.engines.memory import memory_needed
 from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.generation.prefill import all_logits
 from edgegpt.runtime.proof import verify as proof
+from edgegpt.runtime.proof.receipt import Receipt
 from edgegpt.runtime.proof.tolerances import TOLERANCES
 from edgegpt.runtime.proof.verify import verify, verify_engine
 
@@ -160,6 +162,25 @@ def test_where_float16_is_too_coarse_the_graph_is_left_out_with_a_warning(
     assert receipt["bundle_id"] == bundle.manifest.id
     assert not [one["name"] for one in receipt["checks"] if one["name"].startswith("half ")]
     assert verify(bundle).passed  # hashes, too
+
+
+def test_a_gpu_that_fails_with_it_gets_a_bundle_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There it generates, so its checks have no name before them."""
+
+    def on_a_gpu(bundle: Bundle, *settings: object, **more: object) -> Receipt:
+        receipt = verify(bundle, *settings, **more)
+        if all(graph.part != "half" for graph in bundle.manifest.graphs):
+            return receipt
+        checks = [dataclasses.replace(receipt.checks[1], passed=False), *receipt.checks[2:]]
+        return dataclasses.replace(receipt, graph="half.ort", checks=checks)
+
+    monkeypatch.setattr(exporting, "verify", on_a_gpu)
+    with pytest.warns(EdgeGPTWarning, match=r"float16 activations is left out.*: prefill is off"):
+        bundle = exported(tmp_path, "int8", random_model(small_config()))
+    assert all(graph.part != "half" for graph in bundle.manifest.graphs)
+    assert verify(bundle).passed
 
 
 @pytest.mark.parametrize("sums", [True, False])
