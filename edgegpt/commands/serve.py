@@ -198,7 +198,9 @@ def _prefixes(files: tuple[Path, ...], folder: Path | None) -> dict[Path, str]:
     if files and folder is None:
         raise InvalidInputError("--prefix needs a --prefix-dir, the folder where it is kept")
     try:
-        return {file: read_input(file).decode().removesuffix("\n") for file in files}
+        texts = {file: read_input(file).decode() for file in files}
+        # A file that was written on Windows stands for the same text.
+        return {file: text.replace("\r\n", "\n").removesuffix("\n") for file, text in texts.items()}
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read a --prefix: {error}") from error
 

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 import edgegpt
 from edgegpt import LanguageModel
 from edgegpt.cli import main
+from edgegpt.commands.serve import _prefixes
 from edgegpt.errors import DataError, EdgeGPTWarning, EngineError, InvalidInputError
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.generation import prefix_store, shared_rows
@@ -336,6 +337,12 @@ def serve(small_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> A
         return int(stop.value.code or 0), capsys.readouterr().err, stores[0] if stores else None
 
     return serve
+
+
+def test_line_breaks_of_windows_make_no_other_prefix(tmp_path: Path) -> None:
+    file = tmp_path / "windows.txt"
+    file.write_bytes(b"First,\r\nsecond.\r\n")
+    assert _prefixes((file,), tmp_path) == {file: "First,\nsecond."}
 
 
 def test_the_command_computes_prefixes_once(serve: Any, tmp_path: Path) -> None:
