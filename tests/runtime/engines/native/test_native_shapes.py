@@ -1,5 +1,6 @@
 """Random tiny models on the native engine: against PyTorch in float64, and with other vectors."""
 
+import copy
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +34,9 @@ pytestmark = NEEDS_COMPILER
 Logits = NDArray[np.float32]
 PHASES = (Phase.reuse, Phase.generate)  # each example is compiled: a smaller one would take long
 # Root mean square of the errors, of that of the logits. A number that lies between two that it may
-# be rounded to goes to either, which moves a few logits by far more.
+# be rounded to goes to either, which moves a few logits by far more. If later positions attend to
+# one of these, what they round changes sides, too. Then the error is of the kind that rounding is,
+# and at most as large.
 ROUNDED = 0.01
 
 
@@ -49,11 +52,21 @@ def compare(model: GPT, flavour: Flavour, text: NDArray[np.int64], found: Logits
     if flavour.precision != "float32":
         limit = TOLERANCES[flavour.precision] * np.abs(wanted).max()
         assert np.abs(found - wanted).max() <= limit
-        assert np.square(found - wanted).mean() <= ROUNDED**2 * np.square(wanted).mean()
+        moved = np.square(without_rounding(model)(ids)[0].numpy() - wanted).mean()
+        allowed = max(ROUNDED**2 * np.square(wanted).mean(), moved)
+        assert np.square(found - wanted).mean() <= allowed
         return
     own = np.abs(model.float()(ids)[0].numpy() - wanted).max()
     limit = max(TOLERANCES["float32"] * np.abs(wanted).max(), 4 * own)
     assert np.abs(found - wanted).max() <= limit
+
+
+def without_rounding(model: GPT) -> GPT:
+    """Return the model with activations as they are."""
+    plain = copy.deepcopy(model)
+    for layer in plain.modules():
+        layer._forward_pre_hooks.clear()
+    return plain
 
 
 def logits_of(model: NativeModel, text: NDArray[np.int64], pieces: Sequence[int]) -> list[Logits]:
