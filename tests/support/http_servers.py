@@ -58,10 +58,15 @@ class Served:
         except ValueError:
             return status, text.decode(), found
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """All numbers of /metrics at one moment."""
+        lines = [line.split() for line in self.ask("/metrics")[1].splitlines()]
+        return {name: float(value) for name, value, *more in lines if not more}
+
     def metric(self, name: str) -> float:
         """Return a number of /metrics, 0 if it is not there."""
-        lines = self.ask("/metrics")[1].splitlines()
-        return next((float(one.split()[1]) for one in lines if one.startswith(f"{name} ")), 0.0)
+        return self.metrics.get(name, 0.0)
 
     def connection(self, receive_buffer: int | None = None) -> socket.socket:
         """Return an open connection."""

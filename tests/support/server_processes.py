@@ -48,6 +48,13 @@ class Running(Served):
         """Whether no text is written or waits."""
         return not (self.metric("edgegpt_rows_running") or self.metric("edgegpt_requests_waiting"))
 
+    @property
+    def taken(self) -> int:
+        """How many texts were asked for and not refused."""
+        found = self.metrics
+        now = found["edgegpt_rows_running"] + found["edgegpt_requests_waiting"]
+        return int(now + found.get('edgegpt_texts_total{end="length"}', 0.0))
+
     def ended(self) -> tuple[int, str]:
         """Wait for the end; return the exit code, and what the process said."""
         return self.process.wait(SOON), self.log.read_text()

@@ -69,24 +69,25 @@ def test_who_reads_slowly_gets_the_whole_answer(hurried: Running) -> None:
 
 
 def test_a_signal_under_load_lets_all_texts_end(small_bundle: Path, log: Path) -> None:
-    bodies = [ENDLESS | {"max_tokens": 200, "seed": number} for number in range(16)]
+    bodies = [ENDLESS | {"max_tokens": 1000, "seed": number} for number in range(16)]
     with process_of(small_bundle, log, "--rows", "4") as served, ThreadPoolExecutor(16) as readers:
         expected = text_of(read(served.posted(bodies[7])))
         waiting = served.connection()
         texts = readers.map(read, [served.posted(body) for body in bodies])
-        until(lambda: served.metric("edgegpt_requests_waiting") > 0)
+        until(lambda: served.taken == 17)  # what has not been read by then would be refused
+        assert served.metric("edgegpt_requests_waiting") > 0
         served.process.send_signal(signal.SIGTERM)
         until(lambda: served.ask("/health")[0] == 503)
         assert served.ask("/health")[1] == {"status": "draining"}
         assert served.ask("/v1/completions", SHORT)[0] == 503
         found = [text_of(answer) for answer in texts]
-        assert all(len(text) == 200 for text in found)
+        assert all(len(text) == 1000 for text in found)
         assert found[7] == expected
         code, said = served.ended()
         waiting.close()
     assert code == 0
     assert "Traceback" not in said
-    assert sum("200 tokens" in line and "length" in line for line in said.splitlines()) == 17
+    assert sum("1000 tokens" in line and "length" in line for line in said.splitlines()) == 17
 
 
 @pytest.mark.parametrize("again", [True, False], ids=["a second signal", "time"])
