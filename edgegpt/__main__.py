@@ -1,5 +1,22 @@
-"""`python -m edgegpt` is the `edgegpt` command."""
+"""The `edgegpt` command; `python -m edgegpt` is the same."""
 
-from .cli import main
+import sys
 
-main()
+__all__ = ["main"]
+
+EXIT_INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command line; Ctrl-C while it is still being imported ends it in one line, too."""
+    try:
+        from .cli import main as run  # noqa: PLC0415 - most of what is imported
+
+        run()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(EXIT_INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

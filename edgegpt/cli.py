@@ -26,8 +26,9 @@ import click
 from edgegpt.runtime.packages import pip_install
 
 from . import __version__
-from .errors import EdgeGPTError, InvalidInputError
+from .errors import EdgeGPTError, EngineError, ExportError, InvalidInputError
 from .log import logged
+from .option_names import in_options
 
 __all__ = ["cli", "main"]
 
@@ -98,6 +99,16 @@ class LazyGroup(click.Group):
                 raise
             told = f"{error.message} Did you mean {' or '.join(close)}?"
             raise click.UsageError(told, ctx) from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the subcommand; its errors name settings as its options do."""
+        try:
+            return super().invoke(ctx)
+        except (InvalidInputError, EngineError, ExportError) as error:
+            command = self.get_command(ctx, ctx.invoked_subcommand or "")
+            if command is None:
+                raise
+            raise type(error)(in_options(str(error), command.params)) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing any of them."""

@@ -73,7 +73,7 @@ def wide_output() -> Iterator[None]:
 def installed_from_an_index() -> Iterator[None]:
     """Let errors tell to install the package by its name, wherever these tests have it from."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packages, "distributions", lambda name: [])
+        patch.setattr(packages, "_notes", lambda: [])
         yield
 
 

@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 import edgegpt
-from edgegpt.cli import COMMANDS, main
+from edgegpt.cli import COMMANDS, cli, main
+from edgegpt.commands.given_path import GivenPath
 from edgegpt.errors import ExportError
 from edgegpt.export import ExportSettings
 from edgegpt.model import GPT
@@ -117,10 +119,10 @@ def test_generate_by_ids_is_generate_by_text(run, small_bundle: Path) -> None:
         (["--prompt-ids", "1,999"], "token id 999"),
         (["--prompt", "a", "--temperature", "-1"], "temperature is -1.0"),
         (["--prompt", "a", "--temperature", "nan"], "temperature is nan"),
-        (["--prompt", "a", "--top-p", "0"], "top_p is 0.0"),
+        (["--prompt", "a", "--top-p", "0"], "--top-p is 0.0"),
         (["--prompt", "a", "--seed", "-3"], "seed -3"),
-        (["--prompt", "a", "--max-new-tokens", "-1"], "max_new_tokens is -1"),
-        (["--prompt", "a", "--context", "33"], "context is 33"),
+        (["--prompt", "a", "--max-new-tokens", "-1"], "--max-new-tokens is -1"),
+        (["--prompt", "a", "--context", "33"], "--context is 33"),
         (["--prompt", "a", "--backend", "abacus"], "no backend 'abacus'; there are: auto, cpu"),
         (["--prompt", "a" * 33, "--overflow", "stop"], "the prompt has 33 tokens"),
         (["--prompt", "a", "--stop", ""], "a stop string is empty"),
@@ -317,3 +319,37 @@ def test_the_shell_completes_commands(monkeypatch: pytest.MonkeyPatch, run) -> N
     monkeypatch.setenv("COMP_WORDS", "edgegpt gen")
     monkeypatch.setenv("COMP_CWORD", "1")
     assert run().out == "plain,generate\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["generate", "", "-p", "a"], "BUNDLE"),
+        (["inspect", ""], "BUNDLE"),
+        (["doctor", ""], "[BUNDLE]"),
+        (["export", "", "--out", "b"], "SRC"),
+        (["import", ""], "[SRC]"),
+        (["train", "--out", ""], "--out"),
+        (["train", "--out", "ckpt", "--data", ""], "--data"),
+        (["bench", "--compare", "", "b.json"], "--compare"),
+        (["unpack", "b.tar", "--out", ""], "--out"),
+        (["build", "b", "--backend", "native", "--out", ""], "--out"),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(run, arguments: list[str], name: str) -> None:
+    outcome = run(*arguments)
+    assert outcome.code == 2
+    assert f"Invalid value for '{name}': The path is empty." in outcome.err
+
+
+def test_every_path_of_every_command_refuses_an_empty_one() -> None:
+    context = click.Context(cli)
+    for name in COMMANDS:
+        command = cli.get_command(context, name)
+        assert command is not None
+        inner = command.commands.values() if isinstance(command, click.Group) else [command]
+        for parameter in [parameter for one in inner for parameter in one.params]:
+            types = getattr(parameter.type, "types", [parameter.type])
+            assert all(
+                not isinstance(one, click.Path) or isinstance(one, GivenPath) for one in types
+            )

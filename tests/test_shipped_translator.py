@@ -148,15 +148,19 @@ def test_the_memory_is_that_of_the_longest_source_too(bundle: Path) -> None:
         (
             ["generate", "--source", "1", "--target-language", "fr"],
             1,
-            "target_language is for models with codes of languages",
+            "--target-language is for models with codes of languages",
         ),
         (
             ["translate", "some.txt", "--source-language", "fr"],
             1,
-            "source_language is for models with codes of languages",
+            "--source-language is for models with codes of languages",
         ),
         (["generate", "--source", "1", "--beams", "400"], 1, "has only 311 first tokens"),
-        (["generate", "--source", "1", "--beams", "2", "--n-best", "3"], 1, "from 1 to num_beams"),
+        (
+            ["generate", "--source", "1", "--beams", "2", "--n-best", "3"],
+            1,
+            "from 1 to --num-beams",
+        ),
         (["generate", "--source", "1", "--beams", "0"], 2, "0 is not in the range 1<=x<=1024"),
         (["generate", "--source", "1", "--chat"], 2, "--chat needs a --prompt"),
         (["generate", "--source", "1", "--speculate", "2"], 1, "for models without an encoder"),
@@ -182,8 +186,26 @@ def test_a_line_that_cannot_be_read_is_named(run, bundle: Path, monkeypatch, tmp
     assert (code, out) == (1, "")
     assert "line 2: the character 'Ω'" in err
     assert not (tmp_path / "out.txt").exists()
-    typed(monkeypatch, b"$12.50\n\xff\n")
-    assert "stdin line 2 is not UTF-8 text" in run("translate", bundle)[2]
+
+
+@pytest.mark.parametrize(
+    ("bad", "told"),
+    [
+        ("9" * 600, "line 4: the source has 601 tokens, and the model reads"),
+        ("Ω", "line 4: the character 'Ω'"),
+        ("\udcff", "stdin line 4 is not UTF-8 text"),
+    ],
+)
+@pytest.mark.parametrize("at_once", [1, 2, 3, 512])
+def test_the_lines_before_one_that_cannot_be_read_are_written_in_order(
+    run, bundle: Path, monkeypatch, bad: str, told: str, at_once: int
+) -> None:
+    monkeypatch.setattr("edgegpt.commands.translate.AT_ONCE", at_once)
+    lines = ["the twenty fourth of july fifteen twenty four", "", "$12.50", bad, "nine"]
+    typed(monkeypatch, "\n".join(lines).encode(errors="surrogateescape"))
+    code, out, err = run("translate", bundle)
+    assert (code, out) == (1, f"1524-07-24\n\n{PAIRS['$12.50']}\n")
+    assert told in err
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from edgegpt import __version__
 from .console import facts_table, progress, stdout, tell_choice, titled_table
 from .engine_options import engine_options
 from .fitting import print_table
+from .given_path import PATH, GivenPath
 from .outputs import check_writable, tell_written
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-OUTPUT = click.Path(path_type=Path, dir_okay=False)
+OUTPUT = GivenPath(path_type=Path, dir_okay=False)
 
 
 def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> list[int] | None:
@@ -44,7 +45,7 @@ def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> list[i
     help="Measure how fast a bundle runs here: load, first token, decoding, memory; or compare two "
     "results of earlier runs."
 )
-@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@click.argument("bundle", type=PATH, required=False)
 @click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--tokens", type=click.IntRange(min=1), help="decoded in each repeat; default: 64")
 @click.option(
@@ -68,7 +69,7 @@ def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> list[i
 @click.option("--html", type=OUTPUT, help="write a page with plots")
 @click.option(
     "--compare",
-    type=(click.Path(path_type=Path), click.Path(path_type=Path)),
+    type=(PATH, PATH),
     metavar="A.json B.json",
     help="print B / A of two results; takes no BUNDLE",
 )

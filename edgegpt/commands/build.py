@@ -11,6 +11,7 @@ from edgegpt.errors import InvalidInputError
 from edgegpt.runtime.quantity import quantity
 
 from .console import progress
+from .given_path import PATH, GivenPath
 
 if TYPE_CHECKING:
     from edgegpt.runtime.engines.tensorrt.prepare import Prepared
@@ -23,7 +24,7 @@ __all__ = ["command"]
     "for this processor, which is compiled and proved. `generate`, `verify` and `bench` with the "
     "same --backend use the one built last; `auto` is a native one that is proved."
 )
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=PATH)
 @click.option(
     "--backend",
     required=True,
@@ -49,7 +50,7 @@ __all__ = ["command"]
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=GivenPath(path_type=Path, file_okay=False),
     help="folder for the engine; default: the user's cache, where it is looked for",
 )
 @click.option("--json", "as_json", is_flag=True, help="print what was built as JSON")

@@ -10,6 +10,8 @@ import click
 from edgegpt.errors import InvalidInputError
 from edgegpt.runtime.quantity import quantity
 
+from .given_path import PATH
+
 if TYPE_CHECKING:
     from edgegpt.runtime.cache import Kept
 
@@ -47,7 +49,7 @@ def show(as_json: bool) -> None:
 
 
 @command.command("clear", help="Remove what `list` shows, or a part of it.")
-@click.option("--bundle", type=click.Path(path_type=Path), help="only engines of this bundle")
+@click.option("--bundle", type=PATH, help="only engines of this bundle")
 @click.option(
     "--down-to", metavar="SIZE", help="only as much, from the one not used for longest: 2GB"
 )

@@ -13,9 +13,10 @@ import click
 
 from edgegpt.errors import EdgeGPTError, InvalidInputError
 
-from .chat_lines import Commands, help_text, room
+from .chat_lines import PROBE, Commands, help_text, room
 from .console import waiting
 from .engine_options import engine_options
+from .given_path import PATH
 from .sampling_options import LIVELY, sampling_options
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ Examples:
     "answer a line or more; a line that begins with / is a command: see /help.",
     epilog=EXAMPLES,
 )
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=PATH)
 @click.option("--system", help="the system's message")
 @click.option("-n", "--max-new-tokens", type=int, help="of an answer; default: what is left")
 @sampling_options(f"0: most likely; default: the bundle's, else {LIVELY}")
@@ -62,6 +63,7 @@ def command(
     with opened as model:
         if model.usage.sampling.temperature is None:
             given.setdefault("temperature", LIVELY)
+        model.stream(PROBE, **given)  # a wrong setting is told now, not with each message
         chat = Conversation(model, system, **given)
         commands = Commands(chat, as_json=as_json)
         typed = sys.stdin.isatty() and sys.stdout.isatty()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgegpt import Result
     from edgegpt.runtime.chat import Conversation
 
-__all__ = ["Commands", "help_text", "room"]
+__all__ = ["PROBE", "Commands", "help_text", "room"]
 
 SETTINGS = (
     "temperature",

@@ -15,6 +15,7 @@ from edgegpt.runtime.engines.support import NATIVE
 
 from .console import facts_table, stdout, titled_table, waiting
 from .fitting import print_table
+from .given_path import PATH
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,7 +33,7 @@ COLOURS = {"ok": "green", "limited": "yellow", "missing": "red", "broken": "bold
     help="Show what is installed and what really works, with what mends the rest; and with BUNDLE, "
     "whether it fits here. Exit code 0 if the backend would work, otherwise 1."
 )
-@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@click.argument("bundle", type=PATH, required=False)
 @click.option(
     "--backend", type=click.Choice(["auto", *BACKENDS, NATIVE]), default="auto", show_default=True
 )

@@ -16,6 +16,7 @@ from edgegpt.runtime.quantity import quantity
 
 from .console import progress, tell_choice
 from .engine_options import engine_options
+from .given_path import PATH
 from .search_options import search_options
 
 if TYPE_CHECKING:
@@ -33,11 +34,11 @@ __all__ = ["command"]
     "in full windows of the context. MODEL is a bundle, or a checkpoint (with PyTorch installed). "
     "Of an encoder-decoder's bundle: the loss on pairs, exact match, BLEU and chrF."
 )
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=PATH)
 @click.option(
     "--data",
     required=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="UTF-8 text file; of an encoder-decoder: with a source, a tab and a target in each line",
 )
 @click.option(

@@ -10,6 +10,7 @@ from edgegpt.runtime.bundle.vocabulary import LOWERINGS, Lowering
 from edgegpt.runtime.inputs import read_input
 
 from .console import progress
+from .given_path import PATH, GivenPath
 from .number import Number
 from .receipt_table import print_receipt
 from .size_table import print_sizes
@@ -40,8 +41,8 @@ class Precision(click.Choice[str]):
     help="Turn a model into a bundle, and prove that it computes the same. SRC is a checkpoint "
     "folder of edgegpt, or anything that `edgegpt import` reads."
 )
-@click.argument("source", metavar="SRC")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="bundle folder")
+@click.argument("source", metavar="SRC", type=GivenPath())
+@click.option("--out", required=True, type=PATH, help="bundle folder")
 @click.option("--force", is_flag=True, help="replace an earlier bundle in --out")
 @click.option(
     "--precision",
@@ -56,13 +57,11 @@ class Precision(click.Choice[str]):
     help="tokens that the model sees; default: all that it can see, at most 4096",
 )
 @click.option("--revision", help="of a Hub id: branch, tag or commit")
-@click.option(
-    "--adapter", type=click.Path(path_type=Path), help="folder of a LoRA adapter (PEFT) to merge"
-)
+@click.option("--adapter", type=PATH, help="folder of a LoRA adapter (PEFT) to merge")
 @click.option("--method", type=click.Choice(["rtn", "gptq"]), help="default: rtn; for int4, gptq")
 @click.option(
     "--calibration",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="a text that shows what the layers read, for int8 and int4",
 )
 @click.option(

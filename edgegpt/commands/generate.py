@@ -14,6 +14,7 @@ from edgegpt.runtime.quantity import quantity
 
 from .console import waiting
 from .engine_options import engine_options
+from .given_path import PATH
 from .sampling_options import LIVELY, sampling_options
 from .search_options import search_options
 
@@ -31,16 +32,12 @@ FOR_SEARCHES = ("num_return_sequences", "length_penalty", "early_stopping")
     help="Continue a prompt with a bundle, or, if it has an encoder, make a text from a source. "
     "The text goes to stdout as it comes."
 )
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=PATH)
 @click.option("-p", "--prompt", help="text to continue; -: what stdin has")
-@click.option(
-    "-f", "--prompt-file", type=click.Path(path_type=Path), help="UTF-8 file with the text"
-)
+@click.option("-f", "--prompt-file", type=PATH, help="UTF-8 file with the text")
 @click.option("--prompt-ids", help="token ids to continue, as 1,2,3; for bundles without tokenizer")
 @click.option("--source", help="text to translate or sum up, for bundles with an encoder")
-@click.option(
-    "--source-file", type=click.Path(path_type=Path), help="UTF-8 file with the text of --source"
-)
+@click.option("--source-file", type=PATH, help="UTF-8 file with the text of --source")
 @click.option("--source-ids", help="token ids of a source, as 1,2,3")
 @click.option("--chat", is_flag=True, help="the prompt is a message to the bundle's chat template")
 @click.option("--system", help="with --chat: the system's message before it")
@@ -65,7 +62,7 @@ FOR_SEARCHES = ("num_return_sequences", "length_penalty", "early_stopping")
     type=int,
     help="with beams: print so many of the best texts, each after its score",
 )
-@click.option("--json-schema", type=click.Path(path_type=Path), help="file: write JSON of this")
+@click.option("--json-schema", type=PATH, help="file: write JSON of this")
 @click.option("--regex", help="write what this regular expression matches")
 @search_options
 @click.option("--context", type=int, help="tokens the model sees; default: its block size")

@@ -10,6 +10,7 @@ import click
 from edgegpt.errors import CheckpointError
 
 from .console import progress
+from .given_path import PATH, GivenPath
 
 if TYPE_CHECKING:
     from edgegpt.importers.importing import Named
@@ -21,20 +22,18 @@ __all__ = ["command"]
     help="Import a model: SRC is a Hugging Face folder, a Hub id such as Qwen/Qwen3-0.6B, a GGUF "
     "file, or a PyTorch file of nanoGPT, of a lesson, or with an nn.Transformer."
 )
-@click.argument("source", metavar="[SRC]", required=False)
-@click.option("--out", type=click.Path(path_type=Path), help="checkpoint folder")
+@click.argument("source", metavar="[SRC]", type=GivenPath(), required=False)
+@click.option("--out", type=PATH, help="checkpoint folder")
 @click.option("--check", is_flag=True, help="only look: family, size, time to expect, or why not")
 @click.option("--list", "as_list", is_flag=True, help="print the known families, and those refused")
 @click.option("--revision", help="of a Hub id: branch, tag or commit")
-@click.option(
-    "--adapter", type=click.Path(path_type=Path), help="folder of a LoRA adapter (PEFT) to merge"
-)
+@click.option("--adapter", type=PATH, help="folder of a LoRA adapter (PEFT) to merge")
 @click.option(
     "--n-head", type=click.IntRange(min=1), help="heads, of a state dict that does not tell"
 )
 @click.option(
     "--shape",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="TOML file with what an encoder-decoder's state dict does not tell (docs/models.md)",
 )
 @click.option(
@@ -45,7 +44,7 @@ __all__ = ["command"]
 )
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="text on which the better --attention-scale is measured",
 )
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")

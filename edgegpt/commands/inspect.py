@@ -10,6 +10,7 @@ import click
 
 from .console import facts_table, stdout, titled_table
 from .fitting import print_table
+from .given_path import PATH
 from .size_table import print_sizes
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ BRIEF = 4  # entries of a list that are shown
 
 
 @click.command(help="Show what is inside a bundle, and the memory that it needs.")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=PATH)
 @click.option("--batch", type=int, default=1, show_default=True, help="rows of the memory estimate")
 @click.option("--context", type=int, help="tokens of a row; default: the block size")
 @click.option("--json", "as_json", is_flag=True, help="print everything as JSON")

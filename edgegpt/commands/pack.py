@@ -5,12 +5,14 @@ from pathlib import Path
 
 import click
 
+from .given_path import PATH
+
 __all__ = ["command"]
 
 
 @click.command(help="Write a bundle as one tar file, after checking its hashes.")
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="tar file to write")
+@click.argument("bundle", type=PATH)
+@click.option("--out", required=True, type=PATH, help="tar file to write")
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
 def command(bundle: Path, out: Path, as_json: bool) -> None:
     """Pack."""

@@ -17,6 +17,7 @@ from edgegpt.runtime.quantity import quantity
 
 from .console import waiting
 from .engine_options import engine_options
+from .given_path import PATH
 from .number import Number
 
 __all__ = ["command"]
@@ -36,7 +37,7 @@ Examples:
     "/v1/models, /tokenize, /detokenize, /health, /metrics.",
     epilog=EXAMPLES,
 )
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=PATH)
 @click.option("--host", default="127.0.0.1", show_default=True, help="address to listen on")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one"
@@ -58,22 +59,22 @@ Examples:
 @click.option(
     "--prefix",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="a text that chats have as the system's message, or, without a chat template, that texts "
     "begin with; it is computed before the server listens",
 )
 @click.option(
     "--prefix-dir",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="folder where what was computed of each --prefix is kept, so that a restart is quick",
 )
 @click.option("--api-key", multiple=True, help=f"a key that opens it; also ${KEY_VARIABLE}")
-@click.option("--api-key-file", type=click.Path(path_type=Path), help="file with a key a line")
+@click.option("--api-key-file", type=PATH, help="file with a key a line")
 @click.option("--allow-host", multiple=True, help="a name of this machine, for Host headers")
 @click.option("--cors", multiple=True, metavar="ORIGIN", help="a site whose pages may ask")
-@click.option("--tls-cert", type=click.Path(path_type=Path), help="certificate, PEM")
-@click.option("--tls-key", type=click.Path(path_type=Path), help="its key, PEM")
+@click.option("--tls-cert", type=PATH, help="certificate, PEM")
+@click.option("--tls-key", type=PATH, help="its key, PEM")
 @click.option(
     "--max-tokens",
     type=click.IntRange(1),

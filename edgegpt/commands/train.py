@@ -28,6 +28,8 @@ from edgegpt.training.task import Task
 from edgegpt.training.text_task import TextTask
 from edgegpt.training.trainer import Trainer, read_settings
 
+from .given_path import PATH, GivenPath
+
 __all__ = ["command"]
 
 EXIT_INTERRUPTED = 130
@@ -63,12 +65,14 @@ def _option(name: str, hint: Any, text: str) -> Callable[[Callable[..., Any]], C
 @click.option("--task", type=click.Choice(TASKS), help="default: the preset's, or text")
 @click.option(
     "--data",
+    type=GivenPath(),
+    metavar="TEXT",
     help="UTF-8 text file, or 'tinyshakespeare'; default: CPython's help texts. Of seq2seq: a file "
     "with a source, a tab and a target in each line",
 )
 @click.option(
     "--validation",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="of seq2seq: another file of pairs; default: a tenth of --data, at most 10,000",
 )
 @click.option(
@@ -83,10 +87,10 @@ def _option(name: str, hint: Any, text: str) -> Callable[[Callable[..., Any]], C
 )
 @click.option(
     "--init-from",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="checkpoint folder whose weights and model settings the run begins with",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="checkpoint folder")
+@click.option("--out", required=True, type=PATH, help="checkpoint folder")
 @click.option("--resume", is_flag=True, help="go on with the run in --out, with its settings")
 @click.option("--force", is_flag=True, help="replace an earlier checkpoint in --out")
 @click.option("--stop-at", type=click.IntRange(min=1), help="pause after this step, to --resume")

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgegpt.errors import DataError, InvalidInputError
+from edgegpt.errors import DataError, EdgeGPTError, InvalidInputError
 from edgegpt.runtime.inputs import open_input
 
 from .console import progress
 from .engine_options import engine_options
+from .given_path import PATH
 from .outputs import check_writable, tell_written
 from .search_options import search_options
 
@@ -28,11 +29,12 @@ AT_ONCE = 512  # lines that are read, and ordered by length, before the first is
 
 @click.command(
     help="Translate each line of FILE, or of stdin, with the bundle of an encoder-decoder: one "
-    "line out for each line in. An empty line stays empty."
+    "line out for each line in. An empty line stays empty. A line that the model cannot read, such "
+    "as one that is too long, ends it: stdout has the lines before it, and --out is not written."
 )
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("file", type=click.Path(path_type=Path), required=False)
-@click.option("--out", type=click.Path(path_type=Path), help="file to write; default: stdout")
+@click.argument("bundle", type=PATH)
+@click.argument("file", type=PATH, required=False)
+@click.option("--out", type=PATH, help="file to write; default: stdout")
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="lines a step")
 @click.option("--max-new-tokens", type=int, help="default: the bundle's, else 200")
 @search_options
@@ -89,30 +91,45 @@ def _translated(
     settings: dict[str, Any],
     as_json: bool,
 ) -> Iterator[str]:
-    """Yield a line for each line."""
+    """Yield a line for each line.
+
+    Raises:
+        EdgeGPTError: names a line that cannot be read, after those before it were yielded.
+    """
     from edgegpt.runtime.generation.in_batches import in_batches
 
     at_once = 1 if sys.stdin.isatty() else AT_ONCE
-    number = 0
-    while some := list(islice(lines, at_once)):
+    done = 0
+    while True:
+        some, refusal = _sound(model, islice(lines, at_once), done)
         real = [line for line in some if line.strip()]
-        _check(model, some, number)
         results = iter(
             in_batches(lambda part: model.generate(part, **settings), real, batch) if real else ()
         )
         for line in some:
             yield _shown(line, next(results) if line.strip() else None, as_json)
-        number += len(some)
+        if refusal is not None:
+            raise refusal
+        if not some:
+            return
+        done += len(some)
 
 
-def _check(model: "LanguageModel", lines: list[str], number: int) -> None:
-    """Refuse a line that the model cannot read, with its number, before any is translated."""
-    for index, line in enumerate(lines, start=number + 1):
-        if line.strip():
-            try:
+def _sound(
+    model: "LanguageModel", lines: Iterator[str], done: int
+) -> tuple[list[str], EdgeGPTError | None]:
+    """Return the lines before the first that cannot be read, and why that cannot; None: all can."""
+    found: list[str] = []
+    try:
+        for line in lines:
+            if line.strip():
                 model.encode_prompt(line)
-            except InvalidInputError as error:
-                raise InvalidInputError(f"line {index}: {error}") from error
+            found.append(line)
+    except InvalidInputError as error:
+        return found, InvalidInputError(f"line {done + len(found) + 1}: {error}")
+    except DataError as error:  # of stdin, which is read meanwhile
+        return found, error
+    return found, None
 
 
 def _shown(line: str, result: "Result | None", as_json: bool) -> str:

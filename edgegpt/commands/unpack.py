@@ -5,12 +5,14 @@ from pathlib import Path
 
 import click
 
+from .given_path import PATH
+
 __all__ = ["command"]
 
 
 @click.command(help="Write the bundle in a tar file to a new folder, checking every hash.")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="folder to create")
+@click.argument("file", type=PATH)
+@click.option("--out", required=True, type=PATH, help="folder to create")
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
 def command(file: Path, out: Path, as_json: bool) -> None:
     """Unpack."""

@@ -11,6 +11,7 @@ from edgegpt.errors import BundleError
 
 from .console import tell_choice, waiting
 from .engine_options import engine_options
+from .given_path import PATH
 from .outputs import check_writable, tell_written
 from .receipt_table import print_places, print_receipt
 
@@ -21,7 +22,7 @@ __all__ = ["command"]
 
 
 @click.command(help="Check a bundle's files, then compare its engine with the golden vectors.")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=PATH)
 @engine_options
 @click.option(
     "--check",
@@ -30,11 +31,11 @@ __all__ = ["command"]
     show_default=True,
     help="how to check the files' bytes first",
 )
-@click.option("--report", type=click.Path(path_type=Path), help="write an HTML page, too")
+@click.option("--report", type=PATH, help="write an HTML page, too")
 @click.option(
     "--bisect",
     "checkpoint",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="CKPT",
     help="find the first wrong place, comparing with this checkpoint; needs PyTorch",
 )

@@ -5,6 +5,7 @@ Opening checks that every file exists and has the right size; `check_hashes` rea
 
 import hashlib
 import logging
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -68,6 +69,8 @@ class Bundle:
         except TypeError as error:
             told = f"a bundle is opened by its path, not by {path!r:.60}"
             raise InvalidInputError(told) from error
+        if not os.fspath(path):  # to pathlib, the current folder
+            raise InvalidInputError("the path of the bundle is empty")
         try:
             exists = folder.exists()
         except OSError as error:  # for example, a name that is too long

@@ -61,11 +61,12 @@ def memory_needed(
     """
     info = bundle.manifest.model_info
     context = info.block_size if context is None else context
-    if batch < 1 or not 1 <= context <= info.block_size:
+    if not 1 <= context <= info.block_size:
         raise InvalidInputError(
-            f"batch must be at least 1 and context from 1 to {info.block_size}, "
-            f"not {batch} and {context}"
+            f"context is {context}; the model can see 1 to {info.block_size} tokens"
         )
+    if batch < 1:
+        raise InvalidInputError(f"batch is {batch}; it must be at least 1")
     manifest = bundle.manifest
     sizes = {"batch": batch, "context": context}
     own = fitting(manifest, backend, None) if backend in BACKENDS else []

@@ -66,8 +66,8 @@ class EngineOptions:
             raise InvalidInputError(f"cache is {self.cache!r}; it must be {' or '.join(CACHES)}")
         if self.backend not in ("auto", NATIVE):
             raise InvalidInputError(
-                f"the backend {self.backend} chooses the type of its keys and values itself; cache "
-                f"is for the backend native, built and verified with it"
+                f"the backend {self.backend} chooses the type of its keys and values itself: "
+                f'cache="{self.cache}" is for the backend native, built and verified with it'
             )
 
 

@@ -135,7 +135,7 @@ class Begin:
         seeds = seeds_of(seed, len(read.starts))
         for ids in read.starts:
             if rules.overflow == "stop" and len(ids) > rules.context:
-                remedy = "" if rules.beams else ", or let the context slide"
+                remedy = "" if rules.beams else ', or go on with its last part: overflow="slide"'
                 raise InvalidInputError(
                     f"the prompt has {len(ids)} tokens and the context {rules.context}; "
                     f"shorten it{remedy}"

@@ -136,12 +136,13 @@ class Wanted:
 
     def _check_beams(self, beams: BeamRules, sampling: Sampling) -> None:
         """Refuse what does not go with a search."""
+        form = "a form" if self.form is None else self.form.name
         conflicts = {
             "temperature above 0": sampling.temperature > 0.0,
             "speculate": self.speculate != 0,
             "logprobs": self.logprobs is not None,
-            "json_schema or regex": self.form is not None,
-            "overflow 'slide'": self.overflow == "slide",
+            form: self.form is not None,
+            'overflow="slide"': self.overflow == "slide",
         }
         for name, given in conflicts.items():
             if given:

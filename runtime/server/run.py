@@ -144,8 +144,8 @@ def listen(place: Place) -> socket.socket:
         found.close()
         reason = getattr(error, "strerror", None) or error
         raise InvalidInputError(
-            f"cannot listen on {place.host}, port {place.port}: {reason}; choose another --port, "
-            f"or 0 for a free one"
+            f"cannot listen on {place.host}, port {place.port}: {reason}; choose another --host "
+            f"or --port, port 0 for a free one"
         ) from error
     return found
 

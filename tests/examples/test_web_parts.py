@@ -263,7 +263,8 @@ def test_the_bundle_s_recommendations_hold_unless_the_caller_says_otherwise(
         ({"options": {"endIds": [99]}}, "the token id 99 is not in the vocabulary of"),
         (
             {"prompt": "a" * 40, "options": {"overflow": "stop"}},
-            "the prompt has 40 tokens and the context 32; shorten it, or let the context slide",
+            "the prompt has 40 tokens and the context 32; shorten it, or go on with "
+            'its last part: overflow: "slide"',
         ),
     ],
 )

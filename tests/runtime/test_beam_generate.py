@@ -211,7 +211,7 @@ def test_a_recommended_search_does_not_go_with_recommended_sampling(altered_bund
         ({"num_beams": 2, "num_return_sequences": 0}, "num_return_sequences is 0"),
         ({"num_beams": 2, "temperature": 0.5}, "temperature above 0 does not go"),
         ({"num_beams": 2, "speculate": 3}, "speculate does not go"),
-        ({"num_beams": 2, "overflow": "slide"}, "overflow 'slide' does not go"),
+        ({"num_beams": 2, "overflow": "slide"}, 'overflow="slide" does not go'),
         ({"num_beams": 2, "length_penalty": float("nan")}, "length_penalty is nan"),
         ({"length_penalty": "long"}, "length_penalty is 'long'"),
         ({"early_stopping": "soon"}, "early_stopping is 'soon'"),
@@ -263,4 +263,4 @@ def test_the_command_prints_the_best_texts_and_their_scores(run, small_bundle, m
     assert found["score"] == found["hypotheses"][0]["score"] < 0
     code, out, err = run(*call, "--n-best", "2")
     assert (code, out) == (1, "")
-    assert "num_return_sequences is 2" in err
+    assert "--n-best is 2; it must be a whole number from 1 to --num-beams, which is 1" in err

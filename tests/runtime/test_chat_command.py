@@ -281,3 +281,9 @@ def test_what_a_model_thinks_is_shown_dimmed_before_its_answer(
     shown = capsys.readouterr().out
     assert "\x1b[2mtwo and two\x1b[0m" in shown
     assert re.search(r"\x1b\[1m4\x1b\[0m\.", shown)  # the answer is Markdown, and not dimmed
+
+
+def test_an_impossible_setting_is_told_before_the_first_message(talk: Any) -> None:
+    done = talk("r", "a", options=("--top-p", 2))
+    assert (done.code, done.out) == (1, "")
+    assert done.err == "error: --top-p is 2.0; it must be a number above 0 and at most 1\n"

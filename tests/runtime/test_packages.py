@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -12,13 +11,8 @@ from edgegpt.runtime.packages import pip_install
 
 def installed(monkeypatch: pytest.MonkeyPatch, *notes: object) -> None:
     """Install the project, once for each of the `notes` of where it came from."""
-    found = [
-        SimpleNamespace(
-            read_text=lambda name, note=note: None if note is None else json.dumps(note)
-        )
-        for note in notes
-    ]
-    monkeypatch.setattr(packages, "distributions", lambda name: found)
+    found = [None if note is None else json.dumps(note) for note in notes]
+    monkeypatch.setattr(packages, "_notes", lambda: found)
 
 
 def test_a_package_from_an_index_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

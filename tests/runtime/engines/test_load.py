@@ -82,6 +82,12 @@ def test_a_context_outside_the_block_is_refused(small_bundle, context):
         edgegpt.load(small_bundle, context=context)
 
 
+def test_an_empty_path_is_not_the_current_folder(small_bundle, monkeypatch):
+    monkeypatch.chdir(small_bundle)
+    with pytest.raises(InvalidInputError, match="the path of the bundle is empty"):
+        edgegpt.load("")
+
+
 def test_an_unknown_backend_is_refused_with_those_there_are(small_bundle):
     with pytest.raises(InvalidInputError, match="no backend 'abacus'; there are: auto, cpu"):
         edgegpt.load(small_bundle, "abacus")
