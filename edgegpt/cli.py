@@ -144,6 +144,7 @@ cli.params.append(VERBOSE)
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 success, 1 failure, 2 wrong usage, 130 interrupted."""
     warnings.showwarning = _show_warning
+    _fill_closed_streams()
     _let_all_characters_out()
     try:
         _check_stdout()
@@ -172,6 +173,17 @@ def main(arguments: list[str] | None = None) -> None:
         extra = EXTRA_OF_PACKAGE[package]
         _fail(f"this command needs {package}, which is not installed: {pip_install(extra)}")
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fill_closed_streams() -> None:
+    """Let a closed stream be the null device, so that no file that is opened gets its number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    if sys.stdin is None:  # stdout and stderr may be None: click prints nothing then
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - until the command ends
 
 
 def _let_all_characters_out() -> None:

@@ -189,6 +189,30 @@ def test_a_closed_stderr_is_no_error(small_bundle: Path) -> None:
     assert done.stdout.startswith("The")
 
 
+def test_a_closed_stdin_is_an_empty_one(small_bundle: Path) -> None:
+    command = [sys.executable, "-m", "edgegpt", "generate", str(small_bundle), "--prompt", "-"]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *command], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == "error: the prompt is empty; the model needs at least one token\n"
+
+
+def test_no_file_gets_the_number_of_a_closed_stream(small_bundle: Path) -> None:
+    code = (
+        "import os, sys\n"
+        "from edgegpt.cli import main\n"
+        "try: main(['inspect', sys.argv[1], '--json'])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "streams = [os.stat(number) for number in range(3)]\n"
+        "null = os.stat(os.devnull)\n"
+        "sys.exit(any(one.st_rdev != null.st_rdev for one in streams))"
+    )
+    command = [sys.executable, "-c", code, str(small_bundle)]
+    done = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], check=False)
+    assert done.returncode == 0
+
+
 def test_export_prints_the_receipt(run, small_checkpoint: Path, tmp_path: Path) -> None:
     outcome = run("export", small_checkpoint, "--out", tmp_path / "bundle")
     assert outcome.code == 0
@@ -296,6 +320,8 @@ def test_a_prompt_may_come_from_stdin_or_a_file(
     stdin = io.TextIOWrapper(io.BytesIO(PROMPT.encode() + end))
     monkeypatch.setattr("sys.stdin", stdin)
     assert run("generate", small_bundle, "-p", "-", "-s", 5).out == wanted
+    (tmp_path / "prompt.txt").write_bytes(b"\xef\xbb\xbf" + PROMPT.encode() + end)
+    assert run("generate", small_bundle, "-f", tmp_path / "prompt.txt", "-s", 5).out == wanted
     (tmp_path / "prompt.txt").write_bytes(b"\xff")
     told = run("generate", small_bundle, "-f", tmp_path / "prompt.txt")
     assert (told.code, "prompt.txt is not UTF-8 text" in told.err) == (1, True)

@@ -206,9 +206,9 @@ def _read(path: Path) -> str:
 
 
 def _decoded(data: bytes, name: str) -> str:
-    """Return the text without the line end that editors and shells add."""
+    """Return the text without what editors and shells add: a mark of UTF-8, a line end."""
     try:
-        text = data.decode()
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise DataError(f"{name} is not UTF-8 text") from None
     return text.removesuffix("\n").removesuffix("\r")
