@@ -25,6 +25,7 @@ __all__ = [
     "folder_beside",
     "is_lfs_pointer",
     "library_path",
+    "make_parent",
     "new_file",
     "new_folder",
     "scratch_folder",
@@ -74,6 +75,20 @@ def check_room(path: Path, needed: int, instead: str = "choose another place") -
             )
 
 
+def make_parent(path: Path) -> None:
+    """Make the folder that `path` is to be in, unless it is there.
+
+    Raises:
+        OSError: names the folder that cannot be made, or what is there in its place.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:  # something that is no folder
+        raise NotADirectoryError(
+            errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename
+        ) from error
+
+
 def write_file(path: Path, data: bytes | memoryview) -> None:
     """Write `data` to the file at `path`, atomically; replace the file if there is one."""
     with new_file(path) as file:
@@ -86,7 +101,8 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
     After an error, `path` is as it was.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with _named(path):
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -146,10 +162,11 @@ def folder_beside(path: Path, kind: str) -> Iterator[Path]:
     What killed processes left there of this kind is removed, too. An error of the system in the
     block names `path`, which users know: not a file in the folder, and a full disk names none.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_parent(path)
     prefix = f".{path.name}.{kind}-"
     remove_leftovers(path.parent, prefix)
-    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix))
+    with _named(path):
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix))
     try:
         with in_use(folder):
             yield folder
@@ -159,6 +176,16 @@ def folder_beside(path: Path, kind: str) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Let an error of the system name `path`, not the temporary name beside it."""
+    try:
+        yield
+    except OSError as error:
+        _name(error, path)
+        raise
 
 
 def _name(error: OSError, path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import BundleError
-from ..files import check_room, new_file, new_folder
+from ..files import check_room, make_parent, new_file, new_folder
 from .bundle import RECEIPT_NAME, Bundle
 from .manifest import MANIFEST_NAME, Manifest
 
@@ -31,7 +31,7 @@ def pack(bundle: Bundle, out: Path) -> None:
     names = [MANIFEST_NAME, *sorted(bundle.manifest.files)]
     if (bundle.folder / RECEIPT_NAME).is_file():
         names.append(RECEIPT_NAME)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_parent(out)
     with (
         new_file(out) as file,
         tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive,

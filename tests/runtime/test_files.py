@@ -227,6 +227,18 @@ def test_a_library_gets_a_path_in_utf_8_or_an_error():
         library_path(files.Path("a/\udcff"))
 
 
+def test_a_place_that_takes_no_file_is_told_by_the_name_that_was_to_be(tmp_path, monkeypatch):
+    def refused(*_, dir, prefix):
+        raise PermissionError(errno.EACCES, "denied", f"{dir}/{prefix}abc")
+
+    monkeypatch.setattr(files.tempfile, "mkstemp", refused)
+    monkeypatch.setattr(files.tempfile, "mkdtemp", refused)
+    for new in (new_file, new_folder):
+        with pytest.raises(PermissionError) as caught, new(tmp_path / "new"):
+            pass
+        assert caught.value.filename == str(tmp_path / "new")
+
+
 def test_missing_parents_are_made(tmp_path):
     with new_folder(tmp_path / "one" / "two" / "folder") as building:
         fill(building, "new")
