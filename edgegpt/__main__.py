@@ -1,5 +1,6 @@
 """The `edgegpt` command; `python -m edgegpt` is the same."""
 
+import signal
 import sys
 
 __all__ = ["main"]
@@ -8,7 +9,10 @@ EXIT_INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C while it is still being imported ends it in one line, too."""
+    """Run the command line; Ctrl-C while it is still being imported ends it in one line, too.
+
+    Once all is done, Ctrl-C just ends the process, which libraries may still be tidying up.
+    """
     try:
         from .cli import main as run  # noqa: PLC0415 - most of what is imported
 
@@ -16,6 +20,8 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(EXIT_INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 if __name__ == "__main__":

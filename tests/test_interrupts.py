@@ -1,5 +1,6 @@
-"""Ctrl-C while the command is still being imported."""
+"""Ctrl-C while the command is still being imported, and when it is done."""
 
+import signal
 import subprocess
 import sys
 
@@ -33,3 +34,19 @@ def test_ctrl_c_during_imports_ends_the_command_in_one_line(moment: str) -> None
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 130
     assert (done.stdout, done.stderr.strip()) == ("", "interrupted")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="os.kill ends a process there")
+@pytest.mark.parametrize("arguments", [["--version"], ["inspect", "no-bundle"]])
+def test_ctrl_c_when_all_is_done_leaves_no_traceback(arguments: list[str]) -> None:
+    code = (
+        "import atexit, os, signal\n"
+        "from edgegpt.__main__ import main\n"
+        "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+        "main()"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGINT
+    assert done.stdout.startswith("edgegpt") or done.stderr == "error: no bundle at no-bundle\n"
+    assert "Traceback" not in done.stderr
