@@ -25,6 +25,7 @@ from edgegpt.runtime.bundle.bundle import (
     TEMPLATE_NAME,
     TOKENIZER_NAME,
 )
+from edgegpt.runtime.bundle.manifest import MANIFEST_NAME
 from edgegpt.runtime.bundle.source import Source
 from edgegpt.runtime.bundle.usage import Usage
 from edgegpt.runtime.files import write_file
@@ -181,6 +182,8 @@ def _load_config(
 ) -> tuple[GPTConfig | Seq2SeqConfig, Usage | None, Source | None]:
     if not folder.is_dir():
         raise CheckpointError(f"no checkpoint folder at {folder}")
+    if (folder / MANIFEST_NAME).is_file():
+        raise CheckpointError(f"{folder} is a bundle, not a checkpoint; name what it was made of")
     path = folder / "config.json"
     document = read_json(path)
     if not isinstance(document.get("model"), dict):

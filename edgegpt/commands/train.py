@@ -33,6 +33,8 @@ from .given_path import PATH, GivenPath
 __all__ = ["command"]
 
 EXIT_INTERRUPTED = 130
+# Settings of the training that a task does not read.
+UNREAD = {"text": ("batch_tokens", "label_smoothing"), "seq2seq": ("batch_size", "eval_windows")}
 LONG = 600  # seconds of a run from which on it is told how to end sooner
 
 
@@ -188,6 +190,9 @@ def _learner(
     base: Preset, given: dict[str, Any], named: _Data, earlier: Path | None, group: Processes
 ) -> tuple[Task, TrainConfig]:
     """Return what is trained, and the settings of the training, some of them `given` by options."""
+    unread = [f"--{name.replace('_', '-')}" for name in UNREAD[base.task] if name in given]
+    if unread:
+        raise click.UsageError(f"{unread[0]} is not for --task {base.task}")
     model_names = {field.name for field in fields(GPTConfig)}
     changes = {name: given[name] for name in given if name in model_names}
     config = TrainConfig.from_dict(

@@ -153,6 +153,9 @@ def test_saving_leaves_no_other_files(folder: Path):
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path):
+    (tmp_path / "edgegpt.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="is a bundle, not a checkpoint"):
+        load_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match=f"no checkpoint folder at {tmp_path / 'none'}"):
         load_checkpoint(tmp_path / "none")
 

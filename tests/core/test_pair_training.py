@@ -137,9 +137,9 @@ def test_pairs_that_are_too_long_are_told(train: Callable, pairs: Path) -> None:
         ("--validation missing.tsv", "no file of pairs at missing.tsv"),
         ("--preset shakespeare-char", "shakespeare-char is of the task text, not seq2seq"),
         ("--position rope", "an encoder with rotary positions is not supported"),
-        ("--batch-tokens 4", "batch_tokens is 4; a step has 8 parts"),
+        ("--batch-tokens 4", "--batch-tokens is 4; a step has 8 parts"),
         ("--vocab-size 5", "it needs at least"),
-        ("--label-smoothing 1", "label_smoothing is 1.0; it must be below 1"),
+        ("--label-smoothing 1", "--label-smoothing is 1.0; it must be below 1"),
         ("--init-from OTHER", "--init-from is for models without an encoder"),
     ],
 )

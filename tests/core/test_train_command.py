@@ -94,6 +94,9 @@ def test_every_setting_can_be_overridden(train: Callable, tmp_path: Path):
     [
         ("--frobnicate 3", "--frobnicate"),
         ("--vocab-size 65", "--vocab-size"),
+        ("--batch-tokens 64", "--batch-tokens is not for --task text"),
+        ("--label-smoothing 0.1", "--label-smoothing is not for --task text"),
+        ("--task seq2seq --batch-size 8", "--batch-size is not for --task seq2seq"),
         ("--n-layer two", "--n-layer"),
         ("--norm batchnorm", "--norm"),
         ("--stop-at 0", "--stop-at"),
@@ -114,10 +117,10 @@ def test_wrong_usage_ends_with_exit_code_2(
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ("--n-head 3", "n_head (3)"),
+        ("--n-head 3", "--n-head (3)"),
         ("--preset gpt-5", "shakespeare-char"),
-        ("--batch-size 0", "batch_size"),
-        ("--learning-rate nan", "learning_rate"),
+        ("--batch-size 0", "--batch-size is 0"),
+        ("--learning-rate nan", "--learning-rate is nan"),
         ("--block-size 5000", "--block-size"),
         ("--data nowhere.txt", "nowhere.txt"),
     ],
