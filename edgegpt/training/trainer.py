@@ -106,12 +106,12 @@ class Trainer:
             )
         if settings["model"] != self.task.model_settings:
             changed = [
-                name
+                name if isinstance(value, dict) else f"{name}={value}"  # of both stacks: a dict
                 for name, value in self.task.model_settings.items()
                 if settings["model"].get(name) != value
             ]
             raise InvalidInputError(
-                f"a resumed run keeps its model; {', '.join(changed)} would change"
+                f"a resumed run keeps its model; {', '.join(changed)} would change it"
             )
         path = self.out / "train" / STATE_FILE
         try:

@@ -64,6 +64,8 @@ def end_ids_of(
     usage: Usage, end_ids: int | Collection[int] | None, *, ignore_eos: bool
 ) -> frozenset[int]:
     """Return the token ids that end a text: those given, else the bundle's if they count."""
+    if not isinstance(ignore_eos, bool | np.bool_):
+        raise InvalidInputError(f"ignore_eos is {ignore_eos!r:.60}; it must be True or False")
     if end_ids is None:
         return frozenset() if ignore_eos else frozenset(usage.end_ids)
     if isinstance(end_ids, Set):

@@ -67,7 +67,7 @@ class Rules:
             raise InvalidInputError(
                 f"max_new_tokens is {self.max_new_tokens!r}; it must be an int of 0 or more"
             )
-        if self.overflow not in get_args(Overflow):
+        if not (isinstance(self.overflow, str) and self.overflow in get_args(Overflow)):
             raise InvalidInputError(f"overflow is {self.overflow!r}; it must be 'slide' or 'stop'")
         if type(self.speculate) is not int or not 0 <= self.speculate <= MAX_DRAFT:
             raise InvalidInputError(

@@ -188,7 +188,8 @@ def _check(given: Search, vocab_size: int) -> None:
             f"-{LARGEST_LENGTH_PENALTY:g} to {LARGEST_LENGTH_PENALTY:g}"
         )
     stopping: Any = given.early_stopping
-    if not (stopping is None or isinstance(stopping, bool) or stopping == "never"):
+    known = isinstance(stopping, bool | str) and stopping in (True, False, "never")
+    if not (known or stopping is None):
         raise InvalidInputError(
             f"early_stopping is {stopping!r:.60}; it must be True, False or 'never'"
         )

@@ -127,7 +127,7 @@ def test_a_resumed_run_keeps_its_model(train: Callable, resume: Callable, tmp_pa
     before = contents(tmp_path / "out")
     outcome = resume("--n-layer 2 --dropout 0.5")
     assert outcome.code == 1
-    assert "keeps its model; n_layer, dropout would change" in outcome.err
+    assert "keeps its model; --n-layer 2, --dropout 0.5 would change it" in outcome.err
     assert contents(tmp_path / "out") == before
 
 

@@ -215,6 +215,8 @@ def test_a_recommended_search_does_not_go_with_recommended_sampling(altered_bund
         ({"num_beams": 2, "length_penalty": float("nan")}, "length_penalty is nan"),
         ({"length_penalty": "long"}, "length_penalty is 'long'"),
         ({"early_stopping": "soon"}, "early_stopping is 'soon'"),
+        ({"early_stopping": 1}, "early_stopping is 1"),
+        ({"early_stopping": np.array([1, 2])}, "early_stopping is array"),
         ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size is -1"),
         ({"min_new_tokens": True}, "min_new_tokens is True"),
         ({"forced_bos": 34}, "forced_bos is 34, which is not in the vocabulary of 34"),
