@@ -105,6 +105,7 @@ def export_bundle(
         # The bundle may be shared, so its receipt has the kind of machine, not the machine's name.
         receipt = replace(receipt, machine=f"{platform.system()} {platform.machine()}")
         (folder / RECEIPT_NAME).write_bytes(receipt.to_json().encode())
+        check_destination(destination, force)  # another export to it may have ended meanwhile
     if receipt.pending is not None:
         warnings.warn(
             f"{out} is not proved: {receipt.pending}. Run `edgegpt verify` where it is to be used.",

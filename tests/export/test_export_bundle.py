@@ -203,6 +203,20 @@ def test_an_existing_bundle_is_replaced_only_by_force(
     assert Bundle.open(out)
 
 
+def test_a_bundle_that_another_export_wrote_meanwhile_stays(
+    small_bundle: Path, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    def meanwhile(what: str, done: int, total: int) -> None:
+        if what.startswith("proving"):
+            shutil.copytree(small_bundle, tmp_path / "bundle")
+            (tmp_path / "bundle" / "mark").touch()
+
+    with pytest.raises(ExportError, match="holds a bundle already"):
+        export_bundle(small_checkpoint, tmp_path / "bundle", progress=meanwhile)
+    assert (tmp_path / "bundle" / "mark").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
 def test_a_folder_that_is_no_bundle_is_never_replaced(
     small_checkpoint: Path, tmp_path: Path
 ) -> None:
