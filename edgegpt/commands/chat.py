@@ -35,7 +35,8 @@ Examples:
 
 @click.command(
     help="Chat with a bundle that has a chat template. In a pipe, each line is a message, and each "
-    "answer a line or more; a line that begins with / is a command: see /help.",
+    "answer a line or more; a line that begins with / is a command: see /help. Exit code 1 if a "
+    "line from a pipe could not be answered or done.",
     epilog=EXAMPLES,
 )
 @click.argument("bundle", type=PATH)
@@ -52,8 +53,11 @@ def command(
     engine: Any,
     as_json: bool,
     **settings: Any,
-) -> None:
-    """Chat; `settings` are arguments of `LanguageModel.stream` by their own names."""
+) -> int:
+    """Chat; `settings` are arguments of `LanguageModel.stream` by their own names.
+
+    Exit code 1 if a line from a pipe failed.
+    """
     import edgegpt
     from edgegpt.runtime.chat import Conversation
 
@@ -69,15 +73,18 @@ def command(
         typed = sys.stdin.isatty() and sys.stdout.isatty()
         if typed:  # where Ctrl-C ends an answer only
             signal.signal(signal.SIGTERM, _leave)
+        failed = False
         for line in _typed(chat) if typed else _piped():
             try:
                 if not _go_on(line, chat, commands):
-                    return
+                    break
             except EdgeGPTError as error:
                 click.echo(f"{error}", err=True)
+                failed = True
             except KeyboardInterrupt:
                 if not typed:
                     raise
+    return 1 if failed and not typed else 0
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
