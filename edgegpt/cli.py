@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -154,9 +154,10 @@ def main(arguments: list[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
-        sys.exit(EXIT_INTERRUPTED)
+        _stop()
     except EdgeGPTError as error:
+        if _is_interrupt(error):
+            _stop()
         _fail(str(error))
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output is gone, so there is nobody to report to
@@ -232,7 +233,19 @@ def _ended_politely() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
-def _fail(message: str) -> None:
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Return whether Ctrl-C led to an error: C++ code that is being imported makes another one."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _stop() -> NoReturn:
+    click.echo("interrupted", err=True)
+    sys.exit(EXIT_INTERRUPTED)
+
+
+def _fail(message: str) -> NoReturn:
     click.echo(f"error: {message}", err=True)
     sys.exit(EXIT_FAILURE)
 

@@ -12,7 +12,7 @@ import pytest
 import edgegpt
 from edgegpt.cli import COMMANDS, cli, main
 from edgegpt.commands.given_path import GivenPath
-from edgegpt.errors import ExportError
+from edgegpt.errors import EngineError, ExportError
 from edgegpt.export import ExportSettings
 from edgegpt.model import GPT
 
@@ -167,6 +167,23 @@ def test_a_place_that_cannot_be_written_ends_in_one_sentence(
     outcome = run("doctor", "x" * 5000)
     assert outcome.code == 1
     assert "File name too long" in outcome.err
+
+
+def test_ctrl_c_that_became_another_error_is_ctrl_c(
+    run, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        try:
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt as error:
+                raise ImportError("initialization failed") from error
+        except ImportError as error:
+            raise EngineError("the cpu backend needs onnxruntime") from error
+
+    monkeypatch.setattr(edgegpt, "load", interrupted)
+    outcome = run("generate", small_bundle, "--prompt", "a")
+    assert (outcome.code, outcome.err.strip()) == (130, "interrupted")
 
 
 def test_too_little_memory_ends_in_one_sentence(
