@@ -18,6 +18,7 @@ class Watch:
             os.kill(os.getpid(), signal.SIGINT)
 
 moment = sys.argv.pop(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let it be ignored beside them
 from edgegpt.__main__ import main
 sys.meta_path.insert(0, Watch)
 main()
@@ -41,6 +42,7 @@ def test_ctrl_c_during_imports_ends_the_command_in_one_line(moment: str) -> None
 def test_ctrl_c_when_all_is_done_leaves_no_traceback(arguments: list[str]) -> None:
     code = (
         "import atexit, os, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from edgegpt.__main__ import main\n"
         "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
         "main()"

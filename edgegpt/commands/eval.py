@@ -75,7 +75,7 @@ def command(
         )
     settled = None if from_checkpoint else _settled(model, engine)
     raw = _read(data)
-    corpus = _Corpus(raw.decode(), split)
+    corpus = _Corpus(raw.decode("utf-8-sig"), split)
     with progress() as report:
         report(f"opening {model}", 0, 0)
         if settled is None:

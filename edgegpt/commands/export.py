@@ -174,7 +174,7 @@ def _layers(keep_fp32: str | None) -> Literal["auto"] | tuple[str, ...] | None:
 
 def _read(path: Path) -> str:
     try:
-        return read_input(path).decode("utf-8")  # Path.read_text would change the line ends
+        return read_input(path).decode("utf-8-sig")  # Path.read_text would change the line ends
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", error)
         raise InvalidInputError(f"cannot read the calibration text {path}: {reason}") from error

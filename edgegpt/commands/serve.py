@@ -181,9 +181,8 @@ def _keys(given: tuple[str, ...], file: Path | None) -> list[str]:
     keys = [*given, *filter(None, [os.environ.get(KEY_VARIABLE)])]
     if file is not None:
         try:
-            keys += [
-                line.strip() for line in read_input(file).decode().splitlines() if line.strip()
-            ]
+            lines = read_input(file).decode("utf-8-sig").splitlines()
+            keys += [line.strip() for line in lines if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", error)
             raise DataError(f"cannot read {file}: {reason}") from error
@@ -199,7 +198,7 @@ def _prefixes(files: tuple[Path, ...], folder: Path | None) -> dict[Path, str]:
     if files and folder is None:
         raise InvalidInputError("--prefix needs a --prefix-dir, the folder where it is kept")
     try:
-        texts = {file: read_input(file).decode() for file in files}
+        texts = {file: read_input(file).decode("utf-8-sig") for file in files}
         # A file that was written on Windows stands for the same text.
         return {file: text.replace("\r\n", "\n").removesuffix("\n") for file, text in texts.items()}
     except (OSError, UnicodeDecodeError) as error:

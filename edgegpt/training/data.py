@@ -103,7 +103,7 @@ def windows(ids: Ids, block_size: int, rows: int, limit: int) -> Iterator[tuple[
 
 def _decode(name: str, raw: bytes) -> Corpus:
     try:
-        text = raw.decode("utf-8")
+        text = raw.decode("utf-8-sig")  # Windows' editors put a mark before a text
     except UnicodeDecodeError as error:
         raise DataError(f"{name} is not UTF-8 text: byte {error.start} is wrong") from error
     if not text:

@@ -36,6 +36,11 @@ def test_a_file_is_read_as_it_is(tmp_path: Path):
     assert corpus.sha256 == hashlib.sha256(raw).hexdigest()
 
 
+def test_a_mark_of_utf_8_is_no_part_of_the_text(tmp_path: Path):
+    (tmp_path / "text.txt").write_bytes(b"\xef\xbb\xbftext")
+    assert load_corpus(str(tmp_path / "text.txt")).text == "text"
+
+
 def test_an_empty_file_is_refused(tmp_path: Path):
     (tmp_path / "text.txt").touch()
     with pytest.raises(DataError, match=r"text\.txt is empty"):

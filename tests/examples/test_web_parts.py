@@ -264,7 +264,7 @@ def test_the_bundle_s_recommendations_hold_unless_the_caller_says_otherwise(
         (
             {"prompt": "a" * 40, "options": {"overflow": "stop"}},
             "the prompt has 40 tokens and the context 32; shorten it, or go on with "
-            'its last part: overflow: "slide"',
+            'its last part: overflow="slide"',
         ),
     ],
 )

@@ -244,7 +244,7 @@ def test_the_command_takes_the_settings(
         (["--max-kl", "0.1"], 2, "need --precision int8 or int4"),
         (["--keep-fp32", "auto"], 2, "needs a --precision other than float32"),
         (["--no-fast-prefill"], 2, "need --precision int8 or int4"),
-        (["--precision", "float16", "--keep-fp32", "auto"], 1, "keep_fp32 cannot be 'auto' in"),
+        (["--precision", "float16", "--keep-fp32", "auto"], 1, "--keep-fp32 cannot be 'auto' in"),
         (["--precision", "int3"], 2, "'int3' is not one of"),
         (["--precision", "int4", "--max-kl", "-1"], 2, "-1"),
         (["--precision", "int4", "--max-kl", "1e-9"], 1, "The layers that cost most"),

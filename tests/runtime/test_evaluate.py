@@ -150,6 +150,9 @@ def test_the_split_and_the_context_are_those_asked_for(
     found = json.loads(capsys.readouterr().out)
     assert (found["tokens"], found["context"]) == (len(TEXT) - int(len(TEXT) * 0.9) - 1, 10)
     assert found["split"] == "validation"
+    (tmp_path / "text.txt").write_text(f"\ufeff{TEXT}")  # as editors of Windows mark it
+    assert run("eval", float_bundle, *options) == 0
+    assert json.loads(capsys.readouterr().out)["loss"] == found["loss"]
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ export class Stream {
     if (rules.overflow === "stop" && prompt.length > rules.context) {
       throw new InvalidInputError(
         `the prompt has ${prompt.length} tokens and the context ${rules.context}; shorten it, or ` +
-          'go on with its last part: overflow: "slide"',
+          'go on with its last part: overflow="slide"',
       );
     }
     Object.assign(this, { engine, rules, ids: [...prompt], promptLength: prompt.length, text: "" });

@@ -117,7 +117,7 @@ def test_an_export_for_more_tokens_than_the_model_sees_is_refused_before_weights
 ) -> None:
     with pytest.raises(SystemExit):
         main(["export", str(folder), "--out", str(tmp_path / "out"), "--context", "129"])
-    assert "error: context is 129; the model can see 1 to 128 tokens" in capsys.readouterr().err
+    assert "error: --context is 129; the model can see 1 to 128 tokens" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 import edgegpt
 from edgegpt import LanguageModel
 from edgegpt.cli import main
-from edgegpt.commands.serve import _prefixes
+from edgegpt.commands.serve import _keys, _prefixes
 from edgegpt.errors import DataError, EdgeGPTWarning, EngineError, InvalidInputError
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.generation import prefix_store, shared_rows
@@ -339,9 +339,14 @@ def serve(small_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> A
     return serve
 
 
-def test_line_breaks_of_windows_make_no_other_prefix(tmp_path: Path) -> None:
+def test_a_mark_of_utf_8_is_no_part_of_a_key(tmp_path: Path) -> None:
+    (tmp_path / "keys.txt").write_bytes(b"\xef\xbb\xbfone\r\n\r\ntwo\r\n")
+    assert _keys((), tmp_path / "keys.txt") == ["one", "two"]
+
+
+def test_what_editors_of_windows_add_makes_no_other_prefix(tmp_path: Path) -> None:
     file = tmp_path / "windows.txt"
-    file.write_bytes(b"First,\r\nsecond.\r\n")
+    file.write_bytes(b"\xef\xbb\xbfFirst,\r\nsecond.\r\n")
     assert _prefixes((file,), tmp_path) == {file: "First,\nsecond."}
 
 

@@ -351,9 +351,9 @@ def test_scores_of_attention_beyond_the_largest_tensor_are_refused(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ([*RTX, "--max-context", "33"], "max_context is 33; it must be from 1 to the block size"),
-        ([*RTX, "--max-context", "0"], "max_context is 0"),
-        ([*RTX, "--max-batch", "0"], "max_batch is 0"),
+        ([*RTX, "--max-context", "33"], "--max-context is 33; it must be from 1 to the block size"),
+        ([*RTX, "--max-context", "0"], "--max-context is 0"),
+        ([*RTX, "--max-batch", "0"], "--max-batch is 0"),
         ([*RTX, "--max-batch", "99999999"], "elements of TensorRT's largest tensor"),
         ([*RTX[:3], "9.9"], "cannot build for compute capability 9.9; it can for: 8.9"),
         ([*RTX[:3], "sm_89"], "'sm_89' is no compute capability"),
