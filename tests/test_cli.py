@@ -62,6 +62,13 @@ def test_a_name_that_no_answer_can_have_is_refused_before_the_bundle_is_opened(
     assert outcome.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("option", ["--host", "--allow-host"])
+def test_an_empty_host_is_not_every_address(run, option: str) -> None:
+    outcome = run("serve", "no-bundle", option, "")
+    assert outcome.code == 1
+    assert "a --host or --allow-host is empty" in outcome.err
+
+
 @pytest.mark.parametrize("arguments", [["sing"], ["generate"], ["generate", "b", "--loud"]])
 def test_wrong_usage_exits_with_2(run, arguments: list[str]) -> None:
     outcome = run(*arguments)

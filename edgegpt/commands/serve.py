@@ -128,6 +128,10 @@ def command(
         raise InvalidInputError(
             f"the model's name would be {name!a}; give another --name, of printable characters"
         )
+    if "" in (where["host"], *allow_host):
+        raise InvalidInputError(
+            "a --host or --allow-host is empty; --host 0.0.0.0 is every address"
+        )
     place = _place(**where)
     keys, prefixes = _keys(api_key, api_key_file), _prefixes(prefix, prefix_dir)
     listening = listen(place)  # a port that is in use is told before the model opens
