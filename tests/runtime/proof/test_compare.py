@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgegpt.runtime.bundle.golden import Top
 from edgegpt.runtime.proof.compare import Difference, compare
 from edgegpt.runtime.proof.tolerances import TOLERANCES, is_tie
 
@@ -86,6 +87,13 @@ def test_anything_not_finite_makes_the_errors_infinite(bad, side):
     )
     assert (found.max_abs, found.relative, found.kl) == (math.inf,) * 3
     assert found.positions == 2
+
+
+def test_kept_logits_may_be_in_any_order():
+    reference, top = logits([1.0, 4.0, 2.0]), Top(np.array([[5, 0, 3]]), np.float32([4.2]))
+    found = np.zeros((1, 6), dtype=np.float32)
+    found[0, [5, 0, 3]] = reference[0]
+    assert compare(found, reference, top).top1_agreement == 1.0
 
 
 def test_joining_takes_the_worst_and_weighs_the_agreement_by_positions():
