@@ -11,7 +11,9 @@ from edgegpt.export.quantization import (
     Yardstick,
     quantised,
     quantize_within_budget,
+    round_to_nearest,
 )
+from edgegpt.export.quantization.keep import Ranking
 from edgegpt.export.settings import ExportSettings
 from edgegpt.runtime.progress import silent
 
@@ -27,6 +29,20 @@ def model() -> LayeredModel:
 def counted(model: LayeredModel) -> Tensor:
     drawn = torch.manual_seed(1)
     return torch.randint(model.config.vocab_size, (8, 33), generator=drawn)
+
+
+def test_weights_are_replaced_in_the_order_of_what_a_byte_more_saves(model: LayeredModel) -> None:
+    sizes, costs = {"large": 64, "small": 16, "free": 16}, {"large": 4.0, "small": 1.0, "free": 0.0}
+    weights = {
+        name: round_to_nearest(torch.randn(size, size), 8, 16) for name, size in sizes.items()
+    }
+    yardstick = Yardstick(model, torch.zeros(1, 2, dtype=torch.int64))
+    ranking = Ranking(yardstick, model, weights, lambda name: None, costs)
+    assert ranking.names == ["small", "large", "free"]  # in float32, 16 times as many bytes
+    assert ranking.weights(1).keys() == {"large", "free"}
+    costs["large"] = 17.0
+    ranking = Ranking(yardstick, model, weights, lambda name: None, costs)
+    assert ranking.names == ["large", "small", "free"]
 
 
 def within_budget(model: LayeredModel, counted: Tensor, selection: Tensor) -> Quantised:

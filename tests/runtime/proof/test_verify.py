@@ -253,6 +253,22 @@ def test_another_token_where_the_lead_was_clear_fails_and_is_named(bundle: Path)
     assert checks["continuation"].margin == pytest.approx(1.0)
 
 
+def test_another_token_fails_though_all_logits_are_right(bundle: Path) -> None:
+    """The last token of a row is never fed, so no logits depend on it."""
+    golden = Golden.load(bundle / "golden.safetensors")
+    first, *rest = golden.continuations
+    ids = first.ids.copy()
+    ids[-1] = (ids[-1] + 1) % 2
+    assert first.margins[-1] > 1e-3
+    replace(golden, continuations=[replace(first, ids=ids), *rest]).save(
+        bundle / "golden.safetensors"
+    )
+    reseal(bundle)
+    failed = [check for check in verify(Bundle.open(bundle)).checks if not check.passed]
+    assert {check.name for check in failed} == with_every_lowering("decode", "continuation")
+    assert max(check.difference.relative for check in failed) <= TOLERANCE
+
+
 def test_the_command_prints_pass_and_exits_with_0(
     small_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
