@@ -217,6 +217,18 @@ def test_a_wrong_step_of_many_rows_fails_the_proof(
     assert failed == {"many rows"}
 
 
+def test_the_loss_is_the_same_in_pieces(int8_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The logits of a large vocabulary are fetched in pieces of a window."""
+    bundle = Bundle.open(int8_bundle)
+    engine = open_engine(bundle, EngineOptions(threads=1), part="exact")
+    replay = Replay(bundle, engine, 0.2)
+    whole = replay.quality(bundle.manifest.quantization).quality
+    monkeypatch.setattr(replay, "_pieces", lambda ids: [5, 9, ids.shape[1] - 14])
+    pieces = replay.quality(bundle.manifest.quantization).quality
+    assert (pieces.kl, pieces.perplexity) == pytest.approx((whole.kl, whole.perplexity), rel=1e-3)
+    assert (pieces.tokens, pieces.top1_agreement) == (whole.tokens, whole.top1_agreement)
+
+
 def test_a_proof_that_could_not_measure_the_loss_is_refused(
     int8_bundle: Path, tmp_path: Path
 ) -> None:
