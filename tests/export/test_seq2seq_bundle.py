@@ -169,6 +169,28 @@ def test_golden_beams_that_could_show_no_error_are_refused(
         verify(Bundle.open(damaged))
 
 
+def another_last_text(found: Beams) -> Beams:
+    *best, last = found.texts
+    return replace(found, texts=[*best, (last + 1) % 30])
+
+
+def another_last_score(found: Beams) -> Beams:
+    return replace(found, scores=found.scores - np.float32([0, 0, 0, 0.01]))
+
+
+@pytest.mark.parametrize("change", [another_last_text, another_last_score])
+def test_each_text_of_a_search_and_its_score_count_not_the_best_alone(
+    bundle: Path, tmp_path: Path, change: Callable[[Beams], Beams]
+) -> None:
+    damaged = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    golden = Golden.load(damaged / GOLDEN_NAME)
+    clear = next(found for found in golden.beams if not found.near_tie)
+    replace(golden, beams=[change(clear)]).save(damaged / GOLDEN_NAME)
+    reseal(damaged)
+    failed = [check.name for check in verify(Bundle.open(damaged)).checks if not check.passed]
+    assert failed == ["beams", "standard beams", "legacy beams"]
+
+
 def test_rows_keep_their_sources_when_they_move(bundle: Path) -> None:
     engine = open_engine(Bundle.open(bundle), EngineOptions("cpu"))
     lengths = np.array([3, 7, 5])
