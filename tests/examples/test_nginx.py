@@ -61,14 +61,20 @@ class Balancer(Served):
 
     @contextmanager
     def asked(
-        self, body: dict[str, Any], session: str = "", timeout: float = 60
+        self, body: dict[str, Any], session: str = "", timeout: float = SOON
     ) -> Iterator[http.client.HTTPResponse]:
-        """Ask for a stream and yield the answer, of which nothing has been read."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        """Ask for a stream and yield the answer, of which nothing has been read.
+
+        `timeout`: seconds that each read from it may take.
+        """
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=SOON)
         head = {"Content-Type": "application/json"} | ({"X-Session": session} if session else {})
         connection.request("POST", "/v1/completions", json.dumps(body | {"stream": True}), head)
+        own = connection.sock
         try:
-            yield connection.getresponse()
+            answer = connection.getresponse()
+            own.settimeout(timeout)
+            yield answer
         finally:
             connection.close()
 
