@@ -185,10 +185,24 @@ def test_each_text_of_a_search_and_its_score_count_not_the_best_alone(
     damaged = Path(shutil.copytree(bundle, tmp_path / "bundle"))
     golden = Golden.load(damaged / GOLDEN_NAME)
     clear = next(found for found in golden.beams if not found.near_tie)
-    replace(golden, beams=[change(clear)]).save(damaged / GOLDEN_NAME)
+    replace(golden, beams=[change(clear), clear]).save(damaged / GOLDEN_NAME)
     reseal(damaged)
     failed = [check.name for check in verify(Bundle.open(damaged)).checks if not check.passed]
     assert failed == ["beams", "standard beams", "legacy beams"]
+
+
+def test_a_score_may_be_off_by_twice_the_tolerance_of_the_largest_logit(
+    bundle: Path, tmp_path: Path
+) -> None:
+    off = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    golden = Golden.load(off / GOLDEN_NAME)
+    clear = next(found for found in golden.beams if not found.near_tie)
+    assert clear.scale > 2
+    for share, passes in ((0.8, True), (1.2, False)):
+        wrong = clear.scores + np.float32(share * 2 * FLOAT32 * clear.scale)
+        replace(golden, beams=[replace(clear, scores=wrong)]).save(off / GOLDEN_NAME)
+        reseal(off)
+        assert verify(Bundle.open(off)).passed == passes
 
 
 def test_rows_keep_their_sources_when_they_move(bundle: Path) -> None:
