@@ -117,6 +117,31 @@ def test_a_sum_that_two_norms_read_is_fused_with_the_first() -> None:
     assert [value.name for value in model.graph.outputs] == ["y", "z"]
 
 
+def test_a_biased_sum_that_another_node_reads_is_not_taken_apart() -> None:
+    text = """agraph (float[B,4] a, float[B,4] b, float[4] g, float[4] h)
+    => (float[B,4] y, float[B,4] z)
+    <float[B,4] c, float[B,4] s> {
+        c = Add (b, h)
+        s = Add (a, c)
+        y = RMSNormalization <axis = -1, epsilon = 0.1> (s, g)
+        z = Relu (c)
+    }"""
+    ones = np.ones(4, dtype=np.float32)
+    model = parsed(text, g=ones, h=ones)
+    assert FuseSkipNorms()(model).modified
+    kinds = [node.op_type for node in model.graph]
+    assert kinds == ["Add", "SkipSimplifiedLayerNormalization", "Relu"]
+    assert [value.name for value in model.graph[1].inputs] == ["c", "a", "g"]
+
+
+def test_a_norm_without_an_axis_is_over_the_last_one() -> None:
+    text = """agraph (float[B,4] a, float[B,4] b, float[4] g) => (float[B,4] y) {
+        s = Add (a, b)
+        y = RMSNormalization <epsilon = 0.1> (s, g)
+    }"""
+    assert FuseSkipNorms()(parsed(text, g=np.ones(4, dtype=np.float32))).modified
+
+
 def quantised(width: int = 32, block: int = 16) -> dict[str, BlockQuantized]:
     weight = torch.randn(4, width, generator=torch.Generator().manual_seed(0))
     return {"w": round_to_nearest(weight, 8, block)}
