@@ -51,8 +51,9 @@ def one_table_of_translations() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         listed = cache(onnxscript_apis.get_torchlib_ops)
         patch.setattr(onnxscript_apis, "get_torchlib_ops", listed)
-        signature = cache(_schemas.op_signature_from_function)
-        patch.setattr(_schemas, "op_signature_from_function", signature)
+        if hasattr(_schemas, "op_signature_from_function"):  # not in the oldest PyTorch
+            signature = cache(_schemas.op_signature_from_function)
+            patch.setattr(_schemas, "op_signature_from_function", signature)
         patch.setattr(
             _decomp,
             "create_onnx_friendly_decomposition_table",
