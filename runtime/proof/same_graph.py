@@ -23,7 +23,7 @@ from ..bundle.onnx_file import (
     edited,
 )
 from ..bundle.protobuf import read_fields, text_field
-from ..bundle.vocabulary import Lowering, Part
+from ..bundle.vocabulary import Part
 from .receipt import Check
 from .replay import counted
 
@@ -37,7 +37,7 @@ ROUNDS = text_field(1, "accuracy_level")  # the name of an attribute
 NO_EFFECT = (2, 13)  # of a graph: its name, and the types of values, which follow from the rest
 
 
-def graph_checks(bundle: Bundle, lowering: Lowering) -> list[Check]:
+def graph_checks(bundle: Bundle, lowering: str) -> list[Check]:
     """Return a check of each graph that generates in a lowering.
 
     Its positions are the nodes, weights, inputs and outputs; its error counts those that differ.
