@@ -1,4 +1,4 @@
-"""Store half-precision weights in float32, as the other graphs of a bundle do."""
+"""Store float16 weights in float32, as the other graphs of a bundle do."""
 
 import onnx_ir as ir
 
@@ -7,14 +7,12 @@ from .parts import add_initializer, cast, ensure
 
 __all__ = ["CastWeights"]
 
-HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-
 
 class CastWeights(ir.passes.InPlacePass):
-    """Replace each weight in half precision by Cast(the weight in float32).
+    """Replace each weight in float16 by Cast(the weight in float32).
 
     ONNX Runtime casts once, when it opens the graph. So one stored weight serves graphs that
-    compute in float32 and graphs that compute in half precision.
+    compute in float32 and graphs that compute in float16.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -28,15 +26,16 @@ class CastWeights(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, bool(found))
 
     def ensures(self, model: ir.Model) -> None:
-        """Ensure that no weight is in half precision."""
+        """Ensure that no weight is in float16."""
         left = list(_half_weights(model.graph))
         ensure(not left, f"{', '.join(left)} are in float32")
 
 
 def _half_weights(graph: ir.Graph) -> dict[str, tuple[ir.Value, LazyWeight]]:
-    """Return the initializers that are weights in half precision, by name."""
+    """Return the initializers that are weights in float16, by name."""
     return {
         name: (value, value.const_value)
         for name, value in graph.initializers.items()
-        if isinstance(value.const_value, LazyWeight) and value.const_value.dtype in HALF
+        if isinstance(value.const_value, LazyWeight)
+        and value.const_value.dtype == ir.DataType.FLOAT16
     }

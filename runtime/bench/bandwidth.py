@@ -91,20 +91,26 @@ def weight_bytes_per_token(bundle: Bundle, graph: Graph) -> int:
 
 
 def _of_decoder(weights: dict[str, WeightEntry]) -> int:
-    """Return the bytes of a decoder's weights: sources and what encodes them are read once."""
+    """Return the bytes of a decoder's weights: sources and what encodes them are read once.
+
+    A head that is tied reads the decoder's table, or the encoder's if both share that one.
+    """
     head, bias = f"{DECODER}{HEAD}", f"{DECODER}{HEAD_BIAS}"
     tied = not any(name.startswith(head) and name != bias for name in weights)
-    gathered = tuple(f"{DECODER}{name}" for name in (*GATHERED, EMBEDDING))
-    size = sum(
+    own, gathered = f"{DECODER}{EMBEDDING}", tuple(f"{DECODER}{name}" for name in GATHERED)
+    table = own if any(name.startswith(own) for name in weights) else SHARED
+
+    def is_read(name: str) -> bool:
+        if name.startswith(table):
+            return tied
+        is_own = name.startswith(DECODER) and not name.startswith(gathered)
+        return is_own and ".source_attention.kv." not in name
+
+    return sum(
         entry.size
         for name, entry in weights.items()
-        if name.startswith(DECODER)
-        and not name.startswith(gathered)
-        and ".source_attention.kv." not in name
-        and not name.endswith(PREFILL_ONLY)
+        if is_read(name) and not name.endswith(PREFILL_ONLY)
     )
-    tables = (entry.size for name, entry in weights.items() if name.startswith(SHARED))
-    return size + (sum(tables) if tied else 0)
 
 
 def cache_bytes_per_slot(graph: Graph) -> int:

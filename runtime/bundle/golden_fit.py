@@ -5,13 +5,14 @@ does not fit; it is refused before anything is computed.
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BundleError
-from .bundle import GOLDEN_NAME, Bundle
-from .golden import Continuation, Golden, Ids, Prompt
+from .bundle import GOLDEN_NAME, SOURCE_TOKENIZER_NAME, TOKENIZER_NAME, Bundle
+from .golden import Beams, Continuation, Golden, Ids, Prompt
 from .model_info import ModelInfo
 
 __all__ = ["golden_of"]
@@ -25,12 +26,25 @@ def golden_of(bundle: Bundle) -> Golden:
     """
     path = bundle.file(GOLDEN_NAME)
     golden = Golden.load(path)
-    strange = next(_strange(golden, bundle.manifest.model_info), None)
+    found = chain(_missing(golden, bundle), _strange(golden, bundle.manifest.model_info))
+    strange = next(found, None)
     if strange is not None:
         raise BundleError(
             f"{path} is damaged: {strange} is missing, or not of this model's shape or range"
         )
     return golden
+
+
+def _missing(golden: Golden, bundle: Bundle) -> Iterator[str]:
+    """Yield the names of vectors without which a part of the bundle would go unproved."""
+    manifest = bundle.manifest
+    parts = {
+        "quality": (manifest.quantization, golden.quality),
+        "beams": (manifest.model_info.encoder, golden.beams),
+        "tokenizer": (bundle.has(TOKENIZER_NAME), golden.tokenizer),
+        "source_tokenizer": (bundle.has(SOURCE_TOKENIZER_NAME), golden.source_tokenizer),
+    }
+    yield from (name for name, (needed, there) in parts.items() if needed and not there)
 
 
 def _strange(golden: Golden, info: ModelInfo) -> Iterator[str]:
@@ -59,11 +73,13 @@ def _strange(golden: Golden, info: ModelInfo) -> Iterator[str]:
     yield from (f"past.{n}" for n, cache in enumerate(golden.past) if cache.shape != shape)
     for name in ("tokenizer", "source_tokenizer"):
         sample = getattr(golden, name)
-        if sample is not None and sample.ids.ndim != 1:
-            yield f"{name}.ids"
+        if sample is not None and (sample.ids.ndim != 1 or not sample.vocabulary):
+            yield f"{name}.ids or {name}.vocabulary"
     for index, found in enumerate(golden.beams):
         if not _reads(info, found.source):
             yield f"beams.{index}.source"
+        if not _can_be_compared(found):
+            yield f"beams.{index}.scores"
 
 
 def _strange_continuations(golden: Golden, info: ModelInfo) -> Iterator[str]:
@@ -104,6 +120,13 @@ def _has_logits(part: Prompt | Continuation, count: int, vocab_size: int) -> boo
         return False
     same = part.logits.shape == best.shape and part.top.log_sum_exp.shape == (count,)
     return same and len(best) == count and bool(best.min() >= 0 and best.max() < vocab_size)
+
+
+def _can_be_compared(found: Beams) -> bool:
+    """Return whether there is a score of each text, and a largest logit that measures errors."""
+    return (
+        bool(found.texts) and found.scores.shape == (len(found.texts),) and 0 < found.scale < np.inf
+    )
 
 
 def _reads(info: ModelInfo, source: Ids | None) -> bool:

@@ -45,7 +45,7 @@ class Errors:
         rows = compare_rows(found, reference, top)
         difference = rows.summary(scale)
         self.difference = self.difference.join(difference) if self.difference else difference
-        with np.errstate(invalid="ignore"):  # a damaged file may hold NaN or infinite numbers
+        with np.errstate(divide="ignore", invalid="ignore"):  # a damaged file may hold any numbers
             errors = np.nan_to_num(rows.max_abs / scale, nan=np.inf, posinf=np.inf)
         for place, error in enumerate(errors.tolist(), start=position):
             self.by_position[place] = max(error, self.by_position.get(place, 0.0))

@@ -11,7 +11,8 @@ All lowerings that an engine of this machine can run are checked. Of a float16 b
 runs what it generates with, in float32, and then each graph as it is written, as a GPU runs it. It
 does so only if it adds up the products in float32 there, too. A quantised bundle is checked twice.
 With float32 activations it must compute what its integers stand for as exactly as a float32 bundle
-does. As it runs, it must stay within the tolerance of its precision. This separates the error of a
+does, and the graph that it generates with must be the same but for the rounding of activations. As
+it runs, it must stay within the tolerance of its precision. This separates the error of a
 kernel from the loss of the quantiser, which is measured against the float32 model. Its graph with
 float16 activations is held to the tolerance of float16; a CPU checks it as it is written, likewise.
 """
@@ -40,6 +41,7 @@ from ..text.tokenizer import Tokenizer
 from .auto import settle
 from .receipt import Check, Receipt
 from .replay import Replay, counted
+from .same_graph import graph_checks
 from .tolerances import TOLERANCES, tolerance_key, tolerance_of
 
 __all__ = ["verify", "verify_engine"]
@@ -88,6 +90,7 @@ def verify(
         with opened(lowering, "exact") as engine:
             tolerance = TOLERANCES[tolerance_key("float32", tf32=options.tf32)]
             others += Replay(bundle, engine, tolerance, label).checks()
+        others += graph_checks(bundle, lowering)
     as_gpu = backend == "cpu" and sums_in_float32()
     if exact and as_gpu:
         for lowering in local_lowerings(bundle, backend, "half"):

@@ -1,18 +1,22 @@
 """int8 and int4 bundles: proved twice, and refused if the loss is over the budget."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from reseal import reseal
 from small_models import TEXT, random_model, small_config, write_checkpoint
 from uneven_shapes import UNEVEN
 
 import edgegpt
 from edgegpt.cli import main
-from edgegpt.errors import EdgeGPTWarning, ExportError, InvalidInputError
+from edgegpt.errors import BundleError, EdgeGPTWarning, ExportError, InvalidInputError
 from edgegpt.export import ExportSettings, export_bundle
-from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.bundle.bundle import GOLDEN_NAME, Bundle
+from edgegpt.runtime.bundle.golden import Golden
 from edgegpt.runtime.engines.base import MANY_ROWS
 from edgegpt.runtime.engines.choice import open_engine
 from edgegpt.runtime.engines.options import EngineOptions
@@ -211,6 +215,29 @@ def test_a_wrong_step_of_many_rows_fails_the_proof(
     monkeypatch.setattr(OrtState, "_decode", wrong)
     failed = {check.name for check in verify(Bundle.open(int8_bundle)).checks if not check.passed}
     assert failed == {"many rows"}
+
+
+def test_the_loss_is_the_same_in_pieces(int8_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The logits of a large vocabulary are fetched in pieces of a window."""
+    bundle = Bundle.open(int8_bundle)
+    engine = open_engine(bundle, EngineOptions(threads=1), part="exact")
+    replay = Replay(bundle, engine, 0.2)
+    whole = replay.quality(bundle.manifest.quantization).quality
+    monkeypatch.setattr(replay, "_pieces", lambda ids: [5, 9, ids.shape[1] - 14])
+    pieces = replay.quality(bundle.manifest.quantization).quality
+    assert (pieces.kl, pieces.perplexity) == pytest.approx((whole.kl, whole.perplexity), rel=1e-3)
+    assert (pieces.tokens, pieces.top1_agreement) == (whole.tokens, whole.top1_agreement)
+
+
+def test_a_proof_that_could_not_measure_the_loss_is_refused(
+    int8_bundle: Path, tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(int8_bundle, tmp_path / "bundle"))
+    path = bundle / GOLDEN_NAME
+    replace(Golden.load(path), quality=[]).save(path)
+    reseal(bundle)
+    with pytest.raises(BundleError, match="is damaged: quality is missing"):
+        verify(Bundle.open(bundle))
 
 
 def run(*arguments: object) -> int:

@@ -7,7 +7,9 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes import InPlacePass, PostconditionError, PreconditionError
 
+from edgegpt.export.lazy_weights import LazyWeight
 from edgegpt.export.passes import (
+    CastWeights,
     DequantizeWeights,
     FeedPositions,
     FoldWeightTransposes,
@@ -113,6 +115,31 @@ def test_a_sum_that_two_norms_read_is_fused_with_the_first() -> None:
     assert (fused.op_type, fused.domain) == ("SkipSimplifiedLayerNormalization", "com.microsoft")
     assert other.inputs[0] is fused.outputs[3]
     assert [value.name for value in model.graph.outputs] == ["y", "z"]
+
+
+def test_a_biased_sum_that_another_node_reads_is_not_taken_apart() -> None:
+    text = """agraph (float[B,4] a, float[B,4] b, float[4] g, float[4] h)
+    => (float[B,4] y, float[B,4] z)
+    <float[B,4] c, float[B,4] s> {
+        c = Add (b, h)
+        s = Add (a, c)
+        y = RMSNormalization <axis = -1, epsilon = 0.1> (s, g)
+        z = Relu (c)
+    }"""
+    ones = np.ones(4, dtype=np.float32)
+    model = parsed(text, g=ones, h=ones)
+    assert FuseSkipNorms()(model).modified
+    kinds = [node.op_type for node in model.graph]
+    assert kinds == ["Add", "SkipSimplifiedLayerNormalization", "Relu"]
+    assert [value.name for value in model.graph[1].inputs] == ["c", "a", "g"]
+
+
+def test_a_norm_without_an_axis_is_over_the_last_one() -> None:
+    text = """agraph (float[B,4] a, float[B,4] b, float[4] g) => (float[B,4] y) {
+        s = Add (a, b)
+        y = RMSNormalization <epsilon = 0.1> (s, g)
+    }"""
+    assert FuseSkipNorms()(parsed(text, g=np.ones(4, dtype=np.float32))).modified
 
 
 def quantised(width: int = 32, block: int = 16) -> dict[str, BlockQuantized]:
@@ -236,6 +263,12 @@ SHARED_TRANSPOSE = """agraph (float[B,T,32] x, float[4,32] w) => (float[B,T,4] y
     z = Relu (t)
     y = MatMul (x, t)
 }"""
+FIRST_OPERAND = """agraph (float[32,T] x, float[4,32] w) => (float[4,T] y) {
+    y = MatMul (w, x)
+}"""
+AS_INDICES = """agraph (float[T] x, float[4,32] w) => (float[4,32] y) {
+    y = Gather (x, w)
+}"""
 NIBBLES = """agraph (float[B,T,32] x, uint8[4,2,16] other, float[4,2] s) => (float[B,T,4] y) {
     h = com.microsoft.MatMulNBits <K = 32, N = 4, bits = 8, block_size = 16> (x, other, s)
     y = Relu (h)
@@ -253,6 +286,9 @@ TABLE = {"w": np.zeros((4, 32), dtype=np.float32)}
         (FeedPositions(), step(**{"com.microsoft.GroupQuery": "com.microsoft.Group"}), "attention"),
         (FeedPositions(), step(LAST="logit_positions"), "past_len stands for the lengths"),
         (FeedPositions(), step(WANTED="wanted = Relu (a)"), "one GatherElements picks"),
+        (FeedPositions(), step(WANTED=f"{WANTED} other = Relu (wanted)"), "the final norm or head"),
+        (QuantizeWeights(quantised()), parsed(FIRST_OPERAND, **TABLE), "w is looked up by Gather"),
+        (QuantizeWeights(quantised()), parsed(AS_INDICES, **TABLE), "w is looked up by Gather"),
         (QuantizeWeights(quantised()), parsed(NORM, **ONES), "it has the weight w"),
         (QuantizeWeights(quantised(64)), product(), r"w has the sizes \(4, 64\)"),
         (QuantizeWeights(quantised()), parsed(SHARED_TRANSPOSE, **TABLE), "the Transpose of w"),
@@ -290,6 +326,27 @@ def test_a_pass_that_left_its_work_undone_is_found_out(
 ) -> None:
     with pytest.raises(PostconditionError, match=reason):
         edit.ensures(model)
+
+
+def test_a_weight_in_half_precision_is_stored_in_float32_and_cast() -> None:
+    text = """agraph (float16[B,3] x, float16[3,2] w) => (float16[B,2] y) { y = MatMul (x, w) }"""
+    model = parsed(text, w=np.zeros((3, 2), dtype=np.float16))
+    weight = LazyWeight(
+        lambda dtype: np.full((3, 2), 0.1, dtype.numpy()),
+        ir.DataType.FLOAT16,
+        (3, 2),
+        name="w",
+        key=(),
+    )
+    model.graph.initializers["w"].const_value = weight
+    with pytest.raises(PostconditionError, match="w are in float32"):
+        CastWeights().ensures(model)
+    assert CastWeights()(model).modified
+    cast, product = model.graph
+    assert (cast.op_type, cast.attributes["to"].as_int()) == ("Cast", ir.DataType.FLOAT16)
+    assert product.inputs[1] is cast.outputs[0]
+    assert model.graph.initializers["w"].const_value.dtype == ir.DataType.FLOAT
+    assert not CastWeights()(model).modified
 
 
 def test_a_table_that_is_the_same_for_all_rows_is_no_stream() -> None:

@@ -1,6 +1,8 @@
 """Bundles of encoder-decoders: written, proved, opened, and wrong ones refused."""
 
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +13,7 @@ import torch
 from click.testing import CliRunner
 from manifests import sealed
 from pair_checkpoints import PAIRS, USAGE, write_pair_checkpoint
+from reseal import reseal
 from seq2seq_models import STACK, VARIANTS, seq2seq
 
 from edgegpt.checkpoint import load_checkpoint
@@ -19,13 +22,14 @@ from edgegpt.errors import BundleError, CheckpointError, EngineError, InvalidInp
 from edgegpt.export import ExportSettings, export_bundle
 from edgegpt.export.pair_texts import held_out_pairs
 from edgegpt.model import GPTConfig, Seq2Seq, Seq2SeqConfig
-from edgegpt.runtime.bundle.bundle import Bundle
-from edgegpt.runtime.bundle.golden import Golden
+from edgegpt.runtime.bundle.bundle import GOLDEN_NAME, Bundle
+from edgegpt.runtime.bundle.golden import Beams, Golden
 from edgegpt.runtime.bundle.manifest import Manifest
 from edgegpt.runtime.engines.choice import open_engine
 from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.engines.tensorrt.builder import graph_for
 from edgegpt.runtime.engines.tensorrt.flavour import Flavour
+from edgegpt.runtime.proof.verify import verify
 
 FLOAT32 = 1e-5
 
@@ -142,6 +146,63 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoint = write_pair_checkpoint(folder / "ckpt", seq2seq(VARIANTS["paper"]))
     export_bundle(checkpoint, folder / "bundle")
     return folder / "bundle"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda beams: [], "beams"),
+        (lambda beams: [replace(beams[0], scores=beams[0].scores[:2])], r"beams\.0\.scores"),
+        (lambda beams: [replace(beams[0], scale=0.0)], r"beams\.0\.scores"),
+        (lambda beams: [beams[0], replace(beams[1], scale=np.inf)], r"beams\.1\.scores"),
+        (lambda beams: [replace(beams[0], source=np.array([99]))], r"beams\.0\.source"),
+    ],
+)
+def test_golden_beams_that_could_show_no_error_are_refused(
+    bundle: Path, tmp_path: Path, change: Callable[[list[Beams]], list[Beams]], told: str
+) -> None:
+    damaged = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    golden = Golden.load(damaged / GOLDEN_NAME)
+    replace(golden, beams=change(golden.beams)).save(damaged / GOLDEN_NAME)
+    reseal(damaged)
+    with pytest.raises(BundleError, match=f"is damaged: {told} is missing, or not of"):
+        verify(Bundle.open(damaged))
+
+
+def another_last_text(found: Beams) -> Beams:
+    *best, last = found.texts
+    return replace(found, texts=[*best, (last + 1) % 30])
+
+
+def another_last_score(found: Beams) -> Beams:
+    return replace(found, scores=found.scores - np.float32([0, 0, 0, 0.01]))
+
+
+@pytest.mark.parametrize("change", [another_last_text, another_last_score])
+def test_each_text_of_a_search_and_its_score_count_not_the_best_alone(
+    bundle: Path, tmp_path: Path, change: Callable[[Beams], Beams]
+) -> None:
+    damaged = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    golden = Golden.load(damaged / GOLDEN_NAME)
+    clear = next(found for found in golden.beams if not found.near_tie)
+    replace(golden, beams=[change(clear), clear]).save(damaged / GOLDEN_NAME)
+    reseal(damaged)
+    failed = [check.name for check in verify(Bundle.open(damaged)).checks if not check.passed]
+    assert failed == ["beams", "standard beams", "legacy beams"]
+
+
+def test_a_score_may_be_off_by_twice_the_tolerance_of_the_largest_logit(
+    bundle: Path, tmp_path: Path
+) -> None:
+    off = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    golden = Golden.load(off / GOLDEN_NAME)
+    clear = next(found for found in golden.beams if not found.near_tie)
+    assert clear.scale > 2
+    for share, passes in ((0.8, True), (1.2, False)):
+        wrong = clear.scores + np.float32(share * 2 * FLOAT32 * clear.scale)
+        replace(golden, beams=[replace(clear, scores=wrong)]).save(off / GOLDEN_NAME)
+        reseal(off)
+        assert verify(Bundle.open(off)).passed == passes
 
 
 def test_rows_keep_their_sources_when_they_move(bundle: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from small_models import random_model, small_config
 from torch import Tensor, nn
 
-from edgegpt.export.layered import LayeredModel
+from edgegpt.export.layered import LayeredModel, linears_of
 from edgegpt.export.quantization import Yardstick, own_windows, quantised, quantize, smoothed
 from edgegpt.export.quantization.calibration import squares, summed_inputs
 from edgegpt.model import GPT, GPTConfig
@@ -24,6 +24,7 @@ LLAMA: dict[str, Any] = {
 MODELS: dict[str, dict[str, Any]] = {
     "gpt": {"activation": "relu"},
     "llama": LLAMA,
+    "shared values": LLAMA | {"n_head": 8, "n_kv_head": 2},
     "squared relu": LLAMA | {"activation": "relu2", "gated": False},
     "gelu": {"activation": "gelu"},
     "norms after": LLAMA | {"norm_placement": "output"},
@@ -89,6 +90,43 @@ def test_every_layer_that_a_factor_can_reach_reads_more_even_channels(name: str)
             assert after[layer] < 0.75 * before[layer], layer
         else:
             assert after[layer] == before[layer], layer
+
+
+def magnitudes(model: GPT, windows: Tensor) -> dict[str, Tensor]:
+    """Return the logs of what each layer reads, by channel as one module writes it: [channels]."""
+    config, linears = model.config, linears_of(model)
+    with torch.no_grad(), summed_inputs(linears, squares) as sums:
+        model(windows)
+    copies = config.n_head // config.n_kv_head  # of the values of a head
+    for name, total in sums.items():
+        if name.endswith("attention.proj.weight"):
+            groups = total.view(config.n_kv_head, copies, -1)  # (heads, copies, width)
+            sums[name] = groups.mean(1).flatten()
+    return {name: total.log2() / 2 for name, total in sums.items()}
+
+
+@pytest.mark.parametrize("name", ["gpt", "shared values", "squared relu"])
+def test_a_channel_comes_halfway_to_the_mean_of_the_logs_as_near_as_powers_of_two_can(
+    name: str,
+) -> None:
+    model = uneven(name)
+    windows = own_windows(model, 4)
+    found = load_model(model.config, smoothed(LayeredModel.of(model), windows))
+    before, after = magnitudes(model, windows), magnitudes(found, windows)
+    for layer, logs in before.items():
+        seen = logs.isfinite()
+        aim = (logs[seen] + logs[seen].mean()) / 2
+        step = 2 if name == "squared relu" and layer.endswith("down.weight") else 1
+        off = (after[layer][seen] - aim).abs().max()
+        assert off <= step / 2 + 1e-3, layer
+
+
+def test_no_channel_is_moved_by_more_than_ten_powers_of_two() -> None:
+    model = uneven("llama")
+    with torch.no_grad():
+        model.blocks[0].norm_1.weight[3] *= 2.0**40
+    found = smoothed(LayeredModel.of(model), own_windows(model, 2))
+    assert found.rows["blocks.0.norm_1.weight"].log2().abs().max() == 10
 
 
 def test_rounding_then_costs_less() -> None:

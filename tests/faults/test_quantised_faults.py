@@ -17,6 +17,7 @@ from edgegpt.export.quantization import BlockQuantized
 from edgegpt.model import GPT
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.bundle.golden import Golden
+from edgegpt.runtime.proof.same_graph import graph_checks
 from edgegpt.runtime.proof.tolerances import TOLERANCES
 from edgegpt.runtime.proof.verify import verify
 
@@ -138,6 +139,72 @@ def test_a_zero_point_where_there_is_none_fails_the_exact_checks(specimen, tmp_p
     receipt = verify(Bundle.open(bundle), check="size")
     failed = {check.name for check in receipt.checks if not check.passed}
     assert "exact chunked" in failed
+
+
+def wider_attention(graph: onnx.GraphProto) -> None:
+    node = [node for node in graph.node if node.op_type == "GroupQueryAttention"][1]
+    next(each for each in node.attribute if each.name == "scale").f *= 1.05
+
+
+def larger_epsilon(graph: onnx.GraphProto) -> None:
+    norms = [each for node in graph.node for each in node.attribute if each.name == "epsilon"]
+    for epsilon in norms:
+        epsilon.f = 1e-3
+
+
+def another_weight_of_that_shape(graph: onnx.GraphProto) -> None:
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            if name == "blocks.1.norm_2.weight":
+                node.input[place] = "blocks.1.norm_1.weight"
+
+
+def another_place_in_the_file(graph: onnx.GraphProto) -> None:
+    norms = {each.name: each for each in graph.initializer if each.name.endswith("norm_2.weight")}
+    first, second = norms.values()
+    del first.external_data[:]
+    first.external_data.extend(second.external_data)
+
+
+def one_node_more(graph: onnx.GraphProto) -> None:
+    graph.node.append(onnx.helper.make_node("Abs", [graph.output[0].name], ["unread"]))
+
+
+@pytest.mark.parametrize("part", ["decoder", "prefill"])
+@pytest.mark.parametrize(
+    "damage",
+    [wider_attention, larger_epsilon, another_weight_of_that_shape, another_place_in_the_file],
+)
+def test_a_graph_that_is_not_the_one_proved_exactly_fails_however_little_it_moves(
+    specimen, tmp_path: Path, part: str, damage: Callable[[onnx.GraphProto], None]
+) -> None:
+    """Rounding activations moves the logits further than these faults, which are no rounding."""
+    bundle = Path(shutil.copytree(specimen[1], tmp_path / "bundle"))
+    edit_graph(bundle, part, damage)
+    reseal(bundle)
+    receipt = verify(Bundle.open(bundle), check="size")
+    failed = {check.name for check in receipt.checks if not check.passed}
+    assert ("graph" if part == "decoder" else "prefill graph") in failed
+    assert not any(name.startswith("exact") for name in failed)
+
+
+def graph_checks_of(bundle: Path) -> dict[str, float]:
+    reseal(bundle)
+    checks = graph_checks(Bundle.open(bundle), "ort")
+    return {check.name: check.difference.max_abs for check in checks}
+
+
+def test_what_differs_in_a_graph_is_counted(specimen, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(specimen[1], tmp_path / "bundle"))
+    assert graph_checks_of(bundle) == {"graph": 0, "prefill graph": 0}
+    edit_graph(bundle, "decoder", one_node_more)
+    assert graph_checks_of(bundle) == {"graph": 1, "prefill graph": 0}
+    edit_graph(bundle, "decoder", lambda graph: graph.node.__delitem__(slice(2, 5)))
+    assert graph_checks_of(bundle) == {"graph": 3, "prefill graph": 0}
+    edit_graph(bundle, "prefill", larger_epsilon)
+    assert graph_checks_of(bundle) == {"graph": 3, "prefill graph": 5}
+    edit_graph(bundle, "exact", larger_epsilon)
+    assert graph_checks_of(bundle)["prefill graph"] == 0
 
 
 def test_a_prefill_graph_with_a_quarter_of_the_step_fails_as_it_runs(

@@ -266,9 +266,9 @@ def test_a_damaged_golden_file_is_named(altered_bundle) -> None:
 DECODER = Graph("decoder.ort", "", "decoder", "ort", 23, [], [])
 
 
-def _weighing(sizes: dict[str, int]) -> Bundle:
+def _weighing(sizes: dict[str, int], encoder: object = None) -> Bundle:
     weights = {name: WeightEntry("F32", [size], 0, size, "") for name, size in sizes.items()}
-    manifest = SimpleNamespace(weights=weights, model_info=SimpleNamespace(encoder=None))
+    manifest = SimpleNamespace(weights=weights, model_info=SimpleNamespace(encoder=encoder))
     return SimpleNamespace(manifest=manifest)  # type: ignore[return-value]
 
 
@@ -284,6 +284,26 @@ def test_tables_of_which_one_row_is_gathered_are_not_read_whole() -> None:
     assert weight_bytes_per_token(_weighing(sizes), DECODER) == 111_000
     del sizes["head.weight"]  # tied: the head multiplies by the whole embedding
     assert weight_bytes_per_token(_weighing(sizes), DECODER) == 101_001
+
+
+def test_a_step_of_an_encoder_decoder_reads_its_decoder_and_the_table_of_its_head() -> None:
+    sizes = {
+        "encoder.token_embedding.weight": 1,
+        "encoder.token_embedding.weight.columns": 2,
+        "encoder.blocks.0.attention.qkv.weight": 4,
+        "decoder.position_embedding.weight": 10,
+        "decoder.blocks.0.attention.qkv.weight": 100,
+        "decoder.blocks.0.source_attention.q.weight": 1000,
+        "decoder.blocks.0.source_attention.kv.weight": 10_000,
+        "decoder.blocks.0.attention.qkv.weight.columns": 20_000,
+        "decoder.head.bias": 100_000,
+    }
+    # Tied to the one table that both sides share, without its copy for prompts.
+    assert weight_bytes_per_token(_weighing(sizes, "encoder"), DECODER) == 101_101
+    sizes["decoder.token_embedding.weight"] = 1_000_000  # tied to a table of its own
+    assert weight_bytes_per_token(_weighing(sizes, "encoder"), DECODER) == 1_101_100
+    sizes["decoder.head.weight"] = 10_000_000
+    assert weight_bytes_per_token(_weighing(sizes, "encoder"), DECODER) == 10_101_100
 
 
 def test_a_graph_with_float16_activations_reads_scales_as_float16() -> None:

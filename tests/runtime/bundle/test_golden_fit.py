@@ -1,5 +1,6 @@
 """Golden vectors that do not fit their model, though hashes match, are refused by name."""
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -56,6 +57,7 @@ def huge(array: Array) -> Array:
         ("continuation.2.logits", cut),
         ("continuation.2.margins", cut),
         ("tokenizer.ids", bare),
+        ("tokenizer.vocabulary", lambda array: array[:0]),
         ("past.0", turned),
         ("past.3", cut),
         ("past.3", bare),
@@ -73,12 +75,66 @@ def test_an_array_that_does_not_fit_is_named(
         verify(Bundle.open(bundle))
 
 
-@pytest.mark.parametrize("name", ["continuation.3", "past.3"])
-def test_a_row_or_a_cache_too_few_is_named(altered_bundle, small_bundle, name: str) -> None:
+@pytest.mark.parametrize("name", ["continuation.3", "past.3", "tokenizer"])
+def test_a_row_a_cache_or_a_sample_too_few_is_named(
+    altered_bundle, small_bundle, name: str
+) -> None:
+    """Without its sample, the tokenizer of a bundle would go unproved."""
     arrays = load_file(small_bundle / GOLDEN_NAME)
     left = {key: array for key, array in arrays.items() if not key.startswith(name)}
     with pytest.raises(BundleError, match=rf"is damaged: {name.partition('.')[0]} is missing, or"):
         golden_of(Bundle.open(altered_bundle({GOLDEN_NAME: save(left)})))
+
+
+def with_window(arrays: dict[str, Array], length: int, rows: int) -> dict[str, Array]:
+    """Return the vectors with a held-out window of so many ids and rows of logits."""
+    logits = np.zeros((rows, 34), dtype=np.float32)
+    return {**arrays, "quality.0.ids": np.zeros(length, np.int64), "quality.0.logits": logits}
+
+
+def with_kept(arrays: dict[str, Array], best: int) -> dict[str, Array]:
+    """Return the vectors with only one logit of each position of a prompt, of the id `best`."""
+    count = len(arrays["prefill.5.ids"])
+    kept = {
+        "logits": np.zeros((count, 1), dtype=np.float32),
+        "top_ids": np.full((count, 1), best),
+        "log_sum_exp": np.zeros(count, dtype=np.float32),
+    }
+    return arrays | {f"prefill.5.{name}": array for name, array in kept.items()}
+
+
+def with_steps(arrays: dict[str, Array], more: int) -> dict[str, Array]:
+    """Return the vectors with so many more steps of decoding."""
+    longer = {
+        name: np.concatenate([array, array[:1].repeat(more, axis=0)])
+        for name, array in arrays.items()
+        if name.startswith("continuation.")
+    }
+    return arrays | longer
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda arrays: with_window(arrays, 33, 32), None),
+        (lambda arrays: with_window(arrays, 34, 33), "quality.0.ids"),
+        (lambda arrays: with_window(arrays, 33, 33), "quality.0.logits"),
+        (lambda arrays: with_kept(arrays, 33), None),
+        (lambda arrays: with_kept(arrays, 34), "prefill.5.logits"),
+        (lambda arrays: with_kept(arrays, -1), "prefill.5.logits"),
+        (lambda arrays: with_steps(arrays, 1), "continuation.3.ids"),
+    ],
+)
+def test_what_the_block_or_the_vocabulary_cannot_hold_is_named(
+    altered_bundle, small_bundle, change: Callable[[dict[str, Array]], dict[str, Array]], told
+) -> None:
+    arrays = change(load_file(small_bundle / GOLDEN_NAME))
+    bundle = Bundle.open(altered_bundle({GOLDEN_NAME: save(arrays)}))
+    if told is None:
+        golden_of(bundle)
+        return
+    with pytest.raises(BundleError, match=f"is damaged: {re.escape(told)} is missing, or not of"):
+        golden_of(bundle)
 
 
 def test_the_export_s_own_vectors_fit(small_bundle) -> None:

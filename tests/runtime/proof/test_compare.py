@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgegpt.runtime.bundle.golden import Top
 from edgegpt.runtime.proof.compare import Difference, compare
 from edgegpt.runtime.proof.tolerances import TOLERANCES, is_tie
 
@@ -88,6 +89,13 @@ def test_anything_not_finite_makes_the_errors_infinite(bad, side):
     assert found.positions == 2
 
 
+def test_kept_logits_may_be_in_any_order():
+    reference, top = logits([1.0, 4.0, 2.0]), Top(np.array([[5, 0, 3]]), np.float32([4.2]))
+    found = np.zeros((1, 6), dtype=np.float32)
+    found[0, [5, 0, 3]] = reference[0]
+    assert compare(found, reference, top).top1_agreement == 1.0
+
+
 def test_joining_takes_the_worst_and_weighs_the_agreement_by_positions():
     first, second = Difference(1.0, 0.5, 0.1, 1.0, 3), Difference(0.5, 0.7, 0.2, 0.0, 1)
     assert first.join(second) == Difference(1.0, 0.7, 0.2, 0.75, 4)
@@ -133,3 +141,8 @@ def test_an_engine_within_the_tolerance_changes_only_ties(rows, data):
 
 def test_float32_may_be_off_by_one_in_a_hundred_thousand():
     assert TOLERANCES["float32"] == 1e-5
+
+
+def test_the_limits_are_those_that_the_documentation_justifies():
+    others = {"half cache": 6e-3, "tf32": 1e-2, "float16": 2e-2, "bfloat16": 0.16}
+    assert others | {"float32": 1e-5, "int8": 0.2, "int4": 0.2} == TOLERANCES

@@ -122,9 +122,12 @@ def test_an_unreadable_receipt_does_not_count(bundle_copy: Path, text: str) -> N
     assert known(Bundle.open(bundle_copy)) == []
 
 
-def test_a_receipt_of_another_bundle_does_not_count(bundle_copy: Path) -> None:
+@pytest.mark.parametrize("other", [{"bundle_id": "0" * 64}, {"receipt_version": 4}])
+def test_a_receipt_of_another_bundle_or_version_does_not_count(
+    bundle_copy: Path, other: dict[str, object]
+) -> None:
     body = json.loads((bundle_copy / "receipt.json").read_text())
-    (bundle_copy / "receipt.json").write_text(json.dumps(body | {"bundle_id": "0" * 64}))
+    (bundle_copy / "receipt.json").write_text(json.dumps(body | other))
     assert known(Bundle.open(bundle_copy)) == []
 
 

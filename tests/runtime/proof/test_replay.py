@@ -1,18 +1,20 @@
 """What replaying asks of an engine beyond whole batches: rows that move, rows alone, and ties."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgegpt.runtime.bundle.bundle import Bundle
-from edgegpt.runtime.bundle.golden import Continuation
+from edgegpt.runtime.bundle.golden import Continuation, Prompt
 from edgegpt.runtime.engines.base import Engine, State
 from edgegpt.runtime.engines.choice import open_engine
 from edgegpt.runtime.engines.options import EngineOptions
+from edgegpt.runtime.engines.ort.cpu import OrtState
 from edgegpt.runtime.proof.receipt import Check
-from edgegpt.runtime.proof.replay import Replay, Tokens
+from edgegpt.runtime.proof.replay import Errors, Replay, Tokens
 from edgegpt.runtime.proof.tolerances import TOLERANCES
 
 
@@ -52,6 +54,53 @@ def test_a_step_over_the_first_row_alone_that_is_wrong_is_found(
 
     monkeypatch.setattr(State, "decode", wrong)
     assert not decoded(small_bundle, engine).passed
+
+
+def test_a_prompt_that_sees_what_a_longer_one_left_in_the_cache_is_found(
+    small_bundle: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slots that nobody has filled yet hold zeros, so a short prompt must come after a long one."""
+    run, filled = OrtState._run, {}
+
+    def leaking(state: OrtState, ids, past_len, *rest) -> None:
+        run(state, ids, past_len, *rest)
+        end = int(past_len.max()) + ids.shape[1]
+        if end < filled.setdefault(id(state), 0):
+            state.logits()[:] += 1.0
+        filled[id(state)] = max(end, filled[id(state)])
+
+    monkeypatch.setattr(OrtState, "_run", leaking)
+    assert not Replay(Bundle.open(small_bundle), engine, TOLERANCES["float32"]).prefill().passed
+
+
+def test_free_decoding_is_computed_if_the_engine_took_another_token_at_a_tie(
+    small_bundle: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only an engine that took the reference's tokens would feed itself the same ones."""
+    replay = Replay(Bundle.open(small_bundle), engine, TOLERANCES["float32"])
+    tied = replace(replay.decode(), first_difference=3, margin=0.0)
+    monkeypatch.setattr(replay, "decode", lambda: tied)
+    decoded, free = replay.checks()[-2:]
+    assert (decoded.first_difference, free.first_difference) == (3, None)
+    assert free.passed
+
+
+def test_errors_are_relative_to_the_largest_logit_of_the_whole_prompt() -> None:
+    """Pieces of a prompt have limits of their own otherwise, and where they end would matter."""
+    prompt = Prompt(np.arange(2), np.float32([[1.0, 0.0], [8.0, 0.0]]))
+    errors = Errors()
+    errors.add(5, np.float32([[1.5, 0.0]]), prompt, 0)
+    errors.add(6, np.float32([[8.0, 1.0]]), prompt, 1)
+    assert errors.difference is not None
+    assert errors.difference.relative == 1 / 8
+    assert errors.by_position == {5: 0.5 / 8, 6: 1 / 8}
+
+
+def test_the_error_of_a_position_is_the_largest_of_all_rows_that_have_it() -> None:
+    prompt, errors = Prompt(np.arange(1), np.float32([[4.0, 0.0]])), Errors()
+    for found in ([[5.0, 0.0]], [[4.0, 0.0]]):
+        errors.add(3, np.float32(found), prompt, 0)
+    assert errors.by_position == {3: 0.25}
 
 
 def row(*margins: float) -> Continuation:

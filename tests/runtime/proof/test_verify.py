@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,6 +24,7 @@ from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.engines.ort.cpu import OrtState
 from edgegpt.runtime.proof.tolerances import TOLERANCES
 from edgegpt.runtime.proof.verify import verify
+from edgegpt.runtime.text.tokenizer import Tokenizer
 
 TOLERANCE = TOLERANCES["float32"]
 GRAPH = "decoder.standard.onnx"
@@ -225,6 +227,44 @@ def test_nan_from_the_engine_fails(small_bundle: Path, monkeypatch: pytest.Monke
     assert [check.name for check in receipt.checks if check.passed] == ["tokenizer"]
 
 
+def unreadable(ids: list[int]) -> list[int]:
+    raise InvalidInputError("no such character")
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "wrong"),
+    [
+        ("decode", lambda text: text[:4] + "\0" + text[5:], 1),
+        ("decode", lambda text: text[:-2], 2),
+        ("encode", lambda ids: ids[:-3], 3),
+        ("encode", lambda ids: [1 - ids[0], *ids[1:]], 1),
+        ("encode", unreadable, None),
+    ],
+)
+def test_a_tokenizer_that_reads_or_writes_otherwise_fails_and_the_differences_are_counted(
+    small_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    change: Callable[[Any], Any],
+    wrong: int | None,
+) -> None:
+    honest = getattr(Tokenizer, method)
+    monkeypatch.setattr(Tokenizer, method, lambda *arguments: change(honest(*arguments)))
+    (check,) = (one for one in verify(Bundle.open(small_bundle)).checks if not one.passed)
+    golden = Golden.load(small_bundle / "golden.safetensors")
+    assert golden.tokenizer is not None
+    assert check.name == "tokenizer"
+    assert check.difference.max_abs == (len(golden.tokenizer.ids) if wrong is None else wrong)
+
+
+def test_a_tokenizer_that_is_missing_fails(bundle: Path) -> None:
+    manifest = Bundle.open(bundle).manifest
+    files = {name: entry for name, entry in manifest.files.items() if name != "tokenizer.json"}
+    (bundle / "edgegpt.json").write_text(replace(manifest, files=files).to_json())
+    failed = [check.name for check in verify(Bundle.open(bundle)).checks if not check.passed]
+    assert failed == ["tokenizer"]
+
+
 def near_tie_bundle(bundle: Path, lead: float) -> None:
     """Make the runner-up the choice of the golden file's first step, with a lead of `lead`."""
     path = bundle / "golden.safetensors"
@@ -251,6 +291,22 @@ def test_another_token_where_the_lead_was_clear_fails_and_is_named(bundle: Path)
     assert checks["decode"].first_difference == 0
     assert checks["continuation"].first_difference == 0
     assert checks["continuation"].margin == pytest.approx(1.0)
+
+
+def test_another_token_fails_though_all_logits_are_right(bundle: Path) -> None:
+    """The last token of a row is never fed, so no logits depend on it."""
+    golden = Golden.load(bundle / "golden.safetensors")
+    first, *rest = golden.continuations
+    ids = first.ids.copy()
+    ids[-1] = (ids[-1] + 1) % 2
+    assert first.margins[-1] > 1e-3
+    replace(golden, continuations=[replace(first, ids=ids), *rest]).save(
+        bundle / "golden.safetensors"
+    )
+    reseal(bundle)
+    failed = [check for check in verify(Bundle.open(bundle)).checks if not check.passed]
+    assert {check.name for check in failed} == with_every_lowering("decode", "continuation")
+    assert max(check.difference.relative for check in failed) <= TOLERANCE
 
 
 def test_the_command_prints_pass_and_exits_with_0(

@@ -1,0 +1,98 @@
+"""Whether a quantised bundle generates with the graph that its exact checks prove.
+
+As it runs, it rounds activations, and the limit for that is so wide that a wrong epsilon or scale
+of attention stays below it. The exact checks have float32's limit, but run a graph of their own. So
+the graphs must be the same: the one that decodes in everything but the attribute that says whether
+activations are rounded, those for long texts in everything but the products that they do in int8.
+
+A browser's graphs have no such products in common, and are left out.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from ..bundle.bundle import Bundle
+from ..bundle.onnx_file import (
+    GRAPH,
+    INITIALIZER,
+    NODE,
+    NODE_ATTRIBUTE,
+    NODE_INPUT,
+    NODE_OP_TYPE,
+    TENSOR_NAME,
+    edited,
+)
+from ..bundle.protobuf import read_fields, text_field
+from ..bundle.vocabulary import Part
+from .receipt import Check
+from .replay import counted
+
+__all__ = ["graph_checks"]
+
+PROVED: dict[Part, Part] = {"decoder": "exact", "prefill": "exact", "encoder": "exact-encoder"}
+PRODUCT, INT8_PRODUCT = (
+    text_field(NODE_OP_TYPE, kind) for kind in ("MatMulNBits", "MatMulIntegerToFloat")
+)
+ROUNDS = text_field(1, "accuracy_level")  # the name of an attribute
+NO_EFFECT = (2, 13)  # of a graph: its name, and the types of values, which follow from the rest
+
+
+def graph_checks(bundle: Bundle, lowering: str) -> list[Check]:
+    """Return a check of each graph that generates in a lowering.
+
+    Its positions are the nodes, weights, inputs and outputs; its error counts those that differ.
+
+    Raises:
+        BundleError: if a graph is not an ONNX file.
+    """
+    graphs = [graph for graph in bundle.manifest.graphs if graph.lowering == lowering]
+    parts = {graph.part: Counter(_parts(bundle.file(graph.file).read_bytes())) for graph in graphs}
+    checks = []
+    for part, exact in PROVED.items():
+        if part in parts and exact in parts and any(map(_is_product, parts[exact])):
+            wrong = _differing(parts[part], parts[exact])
+            name = "graph" if part == "decoder" else f"{part} graph"
+            checks.append(counted(name, wrong, max(wrong, parts[exact].total())))
+    return checks
+
+
+def _differing(own: Counter[bytes], exact: Counter[bytes]) -> int:
+    """Return how much one of two graphs has alone, but for products in int8 and what they read."""
+    missing, added = exact - own, own - exact
+    if not any(INT8_PRODUCT in part for part in added):
+        return max(missing.total(), added.total())
+    replaced = {part for part in missing if _is_product(part)}
+    read = {name for part in exact.keys() - replaced for name in _texts(part, NODE, NODE_INPUT)}
+    return sum(
+        part not in replaced and read.issuperset(_texts(part, INITIALIZER, TENSOR_NAME))
+        for part in missing.elements()
+    )
+
+
+def _parts(model: bytes) -> Iterator[bytes]:
+    """Yield the fields of a model, and those of its graph, without how its products round."""
+    for field in read_fields(edited(model, ((GRAPH,), (NODE,)), _without_rounding)):
+        if field.number != GRAPH:
+            yield field.whole
+            continue
+        inner = read_fields(field.value)
+        yield from (part.whole for part in inner if part.number not in NO_EFFECT)
+
+
+def _without_rounding(node: bytes) -> bytes:
+    return b"".join(
+        field.whole
+        for field in read_fields(node)
+        if field.number != NODE_ATTRIBUTE or not field.value.startswith(ROUNDS)
+    )
+
+
+def _is_product(part: bytes) -> bool:
+    return PRODUCT in part
+
+
+def _texts(part: bytes, kind: int, number: int) -> Iterator[bytes]:
+    """Yield the texts of that number in a field, if it is of that kind."""
+    (field,) = read_fields(part)
+    if field.number == kind:
+        yield from (inner.value for inner in read_fields(field.value) if inner.number == number)
