@@ -1,5 +1,7 @@
 """Errors of the command line name settings by the options that set them."""
 
+import shutil
+
 import click
 import pytest
 
@@ -27,6 +29,9 @@ PARAMETERS = [
         ('overflow="slide" does not go', "--overflow slide does not go"),
         ("stop is 3; it must be a text", "--stop is 3; it must be a text"),
         ("a stop string may stop it", "a stop string may stop it"),
+        ("stop above 3 does not go", "--stop above 3 does not go"),
+        ("stop strings need a tokenizer", "stop strings need a tokenizer"),
+        ("stop holds a bundle already", "stop holds a bundle already"),
         ("beta1 and bad_words must be below 1", "--beta1 and bad_words must be below 1"),
         ("bundle is a folder", "bundle is a folder"),
         ("cannot read /num_beams/num_beams", "cannot read /num_beams/num_beams"),
@@ -78,6 +83,27 @@ def test_generate_names_the_options_that_were_typed(
     told = _told(capsys, "generate", small_bundle, "-p", "The wind", *options)
     assert told.startswith("error: ")
     assert said in told
+
+
+def test_words_that_are_also_options_stay_words(
+    capsys: pytest.CaptureFixture[str], small_bundle, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in ("out", "chat"):
+        shutil.copytree(small_bundle, place)
+    assert _told(capsys, "export", "no-model", "--out", "out").startswith("error: out holds a")
+    source = ("--source", "The wind")
+    assert _told(capsys, "generate", "chat", *source).startswith("error: chat has no encoder")
+
+
+def test_a_lack_of_memory_is_no_option(
+    capsys: pytest.CaptureFixture[str], small_bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise edgegpt.EngineError("out of memory on CUDA: choose a smaller context or batch")
+
+    monkeypatch.setattr("edgegpt.runtime.bench.measure", full)
+    assert _told(capsys, "bench", small_bundle).startswith("error: out of memory on CUDA")
 
 
 @pytest.mark.parametrize(
