@@ -23,6 +23,7 @@ __all__ = [
     "NODE_OP_TYPE",
     "NODE_OUTPUT",
     "TENSOR_NAME",
+    "TENSOR_RAW",
     "VALUES",
     "External",
     "Node",
@@ -38,7 +39,7 @@ VALUES = (11, 12, 13)  # inputs, outputs, and value_info of intermediate values
 DIMENSION_PATH = ((GRAPH,), VALUES, (2,), (1,), (2,), (1,))
 NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OP_TYPE, NODE_ATTRIBUTE, NODE_DOMAIN = 1, 2, 3, 4, 5, 7
 SIZE_VALUE, SIZE_SYMBOL = 1, 2
-TENSOR_NAME, TENSOR_EXTERNAL = 8, 13
+TENSOR_NAME, TENSOR_RAW, TENSOR_EXTERNAL = 8, 9, 13
 ENTRY_KEY, ENTRY_VALUE = 1, 2
 
 

@@ -188,6 +188,74 @@ def test_a_graph_that_is_not_the_one_proved_exactly_fails_however_little_it_move
     assert not any(name.startswith("exact") for name in failed)
 
 
+def scaled_product(graph: onnx.GraphProto) -> None:
+    (last,) = [node for node in graph.node if "blocks.1.feed_forward.down.bias" in node.input]
+    product = last.input[0]
+    last.input[0] = "scaled"
+    factor = onnx.numpy_helper.from_array(np.float32(1.02), "factor")
+    graph.initializer.append(factor)
+    place = list(graph.node).index(last)
+    graph.node.insert(place, onnx.helper.make_node("Mul", [product, "factor"], ["scaled"]))
+
+
+def cut_off_activations(graph: onnx.GraphProto) -> None:
+    (step,) = [constant for constant in graph.initializer if constant.name == "int8.step"]
+    value = onnx.numpy_helper.to_array(step) * np.float32(0.9)
+    step.CopyFrom(onnx.numpy_helper.from_array(value, step.name))
+
+
+def product_without_bias(graph: onnx.GraphProto) -> None:
+    (last,) = [node for node in graph.node if "blocks.1.feed_forward.down.bias" in node.input]
+    del last.input[1]
+    last.op_type = "Identity"
+
+
+def columns_of_another_layer(graph: onnx.GraphProto) -> None:
+    products = [node for node in graph.node if node.op_type == "MatMulIntegerToFloat"]
+    for place in (1, 3):  # weight and scale of the first and of the second block
+        products[4].input[place] = products[0].input[place]
+
+
+def activations_of_another_layer(graph: onnx.GraphProto) -> None:
+    products = [node for node in graph.node if node.op_type == "MatMulIntegerToFloat"]
+    products[4].input[0] = products[0].input[0]
+
+
+def several_axes(graph: onnx.GraphProto) -> None:
+    node = next(node for node in graph.node if node.op_type == "QuantizeLinear")
+    node.attribute.append(onnx.helper.make_attribute("axis", 0))
+
+
+@pytest.mark.parametrize("damage", [scaled_product, cut_off_activations])
+def test_a_product_in_int8_that_does_more_than_round_fails_however_little_it_moves(
+    specimen, tmp_path: Path, damage: Callable[[onnx.GraphProto], None]
+) -> None:
+    bundle = Path(shutil.copytree(specimen[1], tmp_path / "bundle"))
+    edit_graph(bundle, "prefill", damage)
+    reseal(bundle)
+    receipt = verify(Bundle.open(bundle), check="size")
+    assert [check.name for check in receipt.checks if not check.passed] == ["prefill graph"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        scaled_product,
+        cut_off_activations,
+        product_without_bias,
+        columns_of_another_layer,
+        activations_of_another_layer,
+        several_axes,
+    ],
+)
+def test_a_product_in_int8_of_something_else_is_counted(
+    specimen, tmp_path: Path, damage: Callable[[onnx.GraphProto], None]
+) -> None:
+    bundle = Path(shutil.copytree(specimen[1], tmp_path / "bundle"))
+    edit_graph(bundle, "prefill", damage)
+    assert graph_checks_of(bundle) == {"graph": 0, "prefill graph": 1}
+
+
 def graph_checks_of(bundle: Path) -> dict[str, float]:
     reseal(bundle)
     checks = graph_checks(Bundle.open(bundle), "ort")
