@@ -28,7 +28,7 @@ from ..bundle.onnx_file import (
     TENSOR_RAW,
     edited,
 )
-from ..bundle.protobuf import read_fields, text_field
+from ..bundle.protobuf import bytes_field, read_fields, text_field
 from ..bundle.vocabulary import Part
 from .receipt import Check
 from .replay import counted
@@ -132,11 +132,18 @@ def _parts(model: bytes) -> Iterator[bytes]:
 
 
 def _without_rounding(node: bytes) -> bytes:
-    return b"".join(
+    """Return a node without the attribute, and without the omitted inputs that end its list."""
+    fields = list(read_fields(node))
+    inputs = [field.value for field in fields if field.number == NODE_INPUT]
+    while inputs and not inputs[-1]:
+        inputs.pop()
+    rest = (
         field.whole
-        for field in read_fields(node)
-        if field.number != NODE_ATTRIBUTE or not field.value.startswith(ROUNDS)
+        for field in fields
+        if field.number != NODE_INPUT
+        and not (field.number == NODE_ATTRIBUTE and field.value.startswith(ROUNDS))
     )
+    return b"".join((*(bytes_field(NODE_INPUT, name) for name in inputs), *rest))
 
 
 def _is_product(part: bytes) -> bool:

@@ -275,6 +275,15 @@ def test_what_differs_in_a_graph_is_counted(specimen, tmp_path: Path) -> None:
     assert graph_checks_of(bundle)["prefill graph"] == 0
 
 
+def test_an_omitted_input_at_the_end_of_a_node_is_no_difference(specimen, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(specimen[1], tmp_path / "bundle"))
+    for part in ("exact", "decoder"):
+        edit_graph(bundle, part, lambda graph: graph.node[-1].input.append(""))
+    assert graph_checks_of(bundle) == {"graph": 0, "prefill graph": 0}
+    edit_graph(bundle, "exact", lambda graph: graph.node[-1].input.__delitem__(-2))
+    assert graph_checks_of(bundle) == {"graph": 1, "prefill graph": 1}
+
+
 def test_a_prefill_graph_with_a_quarter_of_the_step_fails_as_it_runs(
     specimen, tmp_path: Path
 ) -> None:
