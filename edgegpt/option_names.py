@@ -24,8 +24,8 @@ def in_options(message: str, parameters: Iterable[click.Parameter]) -> str:
     }
     names = "|".join(map(re.escape, options))
     apart = "|".join(re.escape(name) for name in options if not name.isalpha()) or "(?!)"
-    setting = re.compile(  # none of them within a path
-        rf"""(?<![\w./\\-])(?:(?P<valued>{names})=(?:"(?P<text>\w+)"|(?=\w))"""
+    setting = re.compile(  # none of them within a path, or where somebody's own words are quoted
+        rf"""(?<![\w./\\"'-])(?:(?P<valued>{names})=(?:"(?P<text>\w+)"|(?=\w))"""
         rf"""|(?P<apart>{apart})(?![\w./\\-])|\A(?P<first>{names})(?=\ {SAID}\b))"""
     )
 

@@ -36,6 +36,8 @@ PARAMETERS = [
         ("bundle is a folder", "bundle is a folder"),
         ("cannot read /num_beams/num_beams", "cannot read /num_beams/num_beams"),
         ("cannot read num_beams.json", "cannot read num_beams.json"),
+        ('invalid regex "stop=1("', 'invalid regex "stop=1("'),
+        ("there is no language 'num_beams'", "there is no language 'num_beams'"),
         ("line 3: num_beams is 0", "line 3: --num-beams is 0"),
         ("--max-new-tokens is -1", "--max-new-tokens is -1"),
     ],
