@@ -1,7 +1,7 @@
 """`edgegpt export`: a checkpoint in, a proved bundle out."""
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import click
 
@@ -21,7 +21,13 @@ FLOAT = "float32"
 HALF = ("float16", "bfloat16")
 
 
-class Precision(click.Choice[str]):
+if TYPE_CHECKING:
+    Choice = click.Choice[str]
+else:
+    Choice = click.Choice  # which takes no type in click 8.1
+
+
+class Precision(Choice):
     """The precisions, and what PyTorch's users call them."""
 
     ALIASES: ClassVar = {

@@ -116,6 +116,26 @@ def test_dropout_and_the_seed_matter_to_the_result(train: Train):
     assert len({(out / "model.safetensors").read_bytes() for out in outs}) == 3
 
 
+@pytest.mark.parametrize(
+    ("told", "precision"),
+    [({"avx512_bf16": True}, "bfloat16"), ({"amx_bf16": True}, "bfloat16"), ({}, "float32")],
+)
+def test_a_processor_that_has_no_fast_bfloat16_trains_in_float32(
+    monkeypatch: pytest.MonkeyPatch, train: Train, told: dict[str, bool], precision: str
+):
+    expected = train("expected", f"--max-steps 2 --precision {precision}")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
+    assert_same_run(train("auto", "--max-steps 2 --precision auto"), expected)
+
+
+def test_a_pytorch_that_cannot_tell_what_the_processor_has_trains_in_float32(
+    monkeypatch: pytest.MonkeyPatch, train: Train
+):
+    expected = train("expected", "--max-steps 2 --precision float32")
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert_same_run(train("auto", "--max-steps 2 --precision auto"), expected)
+
+
 def test_a_run_killed_between_two_saves_takes_its_steps_again(train: Train, resume: Callable):
     whole = train("whole", "--max-steps 12 --dropout 0.2 --eval-interval 4")
     killed = train("killed", "--max-steps 12 --dropout 0.2 --eval-interval 4 --stop-at 4")
