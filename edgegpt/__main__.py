@@ -3,9 +3,9 @@
 import signal
 import sys
 
-__all__ = ["main"]
+from .exit_codes import INTERRUPTED
 
-EXIT_INTERRUPTED = 130
+__all__ = ["main"]
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
         run()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(INTERRUPTED)
     finally:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, signal.SIG_DFL)

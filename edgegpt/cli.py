@@ -27,6 +27,7 @@ from edgegpt.runtime.packages import pip_install
 
 from . import __version__
 from .errors import EdgeGPTError, EngineError, ExportError, InvalidInputError
+from .exit_codes import FAILURE, INTERRUPTED
 from .log import logged
 from .option_names import in_options
 
@@ -53,8 +54,6 @@ COMMANDS = {
 }
 LOG_LINE = "%(asctime)s %(levelname)-5s %(name)s: %(message)s"
 PRINTERS = {("click", "utils.py"), ("rich", "console.py")}
-EXIT_FAILURE = 1
-EXIT_INTERRUPTED = 130
 # Package that a command could not import -> the extra that installs it.
 EXTRA_OF_PACKAGE = {
     "torch": "train,export",
@@ -161,7 +160,7 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(str(error))
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output is gone, so there is nobody to report to
-        sys.exit(EXIT_FAILURE)
+        sys.exit(FAILURE)
     except MemoryError:
         _fail("the memory is used up: give the command less, or more memory")
     except OSError as error:
@@ -242,12 +241,12 @@ def _is_interrupt(error: BaseException | None) -> bool:
 
 def _stop() -> NoReturn:
     click.echo("interrupted", err=True)
-    sys.exit(EXIT_INTERRUPTED)
+    sys.exit(INTERRUPTED)
 
 
 def _fail(message: str) -> NoReturn:
     click.echo(f"error: {message}", err=True)
-    sys.exit(EXIT_FAILURE)
+    sys.exit(FAILURE)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

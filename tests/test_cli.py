@@ -2,8 +2,6 @@
 
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import click
@@ -205,38 +203,6 @@ def test_too_little_memory_ends_in_one_sentence(
     assert outcome.err.startswith("error: the memory is used up")
 
 
-def test_a_closed_stderr_is_no_error(small_bundle: Path) -> None:
-    command = [sys.executable, "-m", "edgegpt", "generate", str(small_bundle), "--prompt", "The"]
-    done = subprocess.run(
-        ["sh", "-c", 'exec "$@" 2>&-', "sh", *command], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.startswith("The")
-
-
-def test_a_closed_stdin_is_an_empty_one(small_bundle: Path) -> None:
-    command = [sys.executable, "-m", "edgegpt", "generate", str(small_bundle), "--prompt", "-"]
-    done = subprocess.run(
-        ["sh", "-c", 'exec "$@" <&-', "sh", *command], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert done.stderr == "error: the prompt is empty; the model needs at least one token\n"
-
-
-def test_no_file_gets_the_number_of_a_closed_stream(small_bundle: Path) -> None:
-    code = (
-        "import os, sys\n"
-        "from edgegpt.cli import main\n"
-        "try: main(['inspect', sys.argv[1], '--json'])\n"
-        "except SystemExit as end: assert not end.code\n"
-        "streams = [os.stat(number) for number in range(3)]\n"
-        "null = os.stat(os.devnull)\n"
-        "sys.exit(any(one.st_rdev != null.st_rdev for one in streams))"
-    )
-    command = [sys.executable, "-c", code, str(small_bundle)]
-    done = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], check=False)
-    assert done.returncode == 0
-
-
 def test_export_prints_the_receipt(run, small_checkpoint: Path, tmp_path: Path) -> None:
     outcome = run("export", small_checkpoint, "--out", tmp_path / "bundle")
     assert outcome.code == 0
@@ -295,21 +261,6 @@ def test_a_checkpoint_without_text_goes_the_whole_way(
     refused = run("generate", bundle, "--prompt", "The")
     assert refused.code == 1
     assert "no tokenizer" in refused.err
-
-
-def test_a_reader_that_leaves_ends_the_command_quietly(small_bundle: Path) -> None:
-    command = [sys.executable, "-m", "edgegpt", "generate", str(small_bundle), "--prompt", PROMPT]
-    process = subprocess.Popen(
-        [*command, "--max-new-tokens", "3000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.read(10)
-    process.stdout.close()
-    error = process.stderr.read().decode()
-    assert process.wait(timeout=120) != 0
-    assert "Traceback" not in error
-    assert "Exception" not in error
 
 
 def test_the_command_is_lively_and_greedy_when_asked(run, small_bundle: Path) -> None:

@@ -12,6 +12,7 @@ import click
 
 from edgegpt.checkpoint import is_checkpoint, load_checkpoint
 from edgegpt.errors import CheckpointError, InvalidInputError
+from edgegpt.exit_codes import INTERRUPTED
 from edgegpt.model import GPTConfig
 from edgegpt.presets import DEFAULT_PRESETS, TASKS, Preset, load_preset, preset_names
 from edgegpt.runtime.files import check_room
@@ -32,7 +33,6 @@ from .given_path import PATH, GivenPath
 
 __all__ = ["command"]
 
-EXIT_INTERRUPTED = 130
 # Settings of the training that a task does not read.
 UNREAD = {"text": ("batch_tokens", "label_smoothing"), "seq2seq": ("batch_size", "eval_windows")}
 LONG = 600  # seconds of a run from which on it is told how to end sooner
@@ -174,7 +174,7 @@ def command(
                 trainer.run(log, stop_at)
         if group.is_first:
             _conclude(trainer, as_json)
-        return EXIT_INTERRUPTED if trainer.interrupted and not trainer.finished else 0
+        return INTERRUPTED if trainer.interrupted and not trainer.finished else 0
 
 
 @dataclass(frozen=True)
