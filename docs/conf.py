@@ -22,7 +22,7 @@ NAVIGATION = {
         *("docs/commands", "docs/environment", "docs/models", "docs/translation"),
         *("docs/embedding", "docs/serve", "docs/scale", "examples/README", "docs/api"),
     ],
-    "Devices": ["docs/speed", "docs/gpu", "docs/jetson", "docs/arm", "docs/windows"],
+    "Devices": ["docs/speed", "docs/native", "docs/gpu", "docs/jetson", "docs/arm", "docs/windows"],
     "Trust": ["docs/proof", "SECURITY"],
     "Project": ["CONTRIBUTING", "CHANGELOG"],
 }

@@ -138,7 +138,7 @@ def _proof(folder: Path) -> Receipt:
     warnings.warn(
         f"the graph with float16 activations is left out, so CUDA will compute in float32: "
         f"{worst.name} is off by {worst.difference.relative:.1e} of the largest logit "
-        f"(allowed: {worst.tolerance:.0e})",
+        f"(allowed: {worst.tolerance:.1e})",
         EdgeGPTWarning,
         stacklevel=3,
     )
@@ -159,7 +159,7 @@ def _failure(receipt: Receipt) -> str:
     failed = [check for check in receipt.checks if not check.passed]
     wrong = [
         f"{check.name} is off by {check.difference.relative:.1e} of the largest logit "
-        f"(allowed: {check.tolerance:.0e})"
+        f"(allowed: {check.tolerance:.1e})"
         for check in failed[:CHECKS_TOLD]
     ]
     if len(failed) > CHECKS_TOLD:

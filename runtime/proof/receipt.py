@@ -74,7 +74,7 @@ class Check:
             str(difference.positions),
             f"{difference.max_abs:.1e}",
             f"{difference.relative:.1e}",
-            f"{self.tolerance:.0e}",
+            f"{self.tolerance:.1e}",
             f"{difference.kl:.1e}",
             f"{difference.top1_agreement:.2%}",
             other,

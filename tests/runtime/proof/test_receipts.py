@@ -21,8 +21,11 @@ from edgegpt.runtime.engines.stored import engine_folder
 from edgegpt.runtime.engines.tensorrt.store import Identity, newest
 from edgegpt.runtime.errors import EdgeGPTWarning
 from edgegpt.runtime.machine import processor_kind
+from edgegpt.runtime.proof.compare import Difference
+from edgegpt.runtime.proof.receipt import COLUMNS, Check
 from edgegpt.runtime.proof.receipt_page import render_html
 from edgegpt.runtime.proof.receipt_store import keep, known, missing_proof
+from edgegpt.runtime.proof.tolerances import TOLERANCES
 from edgegpt.runtime.proof.verify import verify
 
 GRAPH = "decoder.ort"
@@ -225,6 +228,12 @@ def test_the_report_names_the_model_and_each_line(small_bundle: Path) -> None:
     legend = dict(re.findall(r'fill="none" (stroke=[^/]*?)/></svg>([^<]*)</li>', page))
     assert list(legend) == lines
     assert list(legend.values()) == [c.name for c in receipt.checks if c.by_position]
+
+
+def test_a_limit_is_told_as_it_is_not_rounded_up() -> None:
+    for precision, limit in TOLERANCES.items():
+        cells = Check("prefill", Difference(0.0, 0.0, 0.0, 1.0, 1), limit, True).cells()
+        assert float(cells[COLUMNS.index("allowed")]) == limit, precision
 
 
 def test_a_receipt_without_checks_draws_nothing(small_bundle: Path) -> None:
