@@ -99,8 +99,13 @@ def check_comparable(bundle: Bundle, model: GPT | Seq2Seq, backend: str) -> None
             f"cannot bisect a bundle in {precision}: {obstacle}; bisect a float32 export of the "
             f"same checkpoint"
         )
-    if model.config.to_dict() != bundle.manifest.model:
-        raise CheckpointError("the checkpoint's model is not the one of the bundle: they differ")
+    ours, exported = model.config.to_dict(), bundle.manifest.model
+    for name in [*ours, *(exported.keys() - ours.keys())]:
+        if (here := ours.get(name)) != (there := exported.get(name)):
+            raise CheckpointError(
+                f"the checkpoint's model is not the one of the bundle: {name} is {here!r:.60} in "
+                f"the checkpoint, and {there!r:.60} in the bundle"
+            )
 
 
 @torch.no_grad()

@@ -83,7 +83,10 @@ class Bundle:
             text = (folder / MANIFEST_NAME).read_bytes()
         except OSError as error:
             raise BundleError(f"cannot read {folder / MANIFEST_NAME}: {error.strerror}") from error
-        bundle = cls(folder, Manifest.parse(text))
+        try:
+            bundle = cls(folder, Manifest.parse(text))
+        except BundleError as error:  # which of a program's bundles it is
+            raise BundleError(f"{folder}: {error}") from error
         for name in bundle.manifest.files:
             bundle._check_size(name)
         logger.info(

@@ -5,6 +5,7 @@ The manifest's own syntax is in test_manifest.py.
 
 import dataclasses
 import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -21,7 +22,7 @@ from edgegpt.runtime.bundle.bundle import (
     Bundle,
     sha256_of,
 )
-from edgegpt.runtime.bundle.manifest import MANIFEST_NAME, FileEntry
+from edgegpt.runtime.bundle.manifest import FORMAT_VERSION, MANIFEST_NAME, FileEntry
 from edgegpt.runtime.errors import BundleError, InvalidInputError
 
 WEIGHTS = "weights.safetensors"
@@ -108,6 +109,18 @@ def test_a_folder_without_a_manifest_is_no_bundle(tmp_path):
 def test_a_file_is_no_bundle(small_bundle):
     told = refusal(small_bundle / MANIFEST_NAME)
     assert f"is a file of the bundle {small_bundle}: name that folder" in told
+
+
+def test_a_bundle_of_another_format_is_named_by_its_folder(bundle_copy):
+    """A program may have several; the commands say what to do with it."""
+    path = bundle_copy / MANIFEST_NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 4}))
+    with pytest.raises(BundleError) as refused:
+        Bundle.open(bundle_copy)
+    assert str(refused.value) == (
+        f"{bundle_copy}: {MANIFEST_NAME} has format version 4; this edgegpt reads "
+        f"{FORMAT_VERSION}: export the model again, or use the edgegpt that wrote it"
+    )
 
 
 def test_a_manifest_that_is_a_folder_is_none(tmp_path):

@@ -56,13 +56,13 @@ def test_a_strange_graph_is_refused_in_one_sentence(
     graphs = [dataclasses.asdict(graph) for graph in Bundle.open(small_bundle).manifest.graphs]
     CHANGES[change](graphs[0])
     bundle = altered_bundle(graphs=graphs)
-    assert f"error: {MANIFEST_NAME}: graphs[0]" in refusal(command, bundle)
+    assert f"error: {bundle}: {MANIFEST_NAME}: graphs[0]" in refusal(command, bundle)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_unknown_precision_is_refused_in_one_sentence(refusal, altered_bundle, command):
     bundle = altered_bundle(precision="float3")
-    assert f"error: {MANIFEST_NAME}: precision is 'float3'" in refusal(command, bundle)
+    assert f"error: {bundle}: {MANIFEST_NAME}: precision is 'float3'" in refusal(command, bundle)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -73,7 +73,7 @@ def test_a_model_without_a_size_is_refused_in_one_sentence(
     model = dict(Bundle.open(small_bundle).manifest.model)
     del model[key]
     bundle = altered_bundle(model=model)
-    assert f"error: {MANIFEST_NAME}: model lacks '{key}'" in refusal(command, bundle)
+    assert f"error: {bundle}: {MANIFEST_NAME}: model lacks '{key}'" in refusal(command, bundle)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -89,7 +89,8 @@ def test_a_model_without_a_size_is_refused_in_one_sentence(
 def test_a_strange_use_or_origin_is_refused_in_one_sentence(
     refusal, altered_bundle, command, field, value, told
 ):
-    assert f"error: {MANIFEST_NAME}: {told}" in refusal(command, altered_bundle(**{field: value}))
+    bundle = altered_bundle(**{field: value})
+    assert f"error: {bundle}: {MANIFEST_NAME}: {told}" in refusal(command, bundle)
 
 
 def test_inspect_shows_an_origin_as_it_is(altered_bundle, capsys):
