@@ -78,6 +78,8 @@ def settle(bundle: Bundle, options: EngineOptions = DEFAULTS) -> Settled:
         )
     installed = ", ".join(installed_distributions()) or "no engine"
     logger.info("auto is %s; installed: %s", backend, installed)
+    if unused is not None:
+        logger.warning("auto is %s; not the native engine: %s", backend, unused)
     return Settled(replace(options, backend=backend), unused)
 
 

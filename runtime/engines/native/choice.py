@@ -1,7 +1,5 @@
 """Open the native engine of a bundle, if one was built for this processor."""
 
-import shlex
-
 from ...bundle.bundle import Bundle
 from ...bundle.manifest import Graph
 from ...bundle.widening import wide_graph, with_caches
@@ -11,7 +9,7 @@ from ..support import NATIVE, misfit
 from .compiler import Processor, find_compiler
 from .engine import NativeEngine
 from .obstacle import check_possible, obstacle
-from .prepare import stored_engine
+from .prepare import build_command, stored_engine
 from .store import Built
 
 __all__ = ["local_graph", "missing", "open_built", "open_native", "open_stored", "worth_building"]
@@ -28,7 +26,7 @@ def open_native(bundle: Bundle, threads: int | None, cache: str | None = None) -
     if engine is None:
         raise EngineError(
             f"no native engine of {bundle.folder} is built for this processor: run "
-            f"{_command(bundle)}"
+            f"{build_command(bundle)}"
         )
     return engine
 
@@ -36,7 +34,11 @@ def open_native(bundle: Bundle, threads: int | None, cache: str | None = None) -
 def open_stored(
     bundle: Bundle, threads: int | None, cache: str | None = None
 ) -> NativeEngine | None:
-    """Open the engine that was last built for this processor; None: there is none."""
+    """Open the engine that was last built for this processor; None: there is none.
+
+    Raises:
+        EngineError: if it cannot run here, or another edgegpt built it.
+    """
     built = stored_engine(bundle)
     if built is None:
         return None
@@ -58,23 +60,23 @@ def missing(bundle: Bundle) -> str | None:
     why = misfit(bundle.manifest, NATIVE) or obstacle(bundle.manifest)
     if why is not None:
         return why
-    if stored_engine(bundle) is not None:
-        return None
+    why = f"not built yet: {build_command(bundle)}"
+    try:
+        if stored_engine(bundle) is not None:
+            return None
+    except EngineError as error:
+        why = str(error)
     try:
         find_compiler(Processor())
     except EngineError as error:
         return str(error)
-    return f"not built yet: {_command(bundle)}"
+    return why
 
 
 def worth_building(bundle: Bundle) -> str | None:
     """Return the command that would build a native engine here; None: there is no need or way."""
-    command = _command(bundle)
+    command = build_command(bundle)
     return command if (missing(bundle) or "").endswith(command) else None
-
-
-def _command(bundle: Bundle) -> str:
-    return f"edgegpt build {shlex.quote(str(bundle.folder))} --backend native"
 
 
 def local_graph(bundle: Bundle, cache: str = "float32") -> Graph:

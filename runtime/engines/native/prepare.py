@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import platform
+import shlex
 import shutil
 import time
 import warnings
@@ -25,7 +26,7 @@ from .obstacle import check_possible, obstacle
 from .store import LIBRARY, WEIGHTS, Built, Identity, built_in, write
 from .weights import pack_weights
 
-__all__ = ["Prepared", "build_engine", "debug_library", "stored_engine"]
+__all__ = ["Prepared", "build_command", "build_engine", "debug_library", "stored_engine"]
 
 logger = logging.getLogger(__name__)
 
@@ -114,10 +115,30 @@ def stored_engine(bundle: Bundle) -> Built | None:
 
     One that another machine built is for any processor of its architecture; the library itself
     refuses a processor that lacks what it uses.
+
+    Raises:
+        EngineError: if there are only some that were built from the sources of another edgegpt.
     """
     if obstacle(bundle.manifest) is not None:
         return None
     wanted = _hash_of_sources(constants_of(bundle.manifest))
+    found = _built_for_here(bundle)
+    ours = [built for built in found if built.identity.sources == wanted]
+    if found and not ours:
+        raise EngineError(
+            f"the native engine of {bundle.folder} was built by another edgegpt than this one: run "
+            f"{build_command(bundle)}"
+        )
+    return max(ours, key=lambda built: built.date, default=None)
+
+
+def build_command(bundle: Bundle) -> str:
+    """Return the command that builds a native engine of `bundle`."""
+    return f"edgegpt build {shlex.quote(str(bundle.folder))} --backend native"
+
+
+def _built_for_here(bundle: Bundle) -> list[Built]:
+    """Return all intact engines of `bundle` for this system and processor, whoever built them."""
     here, system = processor_kind(), _system()
     found = []
     for folder in sorted(engine_folder(bundle.manifest.id).glob("*/")):
@@ -126,11 +147,9 @@ def stored_engine(bundle: Bundle) -> Built | None:
         except EngineError as error:
             logger.debug("%s is left out: %s", folder, error)
             continue
-        identity = built.identity
-        fits = identity.target == system and identity.features in ("", here)
-        if fits and identity.sources == wanted:
+        if built.identity.target == system and built.identity.features in ("", here):
             found.append(built)
-    return max(found, key=lambda built: built.date, default=None)
+    return found
 
 
 def _identity(bundle: Bundle, compiler: Compiler, processor: Processor, constants: str) -> Identity:

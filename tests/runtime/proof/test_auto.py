@@ -15,6 +15,7 @@ from edgegpt.errors import EngineError
 from edgegpt.export import export_bundle
 from edgegpt.runtime.bench import Plan, measure
 from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.engines.native import prepare
 from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.engines.stored import engine_folder
 from edgegpt.runtime.proof import auto
@@ -99,6 +100,24 @@ def test_no_command_takes_one_whose_last_proof_is_missing_or_bad(
     assert (code, why in told, "auto would use cpu" in told) == (0, True, True)
     with edgegpt.load(bundle.folder) as model:  # a warning would be an error
         assert model.engine.info.name == "onnxruntime"
+
+
+def test_an_engine_that_another_edgegpt_built_is_not_used_and_the_commands_say_so(
+    run: Run, bundle: Bundle, receipt: Receipt, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(receipt)
+    monkeypatch.setattr(prepare, "_hash_of_sources", lambda constants: "of other sources")
+    why = (
+        f"the native engine of {bundle.folder} was built by another edgegpt than this one: run "
+        f"edgegpt build {bundle.folder} --backend native"
+    )
+    for name, *options in (("verify",), ("bench", *BENCH), ("eval", "--data", text)):
+        code, told = run(name, bundle.folder, *options)
+        assert (code, f"auto: cpu; not the native engine: {why}" in told) == (0, True)
+    code, told = run("doctor", bundle.folder)
+    assert (code, f"native engine: {why}" in told, "auto would use cpu" in told) == (0, True, True)
+    with pytest.raises(EngineError, match="was built by another edgegpt than this one: run"):
+        edgegpt.load(bundle.folder, backend="native")
 
 
 def test_a_proof_that_fails_sends_auto_back_to_onnx_runtime(

@@ -170,13 +170,8 @@ def test_what_was_built_is_found_again_and_not_built_twice(
     assert stored_engine(bundle) == first.built
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"features": "x86_64 of another kind"}, {"target": "riscv64-linux"}, {"sources": "0" * 64}],
-)
-def test_an_engine_for_another_processor_or_of_other_sources_is_not_taken(
-    bundle: Bundle, copy: Path, change: dict[str, str]
-) -> None:
+def keep_changed(bundle: Bundle, copy: Path, change: dict[str, str]) -> None:
+    """Put an engine into the user's cache that tells something else about itself."""
     described = json.loads((copy / DESCRIPTION).read_text())
     identity = replace(built_in(copy).identity, **change)
     described["identity"] |= change
@@ -184,7 +179,27 @@ def test_an_engine_for_another_processor_or_of_other_sources_is_not_taken(
     shutil.copytree(copy, place)
     (place / DESCRIPTION).write_text(json.dumps(described))
     assert built_in(place).identity == identity
+
+
+@pytest.mark.parametrize(
+    "change", [{"features": "x86_64 of another kind"}, {"target": "riscv64-linux"}]
+)
+def test_an_engine_for_another_processor_is_not_taken(
+    bundle: Bundle, copy: Path, change: dict[str, str]
+) -> None:
+    keep_changed(bundle, copy, change)
     assert stored_engine(bundle) is None
+
+
+def test_an_engine_of_other_sources_is_not_taken_and_not_told_once_there_is_ours(
+    bundle: Bundle, copy: Path
+) -> None:
+    keep_changed(bundle, copy, {"sources": "0" * 64})
+    with pytest.raises(EngineError, match="was built by another edgegpt than this one: run"):
+        stored_engine(bundle)
+    ours = engine_folder(bundle.manifest.id) / copy.name
+    shutil.copytree(copy, ours)
+    assert stored_engine(bundle) == built_in(ours)
 
 
 @pytest.mark.parametrize(
