@@ -68,7 +68,10 @@ def _extract(archive: tarfile.TarFile, folder: Path, out: Path) -> None:
     if first is None or first.name != MANIFEST_NAME:
         raise BundleError(f"the archive does not begin with {MANIFEST_NAME}; it is not a bundle")
     text = _read_text(archive, first)
-    manifest = Manifest.parse(text)
+    try:
+        manifest = Manifest.parse(text)
+    except BundleError as error:
+        raise BundleError(f"the archive's {error}") from error
     check_room(out, sum(entry.size for entry in manifest.files.values()))
     (folder / MANIFEST_NAME).write_bytes(text)
     missing = {*manifest.files, RECEIPT_NAME}

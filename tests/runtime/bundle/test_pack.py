@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.bundle.manifest import FORMAT_VERSION
 from edgegpt.runtime.bundle.pack import pack, unpack
 from edgegpt.runtime.errors import BundleError
 from edgegpt.runtime.proof.verify import verify
@@ -92,6 +93,12 @@ def cut_short(entries: list) -> None:
     entries[2] = (entries[2][0], entries[2][1][:-1])
 
 
+def of_an_older_format(entries: list) -> None:
+    now, before = (f'"format_version": {n}'.encode() for n in (FORMAT_VERSION, FORMAT_VERSION - 1))
+    data = entries[0][1].replace(now, before)
+    entries[0] = (entries[0][0], data)
+
+
 def climb_out(entries: list) -> None:
     entries.append((tarfile.TarInfo("../climbed"), b"out"))
 
@@ -115,6 +122,7 @@ def link(entries: list) -> None:
     [
         (drop_weights, r"lacks weights\.safetensors"),
         (drop_manifest, "does not begin with"),
+        (of_an_older_format, r"^the archive's edgegpt\.json has format version \d; this"),
         (flip_byte, "is damaged"),
         (cut_short, "wrong size"),
         (climb_out, r"'\.\./climbed', which its manifest does not list"),
