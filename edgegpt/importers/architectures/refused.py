@@ -16,8 +16,6 @@ REASONS = {
         mamba2 nemotron_h olmo_hybrid qwen3_5 qwen3_5_moe qwen3_5_moe_text qwen3_5_text
         qwen3_next recurrent_gemma rwkv xlstm zamba zamba2
     """,
-    "most of its models have experts, or layers with a state; the dense ones, such as Granite 4.0 "
-    "Micro, have names of tensors that are not known here": "granitemoehybrid",
     "it has ALiBi positions": "bloom mpt",
     "it compresses keys and values (multi-head latent attention)": "minicpm3",
     "its positions are computed sines": "ctrl",

@@ -87,6 +87,18 @@ CASES = {
     "llama yarn, wide heads": ("llama", new("Llama", rope_parameters=YARN, head_dim=32)),
     "smollm3": ("smollm3", new("SmolLM3", num_hidden_layers=4)),
     "granite": ("granite", new("Granite", **GRANITE)),
+    "granite 4, dense": (
+        "granite",
+        new(
+            "GraniteMoeHybrid",
+            **GRANITE,
+            num_local_experts=0,
+            layer_types=["attention"] * 3,
+            shared_intermediate_size=96,
+            mamba_n_heads=8,
+            position_embedding_type="rope",
+        ),
+    ),
     "qwen2": ("qwen2", new("Qwen2")),
     "qwen3": ("qwen3", new("Qwen3", head_dim=32)),
     "gemma": ("gemma", new("Gemma", head_dim=32)),
