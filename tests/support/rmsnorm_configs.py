@@ -112,6 +112,10 @@ CASES = {
         attention_bias=True,
         tie_word_embeddings=True,
     ),
+    "hyperclovax": new("HyperCLOVAX", **{**GRANITE, "logits_scaling": 0.125}, head_dim=16),
+    "hyperclovax without output norms": new(
+        "HyperCLOVAX", use_post_norm=False, attention_bias=True, tie_word_embeddings=True
+    ),
     "olmo2": new("Olmo2"),
     "olmo2 with biases": new("Olmo2", num_key_value_heads=4, attention_bias=True),
     "olmo3": new(

@@ -33,6 +33,19 @@ def _layout(source: SourceSettings) -> Layout:
     return Layout(final_scale=1.0 / source.positive("logits_scaling", default=1.0))
 
 
+def _hyperclova_x(source: SourceSettings) -> GPTConfig:
+    config = with_biases(source, sizes(source))
+    config = _scaled(source, config, scale=config.attention_scale)
+    norms = source.flag("use_post_norm", default=True)
+    config = replace(config, norm_placement="sandwich" if norms else "pre")
+    return alike(source, config, rotation_of(source, config.head_dim))
+
+
+def _hyperclova_x_layout(source: SourceSettings) -> Layout:
+    factor = source.positive("logits_scaling", default=1.0)
+    return Layout(norm_1_out="post_norm1", norm_2_out="post_norm2", final_scale=factor)
+
+
 def _dense_hybrid(source: SourceSettings) -> GPTConfig:
     """Return the settings of Granite 4 without experts and states; others have its name, too."""
     _refuse_hybrids(source)
@@ -83,5 +96,12 @@ FAMILIES = [
     Family("granite", "Granite 3 (dense)", _config, _layout),
     Family(
         "granitemoehybrid", "Granite 4.0 (dense: Micro, 350M, 1B)", _dense_hybrid, _dense_layout
+    ),
+    Family(
+        "hyperclovax",
+        "HyperCLOVA X SEED (text)",
+        _hyperclova_x,
+        _hyperclova_x_layout,
+        began_as_code=True,
     ),
 ]

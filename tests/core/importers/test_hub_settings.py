@@ -224,6 +224,17 @@ DOCUMENTS = {
         "sliding_window": 262144,
         "tie_word_embeddings": True,
     },
+    "internlm3-8b-instruct": {
+        "auto_map": {"AutoModelForCausalLM": "modeling_internlm3.InternLM3ForCausalLM"},
+        "bias": False,
+        "head_dim": 8,
+        "hidden_act": "silu",
+        "model_type": "internlm3",
+        "qkv_bias": False,
+        "rope_scaling": {"factor": 6.0, "rope_type": "dynamic"},
+        "rope_theta": 50000000,
+        "tie_word_embeddings": False,
+    },
     "granite-4.0-micro": {
         "attention_bias": False,
         "attention_multiplier": 0.015625,
