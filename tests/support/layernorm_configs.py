@@ -5,7 +5,7 @@ from typing import Any
 import transformers as hf
 from tiny_checkpoints import SIZES
 
-__all__ = ["CASES", "DEFAULTS", "HUB", "KEPT", "WIDE_HEADS"]
+__all__ = ["CASES", "COMPASS", "DEFAULTS", "HUB", "KEPT", "WIDE_HEADS"]
 
 WINDOW = 8
 # The sizes under the names of other families.
