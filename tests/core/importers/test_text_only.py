@@ -139,10 +139,8 @@ def test_a_gemma_3_that_leaves_out_its_sizes_is_known(tmp_path: Path) -> None:
     set_config(
         tmp_path / "source", lambda c: c.update(text_config=kept | {"model_type": "gemma3_text"})
     )
-    message = refusal(tmp_path / "source")
-    assert (
-        "embed_tokens.weight has the shape [97, 64]; by the settings it should have [262208, 64"
-        in (message)
+    assert "has the shape [97, 64]; by the settings it should have [262208, 64]" in (
+        refusal(tmp_path / "source")
     )
 
 
