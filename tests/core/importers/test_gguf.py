@@ -283,6 +283,17 @@ CHANGES: dict[str, tuple[str, Callable[[gguf.GGUFWriter], Any], str]] = {
         lambda writer: writer.add_bool("granite.rope.scaling.finetuned", False),
         "it has no positions",
     ),
+    "layers with other numbers of heads": (
+        "granite 4, dense",
+        lambda writer: writer.add_head_count_kv([2, 2, 4]),
+        r"head_count_kv is \[2, 2, 4\]: only layers with the same number are known",
+    ),
+    "heads of too few layers": (
+        "granite 4, dense",
+        lambda writer: writer.add_head_count_kv([2, 2]),
+        "only layers with the same number are known",
+    ),
+    "experts": ("granite 4, dense", lambda writer: writer.add_expert_count(4), "expert_count is 4"),
     "falcon in another order": (
         "falcon 7b",
         lambda writer: writer.add_tensor_data_layout("other"),
