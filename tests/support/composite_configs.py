@@ -50,6 +50,7 @@ EAR = {
     "max_source_positions": 8,
 }
 MROPE = {"rope_type": "default", "rope_theta": 50000.0, "mrope_section": [4, 2, 2]}
+GLM_ROPE = {"rope_type": "default", "partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}
 QWEN_TEXT = {**SIZES, "rope_parameters": MROPE}
 COHERE_2 = {**SIZES, "num_hidden_layers": 4, "sliding_window": 8, "model_type": "cohere2"}
 
@@ -101,6 +102,36 @@ CASES = {
         vision_config=QWEN,
     ),
     "exaone4_5": composite("exaone4_5", EXAONE, vision_config=QWEN),
+    "deepseek_vl": composite("deepseek_vl", LLAMA, vision_config=SIGLIP),
+    "glm4v": composite(
+        "glm4v",
+        {**SIZES, "head_dim": 16, "rope_parameters": GLM_ROPE},
+        vision_config={**QWEN, "hidden_size": 16},
+    ),
+    "janus": composite(
+        "janus",
+        LLAMA,
+        vision_config={**TOWER, "mlp_ratio": 1.0, "projection_dim": 64},
+        vq_config={
+            "embed_dim": 8,
+            "num_embeddings": 8,
+            "base_channels": 32,
+            "channel_multiplier": [1],
+            "num_res_blocks": 1,
+            "projection_dim": 64,
+            "image_token_embed_dim": 64,
+        },
+    ),
+    "ovis2": composite(
+        "ovis2",
+        QWEN_2,
+        vision_config={**TOWER, "vocab_size": 16},
+        hidden_size=64,
+        vocab_size=97,
+        tie_word_embeddings=False,
+    ),
+    "video_llama_3": composite("video_llama_3", QWEN_2, vision_config=TOWER),
+    "video_llava": composite("video_llava", LLAMA, vision_config=CLIP),
     "idefics2": composite(
         "idefics2",
         MISTRAL,

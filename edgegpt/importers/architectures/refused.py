@@ -64,16 +64,16 @@ REASONS = {
     """,
     "it sees the whole prompt at once, and reads more than text": "paligemma",
     "it reads more than text; only models of text are imported": """
-        apertus1p5 aria blip blip-2 chameleon cosmos3_edge cosmos3_omni deepseek_ocr2 deepseek_vl
+        apertus1p5 aria blip blip-2 chameleon cosmos3_edge cosmos3_omni deepseek_ocr2
         deepseek_vl_hybrid diffusion_gemma emu3 ernie4_5_vl_moe evolla fast_vlm florence2 gemma4
-        gemma4_unified git glm46v glm4v glm4v_moe glm5_next glm_ocr glmga got_ocr2 granite4_vision
+        gemma4_unified git glm46v glm4v_moe glm5_next glm_ocr glmga got_ocr2 granite4_vision
         granite_docling hunyuan_vl hy_v4_vl hyperclovax_vision_v2 idefics inkling2 inkling2_loop
-        inkling_mm_model instructblip instructblipvideo janus kimi_k25 kosmos-2 kosmos-2.5 lfm2_vl
-        lfm3_vl lighton_ocr minicpm_ocr minicpmv4_6 minicpmv4_7 minimax_m3_vl mistral_large4 mllama
-        molmo2 moshi muse_glimmer muse_spark nemotron_h_omni ovis2 paddleocr_vl perception_lm
-        phi4_multimodal pi0 pix2struct pixtral pp_chart2table pp_formulanet qianfan_ocr qwen2_5_omni
+        inkling_mm_model instructblip instructblipvideo kimi_k25 kosmos-2 kosmos-2.5 lfm2_vl lfm3_vl
+        lighton_ocr minicpm_ocr minicpmv4_6 minicpmv4_7 minimax_m3_vl mistral_large4 mllama molmo2
+        moshi muse_glimmer muse_spark nemotron_h_omni paddleocr_vl perception_lm phi4_multimodal pi0
+        pix2struct pixtral pp_chart2table pp_formulanet qianfan_ocr qwen2_5_omni
         qwen2_5_omni_thinker qwen3_omni_moe qwen3_omni_moe_thinker qwen3_vl_moe shieldgemma2 step3p7
-        trocr udop unlimited_ocr video_llama_3 video_llava vision-encoder-decoder
+        trocr udop unlimited_ocr vision-encoder-decoder
     """,
 }
 REFUSED = {name: reason for reason, names in REASONS.items() for name in names.split()}
