@@ -38,13 +38,14 @@ class Composite:
     Attributes:
         others: beginnings of the names of tensors of the other parts, after `model.` or not.
         usual: the family of the language model if `text_config` does not say it.
-        flat: settings of other parts that stand among those of the text, in files without
-            `text_config`; None: there are no such files.
+        among: settings of other parts, or of training, that stand among those of the text.
+        flat: whether there are files without `text_config`, where all stand together.
     """
 
     others: tuple[str, ...]
     usual: str
-    flat: tuple[str, ...] | None = None
+    among: tuple[str, ...] = ()
+    flat: bool = False
 
     def own_name(self, name: str) -> str | None:
         """Return the name that a tensor has in the language model alone; None: it has none there.
@@ -63,6 +64,7 @@ TOWER = ("vision_tower.", "multi_modal_projector.")
 TOWER_AND_LINE = (*TOWER, "image_newline")
 EAR = ("audio_tower.", "multi_modal_projector.")
 SIGHT = ("vision_model.", "connector.")
+OF_IDEFICS = ("neftune_noise_alpha", "perceiver_config", "pixel_shuffle_factor", "use_resampler")
 OF_IMAGES = (
     "vision_config",
     *(f"{name}_token_id" for name in ("image", "video", "vision", "vision_start", "vision_end")),
@@ -75,8 +77,8 @@ TEXT_ONLY = {
     "exaone4_5": Composite(("visual.",), "exaone4"),
     "gemma3": Composite(TOWER, "gemma3_text"),
     "glm4v": Composite(("visual.",), "glm4v_text"),
-    "idefics2": Composite(SIGHT, "mistral"),
-    "idefics3": Composite(SIGHT, "llama"),
+    "idefics2": Composite(SIGHT, "mistral", OF_IDEFICS),
+    "idefics3": Composite(SIGHT, "llama", OF_IDEFICS),
     "internvl": Composite(TOWER, "qwen2"),
     "janus": Composite(("vision_model.", "aligner.", "vqmodel.", "generation_"), "llama"),
     "llava": Composite(TOWER, "llama"),
@@ -85,11 +87,11 @@ TEXT_ONLY = {
     "llava_onevision": Composite(TOWER_AND_LINE, "qwen2"),
     "mistral3": Composite(TOWER, "mistral"),
     "ovis2": Composite(("vision_tower.", "visual_embeddings_table."), "qwen2"),
-    "qwen2_5_vl": Composite(("visual.",), "qwen2_5_vl_text", OF_IMAGES),
+    "qwen2_5_vl": Composite(("visual.",), "qwen2_5_vl_text", OF_IMAGES, flat=True),
     "qwen2_audio": Composite(EAR, "qwen2"),
-    "qwen2_vl": Composite(("visual.",), "qwen2_vl_text", OF_IMAGES),
+    "qwen2_vl": Composite(("visual.",), "qwen2_vl_text", OF_IMAGES, flat=True),
     "qwen3_vl": Composite(("visual.",), "qwen3_vl_text"),
-    "smolvlm": Composite(SIGHT, "llama"),
+    "smolvlm": Composite(SIGHT, "llama", OF_IDEFICS),
     "video_llama_3": Composite(("vision_model.", "projector."), "qwen2"),
     "video_llava": Composite(("image_tower.", "video_tower.", "multi_modal_projector."), "llama"),
     "vipllava": Composite(TOWER, "llama"),
@@ -228,10 +230,12 @@ def _text_settings(source: Source, known: Composite) -> dict[str, Any]:
     outer = SourceSettings(source.settings, source.where, refused=refused)
     given = outer.table("text_config")
     if not given:
-        if known.flat is None:
+        if not known.flat:
             raise outer.error("the setting text_config is missing")
-        given = {name: value for name, value in outer.values.items() if name not in known.flat}
-        given["model_type"] = known.usual
+        given = outer.values | {"model_type": known.usual}
+    given = {name: value for name, value in given.items() if name not in known.among}
+    if given.get("qk_layer_norms") is False:  # Idefics says so
+        del given["qk_layer_norms"]
     family = given.setdefault("model_type", known.usual)
     if not isinstance(family, str):
         return given  # it is refused as a family that is not known

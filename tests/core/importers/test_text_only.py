@@ -126,6 +126,25 @@ def test_a_file_of_qwen2_vl_without_text_config_means_the_same(tmp_path: Path) -
     assert error(theirs, ours) <= LIMIT
 
 
+def test_settings_of_other_parts_stand_among_those_of_the_text_in_smolvlm(tmp_path: Path) -> None:
+    """As in the file of SmolVLM2."""
+    theirs = saved("smolvlm", tmp_path / "source")
+    more = {
+        "is_llama_config": True,
+        "neftune_noise_alpha": 0.0,
+        "perceiver_config": {"attention_dropout": 0.0},
+        "pixel_shuffle_factor": 4,
+        "qk_layer_norms": False,
+        "rope_interleaved": False,
+        "use_resampler": False,
+    }
+    set_config(tmp_path / "source", lambda c: c["text_config"].update(more))
+    ours, _ = imported(tmp_path / "source", tmp_path / "checkpoint", text_only=True)
+    assert error(theirs, ours) <= LIMIT
+    set_config(tmp_path / "source", lambda c: c["text_config"].update(qk_layer_norms=True))
+    assert "the setting qk_layer_norms is not known" in refusal(tmp_path / "source")
+
+
 @pytest.mark.parametrize("family", list(USUAL_SIZES))
 def test_sizes_that_text_config_leaves_out_are_those_of_the_class(family: str) -> None:
     theirs = CONFIG_MAPPING[family]()
