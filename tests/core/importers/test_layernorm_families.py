@@ -210,7 +210,8 @@ def test_hostile_types_of_attention_are_refused_at_once(types: object) -> None:
         ("switch_transformers", "mixture of experts"),
         ("moonshine", "reads sound"),
         ("whisper", "reads sound"),
-        ("llava", "only models of text"),
+        ("llava", "`--text-only` imports its language model alone"),
+        ("mllama", "only models of text"),
     ],
 )
 def test_a_known_family_that_cannot_be_imported_is_refused_with_its_reason(
