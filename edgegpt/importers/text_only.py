@@ -38,7 +38,7 @@ class Composite:
     Attributes:
         others: beginnings of the names of tensors of the other parts, after `model.` or not.
         usual: the family of the language model if `text_config` does not say it.
-        among: settings of other parts, or of training, that stand among those of the text.
+        among: settings of other parts, or without effect, that stand among those of the text.
         flat: whether there are files without `text_config`, where all stand together.
     """
 
@@ -90,7 +90,7 @@ TEXT_ONLY = {
     "qwen2_5_vl": Composite(("visual.",), "qwen2_5_vl_text", OF_IMAGES, flat=True),
     "qwen2_audio": Composite(EAR, "qwen2"),
     "qwen2_vl": Composite(("visual.",), "qwen2_vl_text", OF_IMAGES, flat=True),
-    "qwen3_vl": Composite(("visual.",), "qwen3_vl_text"),
+    "qwen3_vl": Composite(("visual.",), "qwen3_vl_text", ("use_sliding_window",)),  # without effect
     "smolvlm": Composite(SIGHT, "llama", OF_IDEFICS),
     "video_llama_3": Composite(("vision_model.", "projector."), "qwen2"),
     "video_llava": Composite(("image_tower.", "video_tower.", "multi_modal_projector."), "llama"),
@@ -98,12 +98,13 @@ TEXT_ONLY = {
     "voxtral": Composite(EAR, "llama"),
 }
 
+QWEN_2 = {"rope_theta": 1000000.0, "rms_norm_eps": 1e-5, "max_window_layers": 80}
 # Families of language models that are another one by another name, with the defaults that differ.
 ALIASES: dict[str, tuple[str, dict[str, Any]]] = {
     "exaone4_5_text": ("exaone4", {}),
     "glm4v_text": ("glm4", {"partial_rotary_factor": 1.0}),
-    "qwen2_5_vl_text": ("qwen2", {"rope_theta": 1000000.0, "rms_norm_eps": 1e-5}),
-    "qwen2_vl_text": ("qwen2", {"rope_theta": 1000000.0, "rms_norm_eps": 1e-5}),
+    "qwen2_5_vl_text": ("qwen2", QWEN_2),
+    "qwen2_vl_text": ("qwen2", QWEN_2),
     "qwen3_vl_text": ("qwen3", {"rope_theta": 500000.0}),
 }
 # `text_config` leaves out what is as in transformers' class of the family, sizes, too.

@@ -10,7 +10,7 @@ from tiny_checkpoints import SIZES
 from transformers import PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-__all__ = ["CASES"]
+__all__ = ["CASES", "QWEN", "QWEN_TEXT", "composite"]
 
 TOWER = {
     "hidden_size": 16,

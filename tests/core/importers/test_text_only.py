@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from composite_configs import CASES
+from composite_configs import CASES, QWEN, QWEN_TEXT, composite
 from safetensors.torch import load_file, save_file
 from tiny_checkpoints import LIMIT, error, imported, same_greedy_text, save_tiny
 from tokenizers import Tokenizer, models
@@ -143,6 +143,25 @@ def test_settings_of_other_parts_stand_among_those_of_the_text_in_smolvlm(tmp_pa
     assert error(theirs, ours) <= LIMIT
     set_config(tmp_path / "source", lambda c: c["text_config"].update(qk_layer_norms=True))
     assert "the setting qk_layer_norms is not known" in refusal(tmp_path / "source")
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_windows_and_defaults_are_those_of_the_class_within_the_whole(
+    tmp_path: Path, name: str
+) -> None:
+    text = {**QWEN_TEXT, "num_hidden_layers": 4, "use_sliding_window": True, "sliding_window": 8}
+    config = composite(name, text | {"max_window_layers": 2}, vision_config=QWEN)
+    theirs = save_tiny(config, tmp_path / "source", None, AutoModelForImageTextToText)
+    ours, _ = imported(tmp_path / "source", tmp_path / "checkpoint", text_only=True)
+    assert error(theirs, ours) <= LIMIT
+    assert [kind.window for kind in ours.config.kinds] == (
+        [0] * 4 if name == "qwen3_vl" else [0, 0, 8, 8]
+    )
+    for absent in ("max_window_layers", "rms_norm_eps", "layer_types"):
+        set_config(tmp_path / "source", lambda c, each=absent: c["text_config"].pop(each, None))
+    usual, _ = imported(tmp_path / "source", tmp_path / "usual", text_only=True)
+    assert {kind.window for kind in usual.config.kinds} == {0}
+    assert usual.config.norm_eps == theirs.config.text_config.rms_norm_eps
 
 
 @pytest.mark.parametrize("family", list(USUAL_SIZES))
