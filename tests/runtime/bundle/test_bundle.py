@@ -174,7 +174,7 @@ def test_a_name_that_is_no_file_on_windows_is_refused(bundle_copy, name):
     path.write_bytes(b"1")
     with_file_entry(bundle_copy, name)
     expected = f"edgegpt.json names the file {name!r}; Windows has no file of such a name"
-    assert refusal(bundle_copy) == expected
+    assert refusal(bundle_copy) == f"{bundle_copy}: {expected}"
 
 
 @pytest.mark.parametrize("name", ["console", "com", "com10", "lpt", "conx.onnx", "nul-1", "x.con"])
