@@ -95,11 +95,12 @@ def test_a_dimension_that_no_input_has_is_left_alone() -> None:
     assert not ShareDimensions()(parsed(text)).modified
 
 
-def test_a_whole_shape_is_left_alone() -> None:
-    text = """agraph (float[B,T] x) => (int64[2] n) <float[B,T] h> {
+@pytest.mark.parametrize("axes", ["", "<start = 0>", "<start = 0, end = 2>"])
+def test_a_whole_shape_is_left_alone(axes: str) -> None:
+    text = f"""agraph (float[B,T] x) => (int64[2] n) <float[B,T] h> {{
         h = Relu (x)
-        n = Shape (h)
-    }"""
+        n = Shape {axes} (h)
+    }}"""
     assert not ShareDimensions()(parsed(text)).modified
 
 
@@ -142,9 +143,9 @@ def test_a_norm_without_an_axis_is_over_the_last_one() -> None:
     assert FuseSkipNorms()(parsed(text, g=np.ones(4, dtype=np.float32))).modified
 
 
-def quantised(width: int = 32, block: int = 16) -> dict[str, BlockQuantized]:
+def quantised(width: int = 32, block: int = 16, bits: int = 8) -> dict[str, BlockQuantized]:
     weight = torch.randn(4, width, generator=torch.Generator().manual_seed(0))
-    return {"w": round_to_nearest(weight, 8, block)}
+    return {"w": round_to_nearest(weight, bits, block)}
 
 
 def product(width: int = 32) -> ir.Model:
@@ -190,6 +191,18 @@ def test_columns_and_rows_read_the_same_integers() -> None:
     (product,) = (node for node in model.graph if node.op_type == "MatMulIntegerToFloat")
     assert [value.name for value in product.inputs[1:4]] == ["w", "int8.step", "w.scales"]
     assert not any(node.op_type == "MatMul" for node in model.graph)
+
+
+def test_products_of_activations_stay_as_they_are() -> None:
+    text = """agraph (float[B,4] x, float[4,4] h, int8[4,4] i) => (float[B,4] y, float[B,4] z) {
+        k = Relu (h)
+        v = Mul (k, h)
+        y = MatMul (x, v)
+        c = Cast <to = 1> (i)
+        t = Transpose <perm = [1, 0]> (c)
+        z = MatMul (x, t)
+    }"""
+    assert not QuantizeActivations({}, head=True)(parsed(text)).modified
 
 
 STEP = """agraph (int64[B,T] ids, int64[B] past_len, int64[B,P] logit_positions, float[B,T,4] q,
@@ -295,6 +308,8 @@ TABLE = {"w": np.zeros((4, 32), dtype=np.float32)}
         (DequantizeWeights(quantised(24)), product(24), "whole blocks make up the rows of w"),
         (QuantizeActivations(quantised()), parsed(NIBBLES), "other is one of the quantised"),
         (StoreColumns(quantised()), product(), "the rows of w are one block"),
+        (StoreColumns(quantised(block=32)), parsed(NORM, **ONES), "it has the weight w"),
+        (StoreColumns(quantised(block=32, bits=4)), product(), "one block of 8 bits each"),
     ],
 )
 def test_a_graph_that_a_pass_cannot_edit_is_refused(
