@@ -231,13 +231,37 @@ def test_the_tables_that_positions_are_looked_up_in_are_found_by_their_indices()
     slot = Add (first, ids)
     row = Gather (table, slot)
     other = Gather (table, ids)
+    wide = Unsqueeze (ids, axis)
+    sum = Add (wide, ids)
+    third = Gather (table, sum)
     """
     model = step(WANTED=looked_up + WANTED)
     assert FeedPositions()(model).modified
     gathers = {n.outputs[0].name: n.inputs[1].name for n in model.graph if n.op_type == "Gather"}
-    assert gathers == {"row": "position_ids", "other": "ids"}
+    assert gathers == {"row": "position_ids", "other": "ids", "third": "sum"}
     names = [value.name for value in model.graph.inputs]
     assert names[:4] == ["ids", "seqlens_k", "total_sequence_length", "position_ids"]
+
+
+@pytest.mark.parametrize("norm", ["RMSNormalization", "LayerNormalization"])
+def test_positions_are_picked_after_the_final_norm(norm: str) -> None:
+    model = step(
+        RMSNormalization=norm,
+        **{"logits = ": "normed = ", "(wanted, g)": "(wanted, g) logits = Relu (normed)"},
+    )
+    for value, shape in (("a", ["B", "T", 4]), ("normed", ["B", "P", 4])):
+        known = next(v for node in model.graph for v in node.outputs if v.name == value)
+        known.type, known.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(shape)
+    assert FeedPositions()(model).modified
+    assert [value.name for value in model.graph.inputs][:4] == [
+        *("ids", "seqlens_k", "total_sequence_length", "logit_positions")
+    ]
+    normed, rows, head = [*model.graph][-3:]
+    assert [node.op_type for node in (normed, rows, head)] == [norm, "GatherND", "Relu"]
+    assert (normed.inputs[0].name, rows.inputs[0].name) == ("a", "normed")
+    assert head.inputs[0] is rows.outputs[0]
+    assert normed.outputs[0].shape == ["B", "T", 4]
+    assert rows.outputs[0].dtype == ir.DataType.FLOAT
 
 
 def test_a_bias_is_cut_to_the_longest_row() -> None:
@@ -248,6 +272,7 @@ def test_a_bias_is_cut_to_the_longest_row() -> None:
     assert [value.name for value in cut.inputs[:1]] == ["pk"]
     assert cut.inputs[2].producer().inputs[0].name == "total_sequence_length"
     assert cut.inputs[3].producer().attributes["value_ints"].as_ints() == (3,)
+    assert cut.outputs[0].dtype == ir.DataType.FLOAT
 
 
 def test_without_a_final_norm_the_head_reads_the_wanted_rows() -> None:
@@ -319,6 +344,9 @@ def test_a_graph_that_a_pass_cannot_edit_is_refused(
         edit(model)
 
 
+PICKED = """agraph (float[B,T] x, int64[B,P] wanted) => (float[B,P] y) {
+    y = GatherElements <axis = 1> (x, wanted)
+}"""
 UNFUSED = NORM.replace("axis = 0", "axis = -1")
 ELSEWHERE = UNKNOWN_SHAPE.replace("(int64[1] n)", "(int64[1] n) <float[B,T] h>")
 
@@ -330,6 +358,7 @@ ELSEWHERE = UNKNOWN_SHAPE.replace("(int64[1] n)", "(int64[1] n) <float[B,T] h>")
         (ShareDimensions(), parsed(ELSEWHERE), "no dimension of an input is read from .*h"),
         (FuseSkipNorms(), parsed(UNFUSED, **ONES), "s is not summed apart from its norm"),
         (FeedPositions(), step(), "past_len is gone"),
+        (FeedPositions(), parsed(PICKED), "no positions are picked before the final norm"),
         (QuantizeWeights(quantised()), product(), "w is an array of bytes, not FLOAT"),
         (DequantizeWeights(quantised()), product(), "w is no longer there"),
         (QuantizeActivations({}), parsed(NIBBLES), "no activations meet the blocks of other"),

@@ -63,6 +63,11 @@ def configured(family: str, **values: Any) -> GPTConfig:
     return config
 
 
+def test_heads_of_a_width_that_the_settings_give_need_not_divide_the_stream() -> None:
+    config = configured("llama", hidden_size=32, num_attention_heads=6, head_dim=8)
+    assert (config.n_head, config.head_dim, config.n_embd) == (6, 8, 32)
+
+
 @pytest.mark.parametrize("family", ["mistral", "ministral", "gemma2", "olmo3", "exaone4"])
 def test_a_missing_window_is_the_family_s_own_and_null_is_none(family: str) -> None:
     full = {"max_position_embeddings": 8192}
