@@ -111,7 +111,9 @@ def test_a_sum_that_two_norms_read_is_fused_with_the_first() -> None:
         z = RMSNormalization <axis = -1, epsilon = 0.1> (s, g)
     }"""
     model = parsed(text, g=np.ones(4, dtype=np.float32))
+    del model.opset_imports["com.microsoft"]
     assert FuseSkipNorms()(model).modified
+    assert model.opset_imports["com.microsoft"] == 1
     fused, other = model.graph
     assert (fused.op_type, fused.domain) == ("SkipSimplifiedLayerNormalization", "com.microsoft")
     assert other.inputs[0] is fused.outputs[3]
@@ -135,12 +137,40 @@ def test_a_biased_sum_that_another_node_reads_is_not_taken_apart() -> None:
     assert [value.name for value in model.graph[1].inputs] == ["c", "a", "g"]
 
 
-def test_a_norm_without_an_axis_is_over_the_last_one() -> None:
-    text = """agraph (float[B,4] a, float[B,4] b, float[4] g) => (float[B,4] y) {
+@pytest.mark.parametrize("kind", ["RMSNormalization", "LayerNormalization"])
+def test_a_norm_without_an_axis_or_a_bias_is_over_the_last_one(kind: str) -> None:
+    text = f"""agraph (float[B,4] a, float[B,4] b, float[4] g) => (float[B,4] y) {{
         s = Add (a, b)
-        y = RMSNormalization <epsilon = 0.1> (s, g)
+        y = {kind} <epsilon = 0.1> (s, g)
+    }}"""
+    model = parsed(text, g=np.ones(4, dtype=np.float32))
+    assert FuseSkipNorms()(model).modified
+    names = [value.name for value in model.graph[0].inputs if value is not None]
+    assert names == ["b", "a", "g"]
+
+
+def test_a_sum_with_a_table_is_no_bias() -> None:
+    text = """agraph (float[2,4] a, float[2,4] b, float[4] g, float[2,4] t) => (float[2,4] y) {
+        c = Add (b, t)
+        s = Add (a, c)
+        y = RMSNormalization <axis = -1, epsilon = 0.1> (s, g)
     }"""
-    assert FuseSkipNorms()(parsed(text, g=np.ones(4, dtype=np.float32))).modified
+    table = {"g": np.ones(4, dtype=np.float32), "t": np.ones((2, 4), dtype=np.float32)}
+    model = parsed(text, **table)
+    assert FuseSkipNorms()(model).modified
+    assert [value.name for value in model.graph[1].inputs] == ["c", "a", "g"]
+
+
+@pytest.mark.parametrize(("other", "fused"), [("k", True), ("g", False)])
+def test_values_of_unknown_rank_are_streams_but_for_weights(other: str, fused: bool) -> None:
+    text = f"""agraph (float[B,T,4] x, float[4] g) => (float[B,T,4] y) {{
+        h = Relu (x)
+        k = Abs (h)
+        s = Add (h, {other})
+        y = RMSNormalization <axis = -1, epsilon = 0.1> (s, g)
+    }}"""
+    model = parsed(text, g=np.ones(4, dtype=np.float32))
+    assert FuseSkipNorms()(model).modified is fused
 
 
 def quantised(width: int = 32, block: int = 16, bits: int = 8) -> dict[str, BlockQuantized]:
@@ -187,7 +217,9 @@ def test_columns_and_rows_read_the_same_integers() -> None:
     exact = ReferenceEvaluator(ir.to_proto(model)).run(None, fed)
     np.testing.assert_allclose(exact[0], fed["x"] @ weight.T, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(exact[1], weight[fed["i"]], rtol=1e-6)
+    model.opset_imports.pop("com.microsoft", None)
     assert QuantizeActivations({}, head=True)(model).modified
+    assert model.opset_imports["com.microsoft"] == 1
     (product,) = (node for node in model.graph if node.op_type == "MatMulIntegerToFloat")
     assert [value.name for value in product.inputs[1:4]] == ["w", "int8.step", "w.scales"]
     assert not any(node.op_type == "MatMul" for node in model.graph)
