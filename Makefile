@@ -25,7 +25,8 @@ make test-gpu   what needs an NVIDIA GPU, in .venv-gpu, with onnxruntime-gpu in 
                 onnxruntime; with TEST_EXTRAS=tensorrt also TensorRT, which pip fetches from NVIDIA
 make test-arm   the runtime on emulated ARM processors, for which Debian with its package
                 qemu-user-static is needed; make test-versions: the runtime with the oldest and
-                the newest packages, on all Pythons that PATH has
+                the newest packages, on all Pythons that PATH has, and training and exports with
+                the oldest
 make lint       ruff; make types: mypy
 make docs       write the pages that are generated
 make site       build the documentation as a site, in build/site

@@ -68,7 +68,7 @@ class Conversation:
         if used >= self.model.context:
             raise InvalidInputError(
                 f"the chat has at least {used} tokens, and the context {self.model.context}: drop "
-                f"its oldest turns, or begin anew"
+                f"its oldest turns (`drop_oldest`, or /drop in a terminal), or begin anew"
             )
         stream = self.model.stream(
             prompt, overflow="stop", kept=self._row, **(self.settings | settings)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from native_builds import compile_once
 from small_models import TEXT, random_model, small_config, write_checkpoint
 from torch.onnx._internal._lazy_import import onnxscript_apis
 from torch.onnx._internal.exporter import _decomp, _schemas
@@ -14,6 +15,7 @@ from edgegpt.export import export_bundle
 from edgegpt.export.settings import ExportSettings
 from edgegpt.model import GPT
 from edgegpt.runtime import packages
+from edgegpt.runtime.engines.native import prepare
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -59,6 +61,15 @@ def one_table_of_translations() -> Iterator[None]:
             "create_onnx_friendly_decomposition_table",
             lambda translated: dict(decompositions(frozenset(translated))),
         )
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_compilation_of_a_kind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Compile the same engine once, not anew for each test that builds it."""
+    with pytest.MonkeyPatch.context() as patch:
+        compile_library = compile_once(tmp_path_factory.mktemp("compiled"))
+        patch.setattr(prepare, "compile_library", compile_library)
         yield
 
 

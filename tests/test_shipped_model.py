@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -51,17 +52,22 @@ def test_git_on_windows_does_not_change_its_line_ends(tmp_path: Path) -> None:
 
 
 def test_greedy_text_from_the_bundle_is_pytorch_s(bundle: Path, checkpoint: Checkpoint) -> None:
-    tokenizer = Tokenizer(checkpoint.tokenizer_json or "")
-    ids = tokenizer.encode(PROMPT)
-    block = checkpoint.model.config.block_size
-    with torch.no_grad():
-        for _ in range(LENGTH):
-            window = ids[window_start(len(ids), block) :]
-            ids.append(int(checkpoint.model(torch.tensor([window]))[0, -1].argmax()))
+    """PyTorch reads the whole text: each window once, from which several tokens follow."""
     with edgegpt.load(bundle) as model:
         result = model.generate(PROMPT, max_new_tokens=LENGTH)
-    assert result.text == tokenizer.decode(ids)[len(PROMPT) :]
     assert result.first_near_tie is None
+    tokenizer = Tokenizer(checkpoint.tokenizer_json or "")
+    begin, ids = len(tokenizer.encode(PROMPT)), tokenizer.encode(PROMPT + result.text)
+    assert len(ids) == begin + LENGTH
+    block = checkpoint.model.config.block_size
+    steps = groupby(range(begin, len(ids)), lambda length: window_start(length, block))
+    windows = [(start, list(lengths)) for start, lengths in steps]
+    assert len(windows) > 1
+    for start, lengths in windows:
+        with torch.no_grad():
+            logits = checkpoint.model(torch.tensor([ids[start : lengths[-1]]]))[0]  # (T, V)
+        found = logits[lengths[0] - start - 1 :].argmax(-1).tolist()
+        assert found == ids[lengths[0] : lengths[-1] + 1]
 
 
 def test_the_bundle_s_loss_on_held_out_text_is_pytorch_s(

@@ -358,4 +358,4 @@ def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:
     """Return a seed that no other step or process of the run uses."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]) >> 1

@@ -162,9 +162,9 @@ class Tokenizer:
         """Return whether a character has an id of its own, or is left out on purpose."""
         try:
             normalizer, splitter = self.backend.normalizer, self.backend.pre_tokenizer
-            left = normalizer.normalize_str(character) if normalizer else character
-            if not left or (splitter and not splitter.pre_tokenize_str(left)):
-                return True
+            left = character if normalizer is None else normalizer.normalize_str(character)
+            if not left or (splitter is not None and not splitter.pre_tokenize_str(left)):
+                return True  # `is None`: some releases of the library call a sequence false
             ids: list[int] = self.backend.encode(character, add_special_tokens=False).ids
         except BaseException as error:  # as above
             if not library_failed(error):

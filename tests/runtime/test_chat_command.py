@@ -260,7 +260,7 @@ def test_sigterm_ends_a_chat_that_waits_in_a_terminal(bundle: Path) -> None:
 
 def test_a_full_chat_is_told_and_can_go_on(talk: Any) -> None:
     done = talk(*["wind"] * 8, "/drop 99", "r")
-    assert "drop its oldest turns" in done.err
+    assert "drop its oldest turns (`drop_oldest`, or /drop in a terminal)" in done.err
     assert "forgotten, 32 tokens left" in done.err
     assert done.out.count("\n") >= 3
 

@@ -1,6 +1,5 @@
 """Small models of every switch, packed and compiled for the native engine without an export."""
 
-import subprocess
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,8 @@ from edgegpt.export.quantization.quality import round_blocks
 from edgegpt.model import GPT, GPTConfig, Seq2Seq, Seq2SeqConfig
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.bundle.manifest import FileEntry, Manifest, Quality, Quantization, WeightEntry
-from edgegpt.runtime.engines.native.compiler import FLAGS
+from edgegpt.runtime.engines.native import prepare
+from edgegpt.runtime.engines.native.compiler import Processor, find_compiler
 from edgegpt.runtime.engines.native.constants import constants_of
 from edgegpt.runtime.engines.native.library import Library, NativeModel, NativeRows
 from edgegpt.runtime.engines.native.weights import pack_weights
@@ -40,6 +40,7 @@ __all__ = [
 
 SOURCES = Path(__file__).parents[2] / "runtime" / "engines" / "native" / "source"
 PLAIN = "-DEDGEGPT_PLAIN"
+HERE = Processor()
 KINDS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 TABLES = ("embedding", "relative")  # which a bundle has as they are
 NO_BIAS = {"proj_bias": False, "ff_bias": False, "norm_bias": False}
@@ -220,17 +221,9 @@ def compiled(bundle: Bundle, *flags: str) -> Library:
     """Compile and pack into the bundle's own folder; quickly, so not as fast as it could be."""
     place = bundle.folder / f"engine{''.join(flags)}"
     place.mkdir()
-    (place / "model.h").write_text(constants_of(bundle.manifest))
-    own = [flag for flag in FLAGS if flag != "-O3"]
-    command = ["c++", *own, "-O1", "-march=native", *flags, f"-I{place}", f"-I{SOURCES}"]
-    library = place / "engine.so"
-    done = subprocess.run(
-        [*command, str(SOURCES / "engine.cpp"), "-o", str(library)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[:2000]
+    (place / prepare.CONSTANTS).write_text(constants_of(bundle.manifest))
+    compiler, units, library = find_compiler(HERE), [SOURCES / "engine.cpp"], place / "engine.so"
+    prepare.compile_library(compiler, HERE, units, place, library, ["-O1", *flags])
     if not (bundle.folder / "packed").exists():
         pack_weights(bundle, bundle.folder / "packed")
     return Library(library)

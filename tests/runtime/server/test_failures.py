@@ -149,7 +149,7 @@ def test_an_engine_that_breaks_down_is_told_and_ends_the_server(
     """Also to those who wait, and in streams that have begun."""
     raised: list[BaseException] = []
     monkeypatch.setattr(threading, "excepthook", lambda found: raised.append(found.exc_value))
-    with failing(model, monkeypatch, *range(1000, 10**6)) as served:
+    with failing(model, monkeypatch, *range(300, 10**6)) as served:
         streams = [served.posted(ENDLESS | {"stream": True}) for _ in range(2)]
         until(lambda: served.service.scheduler.running == 2)
         waiting = [served.posted(ENDLESS) for _ in range(2)]

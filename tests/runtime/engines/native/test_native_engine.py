@@ -19,6 +19,7 @@ from edgegpt.errors import EngineError, InvalidInputError
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.engines.native import prepare
 from edgegpt.runtime.engines.native.choice import open_built, open_native
+from edgegpt.runtime.engines.native.compiler import compile_library
 from edgegpt.runtime.engines.native.engine import NativeEngine
 from edgegpt.runtime.engines.native.prepare import build_engine, stored_engine
 from edgegpt.runtime.engines.native.store import DESCRIPTION, LIBRARY, WEIGHTS, built_in
@@ -263,7 +264,10 @@ def test_a_damaged_build_is_built_again(bundle: Bundle) -> None:
     assert built_in(place)
 
 
-def test_two_builds_at_once_leave_one_whole_engine(bundle: Bundle, tmp_path: Path) -> None:
+def test_two_builds_at_once_leave_one_whole_engine(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "compile_library", compile_library)  # which takes its time
     with ThreadPoolExecutor(2) as pool:
         built_twice = list(pool.map(lambda _: build_engine(bundle, folder=tmp_path), range(2)))
     assert len({one.built.folder for one in built_twice}) == 1
