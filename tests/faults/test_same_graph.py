@@ -288,6 +288,56 @@ def test_outputs_that_differ_are_counted(clean: Path, tmp_path: Path) -> None:
     assert wrong_graphs(bundle) == ["graph", "prefill graph", "half graph"]
 
 
+def older_operators(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version -= 1
+
+
+def another_function(model: onnx.ModelProto) -> None:
+    node, opsets = onnx.helper.make_node("Abs", ["x"], ["y"]), model.opset_import
+    function = onnx.helper.make_function("", "Relu", ["x"], ["y"], [node], opsets)
+    model.functions.append(function)
+
+
+def another_input(model: onnx.ModelProto) -> None:
+    more = onnx.helper.make_tensor_value_info("more", onnx.TensorProto.FLOAT, [1])
+    model.graph.input.append(more)
+
+
+def wider_logits(model: onnx.ModelProto) -> None:
+    model.graph.output[0].type.tensor_type.shape.dim[2].dim_value += 1
+
+
+def cache_of_another_type(model: onnx.ModelProto) -> None:
+    model.graph.input[-1].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+
+
+def sparse_weight(model: onnx.ModelProto) -> None:
+    model.graph.sparse_initializer.add().dims.append(1)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        older_operators,
+        another_function,
+        another_input,
+        wider_logits,
+        cache_of_another_type,
+        sparse_weight,
+    ],
+)
+def test_what_is_said_of_the_whole_graph_must_be_the_same(
+    clean: Path, tmp_path: Path, damage: Callable[[onnx.ModelProto], None]
+) -> None:
+    bundle = Path(shutil.copytree(clean, tmp_path / "bundle"))
+    for name, check in CHECKS.items():
+        model = onnx.load(bundle / f"{name}.onnx", load_external_data=False)
+        damage(model)
+        onnx.save(model, bundle / f"{name}.onnx")
+        assert wrong_graphs(bundle) == [check]
+        shutil.copyfile(clean / f"{name}.onnx", bundle / f"{name}.onnx")
+
+
 def forgotten_bias(graph: onnx.GraphProto) -> None:
     del graph.node[-1].input[5:]
 
