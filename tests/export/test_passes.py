@@ -218,11 +218,26 @@ def test_columns_and_rows_read_the_same_integers() -> None:
     np.testing.assert_allclose(exact[0], fed["x"] @ weight.T, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(exact[1], weight[fed["i"]], rtol=1e-6)
     model.opset_imports.pop("com.microsoft", None)
+    assert not QuantizeActivations({})(model).modified  # the one product is the head
     assert QuantizeActivations({}, head=True)(model).modified
     assert model.opset_imports["com.microsoft"] == 1
     (product,) = (node for node in model.graph if node.op_type == "MatMulIntegerToFloat")
     assert [value.name for value in product.inputs[1:4]] == ["w", "int8.step", "w.scales"]
-    assert not any(node.op_type == "MatMul" for node in model.graph)
+    kinds = [node.op_type for node in model.graph]
+    assert "MatMul" not in kinds
+    assert kinds.count("Cast") == 1  # of the rows; nothing reads the product's any more
+
+
+def test_products_of_one_value_round_it_once() -> None:
+    text = """agraph (float[B,T,32] x, float[32,4] w) => (float[B,T,4] y, float[B,T,4] z) {
+        y = MatMul (x, w)
+        z = MatMul (x, w)
+    }"""
+    model = parsed(text, w=np.zeros((32, 4), dtype=np.float32))
+    StoreColumns(quantised(block=32))(model)
+    assert QuantizeActivations({}, head=True)(model).modified
+    kinds = [node.op_type for node in model.graph]
+    assert (kinds.count("MatMulIntegerToFloat"), kinds.count("QuantizeLinear")) == (2, 1)
 
 
 def test_products_of_activations_stay_as_they_are() -> None:

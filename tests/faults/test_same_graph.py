@@ -68,6 +68,10 @@ def skipped_norm(graph: onnx.GraphProto) -> None:
     exchanged(graph, {"layer_norm_1": "add_3"})
 
 
+def value_that_nothing_makes(graph: onnx.GraphProto) -> None:
+    exchanged(graph, {"layer_norm_1": "nowhere"})
+
+
 def exchanged_tables(graph: onnx.GraphProto) -> None:
     tables = ("token_embedding.weight", "position_embedding.weight")
     exchanged(graph, dict(zip(tables, tables[::-1], strict=True)))
@@ -90,6 +94,7 @@ DAMAGES = [
     another_weight_of_that_shape,
     lost_residual,
     skipped_norm,
+    value_that_nothing_makes,
     exchanged_tables,
     another_place_in_the_file,
 ]
