@@ -72,6 +72,12 @@ def value_that_nothing_makes(graph: onnx.GraphProto) -> None:
     exchanged(graph, {"layer_norm_1": "nowhere"})
 
 
+def keys_for_values(graph: onnx.GraphProto) -> None:
+    turned = {"present_k.0": "present_v.0", "present_v.0": "present_k.0"}
+    for node in graph.node:
+        node.output[:] = [turned.get(name, name) for name in node.output]
+
+
 def exchanged_tables(graph: onnx.GraphProto) -> None:
     tables = ("token_embedding.weight", "position_embedding.weight")
     exchanged(graph, dict(zip(tables, tables[::-1], strict=True)))
@@ -95,6 +101,7 @@ DAMAGES = [
     lost_residual,
     skipped_norm,
     value_that_nothing_makes,
+    keys_for_values,
     exchanged_tables,
     another_place_in_the_file,
 ]
