@@ -265,4 +265,5 @@ def _trimmed(read: list[int]) -> list[int]:
 def _in_float16(raw: bytes) -> bytes:
     """Return float32 numbers in float16; large ones become infinite."""
     with np.errstate(over="ignore"):
-        return np.frombuffer(raw, np.float32).astype(np.float16).tobytes()
+        whole = raw[: len(raw) // 4 * 4]  # of a damaged graph, it may end within a number
+        return np.frombuffer(whole, np.float32).astype(np.float16).tobytes()

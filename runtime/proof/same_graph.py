@@ -140,8 +140,9 @@ def _columns_of(product: Formula, own: Reading) -> tuple[int, int]:
         return own.values.get(columns, NOTHING), own.values.get(scales, NOTHING)
     if product.kind == b"MatMul":  # in a browser, by Mul(Cast(columns), scales)
         weight = own.formulas.all[product.read[1]]
-        if weight.kind == b"Mul":
-            return own.formulas.all[weight.read[0]].read[0], weight.read[1]
+        wide = own.formulas.all[weight.read[0]] if weight.kind == b"Mul" else weight
+        if wide.kind == b"Cast":
+            return wide.read[0], weight.read[-1]
     return NOTHING, NOTHING
 
 
@@ -152,7 +153,8 @@ def _dequantised(bundle: Bundle, own: Reading) -> Instead:
 
     def instead(formula: Formula) -> int | None:
         name = _name(formula, own) if formula.kind in (PRODUCT, LOOKUP) else b""
-        integers, scales = weights.get(name.decode()), weights.get(f"{name.decode()}.scales")
+        text = name.decode(errors="replace")
+        integers, scales = weights.get(text), weights.get(f"{text}.scales")
         if integers is None or scales is None or quantization is None:
             return None
         table, signed, magnitudes, corrections = (
@@ -162,7 +164,7 @@ def _dequantised(bundle: Bundle, own: Reading) -> Instead:
         if formula.kind == LOOKUP:
             return made(b"Gather", table, formula.read[1], attributes=[whole_number("axis", 0)])
         x, blocks = formula.read[0], scales.shape[1]
-        block = integers.shape[2] * 8 // quantization.bits_of(name.decode())
+        block = integers.shape[2] * 8 // quantization.bits_of(text)
         blocked = [whole_number("axis", 1), whole_number("block_size", block)]
         weight = made(b"DequantizeLinear", signed, magnitudes, attributes=blocked)
         product = made(b"MatMul", x, made(b"Transpose", weight, attributes=[TURN]))
