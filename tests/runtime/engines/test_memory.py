@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from edgegpt.runtime.bundle.bundle import Bundle
+from edgegpt.runtime.engines.base import PREFILL_CHUNK
 from edgegpt.runtime.engines.memory import memory_needed
 
 
@@ -21,6 +22,13 @@ def test_activations_are_the_scores_or_the_wide_values_and_one_row_of_logits_eac
     assert found.cache == 4 * 3 * 20 * 2 * info.n_layer * info.n_kv_head * info.head_dim
     assert found.sources == 0
     assert found.total == found.weights + found.cache + found.workspace
+
+
+def test_a_long_prompt_is_fed_in_pieces(small_bundle: Path) -> None:
+    bundle = Bundle.open(small_bundle)
+    long = replace(bundle.manifest, model=bundle.manifest.model | {"block_size": 5000})
+    found = memory_needed(Bundle(bundle.folder, long))
+    assert found.workspace == 4 * (2 * PREFILL_CHUNK * 5000 + 34)  # the scores of two heads
 
 
 @pytest.mark.parametrize(
