@@ -59,7 +59,7 @@ __all__ = [
     "load",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.3.0"
 
 _HOME = {
     "LanguageModel": "edgegpt.runtime.language_model",

@@ -64,6 +64,9 @@ class Precision(Choice):
 )
 @click.option("--revision", help="of a Hub id: branch, tag or commit")
 @click.option("--adapter", type=PATH, help="folder of a LoRA adapter (PEFT) to merge")
+@click.option(
+    "--text-only", is_flag=True, help="of a model that reads more, such as images: its text model"
+)
 @click.option("--method", type=click.Choice(["rtn", "gptq"]), help="default: rtn; for int4, gptq")
 @click.option(
     "--calibration",
@@ -108,6 +111,7 @@ def command(
     context: int | None,
     revision: str | None,
     adapter: Path | None,
+    text_only: bool,
     method: Literal["rtn", "gptq"] | None,
     calibration: Path | None,
     max_kl: float | None,
@@ -136,7 +140,7 @@ def command(
         from edgegpt.importers.importing import Named, as_checkpoint
 
         check_destination(out, force)
-        named = Named(source, revision, adapter, context=context)
+        named = Named(source, revision, adapter, context=context, text_only=text_only)
         with as_checkpoint(named, out, tell) as (checkpoint, notes):
             notes = [*notes, *_cut(checkpoint, context)]
             receipt = export_bundle(

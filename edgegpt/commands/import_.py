@@ -29,6 +29,9 @@ __all__ = ["command"]
 @click.option("--revision", help="of a Hub id: branch, tag or commit")
 @click.option("--adapter", type=PATH, help="folder of a LoRA adapter (PEFT) to merge")
 @click.option(
+    "--text-only", is_flag=True, help="of a model that reads more, such as images: its text model"
+)
+@click.option(
     "--n-head", type=click.IntRange(min=1), help="heads, of a state dict that does not tell"
 )
 @click.option(
@@ -55,6 +58,7 @@ def command(
     as_list: bool,
     revision: str | None,
     adapter: Path | None,
+    text_only: bool,
     n_head: int | None,
     shape: Path | None,
     attention_scale: Literal["head_dim", "n_embd"] | None,
@@ -71,7 +75,9 @@ def command(
         raise click.UsageError("name what to import, or ask for --list")
     from edgegpt.importers.importing import Named
 
-    named = Named(source, revision, adapter, n_head, attention_scale, shape, data)
+    named = Named(
+        source, revision, adapter, n_head, attention_scale, shape, data, text_only=text_only
+    )
     if check:
         from edgegpt.importers.check import report
         from edgegpt.importers.importing import survey

@@ -41,6 +41,7 @@ from .text.found import Found
 from .text.gguf_fields import text_of_gguf
 from .text.pair import text_of_pair
 from .text.try_template import template_notes
+from .text_only import language_model
 
 __all__ = ["Named", "Survey", "as_checkpoint", "opened", "survey", "write_checkpoint"]
 
@@ -60,6 +61,7 @@ class Named:
         data: a text on which the scale of the lesson is measured.
         shape: a TOML file with what an encoder-decoder's state dict does not say.
         context: tokens that the model has to see, in an export of it; None: any number.
+        text_only: whether only the language model of a model that reads more than text is meant.
     """
 
     source: str
@@ -70,6 +72,7 @@ class Named:
     shape: Path | None = None
     data: Path | None = None
     context: int | None = None
+    text_only: bool = False
 
     def __post_init__(self) -> None:
         """Refuse an empty name, which would be the current folder, and a contradiction."""
@@ -96,6 +99,7 @@ def opened(named: Named, *, values: bool = True, progress: Progress = silent) ->
     else:
         scale = "head_dim" if named.data is not None and values else named.attention_scale
         source = open_source(Path(named.source), named.n_head, scale, named.shape)
+    source = language_model(source) if named.text_only else source
     return source if named.adapter is None else adapted(source, named.adapter)
 
 
@@ -200,18 +204,19 @@ def _from_hub(hub_id: HubId, named: Named, values: bool, progress: Progress) -> 
         return open_headers(hub_id, revision, progress)
     if hub_id.file is None:
         folder = download(hub_id, revision, weights=False, progress=progress)
-        _check_small_files(folder, named.context)
+        _check_small_files(folder, named)
     path = download(hub_id, revision, progress=progress)
     name = hub_id.with_commit(path)
     return open_folder(path, name) if path.is_dir() else replace(open_source(path), name=name)
 
 
-def _check_small_files(folder: Path, context: int | None) -> None:
+def _check_small_files(folder: Path, named: Named) -> None:
     """Refuse settings or a tokenizer that cannot be imported before the weights are downloaded."""
     path = folder / "config.json"
     source = Source(folder.name, read_json(path), str(path), SafeTensors([]), folder)
+    source = language_model(source) if named.text_only else source
     config = config_of(source)
-    _check_context(config, context)
+    _check_context(config, named.context)
     text_of(source, config)
 
 
@@ -232,10 +237,10 @@ def as_checkpoint(named: Named, out: Path, progress: Progress) -> Iterator[tuple
         InvalidInputError: if a model to import does not see as many tokens as it has to.
     """
     if is_checkpoint(Path(named.source)):
-        if named.revision is not None or named.adapter is not None:
+        if named.revision is not None or named.adapter is not None or named.text_only:
             raise CheckpointError(
-                f"{named.source} is a checkpoint of edgegpt; a revision or an adapter is for "
-                f"models that are imported"
+                f"{named.source} is a checkpoint of edgegpt; a revision, an adapter or --text-only "
+                f"is for models that are imported"
             )
         yield Path(named.source), []
         return

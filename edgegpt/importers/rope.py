@@ -15,9 +15,11 @@ from torch import Tensor
 
 from .settings import SourceSettings
 
-__all__ = ["Rotation", "rotation_of", "rotations_of"]
+__all__ = ["AXES", "Rotation", "rotation_of", "rotations_of"]
 
 Parameters = dict[str, Any]
+# Positions with an axis for each direction in an image. A text moves on all of them alike.
+AXES = ("mrope_section", "mrope_interleaved")
 
 
 @dataclass(frozen=True)

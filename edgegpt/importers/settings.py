@@ -123,9 +123,9 @@ class SourceSettings:
             raise self._wrong(*self._first(names), "a number greater than 0")
         return value
 
-    def flag(self, name: str, *, default: bool) -> bool:
-        """Return a truth value."""
-        value = self._first((name,))[1]
+    def flag(self, *names: str, default: bool) -> bool:
+        """Return a truth value, the first that is there of several names."""
+        name, value = self._first(names)
         if value is None:
             return default
         if not isinstance(value, bool):

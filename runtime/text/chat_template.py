@@ -26,6 +26,11 @@ DEEPEST = 60  # lists and tables inside of one another, in messages and tools
 # A template that puts texts and arguments together wants these as text.
 JOINED_ARGUMENTS = re.compile(r"""arguments['"]?\]?\s*[+~]""")
 
+# Templates of models that also see take a message apart. Most ask first whether it is a text; those
+# that do not would leave it out.
+PARTS = re.compile(r"""for\s+\w+\s+in\s+\w+(\.content|\[['"]content['"]\])""")
+ASKS_FIRST = re.compile(r"""\bis\s+(not\s+)?(string|iterable|sequence|mapping)\b""")
+
 RESERVED = ("messages", "tools", "documents", "add_generation_prompt")
 REASONING = "reasoning_content"
 
@@ -148,6 +153,7 @@ class ChatTemplate:
         self.calls: CallForm | None = form_in(text) if self.takes_tools else None
         self._thinks, self._takes_reasoning = THOUGHTS in text, REASONING in text
         self._joins_arguments = JOINED_ARGUMENTS.search(text) is not None
+        self._wants_parts = PARTS.search(text) is not None and ASKS_FIRST.search(text) is None
         self._cuts_thoughts = END_OF_THOUGHTS in text
         self._reserved = {*RESERVED, *special_tokens, *FUNCTIONS}
 
@@ -221,7 +227,10 @@ class ChatTemplate:
             function = call.get("function") if isinstance(call, dict) else None
             if isinstance(function, dict) and isinstance(function.get("arguments"), dict):
                 function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
-        return self._with_thoughts(message)
+        message = self._with_thoughts(message)
+        if self._wants_parts and isinstance(message.get("content"), str):
+            return message | {"content": [{"type": "text", "text": message["content"]}]}
+        return message
 
     def _with_thoughts(self, message: dict[str, Any]) -> dict[str, Any]:
         """Return a message whose thoughts are where the template looks for them."""

@@ -5,7 +5,7 @@ from typing import Any
 import transformers as hf
 from tiny_checkpoints import SIZES
 
-__all__ = ["CASES", "DEFAULTS", "HUB", "KEPT", "WIDE_HEADS"]
+__all__ = ["CASES", "COMPASS", "DEFAULTS", "HUB", "KEPT", "WIDE_HEADS"]
 
 WINDOW = 8
 # The sizes under the names of other families.
@@ -32,6 +32,14 @@ GPT_NEO: dict[str, Any] = {
 }
 WHOLE_HEAD = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}
 LINEAR = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
+COMPASS = {
+    "sliding_attention": {
+        "rope_theta": 50000.0,
+        "rope_type": "default",
+        "mrope_section": [4, 2, 2],
+    },
+    "full_attention": None,
+}
 CASES = {
     "gpt2": hf.GPT2Config(**GPT_2),
     "gpt2 scaled by layer": hf.GPT2Config(
@@ -87,6 +95,15 @@ CASES = {
     "cohere": hf.CohereConfig(**SIZES),
     "cohere with biases": hf.CohereConfig(**SIZES, attention_bias=True, logit_scale=0.3),
     "cohere2": hf.Cohere2Config(**{**SIZES, "num_hidden_layers": 4}, sliding_window=WINDOW),
+    "cohere_compass": hf.CohereCompassTextConfig(
+        **SIZES,
+        sliding_window=WINDOW,
+        rope_parameters=COMPASS,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+    ),
+    "cohere_compass, all alike": hf.CohereCompassTextConfig(
+        **SIZES, rope_parameters={"full_attention": COMPASS["sliding_attention"]}, logit_scale=0.3
+    ),
     "nemotron": hf.NemotronConfig(**SIZES),
     "nemotron with biases": hf.NemotronConfig(
         **SIZES, attention_bias=True, mlp_bias=True, head_dim=16
@@ -149,6 +166,7 @@ HUB = {
         },
     ),
     "gpt2-xl": (hf.GPT2Config(**GPT_2), {**SUMMARY, "n_ctx": 1024, "output_past": True}),
+    "gpt-sw3": (hf.GPT2Config(**GPT_2), {**SUMMARY, "model_type": "gpt-sw3"}),
     "starcoder": (
         hf.GPTBigCodeConfig(**GPT_2),
         {

@@ -6,7 +6,7 @@ import transformers
 from llama_configs import LLAMA_3
 from tiny_checkpoints import SIZES
 
-__all__ = ["CASES", "FULL", "SLIDING", "YARN"]
+__all__ = ["CASES", "DENSE", "FULL", "SLIDING", "YARN"]
 
 HEAD = {"head_dim": 32}  # wider than an equal share of the stream
 LAYERS = {"num_hidden_layers": 4}
@@ -41,6 +41,12 @@ GRANITE = {
     "residual_multiplier": 0.22,
     "attention_multiplier": 0.015625,
     "logits_scaling": 8.0,
+}
+DENSE = {
+    "num_local_experts": 0,
+    "layer_types": ["attention"] * 3,
+    "shared_intermediate_size": 40,
+    "mamba_n_heads": 8,
 }
 
 
@@ -98,6 +104,18 @@ CASES = {
     ),
     "granite": new("Granite", **GRANITE, tie_word_embeddings=True),
     "granite with biases": new("Granite", attention_bias=True, mlp_bias=True),
+    "granite 4": new("GraniteMoeHybrid", **DENSE, **GRANITE, position_embedding_type="rope"),
+    "granite 4 without positions": new(
+        "GraniteMoeHybrid",
+        **DENSE,
+        position_embedding_type="nope",
+        attention_bias=True,
+        tie_word_embeddings=True,
+    ),
+    "hyperclovax": new("HyperCLOVAX", **{**GRANITE, "logits_scaling": 0.125}, head_dim=16),
+    "hyperclovax without output norms": new(
+        "HyperCLOVAX", use_post_norm=False, attention_bias=True, tie_word_embeddings=True
+    ),
     "olmo2": new("Olmo2"),
     "olmo2 with biases": new("Olmo2", num_key_value_heads=4, attention_bias=True),
     "olmo3": new(

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from edgegpt.checkpoint import load_checkpoint
 from edgegpt.importers.open import open_source
 from edgegpt.importers.run import Import, look, write
+from edgegpt.importers.text_only import language_model
 from edgegpt.model import GPT
 
 __all__ = [
@@ -54,15 +55,18 @@ SIZES: dict[str, Any] = {
 
 
 def save_tiny(
-    config: PretrainedConfig, folder: Path, changes: dict[str, Any] | None = None
+    config: PretrainedConfig,
+    folder: Path,
+    changes: dict[str, Any] | None = None,
+    kind: Any = AutoModelForCausalLM,
 ) -> PreTrainedModel:
     """Write a checkpoint with random weights that all matter; return transformers' model.
 
     `changes` are made to config.json after the model was built, as other dialects write it; None
-    as a value removes the setting.
+    as a value removes the setting. `kind` is the class of transformers that knows the model.
     """
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval().float()
+    model = kind.from_config(config, attn_implementation="eager").eval().float()
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn_like(parameter)
@@ -79,9 +83,12 @@ def save_tiny(
     return model
 
 
-def imported(path: Path, out: Path, n_head: int | None = None) -> tuple[GPT, Import]:
+def imported(
+    path: Path, out: Path, n_head: int | None = None, *, text_only: bool = False
+) -> tuple[GPT, Import]:
     """Import the checkpoint at `path` into the new folder `out`; return the model as loaded."""
-    found = look(open_source(path, n_head))
+    source = open_source(path, n_head)
+    found = look(language_model(source) if text_only else source)
     out.mkdir()
     write(found, out)
     return load_checkpoint(out).model, found

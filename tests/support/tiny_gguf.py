@@ -5,7 +5,7 @@ does beside (`conversion/*.py` in llama.cpp) is written here once more, from tha
 words: which settings each class writes, and how it changes tensors.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,22 @@ def _granite(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
     writer.add_embedding_scale(config["embedding_multiplier"])
     writer.add_residual_scale(config["residual_multiplier"])
     writer.add_logit_scale(config["logits_scaling"])
+    if config["model_type"] == "granitemoehybrid":
+        _dense_hybrid(writer, config)
+
+
+def _dense_hybrid(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
+    """`GraniteHybridModel.set_gguf_parameters`, of which dense models keep all keys."""
+    width = config["mamba_expand"] * config["hidden_size"]
+    writer.add_expert_count(config["num_local_experts"])
+    writer.add_expert_shared_feed_forward_length(config["shared_intermediate_size"])
+    writer.add_ssm_conv_kernel(config["mamba_d_conv"])
+    writer.add_ssm_state_size(config["mamba_d_state"])
+    writer.add_ssm_group_count(config["mamba_n_groups"])
+    writer.add_ssm_inner_size(width)
+    writer.add_ssm_time_step_rank(config["mamba_n_heads"])
+    writer.add_head_count_kv([config["num_key_value_heads"]] * config["num_hidden_layers"])
+    writer.add_rope_scaling_finetuned(True)
 
 
 def _gemma(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
@@ -269,7 +285,7 @@ def write_gguf(
     set_parameters(writer, config)
     extra(writer)
     known = gguf.get_tensor_name_map(number, model.config.num_hidden_layers)
-    for own, tensor in model.named_parameters():  # a tied head occurs once, as the embedding
+    for own, tensor in _pieces(model):
         theirs = known.get_name(own, (".weight", ".bias"))
         assert theirs is not None, own
         values = convert(own, tensor.detach(), config).contiguous().numpy()
@@ -281,6 +297,19 @@ def write_gguf(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _pieces(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """Yield names and tensors; `GraniteMoeModel.modify_tensors` takes shared layers apart.
+
+    A tied head occurs once, as the embedding.
+    """
+    for name, tensor in model.named_parameters():
+        if "shared_mlp.input_linear" in name:
+            for part, half in zip(("gate_proj", "up_proj"), tensor.chunk(2), strict=True):
+                yield name.replace("shared_mlp.input_linear", f"mlp.{part}"), half
+        else:
+            yield name.replace("shared_mlp.output_linear", "mlp.down_proj"), tensor
 
 
 def dequantised(model: PreTrainedModel, name: str, kind: GGMLQuantizationType) -> None:

@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from ...model import GPTConfig
-from ..family import Family, activation, alike, layer_types, placed, sizes
+from ..family import Family, activation, alike, layer_types, placed, sizes, window, windows
 from ..layout import LLAMA, Layout
-from ..rope import rotation_of
+from ..rope import AXES, Rotation, rotation_of
 from ..settings import SourceSettings
 
 __all__ = ["FAMILIES"]
@@ -43,12 +43,40 @@ def _second(source: SourceSettings) -> GPTConfig:
     _check_names_of_parts(source)
     if source.is_null("sliding_window"):
         raise source.error("sliding_window is null, which would leave the model without positions")
-    window = source.whole("sliding_window", default=WINDOW)
+    width = source.whole("sliding_window", default=WINDOW)
     pattern = source.whole("sliding_window_pattern", "layer_switch", default=PATTERN)
     source.ignore("_sliding_window_pattern")  # comes with layer_types, which outrank it
     has_window = layer_types(source, config, lambda layer: (layer + 1) % pattern != 0)
     rotation = rotation_of(source, config.head_dim, theta=THETA_2)
-    return placed(source, config, [(window, rotation) if own else (0, None) for own in has_window])
+    return placed(source, config, [(width, rotation) if own else (0, None) for own in has_window])
+
+
+def _compass(source: SourceSettings) -> GPTConfig:
+    """Return the settings of North Micro: each type of layer has a rotation of its own, or none."""
+    config = _common(source)
+    source.ignore("pooling")  # of classifiers
+    given = source.table("rope_parameters")
+    own = windows(source, config, window(source, default=WINDOW), lambda layer: False)
+    layers = []
+    for width in own:
+        kind = "sliding_attention" if width else "full_attention"
+        if kind not in given:
+            raise source.error(f"rope_parameters has nothing for {kind}")
+        layers.append((width, _compass_rotation(source, given[kind], config)))
+    return placed(source, config, layers)
+
+
+def _compass_rotation(
+    source: SourceSettings, parameters: object, config: GPTConfig
+) -> Rotation | None:
+    """Return the rotation of a type of layer; null means none."""
+    if parameters is None:
+        return None
+    if not isinstance(parameters, dict):
+        raise source.error(f"rope_parameters has {parameters!r:.80}, which is not a table")
+    kept = {name: value for name, value in parameters.items() if name not in AXES}
+    values = {"rope_parameters": kept, "max_position_embeddings": config.block_size}
+    return rotation_of(SourceSettings(values, source.where), config.head_dim, theta=THETA_2)
 
 
 def _check_names_of_parts(source: SourceSettings) -> None:
@@ -69,9 +97,15 @@ def _layout(source: SourceSettings) -> Layout:
     return replace(LLAMA, norm_2="input_layernorm", paired_rotary=True, final_scale=scale)
 
 
+def _compass_layout(source: SourceSettings) -> Layout:
+    scale = source.number("logit_scale", default=1.0)
+    return replace(LLAMA, norm_2="input_layernorm", final_scale=scale)
+
+
 FAMILIES = [
     Family(
         "cohere", "Command R, Command R+ (without qk-norm), Aya 23, Aya Expanse", _first, _layout
     ),
     Family("cohere2", "Command R7B, Command A", _second, _layout),
+    Family("cohere_compass_text", "North Micro (text)", _compass, _compass_layout),
 ]

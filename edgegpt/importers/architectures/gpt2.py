@@ -55,4 +55,7 @@ def _layout(source: SourceSettings) -> Layout:
     return replace(LAYOUT, query_factor=lambda layer: 1 / (layer + 1))
 
 
-FAMILIES = [Family("gpt2", "GPT-2, DistilGPT-2, DialoGPT, Cerebras-GPT", _config, _layout)]
+FAMILIES = [
+    Family("gpt2", "GPT-2, DistilGPT-2, DialoGPT, Cerebras-GPT", _config, _layout),
+    Family("gpt-sw3", "GPT-SW3", _config, _layout),
+]

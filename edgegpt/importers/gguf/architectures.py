@@ -151,8 +151,14 @@ def _falcon(keys: SourceSettings, header: Header) -> Settings:
 
 
 def _granite(keys: SourceSettings, header: Header) -> Settings:
-    """Granite's files say by this key whether there is a rotation."""
+    """Granite's files say by this key whether there is a rotation.
+
+    Those of dense Granite 4 tell sizes of parts, too, that only its relatives have.
+    """
     keys.must_be("rope.scaling.finetuned", True, why="it has no positions")
+    keys.ignore("expert_shared_feed_forward_length")
+    parts = "conv_kernel group_count inner_size state_size time_step_rank"
+    keys.ignore(*(f"ssm.{part}" for part in parts.split()))
     return {}
 
 

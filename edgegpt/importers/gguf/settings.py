@@ -70,7 +70,7 @@ def settings_of(header: Header) -> dict[str, Any]:
     settings = {
         "model_type": own.family,
         "head_dim": head_dim,
-        "num_key_value_heads": keys.whole("attention.head_count_kv", default=heads),
+        "num_key_value_heads": _kv_heads(keys, heads),
         "vocab_size": header.tensors["token_embd.weight"].shape[0],
         "tie_word_embeddings": "output.weight" not in header.tensors,
         **own.fixed,
@@ -83,6 +83,18 @@ def settings_of(header: Header) -> dict[str, Any]:
     }
     keys.finish()
     return settings
+
+
+def _kv_heads(keys: SourceSettings, default: int) -> int:
+    """Return the number of heads of keys and values, which some files give for each layer."""
+    name = "attention.head_count_kv"
+    given = keys.values.get(name)
+    if not isinstance(given, list):
+        return keys.whole(name, default=default)
+    keys.ignore(name)
+    if len(set(given)) != 1 or len(given) != keys.whole("block_count"):
+        raise keys.error(f"{name} is {given!r:.80}: only layers with the same number are known")
+    return SourceSettings({name: given[0]}, keys.where).whole(name)
 
 
 def _named(keys: SourceSettings, names: Mapping[str, str]) -> dict[str, Any]:

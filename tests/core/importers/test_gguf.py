@@ -87,6 +87,18 @@ CASES = {
     "llama yarn, wide heads": ("llama", new("Llama", rope_parameters=YARN, head_dim=32)),
     "smollm3": ("smollm3", new("SmolLM3", num_hidden_layers=4)),
     "granite": ("granite", new("Granite", **GRANITE)),
+    "granite 4, dense": (
+        "granite",
+        new(
+            "GraniteMoeHybrid",
+            **GRANITE,
+            num_local_experts=0,
+            layer_types=["attention"] * 3,
+            shared_intermediate_size=96,
+            mamba_n_heads=8,
+            position_embedding_type="rope",
+        ),
+    ),
     "qwen2": ("qwen2", new("Qwen2")),
     "qwen3": ("qwen3", new("Qwen3", head_dim=32)),
     "gemma": ("gemma", new("Gemma", head_dim=32)),
@@ -271,6 +283,17 @@ CHANGES: dict[str, tuple[str, Callable[[gguf.GGUFWriter], Any], str]] = {
         lambda writer: writer.add_bool("granite.rope.scaling.finetuned", False),
         "it has no positions",
     ),
+    "layers with other numbers of heads": (
+        "granite 4, dense",
+        lambda writer: writer.add_head_count_kv([2, 2, 4]),
+        r"head_count_kv is \[2, 2, 4\]: only layers with the same number are known",
+    ),
+    "heads of too few layers": (
+        "granite 4, dense",
+        lambda writer: writer.add_head_count_kv([2, 2]),
+        "only layers with the same number are known",
+    ),
+    "experts": ("granite 4, dense", lambda writer: writer.add_expert_count(4), "expert_count is 4"),
     "falcon in another order": (
         "falcon 7b",
         lambda writer: writer.add_tensor_data_layout("other"),

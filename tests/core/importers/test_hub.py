@@ -115,6 +115,26 @@ def test_a_context_that_the_model_lacks_is_told_before_the_weights_are_downloade
     assert not hub.sent.keys() & set(SHARDS)
 
 
+def test_the_language_model_of_a_model_that_sees_is_taken_by_the_flag(
+    hub: StandInHub, files: dict[str, bytes]
+) -> None:
+    config = json.loads(files["config.json"])
+    outer = {"model_type": "llava", "text_config": config, "vision_config": {}}
+    model = load(files[SHARDS[0]]) | load(files[SHARDS[1]])
+    tensors = {f"language_model.{name}": value for name, value in model.items()}
+    tensors["vision_tower.x"] = torch.ones(2)
+    hub.models[NAME].files |= {
+        "config.json": json.dumps(outer).encode(),
+        "model.safetensors": save(tensors),
+    }
+    with pytest.raises(CheckpointError, match="`--text-only` imports its language model alone"):
+        opened(Named(NAME))
+    assert "model.safetensors" not in hub.sent
+    for values in (False, True):
+        source = opened(Named(NAME, text_only=True), values=values)
+        assert look(source).config.n_layer == 3
+
+
 def test_a_second_download_asks_for_no_file_again(hub: StandInHub) -> None:
     download(NAME, None)
     before = dict(hub.sent)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny_checkpoints import LIMIT, error, imported, same_greedy_text, save_tiny
 from transformers import XGLMConfig
 from transformers.activations import ACT2FN
+from transformers.models.auto import modeling_auto
 
 from edgegpt.errors import CheckpointError
 from edgegpt.importers.architectures import FAMILIES, REFUSED
@@ -214,7 +215,8 @@ def test_hostile_types_of_attention_are_refused_at_once(types: object) -> None:
         ("switch_transformers", "mixture of experts"),
         ("moonshine", "reads sound"),
         ("whisper", "reads sound"),
-        ("llava", "only models of text"),
+        ("llava", "`--text-only` imports its language model alone"),
+        ("mllama", "only models of text"),
     ],
 )
 def test_a_known_family_that_cannot_be_imported_is_refused_with_its_reason(
@@ -243,6 +245,7 @@ def test_the_longest_text_has_several_names(name: str) -> None:
 def test_every_family_but_the_file_formats_is_compared_with_transformers() -> None:
     cases = CASES | llama_configs.CASES | rmsnorm_configs.CASES | pair_configs.CASES
     compared = {config.model_type for config in cases.values()}
+    compared |= {changes.get("model_type") for _, changes in HUB.values()}  # other names
     assert set(FAMILIES) - compared == {
         "nanogpt",
         "lesson",
@@ -253,3 +256,15 @@ def test_every_family_but_the_file_formats_is_compared_with_transformers() -> No
 
 def test_no_family_is_refused_and_known_at_once() -> None:
     assert not set(FAMILIES) & set(REFUSED)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+        "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+        "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
+    ],
+)
+def test_what_generates_text_in_transformers_is_known_or_refused_with_a_reason(table: str) -> None:
+    assert set(getattr(modeling_auto, table)) - set(FAMILIES) - set(REFUSED) == set()

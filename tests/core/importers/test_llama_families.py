@@ -4,8 +4,18 @@ from pathlib import Path
 
 import pytest
 from llama_configs import CASES, LLAMA_3
+from rmsnorm_configs import DENSE
 from tiny_checkpoints import LIMIT, SIZES, error, imported, same_greedy_text, save_tiny
-from transformers import LlamaConfig, PretrainedConfig
+from transformers import (
+    CohereCompassTextConfig,
+    CwmConfig,
+    GraniteMoeHybridConfig,
+    HyperCLOVAXConfig,
+    InternLM3Config,
+    IQuestCoderConfig,
+    LlamaConfig,
+    PretrainedConfig,
+)
 
 
 @pytest.mark.parametrize("name", list(CASES))
@@ -48,3 +58,33 @@ def test_the_dialect_of_transformers_4_means_the_same(
     theirs = save_tiny(config, tmp_path / "source", changes)
     ours, _ = imported(tmp_path / "source", tmp_path / "checkpoint")
     assert error(theirs, ours) <= LIMIT
+
+
+@pytest.mark.parametrize(
+    ("config", "kept"),
+    [
+        (InternLM3Config(**SIZES), set()),
+        (IQuestCoderConfig(**SIZES), set()),
+        (CwmConfig(**{**SIZES, "num_hidden_layers": 5}), {"rope_parameters", "sliding_window"}),
+        (HyperCLOVAXConfig(**SIZES), set()),
+        (
+            GraniteMoeHybridConfig(**SIZES, **{**DENSE, "shared_intermediate_size": 1024}),
+            {"num_local_experts", "layer_types"},
+        ),
+        (
+            CohereCompassTextConfig(**SIZES, rope_parameters={"full_attention": None}),
+            {"rope_parameters"},
+        ),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_a_setting_that_is_absent_has_the_default_of_its_family(
+    tmp_path: Path, config: PretrainedConfig, kept: set[str]
+) -> None:
+    if "sliding_window" in kept:
+        config.sliding_window = 8
+    absent = dict.fromkeys(config.to_dict().keys() - {*SIZES, "model_type"} - kept)
+    theirs = save_tiny(config, tmp_path / "source", absent)
+    ours, _ = imported(tmp_path / "source", tmp_path / "checkpoint")
+    assert error(theirs, ours) <= LIMIT
+    assert ours.config.norm_eps == theirs.config.to_dict().get("rms_norm_eps", 1e-5)

@@ -54,7 +54,6 @@ def set_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object
     [
         ({"model_type": "mixtral"}, "mixtral"),
         ({"model_type": "mamba2"}, "mamba2: some of its layers keep a state"),
-        ({"model_type": "granitemoehybrid"}, "dense ones, such as Granite 4.0 Micro, have names"),
         ({"model_type": "made_up"}, "'made_up' is not a known family"),
         ({"model_type": None}, "model_type None"),
         ({"model_type": ["llama"]}, "not a known family"),

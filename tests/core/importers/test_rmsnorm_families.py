@@ -8,7 +8,7 @@ import layernorm_configs
 import pytest
 import torch
 import transformers
-from rmsnorm_configs import CASES, FULL, SLIDING, YARN
+from rmsnorm_configs import CASES, DENSE, FULL, SLIDING, YARN
 from tiny_checkpoints import LIMIT, SIZES, error, imported, same_greedy_text, save_tiny
 
 from edgegpt.errors import CheckpointError
@@ -122,6 +122,21 @@ def test_a_window_as_wide_as_the_block_is_left_out() -> None:
         ("glm4", {"rope_interleaved": False}, "setting rope_interleaved is not known"),
         ("ernie4_5", {"use_rmsnorm": False}, "use_rmsnorm is False"),
         ("ernie4_5", {"compression_ratio": 2.0}, "compression_ratio is 2.0"),
+        ("granitemoehybrid", {"layer_types": ["attention"] * 3}, "it is a mixture of experts"),
+        ("granitemoehybrid", {"num_local_experts": 0}, "'mamba': some of its layers keep a state"),
+        ("granitemoehybrid", DENSE | {"layer_types": ["attention"] * 2}, "2 entries for 3 layers"),
+        (
+            "granitemoehybrid",
+            DENSE | {"layer_types": ["attention", "linear_attention", "attention"]},
+            "'linear_attention': some of its layers keep a state",
+        ),
+        ("granitemoehybrid", DENSE | {"position_embedding_type": "alibi"}, "is 'alibi'"),
+        ("granitemoehybrid", DENSE | {"mlp_bias": True}, "setting mlp_bias is not known"),
+        ("cwm", {}, "rope_parameters is missing"),
+        ("iquestcoder", {"use_sliding_window": True}, "use_sliding_window is True"),
+        ("iquestcoder", {"loop_num": 2}, "setting loop_num is not known"),
+        ("cohere_compass_text", {}, "rope_parameters has nothing for full_attention"),
+        ("cohere_compass_text", {"rope_parameters": {FULL: 1}}, "has 1, which is not a table"),
         ("nanochat", {"tie_word_embeddings": True}, "only the embedding has a norm"),
         ("nanochat", {"rope_parameters": YARN}, "its rotation has a factor"),
         ("olmo2", {"clip_qkv": 8.0}, "clips queries, keys and values"),

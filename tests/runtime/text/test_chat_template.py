@@ -121,6 +121,25 @@ def test_arguments_of_calls_are_text_where_a_template_joins_them_to_texts():
             render(joined, [{"role": "assistant", "tool_calls": strange}])
 
 
+@pytest.mark.parametrize(
+    "content", ["m.content", "m['content']", 'm["content"] | selectattr("type")']
+)
+def test_a_text_is_a_part_where_a_template_takes_all_messages_apart(content):
+    lines = f"{{% for m in messages %}}{{% for p in {content} %}}{{{{ p['text'] }}}}{{% endfor %}}"
+    parted = f"{lines}.{{% endfor %}}"
+    parts = [{"type": "text", "text": "Hi"}, {"type": "text", "text": "!"}]
+    assert render(parted, [{"role": "user", "content": "Hello"}]) == "Hello."
+    assert render(parted, [{"role": "user", "content": parts}]) == "Hi!."
+
+
+def test_a_text_stays_one_where_a_template_asks_what_it_is():
+    asking = (
+        "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}"
+        "{% for p in m.content %}{{ p.text }},{% endfor %}{% endif %}{% endfor %}"
+    )
+    assert render(asking, [{"role": "user", "content": "Hello"}]) == "Hello"
+
+
 def test_messages_that_hold_themselves_are_refused():
     messages = [{"role": "user", "content": []}]
     messages[0]["content"].append(messages)
