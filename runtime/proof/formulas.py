@@ -173,7 +173,7 @@ class Reading:
             elif part.number == OUTPUT:
                 made_by = self._value(text_of(part.value, VALUE_NAME))
                 ends.append(Formula(_port(part.value), read=(made_by,)))
-            elif part.number not in (INITIALIZER, GRAPH_NAME, BETWEEN):
+            elif part.number not in (INPUT, INITIALIZER, GRAPH_NAME, BETWEEN):
                 ends.append(Formula(part.whole))
         self.ends = Counter(map(formulas.number, ends))
 
