@@ -42,7 +42,7 @@ from edgegpt.runtime.engines.choice import onnxruntime_backend
 from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.files import check_room, library_path, new_folder
 from edgegpt.runtime.progress import Progress, silent
-from edgegpt.runtime.proof.receipt import Receipt
+from edgegpt.runtime.proof.receipt import Check, Receipt
 from edgegpt.runtime.proof.verify import verify
 
 from .recipes import Content, recipe_for
@@ -136,9 +136,8 @@ def _proof(folder: Path) -> Receipt:
         return receipt
     worst = max(wrong, key=lambda check: check.difference.relative)
     warnings.warn(
-        f"the graph with float16 activations is left out, so CUDA will compute in float32: "
-        f"{worst.name} is off by {worst.difference.relative:.1e} of the largest logit "
-        f"(allowed: {worst.tolerance:.1e})",
+        "the graph with float16 activations is left out, so CUDA will compute in float32: "
+        + _told(worst),
         EdgeGPTWarning,
         stacklevel=3,
     )
@@ -157,11 +156,7 @@ def _leave_out(folder: Path, manifest: Manifest, half: Graph) -> None:
 def _failure(receipt: Receipt) -> str:
     """Return the error message: the first checks that failed, and how many others did."""
     failed = [check for check in receipt.checks if not check.passed]
-    wrong = [
-        f"{check.name} is off by {check.difference.relative:.1e} of the largest logit "
-        f"(allowed: {check.tolerance:.1e})"
-        for check in failed[:CHECKS_TOLD]
-    ]
+    wrong = [_told(check) for check in failed[:CHECKS_TOLD]]
     if len(failed) > CHECKS_TOLD:
         wrong.append(f"so are {len(failed) - CHECKS_TOLD} more of {len(receipt.checks)} checks")
     if receipt.quality is not None and not receipt.quality.passed:
@@ -170,6 +165,17 @@ def _failure(receipt: Receipt) -> str:
         "the exported graph does not compute what PyTorch computes: "
         + "; ".join(wrong)
         + ". Nothing was written."
+    )
+
+
+def _told(check: Check) -> str:
+    """Return what a failed check found."""
+    difference = check.difference
+    if not check.tolerance:  # it counts
+        return f"{check.name}: {difference.max_abs:.0f} of {difference.positions} are wrong"
+    return (
+        f"{check.name} is off by {difference.relative:.1e} of the largest logit "
+        f"(allowed: {check.tolerance:.1e})"
     )
 
 

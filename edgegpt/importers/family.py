@@ -246,7 +246,7 @@ def _share(source: SourceSettings, n_head: int) -> int:
     width = source.whole(*WIDTH)
     if source.values.get("head_dim") is None and width % n_head:
         raise source.error(f"the width {width} is not a multiple of the {n_head} heads")
-    return max(1, width // n_head)
+    return width // n_head
 
 
 def _wide(source: SourceSettings) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from .parts import ensure, operand, require
+from .parts import ensure, operand
 
 __all__ = ["ShareDimensions"]
 
@@ -18,11 +18,6 @@ class ShareDimensions(ir.passes.InPlacePass):
     own tensors. Once all layers read it from the same input, their masks are equal expressions, and
     common-subexpression elimination keeps only one of them.
     """
-
-    def requires(self, model: ir.Model) -> None:
-        """Require that inputs have shapes."""
-        for value in model.graph.inputs:
-            require(value.shape is not None, f"the input {value.name} has a shape")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Edit `model` in place."""

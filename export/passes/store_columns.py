@@ -92,6 +92,5 @@ def _look_up(graph: ir.Graph, old: ir.Node, columns: ir.Value, scales: ir.Value)
     own = ir.node("Gather", [scales, ids], {"axis": 0})  # (B, T)
     wide = ir.node("Unsqueeze", [own.outputs[0], last])  # (B, T, 1)
     rows = ir.node("Mul", [integers.outputs[0], wide.outputs[0]])
-    rows.outputs[0].dtype = ir.DataType.FLOAT
     new = [found, turned, integers, own, wide, rows]
     ir.convenience.replace_nodes_and_values(graph, old, [old], new, old.outputs, rows.outputs)

@@ -1,157 +1,189 @@
-"""Whether a quantised bundle generates with the graph that its exact checks prove.
+"""Whether the graphs of a quantised bundle compute what its exact checks prove.
 
-As it runs, it rounds activations, and the limit for that is so wide that a wrong epsilon or scale
-of attention stays below it. The exact checks have float32's limit, but run a graph of their own. So
-the graphs must be the same: the one that decodes in everything but the attribute that says whether
-activations are rounded, those for long texts in everything but the products that they do in int8.
-Such a product must be made as `export/passes/quantize_activations.py` does, from the same operands.
+The exact checks have float32's limit, but run a graph of their own. Others round activations, or
+compute in float16, and the limits for that are so wide that a wrong epsilon or scale of attention
+stays below them; that for TensorRT runs on no CPU. So each must be the same graph, but for what it
+is there for:
 
-A browser's graphs have no such products in common, and are left out.
+- the one that decodes, in everything but the attribute that says whether activations are rounded;
+- those for long texts, and a browser's, in everything but the products that they do in int8. Such a
+  product must be made as `export/passes/quantize_activations.py` does, from the same operands;
+- the one in float16, in everything but casts, and the rounding of constants;
+- TensorRT's, in everything but the operators that dequantise, which must be those of
+  `export/passes/dequantize_weights.py`.
 """
 
-from collections import Counter
-from collections.abc import Iterator
-from typing import TypeAlias
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from ..bundle.bundle import Bundle
-from ..bundle.onnx_file import (
-    GRAPH,
-    INITIALIZER,
-    NODE,
-    NODE_ATTRIBUTE,
-    NODE_INPUT,
-    NODE_OP_TYPE,
-    NODE_OUTPUT,
-    TENSOR_NAME,
-    TENSOR_RAW,
-    edited,
+from ..bundle.manifest import WeightEntry
+from ..bundle.onnx_file import TENSOR_NAME
+from ..bundle.protobuf import number_field, text_field
+from ..bundle.vocabulary import QUANTISED, Part
+from ..bundle.widening import wide_model
+from .formulas import (
+    FLOAT32,
+    INT64,
+    MICROSOFT,
+    PRODUCT,
+    UINT8,
+    Formula,
+    Formulas,
+    Instead,
+    Reading,
+    kept,
+    text_of,
+    whole_number,
 )
-from ..bundle.protobuf import bytes_field, read_fields, text_field
-from ..bundle.vocabulary import Part
 from .receipt import Check
 from .replay import counted
 
 __all__ = ["graph_checks"]
 
-PROVED: dict[Part, Part] = {"decoder": "exact", "prefill": "exact", "encoder": "exact-encoder"}
-PRODUCT, INT8_PRODUCT = b"MatMulNBits", b"MatMulIntegerToFloat"
-BIAS = 5  # the place of a bias among the inputs of MatMulNBits
-# How a row of activations is rounded: to 127 steps of its largest magnitude, around 128.
-CONSTANTS = {
-    b"int8.step": np.float32(1 / 127).tobytes(),
-    b"int8.middle": np.uint8(128).tobytes(),
-    b"int8.smallest": np.float32(1e-30).tobytes(),
-    b"int8.last_axis": np.int64(-1).tobytes(),
-}
-Formula: TypeAlias = "bytes | tuple[Formula, ...]"  # an operator, then what it reads; or a name
-ROUNDS = text_field(1, "accuracy_level")  # the name of an attribute
-NO_EFFECT = (2, 13)  # of a graph: its name, and the types of values, which follow from the rest
+# The name of a check, the part that is compared, and the part that proves it; in one lowering, and
+# in TensorRT's with "standard".
+PAIRS: tuple[tuple[str, Part, Part], ...] = (
+    ("graph", "decoder", "exact"),
+    ("prefill graph", "prefill", "exact"),
+    ("encoder graph", "encoder", "exact-encoder"),
+    ("half graph", "half", "exact"),
+)
+TENSORRT_PAIRS: tuple[tuple[str, Part], ...] = (
+    (f"{QUANTISED} graph", "exact"),
+    (f"{QUANTISED} encoder graph", "exact-encoder"),
+)
+INT8_PRODUCT = MICROSOFT + b"MatMulIntegerToFloat"
+LOOKUP = MICROSOFT + b"GatherBlockQuantized"
+ROWS = b".rows"  # ends a weight's name where rows of it are looked up
+TURN = text_field(1, "perm") + number_field(8, 1) + number_field(8, 0) + number_field(20, 7)
+NOTHING = -2  # the number of a value that a graph does not have
 
 
 def graph_checks(bundle: Bundle, lowering: str) -> list[Check]:
-    """Return a check of each graph that generates in a lowering.
+    """Return a check of each graph that the exact one of a lowering proves.
 
-    Its positions are the nodes, weights, inputs and outputs; its error counts those that differ.
+    Its positions are inputs, outputs, and what is said of the whole graph, such as the opset; its
+    error counts those that differ.
 
     Raises:
         BundleError: if a graph is not an ONNX file.
     """
-    graphs = [graph for graph in bundle.manifest.graphs if graph.lowering == lowering]
-    parts = {graph.part: Counter(_parts(bundle.file(graph.file).read_bytes())) for graph in graphs}
+    models: dict[tuple[str, Part], bytes] = {
+        (graph.lowering, graph.part): bundle.file(graph.file).read_bytes()
+        for graph in bundle.manifest.graphs
+    }
     checks = []
-    for part, exact in PROVED.items():
-        if part in parts and exact in parts and any(map(_is_product, parts[exact])):
-            wrong = _differing(parts[part], parts[exact])
-            name = "graph" if part == "decoder" else f"{part} graph"
-            checks.append(counted(name, wrong, max(wrong, parts[exact].total())))
+    for name, part, exact in PAIRS:
+        if (lowering, part) in models and (lowering, exact) in models:
+            own, proved = models[lowering, part], models[lowering, exact]
+            if part == "half":
+                checks.append(_check(name, wide_model(own), proved, narrow=True))
+            else:
+                checks.append(_check(name, own, proved, _in_int8))
+    for name, exact in TENSORRT_PAIRS if lowering == "standard" else ():
+        if (QUANTISED, exact) in models:
+            own, proved = models[QUANTISED, exact], models[lowering, exact]
+            checks.append(_check(name, own, proved, partial(_dequantised, bundle)))
     return checks
 
 
-def _differing(own: Counter[bytes], exact: Counter[bytes]) -> int:
-    """Return how much one of two graphs has alone, but for products in int8 and what they read.
+def _check(
+    name: str,
+    model: bytes,
+    exact: bytes,
+    rule: Callable[[Reading], Instead] = lambda _: kept,
+    *,
+    narrow: bool = False,
+) -> Check:
+    """Compare two graphs; `rule` tells what takes the place of nodes of the exact one."""
+    formulas = Formulas()
+    own = Reading(formulas, model, narrow=narrow)
+    proved = Reading(formulas, exact, rule(own), narrow=narrow)
+    wrong = max((own.ends - proved.ends).total(), (proved.ends - own.ends).total())
+    return counted(name, wrong, max(wrong, proved.ends.total()))
 
-    What is added beside them has no effect: no node of the exact graph reads it.
+
+def _in_int8(own: Reading) -> Instead:
+    """Return what takes the place of a product where a graph multiplies its weight in int8.
+
+    A row of activations is rounded to 127 steps of its largest magnitude, around 128.
     """
-    missing, added = exact - own, own - exact
-    if not any(INT8_PRODUCT in _texts(part, NODE, NODE_OP_TYPE) for part in added):
-        return max(missing.total(), added.total())
-    replaced = {part for part in missing if _is_product(part)}
-    read = {name for part in exact.keys() - replaced for name in _texts(part, NODE, NODE_INPUT)}
-    makers = {name: part for part in added for name in _texts(part, NODE, NODE_OUTPUT)}
-    wrong = sum(not _computes(*_in_int8(product), makers) for product in replaced)
-    wrong += sum(not _is_constant(part) for part in added)
-    return wrong + sum(
-        part not in replaced and read.issuperset(_texts(part, INITIALIZER, TENSOR_NAME))
-        for part in missing.elements()
-    )
+    formulas, made = own.formulas, own.formulas.made
+    columns = {one.read[1] for one in formulas.all if one.kind == INT8_PRODUCT}
+    if not columns:
+        return kept
+    step = formulas.constant(np.array(1 / 127, np.float32), FLOAT32)
+    middle = formulas.constant(np.array(128, np.uint8), UINT8)
+    smallest = formulas.constant(np.array(1e-30, np.float32), FLOAT32)
+    last = formulas.constant(np.array([-1]), INT64)
+
+    def instead(product: Formula) -> int | None:
+        weight, scales = _columns_of(product, own)
+        if weight not in columns:
+            return None
+        x = product.read[0]
+        largest = made(b"Max", made(b"ReduceMax", made(b"Abs", x), last), smallest)
+        rounded = made(b"QuantizeLinear", made(b"Div", x, largest), step, middle)
+        return made(b"Mul", made(INT8_PRODUCT, rounded, weight, step, scales, middle), largest)
+
+    return instead
 
 
-def _in_int8(product: bytes) -> tuple[bytes, Formula]:
-    """Return a product's output, and the formula that takes its place."""
-    x, weight, *more = _texts(product, NODE, NODE_INPUT)
-    (output,) = _texts(product, NODE, NODE_OUTPUT)
-    columns, scales = weight + b".columns", weight + b".column_scales"
-    largest = (b"Max", (b"ReduceMax", (b"Abs", x), b"int8.last_axis"), b"int8.smallest")
-    rounded = (b"QuantizeLinear", (b"Div", x, largest), b"int8.step", b"int8.middle")
-    whole = (INT8_PRODUCT, rounded, columns, b"int8.step", scales, b"int8.middle")
-    scaled = (b"Mul", whole, largest)
-    return output, (b"Add", scaled, more[-1]) if len(more) > BIAS - 2 else scaled
+def _columns_of(product: Formula, own: Reading) -> tuple[int, int]:
+    """Return the columns, and their scales, that a product in int8 would read in a graph."""
+    if product.kind == PRODUCT:
+        name = _name(product, own)
+        columns, scales = name + b".columns", name + b".column_scales"
+        return own.values.get(columns, NOTHING), own.values.get(scales, NOTHING)
+    if product.kind == b"MatMul":  # in a browser, by Mul(Cast(columns), scales)
+        weight = own.formulas.all[product.read[1]]
+        wide = own.formulas.all[weight.read[0]] if weight.kind == b"Mul" else weight
+        if wide.kind == b"Cast":
+            return wide.read[0], weight.read[-1]
+    return NOTHING, NOTHING
 
 
-def _computes(name: bytes, formula: Formula, makers: dict[bytes, bytes]) -> bool:
-    """Return whether nodes, which have no attributes, compute a value by a formula."""
-    if isinstance(formula, bytes):
-        return name == formula
-    maker, (kind, *operands) = makers.get(name), formula
-    if maker is None or any(True for _ in _texts(maker, NODE, NODE_ATTRIBUTE)):
-        return False
-    inputs = list(_texts(maker, NODE, NODE_INPUT))
-    return (
-        [kind] == list(_texts(maker, NODE, NODE_OP_TYPE))
-        and len(inputs) == len(operands)
-        and all(_computes(one, each, makers) for one, each in zip(inputs, operands, strict=True))
-    )
+def _dequantised(bundle: Bundle, own: Reading) -> Instead:
+    """Return what takes the place of operators on integers in a graph for TensorRT."""
+    formulas, made = own.formulas, own.formulas.made
+    quantization, weights = bundle.manifest.quantization, bundle.manifest.weights
+
+    def instead(formula: Formula) -> int | None:
+        name = _name(formula, own) if formula.kind in (PRODUCT, LOOKUP) else b""
+        text = name.decode(errors="replace")
+        integers, scales = weights.get(text), weights.get(f"{text}.scales")
+        if integers is None or scales is None or quantization is None:
+            return None
+        table, signed, magnitudes, corrections = (
+            own.values.get(name + kind, NOTHING)
+            for kind in (b".table", b".signed", b".magnitudes", b".corrections")
+        )
+        if formula.kind == LOOKUP:
+            return made(b"Gather", table, formula.read[1], attributes=[whole_number("axis", 0)])
+        x, blocks = formula.read[0], scales.shape[1]
+        block = integers.shape[2] * 8 // quantization.bits_of(text)
+        blocked = [whole_number("axis", 1), whole_number("block_size", block)]
+        weight = made(b"DequantizeLinear", signed, magnitudes, attributes=blocked)
+        product = made(b"MatMul", x, made(b"Transpose", weight, attributes=[TURN]))
+        if not _any_negative(bundle, scales):
+            return product
+        cut = made(b"Reshape", x, formulas.constant(np.array([0, 0, blocks, block]), INT64))
+        last = formulas.constant(np.array([3]), INT64)
+        sums = made(b"ReduceSum", cut, last, attributes=[whole_number("keepdims", 0)])
+        return made(b"Add", product, made(b"MatMul", sums, corrections))
+
+    return instead
 
 
-def _is_constant(part: bytes) -> bool:
-    """Return whether a weight has the value that its name stands for, if that is one of ours."""
-    values = {CONSTANTS.get(name) for name in _texts(part, INITIALIZER, TENSOR_NAME)} - {None}
-    return not values or values == set(_texts(part, INITIALIZER, TENSOR_RAW))
+def _any_negative(bundle: Bundle, scales: WeightEntry) -> bool:
+    path, count = bundle.file(bundle.manifest.weights_file), scales.size // 4
+    return bool((np.fromfile(path, "<f4", count, offset=scales.offset) <= 0).any())
 
 
-def _parts(model: bytes) -> Iterator[bytes]:
-    """Yield the fields of a model, and those of its graph, without how its products round."""
-    for field in read_fields(edited(model, ((GRAPH,), (NODE,)), _without_rounding)):
-        if field.number != GRAPH:
-            yield field.whole
-            continue
-        inner = read_fields(field.value)
-        yield from (part.whole for part in inner if part.number not in NO_EFFECT)
-
-
-def _without_rounding(node: bytes) -> bytes:
-    """Return a node without the attribute, and without the omitted inputs that end its list."""
-    fields = list(read_fields(node))
-    inputs = [field.value for field in fields if field.number == NODE_INPUT]
-    while inputs and not inputs[-1]:
-        inputs.pop()
-    rest = (
-        field.whole
-        for field in fields
-        if field.number != NODE_INPUT
-        and not (field.number == NODE_ATTRIBUTE and field.value.startswith(ROUNDS))
-    )
-    return b"".join((*(bytes_field(NODE_INPUT, name) for name in inputs), *rest))
-
-
-def _is_product(part: bytes) -> bool:
-    return PRODUCT in _texts(part, NODE, NODE_OP_TYPE)
-
-
-def _texts(part: bytes, kind: int, number: int) -> Iterator[bytes]:
-    """Yield the texts of that number in a field, if it is of that kind."""
-    (field,) = read_fields(part)
-    if field.number == kind:
-        yield from (inner.value for inner in read_fields(field.value) if inner.number == number)
+def _name(formula: Formula, own: Reading) -> bytes:
+    """Return the name of the weight that a product multiplies by, or a lookup reads rows of."""
+    weight = formula.read[0 if formula.kind == LOOKUP else 1]
+    return text_of(own.formulas.all[weight].kind, TENSOR_NAME).removesuffix(ROWS)

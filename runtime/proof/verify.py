@@ -11,10 +11,10 @@ All lowerings that an engine of this machine can run are checked. Of a float16 b
 runs what it generates with, in float32, and then each graph as it is written, as a GPU runs it. It
 does so only if it adds up the products in float32 there, too. A quantised bundle is checked twice.
 With float32 activations it must compute what its integers stand for as exactly as a float32 bundle
-does, and the graph that it generates with must be the same but for the rounding of activations. As
-it runs, it must stay within the tolerance of its precision. This separates the error of a
-kernel from the loss of the quantiser, which is measured against the float32 model. Its graph with
-float16 activations is held to the tolerance of float16; a CPU checks it as it is written, likewise.
+does, and its other graphs must be the same but for what they are there for (`same_graph`). As it
+runs, it must stay within the tolerance of its precision. This separates the error of a kernel from
+the loss of the quantiser, which is measured against the float32 model. Its graph with float16
+activations is held to the tolerance of float16; a CPU checks it as it is written, likewise.
 """
 
 import logging

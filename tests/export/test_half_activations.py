@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
@@ -18,6 +19,7 @@ from edgegpt.cli import main
 from edgegpt.errors import EdgeGPTWarning
 from edgegpt.export import ExportSettings, export_bundle
 from edgegpt.export import bundle as exporting
+from edgegpt.export.passes import fuse_skip_norms
 from edgegpt.runtime.bundle.bundle import RECEIPT_NAME, Bundle
 from edgegpt.runtime.bundle.manifest import Graph
 from edgegpt.runtime.engines.choice import open_engine
@@ -72,7 +74,7 @@ def test_it_computes_what_the_integers_stand_for_as_well_as_float16_can(
     error = np.abs(half - exact).max() / np.abs(exact).max()
     assert TOLERANCES["float32"] < error < TOLERANCES["float16"]
     names = [check.name for check in verify(bundle).checks if check.name.startswith("half ")]
-    assert len(names) == 6
+    assert len(names) == 7  # six of its results, one of its nodes
 
 
 def test_its_caches_are_narrow_and_no_weight_is_stored_twice(bundle: Bundle) -> None:
@@ -162,6 +164,21 @@ def test_where_float16_is_too_coarse_the_graph_is_left_out_with_a_warning(
     assert receipt["bundle_id"] == bundle.manifest.id
     assert not [one["name"] for one in receipt["checks"] if one["name"].startswith("half ")]
     assert verify(bundle).passed  # hashes, too
+
+
+def test_one_that_is_not_the_graph_proved_is_left_out_however_little_it_moves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fuse = fuse_skip_norms._fuse
+
+    def with_another_epsilon(graph: ir.Graph, total: ir.Node, norm: ir.Node) -> None:
+        norm.attributes["epsilon"] = ir.AttrFloat32("epsilon", 2e-5)
+        fuse(graph, total, norm)
+
+    monkeypatch.setattr(fuse_skip_norms, "_fuse", with_another_epsilon)
+    with pytest.warns(EdgeGPTWarning, match="is left out.*: half graph: 5 of 17 are wrong"):
+        bundle = exported(tmp_path, "int8", random_model(small_config()))
+    assert all(graph.part != "half" for graph in bundle.manifest.graphs)
 
 
 def test_a_gpu_that_fails_with_it_gets_a_bundle_without_it(

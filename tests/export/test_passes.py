@@ -95,11 +95,12 @@ def test_a_dimension_that_no_input_has_is_left_alone() -> None:
     assert not ShareDimensions()(parsed(text)).modified
 
 
-def test_a_whole_shape_is_left_alone() -> None:
-    text = """agraph (float[B,T] x) => (int64[2] n) <float[B,T] h> {
+@pytest.mark.parametrize("axes", ["", "<start = 0>", "<start = 0, end = 2>"])
+def test_a_whole_shape_is_left_alone(axes: str) -> None:
+    text = f"""agraph (float[B,T] x) => (int64[2] n) <float[B,T] h> {{
         h = Relu (x)
-        n = Shape (h)
-    }"""
+        n = Shape {axes} (h)
+    }}"""
     assert not ShareDimensions()(parsed(text)).modified
 
 
@@ -110,7 +111,9 @@ def test_a_sum_that_two_norms_read_is_fused_with_the_first() -> None:
         z = RMSNormalization <axis = -1, epsilon = 0.1> (s, g)
     }"""
     model = parsed(text, g=np.ones(4, dtype=np.float32))
+    del model.opset_imports["com.microsoft"]
     assert FuseSkipNorms()(model).modified
+    assert model.opset_imports["com.microsoft"] == 1
     fused, other = model.graph
     assert (fused.op_type, fused.domain) == ("SkipSimplifiedLayerNormalization", "com.microsoft")
     assert other.inputs[0] is fused.outputs[3]
@@ -134,17 +137,45 @@ def test_a_biased_sum_that_another_node_reads_is_not_taken_apart() -> None:
     assert [value.name for value in model.graph[1].inputs] == ["c", "a", "g"]
 
 
-def test_a_norm_without_an_axis_is_over_the_last_one() -> None:
-    text = """agraph (float[B,4] a, float[B,4] b, float[4] g) => (float[B,4] y) {
+@pytest.mark.parametrize("kind", ["RMSNormalization", "LayerNormalization"])
+def test_a_norm_without_an_axis_or_a_bias_is_over_the_last_one(kind: str) -> None:
+    text = f"""agraph (float[B,4] a, float[B,4] b, float[4] g) => (float[B,4] y) {{
         s = Add (a, b)
-        y = RMSNormalization <epsilon = 0.1> (s, g)
+        y = {kind} <epsilon = 0.1> (s, g)
+    }}"""
+    model = parsed(text, g=np.ones(4, dtype=np.float32))
+    assert FuseSkipNorms()(model).modified
+    names = [value.name for value in model.graph[0].inputs if value is not None]
+    assert names == ["b", "a", "g"]
+
+
+def test_a_sum_with_a_table_is_no_bias() -> None:
+    text = """agraph (float[2,4] a, float[2,4] b, float[4] g, float[2,4] t) => (float[2,4] y) {
+        c = Add (b, t)
+        s = Add (a, c)
+        y = RMSNormalization <axis = -1, epsilon = 0.1> (s, g)
     }"""
-    assert FuseSkipNorms()(parsed(text, g=np.ones(4, dtype=np.float32))).modified
+    table = {"g": np.ones(4, dtype=np.float32), "t": np.ones((2, 4), dtype=np.float32)}
+    model = parsed(text, **table)
+    assert FuseSkipNorms()(model).modified
+    assert [value.name for value in model.graph[1].inputs] == ["c", "a", "g"]
 
 
-def quantised(width: int = 32, block: int = 16) -> dict[str, BlockQuantized]:
+@pytest.mark.parametrize(("other", "fused"), [("k", True), ("g", False)])
+def test_values_of_unknown_rank_are_streams_but_for_weights(other: str, fused: bool) -> None:
+    text = f"""agraph (float[B,T,4] x, float[4] g) => (float[B,T,4] y) {{
+        h = Relu (x)
+        k = Abs (h)
+        s = Add (h, {other})
+        y = RMSNormalization <axis = -1, epsilon = 0.1> (s, g)
+    }}"""
+    model = parsed(text, g=np.ones(4, dtype=np.float32))
+    assert FuseSkipNorms()(model).modified is fused
+
+
+def quantised(width: int = 32, block: int = 16, bits: int = 8) -> dict[str, BlockQuantized]:
     weight = torch.randn(4, width, generator=torch.Generator().manual_seed(0))
-    return {"w": round_to_nearest(weight, 8, block)}
+    return {"w": round_to_nearest(weight, bits, block)}
 
 
 def product(width: int = 32) -> ir.Model:
@@ -186,10 +217,39 @@ def test_columns_and_rows_read_the_same_integers() -> None:
     exact = ReferenceEvaluator(ir.to_proto(model)).run(None, fed)
     np.testing.assert_allclose(exact[0], fed["x"] @ weight.T, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(exact[1], weight[fed["i"]], rtol=1e-6)
+    model.opset_imports.pop("com.microsoft", None)
+    assert not QuantizeActivations({})(model).modified  # the one product is the head
     assert QuantizeActivations({}, head=True)(model).modified
+    assert model.opset_imports["com.microsoft"] == 1
     (product,) = (node for node in model.graph if node.op_type == "MatMulIntegerToFloat")
     assert [value.name for value in product.inputs[1:4]] == ["w", "int8.step", "w.scales"]
-    assert not any(node.op_type == "MatMul" for node in model.graph)
+    kinds = [node.op_type for node in model.graph]
+    assert "MatMul" not in kinds
+    assert kinds.count("Cast") == 1  # of the rows; nothing reads the product's any more
+
+
+def test_products_of_one_value_round_it_once() -> None:
+    text = """agraph (float[B,T,32] x, float[32,4] w) => (float[B,T,4] y, float[B,T,4] z) {
+        y = MatMul (x, w)
+        z = MatMul (x, w)
+    }"""
+    model = parsed(text, w=np.zeros((32, 4), dtype=np.float32))
+    StoreColumns(quantised(block=32))(model)
+    assert QuantizeActivations({}, head=True)(model).modified
+    kinds = [node.op_type for node in model.graph]
+    assert (kinds.count("MatMulIntegerToFloat"), kinds.count("QuantizeLinear")) == (2, 1)
+
+
+def test_products_of_activations_stay_as_they_are() -> None:
+    text = """agraph (float[B,4] x, float[4,4] h, int8[4,4] i) => (float[B,4] y, float[B,4] z) {
+        k = Relu (h)
+        v = Mul (k, h)
+        y = MatMul (x, v)
+        c = Cast <to = 1> (i)
+        t = Transpose <perm = [1, 0]> (c)
+        z = MatMul (x, t)
+    }"""
+    assert not QuantizeActivations({}, head=True)(parsed(text)).modified
 
 
 STEP = """agraph (int64[B,T] ids, int64[B] past_len, int64[B,P] logit_positions, float[B,T,4] q,
@@ -218,13 +278,37 @@ def test_the_tables_that_positions_are_looked_up_in_are_found_by_their_indices()
     slot = Add (first, ids)
     row = Gather (table, slot)
     other = Gather (table, ids)
+    wide = Unsqueeze (ids, axis)
+    sum = Add (wide, ids)
+    third = Gather (table, sum)
     """
     model = step(WANTED=looked_up + WANTED)
     assert FeedPositions()(model).modified
     gathers = {n.outputs[0].name: n.inputs[1].name for n in model.graph if n.op_type == "Gather"}
-    assert gathers == {"row": "position_ids", "other": "ids"}
+    assert gathers == {"row": "position_ids", "other": "ids", "third": "sum"}
     names = [value.name for value in model.graph.inputs]
     assert names[:4] == ["ids", "seqlens_k", "total_sequence_length", "position_ids"]
+
+
+@pytest.mark.parametrize("norm", ["RMSNormalization", "LayerNormalization"])
+def test_positions_are_picked_after_the_final_norm(norm: str) -> None:
+    model = step(
+        RMSNormalization=norm,
+        **{"logits = ": "normed = ", "(wanted, g)": "(wanted, g) logits = Relu (normed)"},
+    )
+    for value, shape in (("a", ["B", "T", 4]), ("normed", ["B", "P", 4])):
+        known = next(v for node in model.graph for v in node.outputs if v.name == value)
+        known.type, known.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(shape)
+    assert FeedPositions()(model).modified
+    assert [value.name for value in model.graph.inputs][:4] == [
+        *("ids", "seqlens_k", "total_sequence_length", "logit_positions")
+    ]
+    normed, rows, head = [*model.graph][-3:]
+    assert [node.op_type for node in (normed, rows, head)] == [norm, "GatherND", "Relu"]
+    assert (normed.inputs[0].name, rows.inputs[0].name) == ("a", "normed")
+    assert head.inputs[0] is rows.outputs[0]
+    assert normed.outputs[0].shape == ["B", "T", 4]
+    assert rows.outputs[0].dtype == ir.DataType.FLOAT
 
 
 def test_a_bias_is_cut_to_the_longest_row() -> None:
@@ -235,6 +319,7 @@ def test_a_bias_is_cut_to_the_longest_row() -> None:
     assert [value.name for value in cut.inputs[:1]] == ["pk"]
     assert cut.inputs[2].producer().inputs[0].name == "total_sequence_length"
     assert cut.inputs[3].producer().attributes["value_ints"].as_ints() == (3,)
+    assert cut.outputs[0].dtype == ir.DataType.FLOAT
 
 
 def test_without_a_final_norm_the_head_reads_the_wanted_rows() -> None:
@@ -295,6 +380,8 @@ TABLE = {"w": np.zeros((4, 32), dtype=np.float32)}
         (DequantizeWeights(quantised(24)), product(24), "whole blocks make up the rows of w"),
         (QuantizeActivations(quantised()), parsed(NIBBLES), "other is one of the quantised"),
         (StoreColumns(quantised()), product(), "the rows of w are one block"),
+        (StoreColumns(quantised(block=32)), parsed(NORM, **ONES), "it has the weight w"),
+        (StoreColumns(quantised(block=32, bits=4)), product(), "one block of 8 bits each"),
     ],
 )
 def test_a_graph_that_a_pass_cannot_edit_is_refused(
@@ -304,6 +391,9 @@ def test_a_graph_that_a_pass_cannot_edit_is_refused(
         edit(model)
 
 
+PICKED = """agraph (float[B,T] x, int64[B,P] wanted) => (float[B,P] y) {
+    y = GatherElements <axis = 1> (x, wanted)
+}"""
 UNFUSED = NORM.replace("axis = 0", "axis = -1")
 ELSEWHERE = UNKNOWN_SHAPE.replace("(int64[1] n)", "(int64[1] n) <float[B,T] h>")
 
@@ -315,6 +405,7 @@ ELSEWHERE = UNKNOWN_SHAPE.replace("(int64[1] n)", "(int64[1] n) <float[B,T] h>")
         (ShareDimensions(), parsed(ELSEWHERE), "no dimension of an input is read from .*h"),
         (FuseSkipNorms(), parsed(UNFUSED, **ONES), "s is not summed apart from its norm"),
         (FeedPositions(), step(), "past_len is gone"),
+        (FeedPositions(), parsed(PICKED), "no positions are picked before the final norm"),
         (QuantizeWeights(quantised()), product(), "w is an array of bytes, not FLOAT"),
         (DequantizeWeights(quantised()), product(), "w is no longer there"),
         (QuantizeActivations({}), parsed(NIBBLES), "no activations meet the blocks of other"),

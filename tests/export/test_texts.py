@@ -106,6 +106,8 @@ def test_gptq_calibrates_on_the_topics_if_there_is_no_text(
     windows = quantised._calibration(source, None)
     assert windows.shape == (32768 // BLOCK, BLOCK)
     assert windows[1].tolist() == ids[BLOCK : 2 * BLOCK]
+    long = replace(source, config=replace(source.config, block_size=1024))
+    assert quantised._calibration(long, None).shape == (32768 // 512, 512)
     given = quantised._calibration(source, "x" * 3 * BLOCK)
     assert given.shape == (3, BLOCK)
     own = quantised._calibration(replace(source, held_out=TEXT), None)

@@ -12,13 +12,18 @@ from layernorm_configs import CASES, DEFAULTS, HUB, KEPT, WIDE_HEADS
 from safetensors.torch import load_file, save_file
 from tiny_checkpoints import LIMIT, error, imported, same_greedy_text, save_tiny
 from transformers import XGLMConfig
+from transformers.activations import ACT2FN
 from transformers.models.auto import modeling_auto
 
 from edgegpt.errors import CheckpointError
 from edgegpt.importers.architectures import FAMILIES, REFUSED
+from edgegpt.importers.family import ACTIVATIONS, longest
 from edgegpt.importers.pickles import PickledTensors
 from edgegpt.importers.run import look
+from edgegpt.importers.settings import SourceSettings
 from edgegpt.importers.source import Source
+from edgegpt.model import GPTConfig
+from edgegpt.model.layers import FeedForward
 
 
 @pytest.mark.parametrize("name", list(CASES))
@@ -219,6 +224,22 @@ def test_a_known_family_that_cannot_be_imported_is_refused_with_its_reason(
 ) -> None:
     with pytest.raises(CheckpointError, match=f"cannot import the family {model_type}: .*{reason}"):
         look(_settings("olmo", model_type=model_type))
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_activation_is_the_one_that_transformers_has_by_that_name(name: str) -> None:
+    x = torch.linspace(-4, 4, 81)
+    config = GPTConfig(34, 8, 1, 1, 8, activation=ACTIVATIONS[name])
+    torch.testing.assert_close(
+        FeedForward(config)._activated(x), ACT2FN[name](x), rtol=0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["max_position_embeddings", "n_positions", "max_sequence_length", "block_size"]
+)
+def test_the_longest_text_has_several_names(name: str) -> None:
+    assert longest(SourceSettings({name: 7}, "config.json")) == 7
 
 
 def test_every_family_but_the_file_formats_is_compared_with_transformers() -> None:

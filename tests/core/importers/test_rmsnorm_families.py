@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import layernorm_configs
 import pytest
 import torch
 import transformers
@@ -35,7 +36,9 @@ def test_an_imported_model_computes_what_transformers_does(tmp_path: Path, name:
         ("glm4", ""),
         ("nanochat", r".*norm.*|token_embedding\.weight"),
         ("gemma2", r".*norm.*"),
+        ("gemma3", r".*norm.*"),
         ("granite", r"norm_final\.weight"),
+        ("gpt2 scaled by layer", r".*\.qkv\..*"),
     ],
 )
 def test_a_weight_keeps_bfloat16_unless_a_fold_changes_its_values(
@@ -43,7 +46,7 @@ def test_a_weight_keeps_bfloat16_unless_a_fold_changes_its_values(
 ) -> None:
     """Moved rows keep it; 1 + w, a factor, a norm of the table and missing norms do not."""
     source = tmp_path / "source"
-    save_tiny(CASES[name], source).bfloat16().save_pretrained(source)
+    save_tiny((layernorm_configs.CASES | CASES)[name], source).bfloat16().save_pretrained(source)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     ours, found = imported(source, tmp_path / "checkpoint")
     assert error(theirs, ours) <= LIMIT
@@ -58,6 +61,11 @@ def configured(family: str, **values: Any) -> GPTConfig:
     config = FAMILIES[family].config(source)
     source.finish()
     return config
+
+
+def test_heads_of_a_width_that_the_settings_give_need_not_divide_the_stream() -> None:
+    config = configured("llama", hidden_size=32, num_attention_heads=6, head_dim=8)
+    assert (config.n_head, config.head_dim, config.n_embd) == (6, 8, 32)
 
 
 @pytest.mark.parametrize("family", ["mistral", "ministral", "gemma2", "olmo3", "exaone4"])

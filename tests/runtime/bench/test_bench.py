@@ -1,6 +1,7 @@
 """The bench: what is timed, fed and counted. Tests of times use fake clocks."""
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from edgegpt.runtime.bench.repeat import Runner
 from edgegpt.runtime.bench.timed import TimedEngine
 from edgegpt.runtime.bundle.bundle import GOLDEN_NAME, TOKENIZER_NAME, Bundle
 from edgegpt.runtime.bundle.manifest import Graph, WeightEntry
+from edgegpt.runtime.engines.memory import memory_needed
 from edgegpt.runtime.engines.null import NullEngine
 from edgegpt.runtime.engines.options import EngineOptions
 from edgegpt.runtime.errors import BundleError, InvalidInputError
@@ -33,6 +35,7 @@ from edgegpt.runtime.machine import Machine
 from edgegpt.runtime.text.stops import Detokenizer
 from edgegpt.runtime.text.tokenizer import Tokenizer
 
+MEASURE = sys.modules[measure.__module__]  # the package's `measure` is the function
 SMALL_MACHINE = Machine("cpu", 1, 1 << 16, 1 << 30, "Linux", "3.11")
 
 
@@ -210,6 +213,36 @@ def test_a_plan_of_nothing_is_refused(change: dict[str, object]) -> None:
 def test_a_batch_beyond_the_memory_is_refused(small_bundle: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"a batch of 1000000000 .* needs about"):
         measure(small_bundle, Plan(repeats=1, batches=[10**9]), "9.9", lambda *_: None)
+
+
+def test_the_memory_that_counts_is_that_of_the_context_and_the_largest_batch(
+    small_bundle: Path,
+) -> None:
+    bundle, cells = Bundle.open(small_bundle), [(1, 4), (4, 4), (2, 4)]
+    room = memory_needed(bundle, 4, 16, "cpu").total
+    enough, unknown = (dataclasses.replace(SMALL_MACHINE, memory_bytes=n) for n in (room, 0))
+    little = dataclasses.replace(SMALL_MACHINE, memory_bytes=room - 1)
+    own, shared = (
+        SimpleNamespace(device=SimpleNamespace(shares_memory=share, free_memory=room - 1))
+        for share in (False, True)
+    )
+    check = MEASURE._check_memory
+
+    def model(context: int, name: str = "onnxruntime", *, half: bool = False) -> SimpleNamespace:
+        info = SimpleNamespace(name=name, device="cpu", half_cache=half)
+        return SimpleNamespace(bundle=bundle, context=context, engine=SimpleNamespace(info=info))
+
+    check(model(16), cells, enough, None)
+    check(model(16), cells, unknown, None)
+    check(model(16), cells, enough, shared)
+    check(model(16, "native", half=True), cells, little, None)
+    for other in (model(16), model(16, "native"), model(17)):
+        with pytest.raises(InvalidInputError, match=r"a batch of 4 .* and this machine has"):
+            check(other, cells, little, None)
+    with pytest.raises(InvalidInputError, match=r"a batch of 4 .* and the GPU had free"):
+        check(model(16), cells, enough, own)
+    with pytest.raises(InvalidInputError, match="with a context of 17 needs"):
+        check(model(17), cells, enough, None)
 
 
 @pytest.mark.parametrize("depth", [1, 5, 500])

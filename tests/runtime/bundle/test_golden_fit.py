@@ -1,5 +1,6 @@
 """Golden vectors that do not fit their model, though hashes match, are refused by name."""
 
+import dataclasses
 import re
 from collections.abc import Callable
 
@@ -8,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
+from edgegpt.runtime.bundle import golden_fit
 from edgegpt.runtime.bundle.bundle import GOLDEN_NAME, Bundle
 from edgegpt.runtime.bundle.golden_fit import golden_of
 from edgegpt.runtime.errors import BundleError
@@ -135,6 +137,21 @@ def test_what_the_block_or_the_vocabulary_cannot_hold_is_named(
         return
     with pytest.raises(BundleError, match=f"is damaged: {re.escape(told)} is missing, or not of"):
         golden_of(bundle)
+
+
+@pytest.mark.parametrize(
+    ("source", "fits"),
+    [([0, 4], True), ([0, 1, 2], True), ([0, 1, 2, 3], False), ([5], False), ([-1], False)],
+)
+def test_a_source_has_as_many_ids_as_the_encoder_reads_and_only_those_it_knows(
+    small_bundle, source: list[int], fits: bool
+) -> None:
+    info = Bundle.open(small_bundle).manifest.model_info
+    pair = dataclasses.replace(info, encoder=dataclasses.replace(info, vocab_size=5, block_size=3))
+    assert golden_fit._reads(pair, np.array(source)) is fits
+    assert not golden_fit._reads(pair, None)
+    assert not golden_fit._reads(info, np.array(source))
+    assert golden_fit._reads(info, None)
 
 
 def test_the_export_s_own_vectors_fit(small_bundle) -> None:
