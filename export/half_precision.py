@@ -11,12 +11,13 @@ sub-layer with the norm before it, or `RESIDUAL`, the stream that all sub-layers
 
 import copy
 from collections.abc import Callable, Collection, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from edgegpt.errors import InvalidInputError
+from edgegpt.errors import InvalidInputError, NumericalError
 from edgegpt.model import GPT, Seq2Seq
 from edgegpt.runtime.bundle.vocabulary import Precision
 
@@ -25,6 +26,7 @@ __all__ = [
     "RESIDUAL",
     "in_half_precision",
     "matching_layers",
+    "round_as",
 ]
 
 DTYPES: dict[Precision, torch.dtype] = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -68,6 +70,25 @@ def in_half_precision(
         module.register_forward_hook(_giving(stream))
     narrow.head.register_forward_hook(_giving(torch.float32))
     return narrow
+
+
+@torch.no_grad()
+def round_as(model: GPT | Seq2Seq, narrow: GPT | Seq2Seq) -> None:
+    """Round the weights and tables of a float32 model to the types that a copy has them in.
+
+    Raises:
+        NumericalError: for a weight with values that its type cannot hold.
+    """
+    own = chain(model.named_parameters(), model.named_buffers())
+    others = chain(narrow.parameters(), narrow.buffers())
+    for (name, value), other in zip(own, others, strict=True):
+        if other.dtype in DTYPES.values():
+            value.copy_(value.to(other.dtype))
+            if not value.isfinite().all():
+                raise NumericalError(
+                    f"{name} has values that {str(other.dtype).removeprefix('torch.')} cannot "
+                    f"hold: export in bfloat16 or float32"
+                )
 
 
 def _kept_parameters(model: GPT | Seq2Seq, kept: Collection[str]) -> Iterator[Tensor]:

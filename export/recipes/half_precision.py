@@ -3,16 +3,19 @@
 Parts that would overflow in float16 on held-out text stay in float32.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from edgegpt.checkpoint import Checkpoint
-from edgegpt.errors import InvalidInputError
-from edgegpt.model import GPTConfig
+from edgegpt.errors import InvalidInputError, NumericalError
+from edgegpt.model import GPT, GPTConfig, Seq2Seq
 from edgegpt.model_weights import skeleton
 from edgegpt.runtime.bundle.vocabulary import Precision
+from edgegpt.runtime.proof.tolerances import TOLERANCES
 
-from ..half_precision import DTYPES, in_half_precision, matching_layers
+from ..half_precision import DTYPES, in_half_precision, matching_layers, round_as
 from ..lowerings import LOWERINGS
 from ..pair_texts import held_out_pairs
 from ..range_probe import too_large
@@ -23,6 +26,7 @@ from .parts import decoders, golden_vectors, held_out_windows, lowerings_for
 __all__ = ["HALF_PRECISION"]
 
 PROBED_WINDOWS, PROBED_PAIRS = 32, 256  # of held-out text, for the largest values
+COMPARED = 256  # tokens, before and after the weights are rounded
 
 
 def _make(
@@ -38,11 +42,41 @@ def _make(
     if precision == "float16":  # bfloat16 has the range of float32
         progress("looking for values that float16 cannot hold", 0, 0)
         kept |= too_large(source.model, _texts(source)).keys()
-    golden = golden_vectors(source, source.model, progress)
-    source.release()
     narrow = in_half_precision(skeleton(source.config), precision, kept)
+    _round_as(narrow, source.model, precision)
+    golden = replace(golden_vectors(source, source.model, progress), rounded=True)
+    source.release()
     graphs = decoders(narrow, source.weights, settings, progress)
     return Content(golden, graphs, kept=tuple(sorted(kept)))
+
+
+@torch.no_grad()
+def _round_as(narrow: GPT | Seq2Seq, model: GPT | Seq2Seq, precision: Precision) -> None:
+    """Round the weights of a float32 model to those that the bundle will have.
+
+    Raises:
+        NumericalError: if its results are others then.
+    """
+    ids = torch.arange(COMPARED)[None]
+    if isinstance(model, GPT):
+        text: tuple[Tensor, ...] = (_within(ids, model.config),)
+    else:
+        source = _within(ids, model.config.encoder)
+        text = source, torch.tensor([source.shape[1]]), _within(ids, model.config.decoder)
+    before = model(*text)
+    round_as(model, narrow)
+    moved = float((model(*text) - before).abs().max() / before.abs().max())
+    if not moved <= TOLERANCES[precision]:
+        raise NumericalError(
+            f"weights in {precision} move a logit by {moved:.1e} of the largest one (allowed: "
+            f"{TOLERANCES[precision]:.1e}): some are too small or too large for it; export in "
+            f"bfloat16 or float32"
+        )
+
+
+def _within(ids: Tensor, config: GPTConfig) -> Tensor:
+    """Return ids [1, N] as ids that a stack of layers knows, and as many as it can read."""
+    return ids[:, : config.block_size] % config.vocab_size
 
 
 def _texts(source: Checkpoint) -> list[tuple[Tensor, ...]]:

@@ -24,6 +24,8 @@
                                                        the largest logit, and whether it was close
     source_tokenizer.<...>                             the same of the sources' tokenizer, if they
                                                        have one of their own
+    rounded [1]                                        there if the results are those of the weights
+                                                       as the bundle has them, in 16 bits
 """
 
 from dataclasses import dataclass, field, replace
@@ -121,7 +123,8 @@ class Golden:
     `past` has what a few tokens leave in each cache, float16 [K, M, D]: of each layer keys, then
     values. `quality` has windows of held-out text, with the logits of the model before it was
     quantised. The last id of a window is only predicted. Everything else comes from the model
-    as exported. `source_tokenizer` is given if sources have a tokenizer of their own.
+    as exported. `source_tokenizer` is given if sources have a tokenizer of their own. `rounded` is
+    whether a model in 16 bits was first rounded to these; earlier exports did not do so.
     """
 
     prefill: list[Prompt]
@@ -135,6 +138,7 @@ class Golden:
     quality: list[Prompt] = field(default_factory=list)
     source_tokenizer: TokenizerSample | None = None
     beams: list[Beams] = field(default_factory=list)
+    rounded: bool = False
 
     def save(self, path: Path) -> None:
         """Write the file."""
@@ -168,6 +172,8 @@ class Golden:
                 tensors[f"{name}.ids"] = sample.ids
                 tensors[f"{name}.text"] = _bytes_of(sample.text)
                 tensors[f"{name}.vocabulary"] = _bytes_of(sample.vocabulary)
+        if self.rounded:
+            tensors["rounded"] = np.ones(1, dtype=np.uint8)
         path.write_bytes(save(tensors))  # save_file hides the error of a full disk
 
     @classmethod
@@ -206,6 +212,7 @@ class Golden:
                 beams=[
                     _beams(tensors, f"beams.{index}") for index in range(_count(tensors, "beams"))
                 ],
+                rounded="rounded" in tensors,
             )
         except (SafetensorError, OSError, KeyError, IndexError, TypeError, ValueError) as error:
             raise BundleError(f"{path} is damaged: {error}") from error

@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.bundle import Bundle
-from ..bundle.golden import Continuation, Prompt
-from ..bundle.golden_fit import golden_of
+from ..bundle.golden import Continuation, Golden, Prompt
 from ..bundle.manifest import Quantization
 from ..bundle.usage import Usage
 from ..engines.base import MANY_ROWS, Engine, State
@@ -54,10 +53,11 @@ class Errors:
 class Replay:
     """Replays the golden vectors of one bundle on one engine."""
 
-    def __init__(self, bundle: Bundle, engine: Engine, tolerance: float, label: str = "") -> None:
-        """Read the vectors; the names of all checks begin with `label`."""
-        self.label = label
-        self.golden = golden_of(bundle)
+    def __init__(
+        self, bundle: Bundle, golden: Golden, engine: Engine, tolerance: float, label: str = ""
+    ) -> None:
+        """Take the vectors of the bundle; the names of all checks begin with `label`."""
+        self.label, self.golden = label, golden
         self.engine, self.tolerance = engine, tolerance
         self.usage = bundle.manifest.usage or Usage()
         self.info, self.vocab_size = (

@@ -8,8 +8,9 @@ tie that an engine within the tolerance may choose either; the report names the 
 a bundle has a graph for long steps, which may also decode many rows, another check does that.
 
 All lowerings that an engine of this machine can run are checked. Of a float16 bundle, a CPU first
-runs what it generates with, in float32, and then each graph as it is written, as a GPU runs it. It
-does so only if it adds up the products in float32 there, too. A quantised bundle is checked twice.
+runs all in float32, from the weights of the reference, which shows a fault that rounding would
+hide; and then each graph as it is written, as a GPU runs it. The latter it does only if it adds up
+the products in float32 there, too. A quantised bundle is checked twice.
 With float32 activations it must compute what its integers stand for as exactly as a float32 bundle
 does, and its other graphs must be the same but for what they are there for (`same_graph`). As it
 runs, it must stay within the tolerance of its precision. This separates the error of a kernel from
@@ -83,25 +84,29 @@ def verify(
         logger.info("replaying the golden vectors on %s", engine.graph.name)
         return closing(engine)
 
-    others: list[Check] = []
+    golden, others = golden_of(bundle), list[Check]()
     exact = local_lowerings(bundle, backend, "exact") if bundle.manifest.quantization else []
     for place, lowering in enumerate(exact):
         label = f"exact {lowering} " if place else "exact "
         with opened(lowering, "exact") as engine:
             tolerance = TOLERANCES[tolerance_key("float32", tf32=options.tf32)]
-            others += Replay(bundle, engine, tolerance, label).checks()
+            others += Replay(bundle, golden, engine, tolerance, label).checks()
         others += graph_checks(bundle, lowering)
     as_gpu = backend == "cpu" and sums_in_float32()
     if exact and as_gpu:
         for lowering in local_lowerings(bundle, backend, "half"):
             with opened(lowering, "half", as_written=True) as engine:
-                others += Replay(bundle, engine, tolerance_of(bundle, engine), "half ").checks()
-    written = bundle.manifest.precision == "float16" and as_gpu
-    for lowering in local_lowerings(bundle, backend)[0 if written else 1 :]:
-        if lowering in exact:
-            continue  # it generates with the graph that was just checked
-        with opened(lowering, as_written=written) as engine:
-            others += Replay(bundle, engine, tolerance_of(bundle, engine), f"{lowering} ").checks()
+                limit = tolerance_of(bundle, engine, golden)
+                others += Replay(bundle, golden, engine, limit, "half ").checks()
+    preferred, *rest = local_lowerings(bundle, backend)
+    wanted = [(lowering, False) for lowering in rest if lowering not in exact]  # just checked
+    if bundle.manifest.precision == "float16" and as_gpu:
+        wanted += [(lowering, True) for lowering in (preferred, *rest)]
+    for lowering, as_written in wanted:
+        with opened(lowering, as_written=as_written) as engine:
+            limit = tolerance_of(bundle, engine, golden)
+            label = f"float16 {lowering} " if as_written else f"{lowering} "
+            others += Replay(bundle, golden, engine, limit, label).checks()
     with opened() as engine:
         receipt = verify_engine(bundle, engine)
     return replace(receipt, checks=receipt.checks + others)
@@ -109,8 +114,9 @@ def verify(
 
 def verify_engine(bundle: Bundle, engine: Engine) -> Receipt:
     """Replay the golden vectors of `bundle` on an open engine."""
-    replay = Replay(bundle, engine, tolerance_of(bundle, engine))
-    tokenizer = _tokenizer_checks(bundle, replay.golden)
+    golden = golden_of(bundle)
+    replay = Replay(bundle, golden, engine, tolerance_of(bundle, engine, golden))
+    tokenizer = _tokenizer_checks(bundle, golden)
     checks = [*tokenizer, *replay.checks()]
     if any(graph.part == "prefill" for graph in bundle.manifest.graphs):
         checks.append(replay.many_rows())

@@ -17,6 +17,7 @@ from edgegpt.errors import BundleError, EdgeGPTWarning, ExportError, InvalidInpu
 from edgegpt.export import ExportSettings, export_bundle
 from edgegpt.runtime.bundle.bundle import GOLDEN_NAME, Bundle
 from edgegpt.runtime.bundle.golden import Golden
+from edgegpt.runtime.bundle.golden_fit import golden_of
 from edgegpt.runtime.engines.base import MANY_ROWS
 from edgegpt.runtime.engines.choice import open_engine
 from edgegpt.runtime.engines.options import EngineOptions
@@ -199,7 +200,7 @@ def test_many_rows_decode_on_the_graph_for_long_prompts_and_the_proof_shows_it(
     (many,) = (check for check in verify(bundle).checks if check.name == "many rows")
     assert many.passed
     engine.prefill = engine.session
-    assert Replay(bundle, engine, 0.2).many_rows().difference != many.difference
+    assert Replay(bundle, golden_of(bundle), engine, 0.2).many_rows().difference != many.difference
 
 
 def test_a_wrong_step_of_many_rows_fails_the_proof(
@@ -221,7 +222,7 @@ def test_the_loss_is_the_same_in_pieces(int8_bundle: Path, monkeypatch: pytest.M
     """The logits of a large vocabulary are fetched in pieces of a window."""
     bundle = Bundle.open(int8_bundle)
     engine = open_engine(bundle, EngineOptions(threads=1), part="exact")
-    replay = Replay(bundle, engine, 0.2)
+    replay = Replay(bundle, golden_of(bundle), engine, 0.2)
     whole = replay.quality(bundle.manifest.quantization).quality
     monkeypatch.setattr(replay, "_pieces", lambda ids: [5, 9, ids.shape[1] - 14])
     pieces = replay.quality(bundle.manifest.quantization).quality

@@ -301,7 +301,7 @@ def test_every_word_of_a_row_is_a_manifest_s() -> None:
 
 
 def test_every_precision_has_a_tolerance() -> None:
-    assert set(TOLERANCES) == {*PRECISIONS, "tf32", "half cache"}
+    assert set(TOLERANCES) == {*PRECISIONS, "tf32", "half cache", "half weights"}
 
 
 @pytest.mark.parametrize(

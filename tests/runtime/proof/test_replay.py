@@ -9,6 +9,7 @@ import pytest
 
 from edgegpt.runtime.bundle.bundle import Bundle
 from edgegpt.runtime.bundle.golden import Continuation, Prompt
+from edgegpt.runtime.bundle.golden_fit import golden_of
 from edgegpt.runtime.engines.base import Engine, State
 from edgegpt.runtime.engines.choice import open_engine
 from edgegpt.runtime.engines.options import EngineOptions
@@ -25,8 +26,13 @@ def engine(small_bundle: Path) -> Iterator[Engine]:
     engine.close()
 
 
+def replayed(folder: Path, engine: Engine) -> Replay:
+    bundle = Bundle.open(folder)
+    return Replay(bundle, golden_of(bundle), engine, TOLERANCES["float32"])
+
+
 def decoded(small_bundle: Path, engine: Engine) -> Check:
-    return Replay(Bundle.open(small_bundle), engine, TOLERANCES["float32"]).decode()
+    return replayed(small_bundle, engine).decode()
 
 
 def test_a_sound_engine_passes(small_bundle: Path, engine: Engine) -> None:
@@ -70,14 +76,14 @@ def test_a_prompt_that_sees_what_a_longer_one_left_in_the_cache_is_found(
         filled[id(state)] = max(end, filled[id(state)])
 
     monkeypatch.setattr(OrtState, "_run", leaking)
-    assert not Replay(Bundle.open(small_bundle), engine, TOLERANCES["float32"]).prefill().passed
+    assert not replayed(small_bundle, engine).prefill().passed
 
 
 def test_free_decoding_is_computed_if_the_engine_took_another_token_at_a_tie(
     small_bundle: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only an engine that took the reference's tokens would feed itself the same ones."""
-    replay = Replay(Bundle.open(small_bundle), engine, TOLERANCES["float32"])
+    replay = replayed(small_bundle, engine)
     tied = replace(replay.decode(), first_difference=3, margin=0.0)
     monkeypatch.setattr(replay, "decode", lambda: tied)
     decoded, free = replay.checks()[-2:]

@@ -146,7 +146,7 @@ def test_commands_take_it(small_bundle: Path, capsys: pytest.CaptureFixture[str]
 
     code, told = run("verify", small_bundle, "--backend", "native", "--cache", "float16")
     assert code == 0
-    assert "6e-03" in told
+    assert "6.0e-03" in told
     asked = ("generate", small_bundle, "--prompt", "The ", "--cache", "float16")
     assert run(*asked)[0] == 0  # by "auto", for it is proved
     code, told = run(*asked, "--backend", "cpu")
