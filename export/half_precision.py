@@ -24,12 +24,14 @@ from edgegpt.runtime.bundle.vocabulary import Precision
 __all__ = [
     "DTYPES",
     "RESIDUAL",
+    "WIDER",
     "in_half_precision",
     "matching_layers",
     "round_as",
 ]
 
 DTYPES: dict[Precision, torch.dtype] = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+WIDER = {"float16": "bfloat16 or float32", "bfloat16": "float32"}  # what to export in instead
 RESIDUAL = "residual"
 
 
@@ -85,9 +87,9 @@ def round_as(model: GPT | Seq2Seq, narrow: GPT | Seq2Seq) -> None:
         if other.dtype in DTYPES.values():
             value.copy_(value.to(other.dtype))
             if not value.isfinite().all():
+                kind = str(other.dtype).removeprefix("torch.")
                 raise NumericalError(
-                    f"{name} has values that {str(other.dtype).removeprefix('torch.')} cannot "
-                    f"hold: export in bfloat16 or float32"
+                    f"{name} has values that {kind} cannot hold: export in {WIDER[kind]}"
                 )
 
 

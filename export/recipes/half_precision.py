@@ -15,7 +15,7 @@ from edgegpt.model_weights import skeleton
 from edgegpt.runtime.bundle.vocabulary import Precision
 from edgegpt.runtime.proof.tolerances import TOLERANCES
 
-from ..half_precision import DTYPES, in_half_precision, matching_layers, round_as
+from ..half_precision import DTYPES, WIDER, in_half_precision, matching_layers, round_as
 from ..lowerings import LOWERINGS
 from ..pair_texts import held_out_pairs
 from ..range_probe import too_large
@@ -65,12 +65,12 @@ def _round_as(narrow: GPT | Seq2Seq, model: GPT | Seq2Seq, precision: Precision)
         text = source, torch.tensor([source.shape[1]]), _within(ids, model.config.decoder)
     before = model(*text)
     round_as(model, narrow)
-    moved = float((model(*text) - before).abs().max() / before.abs().max())
-    if not moved <= TOLERANCES[precision]:
+    largest, moved = before.abs().max(), (model(*text) - before).abs().max()
+    if not moved <= TOLERANCES[precision] * largest:  # both are 0 if the head is
         raise NumericalError(
-            f"weights in {precision} move a logit by {moved:.1e} of the largest one (allowed: "
-            f"{TOLERANCES[precision]:.1e}): some are too small or too large for it; export in "
-            f"bfloat16 or float32"
+            f"weights in {precision} move a logit by {float(moved / largest):.1e} of the largest "
+            f"one (allowed: {TOLERANCES[precision]:.1e}): some are too small or too large for it; "
+            f"export in {WIDER[precision]}"
         )
 
 

@@ -30,11 +30,13 @@ from ..bundle.onnx_file import (
     TENSOR_RAW,
 )
 from ..bundle.protobuf import Field, bytes_field, number_field, read_fields, text_field
+from ..errors import BundleError
 
 __all__ = [
     "FLOAT32",
+    "INT8_PRODUCT",
     "INT64",
-    "MICROSOFT",
+    "LOOKUP",
     "PRODUCT",
     "UINT8",
     "Formula",
@@ -56,6 +58,11 @@ SKIP_NORMS = {
     MICROSOFT + b"SkipSimplifiedLayerNormalization": (NORMS[1], 3),
 }
 NORMED, SUM = 0, 3  # places among its outputs
+INT8_PRODUCT = MICROSOFT + b"MatMulIntegerToFloat"
+LOOKUP = MICROSOFT + b"GatherBlockQuantized"
+# Operators whose inputs are told apart -> how many each has at least.
+LEAST = {b"Cast": 1, b"MatMul": 2, b"Mul": 2, PRODUCT: 3, LOOKUP: 3, INT8_PRODUCT: 4}
+LEAST |= dict.fromkeys(SKIP_NORMS, 3)
 
 MODEL_OPSETS, OPSET_DOMAIN = 8, 1
 GRAPH_NAME, INPUT, OUTPUT, BETWEEN = 2, 11, 12, 13  # the last has types, which follow from the rest
@@ -149,7 +156,7 @@ class Reading:
             narrow: whether casts to float32 are no difference, nor constants rounded to float16.
 
         Raises:
-            BundleError: if `model` is not an ONNX file.
+            BundleError: if `model` is not an ONNX file, or lacks inputs of an operator.
         """
         self.formulas, self._instead, self._narrow = formulas, instead, narrow
         self.values: dict[bytes, int] = {b"": OMITTED}
@@ -207,10 +214,16 @@ class Reading:
         kind = domain + b"." + kind if domain else kind
         attributes = [field.value for field in fields if field.number == NODE_ATTRIBUTE]
         read = [self._value(field.value) for field in fields if field.number == NODE_INPUT]
+        read = _trimmed(read)
+        if len(read) < LEAST.get(kind, 0):
+            raise BundleError(
+                f"a graph has an operator {kind.decode()} with {len(read)} of at least "
+                f"{LEAST[kind]} inputs; export the bundle again"
+            )
         names = [field.value for field in fields if field.number == NODE_OUTPUT]
         for place, name in enumerate(names):
             if name:
-                self.values[name] = self._made(kind, attributes, _trimmed(read), place)
+                self.values[name] = self._made(kind, attributes, read, place)
 
     def _made(self, kind: bytes, attributes: list[bytes], read: list[int], place: int) -> int:
         """Return the number of an output of an operator."""

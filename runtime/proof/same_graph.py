@@ -26,8 +26,9 @@ from ..bundle.vocabulary import QUANTISED, Part
 from ..bundle.widening import wide_model
 from .formulas import (
     FLOAT32,
+    INT8_PRODUCT,
     INT64,
-    MICROSOFT,
+    LOOKUP,
     PRODUCT,
     UINT8,
     Formula,
@@ -55,8 +56,6 @@ TENSORRT_PAIRS: tuple[tuple[str, Part], ...] = (
     (f"{QUANTISED} graph", "exact"),
     (f"{QUANTISED} encoder graph", "exact-encoder"),
 )
-INT8_PRODUCT = MICROSOFT + b"MatMulIntegerToFloat"
-LOOKUP = MICROSOFT + b"GatherBlockQuantized"
 ROWS = b".rows"  # ends a weight's name where rows of it are looked up
 TURN = text_field(1, "perm") + number_field(8, 1) + number_field(8, 0) + number_field(20, 7)
 NOTHING = -2  # the number of a value that a graph does not have
@@ -69,7 +68,7 @@ def graph_checks(bundle: Bundle, lowering: str) -> list[Check]:
     error counts those that differ.
 
     Raises:
-        BundleError: if a graph is not an ONNX file.
+        BundleError: if a graph is not an ONNX file, or lacks inputs of an operator.
     """
     models: dict[tuple[str, Part], bytes] = {
         (graph.lowering, graph.part): bundle.file(graph.file).read_bytes()

@@ -27,9 +27,11 @@ DEEPEST = 60  # lists and tables inside of one another, in messages and tools
 JOINED_ARGUMENTS = re.compile(r"""arguments['"]?\]?\s*[+~]""")
 
 # Templates of models that also see take a message apart. Most ask first whether it is a text; those
-# that do not would leave it out.
-PARTS = re.compile(r"""for\s+\w+\s+in\s+\w+(\.content|\[['"]content['"]\])""")
-ASKS_FIRST = re.compile(r"""\bis\s+(not\s+)?(string|iterable|sequence|mapping)\b""")
+# that do not would leave it out. A loop over `content.split(...)` wants a text.
+PARTS = re.compile(r"""for\s+\w+\s+in\s+\w+(\.content\b|\[['"]content['"]\])(?!\s*[.(\[])""")
+ASKS_FIRST = re.compile(
+    r"""content['"]?\]?\)?\s+is\s+(not\s+)?(string|iterable|sequence|mapping)\b"""
+)
 
 RESERVED = ("messages", "tools", "documents", "add_generation_prompt")
 REASONING = "reasoning_content"

@@ -25,7 +25,7 @@ from edgegpt.errors import (
     NumericalError,
 )
 from edgegpt.export import ExportSettings, export_bundle
-from edgegpt.export.half_precision import in_half_precision, matching_layers
+from edgegpt.export.half_precision import in_half_precision, matching_layers, round_as
 from edgegpt.export.range_probe import SAFE, largest_values, too_large
 from edgegpt.export.recipes import half_precision as recipe
 from edgegpt.model import GPT
@@ -379,3 +379,21 @@ def test_weights_that_are_others_once_they_are_rounded_are_refused(
     with pytest.raises(NumericalError, match=r"weights in float16 move a logit by 1\.0e\+00"):
         export(tmp_path, llama, "float16")
     assert not (tmp_path / "out").exists()
+
+
+def test_bfloat16_is_not_the_remedy_of_bfloat16(llama: GPT) -> None:
+    model = copy.deepcopy(llama)
+    with torch.no_grad():
+        model.norm_final.weight[0] = torch.finfo(torch.float32).max
+    for precision, remedy in (("float16", "bfloat16 or float32"), ("bfloat16", "float32")):
+        words = f"norm_final.weight has values that {precision} cannot hold: export in {remedy}$"
+        with pytest.raises(NumericalError, match=words):
+            round_as(copy.deepcopy(model), in_half_precision(model, precision))
+
+
+def test_a_head_of_zeros_is_what_it_was_once_it_is_rounded(tmp_path: Path) -> None:
+    model = random_model(small_config())
+    with torch.no_grad():
+        for parameter in model.head.parameters():
+            parameter.zero_()
+    assert export(tmp_path, model, "float16").passed

@@ -2,9 +2,11 @@
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgegpt.runtime.bundle.widening import wide_model
+from edgegpt.runtime.errors import BundleError
 from edgegpt.runtime.proof.formulas import Formulas, Reading
 
 WIDE, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
@@ -48,3 +50,22 @@ def test_half_precision_may_round_constants_and_cast_and_nothing_else() -> None:
 
 def test_elsewhere_a_cast_is_a_difference() -> None:
     assert not same(scaled(0.1, WIDE, between=HALF), scaled(0.1, WIDE))
+
+
+@pytest.mark.parametrize(
+    ("kind", "read"),
+    [
+        ("Cast", []),
+        ("MatMul", ["x"]),
+        ("com.microsoft.MatMulNBits", ["x", "", ""]),
+        ("com.microsoft.GatherBlockQuantized", ["x", "x"]),
+        ("com.microsoft.MatMulIntegerToFloat", ["x"]),
+        ("com.microsoft.SkipLayerNormalization", ["x", "x"]),
+    ],
+)
+def test_an_operator_without_its_inputs_is_refused(kind: str, read: list[str]) -> None:
+    domain, _, name = kind.rpartition(".")
+    model = onnx.ModelProto()
+    model.graph.node.append(helper.make_node(name, read, ["y"], domain=domain))
+    with pytest.raises(BundleError, match=rf"an operator {kind} with .* inputs; export the bundle"):
+        Reading(Formulas(), model.SerializeToString(), narrow=True)

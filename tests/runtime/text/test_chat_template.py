@@ -140,6 +140,31 @@ def test_a_text_stays_one_where_a_template_asks_what_it_is():
     assert render(asking, [{"role": "user", "content": "Hello"}]) == "Hello"
 
 
+@pytest.mark.parametrize(
+    "loop",
+    [
+        "m.content.split()",
+        "m['content'].split()",
+        "m['content'][:1]",
+        "m.content_parts or [m.content]",
+    ],
+)
+def test_a_text_stays_one_where_a_template_takes_the_text_itself_apart(loop):
+    """It would fail on a list, or put it into the prompt."""
+    text = (
+        f"{{% for m in messages %}}{{% for p in {loop} %}}{{{{ p }}}}{{% endfor %}}{{% endfor %}}"
+    )
+    assert render(text, [{"role": "user", "content": "H"}]) == "H"
+
+
+def test_it_asks_only_if_it_asks_of_the_content():
+    parted = (
+        "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}"
+        "{% if m.tools is mapping %}!{% endif %}{% endfor %}"
+    )
+    assert render(parted, [{"role": "user", "content": "Hello"}]) == "Hello"
+
+
 def test_messages_that_hold_themselves_are_refused():
     messages = [{"role": "user", "content": []}]
     messages[0]["content"].append(messages)
