@@ -172,7 +172,7 @@ def attended(
     # 0 copies the size of that axis; -1 takes the remaining elements.
     grouped = op.Constant(value_ints=[0, n_kv_head, -1, 0])  # (B, K, H / K * T, ...)
     single = op.Constant(value_ints=[0, n_head, -1, 0])  # (B, H, T, ...)
-    q = op.Reshape(op.Mul(q, scalar(op, scale, like)), grouped)
+    q = op.Reshape(_scaled(op, q, scale, like), grouped)
     scores = op.MatMul(q, op.Transpose(keys, perm=[0, 1, 3, 2]))  # (B, K, H / K * T, S)
     if softcap:
         cap = scalar(op, softcap, like)
@@ -208,6 +208,14 @@ def source_places(op: Any, k: Any, source_len: Any) -> Any:
 def masked(op: Any, bias: Any, visible: Any, like: Any) -> Any:
     """Return `bias`, -inf where something is not `visible`; or `visible`, if there is no bias."""
     return visible if bias is None else op.Where(visible, bias, scalar(op, float("-inf"), like))
+
+
+def _scaled(op: Any, q: Any, scale: float, like: Any) -> Any:
+    """Return `q` times `scale`, which is not rounded to their type: few scales are exact there."""
+    if like.dtype == ir.DataType.FLOAT:
+        return op.Mul(q, op.Constant(value_float=scale))
+    wide = op.Mul(op.Cast(q, to=ir.DataType.FLOAT), op.Constant(value_float=scale))
+    return op.Cast(wide, to=like.dtype)
 
 
 def _softmax(op: Any, scores: Any, like: Any) -> Any:
