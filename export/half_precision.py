@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from edgegpt.errors import InvalidInputError, NumericalError
-from edgegpt.model import GPT, Seq2Seq
+from edgegpt.model import GPT, GPTConfig, Seq2Seq, Seq2SeqConfig
 from edgegpt.runtime.bundle.vocabulary import Precision
 
 __all__ = [
     "DTYPES",
     "RESIDUAL",
     "WIDER",
+    "factors_fit",
     "in_half_precision",
     "matching_layers",
     "round_as",
@@ -91,6 +92,19 @@ def round_as(model: GPT | Seq2Seq, narrow: GPT | Seq2Seq) -> None:
                 raise NumericalError(
                     f"{name} has values that {kind} cannot hold: export in {WIDER[kind]}"
                 )
+
+
+def factors_fit(config: GPTConfig | Seq2SeqConfig, precision: Precision) -> bool:
+    """Return whether graphs have the model's factors as they are; exporting rounds them, too."""
+    stacks = (config,) if isinstance(config, GPTConfig) else (config.encoder, config.decoder)
+    factors = torch.tensor(
+        [
+            factor
+            for stack in stacks
+            for factor in (stack.embedding_scale, stack.residual_scale, stack.attention_softcap)
+        ]
+    )
+    return torch.equal(factors.to(DTYPES[precision]).float(), factors)
 
 
 def _kept_parameters(model: GPT | Seq2Seq, kept: Collection[str]) -> Iterator[Tensor]:

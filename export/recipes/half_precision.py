@@ -15,7 +15,14 @@ from edgegpt.model_weights import skeleton
 from edgegpt.runtime.bundle.vocabulary import Precision
 from edgegpt.runtime.proof.tolerances import TOLERANCES
 
-from ..half_precision import DTYPES, WIDER, in_half_precision, matching_layers, round_as
+from ..half_precision import (
+    DTYPES,
+    WIDER,
+    factors_fit,
+    in_half_precision,
+    matching_layers,
+    round_as,
+)
 from ..lowerings import LOWERINGS
 from ..pair_texts import held_out_pairs
 from ..range_probe import too_large
@@ -44,7 +51,8 @@ def _make(
         kept |= too_large(source.model, _texts(source)).keys()
     narrow = in_half_precision(skeleton(source.config), precision, kept)
     _round_as(narrow, source.model, precision)
-    golden = replace(golden_vectors(source, source.model, progress), rounded=True)
+    golden = golden_vectors(source, source.model, progress)
+    golden = replace(golden, rounded=factors_fit(source.config, precision))
     source.release()
     graphs = decoders(narrow, source.weights, settings, progress)
     return Content(golden, graphs, kept=tuple(sorted(kept)))

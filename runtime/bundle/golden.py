@@ -25,7 +25,8 @@
     source_tokenizer.<...>                             the same of the sources' tokenizer, if they
                                                        have one of their own
     rounded [1]                                        there if the results are those of the weights
-                                                       as the bundle has them, in 16 bits
+                                                       and factors as the graphs have them, in 16
+                                                       bits
 """
 
 from dataclasses import dataclass, field, replace
@@ -124,7 +125,8 @@ class Golden:
     values. `quality` has windows of held-out text, with the logits of the model before it was
     quantised. The last id of a window is only predicted. Everything else comes from the model
     as exported. `source_tokenizer` is given if sources have a tokenizer of their own. `rounded` is
-    whether a model in 16 bits was first rounded to these; earlier exports did not do so.
+    whether a model in 16 bits was first rounded to these, and its factors need no rounding; earlier
+    exports did not round.
     """
 
     prefill: list[Prompt]

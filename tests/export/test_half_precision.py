@@ -397,3 +397,34 @@ def test_a_head_of_zeros_is_what_it_was_once_it_is_rounded(tmp_path: Path) -> No
         for parameter in model.head.parameters():
             parameter.zero_()
     assert export(tmp_path, model, "float16").passed
+
+
+def test_the_factor_on_scores_is_not_rounded(tmp_path: Path) -> None:
+    """As 40 ** -0.5, which moved logits of the legacy graph by 5e-4 in float16."""
+    model = random_model(small_config(**LLAMA | {"n_embd": 80, "n_head": 2}))
+    receipt = export(tmp_path, model, "float16")
+    checks = [check for check in receipt.checks if check.name.startswith("legacy")]
+    assert checks
+    for check in checks:
+        assert check.tolerance == TOLERANCES["half weights"]
+        assert check.difference.relative < TOLERANCES["float32"]
+
+
+@pytest.mark.parametrize(
+    ("factor", "fits"),
+    [
+        ({"residual_scale": 0.25, "embedding_scale": 12.0, "attention_softcap": 50.0}, True),
+        ({"residual_scale": 0.22}, False),
+        ({"embedding_scale": 512**0.5}, False),
+        ({"attention_softcap": 8.01}, False),
+    ],
+)
+def test_the_narrow_limit_is_for_factors_that_the_type_holds(
+    tmp_path: Path, factor: dict[str, float], fits: bool
+) -> None:
+    """Exporting rounds the others, which moved logits by up to 1.5e-3."""
+    model = random_model(small_config(**LLAMA | factor))
+    receipt = export(tmp_path, model, "float16")
+    limits = {one.tolerance for one in receipt.checks if one.name.endswith("prefill")}
+    wide, narrow = TOLERANCES["float16"], TOLERANCES["half weights"]
+    assert limits == ({narrow, wide} if fits else {wide})
