@@ -37,7 +37,8 @@ def compile_once(folder: Path) -> Callable[..., None]:
         out: Path,
         flags: Sequence[str] = (),
     ) -> None:
-        options = repr((compiler, processor, compilers.FLAGS, tuple(flags)))
+        units = [path.name for path in sources]
+        options = repr((compiler, processor, compilers.FLAGS, units, tuple(flags)))
         texts = [include / CONSTANTS, *sorted(sources[0].parent.iterdir())]
         read = b"".join(path.read_bytes() for path in texts)
         kept = folder / hashlib.sha256(options.encode() + read).hexdigest()
