@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from native_builds import NEEDS_COMPILER, native_engine
 from onnx.reference import ReferenceEvaluator
 from small_models import TEXT, random_model, small_config, write_checkpoint
 from torch_engine import TorchEngine
@@ -428,3 +429,17 @@ def test_the_narrow_limit_is_for_factors_that_the_type_holds(
     limits = {one.tolerance for one in receipt.checks if one.name.endswith("prefill")}
     wide, narrow = TOLERANCES["float16"], TOLERANCES["half weights"]
     assert limits == ({narrow, wide} if fits else {wide})
+
+
+@NEEDS_COMPILER
+def test_a_native_engine_rotates_by_angles_that_are_not_rounded(tmp_path: Path) -> None:
+    """So it has the wide limit: it is farther off than a graph in float32 may be."""
+    model = random_model(small_config(**LLAMA | {"block_size": 512, "n_layer": 4}))
+    assert export(tmp_path, model, "float16").passed
+    bundle = Bundle.open(tmp_path / "out")
+    with closing(native_engine(bundle)) as engine:
+        receipt = verify_engine(bundle, engine)
+    assert receipt.passed
+    checks = [check for check in receipt.checks if check.tolerance]
+    assert {check.tolerance for check in checks} == {TOLERANCES["float16"]}
+    assert max(check.difference.relative for check in checks) > TOLERANCES["half weights"]
