@@ -1,5 +1,6 @@
 """Parts that the lowerings to plain ONNX share. `op` is onnxscript's object for any opset."""
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -211,9 +212,9 @@ def masked(op: Any, bias: Any, visible: Any, like: Any) -> Any:
 
 
 def _scaled(op: Any, q: Any, scale: float, like: Any) -> Any:
-    """Return `q` times `scale`, which is not rounded to their type: few scales are exact there."""
-    if like.dtype == ir.DataType.FLOAT:
-        return op.Mul(q, op.Constant(value_float=scale))
+    """Return `q` times `scale`, which is not rounded to their type: only powers of 2 are exact."""
+    if like.dtype == ir.DataType.FLOAT or math.frexp(scale)[0] == 0.5:
+        return op.Mul(q, scalar(op, scale, like))
     wide = op.Mul(op.Cast(q, to=ir.DataType.FLOAT), op.Constant(value_float=scale))
     return op.Cast(wide, to=like.dtype)
 
