@@ -182,17 +182,17 @@ def test_a_product_in_int8_that_does_more_than_round_fails_however_little_it_mov
     assert [check.name for check in receipt.checks if not check.passed] == ["prefill graph"]
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        scaled_product,
-        cut_off_activations,
-        product_without_bias,
-        columns_of_another_layer,
-        activations_of_another_layer,
-        several_axes,
-    ],
-)
+PRODUCT_DAMAGES = [
+    scaled_product,
+    cut_off_activations,
+    product_without_bias,
+    columns_of_another_layer,
+    activations_of_another_layer,
+    several_axes,
+]
+
+
+@pytest.mark.parametrize("damage", PRODUCT_DAMAGES)
 def test_a_product_in_int8_of_something_else_is_found(
     clean: Path, tmp_path: Path, damage: Callable[[onnx.GraphProto], None]
 ) -> None:
@@ -258,18 +258,7 @@ def test_tensorrts_graph_must_dequantise_the_same_integers(
     assert wrong_graphs(bundle) == ["standard-qdq graph"]
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        *DAMAGES,
-        scaled_product,
-        cut_off_activations,
-        product_without_bias,
-        columns_of_another_layer,
-        activations_of_another_layer,
-        several_axes,
-    ],
-)
+@pytest.mark.parametrize("damage", [*DAMAGES, *PRODUCT_DAMAGES])
 def test_a_browsers_graph_that_is_not_the_one_proved_exactly_is_found(
     for_browsers: Path, tmp_path: Path, damage: Callable[[onnx.GraphProto], None]
 ) -> None:
