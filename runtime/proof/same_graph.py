@@ -156,6 +156,8 @@ def _dequantised(bundle: Bundle, own: Reading) -> Instead:
         integers, scales = weights.get(text), weights.get(f"{text}.scales")
         if integers is None or scales is None or quantization is None:
             return None
+        if (len(integers.shape), len(scales.shape)) != (3, 2):  # of a manifest that is wrong
+            return None
         table, signed, magnitudes, corrections = (
             own.values.get(name + kind, NOTHING)
             for kind in (b".table", b".signed", b".magnitudes", b".corrections")

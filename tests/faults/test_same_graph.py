@@ -3,8 +3,10 @@
 Such faults move the logits less than rounded activations do, or are in graphs that no CPU runs.
 """
 
+import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -362,3 +364,17 @@ def test_what_changes_no_result_is_no_difference(clean: Path, tmp_path: Path) ->
     assert not wrong_graphs(bundle)
     edit_graph(bundle, "exact.ort", lambda graph: graph.node[-1].input.__delitem__(-2))
     assert wrong_graphs(bundle) == ["graph", "prefill graph", "half graph"]
+
+
+@pytest.mark.parametrize("kind", ["", ".scales"])
+def test_integers_that_the_manifest_has_in_no_blocks_are_a_difference(
+    clean: Path, tmp_path: Path, kind: str
+) -> None:
+    bundle = Path(shutil.copytree(clean, tmp_path / "bundle"))
+    manifest = Bundle.open(bundle).manifest
+    scales = next(name for name in manifest.weights if name.endswith(".scales"))
+    name = scales.removesuffix(".scales") + kind
+    flat = replace(manifest.weights[name], shape=[math.prod(manifest.weights[name].shape)])
+    changed = replace(manifest, weights=manifest.weights | {name: flat})
+    (bundle / "edgegpt.json").write_text(changed.to_json())
+    assert wrong_graphs(bundle) == ["standard-qdq graph"]
